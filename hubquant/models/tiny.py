@@ -1,0 +1,103 @@
+"""Tiny real models: a random transformers model and a trained tokenizer, saved as any Hub repository is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog. ",
+    "Hello world! It's 12345 o'clock, isn't it?\n\n",
+    "def main(x):\n    return x + 1\n",
+    "Café naïve über — 日本語 テスト 🙂 Привет мир ",
+    "perplexity of quantized models, importance matrix, super-block\t<tag>value</tag>\r\n",
+] * 4
+
+LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def build(family: str, folder: Path, **config: Any) -> Path:
+    """Save a tiny model of ``family`` ("llama", "mistral", "qwen2", "qwen3") in ``folder``; ``config`` overrides its size."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = TOKENIZERS[family]()
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": False,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": None,
+    }
+    dtype = config.pop("dtype", torch.float32)
+    torch.manual_seed(config.pop("seed", 0))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(settings | config)))
+    model.to(dtype).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def llama3_tokenizer() -> Any:
+    return _byte_level_bpe(LLAMA3_PATTERN, "<|begin_of_text|>", "<|end_of_text|>", ignore_merges=True, add_bos=True)
+
+
+def qwen2_tokenizer() -> Any:
+    return _byte_level_bpe(QWEN2_PATTERN, None, "<|endoftext|>", normalizer="NFC")
+
+
+def _byte_level_bpe(
+    pattern: str,
+    bos: str | None,
+    eos: str,
+    *,
+    ignore_merges: bool = False,
+    add_bos: bool = False,
+    normalizer: str | None = None,
+) -> Any:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    if normalizer == "NFC":
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=[token for token in (bos, eos) if token],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    if add_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
+
+
+TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "llama": llama3_tokenizer,
+    "mistral": llama3_tokenizer,
+    "qwen2": qwen2_tokenizer,
+    "qwen3": qwen2_tokenizer,
+}

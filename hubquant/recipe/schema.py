@@ -1,0 +1,129 @@
+"""The recipe: what to make of which model, with what data, how good it must be and where it goes.
+
+Every model is frozen and refuses unknown keys; every field has a default, so ``model`` alone is a recipe.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+BundledText = Literal["calibration", "demo-calibration", "test"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelReference(Frozen):
+    """Exactly one of a Hub id, a local folder, or a model bundled with the package."""
+
+    id: str | None = None
+    folder: str | None = None
+    bundled: Literal["demo"] | None = None
+    revision: str = "main"
+    allow_pickle: bool = False
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        return _exactly_one(self, ("id", "folder", "bundled"))
+
+    @property
+    def display_name(self) -> str:
+        return self.id or self.folder or f"{self.bundled} (bundled)"
+
+
+class TextSource(Frozen):
+    """Text to calibrate or to evaluate on: a local file, a Hub dataset, or a text bundled with the package."""
+
+    file: str | None = None
+    dataset: str | None = None
+    bundled: BundledText | None = None
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    field: str = "text"
+    chat_template: bool = False
+    samples: Annotated[int, Field(gt=0)] | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        return _exactly_one(self, ("file", "dataset", "bundled"))
+
+    @property
+    def display_name(self) -> str:
+        """As it stands in provenance: a dataset's id, a file's name (never its folder), or the bundled text's name."""
+        if self.dataset:
+            return self.dataset
+        return self.file.replace("\\", "/").rsplit("/", 1)[-1] if self.file else f"hubquant:{self.bundled}"
+
+
+class Calibration(Frozen):
+    sources: tuple[TextSource, ...] = (TextSource(bundled="calibration"),)
+    chunk_size: Annotated[int, Field(ge=16)] = 512
+    chunks: Annotated[int, Field(gt=0)] = 250
+    seed: int = 0
+
+
+class Imatrix(Frozen):
+    """``file`` uses an existing matrix; ``skip`` quantizes without one."""
+
+    file: str | None = None
+    skip: bool = False
+    process_output: bool = False
+
+
+class Rule(Frozen):
+    """``match`` is a regular expression searched in the GGUF tensor name; the first matching rule decides."""
+
+    match: str
+    type: str
+
+
+class Quantize(Frozen):
+    types: tuple[str, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+    mode: Literal["exact", "best"] = "exact"
+    rules: tuple[Rule, ...] = ()
+    pure: bool = False
+    output_tensor: str | None = None
+    token_embedding: str | None = None
+
+
+class Evaluate(Frozen):
+    sources: tuple[TextSource, ...] = (TextSource(bundled="test"),)
+    chunk_size: Annotated[int, Field(ge=16)] = 512
+    chunks: Annotated[int, Field(gt=0)] = 48
+    skip: bool = False
+
+
+class Gates(Frozen):
+    """Upper bounds by file type; a file above one is not published."""
+
+    kld_mean: dict[str, float] = {}
+
+
+class Publish(Frozen):
+    to: str | None = None
+    private: bool = False
+    shard_size: str = "45GiB"
+
+
+class Recipe(Frozen):
+    version: Literal[1] = 1
+    model: ModelReference
+    calibration: Calibration = Calibration()
+    imatrix: Imatrix = Imatrix()
+    quantize: Quantize = Quantize()
+    evaluate: Evaluate = Evaluate()
+    gates: Gates = Gates()
+    publish: Publish = Publish()
+
+
+def _exactly_one(model: ModelT, names: tuple[str, ...]) -> ModelT:
+    given = [name for name in names if getattr(model, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"exactly one of {', '.join(names)} must be given, not {' and '.join(given) or 'none'}")
+    return model
