@@ -1,0 +1,377 @@
+"""llama.cpp as an oracle: the C API that the ``xllamacpp`` wheel exports, driven through ctypes.
+
+A model is loaded on the CPU with a float32 KV cache and without flash attention, so that its logits can be compared
+with transformers'. Struct layouts are those of llama.cpp b11549; ``library`` refuses to work when known default values
+are no longer where they should be. Linux x86-64 only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from ctypes import (
+    POINTER,
+    Structure,
+    c_bool,
+    c_char,
+    c_char_p,
+    c_float,
+    c_int8,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint32,
+    c_void_p,
+)
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+Sums = dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
+
+# Structs passed by value: room after the known fields keeps a newer, longer struct from overwriting our stack.
+_ROOM = ("_room", ctypes.c_uint64 * 16)
+_ERROR_LEVEL = 4
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+class _ModelParams(Structure):
+    _fields_ = [
+        *_fields(c_void_p, "devices tensor_buft_overrides"),
+        *_fields(c_int32, "n_gpu_layers split_mode load_mode lazy_mode main_gpu"),
+        *_fields(c_void_p, "tensor_split progress_callback progress_callback_data kv_overrides"),
+        *_fields(c_bool, "vocab_only check_tensors use_extra_bufts no_host no_alloc load_mtp"),
+        _ROOM,
+    ]
+
+
+class _ContextParams(Structure):
+    _fields_ = [
+        *_fields(c_uint32, "n_ctx n_batch n_ubatch n_seq_max n_rs_seq n_outputs_max n_outputs_max_per_seq"),
+        *_fields(
+            c_int32, "n_threads n_threads_batch ctx_type rope_scaling_type pooling_type attention_type flash_attn_type"
+        ),
+        *_fields(
+            c_float, "rope_freq_base rope_freq_scale yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow"
+        ),
+        ("yarn_orig_ctx", c_uint32),
+        ("defrag_thold", c_float),
+        *_fields(c_void_p, "cb_eval cb_eval_data"),
+        *_fields(c_int32, "type_k type_v"),
+        *_fields(c_void_p, "abort_callback abort_callback_data _unnamed"),
+        *_fields(c_bool, "embeddings offload_kqv no_perf op_offload swa_full kv_unified"),
+        _ROOM,
+    ]
+
+
+class _Batch(Structure):
+    _fields_ = [
+        ("n_tokens", c_int32),
+        ("token", POINTER(c_int32)),
+        ("embd", c_void_p),
+        ("pos", POINTER(c_int32)),
+        ("n_seq_id", POINTER(c_int32)),
+        ("seq_id", POINTER(POINTER(c_int32))),
+        ("logits", POINTER(c_int8)),
+    ]
+
+
+class _Tensor(Structure):
+    """struct ggml_tensor"""
+
+
+_Tensor._fields_ = [
+    ("type", c_int32),
+    ("buffer", c_void_p),
+    ("ne", c_int64 * 4),
+    ("nb", c_size_t * 4),
+    ("op", c_int32),
+    ("op_params", c_int32 * 16),
+    ("flags", c_int32),
+    ("src", POINTER(_Tensor) * 10),
+    ("view_src", c_void_p),
+    ("view_offs", c_size_t),
+    ("data", c_void_p),
+    ("name", c_char * 64),
+    ("extra", c_void_p),
+    ("padding", c_char * 8),
+]
+
+_EvalCallback = ctypes.CFUNCTYPE(c_bool, POINTER(_Tensor), c_bool, c_void_p)
+_LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
+
+_SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
+    "ggml_backend_tensor_get": (None, POINTER(_Tensor), c_void_p, c_size_t, c_size_t),
+    "ggml_nbytes": (c_size_t, POINTER(_Tensor)),
+    "ggml_op_name": (c_char_p, c_int32),
+    "ggml_quantize_chunk": (c_size_t, c_int32, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p),
+    "ggml_quantize_init": (None, c_int32),
+    "ggml_row_size": (c_size_t, c_int32, c_int64),
+    "llama_backend_init": (None,),
+    "llama_batch_free": (None, _Batch),
+    "llama_batch_init": (_Batch, c_int32, c_int32, c_int32),
+    "llama_context_default_params": (_ContextParams,),
+    "llama_decode": (c_int32, c_void_p, _Batch),
+    "llama_detokenize": (c_int32, c_void_p, POINTER(c_int32), c_int32, c_char_p, c_int32, c_bool, c_bool),
+    "llama_free": (None, c_void_p),
+    "llama_get_logits_ith": (POINTER(c_float), c_void_p, c_int32),
+    "llama_get_memory": (c_void_p, c_void_p),
+    "llama_init_from_model": (c_void_p, c_void_p, _ContextParams),
+    "llama_log_set": (None, c_void_p, c_void_p),
+    "llama_memory_clear": (None, c_void_p, c_bool),
+    "llama_model_default_params": (_ModelParams,),
+    "llama_model_desc": (c_int32, c_void_p, c_char_p, c_size_t),
+    "llama_model_free": (None, c_void_p),
+    "llama_model_ftype": (c_int32, c_void_p),
+    "llama_model_get_vocab": (c_void_p, c_void_p),
+    "llama_model_load_from_file": (c_void_p, c_char_p, _ModelParams),
+    "llama_model_meta_count": (c_int32, c_void_p),
+    "llama_model_meta_key_by_index": (c_int32, c_void_p, c_int32, c_char_p, c_size_t),
+    "llama_model_meta_val_str_by_index": (c_int32, c_void_p, c_int32, c_char_p, c_size_t),
+    "llama_tokenize": (c_int32, c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool),
+    "llama_vocab_n_tokens": (c_int32, c_void_p),
+}
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The wheel's extension as a plain shared library; RuntimeError where its structs are not those described here."""
+    spec = importlib.util.find_spec("xllamacpp")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("xllamacpp is not installed")
+    extension = next(Path(spec.origin).parent.glob("xllamacpp*.so"))
+    lib = ctypes.CDLL(str(extension))
+    for name, (result, *arguments) in _SIGNATURES.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    _check_layout(lib)
+    lib.llama_log_set(ctypes.cast(_LOG, c_void_p), None)
+    lib.llama_backend_init()
+    return lib
+
+
+def _check_layout(lib: ctypes.CDLL) -> None:
+    model, context = lib.llama_model_default_params(), lib.llama_context_default_params()
+    found = {
+        "model": (model.split_mode, model.vocab_only, model.use_extra_bufts),
+        "context": (context.n_batch, context.n_ubatch, context.flash_attn_type, context.yarn_ext_factor),
+        "cache": (context.type_k, context.type_v, context.embeddings, context.offload_kqv),
+    }
+    expected = {"model": (1, False, True), "context": (2048, 512, -1, -1.0), "cache": (1, 1, False, True)}
+    if found != expected:
+        raise RuntimeError(f"xllamacpp holds a llama.cpp with other structs: {found} instead of {expected}")
+
+
+def _log(level: int, text: bytes, _data: int | None) -> None:
+    if level >= _ERROR_LEVEL and os.environ.get("LLAMA_LOG"):
+        sys.stderr.write(text.decode(errors="replace"))
+
+
+_LOG = _LogCallback(_log)  # llama.cpp keeps a bare pointer to it
+
+
+class LlamaCpp:
+    """A GGUF file loaded by llama.cpp; ``n_ctx`` is the longest sequence in tokens."""
+
+    def __init__(self, path: str | os.PathLike[str], n_ctx: int = 512, n_threads: int = 1) -> None:
+        self._lib = library()
+        self._context = None
+        params = self._lib.llama_model_default_params()
+        params.n_gpu_layers = 0
+        params.use_extra_bufts = False  # repacked weights would hide their names and types from imatrix()
+        self._model = self._lib.llama_model_load_from_file(os.fsencode(path), params)
+        if not self._model:
+            raise RuntimeError(f"llama.cpp cannot load {path} (LLAMA_LOG=1 prints its reason)")
+        self._vocab = self._lib.llama_model_get_vocab(self._model)
+        self.n_vocab = int(self._lib.llama_vocab_n_tokens(self._vocab))
+        self.n_ctx = n_ctx
+        self._sums: Sums | None = None
+        self._error: BaseException | None = None
+        self._callback = _EvalCallback(self._evaluated)
+        self._context = self._lib.llama_init_from_model(self._model, self._context_params(n_threads))
+        if not self._context:
+            self.close()
+            raise RuntimeError(f"llama.cpp cannot make a context of {n_ctx} tokens for {path}")
+
+    def _context_params(self, n_threads: int) -> _ContextParams:
+        params: _ContextParams = self._lib.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = self.n_ctx
+        params.n_outputs_max = 0
+        params.n_outputs_max_per_seq = self.n_ctx
+        params.n_threads = params.n_threads_batch = n_threads
+        params.flash_attn_type = 0
+        params.type_k = params.type_v = 0  # GGML_TYPE_F32
+        params.cb_eval = ctypes.cast(self._callback, c_void_p)
+        return params
+
+    def close(self) -> None:
+        if self._context:
+            self._lib.llama_free(self._context)
+        if self._model:
+            self._lib.llama_model_free(self._model)
+        self._context = self._model = None
+
+    def __enter__(self) -> LlamaCpp:
+        return self
+
+    def __exit__(self, *raised: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def desc(self) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        self._lib.llama_model_desc(self._model, buffer, len(buffer))
+        return buffer.value.decode()
+
+    @property
+    def ftype(self) -> int:
+        """The numeric general.file_type."""
+        return int(self._lib.llama_model_ftype(self._model))
+
+    def meta(self) -> dict[str, str]:
+        """Metadata as llama.cpp prints it, values longer than 64 KiB cut."""
+        buffer = ctypes.create_string_buffer(1 << 16)
+
+        def text(getter: Any, index: int) -> str:
+            getter(self._model, index, buffer, len(buffer))
+            return buffer.value.decode(errors="replace")
+
+        key, value = self._lib.llama_model_meta_key_by_index, self._lib.llama_model_meta_val_str_by_index
+        return {text(key, i): text(value, i) for i in range(self._lib.llama_model_meta_count(self._model))}
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        raw = text.encode()
+        ids = (c_int32 * (len(raw) + 8))()
+        n = self._lib.llama_tokenize(self._vocab, raw, len(raw), ids, len(ids), add_special, parse_special)
+        if n < 0:
+            raise RuntimeError(f"llama_tokenize returned {n}")
+        return list(ids[:n])
+
+    def detok(self, ids: Sequence[int]) -> str:
+        buffer = ctypes.create_string_buffer(16 * len(ids) + 64)
+        array = (c_int32 * len(ids))(*ids)
+        n = self._lib.llama_detokenize(self._vocab, array, len(ids), buffer, len(buffer), False, True)
+        return buffer.raw[:n].decode(errors="replace")
+
+    def logits(self, ids: Sequence[int]) -> F32:
+        """float32 [len(ids), n_vocab], from an empty cache."""
+        if not 0 < len(ids) <= self.n_ctx:
+            raise ValueError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
+        lib = self._lib
+        lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
+        batch = lib.llama_batch_init(len(ids), 0, 1)
+        try:
+            batch.n_tokens = len(ids)
+            for position, token in enumerate(ids):
+                batch.token[position], batch.pos[position] = int(token), position
+                batch.n_seq_id[position], batch.seq_id[position][0] = 1, 0
+                batch.logits[position] = 1
+            status = lib.llama_decode(self._context, batch)
+            if status:
+                raise RuntimeError(f"llama_decode returned {status}")
+            rows = [lib.llama_get_logits_ith(self._context, i) for i in range(len(ids))]
+            return np.stack([np.ctypeslib.as_array(row, (self.n_vocab,)) for row in rows])
+        finally:
+            lib.llama_batch_free(batch)
+
+    def ppl(self, ids: Sequence[int]) -> float:
+        """Perplexity of ids[1:] given what precedes each of them."""
+        logits = self.logits(ids)[:-1].astype(np.float64)
+        logits -= logits.max(axis=-1, keepdims=True)
+        chosen = logits[np.arange(len(ids) - 1), np.asarray(ids[1:])]
+        return float(np.exp((np.log(np.exp(logits).sum(axis=-1)) - chosen).mean()))
+
+    def imatrix(self, chunks: Iterable[Sequence[int]]) -> Sums:
+        """Weight name -> Σx² per input column (float64 [matrices, n_in]) and rows seen (int64 [matrices]).
+
+        The rule of llama-imatrix, without its lower bound on rows: every matrix multiplication with a block's weight,
+        the output or the token embedding.
+        """
+        self._sums, self._error = {}, None
+        try:
+            for ids in chunks:
+                self.logits(ids)
+            sums = self._sums
+        finally:
+            self._sums = None
+        if self._error is not None:
+            raise self._error
+        return sums
+
+    def _evaluated(self, pointer: Any, ask: bool, _data: int | None) -> bool:
+        """ggml asks before a node (is it wanted?) and calls again after it."""
+        if self._sums is None or self._error is not None:
+            return not ask
+        try:
+            node = pointer.contents
+            op = self._lib.ggml_op_name(node.op)
+            name = node.src[0].contents.name.decode() if op in (b"MUL_MAT", b"MUL_MAT_ID") else ""
+            if not name.startswith("blk.") and name not in ("output.weight", "token_embd.weight"):
+                return not ask
+            if not ask:
+                self._accumulate(name, node, experts=op == b"MUL_MAT_ID")
+            return True
+        except BaseException as error:  # an exception must not cross the C frames; imatrix() raises it
+            self._error = error
+            return False
+
+    def _accumulate(self, name: str, node: Any, *, experts: bool) -> None:
+        assert self._sums is not None
+        activation, n_in = node.src[1], node.src[1].contents.ne[0]
+        x = self._bytes(activation).view(np.float32).reshape(-1, activation.contents.ne[1], n_in).astype(np.float64)
+        matrices = node.src[0].contents.ne[2] if experts else 1
+        sums, counts = self._sums.setdefault(name, (np.zeros((matrices, n_in)), np.zeros(matrices, np.int64)))
+        if not experts:
+            sums[0] += (x**2).sum(axis=(0, 1))
+            counts[0] += x.shape[0] * x.shape[1]
+            return
+        for rows, chosen in zip(x, self._expert_ids(node.src[2]), strict=True):
+            for slot, expert in enumerate(chosen):
+                sums[expert] += rows[slot % len(rows)] ** 2
+                counts[expert] += 1
+
+    def _expert_ids(self, pointer: Any) -> NDArray[np.int32]:
+        """int32 [tokens, used experts]; the tensor is a view, so its rows may lie apart."""
+        ids, raw = pointer.contents, self._bytes(pointer)
+        rows = [raw[i * ids.nb[1] :][: 4 * ids.ne[0]].view(np.int32) for i in range(ids.ne[1])]
+        return np.stack(rows)
+
+    def _bytes(self, pointer: Any) -> NDArray[np.uint8]:
+        data = np.empty(self._lib.ggml_nbytes(pointer), np.uint8)
+        self._lib.ggml_backend_tensor_get(pointer, data.ctypes.data, 0, data.size)
+        return data
+
+
+def ggml_quantize(x: NDArray[Any], ggml_type: int, imatrix: NDArray[Any] | None = None) -> NDArray[np.uint8]:
+    """llama.cpp's quantizer: x [..., n], imatrix [n] or None -> uint8 [rows, bytes per row]."""
+    lib, kind = library(), int(ggml_type)
+    x = np.ascontiguousarray(x, np.float32)
+    n = x.shape[-1]
+    lib.ggml_quantize_init(kind)
+    out = np.empty((x.size // n, lib.ggml_row_size(kind, n)), np.uint8)
+    importance = None if imatrix is None else np.ascontiguousarray(imatrix, np.float32)
+    pointer = None if importance is None else importance.ctypes.data
+    written = lib.ggml_quantize_chunk(kind, x.ctypes.data, out.ctypes.data, 0, len(out), n, pointer)
+    if written != out.size:
+        raise RuntimeError(f"ggml_quantize_chunk wrote {written} of {out.size} bytes")
+    return out
+
+
+def ggml_dequantize(data: NDArray[np.uint8], name: str, n: int) -> F32:
+    """llama.cpp's dequantizer of the C name ("q4_K", "iq2_xxs"): n elements -> float32 [n]."""
+    function = getattr(library(), f"dequantize_row_{name}")
+    function.restype, function.argtypes = None, [c_void_p, c_void_p, c_int64]
+    data, out = np.ascontiguousarray(data), np.empty(n, np.float32)
+    function(data.ctypes.data, out.ctypes.data, n)
+    return out
