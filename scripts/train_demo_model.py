@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 VOCABULARY = 2048
 CONTEXT = 512
 BATCH = 8
+RATE = 4e-3
 END_OF_TEXT = "<|endoftext|>"
 MIX = {"code": 0.4, "prose": 0.5, "markup": 0.1}
 
@@ -69,28 +70,28 @@ def batches(tokens: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def train(model: LlamaForCausalLM, tokens: torch.Tensor, minutes: float) -> None:
-    """Muon for the matrices, AdamW for embeddings and norms; the rate falls linearly to zero over the time given."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-    rates = [group["lr"] for o in optimizers for group in o.param_groups]
+    """AdamW; the rate falls linearly to zero over the time given."""
+    decayed = [p for p in model.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if p.ndim != 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        lr=RATE,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
     start, smoothed = time.monotonic(), None
     for step, batch in enumerate(batches(tokens)):
         spent = (time.monotonic() - start) / (60 * minutes)
         if spent >= 1:
             return
         scale = min(1.0, (step + 1) / 50) * min(1.0, (1 - spent) / 0.7)
-        for group, rate in zip((g for o in optimizers for g in o.param_groups), rates, strict=True):
-            group["lr"] = rate * scale
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * scale
         loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         smoothed = loss.item() if smoothed is None else 0.98 * smoothed + 0.02 * loss.item()
         if step % 50 == 0:
             seen = (step + 1) * BATCH * CONTEXT

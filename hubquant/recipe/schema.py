@@ -17,6 +17,13 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _exactly_one(model: ModelT, names: tuple[str, ...]) -> ModelT:
+    given = [name for name in names if getattr(model, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"exactly one of {', '.join(names)} must be given, not {' and '.join(given) or 'none'}")
+    return model
+
+
 class ModelReference(Frozen):
     """Exactly one of a Hub id, a local folder, or a model bundled with the package."""
 
@@ -121,9 +128,3 @@ class Recipe(Frozen):
     gates: Gates = Gates()
     publish: Publish = Publish()
 
-
-def _exactly_one(model: ModelT, names: tuple[str, ...]) -> ModelT:
-    given = [name for name in names if getattr(model, name) is not None]
-    if len(given) != 1:
-        raise ValueError(f"exactly one of {', '.join(names)} must be given, not {' and '.join(given) or 'none'}")
-    return model
