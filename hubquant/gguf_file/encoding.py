@@ -1,0 +1,65 @@
+"""GGUF's binary header: counts, metadata, tensor table. Little endian, version 3."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from gguf import GGUF_MAGIC, GGUF_VERSION, GGUFValueType
+
+from hubquant.errors import GGUFError
+from hubquant.gguf_file.metadata import KV, Metadata, Scalar
+from hubquant.gguf_file.types import TENSOR_TYPES
+
+SCALAR_CODES = {
+    GGUFValueType.UINT8: "B",
+    GGUFValueType.INT8: "b",
+    GGUFValueType.UINT16: "H",
+    GGUFValueType.INT16: "h",
+    GGUFValueType.UINT32: "I",
+    GGUFValueType.INT32: "i",
+    GGUFValueType.FLOAT32: "f",
+    GGUFValueType.BOOL: "?",
+    GGUFValueType.UINT64: "Q",
+    GGUFValueType.INT64: "q",
+    GGUFValueType.FLOAT64: "d",
+}
+
+TensorRow = tuple[str, tuple[int, ...], str, int]
+"""Name, shape in torch order, type, offset from the start of the data."""
+
+
+def encode_header(metadata: Metadata, tensors: Sequence[TensorRow]) -> bytes:
+    """Everything before the tensor data, without the padding that follows it."""
+    parts = [struct.pack("<IIQQ", GGUF_MAGIC, GGUF_VERSION, len(tensors), len(metadata))]
+    for key, kv in metadata.items():
+        try:
+            parts += [_string(key), struct.pack("<I", kv.type), *_value(kv)]
+        except (struct.error, TypeError, UnicodeEncodeError, KeyError) as error:
+            raise GGUFError(f"metadata key {key} cannot be written", why=str(error)) from error
+    for name, shape, type, offset in tensors:
+        dims = tuple(reversed(shape))
+        parts += [_string(name), struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, TENSOR_TYPES[type].id, offset)]
+    return b"".join(parts)
+
+
+def _value(kv: KV) -> list[bytes]:
+    if kv.type != GGUFValueType.ARRAY:
+        return [_scalar(kv.value, kv.type)]
+    if not isinstance(kv.value, tuple) or kv.item is None:
+        raise TypeError("an array needs a tuple and an item type")
+    head = struct.pack("<IQ", kv.item, len(kv.value))
+    if kv.item == GGUFValueType.STRING:
+        return [head, *(_string(item) for item in kv.value)]
+    return [head, struct.pack(f"<{len(kv.value)}{SCALAR_CODES[kv.item]}", *kv.value)]
+
+
+def _scalar(value: Scalar | tuple[Scalar, ...], type: GGUFValueType) -> bytes:
+    return _string(value) if type == GGUFValueType.STRING else struct.pack(f"<{SCALAR_CODES[type]}", value)
+
+
+def _string(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a string")
+    data = value.encode()
+    return struct.pack("<Q", len(data)) + data

@@ -1,0 +1,132 @@
+"""Where every byte of a GGUF file goes, known before any of them is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from gguf import GGUF_DEFAULT_ALIGNMENT
+
+from hubquant.errors import GGUFError
+from hubquant.gguf_file.encoding import encode_header
+from hubquant.gguf_file.metadata import Metadata, i32, u16
+from hubquant.gguf_file.types import row_bytes
+
+MAX_NAME_BYTES = 63  # ggml keeps names in 64 bytes with a closing zero
+MAX_DIMS = 4
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a file; ``shape`` is in torch order (rows first, the quantized dimension last)."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+
+    @property
+    def n_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    @property
+    def row_bytes(self) -> int:
+        return row_bytes(self.type, self.shape[-1])
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows * self.row_bytes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One file: exact ``header`` (padded up to the first tensor), byte ``offsets`` of the tensors, total ``size``."""
+
+    metadata: Metadata
+    tensors: Mapping[str, TensorEntry]
+    header: bytes = field(repr=False)
+    offsets: Mapping[str, int] = field(repr=False)
+    size: int
+
+
+def plan_layout(metadata: Metadata, entries: Iterable[TensorEntry]) -> Layout:
+    """Lay a file out: metadata and tensors in the order given, tensors aligned to 32 bytes (or ``general.alignment``).
+
+    Raises ``GGUFError`` for names or shapes that ggml cannot hold, duplicate names and rows that are not whole blocks.
+    """
+    tensors: dict[str, TensorEntry] = {}
+    for entry in entries:
+        _check(entry)
+        if entry.name in tensors:
+            raise GGUFError(f"two tensors are named {entry.name}")
+        tensors[entry.name] = entry
+    alignment = _alignment(metadata)
+    relative, end = {}, 0
+    for entry in tensors.values():
+        relative[entry.name] = end
+        end = pad(end + entry.nbytes, alignment)
+    packed = encode_header(metadata, [(e.name, e.shape, e.type, relative[e.name]) for e in tensors.values()])
+    header = packed.ljust(pad(len(packed), alignment), b"\0")
+    offsets = {name: len(header) + offset for name, offset in relative.items()}
+    return Layout(metadata, MappingProxyType(tensors), header, MappingProxyType(offsets), len(header) + end)
+
+
+def shard(metadata: Metadata, entries: Sequence[TensorEntry], max_bytes: int) -> list[Layout]:
+    """Lay out as many files as it takes for each to hold ``max_bytes`` of tensor data (a larger tensor has its own).
+
+    llama.cpp's convention: the model's metadata is in the first file, ``split.*`` keys are in all of them. A model that
+    fits into one file has no ``split.*`` keys. Names come from :func:`shard_paths`. Headers come on top.
+    """
+    if max_bytes <= 0:
+        raise GGUFError(f"a shard cannot hold {max_bytes} bytes")
+    groups: list[list[TensorEntry]] = [[]]
+    room = max_bytes
+    for entry in entries:
+        if groups[-1] and entry.nbytes > room:
+            groups.append([])
+            room = max_bytes
+        groups[-1].append(entry)
+        room -= entry.nbytes
+    model = {key: value for key, value in metadata.items() if not key.startswith("split.")}
+    if len(groups) == 1:
+        return [plan_layout(model, entries)]
+    layouts = []
+    for number, group in enumerate(groups):
+        split = {"split.no": u16(number), "split.count": u16(len(groups)), "split.tensors.count": i32(len(entries))}
+        layouts.append(plan_layout((model if number == 0 else {}) | split, group))
+    return layouts
+
+
+def shard_paths(path: Path, count: int) -> list[Path]:
+    """Names of the files of a model that is written to ``path``: ``path`` itself, or ``<stem>-00001-of-0000N.gguf``."""
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+
+
+def pad(n: int, alignment: int) -> int:
+    return -(-n // alignment) * alignment
+
+
+def _check(entry: TensorEntry) -> None:
+    if not entry.name or len(entry.name.encode()) > MAX_NAME_BYTES:
+        raise GGUFError(f"tensor name {entry.name!r} does not fit", why=f"ggml keeps 1 to {MAX_NAME_BYTES} bytes")
+    if not 1 <= len(entry.shape) <= MAX_DIMS or min(entry.shape) < 1:
+        raise GGUFError(
+            f"tensor {entry.name} has shape {entry.shape}", why=f"ggml tensors have 1 to {MAX_DIMS} dimensions"
+        )
+
+
+def _alignment(metadata: Metadata) -> int:
+    if "general.alignment" not in metadata:
+        return int(GGUF_DEFAULT_ALIGNMENT)
+    value = metadata["general.alignment"].value
+    if not isinstance(value, int) or value < 8 or value & (value - 1):
+        raise GGUFError(f"general.alignment is {value!r}", why="it must be a power of two, at least 8")
+    return value

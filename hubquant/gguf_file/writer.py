@@ -1,0 +1,180 @@
+"""Writes a planned GGUF file so that it appears complete or not at all, and goes on where a killed process stopped."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from hubquant.errors import DiskFullError, HubquantError, OutputError
+from hubquant.gguf_file.layout import Layout
+
+if TYPE_CHECKING:
+    import torch
+
+_CHUNK = 1 << 26
+
+
+class GGUFWriter:
+    """Fills the tensors of ``layout`` in any order and renames the file to ``path`` when all are there.
+
+    The bytes go to ``<path>.partial``; ``<path>.partial.journal`` lists finished tensors with a CRC-32 of their bytes. A
+    writer opened again with an identical header takes over every tensor whose bytes still have that checksum; any
+    other header starts from nothing. The header must therefore tell apart work that gives different bytes (it holds the
+    recipe's fingerprint). Raises ``DiskFullError`` or ``OutputError`` when the place cannot be written.
+    """
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.path = path
+        self.layout = layout
+        self._partial = path.with_name(path.name + ".partial")
+        self._journal_path = path.with_name(path.name + ".partial.journal")
+        with self._disk():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._completed = self._recover()
+            if self._completed is None:
+                self._completed = {}
+                self._start_over()
+            # Unbuffered, and the journal's line follows the tensor's bytes: a kill loses at most the current tensor.
+            self._file = open(self._partial, "r+b", buffering=0)  # noqa: SIM115
+            self._journal = open(self._journal_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+
+    @property
+    def completed(self) -> frozenset[str]:
+        """Names of the tensors that need not be written any more."""
+        return frozenset(self._completed or ())
+
+    def write(self, name: str, data: torch.Tensor | np.ndarray[Any, Any]) -> None:
+        """Write one tensor's bytes; ``data`` has any shape and element type that gives the planned number of bytes."""
+        entry = self.layout.tensors[name]
+        view = _bytes(data)
+        if len(view) != entry.nbytes:
+            raise ValueError(f"{name} takes {entry.nbytes} bytes, not {len(view)}")
+        with self._disk():
+            self._file.seek(self.layout.offsets[name])
+            checksum = 0
+            for start in range(0, len(view), _CHUNK):
+                chunk = view[start : start + _CHUNK]
+                checksum = zlib.crc32(chunk, checksum)
+                while chunk:
+                    chunk = chunk[self._file.write(chunk) or 0 :]
+            self._journal.write(f"{checksum:08x} {name}\n")
+        assert self._completed is not None
+        self._completed[name] = checksum
+
+    def finish(self) -> Path:
+        """Give the file its name. ``ValueError`` when tensors are missing."""
+        missing = [name for name in self.layout.tensors if name not in self.completed]
+        if missing:
+            raise ValueError(f"{len(missing)} tensors of {self.path.name} are not written, first {missing[0]}")
+        with self._disk():
+            os.fsync(self._file.fileno())
+            self.close()
+            os.replace(self._partial, self.path)
+            self._journal_path.unlink(missing_ok=True)
+        return self.path
+
+    def close(self) -> None:
+        """Let go of the files; a later writer goes on from them."""
+        self._file.close()
+        self._journal.close()
+
+    def discard(self) -> None:
+        """Remove everything that was written."""
+        self.close()
+        self._partial.unlink(missing_ok=True)
+        self._journal_path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start_over(self) -> None:
+        self._journal_path.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
+        try:
+            with open(self._partial, "xb") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, self.layout.size)
+                else:
+                    file.truncate(self.layout.size)
+                file.write(self.layout.header)
+        except OSError:
+            self._partial.unlink(missing_ok=True)
+            raise
+
+    def _recover(self) -> dict[str, int] | None:
+        """Checksums of the tensors an earlier writer finished; None when there is nothing to go on from."""
+        try:
+            if self._partial.stat().st_size != self.layout.size:
+                return None
+            with open(self._partial, "rb") as file:
+                if file.read(len(self.layout.header)) != self.layout.header:
+                    return None
+                journal = self._journal_path.read_text(encoding="utf-8") if self._journal_path.exists() else ""
+                claimed = dict(_journal_lines(journal))
+                found = {name: sum_ for name, sum_ in claimed.items() if name in self.layout.tensors}
+                completed = {name: sum_ for name, sum_ in found.items() if self._checksum(file, name) == sum_}
+        except FileNotFoundError:
+            return None
+        # A torn last line would swallow the next one, so the journal is written afresh.
+        replacement = self._journal_path.with_name(self._journal_path.name + ".new")
+        replacement.write_text("".join(f"{sum_:08x} {name}\n" for name, sum_ in completed.items()), encoding="utf-8")
+        os.replace(replacement, self._journal_path)
+        return completed
+
+    def _checksum(self, file: Any, name: str) -> int:
+        file.seek(self.layout.offsets[name])
+        left, checksum = self.layout.tensors[name].nbytes, 0
+        while left > 0:
+            chunk = file.read(min(left, _CHUNK))
+            if not chunk:
+                return -1
+            checksum = zlib.crc32(chunk, checksum)
+            left -= len(chunk)
+        return checksum
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _explained(error, self.path, self.layout.size) from error
+
+
+def _journal_lines(journal: str) -> Iterator[tuple[str, int]]:
+    for line in journal.split("\n")[:-1]:
+        checksum, _, name = line.partition(" ")
+        if len(checksum) == 8 and all(digit in "0123456789abcdef" for digit in checksum):
+            yield name, int(checksum, 16)
+
+
+def _bytes(data: torch.Tensor | np.ndarray[Any, Any]) -> memoryview:
+    if not isinstance(data, np.ndarray):
+        import torch
+
+        data = data.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return np.ascontiguousarray(data).reshape(-1).view(np.uint8).data.toreadonly()
+
+
+def _explained(error: OSError, path: Path, size: int) -> HubquantError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(
+            f"no room left for {path.name}",
+            why=f"it takes {size:,} bytes in {path.parent}",
+            hint="free some space and run the same command again: it goes on from here",
+        )
+    return OutputError(
+        f"cannot write {path}", why=error.strerror or str(error), hint="choose an output folder that you may write to"
+    )
