@@ -25,7 +25,7 @@ _CHUNK = 1 << 26
 class GGUFWriter:
     """Fills the tensors of ``layout`` in any order and renames the file to ``path`` when all are there.
 
-    The bytes go to ``<path>.partial``; ``<path>.partial.journal`` lists finished tensors with a CRC-32 of their bytes. A
+    The bytes go to ``<path>.partial``; ``<path>.partial.journal`` lists finished tensors with their CRC-32. A
     writer opened again with an identical header takes over every tensor whose bytes still have that checksum; any
     other header starts from nothing. The header must therefore tell apart work that gives different bytes (it holds the
     recipe's fingerprint). Raises ``DiskFullError`` or ``OutputError`` when the place cannot be written.
