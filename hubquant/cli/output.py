@@ -1,0 +1,189 @@
+"""The one sink of the command line: data on stdout; progress, notes and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hubquant.errors import HubquantError
+
+if TYPE_CHECKING:
+    from hubquant.engine.progress import Advance, Progress
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Data as JSON on stdout, progress as JSON lines on stderr.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; errors only.")]
+
+LINE_EVERY = 5.0  # seconds between progress lines where no bar can be drawn
+
+
+class Output:
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+
+    def data(self, value: Any, text: str | Callable[[], str]) -> None:
+        """Print ``value`` as JSON with ``--json``, else ``text``."""
+        shown = json.dumps(value, ensure_ascii=False) if self.as_json else text if isinstance(text, str) else text()
+        sys.stdout.write(shown.rstrip("\n") + "\n")
+        sys.stdout.flush()
+
+    def progress(self) -> Progress:
+        from hubquant.engine.progress import Silent
+
+        if self.as_json:
+            return JsonProgress()
+        if self.quiet:
+            return Silent()
+        return TerminalProgress() if sys.stderr.isatty() else LineProgress()
+
+    def error(self, error: HubquantError) -> None:
+        if self.as_json:
+            event = {"event": "error", "what": error.what, "why": error.why, "hint": error.hint}
+            sys.stderr.write(json.dumps(event, ensure_ascii=False) + "\n")
+            return
+        sys.stderr.write(f"Error: {error}\n")
+        if error.hint:
+            sys.stderr.write(f"  next: {error.hint}\n")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+class JsonProgress:
+    """One JSON object a line: step, note, and progress with done, total, unit, rate and seconds left."""
+
+    def step(self, name: str, detail: str, *, reused: bool = False) -> None:
+        self._event("step", name=name, detail=detail, reused=reused)
+
+    def note(self, text: str) -> None:
+        self._event("note", text=text)
+
+    @contextmanager
+    def bar(self, label: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+        def show(meter: Meter) -> None:
+            self._event(
+                "progress",
+                label=label,
+                done=meter.done,
+                total=total,
+                unit=unit,
+                rate=round(meter.rate, 3),
+                seconds_left=meter.seconds_left,
+            )
+
+        yield Meter(total, done, every=1.0, show=show).advance
+
+    def _event(self, event: str, **fields: Any) -> None:
+        _say(json.dumps({"event": event, **fields}, ensure_ascii=False))
+
+
+class LineProgress:
+    """Plain lines for logs and pipes."""
+
+    def step(self, name: str, detail: str, *, reused: bool = False) -> None:
+        _say(f"{name}: {detail}{' (done before)' if reused else ''}")
+
+    def note(self, text: str) -> None:
+        _say(f"note: {text}")
+
+    @contextmanager
+    def bar(self, label: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+        def show(meter: Meter) -> None:
+            left = "" if meter.seconds_left is None else f", {duration(meter.seconds_left)} left"
+            _say(f"  {label}: {amount(meter.done, unit)} of {amount(total, unit)}, {amount(meter.rate, unit)}/s{left}")
+
+        yield Meter(total, done, every=LINE_EVERY, show=show).advance
+
+
+class TerminalProgress:
+    """A live bar per task, with rate and time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False)
+
+    def step(self, name: str, detail: str, *, reused: bool = False) -> None:
+        from rich.markup import escape
+
+        tail = " [dim](done before)[/dim]" if reused else ""
+        self.console.print(f"[bold]{escape(name):>10}[/bold]  {escape(detail)}{tail}")
+
+    def note(self, text: str) -> None:
+        from rich.markup import escape
+
+        self.console.print(f"[yellow]{'note':>10}[/yellow]  {escape(text)}")
+
+    def bar(self, label: str, total: int, unit: str, done: int = 0) -> AbstractContextManager[Advance]:
+        return self._bar(label, total, unit, done)
+
+    @contextmanager
+    def _bar(self, label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
+        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, ProgressColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+        from rich.progress import Task, TimeRemainingColumn, TransferSpeedColumn
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(f"{task.speed or 0:.1f} {unit}/s")
+
+        amounts: list[ProgressColumn] = [MofNCompleteColumn(), Rate()]
+        if unit == "B":
+            amounts = [DownloadColumn(binary_units=True), TransferSpeedColumn()]
+        columns = [TextColumn("{task.description:>10}"), BarColumn(), *amounts, TimeRemainingColumn()]
+        with RichProgress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(label, total=total, completed=done)
+            yield lambda n: progress.advance(task, n)
+
+
+class Meter:
+    """Counts units and calls ``show`` at most every ``every`` seconds, and once at the end."""
+
+    def __init__(self, total: int, done: int, *, every: float, show: Callable[[Meter], None]) -> None:
+        self.total, self.done, self.every, self.show = total, done, every, show
+        self.before = done
+        self.start = self.shown = time.monotonic()
+
+    @property
+    def rate(self) -> float:
+        """Units per second of this run; work found done does not count."""
+        return (self.done - self.before) / max(time.monotonic() - self.start, 1e-9)
+
+    @property
+    def seconds_left(self) -> int | None:
+        return round((self.total - self.done) / self.rate) if self.done > self.before else None
+
+    def advance(self, n: int) -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self.shown >= self.every or (self.done >= self.total and now - self.start >= self.every):
+            self.shown = now
+            self.show(self)
+
+
+def amount(value: float, unit: str) -> str:
+    return size(value) if unit == "B" else f"{value:.1f} {unit}" if isinstance(value, float) else f"{value} {unit}"
+
+
+def size(n_bytes: float) -> str:
+    """Binary units, as files are listed: 4.58 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(n_bytes) < 1024:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.2f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.2f} TiB"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

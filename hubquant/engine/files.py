@@ -1,0 +1,137 @@
+"""The files a run will write: which tensor gets which type, the metadata, and the size to the byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hubquant import __version__
+from hubquant.engine.workspace import Artifact, fingerprint
+from hubquant.gguf_file import Layout, TensorEntry, shard
+from hubquant.gguf_file.metadata import Metadata, string, u32
+from hubquant.mix import FTYPES, assign
+from hubquant.recipe.schema import Quantize
+
+UNKNOWN_FINGERPRINT = "0" * 64
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is written, whatever it was read from: a checkpoint in conversion or a GGUF file."""
+
+    architecture: str
+    hparams: Mapping[str, int]
+    metadata: Metadata
+    shapes: Mapping[str, tuple[int, ...]]
+    float_type: str
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+@dataclass(frozen=True)
+class ImatrixFacts:
+    """What a file records of the matrix it was made with (llama-quantize's keys, and the token ids' sha256)."""
+
+    file: str
+    dataset: str
+    entries: int
+    chunks: int
+    tokens_sha256: str = UNKNOWN_FINGERPRINT
+
+    def metadata(self) -> Metadata:
+        longest = 127  # bytes that llama-quantize leaves for a string override
+        return {
+            "quantize.imatrix.file": string(_cut(self.file, longest)),
+            "quantize.imatrix.dataset": string(_cut(self.dataset, longest)),
+            "quantize.imatrix.entries_count": u32(self.entries),
+            "quantize.imatrix.chunks_count": u32(self.chunks),
+            "hubquant.calibration_sha256": string(self.tokens_sha256),
+        }
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """One file type of the recipe. ``size`` is exact and counts every shard."""
+
+    ftype: str
+    name: str
+    types: Mapping[str, str]
+    n_parameters: int
+    size: int
+    n_shards: int
+
+    @property
+    def bpw(self) -> float:
+        return self.size * 8 / self.n_parameters
+
+
+def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatrix: bool) -> dict[str, str]:
+    return assign(
+        weights.shapes,
+        ftype,
+        weights.architecture,
+        weights.hparams,
+        has_imatrix,
+        rules=settings.rules,
+        pure=settings.pure,
+        output_tensor=settings.output_tensor,
+        token_embedding=settings.token_embedding,
+        float_type=weights.float_type,
+    )
+
+
+def file_metadata(
+    weights: Weights, ftype: str, settings: Quantize, identity: Mapping[str, str], imatrix: ImatrixFacts | None
+) -> Metadata:
+    """The source's keys, then what llama-quantize adds, then hubquant's provenance."""
+    made_from = {**identity, "imatrix": None if imatrix is None else imatrix.dataset, **_quantize_part(ftype, settings)}
+    return {
+        **weights.metadata,
+        "general.quantization_version": u32(2),
+        "general.file_type": u32(FTYPES[ftype].id),
+        **(imatrix.metadata() if imatrix else {}),
+        "hubquant.version": string(__version__),
+        "hubquant.mode": string(settings.mode),
+        "hubquant.recipe_sha256": string(fingerprint(made_from)),
+    }
+
+
+def plan_layouts(weights: Weights, types: Mapping[str, str], metadata: Metadata, shard_bytes: int) -> list[Layout]:
+    entries = [TensorEntry(name, shape, types[name]) for name, shape in weights.shapes.items()]
+    return shard(metadata, entries, shard_bytes)
+
+
+def file_name(model_name: str, ftype: str, n_shards: int) -> str:
+    """Relative to the repository; a file in several shards stands in a folder named like its type."""
+    return f"{model_name}-{ftype}.gguf" if n_shards == 1 else f"{ftype}/{model_name}-{ftype}.gguf"
+
+
+def file_artifact(
+    weights: Weights, name: str, ftype: str, settings: Quantize, shard_bytes: int, identity: Mapping[str, str], imatrix: Artifact | None
+) -> Artifact:
+    return Artifact(
+        "file",
+        {
+            **identity,
+            **_quantize_part(ftype, settings),
+            "name": name,
+            "shard_bytes": shard_bytes,
+            "imatrix": imatrix.fingerprint if imatrix else None,
+            "metadata": fingerprint({key: [repr(kv.value), int(kv.type)] for key, kv in weights.metadata.items()}),
+            "hubquant": __version__,
+        },
+    )
+
+
+def _quantize_part(ftype: str, settings: Quantize) -> dict[str, object]:
+    """The settings one file depends on: not the list of types, so that a type can be added to a finished run."""
+    return {"ftype": ftype, **settings.model_dump(mode="json", exclude={"types"})}
+
+
+
+def _cut(text: str, n_bytes: int) -> str:
+    return text.encode()[:n_bytes].decode(errors="ignore")
+

@@ -1,0 +1,124 @@
+"""Where a model comes from: a Hub repository, a local folder, or the demo model in the package.
+
+Opening a source reads metadata only: config, tokenizer files and safetensors headers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.convert.checkpoint import Checkpoint, read_header
+from hubquant.engine.progress import Progress
+from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.recipe.schema import ModelReference
+
+if TYPE_CHECKING:
+    from hubquant.hub.pull import RemoteModel
+
+METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|README\.md$")
+LARGEST_METADATA = 100 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """``identity`` is what every artifact made from these weights depends on; ``folder`` holds the weights only when
+    ``remote`` is None or ``download`` has been called."""
+
+    name: str
+    id: str | None
+    revision: str
+    folder: Path
+    checkpoint: Checkpoint
+    card: Mapping[str, Any]
+    identity: Mapping[str, str]
+    remote: RemoteModel | None = None
+    weight_files: tuple[str, ...] = ()
+    download_bytes: int = 0
+
+    def download(self, progress: Progress) -> SourceModel:
+        """The same source with its weights on disk."""
+        if self.remote is None:
+            return self
+        from hubquant.hub.pull import fetch_weights
+
+        with progress.bar("download", self.download_bytes, "B") as advance:
+            folder = fetch_weights(self.remote, self.weight_files, advance)
+        return replace(self, folder=folder, checkpoint=self.checkpoint.with_folder(folder), remote=None)
+
+
+def open_source(reference: ModelReference) -> SourceModel:
+    """Raises ``HubAccessError``, ``CheckpointError`` or ``NotSupportedYet`` when the model cannot be used."""
+    if reference.allow_pickle:
+        raise NotSupportedYet("pickled weights", hint="convert the repository to safetensors first, then remove allow_pickle")
+    if reference.id is not None:
+        return _open_hub(reference.id, reference.revision)
+    if reference.bundled is not None:
+        folder = Path(str(resources.files("hubquant") / "data" / "demo"))
+        return _open_folder(folder, f"hubquant-{reference.bundled}")
+    folder = Path(str(reference.folder)).expanduser()
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {folder}", hint="check the path, or name a Hub id such as Qwen/Qwen3-0.6B")
+    return _open_folder(folder, folder.resolve().name)
+
+
+def _open_folder(folder: Path, name: str) -> SourceModel:
+    checkpoint = Checkpoint.from_folder(folder)
+    return SourceModel(
+        name=name,
+        id=None,
+        revision="local",
+        folder=folder,
+        checkpoint=checkpoint,
+        card=_read_card(folder),
+        identity={"model": _folder_fingerprint(folder, checkpoint)},
+    )
+
+
+def _open_hub(repo_id: str, revision: str) -> SourceModel:
+    from hubquant.hub.pull import fetch_metadata, missing_bytes, range_reader, resolve, weight_files
+    from hubquant.models.identify import identify
+
+    remote = resolve(repo_id, revision)
+    files = weight_files(remote)
+    folder = fetch_metadata(remote)
+    identify(folder)
+    headers = {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files}
+    return SourceModel(
+        name=repo_id.rsplit("/", 1)[-1],
+        id=repo_id,
+        revision=remote.revision,
+        folder=folder,
+        checkpoint=Checkpoint.from_headers(folder, headers),
+        card=remote.card,
+        identity={"model": f"{repo_id}@{remote.revision}"},
+        remote=remote,
+        weight_files=tuple(files),
+        download_bytes=missing_bytes(remote, files),
+    )
+
+
+def _read_card(folder: Path) -> Mapping[str, Any]:
+    from hubquant.hub.card import read_front_matter
+
+    readme = folder / "README.md"
+    return read_front_matter(readme.read_text("utf-8", errors="replace")) if readme.is_file() else {}
+
+
+def _folder_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
+    """Small files by content; weight files by header, size and time of change, as ``make`` would see them."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and METADATA_PATTERN.match(p.name)):
+        if path.stat().st_size <= LARGEST_METADATA:
+            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    for file in sorted({info.file for info in checkpoint.tensors.values()}):
+        status = (folder / file).stat()
+        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    for name, info in sorted(checkpoint.tensors.items()):
+        digest.update(f"{name}\0{info.dtype}\0{info.shape}\0{info.begin}\0{info.end}\0".encode())
+    return digest.hexdigest()
