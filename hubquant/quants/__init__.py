@@ -1,0 +1,21 @@
+"""Quantization kernels: every GGUF tensor type, its layout, and the search for its codes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hubquant.quants.formats import TYPES, TypeFormat
+
+if TYPE_CHECKING:
+    from hubquant.quants.api import dequantize, implemented, quantize
+
+__all__ = ["TYPES", "TypeFormat", "dequantize", "implemented", "quantize"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when a tensor is really (de)quantized."""
+    if name in {"dequantize", "implemented", "quantize"}:
+        from hubquant.quants import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

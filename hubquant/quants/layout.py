@@ -1,0 +1,184 @@
+"""From stored bytes to numbers: torch operations on the specs of :mod:`formats`, the same for CPU and GPU tensors.
+
+Every formula keeps the order of operations of ggml's ``dequantize_row_*`` (ggml-quants.c), so values agree bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from hubquant.quants.formats import Bits, Field, TypeFormat
+
+_DTYPES = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "u8": torch.uint8,
+    "i8": torch.int8,
+    "u16": torch.int16,
+    "i16": torch.int16,
+    "i32": torch.int32,
+    "i64": torch.int64,
+}
+
+
+def unpack_bits(data: Tensor, plane: Bits) -> Tensor:
+    """uint8 [blocks, bytes] -> the plane's codes, uint8 [blocks, codes], not yet shifted to their place."""
+    per_byte = 8 // plane.bits
+    shifts = torch.arange(0, 8, plane.bits, dtype=torch.uint8, device=data.device).view(per_byte, 1)
+    grouped = data.reshape(data.shape[0], -1, 1, plane.stride)
+    return ((grouped >> shifts) & ((1 << plane.bits) - 1)).reshape(data.shape[0], -1)
+
+
+def members(blocks: Tensor, fmt: TypeFormat) -> dict[str, Tensor]:
+    """The members of uint8 ``blocks`` [blocks, block_bytes]: numbers [blocks, count] in their own type, bit planes as uint8 codes [blocks, block_size]."""
+    parts: dict[str, Tensor] = {}
+    start = 0
+    for field in fmt.fields:
+        end = start + field.nbytes(fmt.block_size)
+        data = blocks[:, start:end]
+        parts[field.name] = _numbers(data, field) if isinstance(field, Field) else unpack_bits(data, field)
+        start = end
+    return parts
+
+
+def _numbers(data: Tensor, field: Field) -> Tensor:
+    return data.contiguous().view(_DTYPES[field.kind])
+
+
+def dequantize_blocks(blocks: Tensor, fmt: TypeFormat) -> Tensor:
+    """uint8 [blocks, block_bytes] -> float32 [blocks, block_size]."""
+    formula = _FORMULAS.get(fmt.name)
+    return formula(members(blocks, fmt)) if formula else _by_gguf(blocks, fmt)
+
+
+def _scaled(values: Tensor, scale: Tensor) -> Tensor:
+    """``values`` [blocks, n] times ``scale`` [blocks, n_scales], each scale covering ``n / n_scales`` neighbours."""
+    grouped = values.view(values.shape[0], scale.shape[1], -1)
+    return (grouped * scale.unsqueeze(2)).view(values.shape[0], -1)
+
+
+def _affine(codes: Tensor, scale: Tensor, minimum: Tensor) -> Tensor:
+    grouped = codes.view(codes.shape[0], scale.shape[1], -1)
+    return (grouped * scale.unsqueeze(2) - minimum.unsqueeze(2)).view(codes.shape[0], -1)
+
+
+def _plain(p: dict[str, Tensor]) -> Tensor:
+    return p["values"].float()
+
+
+def _q4_0(p: dict[str, Tensor]) -> Tensor:
+    return _scaled((p["qs"].to(torch.int8) - 8).float(), p["d"].float())
+
+
+def _q4_1(p: dict[str, Tensor]) -> Tensor:
+    return p["qs"].float() * p["d"].float() + p["m"].float()
+
+
+def _q5_0(p: dict[str, Tensor]) -> Tensor:
+    return _scaled(((p["qs"] | p["qh"] << 4).to(torch.int8) - 16).float(), p["d"].float())
+
+
+def _q5_1(p: dict[str, Tensor]) -> Tensor:
+    return (p["qs"] | p["qh"] << 4).float() * p["d"].float() + p["m"].float()
+
+
+def _q8(p: dict[str, Tensor]) -> Tensor:
+    return p["qs"].float() * p["d"].float()
+
+
+def _q2_k(p: dict[str, Tensor]) -> Tensor:
+    scale, minimum = p["scales"] & 15, p["scales"] >> 4
+    return _affine(p["qs"].float(), p["d"].float() * scale, p["dmin"].float() * minimum)
+
+
+def six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """The 8 scales and 8 minima of Q4_K and Q5_K: uint8 [blocks, 12] -> two uint8 [blocks, 8].
+
+    Bytes 0–3 and 4–7 hold the first four scales and minima in their low 6 bits, and above them the top 2 bits of the last four; bytes 8–11 hold
+    the low 4 bits of the last four, scales low and minima high.
+    """
+    low_scales, low_minima, rest = packed.split(4, dim=1)
+    scales = torch.cat([low_scales & 63, (rest & 15) | (low_scales >> 6) << 4], dim=1)
+    minima = torch.cat([low_minima & 63, (rest >> 4) | (low_minima >> 6) << 4], dim=1)
+    return scales, minima
+
+
+def _q4_k(p: dict[str, Tensor]) -> Tensor:
+    scales, minima = six_bit_scales(p["scales"])
+    return _affine(p["qs"].float(), p["d"].float() * scales, p["dmin"].float() * minima)
+
+
+def _q5_k(p: dict[str, Tensor]) -> Tensor:
+    return _q4_k({**p, "qs": p["qs"] | p["qh"] << 4})
+
+
+def signed_six_bit_scales(packed: Tensor) -> Tensor:
+    """The 16 scales of Q3_K: uint8 [blocks, 12] -> int8 [blocks, 16] in −32…31.
+
+    Bytes 0–7 hold the low 4 bits of scales 0–7 (low nibble) and 8–15 (high nibble); byte 8 + j holds the top 2 bits of scales j, j + 4, j + 8, j + 12.
+    """
+    low, high = packed[:, :8], packed[:, 8:]
+    nibbles = torch.cat([low & 15, low >> 4], dim=1)
+    tops = torch.cat([(high >> shift) & 3 for shift in (0, 2, 4, 6)], dim=1)
+    return (nibbles | tops << 4).to(torch.int8) - 32
+
+
+def _q3_k(p: dict[str, Tensor]) -> Tensor:
+    codes = (p["qs"] | p["hmask"] << 2).to(torch.int8) - 4
+    return _scaled(codes.float(), p["d"].float() * signed_six_bit_scales(p["scales"]))
+
+
+def _q6_k(p: dict[str, Tensor]) -> Tensor:
+    codes = (p["ql"] | p["qh"] << 4).to(torch.int8) - 32
+    return _scaled(codes.float(), p["d"].float() * p["scales"])
+
+
+def _q1_0(p: dict[str, Tensor]) -> Tensor:
+    d = p["d"].float()
+    return torch.where(p["qs"] == 1, d, -d)
+
+
+def _q2_0(p: dict[str, Tensor]) -> Tensor:
+    return (p["qs"].to(torch.int8) - 1).float() * p["d"].float()
+
+
+def _tq2_0(p: dict[str, Tensor]) -> Tensor:
+    return _q2_0(p)
+
+
+_FORMULAS: Mapping[str, Callable[[dict[str, Tensor]], Tensor]] = {
+    **dict.fromkeys(("F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64"), _plain),
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8,
+    "Q8_1": _q8,
+    "Q8_K": _q8,
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+    "Q1_0": _q1_0,
+    "Q2_0": _q2_0,
+    "TQ2_0": _tq2_0,
+}
+
+
+@cache
+def _gguf_quant(name: str) -> tuple[Callable[..., object], object]:
+    import gguf
+
+    return gguf.quants.dequantize, gguf.GGMLQuantizationType[name]
+
+
+def _by_gguf(blocks: Tensor, fmt: TypeFormat) -> Tensor:
+    convert, kind = _gguf_quant(fmt.name)
+    return torch.as_tensor(convert(blocks.cpu().numpy(), kind), dtype=torch.float32, device=blocks.device)
