@@ -84,3 +84,7 @@ class DiskFullError(HubquantError):
 
 class VerificationError(HubquantError):
     """A written file does not hold what its source holds."""
+
+
+class MixError(UserError):
+    """A file type, rule or tensor type that does not exist or does not fit the model."""
