@@ -38,8 +38,8 @@ def assign(
     """The type of every tensor of a file of type ``ftype``, in the order of ``tensors``.
 
     ``tensors`` maps GGUF names to shapes with rows first; ``hparams`` holds n_layer, n_head, n_head_kv and n_expert.
-    The lower-cased patterns of ``rules`` are searched in the tensor's name; the first match decides before llama.cpp's own
-    rules, which ``pure`` switches off. ``output_tensor`` and ``token_embedding`` override the type of those two.
+    The lower-cased patterns of ``rules`` are searched in the tensor's name; the first match decides before llama.cpp's
+    own rules, which ``pure`` switches off. ``output_tensor`` and ``token_embedding`` override the type of those two.
     Tensors that are never quantized become F32 or ``float_type``; the float file types store every matrix as themselves
     and ignore ``rules``, as llama-quantize does.
     Raises MixError for unknown names, a pattern that is no regular expression, and a type whose blocks do not divide a

@@ -1,7 +1,7 @@
 """llama.cpp's mixing rules (August 2026): which tensors of a file type deserve another type than its default.
 
-Each rule states a line of ``llama_tensor_get_type_impl`` in llama.cpp's llama-quant.cpp: the role of a tensor, its place
-among the tensors of that role, and the file type give a type; ``None`` leaves the default.
+Each rule states a line of ``llama_tensor_get_type_impl`` in llama.cpp's llama-quant.cpp: the role of a tensor, its
+place among the tensors of that role, and the file type give a type; ``None`` leaves the default.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor among the ``n`` of its role: ``i`` counts in file order, ``layer`` is its block in a model with experts."""
+    """A tensor among the ``n`` of its role: ``i`` counts in file order, ``layer`` is its block if there are experts."""
 
     i: int
     layer: int
@@ -255,9 +255,8 @@ def _attn_output(model: Model, _: Place) -> str | None:
         return "Q4_K" if model.ftype.name == "Q3_K_L" else None
     if model.n_expert == 8:
         return "Q5_K" if model.ftype.name in EIGHT_EXPERTS_ATTN_OUTPUT else None
-    return {"Q2_K": "Q3_K", "IQ3_XXS": "IQ3_S", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K", "IQ3_M": "Q4_K"}.get(
-        model.ftype.name
-    )
+    upgrades = {"Q2_K": "Q3_K", "IQ3_XXS": "IQ3_S", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K", "IQ3_M": "Q4_K"}
+    return upgrades.get(model.ftype.name)
 
 
 def _ffn_gate_up(model: Model, place: Place) -> str | None:
