@@ -1,0 +1,1 @@
+"""What a model repository is, loading it, and tiny real models for tests."""

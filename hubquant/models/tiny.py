@@ -15,7 +15,8 @@ CORPUS = [
 ] * 4
 
 LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -23,7 +24,7 @@ QWEN2_PATTERN = (
 
 
 def build(family: str, folder: Path, **config: Any) -> Path:
-    """Save a tiny model of ``family`` ("llama", "mistral", "qwen2", "qwen3") in ``folder``; ``config`` overrides its size."""
+    """Save a tiny model of ``family``, a key of ``TOKENIZERS``, in ``folder``; ``config`` overrides its size."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -45,7 +46,8 @@ def build(family: str, folder: Path, **config: Any) -> Path:
     }
     dtype = config.pop("dtype", torch.float32)
     torch.manual_seed(config.pop("seed", 0))
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(settings | config)))
+    auto: Any = AutoModelForCausalLM
+    model = auto.from_config(AutoConfig.for_model(family, **(settings | config)))
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -88,11 +90,12 @@ def _byte_level_bpe(
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    if add_bos:
+    if bos and add_bos:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
         )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
 
 
 TOKENIZERS: dict[str, Callable[[], Any]] = {

@@ -1,0 +1,118 @@
+"""Which library and task a model folder is for. Only its small JSON files are read; nothing in it is executed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubquant.errors import CheckpointError, NotSupportedYet
+
+SUPPORTED_LIBRARY = "transformers"
+SUPPORTED_TASK = "text-generation"
+_MODEL_HINT = "name a folder or a repository with a transformers model"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """``task`` is a Hub pipeline tag; ``model_class`` is a class of ``transformers``."""
+
+    library: str
+    task: str
+    model_type: str
+    model_class: str
+
+
+def identify(folder: Path) -> Identity:
+    """The identity of a text generation model of ``transformers``, as optimum's ``TasksManager`` sees it.
+
+    ``folder`` needs the repository's JSON files only. Raises ``CheckpointError`` for a folder that is no model and
+    ``NotSupportedYet`` for every other library or task, for checkpoints that are already quantized, and for models
+    whose code is in their repository.
+    """
+    library = infer_library(folder)
+    if library != SUPPORTED_LIBRARY:
+        raise NotSupportedYet(
+            f"{library} models", hint=f"use a {SUPPORTED_TASK} model of {SUPPORTED_LIBRARY}, such as Qwen/Qwen3-0.6B"
+        )
+    config = read_config(folder)
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise NotSupportedYet(
+            f"checkpoints that are already quantized ({method or 'unknown method'})",
+            hint="use the repository with the original weights; the card usually names it as the base model",
+        )
+    model_class = _model_class(config)
+    task = _task(model_class)
+    if task != SUPPORTED_TASK:
+        raise NotSupportedYet(
+            f"{task} models ({model_class.__name__})",
+            hint=f"use a {SUPPORTED_TASK} model: its class is named like LlamaForCausalLM in config.json",
+        )
+    return Identity(library, task, str(config["model_type"]), model_class.__name__)
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """config.json as a mapping; ``CheckpointError`` when it is missing or broken."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no config.json", hint=_MODEL_HINT)
+    config = _read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise CheckpointError(f"{path} names no model_type", hint="it must be the config.json of a transformers model")
+    return config
+
+
+def infer_library(folder: Path) -> str:
+    """ "transformers", "diffusers", "sentence_transformers" or "timm"."""
+    from optimum.exporters.tasks import TasksManager
+
+    if (folder / "config.json").is_file():
+        _read_json(folder / "config.json")  # TasksManager would call a broken file an unknown library
+    try:
+        return str(TasksManager.infer_library_from_model(str(folder)))
+    except (ValueError, OSError):
+        raise CheckpointError(
+            f"{folder} is not a model of a known library",
+            why="it holds neither config.json nor model_index.json",
+            hint=_MODEL_HINT,
+        ) from None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON", why=str(error), hint="download the model again") from None
+
+
+def _model_class(config: Mapping[str, Any]) -> type:
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"])
+    architectures = config.get("architectures") or [known]
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    if not isinstance(found, type):
+        brings_code = "auto_map" in config
+        raise NotSupportedYet(
+            f"the model class {name or config['model_type']}",
+            why="its code is in its repository, and hubquant never runs remote code"
+            if brings_code
+            else f"transformers {transformers.__version__} has no such class",
+            hint=None if brings_code else "update transformers if the model is newer: pip install -U transformers",
+        )
+    return found
+
+
+def _task(model_class: type) -> str:
+    # TasksManager cannot infer the task of a folder, but it can that of a class.
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        return str(TasksManager.infer_task_from_model(model_class))
+    except (ValueError, KeyError):
+        return "other"

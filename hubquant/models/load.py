@@ -1,0 +1,105 @@
+"""Load a local model folder: safetensors only, never remote code, and no output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hubquant.errors import CheckpointError, NotSupportedYet, TokenizerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def load(folder: Path, device: Device = "auto") -> PreTrainedModel:
+    """The causal language model in ``folder``, in eval mode and without gradients.
+
+    On the CPU its weights are float32; on CUDA they keep the checkpoint's dtype. ``auto`` takes CUDA when there is one
+    and spreads the model over all devices and main memory. Raises ``CheckpointError`` when weights are missing,
+    broken or not safetensors.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    _check_weights(folder)
+    with _quiet():
+        try:
+            model, info = auto.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype="auto" if on_cuda else torch.float32,
+                device_map=("auto" if device == "auto" else "cuda") if on_cuda else None,
+                output_loading_info=True,
+            )
+        except Exception as error:  # safetensors, json, transformers and torch each raise their own for a bad file
+            raise CheckpointError(
+                f"the model in {folder} cannot be loaded",
+                why=_first_line(error),
+                hint="compare the files with the repository's, and download them again",
+            ) from error
+    # transformers would give a missing weight random values.
+    if missing := sorted(info["missing_keys"]):
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of the model's weights, first {missing[0]}",
+            hint="a shard may be missing: download the model again",
+        )
+    loaded: PreTrainedModel = model.eval().requires_grad_(False)
+    return loaded
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in ``folder``; ``TokenizerError`` when there is none or it cannot be read."""
+    from transformers import AutoTokenizer
+
+    with _quiet():
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # tokenizers raises bare Exception
+            raise TokenizerError(
+                f"the tokenizer in {folder} cannot be loaded",
+                why=_first_line(error),
+                hint="the folder needs tokenizer.json or tokenizer.model as its repository has them",
+            ) from error
+    return tokenizer
+
+
+def _check_weights(folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(path for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern)):
+        raise NotSupportedYet(
+            "pickled weights",
+            why=f"{folder} holds no safetensors, and unpickling can run any code",
+            hint="convert the model to safetensors first: huggingface.co/spaces/safetensors/convert",
+        )
+    raise CheckpointError(f"{folder} holds no safetensors", hint="name a folder with the weights of a model")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
