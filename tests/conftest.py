@@ -1,0 +1,22 @@
+"""Tests talk to a Hub on this machine only: huggingface_hub reads its environment on import, so it is set here."""
+
+import os
+import socket
+import tempfile
+
+# Bound but not listening: nobody else gets the port, and connections are refused while no test runs a Hub on it.
+_reserved = socket.socket()
+_reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+_reserved.bind(("127.0.0.1", 0))
+_home = tempfile.TemporaryDirectory(prefix="hubquant-tests-")
+
+os.environ.update(
+    HF_ENDPOINT=f"http://127.0.0.1:{_reserved.getsockname()[1]}",
+    HF_HOME=_home.name,
+    HF_HUB_DISABLE_XET="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+)
+for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    os.environ.pop(_name, None)
+
+pytest_plugins = ["tests.support.hub_fixtures"]
