@@ -1,0 +1,92 @@
+"""``hubquant run`` and ``hubquant plan``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hubquant.cli.output import JsonOption, Output, QuietOption, size
+
+if TYPE_CHECKING:
+    from hubquant.engine.plan import Plan
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe.yaml, a Hub id, a folder, hub:org/repo, or quickstart.")
+]
+TypesOption = Annotated[str | None, typer.Option("--types", "-t", help="File types, separated by commas: Q8_0,Q4_K_M.")]
+PushOption = Annotated[str | None, typer.Option("--push", help="The Hub repository to publish to.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: quantize.mode=exact. Repeatable.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The output folder (default: <model>-GGUF).")]
+
+
+def run(
+    recipe: RecipeArgument,
+    types: TypesOption = None,
+    push: PushOption = None,
+    set: SetOption = None,
+    out: OutOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on from what is there, or start over.")] = True,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take a model to measured, verified GGUF files, and publish them."""
+    from hubquant.api import run as run_recipe
+
+    output = Output(as_json=as_json, quiet=quiet)
+    overrides = _overrides(types, push, set)
+    if dry_run:
+        _show_plan(recipe, overrides, out, output)
+        return
+    report = run_recipe(recipe, overrides=overrides, out=out, fresh=not resume, progress=output.progress())
+    output.data(report.as_dict(), report.text)
+    if report.failed_gates:
+        raise typer.Exit(1)
+
+
+def plan(
+    recipe: RecipeArgument,
+    types: TypesOption = None,
+    push: PushOption = None,
+    set: SetOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the steps, types, sizes, memory, disk and downloads of a run, and do nothing."""
+    _show_plan(recipe, _overrides(types, push, set), out, Output(as_json=as_json))
+
+
+def _overrides(types: str | None, push: str | None, given: list[str] | None) -> list[str]:
+    named = [f"quantize.types=[{types}]"] if types else []
+    return [*named, *([f"publish.to={push}"] if push else []), *(given or [])]
+
+
+def _show_plan(recipe: str, overrides: list[str], out: Path | None, output: Output) -> None:
+    from hubquant.api import plan as plan_recipe
+
+    made = plan_recipe(recipe, overrides=overrides, out=out)
+    output.data(made.as_dict(), lambda: _plan_text(made))
+
+
+def _plan_text(plan: Plan) -> str:
+    lines = [f"{plan.source.name}  {plan.weights.architecture}, {plan.weights.n_parameters / 1e6:.1f} M weights", ""]
+    lines += [f"{step.name:>10}  {step.detail}{' (done before)' if step.done else ''}" for step in plan.steps]
+    lines += ["", f"{'file':<44} {'size':>12} {'bpw':>7}  types"]
+    for file in plan.files:
+        lines.append(f"{file.name:<44} {size(file.size):>12} {file.bpw:>7.3f}  {_count_types(file.types)}")
+    lines += [
+        "",
+        f"memory    {size(plan.peak_ram_bytes)}",
+        f"disk      {size(plan.disk_bytes)} in {plan.output}",
+        f"download  {size(plan.source.download_bytes)}",
+        *(f"note: {note}" for note in plan.notes),
+    ]
+    return "\n".join(lines)
+
+
+def _count_types(types: Mapping[str, str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in Counter(types.values()).most_common())

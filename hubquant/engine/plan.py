@@ -1,0 +1,248 @@
+"""From a recipe to a plan: every step, type and size, and every mistake, before the first byte of work.
+
+Only metadata is read: the recipe, config and tokenizer files, safetensors headers, the sizes of things.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubquant.convert import Conversion, plan_conversion
+from hubquant.engine.artifacts import Artifacts, plan_artifacts
+from hubquant.engine.files import (
+    FilePlan,
+    ImatrixFacts,
+    Weights,
+    assign_types,
+    file_metadata,
+    file_name,
+    plan_layouts,
+)
+from hubquant.engine.given_imatrix import GivenImatrix, open_imatrix
+from hubquant.engine.resources import check_disk, check_memory, disk_bytes, peak_ram_bytes
+from hubquant.engine.source import SourceModel, open_source
+from hubquant.engine.workspace import Workspace
+from hubquant.errors import ImatrixError, NotSupportedYet, RecipeError
+from hubquant.gguf_file.metadata import string
+from hubquant.mix import file_type, requires_imatrix
+from hubquant.quants import implemented
+from hubquant.recipe.schema import Recipe
+
+TARGET_SIZE = re.compile(r"^\d+(\.\d+)?\s*(bpw|[KMGT]i?B)$", re.IGNORECASE)
+SHARD_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT])(i?)B$", re.IGNORECASE)
+TEXT_PART = 0.25  # a text with more of its paragraphs in the calibration text than this is no held-out text
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    detail: str
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    recipe: Recipe
+    output: Path
+    source: SourceModel
+    conversion: Conversion
+    weights: Weights
+    imatrix: GivenImatrix | None
+    files: Sequence[FilePlan]
+    artifacts: Artifacts
+    shard_bytes: int
+    steps: Sequence[Step]
+    peak_ram_bytes: int
+    disk_bytes: int
+    notes: Sequence[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.source.name,
+            "revision": self.source.revision,
+            "architecture": self.weights.architecture,
+            "parameters": self.weights.n_parameters,
+            "steps": [{"name": s.name, "detail": s.detail, "done": s.done} for s in self.steps],
+            "files": [
+                {"name": f.name, "type": f.ftype, "size": f.size, "bpw": f.bpw, "shards": f.n_shards, "tensors": dict(f.types)}
+                for f in self.files
+            ],
+            "peak_ram_bytes": self.peak_ram_bytes,
+            "disk_bytes": self.disk_bytes,
+            "download_bytes": self.source.download_bytes,
+            "output": str(self.output),
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
+    """Raises a ``UserError`` for everything that would fail later and can be known now."""
+    recipe = _checked(recipe)
+    shard_bytes = parse_size(recipe.publish.shard_size, "publish.shard_size")
+    if recipe.publish.to is not None:
+        from hubquant.hub.push import can_write
+
+        can_write(recipe.publish.to)
+    source = open_source(recipe.model)
+    output = output or Path(f"{source.name}-GGUF")
+    conversion = plan_conversion(source.folder, source.checkpoint)
+    weights = conversion_weights(source, conversion)
+    imatrix = open_imatrix(recipe.imatrix.file, conversion) if recipe.imatrix.file else None
+    files = [_plan_file(weights, source, recipe, ftype, imatrix, shard_bytes) for ftype in recipe.quantize.types]
+    notes = _check_texts(recipe)
+    artifacts = plan_artifacts(recipe, source, weights, imatrix, files, shard_bytes)
+    workspace = Workspace(output)
+    peak = peak_ram_bytes(recipe, weights)
+    disk = disk_bytes(recipe, weights, files, source.download_bytes)
+    check_memory(peak)
+    check_disk(disk, output)
+    return Plan(
+        recipe=recipe,
+        output=output,
+        source=source,
+        conversion=conversion,
+        weights=weights,
+        imatrix=imatrix,
+        files=files,
+        artifacts=artifacts,
+        shard_bytes=shard_bytes,
+        steps=_steps(recipe, source, files, artifacts, workspace),
+        peak_ram_bytes=peak,
+        disk_bytes=disk,
+        notes=notes,
+    )
+
+
+def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
+    """What the files of a checkpoint hold: its tensors by shape and their metadata, ``general.*`` keys from its card."""
+    from hubquant.convert.general import general_metadata
+
+    shapes = {tensor.name: tensor.shape for tensor in conversion.tensors}
+    weights = Weights(conversion.architecture, conversion.hparams, {}, shapes, conversion.float_type)
+    metadata = {
+        "general.architecture": string(conversion.architecture),
+        **general_metadata(source.folder, source.card, source.id or source.name, weights.n_parameters),
+        **conversion.metadata,
+        "hubquant.source_revision": string(source.revision),
+    }
+    return Weights(conversion.architecture, conversion.hparams, metadata, shapes, conversion.float_type)
+
+
+def parse_size(text: str, field: str) -> int:
+    """Bytes of "45GiB" (binary) or "45GB" (decimal)."""
+    match = SHARD_SIZE.match(text.strip())
+    if not match or float(match[1]) <= 0:
+        raise RecipeError(f"{field}: {text!r} is not a size", hint="write 45GiB or 500MB")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** ("KMGT".index(match[2].upper()) + 1))
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """The recipe with canonical type names. Raises ``RecipeError`` or ``NotSupportedYet``."""
+    if recipe.quantize.mode == "best":
+        raise NotSupportedYet("quantize.mode best", hint="use --set quantize.mode=exact, llama.cpp's own bytes")
+    if not recipe.quantize.types:
+        raise RecipeError("quantize.types is empty", hint="name at least one, such as --types Q4_K_M")
+    for name in recipe.quantize.types:
+        if TARGET_SIZE.match(name):
+            raise NotSupportedYet(f"a size as a target ({name})", hint="name a file type, such as Q4_K_M or Q3_K_M")
+    types = tuple(dict.fromkeys(file_type(name).name for name in recipe.quantize.types))
+    gates = {file_type(name).name: bound for name, bound in recipe.gates.kld_mean.items()}
+    unmeasured = [name for name in gates if name not in types or recipe.evaluate.skip]
+    if unmeasured:
+        raise RecipeError(
+            f"gates.kld_mean names {unmeasured[0]}, which is not measured", hint="add it to quantize.types and keep evaluate on"
+        )
+    if recipe.imatrix.skip and recipe.imatrix.file:
+        raise RecipeError("imatrix.file and imatrix.skip contradict each other", hint="remove one of them")
+    return recipe.model_copy(
+        update={
+            "quantize": recipe.quantize.model_copy(update={"types": types}),
+            "gates": recipe.gates.model_copy(update={"kld_mean": gates}),
+        }
+    )
+
+
+def _plan_file(
+    weights: Weights, source: SourceModel, recipe: Recipe, ftype: str, imatrix: GivenImatrix | None, shard_bytes: int
+) -> FilePlan:
+    has_imatrix = not recipe.imatrix.skip
+    types = assign_types(weights, ftype, recipe.quantize, has_imatrix=has_imatrix)
+    check_types(types, ftype, has_data=imatrix.matrix.entries.__contains__ if imatrix else lambda _: has_imatrix)
+    facts = planned_facts(recipe, imatrix) if has_imatrix else None
+    metadata = file_metadata(weights, ftype, recipe.quantize, source.identity, facts)
+    layouts = plan_layouts(weights, types, metadata, shard_bytes)
+    return FilePlan(
+        ftype=ftype,
+        name=file_name(source.name, ftype, len(layouts)),
+        types=types,
+        n_parameters=weights.n_parameters,
+        size=sum(layout.size for layout in layouts),
+        n_shards=len(layouts),
+    )
+
+
+def planned_facts(recipe: Recipe, imatrix: GivenImatrix | None) -> ImatrixFacts:
+    """The imatrix keys as long as they will be; counts and the token fingerprint are filled in when they are known."""
+    if imatrix is not None:
+        return imatrix.facts
+    datasets = [source.display_name for source in recipe.calibration.sources]
+    return ImatrixFacts("imatrix.gguf", datasets[0], entries=1, chunks=1)
+
+
+def check_types(types: Mapping[str, str], ftype: str, has_data: Any) -> None:
+    missing_kernel = sorted({type for type in types.values() if not implemented(type)})
+    if missing_kernel:
+        raise NotSupportedYet(
+            f"files of type {ftype}",
+            why=f"they hold {' and '.join(missing_kernel)} tensors, which hubquant cannot write yet",
+            hint="choose among Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K",
+        )
+    hungry = [name for name, type in types.items() if requires_imatrix(name, type, ftype) and not has_data(name)]
+    if hungry:
+        raise ImatrixError(
+            f"{ftype} needs an importance matrix",
+            why=f"{hungry[0]} would be {types[hungry[0]]} and has no data ({len(hungry)} such tensors)",
+            hint="remove imatrix.skip, give a complete imatrix.file, or choose Q3_K_M",
+        )
+
+
+def _check_texts(recipe: Recipe) -> list[str]:
+    """Unusable sources raise; evaluation text that was calibrated on is noted."""
+    from hubquant.calibration import overlap, source_fingerprint
+
+    calibration = () if recipe.imatrix.skip or recipe.imatrix.file else recipe.calibration.sources
+    evaluation = () if recipe.evaluate.skip else recipe.evaluate.sources
+    for source in (*calibration, *evaluation):
+        source_fingerprint(source)
+    share = overlap(calibration, evaluation) if calibration and evaluation else 0.0
+    if share == 0:
+        return []
+    return [f"{share:.0%} of the evaluation text also stands in the calibration text: the divergence will look too good"]
+
+
+def _steps(
+    recipe: Recipe, source: SourceModel, files: Sequence[FilePlan], artifacts: Artifacts, workspace: Workspace
+) -> list[Step]:
+    names = ", ".join(file.ftype for file in files)
+    steps = []
+    if source.remote is not None:
+        steps.append(Step("pull", f"{source.id} at {source.revision[:12]}", source.download_bytes == 0))
+    if artifacts.imatrix is not None:
+        steps.append(
+            Step("imatrix", f"up to {recipe.calibration.chunks} chunks of {recipe.calibration.chunk_size} tokens", workspace.has(artifacts.imatrix))
+        )
+    if artifacts.baseline is not None:
+        steps.append(Step("baseline", f"up to {recipe.evaluate.chunks} chunks", workspace.has(artifacts.baseline)))
+    steps.append(Step("quantize", names, all(workspace.has(a) for a in artifacts.files.values())))
+    steps.append(Step("verify", names, all(workspace.has(a) for a in artifacts.verifications.values())))
+    if artifacts.baseline is not None:
+        steps.append(Step("evaluate", names, all(workspace.has(a) for a in artifacts.evaluations.values())))
+    steps.append(Step("card", "README.md, recipe.yaml, plot.png"))
+    if recipe.publish.to is not None:
+        steps.append(Step("push", recipe.publish.to))
+    return steps

@@ -1,0 +1,80 @@
+"""Memory and disk that a plan needs, and whether this machine has them."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from hubquant.engine.files import FilePlan, Weights
+from hubquant.errors import NotSupportedYet, OutputError
+from hubquant.recipe.schema import Recipe
+
+FP32_BYTES = 4
+LIBRARIES_BYTES = 1 << 30  # the interpreter with torch, transformers and compiled kernels
+LOGIT_COPIES = 6  # logits, log-probabilities of both models, their difference and two temporaries
+QUANTIZE_COPIES = 3  # a tensor as read, in fp32, and its quantized forms with scratch
+
+
+def peak_ram_bytes(recipe: Recipe, weights: Weights) -> int:
+    """Upper estimate: the larger of a forward pass in fp32 and of quantizing the largest tensor."""
+    largest = max(math.prod(shape) for shape in weights.shapes.values())
+    quantizing = QUANTIZE_COPIES * FP32_BYTES * largest
+    if not runs_model(recipe):
+        return LIBRARIES_BYTES + quantizing
+    chunk = max(recipe.calibration.chunk_size, recipe.evaluate.chunk_size)
+    logits = LOGIT_COPIES * FP32_BYTES * chunk * vocabulary(weights)
+    return LIBRARIES_BYTES + max(quantizing, FP32_BYTES * weights.n_parameters + logits)
+
+
+def runs_model(recipe: Recipe) -> bool:
+    collects = not recipe.imatrix.skip and recipe.imatrix.file is None
+    return collects or not recipe.evaluate.skip
+
+
+def disk_bytes(recipe: Recipe, weights: Weights, files: Sequence[FilePlan], download: int) -> int:
+    baseline = 0
+    if not recipe.evaluate.skip:
+        scored = recipe.evaluate.chunk_size - 1 - recipe.evaluate.chunk_size // 2
+        baseline = 2 * vocabulary(weights) * scored * recipe.evaluate.chunks
+    return download + baseline + sum(file.size for file in files)
+
+
+def vocabulary(weights: Weights) -> int:
+    return weights.shapes["token_embd.weight"][0]
+
+
+def check_memory(needed: int) -> None:
+    import psutil
+
+    total = psutil.virtual_memory().total
+    if needed > total:
+        raise NotSupportedYet(
+            "models larger than memory",
+            why=f"this run needs about {needed / 2**30:.1f} GiB and the machine has {total / 2**30:.1f} GiB",
+            hint="give an imatrix.file and set evaluate.skip=true: quantizing alone streams the weights",
+        )
+
+
+def check_disk(needed: int, output: Path) -> None:
+    """What is there already counts as free: a repeated run writes over nothing."""
+    place = next(parent for parent in (output.absolute(), *output.absolute().parents) if parent.exists())
+    if not place.is_dir():
+        raise OutputError(f"{output} is a file", hint="pass --out with a folder")
+    present = _bytes_in(output)
+    free = shutil.disk_usage(place).free
+    if needed > free + present:
+        raise OutputError(
+            f"not enough disk space in {place}",
+            why=f"the run needs {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free",
+            hint="free some space, or pass --out with a folder on another disk",
+        )
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes below ``folder``, each hard-linked file once."""
+    if not folder.is_dir():
+        return 0
+    statuses = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return sum({status.st_ino: status.st_size for status in statuses}.values())
