@@ -1,0 +1,27 @@
+"""``hubquant convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from hubquant.cli.output import JsonOption, Output, QuietOption, size
+
+ModelArgument = Annotated[str, Argument(metavar="MODEL", help="A Hub id or a folder.")]
+
+
+def convert(
+    model: ModelArgument,
+    out: Annotated[Path, Option("--out", "-o", help="The GGUF file to write.")],
+    type: Annotated[str | None, Option("--type", "-t", help="F32, F16, BF16 or Q8_0 (default: as the source).")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Convert a model to one GGUF file, streaming its tensors."""
+    from hubquant.engine.alone import convert as convert_model
+
+    output = Output(as_json=as_json, quiet=quiet)
+    made = convert_model(model, out, type, output.progress())
+    output.data(made.as_dict(), f"{made.path}  {made.type}  {size(made.size)}")

@@ -1,0 +1,25 @@
+"""``hubquant publish``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hubquant.cli.output import JsonOption, Output, QuietOption
+
+
+def publish(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of a run.")],
+    to: Annotated[str, typer.Option("--to", help="The Hub repository, such as me/Qwen3-0.6B-GGUF.")],
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Upload a finished folder: files first, the card last. What is there already is not sent again."""
+    from hubquant.engine.alone import publish as publish_folder
+
+    output = Output(as_json=as_json, quiet=quiet)
+    pushed = publish_folder(folder, to, private, output.progress())
+    output.data(pushed.as_dict(), f"{pushed.url}  {len(pushed.uploaded)} files uploaded")

@@ -1,0 +1,36 @@
+"""``hubquant quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+from hubquant.cli.output import JsonOption, Output, QuietOption, size
+
+
+def quantize(
+    model: Annotated[str, Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file of floats.")],
+    types: Annotated[list[str], Option("--type", "-t", help="A file type such as Q4_K_M; repeat it or use commas.")],
+    out: Annotated[Path, Option("--out", "-o", help="The folder to write to.")],
+    imatrix: Annotated[str | None, Option("--imatrix", help="The importance matrix, a file or hub:org/repo/file.")] = None,
+    mode: Annotated[Literal["exact", "best"], Option(help="exact: llama.cpp's bytes.")] = "exact",
+    rules: Annotated[
+        list[str] | None, Option("--tensor-type", help="REGEX=TYPE for matching tensors; the first match wins. Repeatable.")
+    ] = None,
+    pure: Annotated[bool, Option("--pure", help="No mixing: every tensor gets the type's own.")] = False,
+    output_tensor_type: Annotated[str | None, Option(help="The type of output.weight.")] = None,
+    token_embedding_type: Annotated[str | None, Option(help="The type of token_embd.weight.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a model as GGUF files of several types, reading its weights once."""
+    from hubquant.engine.alone import quantize as quantize_model
+    from hubquant.engine.alone import quantize_settings
+
+    output = Output(as_json=as_json, quiet=quiet)
+    names = [name.strip() for part in types for name in part.split(",") if name.strip()]
+    settings = quantize_settings(names, mode, rules or [], pure, output_tensor_type, token_embedding_type)
+    made = quantize_model(model, settings, imatrix, out, output.progress())
+    output.data([file.as_dict() for file in made], "\n".join(f"{file.path}  {file.type}  {size(file.size)}" for file in made))
