@@ -1,0 +1,138 @@
+"""Chunks of tokens, cut and mixed from text sources."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from hubquant.calibration.tokens import SourceTokens, bos_token, tokenize
+from hubquant.errors import CalibrationError
+from hubquant.recipe.schema import TextSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LEAST_CHUNKS = 2  # llama-imatrix refuses fewer
+
+
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """``ids``: int64 [chunks, chunk_size], the first of each row replaced by BOS when the tokenizer adds one.
+
+    ``datasets`` are the sources' names and ``shares`` the chunks each of them gave. ``fingerprint`` is the sha256 of
+    the ids and their shape.
+    """
+
+    ids: torch.Tensor
+    datasets: tuple[str, ...]
+    shares: tuple[int, ...]
+    fingerprint: str
+
+    @property
+    def chunk_size(self) -> int:
+        return self.ids.shape[1]
+
+    @property
+    def n_tokens(self) -> int:
+        return self.ids.numel()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def build(
+    sources: Sequence[TextSource], tokenizer: PreTrainedTokenizerBase, chunk_size: int, chunks: int, seed: int
+) -> Chunks:
+    """At most ``chunks`` chunks of ``chunk_size`` tokens, each of one source, in proportion to the sources' weights.
+
+    What a source has too little of comes from the others. The chunks of the sources are spread evenly over the whole.
+    The same sources, tokenizer and ``seed`` give the same ids. Raises ``CalibrationError`` for too little text.
+    """
+    weights = [source.weight for source in sources]
+    limits: list[int | None] = [None] * len(sources)
+    parts: list[SourceTokens | None] = [None] * len(sources)
+    while True:
+        shares = allocate(chunks, weights, limits)
+        for i, source in enumerate(sources):
+            part = parts[i]
+            if part is None or (len(part.ids) < shares[i] * chunk_size and not part.complete):
+                parts[i] = part = tokenize(source, tokenizer, shares[i] * chunk_size, seed)
+                _check_source(source, part, chunk_size)
+            if part.complete:
+                limits[i] = len(part.ids) // chunk_size
+        if all(limit is None or share <= limit for share, limit in zip(shares, limits, strict=True)):
+            break
+    _check_total(sources, [part for part in parts if part], sum(shares), chunk_size, chunks)
+    rows = [
+        torch.tensor(part.ids[: share * chunk_size], dtype=torch.int64).reshape(share, chunk_size)
+        for part, share in zip(parts, shares, strict=True)
+        if part is not None
+    ]
+    ids = torch.cat(rows)[_spread(shares)].contiguous()
+    bos = bos_token(tokenizer)
+    if bos is not None:
+        ids[:, 0] = bos
+    return Chunks(ids, tuple(source.display_name for source in sources), tuple(shares), _fingerprint(ids))
+
+
+def allocate(total: int, weights: Sequence[float], limits: Sequence[int | None]) -> list[int]:
+    """Split ``total`` in proportion to ``weights`` by largest remainders; what exceeds a limit goes to the others."""
+    shares = [0] * len(weights)
+    open_ = set(range(len(weights)))
+    while open_:
+        left = total - sum(shares[i] for i in range(len(weights)) if i not in open_)
+        exact = {i: left * weights[i] / sum(weights[j] for j in open_) for i in open_}
+        for i in open_:
+            shares[i] = int(exact[i])
+        by_remainder = sorted(open_, key=lambda i: (shares[i] - exact[i], i))
+        for i in by_remainder[: left - sum(int(exact[i]) for i in open_)]:
+            shares[i] += 1
+        full = {i for i in open_ if (limit := limits[i]) is not None and shares[i] > limit}
+        if not full:
+            break
+        for i in full:
+            shares[i] = limits[i] or 0
+        open_ -= full
+    return shares
+
+
+def _spread(shares: Sequence[int]) -> torch.Tensor:
+    """Order in which every beginning of the whole holds the sources in nearly the same proportions."""
+    places = [((k + 0.5) / share, i, k) for i, share in enumerate(shares) for k in range(share)]
+    starts = [sum(shares[:i]) for i in range(len(shares))]
+    return torch.tensor([starts[i] + k for _, i, k in sorted(places)], dtype=torch.int64)
+
+
+def _check_source(source: TextSource, part: SourceTokens, chunk_size: int) -> None:
+    if not part.complete or len(part.ids) >= chunk_size:
+        return
+    if len(part.ids) <= 1:
+        raise CalibrationError(f"{source.display_name} is empty", hint="name a text with some content")
+    raise CalibrationError(
+        f"{source.display_name} is too short",
+        why=f"it holds {len(part.ids):,} tokens, and one chunk takes {chunk_size:,}",
+        hint="use more text, or set a smaller chunk_size",
+    )
+
+
+def _check_total(
+    sources: Sequence[TextSource], parts: Sequence[SourceTokens], found: int, chunk_size: int, chunks: int
+) -> None:
+    least = min(LEAST_CHUNKS, chunks)
+    if found < least:
+        names = ", ".join(source.display_name for source in sources)
+        raise CalibrationError(
+            f"{names} is too short" if sources else "there is no text",
+            why=f"{sum(len(part.ids) for part in parts):,} tokens, and {least * chunk_size:,} are needed "
+            f"({least} chunks of {chunk_size:,})",
+            hint="use more text, or set a smaller chunk_size",
+        )
+
+
+def _fingerprint(ids: torch.Tensor) -> str:
+    shape = "x".join(map(str, ids.shape))
+    return hashlib.sha256(shape.encode() + b"\0" + ids.numpy().astype("<i4").tobytes()).hexdigest()

@@ -1,0 +1,109 @@
+"""Rows of a dataset: from the Hub as a stream, or from a local folder. ``datasets`` runs no dataset scripts any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.calibration.files import Row
+from hubquant.errors import CalibrationError, HubAccessError, HubquantError, HubUnavailableError
+from hubquant.recipe.schema import TextSource
+
+if TYPE_CHECKING:
+    import datasets
+
+SHUFFLE_BUFFER = 10_000  # rows
+
+
+def local_folder(source: TextSource) -> Path | None:
+    """The dataset folder that ``source`` names, be it as a file or as a dataset."""
+    name = source.dataset or source.file
+    folder = Path(name).expanduser() if name else None
+    return folder if folder and folder.is_dir() else None
+
+
+def read_dataset(source: TextSource, seed: int) -> Iterator[Row]:
+    """Rows in the dataset's order, or ``samples`` rows of a seeded shuffle.
+
+    Raises ``CalibrationError`` naming what exists for an unknown dataset, configuration or split, ``HubAccessError``
+    for a gated dataset and ``HubUnavailableError`` without network.
+    """
+    try:
+        with _quiet():
+            rows = _open(source)
+            if source.samples is not None:
+                rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(source.samples)
+            iterator = iter(rows)
+        while (row := _next(iterator)) is not None:
+            yield row
+    except HubquantError:
+        raise
+    except Exception as error:  # datasets, huggingface_hub, fsspec, pyarrow and the HTTP client each raise their own
+        raise _explained(source, error) from error
+
+
+def _open(source: TextSource) -> datasets.IterableDataset:
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    folder = local_folder(source)
+    if folder is None:
+        return load_dataset(source.dataset, source.config, split=source.split, revision=source.revision, streaming=True)
+    if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return load_dataset(str(folder), source.config, split=source.split, streaming=True)
+    stored = load_from_disk(str(folder))
+    if isinstance(stored, DatasetDict):
+        if source.split not in stored:
+            raise ValueError(f"Bad split: {source.split}. Available splits: {sorted(stored)}")
+        stored = stored[source.split]
+    return stored.to_iterable_dataset()
+
+
+def _next(iterator: Iterator[Row]) -> Row | None:
+    with _quiet():
+        return next(iterator, None)
+
+
+def _explained(source: TextSource, error: Exception) -> HubquantError:
+    name = source.dataset or source.file
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if local_folder(source) is None:
+        if "gated" in why or "GatedRepoError" in kinds:
+            return HubAccessError(
+                f"dataset {name} is gated",
+                hint=f"accept its terms at https://huggingface.co/datasets/{name}, then run: hf auth login",
+            )
+        if kinds & {"ConnectionError", "TimeoutError", "TransportError", "OfflineModeIsEnabled"}:
+            return HubUnavailableError(
+                f"dataset {name} cannot be read",
+                why=why,
+                hint="check the network, or use a local file or the bundled text instead",
+            )
+        if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError", "HFValidationError"}:
+            return CalibrationError(
+                f"there is no dataset {name} on the Hub, or it is private",
+                why=why,
+                hint=f"check https://huggingface.co/datasets/{name}; for a private one run: hf auth login",
+            )
+    return CalibrationError(
+        f"dataset {name} cannot be read", why=why, hint="check config, split and revision in the recipe"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    import datasets
+    from datasets.utils import logging
+
+    bars: Any = datasets.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
+    datasets.disable_progress_bars()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            datasets.enable_progress_bars()

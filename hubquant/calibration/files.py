@@ -1,0 +1,59 @@
+"""Readers of local files: plain text, JSON lines, Parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hubquant.errors import CalibrationError
+
+Row = Mapping[str, Any]
+
+
+def read_text_file(path: Path) -> str:
+    """The whole file, strictly UTF-8, newlines as they are."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CalibrationError(
+            f"{path} is not UTF-8",
+            why=f"byte {error.start:,} is 0x{error.object[error.start]:02x}",
+            hint=f"convert it first, for example: iconv -f latin1 -t utf-8 {path} -o {path.stem}.utf8{path.suffix}",
+        ) from None
+    except OSError as error:
+        raise CalibrationError(
+            f"{path} cannot be read", why=error.strerror or str(error), hint="check the path in the recipe"
+        ) from None
+
+
+def read_jsonl(path: Path) -> Iterator[Row]:
+    """One JSON object per line; empty lines are skipped."""
+    for number, line in enumerate(read_text_file(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CalibrationError(f"line {number:,} of {path} is not JSON", why=str(error)) from None
+        if not isinstance(row, dict):
+            raise CalibrationError(f"line {number:,} of {path} is not a JSON object", why=f"it is {line.strip()[:40]}")
+        yield row
+
+
+def read_parquet(path: Path, field: str) -> Iterator[Row]:
+    """Rows with ``field`` alone, or with every field when there is none of that name."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = [field] if field in file.schema_arrow.names else None
+            for batch in file.iter_batches(columns=columns):
+                yield from batch.to_pylist()
+    except (ArrowException, OSError) as error:
+        raise CalibrationError(
+            f"{path} cannot be read",
+            why=str(error).splitlines()[0],
+            hint="check the path, and that it is a Parquet file",
+        ) from None

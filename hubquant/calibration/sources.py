@@ -1,0 +1,159 @@
+"""What a text source holds: documents, which are texts or conversations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hubquant.calibration.bundled import bundled_path
+from hubquant.calibration.dataset import local_folder, read_dataset
+from hubquant.calibration.files import Row, read_jsonl, read_parquet, read_text_file
+from hubquant.errors import CalibrationError
+from hubquant.recipe.schema import TextSource
+
+Message = Mapping[str, str]
+Conversation = Sequence[Message]
+Document = str | Conversation
+
+# ShareGPT's names beside the ones every chat template knows.
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+
+def documents(source: TextSource, seed: int) -> Iterator[Document]:
+    """The documents of ``source``: a plain text file is one, every row of anything else is one.
+
+    Rows come in their own order; with ``samples`` that many come in an order that ``seed`` decides. Raises
+    ``CalibrationError`` for whatever cannot be read.
+    """
+    if source.dataset is not None or local_folder(source):
+        yield from _field(source, read_dataset(source, seed))
+        return
+    path = _path(source)
+    reader = _table_reader(path, source.field)
+    if reader is not None:
+        yield from _field(source, _sampled(reader(), source.samples, seed))
+        return
+    for option, used in (("samples", source.samples is not None), ("chat_template", source.chat_template)):
+        if used:
+            raise CalibrationError(
+                f"{option} needs rows", why=f"{path} is one text", hint=f"remove {option}, or use .jsonl or .parquet"
+            )
+    yield read_text_file(path)
+
+
+def read_text(source: TextSource, seed: int, max_characters: int) -> str:
+    """The source's text without a chat template, rows on lines of their own, up to about ``max_characters``."""
+    parts: list[str] = []
+    length = 0
+    for document in documents(source, seed):
+        text = document if isinstance(document, str) else "\n".join(message["content"] for message in document)
+        parts.append(text)
+        length += len(text)
+        if length >= max_characters:
+            break
+    return "\n".join(parts)[:max_characters]
+
+
+def fingerprint(source: TextSource, seed: int) -> str:
+    """sha256 of everything that decides the source's text, without tokenizing it.
+
+    A file or folder counts by its content and not by its place; a Hub dataset by its id, revision, configuration and
+    split, so it is exact only when ``revision`` is a commit.
+    """
+    settings: dict[str, Any] = source.model_dump(mode="json", exclude={"file"})
+    if source.samples is not None:
+        settings["seed"] = seed
+    if folder := local_folder(source):
+        settings["dataset"] = _folder_hash(folder)
+    elif source.dataset is None:
+        path = _path(source)
+        settings["content"] = [path.suffix.lower(), hashlib.sha256(_read_bytes(path)).hexdigest()]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _path(source: TextSource) -> Path:
+    return bundled_path(source.bundled) if source.bundled else Path(source.file or "").expanduser()
+
+
+def _table_reader(path: Path, field: str) -> Callable[[], Iterator[Row]] | None:
+    match path.suffix.lower():
+        case ".jsonl" | ".ndjson":
+            return lambda: read_jsonl(path)
+        case ".parquet":
+            return lambda: read_parquet(path, field)
+        case _:
+            return None
+
+
+def _sampled(rows: Iterator[Row], samples: int | None, seed: int) -> Iterator[Row]:
+    """Ordered by a hash of seed and position: the same rows with every Python and every version of a library."""
+    if samples is None:
+        yield from rows
+        return
+    everything = list(rows)
+    order = sorted(range(len(everything)), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
+    for index in order[:samples]:
+        yield everything[index]
+
+
+def _field(source: TextSource, rows: Iterator[Row]) -> Iterator[Document]:
+    for number, row in enumerate(rows, start=1):
+        if source.field not in row:
+            raise CalibrationError(
+                f"{source.display_name} has no field {source.field!r}",
+                why=f"row {number:,} has: {', '.join(map(str, row)) or 'nothing'}",
+                hint="set field in the recipe to one of them",
+            )
+        value = row[source.field]
+        if source.chat_template or isinstance(value, list):
+            yield _conversation(value, source, number)
+        elif isinstance(value, str):
+            yield value
+        elif value is not None:
+            raise CalibrationError(
+                f"row {number:,} of {source.display_name} holds no text",
+                why=f"{source.field!r} is a {type(value).__name__}",
+                hint="set field in the recipe to a field with text or with a list of messages",
+            )
+
+
+def _conversation(value: Any, source: TextSource, number: int) -> Conversation:
+    """Messages with ``role`` and ``content``; a plain text becomes one message of the user."""
+    messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
+    converted = [_message(message) for message in messages] if isinstance(messages, list) else []
+    if not converted or None in converted:
+        raise CalibrationError(
+            f"row {number:,} of {source.display_name} is no conversation",
+            why=f"{source.field!r} must be a list of messages with role and content",
+            hint="set field in the recipe to the messages, or remove chat_template",
+        )
+    return [message for message in converted if message is not None]
+
+
+def _message(message: Any) -> Message | None:
+    if not isinstance(message, Mapping):
+        return None
+    role = message.get("role", message.get("from"))
+    content = message.get("content", message.get("value"))
+    if not isinstance(role, str) or not isinstance(content, str):
+        return None
+    return {"role": _ROLES.get(role, role), "content": content}
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(
+            f"{path} cannot be read", why=error.strerror or str(error), hint="check the path in the recipe"
+        ) from None
+
+
+def _folder_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + hashlib.sha256(_read_bytes(path)).digest())
+    return digest.hexdigest()

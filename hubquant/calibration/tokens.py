@@ -1,0 +1,118 @@
+"""From documents to token ids, by llama-imatrix's rules."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hubquant.calibration.sources import Conversation, Document, documents
+from hubquant.errors import CalibrationError
+from hubquant.recipe.schema import TextSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Cutting a text changes at most the tokens next to the cut: those of the last word, or of a run of spaces.
+_CUT_MARGIN = 64
+_CHARACTERS_PER_TOKEN = 6
+
+
+@dataclass(frozen=True)
+class SourceTokens:
+    """``complete``: there are no more than these."""
+
+    ids: list[int]
+    complete: bool
+
+
+def bos_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id that the tokenizer puts before a text, None when it puts none."""
+    bos: Any = tokenizer.bos_token_id
+    ids = tokenizer("a", add_special_tokens=True)["input_ids"]
+    return int(bos) if bos is not None and len(ids) > 1 and ids[0] == bos else None
+
+
+def tokenize(source: TextSource, tokenizer: PreTrainedTokenizerBase, needed: int, seed: int) -> SourceTokens:
+    """At least ``needed`` token ids of ``source``, or all of them when it is shorter.
+
+    The documents are tokenized as one text, with the special tokens that the tokenizer adds; one trailing newline is
+    removed. Rows end with a newline each. Special tokens are recognised in rendered conversations only. No more of
+    the source is read than ``needed`` takes.
+    """
+    first, texts = _rendered(source, tokenizer, seed)
+    is_chat = not isinstance(first, str)
+    buffer = io.StringIO()
+    wanted = needed * _CHARACTERS_PER_TOKEN
+    while True:
+        exhausted = _fill(buffer, texts, wanted)
+        text = buffer.getvalue()
+        complete = exhausted and len(text) <= wanted
+        ids = _encode(tokenizer, text.removesuffix("\n") if complete else text[:wanted], is_chat)
+        if complete:
+            return SourceTokens(ids, complete=True)
+        if len(ids) - _CUT_MARGIN >= needed:
+            return SourceTokens(ids[:-_CUT_MARGIN], complete=False)
+        wanted *= 2
+
+
+def _rendered(
+    source: TextSource, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> tuple[Document | None, Iterator[str]]:
+    """The first document, which tells what the source holds, and the texts of all."""
+    iterator = documents(source, seed)
+    first = next(iterator, None)
+
+    def texts() -> Iterator[str]:
+        if first is not None:
+            yield _render(first, source, tokenizer)
+        for document in iterator:
+            yield _render(document, source, tokenizer)
+
+    return first, texts()
+
+
+def _render(document: Document, source: TextSource, tokenizer: PreTrainedTokenizerBase) -> str:
+    if isinstance(document, str):
+        return document if document.endswith("\n") else document + "\n"
+    return _apply_chat_template(document, source, tokenizer)
+
+
+def _apply_chat_template(conversation: Conversation, source: TextSource, tokenizer: PreTrainedTokenizerBase) -> str:
+    if not tokenizer.chat_template:
+        raise CalibrationError(
+            f"the conversations of {source.display_name} cannot be rendered",
+            why="the model's tokenizer has no chat template",
+            hint="use plain text for this model, or the instruction-tuned model's folder",
+        )
+    try:
+        return str(tokenizer.apply_chat_template([dict(message) for message in conversation], tokenize=False))
+    except Exception as error:  # templates raise what they like
+        raise CalibrationError(
+            f"a conversation of {source.display_name} does not fit the model's chat template",
+            why=(str(error).strip() or type(error).__name__).splitlines()[0],
+            hint="many templates want user and assistant to alternate, and no system message",
+        ) from error
+
+
+def _fill(buffer: io.StringIO, texts: Iterator[str], wanted: int) -> bool:
+    """Append texts until ``buffer`` holds ``wanted`` characters; whether the texts are at their end."""
+    while buffer.tell() <= wanted:
+        text = next(texts, None)
+        if text is None:
+            return True
+        buffer.write(text)
+    return False
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, is_chat: bool) -> list[int]:
+    bos: Any = tokenizer.bos_token
+    has_bos = is_chat and bos is not None and text.startswith(bos)
+    encoded = tokenizer(
+        text,
+        add_special_tokens=not has_bos,
+        split_special_tokens=not is_chat,
+        verbose=False,  # transformers would warn that the text is longer than the model's context
+    )
+    return list(encoded["input_ids"])
