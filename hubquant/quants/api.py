@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hubquant.errors import NotSupportedYet
+from hubquant.quants.cpu.rows import KERNELS, quantize_rows
 from hubquant.quants.formats import TypeFormat, lookup
 from hubquant.quants.layout import dequantize_blocks
 
@@ -15,12 +16,11 @@ Mode = Literal["exact", "best"]
 
 _CHUNK = 1 << 20  # weights dequantized at a time: bounds the temporaries
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_BLOCKS = ("Q8_0",)
 
 
 def implemented(type: str) -> bool:
     """Whether :func:`quantize` can write tensors of this type."""
-    return type in _PLAIN or type in _BLOCKS
+    return type in _PLAIN or type in KERNELS
 
 
 def dequantize(data: Tensor, type: str, n: int) -> Tensor:
@@ -48,13 +48,12 @@ def quantize(
 ) -> Tensor:
     """float ``x`` [rows, n] -> uint8 [rows, row_bytes] in the layout of ``type``.
 
-    ``importance`` [n] weighs the squared error of each column (mean squared activation); None lets the type choose. ``mode="exact"`` gives the bytes of
-    llama.cpp's ``ggml_quantize_chunk``. ``threads`` defaults to torch's.
+    ``importance`` [n] weighs the squared error of each column (mean squared activation); None lets the type choose.
+    ``mode="exact"`` gives the bytes of llama.cpp's ``ggml_quantize_chunk``. ``threads`` defaults to torch's.
 
-    ValueError: a shape or dtype that does not fit, a type without quantizer, NaN or infinity in ``x`` (the row is named), importance that is
-    negative or not finite.
+    ValueError: a shape or dtype that does not fit, a type without quantizer, NaN or infinity in ``x`` (the row is
+    named), importance that is negative or not finite.
     """
-    del threads
     fmt = lookup(type)
     if not implemented(type):
         raise ValueError(f"{type} cannot be written")
@@ -62,24 +61,21 @@ def quantize(
         raise NotSupportedYet('quantization mode "best"', hint='use mode "exact"')
     _check(x, fmt, importance)
     if type in _PLAIN:
-        return x.to(_PLAIN[type]).contiguous().view(torch.uint8)
-    return _q8_0(x.float().reshape(-1, 32)).view(x.shape[0], -1)
+        return _plain(x, _PLAIN[type])
+    return quantize_rows(x, fmt, importance, threads or torch.get_num_threads()).to(x.device)
 
 
-def _q8_0(x: Tensor) -> Tensor:
-    d = x.abs().amax(dim=1, keepdim=True) / 127
-    scaled = torch.nan_to_num(x * torch.where(d != 0, 1 / d, 0.0), nan=0.0, posinf=0.0, neginf=0.0)
-    away_from_zero = torch.trunc(scaled) + (scaled.frac().abs() >= 0.5) * scaled.sign()
-    return torch.cat([d.half().view(torch.uint8), away_from_zero.to(torch.int8).view(torch.uint8)], dim=1)
+def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
+    finite = torch.isfinite(x).all(dim=1)
+    if not finite.all():
+        raise ValueError(f"row {int((~finite).nonzero()[0])} holds NaN or infinity")
+    return x.to(dtype).contiguous().view(torch.uint8)
 
 
 def _check(x: Tensor, fmt: TypeFormat, importance: Tensor | None) -> None:
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"weights must be a float matrix [rows, n], not {x.dtype} {list(x.shape)}")
     fmt.row_bytes(x.shape[1])
-    if not torch.isfinite(x).all():
-        row = int((~torch.isfinite(x)).any(dim=1).nonzero()[0])
-        raise ValueError(f"row {row} holds NaN or infinity")
     if importance is None:
         return
     if importance.dim() != 1 or importance.shape[0] != x.shape[1]:

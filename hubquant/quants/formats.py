@@ -1,8 +1,9 @@
 """The block layout of every tensor type a GGUF file can hold: one declarative spec per type.
 
-A row of weights is cut into blocks of ``block_size``; each block is a C struct whose members are listed here in order. Small integer codes are
-stored as bit planes, and every plane of every ggml type follows one rule (:class:`Bits`), so packing and unpacking are written once for all.
-Sizes and ids are those of ``ggml_type`` (ggml.h) and of the ``block_*`` structs (ggml-common.h).
+A row of weights is cut into blocks of ``block_size``; each block is a C struct whose members are listed here in order.
+Small integer codes are stored as bit planes, and every plane of every ggml type follows one rule (:class:`Bits`), so
+packing and unpacking are written once for all. Sizes and ids are those of ``ggml_type`` (ggml.h) and of the ``block_*``
+structs (ggml-common.h).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ _BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "u8": 1, "i8": 1, "u16": 2, "
 
 @dataclass(frozen=True)
 class Field:
-    """``count`` numbers of type ``kind`` (little endian), or ``count`` bytes of a packing of their own when ``kind`` is "u8"."""
+    """``count`` numbers of type ``kind`` (little endian), or ``count`` bytes of a packing of their own when ``kind`` is
+    "u8".
+    """
 
     name: str
     kind: str
@@ -31,7 +34,8 @@ class Field:
 class Bits:
     """A bit plane: bits ``shift … shift + bits - 1`` of each code of the block.
 
-    Within each group of ``group`` codes, code ``k * stride + i`` lies in byte ``i`` of the group at bit ``k * bits``; hence ``group = stride * 8 / bits``.
+    Within each group of ``group`` codes, code ``k * stride + i`` lies in byte ``i`` of the group at bit ``k * bits``;
+    hence ``group = stride * 8 / bits``.
     """
 
     name: str

@@ -36,7 +36,9 @@ def unpack_bits(data: Tensor, plane: Bits) -> Tensor:
 
 
 def members(blocks: Tensor, fmt: TypeFormat) -> dict[str, Tensor]:
-    """The members of uint8 ``blocks`` [blocks, block_bytes]: numbers [blocks, count] in their own type, bit planes as uint8 codes [blocks, block_size]."""
+    """The members of uint8 ``blocks`` [blocks, block_bytes]: numbers [blocks, count] in their own type, bit planes as
+    uint8 codes [blocks, block_size].
+    """
     parts: dict[str, Tensor] = {}
     start = 0
     for field in fmt.fields:
@@ -100,10 +102,10 @@ def _q2_k(p: dict[str, Tensor]) -> Tensor:
 def six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
     """The 8 scales and 8 minima of Q4_K and Q5_K: uint8 [blocks, 12] -> two uint8 [blocks, 8].
 
-    Bytes 0–3 and 4–7 hold the first four scales and minima in their low 6 bits, and above them the top 2 bits of the last four; bytes 8–11 hold
-    the low 4 bits of the last four, scales low and minima high.
+    Bytes 0–3 and 4–7 hold the first four scales and minima in their low 6 bits, and above them the top 2 bits of the
+    last four; bytes 8–11 hold the low 4 bits of the last four, scales low and minima high.
     """
-    low_scales, low_minima, rest = packed.split(4, dim=1)
+    low_scales, low_minima, rest = packed[:, :4], packed[:, 4:8], packed[:, 8:]
     scales = torch.cat([low_scales & 63, (rest & 15) | (low_scales >> 6) << 4], dim=1)
     minima = torch.cat([low_minima & 63, (rest >> 4) | (low_minima >> 6) << 4], dim=1)
     return scales, minima
@@ -121,7 +123,8 @@ def _q5_k(p: dict[str, Tensor]) -> Tensor:
 def signed_six_bit_scales(packed: Tensor) -> Tensor:
     """The 16 scales of Q3_K: uint8 [blocks, 12] -> int8 [blocks, 16] in −32…31.
 
-    Bytes 0–7 hold the low 4 bits of scales 0–7 (low nibble) and 8–15 (high nibble); byte 8 + j holds the top 2 bits of scales j, j + 4, j + 8, j + 12.
+    Bytes 0–7 hold the low 4 bits of scales 0–7 (low nibble) and 8–15 (high nibble); byte 8 + j holds the top 2 bits of
+    scales j, j + 4, j + 8, j + 12.
     """
     low, high = packed[:, :8], packed[:, 8:]
     nibbles = torch.cat([low & 15, low >> 4], dim=1)

@@ -1,0 +1,123 @@
+"""Building 16 blocks side by side: rounding, half floats, bit planes. Lane ``k`` of every vector belongs to block
+``k``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hubquant.quants.cpu.compile import primitive
+from hubquant.quants.cpu.simd import (
+    LANES,
+    Pointer,
+    Vector,
+    float_bits,
+    from_bits,
+    load_lanes,
+    offset,
+    pointer,
+    put_byte,
+    splat_int,
+    store_lanes,
+    to_int,
+    where,
+)
+
+Array = np.ndarray[Any, Any]
+
+_MAGIC = np.float32(12582912.0)  # 1.5 · 2²³: adding it leaves the rounded value in the low mantissa bits
+_MANTISSA, _MAGIC_EXPONENT = 0x007FFFFF, 0x4B000000
+
+
+@primitive
+def nearest(value: Vector) -> Vector:
+    """ggml's ``nearest_int`` as a float: half to even. Beyond ±2²², for infinity and NaN it gives the same arbitrary
+    number as the bit trick in C does.
+    """
+    return from_bits((float_bits(value + _MAGIC) & _MANTISSA) | _MAGIC_EXPONENT) - _MAGIC
+
+
+@primitive
+def minimum(a: Vector, b: Vector) -> Vector:
+    """``a < b ? a : b``"""
+    return where(a < b, a, b)
+
+
+@primitive
+def maximum(a: Vector, b: Vector) -> Vector:
+    """``a > b ? a : b``"""
+    return where(a > b, a, b)
+
+
+@primitive
+def clamp(value: Vector, low: Vector, high: Vector) -> Vector:
+    return minimum(maximum(value, low), high)
+
+
+@primitive
+def half_bits(value: Vector) -> Vector:
+    """Single to half precision, to nearest even, as 16-bit patterns in i32x16. Integer arithmetic, so F16C is not
+    needed; NaN becomes quiet.
+    """
+    bits = float_bits(value)
+    magnitude = bits & 0x7FFFFFFF
+    normal = (magnitude - (112 << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13
+    # adding 0.5 moves the unit of the half denormals, 2⁻²⁴, to the last mantissa bit
+    denormal = float_bits(from_bits(magnitude) + np.float32(0.5)) - (126 << 23)
+    special = where(magnitude > 0x7F800000, splat_int(0x7E00), 0x7C00)
+    return (bits >> 16) & 0x8000 | where(
+        magnitude >= 143 << 23, special, where(magnitude < 113 << 23, denormal, normal)
+    )
+
+
+@primitive
+def from_half(half: Vector) -> Vector:
+    """16-bit patterns in i32x16 to single precision."""
+    shifted = (half & 0x7FFF) << 13
+    exponent = shifted & 0x0F800000
+    rebased = shifted + (112 << 23)
+    denormal = float_bits(from_bits(rebased + (1 << 23)) - from_bits(splat_int(113 << 23)))
+    magnitude = where(exponent == 0x0F800000, rebased + (112 << 23), where(exponent == 0, denormal, rebased))
+    return from_bits(magnitude | (half & 0x8000) << 16)
+
+
+@primitive
+def load_tile(target: Pointer, values: Array, tile: int) -> None:
+    """Weight ``i`` of blocks ``16 · tile …`` of float32 [blocks, size] into vector ``i``."""
+    size = values.shape[1]
+    start = tile * LANES * size
+    for i in range(0, size, 16):
+        load_lanes(offset(target, i), offset(pointer(values), start + i), size)
+
+
+@primitive
+def store_tile(out: Array, tile: int, block: Pointer) -> None:
+    """16 finished blocks of at least 16 bytes from their byte vectors to uint8 [blocks, size]."""
+    size = out.shape[1]
+    target = offset(pointer(out), tile * LANES * size)
+    for first in range(0, size - 16, 16):
+        store_lanes(target, size, block, first)
+    store_lanes(target, size, block, size - 16)
+
+
+@primitive
+def put_half(target: Pointer, at: int, half: Vector) -> None:
+    put_byte(target, at, half)
+    put_byte(target, at + 1, half >> 8)
+
+
+@primitive
+def put_bits(target: Pointer, plane: tuple[int, int, int, int], codes: Pointer, size: int) -> None:
+    """Write one bit plane (``TypeFormat.plane``) of ``size`` codes per block; codes are whole, non-negative floats."""
+    at, bits, stride, shift = plane
+    per_byte = 8 // bits
+    mask = (1 << bits) - 1
+    for group in range(size // (stride * per_byte)):
+        for i in range(stride):
+            byte = splat_int(0)
+            for k in range(per_byte):
+                code = to_int(codes[(group * per_byte + k) * stride + i])
+                byte = byte | ((code >> shift) & mask) << (bits * k)
+            put_byte(target, at + group * stride + i, byte)

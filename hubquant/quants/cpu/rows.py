@@ -1,0 +1,117 @@
+"""Rows of a matrix through the kernels: chunks, threads, padding to 16 blocks, conversion to float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import lcm
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hubquant.quants.cpu import k_quants, legacy
+from hubquant.quants.cpu.scan import first_non_finite, mean_squares
+from hubquant.quants.cpu.simd import LANES
+from hubquant.quants.formats import TypeFormat
+
+Array = np.ndarray[Any, Any]
+Kernel = Callable[..., None]
+
+_CHUNK = (
+    1 << 18
+)  # weights a thread works on at a time; chunks start at multiples of 16 rows, where the importance tiles start over
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """``plain(values, out)`` and ``weighted(values, [power,] importance, out)``; None where the type has no use for
+    importance.
+    """
+
+    plain: Kernel
+    weighted: Kernel | None
+    row_power: bool = False
+
+
+KERNELS: Mapping[str, Kernels] = {
+    "Q4_0": Kernels(legacy.q4_0, legacy.q4_0_weighted, row_power=True),
+    "Q4_1": Kernels(legacy.q4_1, legacy.q4_1_weighted, row_power=True),
+    "Q5_0": Kernels(legacy.q5_0, legacy.q5_0_weighted, row_power=True),
+    "Q5_1": Kernels(legacy.q5_1, legacy.q5_1_weighted, row_power=True),
+    "Q8_0": Kernels(legacy.q8_0, None),
+    "Q2_K": Kernels(k_quants.q2_k, k_quants.q2_k_weighted),
+    "Q3_K": Kernels(k_quants.q3_k, k_quants.q3_k_weighted),
+    "Q4_K": Kernels(k_quants.q4_k, k_quants.q4_k_weighted),
+    "Q5_K": Kernels(k_quants.q5_k, k_quants.q5_k_weighted),
+    "Q6_K": Kernels(k_quants.q6_k, k_quants.q6_k_weighted),
+}
+
+
+def quantize_rows(x: Tensor, fmt: TypeFormat, importance: Tensor | None, threads: int) -> Tensor:
+    """float ``x`` [rows, n] -> uint8 [rows, row_bytes] on the CPU; ValueError for NaN or infinity."""
+    rows, n = x.shape
+    out = np.empty((rows, fmt.row_bytes(n)), dtype=np.uint8)
+    tiles = None if importance is None else _tiles(importance.float().cpu().numpy(), fmt.block_size)
+    step = LANES * max(1, _CHUNK // (LANES * n))
+
+    def work(start: int) -> None:
+        values = _float32(x[start : start + step])
+        bad = first_non_finite(values.view(np.int32))
+        if bad >= 0:
+            raise ValueError(f"row {start + bad} holds NaN or infinity")
+        out[start : start + step] = _blocks(values, fmt, tiles).reshape(values.shape[0], -1)
+
+    starts = range(0, rows, step)
+    if threads == 1 or len(starts) < 2:
+        for start in starts:
+            work(start)
+    else:
+        with ThreadPoolExecutor(min(threads, len(starts))) as pool:
+            list(pool.map(work, starts))
+    return torch.from_numpy(out)
+
+
+def _float32(x: Tensor) -> Array:
+    """numpy converts on the calling thread, where torch would wake a pool of its own."""
+    x = x.detach().cpu().contiguous()
+    if x.dtype == torch.bfloat16:
+        bits: Array = x.view(torch.int16).numpy().view(np.uint16)
+        return np.left_shift(bits, 16, dtype=np.uint32, casting="unsafe").view(np.float32)
+    return x.numpy().astype(np.float32, copy=False)
+
+
+def _tiles(importance: Array, block_size: int) -> Array:
+    """[n] -> [tiles, block_size, 16]: the importance of 16 neighbouring blocks, as lanes, until it repeats."""
+    per_row = importance.size // block_size
+    repeats = lcm(LANES, per_row) // per_row
+    blocks = np.tile(importance, repeats).reshape(-1, LANES, block_size)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1))
+
+
+def _blocks(values: Array, fmt: TypeFormat, tiles: Array | None) -> Array:
+    """float32 [rows, n] -> uint8 [blocks, block_bytes]."""
+    kernels = KERNELS[fmt.name]
+    count = values.size // fmt.block_size
+    padded = -(-count // LANES) * LANES
+    blocks = _padded(values.reshape(count, fmt.block_size), padded)
+    out = np.empty((padded, fmt.block_bytes), dtype=np.uint8)
+    if tiles is None or kernels.weighted is None:
+        kernels.plain(blocks, out)
+    elif kernels.row_power:
+        power = np.repeat(mean_squares(values), values.shape[1] // fmt.block_size)
+        kernels.weighted(blocks, _padded(power, padded), tiles, out)
+    else:
+        kernels.weighted(blocks, tiles, out)
+    return out[:count]
+
+
+def _padded(values: Array, count: int) -> Array:
+    """``values`` with zeros appended up to ``count`` entries."""
+    if values.shape[0] == count:
+        return values
+    more = np.zeros((count, *values.shape[1:]), dtype=values.dtype)
+    more[: values.shape[0]] = values
+    return more

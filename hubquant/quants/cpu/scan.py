@@ -1,0 +1,46 @@
+"""One pass over the rows of a chunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hubquant.quants.cpu.compile import kernel
+from hubquant.quants.cpu.simd import LANES, load_lanes, offset, pointer, splat, store, vectors
+
+Array = np.ndarray[Any, Any]
+
+
+@kernel
+def first_non_finite(bits: Array) -> int:
+    """The first row with NaN or infinity, or −1; ``bits`` are the int32 patterns of float32 [rows, n]."""
+    for row in range(bits.shape[0]):
+        highest = np.int32(0)
+        for value in bits[row]:
+            highest = max(highest, value & np.int32(0x7F800000))
+        if highest == np.int32(0x7F800000):
+            return row
+    return -1
+
+
+@kernel
+def mean_squares(values: Array) -> Array:
+    """Σx² / n of each row of float32 [rows, n], summed left to right in float32; n is a multiple of 16."""
+    rows, n = values.shape
+    out = np.empty(rows, np.float32)
+    x = vectors(16)
+    whole = rows // LANES * LANES
+    for row in range(0, whole, LANES):
+        total = splat(np.float32(0))
+        for start in range(0, n, 16):
+            load_lanes(x, offset(pointer(values), row * n + start), n)
+            for i in range(16):
+                total = total + x[i] * x[i]
+        store(pointer(out), row, total / np.float32(n))
+    for row in range(whole, rows):
+        rest = np.float32(0)
+        for value in values[row]:
+            rest += value * value
+        out[row] = rest / np.float32(n)
+    return out
