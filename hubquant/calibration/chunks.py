@@ -58,9 +58,9 @@ def build(
     while True:
         shares = allocate(chunks, weights, limits)
         for i, source in enumerate(sources):
-            part = parts[i]
-            if part is None or (len(part.ids) < shares[i] * chunk_size and not part.complete):
-                parts[i] = part = tokenize(source, tokenizer, shares[i] * chunk_size, seed)
+            part, needed = parts[i], max(shares[i], 1) * chunk_size
+            if part is None or (len(part.ids) < needed and not part.complete):
+                parts[i] = part = tokenize(source, tokenizer, needed, seed)
                 _check_source(source, part, chunk_size)
             if part.complete:
                 limits[i] = len(part.ids) // chunk_size

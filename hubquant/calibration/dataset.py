@@ -1,4 +1,4 @@
-"""Rows of a dataset: from the Hub as a stream, or from a local folder. ``datasets`` runs no dataset scripts any more."""
+"""Rows of a dataset, streamed from the Hub or from a local folder. ``datasets`` runs no dataset scripts any more."""
 
 from __future__ import annotations
 

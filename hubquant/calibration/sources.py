@@ -108,11 +108,13 @@ def _field(source: TextSource, rows: Iterator[Row]) -> Iterator[Document]:
                 hint="set field in the recipe to one of them",
             )
         value = row[source.field]
+        if value is None:
+            continue
         if source.chat_template or isinstance(value, list):
             yield _conversation(value, source, number)
         elif isinstance(value, str):
             yield value
-        elif value is not None:
+        else:
             raise CalibrationError(
                 f"row {number:,} of {source.display_name} holds no text",
                 why=f"{source.field!r} is a {type(value).__name__}",
