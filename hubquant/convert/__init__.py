@@ -1,0 +1,1 @@
+"""Checkpoints become streams of GGUF tensors, and GGUF files become transformers models again."""

@@ -1,0 +1,47 @@
+"""The architectures hubquant converts. Adding one is a module beside these and a line in ``ARCHITECTURES``."""
+
+from __future__ import annotations
+
+import difflib
+
+from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures.llama import LLAMA
+from hubquant.convert.architectures.mistral import MISTRAL
+from hubquant.convert.architectures.qwen2 import QWEN2
+from hubquant.convert.architectures.qwen3 import QWEN3
+from hubquant.convert.rules import Settings
+from hubquant.errors import CheckpointError, NotSupportedYet
+
+ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, MISTRAL, QWEN2, QWEN3)
+
+
+def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
+    """The architecture of a config.json and its transformers model type; ``NotSupportedYet`` for others."""
+    known = {name: (each, model_type) for each in ARCHITECTURES for name, model_type in each.classes.items()}
+    names = settings.get("architectures")
+    if isinstance(names, list) and names and isinstance(names[0], str):
+        if names[0] in known:
+            return known[names[0]]
+        raise _unknown(names[0], list(known))
+    by_type = {model_type: (each, model_type) for each, model_type in known.values()}
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str):
+        raise CheckpointError(
+            "config.json names neither architectures nor a model_type", hint="check that this is a transformers model"
+        )
+    if model_type in by_type:
+        return by_type[model_type]
+    raise _unknown(model_type, list(by_type))
+
+
+def of_gguf(name: str) -> Architecture:
+    """The architecture that reads files back whose ``general.architecture`` is ``name``."""
+    known = {each.name: each for each in reversed(ARCHITECTURES)}
+    if name in known:
+        return known[name]
+    raise _unknown(name, list(known))
+
+
+def _unknown(name: str, known: list[str]) -> NotSupportedYet:
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+    return NotSupportedYet(f"architecture {name[:80]!r}", hint=f"the nearest supported ones are {', '.join(nearest)}")

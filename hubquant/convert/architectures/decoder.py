@@ -1,0 +1,54 @@
+"""What decoders in Llama's image share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubquant.convert.architecture import Module, linear, norm
+from hubquant.convert.operations import Dimensions
+from hubquant.convert.rules import Count, Epsilon, Fixed, Heads, Rule, head_size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+RULES: tuple[Rule, ...] = (
+    Count("vocab_size", "vocab_size"),
+    Count("context_length", "max_position_embeddings", most=(1 << 31) - 1),
+    Count("embedding_length", "hidden_size"),
+    Count("block_count", "num_hidden_layers", most=10_000),
+    Count("feed_forward_length", "intermediate_size"),
+    Heads(),
+    Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    Fixed("hidden_act", "silu"),
+)
+
+MODULES = (
+    Module("model.embed_tokens", ("n_vocab", "n_embd")),
+    norm("model.norm"),
+    Module("lm_head", ("n_vocab", "n_embd"), linear=True, tied_to="model.embed_tokens"),
+)
+
+
+def dimensions(config: PreTrainedConfig) -> Dimensions:
+    """Sizes by llama.cpp's names; n_embd_q and n_embd_kv are all heads side by side."""
+    size = head_size(config)
+    return {
+        "n_vocab": config.vocab_size,
+        "n_embd": config.hidden_size,
+        "n_layer": config.num_hidden_layers,
+        "n_ff": config.intermediate_size,
+        "n_head": config.num_attention_heads,
+        "n_head_kv": config.num_key_value_heads,
+        "n_expert": 0,
+        "n_embd_head": size,
+        "n_embd_q": config.num_attention_heads * size,
+        "n_embd_kv": config.num_key_value_heads * size,
+    }
+
+
+def gated_mlp(bias: bool | str = False) -> tuple[Module, ...]:
+    return (
+        linear("mlp.gate_proj", "n_ff", "n_embd", bias),
+        linear("mlp.up_proj", "n_ff", "n_embd", bias),
+        linear("mlp.down_proj", "n_embd", "n_ff", bias),
+    )

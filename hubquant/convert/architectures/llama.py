@@ -1,0 +1,25 @@
+"""Llama 2, 3, 3.1 and 3.2."""
+
+from hubquant.convert.architecture import Architecture, linear, norm
+from hubquant.convert.architectures import decoder
+from hubquant.convert.operations import interleave_halves
+from hubquant.convert.rope import Rope, rope_freqs
+
+LLAMA = Architecture(
+    name="llama",
+    classes={"LlamaForCausalLM": "llama"},
+    restored_as="llama",
+    rules=(*decoder.RULES, Rope(("default", "linear", "yarn", "llama3"))),
+    dimensions=decoder.dimensions,
+    modules=decoder.MODULES,
+    block=(
+        norm("input_layernorm"),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias", (interleave_halves("n_head"),)),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias", (interleave_halves("n_head_kv"),)),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q", "attention_bias"),
+        norm("post_attention_layernorm"),
+        *decoder.gated_mlp(bias="mlp_bias"),
+    ),
+    constants=rope_freqs,
+)

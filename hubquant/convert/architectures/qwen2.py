@@ -1,0 +1,23 @@
+"""Qwen 1.5, 2 and 2.5."""
+
+from hubquant.convert.architecture import Architecture, linear, norm
+from hubquant.convert.architectures import decoder
+from hubquant.convert.rope import Rope
+
+QWEN2 = Architecture(
+    name="qwen2",
+    classes={"Qwen2ForCausalLM": "qwen2"},
+    restored_as="qwen2",
+    rules=(*decoder.RULES, Rope()),
+    dimensions=decoder.dimensions,
+    modules=decoder.MODULES,
+    block=(
+        norm("input_layernorm"),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", bias=True),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", bias=True),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd", bias=True),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        norm("post_attention_layernorm"),
+        *decoder.gated_mlp(),
+    ),
+)

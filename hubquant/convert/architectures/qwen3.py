@@ -1,0 +1,25 @@
+"""Qwen3: Qwen2 with norms on queries and keys instead of biases."""
+
+from hubquant.convert.architecture import Architecture, linear, norm
+from hubquant.convert.architectures import decoder
+from hubquant.convert.rope import Rope
+
+QWEN3 = Architecture(
+    name="qwen3",
+    classes={"Qwen3ForCausalLM": "qwen3"},
+    restored_as="qwen3",
+    rules=(*decoder.RULES, Rope()),
+    dimensions=decoder.dimensions,
+    modules=decoder.MODULES,
+    block=(
+        norm("input_layernorm"),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias"),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias"),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q", "attention_bias"),
+        norm("self_attn.q_norm", "n_embd_head"),
+        norm("self_attn.k_norm", "n_embd_head"),
+        norm("post_attention_layernorm"),
+        *decoder.gated_mlp(),
+    ),
+)

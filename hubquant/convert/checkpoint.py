@@ -1,0 +1,177 @@
+"""A model folder: its config, and its tensors by name, read one at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from hubquant.convert.headers import TensorInfo, listed, load_json, read_header
+from hubquant.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Checkpoint", "TensorInfo", "read_header", "weight_files"]
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+LARGEST_JSON = 100_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """``config`` is config.json as it stands; ``tensors`` comes from the headers; ``folder`` holds the weight files."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    folder: Path | None = None
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Checkpoint:
+        """A folder with config.json and safetensors files, whose headers are read; ``CheckpointError`` otherwise."""
+        config = read_config(folder)
+        files = weight_files((path.name for path in folder.iterdir()), read_index(folder))
+        headers = {file: _local_header(folder / file) for file in files}
+        return cls(config, _merged(headers, read_index(folder)), folder)
+
+    @classmethod
+    def from_headers(cls, folder: Path, headers: Mapping[str, Mapping[str, TensorInfo]]) -> Checkpoint:
+        """``folder`` holds config.json and the index; the headers of the weight files came from elsewhere."""
+        return cls(read_config(folder), _merged(headers, read_index(folder)))
+
+    def with_folder(self, folder: Path) -> Checkpoint:
+        return replace(self, folder=folder)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, in memory of its own, with the dtype of the file (F32, F16 or BF16)."""
+        import torch
+
+        dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+        info = self.tensors[name]
+        if self.folder is None:
+            raise CheckpointError(f"the weights of {info.file} are not on this machine", hint="download them first")
+        if info.dtype not in dtypes:
+            raise CheckpointError(
+                f"tensor {listed([name])} is stored as {info.dtype}", why="weights are F32, F16 or BF16"
+            )
+        data = torch.empty(math.prod(info.shape), dtype=dtypes[info.dtype])
+        buffer = data.view(torch.uint8).numpy().data
+        try:
+            with open(self.folder / info.file, "rb", buffering=0) as file:
+                file.seek(info.begin)
+                _fill(file, buffer, info)
+        except OSError as error:
+            raise CheckpointError(f"{info.file} cannot be read", why=error.strerror or str(error)) from error
+        return data.reshape(info.shape)
+
+
+def weight_files(available: Iterable[str], index: Mapping[str, str] | None) -> tuple[str, ...]:
+    """The safetensors files that make up the model, of the file names that are there.
+
+    ``index`` maps tensors to files. ``CheckpointError`` when a shard is missing or there are no safetensors.
+    """
+    available = set(available)
+    if index is not None:
+        files = sorted(set(index.values()))
+        if missing := [file for file in files if file not in available]:
+            raise CheckpointError(
+                f"{len(missing)} of {len(files)} weight files are missing: {listed(missing)}",
+                why=f"{INDEX} lists them",
+                hint="download the whole repository again",
+            )
+        return tuple(files)
+    if SINGLE in available:
+        return (SINGLE,)
+    if pickles := sorted(name for name in available if name.endswith(PICKLES)):
+        raise CheckpointError(
+            "this model has pickled weights only",
+            why=f"{listed(pickles)} could run code when loaded",
+            hint="use a repository with safetensors, or convert it: https://huggingface.co/spaces/safetensors/convert",
+        )
+    raise CheckpointError(
+        f"this model has no {SINGLE}", hint=f"check that the folder or repository holds {SINGLE} or {INDEX}"
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    return _json_table(folder / CONFIG, hint="check that this is a transformers model")
+
+
+def read_index(folder: Path) -> dict[str, str] | None:
+    """Tensor name -> file name, or None for a model in one file."""
+    if not (folder / INDEX).is_file():
+        return None
+    weight_map = _json_table(folder / INDEX, hint="download the file again").get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{INDEX} has no weight_map")
+    for file in weight_map.values():
+        if not isinstance(file, str) or not file.endswith(".safetensors") or "/" in file or "\\" in file:
+            raise CheckpointError(
+                f"{INDEX} names {listed([str(file)])}", why="only safetensors files beside it can be read"
+            )
+    return weight_map
+
+
+def _json_table(path: Path, hint: str) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise CheckpointError(f"{path.name} has more than {LARGEST_JSON:,} bytes", hint=hint)
+        table = load_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no {path.name} in {path.parent}", hint=hint) from error
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read", why=error.strerror or str(error), hint=hint) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path.name} is not sound JSON", why=str(error), hint=hint) from error
+    if not isinstance(table, dict):
+        raise CheckpointError(f"{path.name} does not hold a table", hint=hint)
+    return table
+
+
+def _local_header(path: Path) -> dict[str, TensorInfo]:
+    try:
+        with open(path, "rb", buffering=0) as file:
+
+            def read_range(begin: int, end: int) -> bytes:
+                file.seek(begin)
+                return file.read(end - begin)
+
+            return read_header(read_range, path.name, path.stat().st_size)
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read", why=error.strerror or str(error)) from error
+
+
+def _merged(
+    headers: Mapping[str, Mapping[str, TensorInfo]], index: Mapping[str, str] | None
+) -> Mapping[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for file, header in headers.items():
+        if twice := [name for name in header if name in tensors]:
+            raise CheckpointError(
+                f"{len(twice)} tensors are in two files: {listed(twice)}",
+                why=f"{file} and {tensors[twice[0]].file} both hold {listed(twice[:1])}",
+            )
+        tensors.update(header)
+    if index is not None:
+        absent = [name for name, file in index.items() if name not in tensors or tensors[name].file != file]
+        if absent:
+            raise CheckpointError(
+                f"{len(absent)} tensors are not in the file that {INDEX} names: {listed(absent)}",
+                why=f"{index[absent[0]]} does not hold {listed(absent[:1])}",
+                hint="download the repository again",
+            )
+    return MappingProxyType(tensors)
+
+
+def _fill(file: Any, buffer: memoryview, info: TensorInfo) -> None:
+    while buffer:
+        n = file.readinto(buffer)
+        if not n:
+            raise CheckpointError(f"{info.file} ends inside tensor {listed([info.name])}", hint="fetch the file again")
+        buffer = buffer[n:]

@@ -1,0 +1,54 @@
+"""config.json becomes a transformers config that an architecture understands, or a clear refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from hubquant.convert.architectures import of_checkpoint
+from hubquant.convert.rules import Rule, Settings
+from hubquant.errors import CheckpointError, NotSupportedYet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from hubquant.convert.architecture import Architecture
+
+# Nothing that the conversion depends on, and each a way to make transformers stumble.
+_IRRELEVANT = ("architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "num_labels", "model_type")
+
+
+def read_architecture(settings: Settings) -> tuple[Architecture, PreTrainedConfig]:
+    """Raises ``NotSupportedYet`` for models hubquant does not convert, ``CheckpointError`` for impossible values."""
+    architecture, model_type = of_checkpoint(settings)
+    _refuse_quantized(settings)
+    relevant = {name: value for name, value in settings.items() if name not in _IRRELEVANT}
+    return architecture, make_config(model_type, relevant, architecture.rules)
+
+
+def make_config(model_type: str, settings: Settings, rules: Iterable[Rule]) -> PreTrainedConfig:
+    """transformers' config class fills in defaults and translates older spellings."""
+    from transformers import CONFIG_MAPPING
+
+    for rule in rules:
+        rule.check(settings)
+    try:
+        config: PreTrainedConfig = CONFIG_MAPPING[model_type](**settings)
+    except Exception as error:  # transformers raises almost anything for values it did not expect
+        raise CheckpointError(
+            f"config.json is no {model_type} configuration",
+            why=" ".join(str(error).split())[:200] or type(error).__name__,
+            hint="compare config.json with the one of the original repository",
+        ) from error
+    return config
+
+
+def _refuse_quantized(settings: Settings) -> None:
+    quantization: Any = settings.get("quantization_config") or settings.get("compression_config")
+    if not quantization:
+        return
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    raise NotSupportedYet(
+        f"weights that are already quantized ({str(method or 'unknown method')[:40]})",
+        hint="convert the model these weights were made from: its card calls it base_model",
+    )

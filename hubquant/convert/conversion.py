@@ -1,0 +1,175 @@
+"""From a checkpoint to the tensors and the metadata of a GGUF file: first the plan, then a stream."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hubquant.convert.architecture import Architecture, TensorRecipe
+from hubquant.convert.checkpoint import Checkpoint
+from hubquant.convert.config import read_architecture
+from hubquant.convert.headers import TensorInfo, listed
+from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, string
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
+
+FloatType = Literal["BF16", "F16"]
+
+_BLOCK = re.compile(r"blk\.(\d+)\.")
+_AS_CONFIGURED = "config.json and the weights must come from the same model"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a checkpoint becomes.
+
+    ``architecture`` is llama.cpp's name and ``hparams`` has its sizes: n_layer, n_head, n_head_kv, n_embd, n_ff,
+    n_vocab, n_expert and some more. ``metadata`` has general.architecture, the architecture's and the tokenizer's keys.
+    ``tensors`` are in llama-quantize's file order. ``modules`` maps the linear modules of the transformers model to
+    GGUF weights. ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized.
+    """
+
+    architecture: str
+    hparams: Mapping[str, int]
+    metadata: Metadata
+    tensors: tuple[TensorRecipe, ...]
+    modules: Mapping[str, str]
+    float_type: FloatType
+
+
+def plan_conversion(folder: Path, checkpoint: Checkpoint) -> Conversion:
+    """Plan from config.json, tokenizer files (both in ``folder``) and safetensors headers; no weight is read.
+
+    Raises ``NotSupportedYet`` for models hubquant cannot convert, ``CheckpointError`` when headers and config
+    contradict each other, ``TokenizerError`` for a tokenizer that GGUF cannot hold.
+    """
+    from hubquant.convert.vocab import read_vocabulary
+
+    architecture, config = read_architecture(checkpoint.config)
+    metadata = architecture_metadata(architecture, config)
+    tensors = tuple(sorted(architecture.recipes(config), key=lambda recipe: file_order(recipe.name)))
+    check_tensors(architecture, config, tensors, checkpoint.tensors)
+    vocabulary = read_vocabulary(folder, checkpoint.config)
+    return Conversion(
+        architecture.name,
+        architecture.dimensions(config),
+        metadata | vocabulary.metadata(),
+        tensors,
+        architecture.linear_modules(config),
+        _float_type(checkpoint.tensors.values()),
+    )
+
+
+def stream(
+    conversion: Conversion, checkpoint: Checkpoint, names: Collection[str] | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors (of ``names``, if given) in file order, one in memory at a time, with the checkpoint's dtype.
+
+    Raises ``CheckpointError`` for weights that are not finite.
+    """
+    for recipe in conversion.tensors:
+        if names is None or recipe.name in names:
+            yield recipe.name, read_tensor(recipe, checkpoint)
+
+
+def read_tensor(recipe: TensorRecipe, checkpoint: Checkpoint) -> torch.Tensor:
+    import torch
+
+    if not recipe.sources:
+        return torch.tensor(recipe.values, dtype=torch.float32)
+    (source,) = recipe.sources
+    x = checkpoint.read(source)
+    _check_finite(source, x)
+    for copy in recipe.copies:
+        if copy in checkpoint.tensors and not torch.equal(checkpoint.read(copy), x):
+            raise CheckpointError(
+                f"{copy} and {source} differ",
+                why="config.json says that they are tied",
+                hint='set "tie_word_embeddings": false in config.json if both are meant',
+            )
+    return recipe.forward(x).contiguous()
+
+
+def file_order(name: str) -> tuple[int, bytes]:
+    """llama-quantize writes tensors outside the blocks first, then block by block, each in the order of their bytes."""
+    match = _BLOCK.match(name)
+    return (int(match[1]) if match else -1, name.encode())
+
+
+def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) -> Metadata:
+    metadata = {"general.architecture": string(architecture.name)}
+    for rule in architecture.rules:
+        metadata |= {f"{architecture.name}.{key}": value for key, value in rule.metadata(config).items()}
+    return metadata
+
+
+def check_tensors(
+    architecture: Architecture,
+    config: PreTrainedConfig,
+    recipes: Iterable[TensorRecipe],
+    found: Mapping[str, TensorInfo],
+) -> None:
+    """Compare headers with what the config promises; ``CheckpointError`` names the tensors and their number."""
+    shapes = {source: recipe.shape for recipe in recipes for source in recipe.sources}
+    allowed = {copy: recipe.shape for recipe in recipes for copy in recipe.copies}
+    ignored = re.compile("|".join(architecture.ignored))
+    missing = [name for name in shapes if name not in found]
+    extra = [name for name in found if name not in shapes and name not in allowed and not ignored.search(name)]
+    if missing:
+        raise _missing(missing, extra, config)
+    if extra:
+        raise _extra(extra, architecture)
+    wanted = {name: shape for name, shape in (shapes | allowed).items() if name in found}
+    if wrong := [name for name, shape in wanted.items() if found[name].shape != shape]:
+        first = wrong[0]
+        raise CheckpointError(
+            f"{len(wrong)} tensors have other shapes than config.json says: {listed(wrong)}",
+            why=f"{first} is {list(found[first].shape)} instead of {list(wanted[first])}",
+            hint=_AS_CONFIGURED,
+        )
+    if stored := [name for name in wanted if found[name].dtype not in ("F32", "F16", "BF16")]:
+        dtypes = ", ".join(sorted({found[name].dtype for name in stored}))
+        raise NotSupportedYet(
+            f"weights stored as {dtypes}",
+            why=f"{len(stored)} tensors: {listed(stored)}",
+            hint="use F32, F16 or BF16 weights",
+        )
+
+
+def _missing(missing: list[str], extra: list[str], config: PreTrainedConfig) -> HubquantError:
+    hint = _AS_CONFIGURED
+    if missing == ["lm_head.weight"] and not config.tie_word_embeddings:
+        hint = 'if the output shares the embedding, config.json needs "tie_word_embeddings": true'
+    why = f"{len(extra)} others are not part of the model: {listed(extra)}" if extra else None
+    return CheckpointError(f"{len(missing)} tensors are missing: {listed(missing)}", why=why, hint=hint)
+
+
+def _extra(extra: list[str], architecture: Architecture) -> HubquantError:
+    return CheckpointError(
+        f"{len(extra)} tensors are not part of a {architecture.restored_as} model: {listed(extra)}", hint=_AS_CONFIGURED
+    )
+
+
+def _float_type(tensors: Iterable[TensorInfo]) -> FloatType:
+    """llama.cpp's ``--outtype auto``: the first matrix in BF16 or F16 decides; without any it is F16."""
+    for tensor in tensors:
+        if len(tensor.shape) >= 2 and tensor.dtype in ("BF16", "F16"):
+            return "BF16" if tensor.dtype == "BF16" else "F16"
+    return "F16"
+
+
+def _check_finite(name: str, x: torch.Tensor) -> None:
+    low, high = x.aminmax()  # a NaN anywhere makes both NaN, and no mask of x's size is needed
+    if not (low.isfinite() and high.isfinite()):
+        bad = int((~x.isfinite()).sum())
+        raise CheckpointError(
+            f"tensor {name} holds {bad:,} values that are NaN or infinite",
+            why="such a model computes nothing",
+            hint="fetch the file again; if it is the same, the published weights are broken",
+        )

@@ -1,0 +1,115 @@
+"""A GGUF file becomes a transformers model again, so that what is evaluated is what was written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hubquant.convert.architecture import Architecture, TensorRecipe
+from hubquant.convert.architectures import of_gguf
+from hubquant.convert.config import make_config
+from hubquant.convert.headers import listed
+from hubquant.convert.rope import FREQS, apply_freqs
+from hubquant.errors import CheckpointError, GGUFError
+from hubquant.gguf_file.reader import GGUFFile
+from hubquant.quants import dequantize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_TOKENS = {  # setting: metadata key
+    "bos_token_id": "tokenizer.ggml.bos_token_id",
+    "eos_token_id": "tokenizer.ggml.eos_token_id",
+    "pad_token_id": "tokenizer.ggml.padding_token_id",
+}
+
+
+def read_tensor(gguf: GGUFFile, name: str) -> torch.Tensor:
+    """One tensor as float32, in its shape."""
+    entry = gguf.tensors[name]
+    return dequantize(gguf.data(name), entry.type, entry.shape[-1]).reshape(entry.shape)
+
+
+def read_state_dict(gguf: GGUFFile) -> Iterator[tuple[str, torch.Tensor]]:
+    """(checkpoint name, float32 tensor) for every weight, in file order; tied weights come once.
+
+    Raises ``GGUFError`` when tensors are missing, unknown or of other shapes than the metadata says.
+    """
+    architecture, config = read_config(gguf)
+    recipes = {recipe.name: recipe for recipe in architecture.recipes(config)}
+    _check(gguf, recipes)
+    for name in gguf.tensors:
+        if name in recipes and recipes[name].sources:
+            (source,) = recipes[name].sources
+            yield source, recipes[name].inverse(read_tensor(gguf, name)).contiguous()
+
+
+def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
+    """The transformers config that the metadata describes."""
+    name = _value(gguf, "general.architecture")
+    if not isinstance(name, str):
+        raise GGUFError("this file names no architecture", hint="only model files can be loaded")
+    architecture = of_gguf(name)
+    prefix = f"{architecture.name}."
+    keys = {key.removeprefix(prefix): kv for key, kv in gguf.metadata.items() if key.startswith(prefix)}
+    settings: dict[str, Any] = {name: _value(gguf, key) for name, key in _TOKENS.items()}
+    if "vocab_size" not in keys and "token_embd.weight" in gguf.tensors:
+        settings["vocab_size"] = gguf.tensors["token_embd.weight"].shape[0]
+    for rule in architecture.rules:
+        settings |= rule.settings(keys)
+    settings |= architecture.bias_settings(gguf.tensors.keys())
+    settings["tie_word_embeddings"] = "output.weight" not in gguf.tensors
+    try:
+        return architecture, make_config(architecture.restored_as, settings, architecture.rules)
+    except CheckpointError as error:
+        why = str(error).replace("config.json", "the metadata")
+        raise GGUFError("the metadata describes no model that can be loaded", why=why) from error
+
+
+def load_model(source: str | os.PathLike[str] | GGUFFile, device: str | torch.device = "cpu") -> PreTrainedModel:
+    """The model in float32, ready for inference, from nothing but the GGUF file.
+
+    Raises ``GGUFError`` for a file whose tensors do not make up the model of its metadata.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    gguf = source if isinstance(source, GGUFFile) else GGUFFile.open(Path(source))
+    _, config = read_config(gguf)
+    weights = dict(read_state_dict(gguf))
+    with init_empty_weights(include_buffers=False):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    unexpected = model.load_state_dict(weights, strict=False, assign=True).unexpected_keys
+    model.tie_weights()
+    empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if empty or unexpected:
+        raise GGUFError(
+            "the tensors do not fit transformers' model", why=f"they differ in {listed(empty + unexpected)}"
+        )
+    if FREQS in gguf.tensors:
+        apply_freqs(model, read_tensor(gguf, FREQS))
+    loaded: PreTrainedModel = model.requires_grad_(False).eval().to(device)
+    return loaded
+
+
+def _check(gguf: GGUFFile, recipes: dict[str, TensorRecipe]) -> None:
+    missing = [name for name in recipes if name not in gguf.tensors]
+    unknown = [name for name in gguf.tensors if name not in recipes and name != FREQS]
+    if missing or unknown:
+        what = {"missing": missing, "unknown": unknown}
+        why = "; ".join(f"{len(names)} are {word}: {listed(names)}" for word, names in what.items() if names)
+        raise GGUFError("the tensors are not those of the metadata's model", why=why)
+    if wrong := [name for name, recipe in recipes.items() if gguf.tensors[name].shape != recipe.shape]:
+        first = wrong[0]
+        raise GGUFError(
+            f"{len(wrong)} tensors have other shapes than the metadata says: {listed(wrong)}",
+            why=f"{first} is {list(gguf.tensors[first].shape)} instead of {list(recipes[first].shape)}",
+        )
+
+
+def _value(gguf: GGUFFile, key: str) -> Any:
+    return gguf.metadata[key].value if key in gguf.metadata else None

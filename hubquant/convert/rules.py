@@ -1,0 +1,150 @@
+"""Facts about a model as transformers' config tells them and as GGUF metadata tells them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+
+from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, f32, u32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+Settings = Mapping[str, Any]
+
+
+class Rule(Protocol):
+    """``metadata`` and ``settings`` are each other's inverse; keys are without the architecture's prefix."""
+
+    def check(self, settings: Settings) -> None:
+        """Refuse values of config.json that no model has. What is absent has transformers' default."""
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        """Raises ``CheckpointError`` for values that do not fit together."""
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        """What the config class is to be told. Absent keys stay absent."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """A whole number from 1 to ``most``."""
+
+    key: str
+    setting: str
+    most: int = 1 << 24
+
+    def check(self, settings: Settings) -> None:
+        check_count(settings, self.setting, self.most)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        return {self.key: u32(getattr(config, self.setting))}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        return {self.setting: metadata[self.key].value} if self.key in metadata else {}
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """A number above 0 and below 1."""
+
+    key: str
+    setting: str
+
+    def check(self, settings: Settings) -> None:
+        value = settings.get(self.setting)
+        if value is not None and not (is_number(value) and 0 < value < 1):
+            raise out_of_range(self.setting, value, "a number above 0 and below 1")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        return {self.key: f32(getattr(config, self.setting))}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        return {self.setting: metadata[self.key].value} if self.key in metadata else {}
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A setting for which llama.cpp has one value; GGUF does not mention it."""
+
+    setting: str
+    value: str | int | float
+
+    def check(self, settings: Settings) -> None:
+        value = settings.get(self.setting)
+        if value is not None and value != self.value:
+            raise NotSupportedYet(
+                f"{self.setting} {str(value)[:40]!r}", why=f"llama.cpp computes this architecture with {self.value!r}"
+            )
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
+        return {}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002
+        return {self.setting: self.value}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention heads, their size, and the key-value heads that groups of them share."""
+
+    def check(self, settings: Settings) -> None:
+        for setting in ("num_attention_heads", "num_key_value_heads", "head_dim"):
+            check_count(settings, setting, 1 << 16)
+        heads, size = settings.get("num_attention_heads"), settings.get("hidden_size")
+        if settings.get("head_dim") is None and heads and type(size) is int and size % heads:
+            raise out_of_range("hidden_size", size, f"a multiple of the {heads} attention heads")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        heads, kv_heads, size = config.num_attention_heads, config.num_key_value_heads, head_size(config)
+        if heads % kv_heads:
+            raise out_of_range("num_key_value_heads", kv_heads, f"a divisor of the {heads} attention heads")
+        if size % 2:
+            raise out_of_range("head_dim", size, "even, because rope rotates pairs")
+        return {
+            "attention.head_count": u32(heads),
+            "attention.head_count_kv": u32(kv_heads),
+            "attention.key_length": u32(size),
+            "attention.value_length": u32(size),
+            "rope.dimension_count": u32(size),
+        }
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        heads, width = integer(metadata, "attention.head_count"), integer(metadata, "embedding_length")
+        return {
+            "num_attention_heads": heads,
+            "num_key_value_heads": integer(metadata, "attention.head_count_kv") or heads,
+            "head_dim": integer(metadata, "attention.key_length") or (width // heads if width and heads else None),
+        }
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def integer(metadata: Metadata, key: str) -> int | None:
+    value = metadata[key].value if key in metadata else None
+    if value is not None and type(value) is not int:
+        raise NotSupportedYet(f"{key} that differs between layers")
+    return value
+
+
+def check_count(settings: Settings, setting: str, most: int) -> None:
+    value = settings.get(setting)
+    if value is not None and not (type(value) is int and 1 <= value <= most):
+        raise out_of_range(setting, value, f"a whole number from 1 to {most:,}")
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def out_of_range(setting: str, value: object, expected: str) -> CheckpointError:
+    return CheckpointError(
+        f"{setting} in config.json is {str(value)[:40]}",
+        why=f"it must be {expected}",
+        hint="compare config.json with the one of the original repository",
+    )
