@@ -63,7 +63,8 @@ class Fault:
 
 @dataclass
 class LocalHub:
-    """``multipart_threshold``, ``part_size`` and ``lfs_threshold`` in bytes; ``page_size`` in entries per tree page."""
+    """``multipart_threshold``, ``part_size`` and ``lfs_threshold`` in bytes; ``page_size`` in entries per tree page;
+    without ``ranges`` a download always gets the whole file."""
 
     folder: Path
     tokens: Mapping[str, Account] = field(default_factory=lambda: dict(TOKENS))
@@ -72,6 +73,7 @@ class LocalHub:
     part_size: int = 8 << 20
     lfs_threshold: int = 10 << 20
     page_size: int = 1000
+    ranges: bool = True
     port: int = 0
     log: list[Logged] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)

@@ -144,7 +144,7 @@ def serve(hub: LocalHub, call: Call, blob: str, headers: dict[str, str]) -> Resp
         raise Refusal(404, "no such object")
     size = path.stat().st_size
     begin, end, status = 0, size, 200
-    if asked := re.fullmatch(r"bytes=(\d*)-(\d*)", call.headers.get("range", "")):
+    if hub.ranges and (asked := re.fullmatch(r"bytes=(\d*)-(\d*)", call.headers.get("range", ""))):
         first, last = asked.groups()
         begin = int(first) if first else max(0, size - int(last))
         end = min(int(last) + 1, size) if first and last else size

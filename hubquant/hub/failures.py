@@ -1,0 +1,230 @@
+"""What the client's exceptions mean to a user: what happened, why, and what to type next.
+
+Texts of the server are shown in one short line with tokens blanked out; nothing else of a request is.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx2
+from huggingface_hub import constants, get_token, is_offline_mode
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+
+from hubquant.errors import DiskFullError, HubAccessError, HubquantError, HubUnavailableError, OutputError
+
+TOKEN = re.compile(r"\b(?:hf|api)_[A-Za-z0-9_]{4,}")
+LONGEST_SERVER_TEXT = 200  # characters
+TRY_AGAIN = "run the same line again later: what is finished is kept"
+
+EXPLAINED = (
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    HFValidationError,
+    EntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionResolutionError,
+    FileMetadataError,
+    RuntimeError,
+    OSError,
+    json.JSONDecodeError,
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a request was about."""
+
+    repo: str
+    revision: str | None = None
+    file: str | None = None
+    writing: bool = False
+
+    @property
+    def page(self) -> str:
+        return f"{constants.ENDPOINT}/{self.repo}"
+
+
+@contextmanager
+def hub_errors(
+    repo: str, *, revision: str | None = None, file: str | None = None, writing: bool = False
+) -> Iterator[None]:
+    """Turn the client's exceptions into hubquant's: access, unavailable, output and disk-full errors."""
+    try:
+        yield
+    except EXPLAINED as error:
+        explained = explain(underlying(error), Subject(repo, revision, file, writing))
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def explain(error: BaseException, subject: Subject) -> HubquantError | None:
+    """The error to show for ``error``; ``None`` for what has nothing to do with the Hub."""
+    match error:
+        case HFValidationError():
+            return HubAccessError(
+                f"{subject.repo!r} is not a repository id",
+                why="an id is name or namespace/name, of letters, digits, - _ and .",
+                hint=f"copy it from the model's page on {constants.ENDPOINT}",
+            )
+        case GatedRepoError():
+            return gated(subject)
+        case DisabledRepoError():
+            return HubAccessError(f"{subject.repo} is disabled on the Hub", hint="choose another repository")
+        case RepositoryNotFoundError():
+            return not_found(subject)
+        case RevisionNotFoundError():
+            return HubAccessError(f"{subject.repo} has no revision {subject.revision!r}", hint=f"see {subject.page}")
+        case OfflineModeIsEnabled() | LocalEntryNotFoundError() | RevisionResolutionError():
+            return not_cached(subject)
+        case EntryNotFoundError():
+            return HubAccessError(
+                f"{subject.repo} has no file {subject.file or 'of that name'}",
+                hint=f"see its files: {subject.page}/tree/{subject.revision or 'main'}",
+            )
+        case LocalTokenNotFoundError():
+            return no_token()
+        case HfHubHTTPError():
+            return by_status(error, subject)
+        case FileMetadataError() | json.JSONDecodeError() | httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
+            return HubUnavailableError(
+                f"{constants.ENDPOINT} does not answer as a Hugging Face Hub does",
+                hint="check HF_ENDPOINT and the proxy settings",
+            )
+        case httpx2.HTTPError():
+            return unreachable(error)
+        case OSError():
+            return local(error)
+    return None
+
+
+def gated(subject: Subject) -> HubAccessError:
+    if get_token() is None:
+        return HubAccessError(
+            f"{subject.repo} is gated",
+            why="its authors ask you to accept their terms, and you are not logged in",
+            hint=f"accept the terms at {subject.page}, then: hf auth login",
+        )
+    return HubAccessError(
+        f"{subject.repo} is gated",
+        why="this account has not been given access",
+        hint=f"ask for it at {subject.page} with the account that hf auth whoami shows",
+    )
+
+
+def not_found(subject: Subject) -> HubAccessError:
+    if get_token() is None:
+        why, hint = "it does not exist, or it is private and you are not logged in", "for a private one: hf auth login"
+    else:
+        why, hint = "it does not exist, or it is private and this account may not see it", "see also: hf auth whoami"
+    return HubAccessError(f"there is no repository {subject.repo}", why=why, hint=f"check the spelling; {hint}")
+
+
+def not_cached(subject: Subject) -> HubUnavailableError:
+    name = f"{subject.file} of {subject.repo}" if subject.file else subject.repo
+    if is_offline_mode():
+        hint = "unset HF_HUB_OFFLINE and run the same line again"
+        return HubUnavailableError(f"{name} is not in the cache", why="HF_HUB_OFFLINE is set", hint=hint)
+    return HubUnavailableError(f"{name} cannot be fetched now", hint=TRY_AGAIN)
+
+
+def no_token() -> HubAccessError:
+    return HubAccessError("you are not logged in to the Hub", hint="hf auth login (or set HF_TOKEN)")
+
+
+def invalid_token() -> HubAccessError:
+    if os.environ.get("HF_TOKEN"):
+        return HubAccessError(
+            "the Hub does not accept the token in HF_TOKEN",
+            why="it is invalid or expired",
+            hint=f"set it to one of {constants.ENDPOINT}/settings/tokens, or unset it and: hf auth login",
+        )
+    return HubAccessError(
+        "the Hub does not accept the stored token", why="it is invalid or expired", hint="hf auth login --force"
+    )
+
+
+def no_permission(repo: str, why: str | None = None) -> HubAccessError:
+    tokens = f"{constants.ENDPOINT}/settings/tokens"
+    hint = f"take a namespace of yours (hf auth whoami), or a token with write access: {tokens}"
+    return HubAccessError(f"this token may not write to {repo}", why=why, hint=hint)
+
+
+def by_status(error: HfHubHTTPError, subject: Subject) -> HubquantError:
+    status, said = error.response.status_code, server_text(error)
+    match status:
+        case 401:
+            return invalid_token() if get_token() else no_token()
+        case 403 if subject.writing:
+            return no_permission(subject.repo, said)
+        case 403:
+            return HubAccessError(f"this token may not read {subject.repo}", why=said, hint=f"see {subject.page}")
+        case 404:
+            return not_found(subject)
+        case 412:
+            return HubUnavailableError(f"{subject.repo} keeps changing while we push to it", hint=TRY_AGAIN)
+        case 429:
+            return HubUnavailableError("the Hub limits the number of requests", why=said, hint=TRY_AGAIN)
+        case _ if status >= 500:
+            return HubUnavailableError(f"the Hub is out of order (status {status})", why=said, hint=TRY_AGAIN)
+    return HubAccessError(f"the Hub refuses the request about {subject.repo} (status {status})", why=said)
+
+
+def unreachable(error: BaseException) -> HubUnavailableError:
+    kinds = {
+        httpx2.ProxyError: "the proxy does not answer",
+        httpx2.ConnectError: "no connection: no network, an unknown host name, or a firewall",
+        httpx2.TimeoutException: "no answer in time",
+    }
+    why = next((text for kind, text in kinds.items() if isinstance(error, kind)), "the connection broke")
+    hint = "check the connection and run the same line again; with everything in the cache, HF_HUB_OFFLINE=1 needs none"
+    return HubUnavailableError(f"cannot reach {constants.ENDPOINT}", why=why, hint=hint)
+
+
+def local(error: OSError) -> HubquantError | None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "make room, or set HF_HOME to a folder on another disk, and run the same line again"
+        return DiskFullError("the disk is full", why=f"while writing to {constants.HF_HUB_CACHE}", hint=hint)
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        hint = "set HF_HOME to a folder that can be written to"
+        return OutputError(f"cannot write to {error.filename or constants.HF_HUB_CACHE}", hint=hint)
+    return None
+
+
+def underlying(error: BaseException) -> BaseException:
+    """What went wrong, where the client wrapped it in a general error."""
+    wrapper = isinstance(error, LocalEntryNotFoundError) or type(error) is RuntimeError
+    return underlying(error.__cause__) if wrapper and error.__cause__ is not None else error
+
+
+def server_text(error: HfHubHTTPError) -> str | None:
+    """What the server said, in one short line without tokens."""
+    text = " ".join((error.server_message or "").split())
+    return redact(text)[:LONGEST_SERVER_TEXT] or None
+
+
+def redact(text: str) -> str:
+    """Blank out anything that looks like a token, and the current one in any case."""
+    token = get_token()
+    return TOKEN.sub("***", text.replace(token, "***") if token else text)

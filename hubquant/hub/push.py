@@ -1,0 +1,192 @@
+"""To the Hub: a folder as it stands becomes a repository, in one commit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import (
+    disable_progress_bars,
+    validate_repo_id,
+)
+
+from hubquant.errors import HubUnavailableError, OutputError
+from hubquant.hub.failures import TRY_AGAIN, hub_errors, no_permission, no_token
+from hubquant.hub.retry import PATIENT, Retry
+from hubquant.hub.transfer import ignore
+
+CARD = "README.md"
+PUBLISHED_HIDDEN = ".eval_results"
+ALONE = 8 << 20  # bytes; a file from here on is uploaded on its own, so that progress moves and a break loses little
+CONFLICTS = 5
+WRITING_ROLES = {"admin", "write", "contributor"}
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """``uploaded`` names the files that were new or changed; ``commit`` is None when nothing was."""
+
+    url: str
+    uploaded: tuple[str, ...]
+    commit: str | None
+
+
+def can_write(repo_id: str, *, retry: Retry = PATIENT) -> str:
+    """The full id of ``repo_id`` if it exists and may be written to, or may be created, with this token.
+
+    To be asked before any work is done. Raises ``HubAccessError``: not logged in, token refused, no write permission.
+    """
+    with hub_errors(repo_id, writing=True):
+        validate_repo_id(repo_id)
+        if get_token() is None:
+            raise no_token()
+        api = HfApi()
+        account = retry.call(api.whoami)
+        full_id = repo_id if "/" in repo_id else f"{account['name']}/{repo_id}"
+        token = account.get("auth", {}).get("accessToken", {})
+        if token.get("role") == "read":
+            raise no_permission(full_id, "it is a read-only token")
+        try:
+            retry.call(lambda: api.auth_check(full_id, write=True))
+        except HfHubHTTPError as error:
+            if not isinstance(error, RepositoryNotFoundError) and error.response.status_code != 404:
+                raise
+            refusal = _may_create(full_id.split("/")[0], account, token)
+            if refusal:
+                raise no_permission(full_id, refusal) from None
+    return full_id
+
+
+def publishable(folder: Path) -> dict[str, Path]:
+    """What ``push`` uploads, by path in the repository: everything but hidden files, ``.eval_results/`` excepted."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path for name, path in files.items() if not _is_hidden(name)}
+
+
+def push(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    commit_message: str = "Publish quantized files",
+    advance: Callable[[int], None] = ignore,
+    retry: Retry = PATIENT,
+) -> Pushed:
+    """Make the repository hold what ``folder`` holds; files that only the repository has stay.
+
+    The contents of large files go up first. One commit then makes all files visible together, the card last in it: a
+    broken push leaves the repository as it was, and what has arrived is not sent again. A push of what is there
+    already makes no commit. ``private`` matters for a new repository only. ``advance`` is called with the size of each
+    file, in bytes, once the Hub has it.
+    """
+    files = publishable(folder)
+    if not files:
+        raise OutputError(f"there is nothing to publish in {folder}", why="it holds no files")
+    retry = retry.persistent()
+    with hub_errors(repo_id, writing=True), disable_progress_bars():
+        api = HfApi()
+        url = retry.call(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        push = _Push(api, url.repo_id, retry, advance)
+        return push.run(files, commit_message, str(url))
+
+
+@dataclass
+class _Push:
+    api: HfApi
+    repo_id: str
+    retry: Retry
+    advance: Callable[[int], None]
+
+    def run(self, files: Mapping[str, Path], message: str, url: str) -> Pushed:
+        uploaded: set[str] = set()
+        counted: set[str] = set()
+        for _ in range(CONFLICTS):
+            head = self.retry.call(lambda: self.api.model_info(self.repo_id, files_metadata=True))
+            present = {file.rfilename: file for file in head.siblings or ()}
+            changed = [name for name, path in files.items() if not _same(path, present.get(name))]
+            self._count(counted, {name: files[name] for name in files if name not in changed})
+            if not changed:
+                return Pushed(url, tuple(sorted(uploaded)), head.sha if uploaded else None)
+            uploaded.update(changed)
+            operations = {name: CommitOperationAdd(name, files[name]) for name in sorted(changed, key=_card_last)}
+            self._upload_large(operations, files, counted)
+            try:
+                commit = self._commit(list(operations.values()), message, head.sha)
+            except HfHubHTTPError as error:
+                if error.response.status_code != 412:
+                    raise
+                # Somebody else committed, or our own commit arrived and only its answer got lost: look again.
+                continue
+            self._count(counted, files)
+            return Pushed(url, tuple(sorted(uploaded)), commit)
+        raise HubUnavailableError(f"{self.repo_id} keeps changing while we push to it", hint=TRY_AGAIN)
+
+    def _upload_large(
+        self, operations: Mapping[str, CommitOperationAdd], files: Mapping[str, Path], counted: set[str]
+    ) -> None:
+        for name, operation in operations.items():
+            if operation.upload_info.size >= ALONE:
+                # The contents stay with the operation: a commit that is tried again needs them.
+                self.retry.call(partial(self.api.preupload_lfs_files, self.repo_id, [operation], free_memory=False))
+                self._count(counted, {name: files[name]})
+
+    def _commit(self, operations: list[CommitOperationAdd], message: str, parent: str | None) -> str:
+        try:
+            return self.retry.call(
+                lambda: (
+                    self.api.create_commit(self.repo_id, operations, commit_message=message, parent_commit=parent).oid
+                )
+            )
+        except ValueError as error:
+            if not str(error).startswith("Invalid metadata"):
+                raise
+            why = " ".join(str(error).splitlines()[1:3])
+            raise OutputError(f"the Hub refuses the front matter of {CARD}", why=why) from error
+
+    def _count(self, counted: set[str], files: Mapping[str, Path]) -> None:
+        for name, path in files.items():
+            if name not in counted:
+                counted.add(name)
+                self.advance(path.stat().st_size)
+
+
+def _same(path: Path, present: RepoSibling | None) -> bool:
+    """Whether the Hub has this very content: by size, then sha256 (large files) or git's blob id (small ones)."""
+    if present is None or present.size != (size := path.stat().st_size):
+        return False
+    with path.open("rb") as file:
+        if present.lfs is not None:
+            return hashlib.file_digest(file, "sha256").hexdigest() == present.lfs.sha256
+        blob = hashlib.sha1(b"blob %d\0" % size)
+        blob.update(file.read())
+        return blob.hexdigest() == present.blob_id
+
+
+def _is_hidden(name: str) -> bool:
+    first, *rest = name.split("/")
+    return (first.startswith(".") and first != PUBLISHED_HIDDEN) or any(part.startswith(".") for part in rest)
+
+
+def _card_last(name: str) -> tuple[bool, str]:
+    return (name == CARD, name)
+
+
+def _may_create(namespace: str, account: Mapping[str, Any], token: Mapping[str, Any]) -> str | None:
+    """Why this account may not make a repository in ``namespace``; ``None`` if it may."""
+    roles = {organization["name"]: organization.get("roleInOrg", "write") for organization in account.get("orgs", ())}
+    if namespace != account["name"] and roles.get(namespace) not in WRITING_ROLES:
+        owned = ", ".join([account["name"], *sorted(name for name, role in roles.items() if role in WRITING_ROLES)])
+        return f"the account {account['name']} writes to {owned}"
+    if token.get("role") == "fineGrained":
+        scopes = token.get("fineGrained", {}).get("scoped", ())
+        writable = [scope["entity"].get("name") for scope in scopes if "repo.write" in scope.get("permissions", ())]
+        if namespace not in writable:
+            return f"its permissions do not include repo.write in {namespace}"
+    return None
