@@ -41,16 +41,13 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
         return (*super()._index_key(sig, codegen), _room_digest())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
+        with suppress(Exception):
             return super().load_overload(sig, target_context)
-        except Exception:
-            return None
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        try:
+        with suppress(Exception):
             super().save_overload(sig, data)
-        except OSError:
-            return
 
 
 @cache
