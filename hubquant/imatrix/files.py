@@ -1,0 +1,138 @@
+"""Importance matrices on disk: the GGUF format of llama-imatrix, and reading of its older .dat format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from hubquant.errors import GGUFError, ImatrixError
+from hubquant.gguf_file import GGUFFile, GGUFWriter, TensorEntry, plan_layout
+from hubquant.gguf_file.metadata import Metadata, string, strings, u32
+from hubquant.imatrix.legacy import parse_dat
+from hubquant.imatrix.matrix import Entry, ImportanceMatrix
+
+# ".in_sum" is hubquant's addition; stock tools look at the other two suffixes only.
+SUM2, SUM, COUNTS = ".in_sum2", ".in_sum", ".counts"
+PROVENANCE = "hubquant."
+
+
+def save(matrix: ImportanceMatrix, path: Path) -> None:
+    """Write ``matrix`` as GGUF; sums and counts are float32 there.
+
+    Raises ``OutputError`` or ``DiskFullError``; then nothing is left behind.
+    """
+    tensors = dict(_tensors(matrix))
+    layout = plan_layout(_metadata(matrix), [TensorEntry(name, tuple(x.shape), "F32") for name, x in tensors.items()])
+    with GGUFWriter(path, layout) as writer:
+        try:
+            for name, x in tensors.items():
+                writer.write(name, x)
+            writer.finish()
+        except BaseException:
+            writer.discard()
+            raise
+
+
+def load(path: Path) -> ImportanceMatrix:
+    """Read a file by what it holds, whatever its suffix. Raises ``ImatrixError``."""
+    try:
+        with path.open("rb") as file:
+            is_gguf = file.read(4) == b"GGUF"
+        if not is_gguf:
+            return parse_dat(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ImatrixError(f"{path} cannot be read", why=error.strerror or str(error)) from None
+    try:
+        return _read(GGUFFile.open(path), path)
+    except GGUFError as error:
+        raise ImatrixError(error.what, why=error.why, hint=error.hint) from None
+
+
+def _metadata(matrix: ImportanceMatrix) -> Metadata:
+    return {
+        "general.type": string("imatrix"),
+        "imatrix.datasets": strings(matrix.datasets),
+        "imatrix.chunk_count": u32(matrix.chunk_count),
+        "imatrix.chunk_size": u32(matrix.chunk_size),
+        **{PROVENANCE + key: string(value) for key, value in matrix.provenance.items()},
+    }
+
+
+def _tensors(matrix: ImportanceMatrix) -> Iterator[tuple[str, torch.Tensor]]:
+    for name in sorted(matrix.entries, key=str.encode):
+        entry = matrix.entries[name]
+        yield name + SUM2, _flat(entry.in_sum2)
+        yield name + COUNTS, _flat(entry.counts[:, None])
+        if entry.in_sum is not None:
+            yield name + SUM, _flat(entry.in_sum)
+
+
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    """float32; ggml drops a leading dimension of one."""
+    return (x[0] if len(x) == 1 else x).to(torch.float32)
+
+
+def _read(file: GGUFFile, path: Path) -> ImportanceMatrix:
+    datasets = file.metadata.get("imatrix.datasets")
+    names = datasets.value if datasets and isinstance(datasets.value, tuple) else None
+    chunk_size, chunk_count = (_count(file, f"imatrix.{key}") for key in ("chunk_size", "chunk_count"))
+    if (
+        names is None
+        or not chunk_size
+        or chunk_count is None
+        or file.metadata.get("general.type", string("imatrix")).value != "imatrix"
+    ):
+        raise ImatrixError(
+            f"{path} is no importance matrix",
+            why="it is a GGUF file of another kind",
+            hint="make one with: hubquant imatrix collect MODEL -o imatrix.gguf",
+        )
+    weights = [name.removesuffix(SUM2) for name in file.tensors if name.endswith(SUM2)]
+    provenance = {
+        key.removeprefix(PROVENANCE): kv.value
+        for key, kv in file.metadata.items()
+        if key.startswith(PROVENANCE) and isinstance(kv.value, str)
+    }
+    entries = {name: _entry(file, name, path) for name in weights}
+    return ImportanceMatrix(entries, tuple(map(str, names)), chunk_size, chunk_count, provenance)
+
+
+def _count(file: GGUFFile, key: str) -> int | None:
+    value = file.metadata[key].value if key in file.metadata else None
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def _entry(file: GGUFFile, name: str, path: Path) -> Entry:
+    sum2 = _values(file, name + SUM2, path)
+    counts = _values(file, name + COUNTS, path)
+    rounded = counts.round().to(torch.int64).flatten()
+    sum_ = _values(file, name + SUM, path) if name + SUM in file.tensors else None
+    if (
+        counts.shape[1] != 1
+        or len(sum2) != len(rounded)
+        or (sum_ is not None and sum_.shape != sum2.shape)
+        or bool((rounded < 0).any())
+        or bool((sum2 < 0).any())
+    ):
+        raise ImatrixError(
+            f"{path} is damaged", why=f"sums and counts of {name} do not fit together", hint="collect the matrix again"
+        )
+    return Entry(sum2, rounded, sum_)
+
+
+def _values(file: GGUFFile, name: str, path: Path) -> torch.Tensor:
+    """float64 [n_mat, n]."""
+    entry = file.tensors.get(name)
+    if entry is None or entry.type != "F32" or len(entry.shape) > 2:
+        found = "is missing" if entry is None else f"is {entry.type} of {len(entry.shape)} dimensions"
+        raise ImatrixError(f"{path} is damaged", why=f"{name} {found}", hint="collect the matrix again")
+    values = file.data(name).clone().view(torch.float32).reshape(-1, entry.shape[-1])
+    if not bool(values.isfinite().all()):
+        raise ImatrixError(
+            f"{path} cannot be used",
+            why=f"{name} holds values that are NaN or infinite",
+            hint="collect the matrix again",
+        )
+    return values.to(torch.float64)
