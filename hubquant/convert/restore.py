@@ -59,11 +59,11 @@ def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
     settings: dict[str, Any] = {name: _value(gguf, key) for name, key in _TOKENS.items()}
     if "vocab_size" not in keys and "token_embd.weight" in gguf.tensors:
         settings["vocab_size"] = gguf.tensors["token_embd.weight"].shape[0]
-    for rule in architecture.rules:
-        settings |= rule.settings(keys)
     settings |= architecture.bias_settings(gguf.tensors.keys())
     settings["tie_word_embeddings"] = "output.weight" not in gguf.tensors
     try:
+        for rule in architecture.rules:
+            settings |= rule.settings(keys)
         return architecture, make_config(architecture.restored_as, settings, architecture.rules)
     except CheckpointError as error:
         why = str(error).replace("config.json", "the metadata")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.rules import Settings, head_size, is_number, out_of_range
+from hubquant.convert.rules import Settings, head_size, integer, is_number, number, out_of_range
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, f32, string, u32
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 FREQS = "rope_freqs.weight"
-BETA_FAST, BETA_SLOW = 32.0, 1.0  # yarn's defaults in transformers and in llama.cpp
+BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # yarn's defaults in transformers and in llama.cpp
 
 _REQUIRED = {
     "default": (),
@@ -24,16 +24,16 @@ _REQUIRED = {
     "yarn": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
 }
-_POSITIVE = (
-    "rope_theta",
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-    "beta_fast",
-    "beta_slow",
-    "attention_factor",
-)
+_LARGEST = {  # of numbers above 0
+    "rope_theta": 1e30,
+    "factor": 1e6,
+    "low_freq_factor": 1e6,
+    "high_freq_factor": 1e6,
+    "original_max_position_embeddings": float((1 << 31) - 1),
+    "attention_factor": 1e6,
+    "mscale": 1e6,
+    "mscale_all_dim": 1e6,
+}
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,25 @@ class Rope:
         for name in _REQUIRED[kind]:
             if parameters.get(name) is None:
                 raise CheckpointError(f"config.json has rope type {kind!r} without {name!r}")
-        for name in _POSITIVE:
+        for name, most in _LARGEST.items():
             value = parameters.get(name)
-            if value is not None and not (is_number(value) and value > 0):
-                raise out_of_range(f"rope's {name}", value, "a number above 0")
+            if value is not None and not (is_number(value) and 0 < value <= most):
+                raise out_of_range(f"rope's {name}", value, f"a number above 0 and up to {most:g}")
+        if kind == "llama3" and not parameters["low_freq_factor"] < parameters["high_freq_factor"]:
+            raise out_of_range("rope's low_freq_factor", parameters["low_freq_factor"], "below high_freq_factor")
         if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
             raise NotSupportedYet("partial rotary embeddings", why="llama.cpp rotates whole heads here")
+        for name, value in BETAS.items():
+            if kind == "yarn" and (parameters.get(name) or value) != value:
+                raise NotSupportedYet(f"yarn with {name} {parameters[name]}", why=f"llama.cpp uses {value:g} here")
         if parameters.get("truncate") is False:
             raise NotSupportedYet("yarn without truncation", why="llama.cpp truncates the correction range")
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         parameters = config.rope_parameters
         kind = rope_type(parameters)
+        if parameters["rope_theta"] is None:
+            raise out_of_range("rope_theta", None, "a number above 0")
         result = {"rope.freq_base": f32(parameters["rope_theta"])}
         if kind in ("linear", "yarn"):
             result["rope.scaling.type"] = string(kind)
@@ -71,24 +78,20 @@ class Rope:
         return result
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
-        def value(key: str, default: Any) -> Any:
-            return metadata[key].value if key in metadata else default
-
-        parameters: dict[str, Any] = {"rope_type": "default", "rope_theta": value("rope.freq_base", 10000.0)}
-        kind = value("rope.scaling.type", "none")
-        if kind in ("linear", "yarn"):
-            parameters |= {"rope_type": kind, "factor": value("rope.scaling.factor", 1.0)}
-        elif kind != "none":
+        parameters: dict[str, Any] = {
+            "rope_type": "default",
+            "rope_theta": number(metadata, "rope.freq_base") or 10000.0,
+        }
+        kind = metadata["rope.scaling.type"].value if "rope.scaling.type" in metadata else "none"
+        if kind not in ("none", "linear", "yarn"):
             raise NotSupportedYet(f"rope scaling {str(kind)[:40]!r}")
+        if kind != "none":
+            factor = number(metadata, "rope.scaling.factor") or 1.0
+            parameters |= {"rope_type": kind, "factor": factor}
         if kind == "yarn":
-            default = _yarn_attention(parameters["factor"])
-            parameters |= {
-                "original_max_position_embeddings": value("rope.scaling.original_context_length", None)
-                or value("context_length", None),
-                "beta_fast": value("rope.scaling.yarn_beta_fast", BETA_FAST),
-                "beta_slow": value("rope.scaling.yarn_beta_slow", BETA_SLOW),
-                "attention_factor": value("rope.scaling.attn_factor", 1.0) * default,
-            }
+            context = integer(metadata, "rope.scaling.original_context_length") or integer(metadata, "context_length")
+            attention = (number(metadata, "rope.scaling.attn_factor") or 1.0) * _yarn_attention(factor)
+            parameters |= {"original_max_position_embeddings": context, "attention_factor": attention}
         return {"rope_parameters": parameters}
 
 
@@ -142,9 +145,6 @@ def _raw_parameters(settings: Settings) -> dict[str, Any]:
 
 def _yarn(parameters: Mapping[str, Any]) -> Metadata:
     result = {"rope.scaling.original_context_length": u32(parameters["original_max_position_embeddings"])}
-    for key, default in (("beta_fast", BETA_FAST), ("beta_slow", BETA_SLOW)):
-        if (value := parameters.get(key) or default) != default:
-            result[f"rope.scaling.yarn_{key}"] = f32(value)
     factor, default = parameters["factor"], _yarn_attention(parameters["factor"])
     attention, mscale, mscale_all = (parameters.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim"))
     if attention is None and mscale and mscale_all:

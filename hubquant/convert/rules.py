@@ -132,6 +132,13 @@ def integer(metadata: Metadata, key: str) -> int | None:
     return value
 
 
+def number(metadata: Metadata, key: str) -> float | None:
+    value = metadata[key].value if key in metadata else None
+    if value is not None and not is_number(value):
+        raise out_of_range(key, value, "a number")
+    return value
+
+
 def check_count(settings: Settings, setting: str, most: int) -> None:
     value = settings.get(setting)
     if value is not None and not (type(value) is int and 1 <= value <= most):
