@@ -1,0 +1,6 @@
+"""Tokenizers: from a model's folder to GGUF metadata, and from GGUF metadata to a transformers tokenizer."""
+
+from hubquant.convert.vocab.read import read_vocabulary
+from hubquant.convert.vocab.vocabulary import Vocabulary
+
+__all__ = ["Vocabulary", "read_vocabulary"]

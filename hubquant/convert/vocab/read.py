@@ -1,0 +1,62 @@
+"""From a model's folder to its vocabulary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hubquant.convert.vocab import spm
+from hubquant.convert.vocab.bpe import read_byte_level
+from hubquant.convert.vocab.special import Files
+from hubquant.convert.vocab.structure import flatten
+from hubquant.convert.vocab.vocabulary import Vocabulary
+from hubquant.errors import NotSupportedYet, TokenizerError
+
+
+def read_vocabulary(folder: Path, config: Mapping[str, Any], *, pre_tokenizer: str | None = None) -> Vocabulary:
+    """Read the tokenizer in ``folder``; ``config`` is the model's config.json. No code of the model is run.
+
+    ``pre_tokenizer`` overrides what the structure of a byte-level BPE tokenizer says. Raises ``TokenizerError`` for a
+    tokenizer that is missing, damaged or treats text as llama.cpp cannot, ``NotSupportedYet`` for other algorithms.
+    """
+    files = Files.read(folder, config)
+    sentencepiece = folder / "tokenizer.model"
+    if not files.tokenizer and sentencepiece.is_file():
+        return spm.read_from_model(files, sentencepiece)
+    if not files.tokenizer:
+        files = _converted(files)
+    model = files.tokenizer.get("model")
+    if not isinstance(model, dict):
+        raise TokenizerError("tokenizer.json has no model", hint="download it again")
+    kind = model.get("type") or ("BPE" if "merges" in model else None)
+    if kind != "BPE":
+        raise NotSupportedYet(f"{kind} tokenizers", hint="byte-level BPE and SentencePiece BPE are supported")
+    steps = {part.get("type") for part in flatten(files.tokenizer.get("pre_tokenizer"), "pretokenizers")}
+    if "ByteLevel" in steps:
+        return read_byte_level(files, pre_tokenizer)
+    if model.get("byte_fallback"):
+        return spm.read_from_json(files, sentencepiece)
+    raise NotSupportedYet("BPE tokenizers that are neither byte-level nor SentencePiece's")
+
+
+def _converted(files: Files) -> Files:
+    """The tokenizer.json that transformers makes of vocab.json and merges.txt."""
+    folder = files.folder
+    if not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+        raise TokenizerError(
+            f"{folder} has no tokenizer that can be read",
+            why="there is no tokenizer.json, tokenizer.model or vocab.json with merges.txt",
+            hint="download the tokenizer files of the model",
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        text = tokenizer.backend_tokenizer.to_str()
+    except Exception as error:  # transformers and tokenizers raise anything here
+        raise TokenizerError(
+            f"the tokenizer in {folder} cannot be loaded", why=str(error).splitlines()[0][:200]
+        ) from error
+    return Files(folder, json.loads(text), files.tokenizer_config, files.generation_config, files.config)
