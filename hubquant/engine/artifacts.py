@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hubquant import __version__
 from hubquant.engine.files import FilePlan, Weights, file_artifact
 from hubquant.engine.given_imatrix import GivenImatrix
 from hubquant.engine.source import SourceModel
 from hubquant.engine.workspace import Artifact
-from hubquant.recipe.schema import Recipe, TextSource
+from hubquant.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from hubquant.calibration import Chunks
 
 
 @dataclass(frozen=True)
@@ -30,44 +34,32 @@ def plan_artifacts(
     source: SourceModel,
     weights: Weights,
     given: GivenImatrix | None,
+    calibration: Chunks | None,
+    evaluation: Chunks | None,
     files: Sequence[FilePlan],
     shard_bytes: int,
 ) -> Artifacts:
-    imatrix = given.artifact if given else None
-    if given is None and not recipe.imatrix.skip:
-        calibration = recipe.calibration
-        tokens = text_identity(calibration.sources, calibration.chunk_size, calibration.chunks, calibration.seed)
+    collected, baseline = None, None
+    if calibration is not None:
         output = recipe.imatrix.process_output
-        imatrix = Artifact("imatrix", {**source.identity, "tokens": tokens, "process_output": output, "hubquant": __version__})
-    baseline = None
-    if not recipe.evaluate.skip:
-        tokens = text_identity(recipe.evaluate.sources, recipe.evaluate.chunk_size, recipe.evaluate.chunks, 0)
-        baseline = Artifact("baseline", {**source.identity, "tokens": tokens, "hubquant": __version__})
+        collected = _of_model("imatrix", source, tokens=calibration.fingerprint, process_output=output)
+    if evaluation is not None:
+        baseline = _of_model("baseline", source, tokens=evaluation.fingerprint)
+    imatrix = given.artifact if given else collected
     made = {
         file.ftype: file_artifact(weights, file.name, file.ftype, recipe.quantize, shard_bytes, source.identity, imatrix)
         for file in files
     }
     return Artifacts(
-        imatrix=None if given else imatrix,
+        imatrix=collected,
         baseline=baseline,
         files=made,
-        verifications={ftype: _after("verification", file) for ftype, file in made.items()},
-        runtimes={ftype: _after("runtime", file, llamacpp=llamacpp_version()) for ftype, file in made.items()},
-        evaluations={ftype: _after("evaluation", file, baseline=baseline.fingerprint) for ftype, file in made.items()}
+        verifications={ftype: _of_file("verification", file) for ftype, file in made.items()},
+        runtimes={ftype: _of_file("runtime", file, llamacpp=llamacpp_version()) for ftype, file in made.items()},
+        evaluations={ftype: _of_file("evaluation", file, baseline=baseline.fingerprint) for ftype, file in made.items()}
         if baseline
         else {},
     )
-
-
-def text_identity(sources: Sequence[TextSource], chunk_size: int, chunks: int, seed: int) -> dict[str, object]:
-    from hubquant.calibration import source_fingerprint
-
-    return {
-        "sources": [source_fingerprint(source) for source in sources],
-        "chunk_size": chunk_size,
-        "chunks": chunks,
-        "seed": seed,
-    }
 
 
 def llamacpp_version() -> str | None:
@@ -80,5 +72,9 @@ def llamacpp_version() -> str | None:
         return None
 
 
-def _after(kind: str, file: Artifact, **more: str | None) -> Artifact:
+def _of_model(kind: str, source: SourceModel, **more: object) -> Artifact:
+    return Artifact(kind, {**source.identity, "hubquant": __version__, **more})
+
+
+def _of_file(kind: str, file: Artifact, **more: object) -> Artifact:
     return Artifact(kind, {"file": file.fingerprint, "hubquant": __version__, **more})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hubquant import __version__
@@ -12,8 +12,6 @@ from hubquant.gguf_file import Layout, TensorEntry, shard
 from hubquant.gguf_file.metadata import Metadata, string, u32
 from hubquant.mix import FTYPES, assign
 from hubquant.recipe.schema import Quantize
-
-UNKNOWN_FINGERPRINT = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -39,29 +37,38 @@ class ImatrixFacts:
     dataset: str
     entries: int
     chunks: int
-    tokens_sha256: str = UNKNOWN_FINGERPRINT
+    tokens_sha256: str | None = None
 
     def metadata(self) -> Metadata:
         longest = 127  # bytes that llama-quantize leaves for a string override
+        tokens = {"hubquant.calibration_sha256": string(self.tokens_sha256)} if self.tokens_sha256 else {}
         return {
             "quantize.imatrix.file": string(_cut(self.file, longest)),
             "quantize.imatrix.dataset": string(_cut(self.dataset, longest)),
             "quantize.imatrix.entries_count": u32(self.entries),
             "quantize.imatrix.chunks_count": u32(self.chunks),
-            "hubquant.calibration_sha256": string(self.tokens_sha256),
+            **tokens,
         }
 
 
 @dataclass(frozen=True)
 class FilePlan:
-    """One file type of the recipe. ``size`` is exact and counts every shard."""
+    """One file type of the recipe; ``layouts`` are its shards, ``name`` is relative to the repository."""
 
     ftype: str
     name: str
     types: Mapping[str, str]
     n_parameters: int
-    size: int
-    n_shards: int
+    layouts: Sequence[Layout]
+
+    @property
+    def n_shards(self) -> int:
+        return len(self.layouts)
+
+    @property
+    def size(self) -> int:
+        """Exact bytes of all shards."""
+        return sum(layout.size for layout in self.layouts)
 
     @property
     def bpw(self) -> float:
@@ -84,10 +91,10 @@ def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatri
 
 
 def file_metadata(
-    weights: Weights, ftype: str, settings: Quantize, identity: Mapping[str, str], imatrix: ImatrixFacts | None
+    weights: Weights, ftype: str, settings: Quantize, model: str, imatrix: ImatrixFacts | None
 ) -> Metadata:
     """The source's keys, then what llama-quantize adds, then hubquant's provenance."""
-    made_from = {**identity, "imatrix": None if imatrix is None else imatrix.dataset, **_quantize_part(ftype, settings)}
+    made_from = {"model": model, "imatrix": imatrix and imatrix.dataset, **_quantize_part(ftype, settings)}
     return {
         **weights.metadata,
         "general.quantization_version": u32(2),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubquant.convert import Conversion
-from hubquant.engine.files import ImatrixFacts
+from hubquant.engine.files import ImatrixFacts, Weights
 from hubquant.engine.workspace import Artifact
 from hubquant.errors import ImatrixError
 from hubquant.imatrix import ImportanceMatrix
@@ -23,14 +23,13 @@ class GivenImatrix:
     artifact: Artifact
 
 
-def open_imatrix(reference: str, conversion: Conversion) -> GivenImatrix:
+def open_imatrix(reference: str, weights: Weights, modules: Mapping[str, str]) -> GivenImatrix:
     """A local file, or ``hub:org/repo/file``. Raises ``ImatrixError`` when it belongs to another model."""
     path = _fetch(reference) if reference.startswith(HUB_PREFIX) else Path(reference).expanduser()
     if not path.is_file():
         raise ImatrixError(f"there is no imatrix {path}", hint="check imatrix.file, or remove it to have one collected")
     matrix = ImportanceMatrix.load(path)
-    shapes = {tensor.name: tensor.shape for tensor in conversion.tensors}
-    matrix.check({name: shapes[name][-1] for name in conversion.modules.values() if name in shapes})
+    matrix.check({name: weights.shapes[name][-1] for name in modules.values() if name in weights.shapes})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     datasets = matrix.datasets or ("",)
     facts = ImatrixFacts(Path(reference).name, datasets[0], len(matrix.entries), matrix.chunk_count)

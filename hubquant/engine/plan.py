@@ -6,12 +6,12 @@ Only metadata is read: the recipe, config and tokenizer files, safetensors heade
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hubquant.convert import Conversion, plan_conversion
+from hubquant.convert.conversion import Conversion, plan_conversion
 from hubquant.engine.artifacts import Artifacts, plan_artifacts
 from hubquant.engine.files import (
     FilePlan,
@@ -25,16 +25,20 @@ from hubquant.engine.files import (
 from hubquant.engine.given_imatrix import GivenImatrix, open_imatrix
 from hubquant.engine.resources import check_disk, check_memory, disk_bytes, peak_ram_bytes
 from hubquant.engine.source import SourceModel, open_source
-from hubquant.engine.workspace import Workspace
+from hubquant.engine.workspace import Artifact, Workspace
 from hubquant.errors import ImatrixError, NotSupportedYet, RecipeError
 from hubquant.gguf_file.metadata import string
+from hubquant.imatrix import collected_names
 from hubquant.mix import file_type, requires_imatrix
 from hubquant.quants import implemented
 from hubquant.recipe.schema import Recipe
 
+if TYPE_CHECKING:
+    from hubquant.calibration import Chunks
+
 TARGET_SIZE = re.compile(r"^\d+(\.\d+)?\s*(bpw|[KMGT]i?B)$", re.IGNORECASE)
 SHARD_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT])(i?)B$", re.IGNORECASE)
-TEXT_PART = 0.25  # a text with more of its paragraphs in the calibration text than this is no held-out text
+COMPARED_CHARACTERS = 4_000_000  # of each source; more than a calibration run reads
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Plan:
     conversion: Conversion
     weights: Weights
     imatrix: GivenImatrix | None
+    facts: ImatrixFacts | None
+    calibration: Chunks | None
+    evaluation: Chunks | None
     files: Sequence[FilePlan]
     artifacts: Artifacts
     shard_bytes: int
@@ -91,10 +98,13 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     output = output or Path(f"{source.name}-GGUF")
     conversion = plan_conversion(source.folder, source.checkpoint)
     weights = conversion_weights(source, conversion)
-    imatrix = open_imatrix(recipe.imatrix.file, conversion) if recipe.imatrix.file else None
-    files = [_plan_file(weights, source, recipe, ftype, imatrix, shard_bytes) for ftype in recipe.quantize.types]
-    notes = _check_texts(recipe)
-    artifacts = plan_artifacts(recipe, source, weights, imatrix, files, shard_bytes)
+    imatrix = open_imatrix(recipe.imatrix.file, weights, conversion.modules) if recipe.imatrix.file else None
+    calibration, evaluation = _tokenize(recipe, source)
+    facts = imatrix.facts if imatrix else calibration and collected_facts(calibration, conversion, recipe)
+    has_data = _data_check(imatrix, calibration)
+    files = [_plan_file(weights, source, recipe, ftype, facts, has_data, shard_bytes) for ftype in recipe.quantize.types]
+    notes = _check_overlap(recipe) if calibration and evaluation else []
+    artifacts = plan_artifacts(recipe, source, weights, imatrix, calibration, evaluation, files, shard_bytes)
     workspace = Workspace(output)
     peak = peak_ram_bytes(recipe, weights)
     disk = disk_bytes(recipe, weights, files, source.download_bytes)
@@ -107,10 +117,13 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
         conversion=conversion,
         weights=weights,
         imatrix=imatrix,
+        facts=facts,
+        calibration=calibration,
+        evaluation=evaluation,
         files=files,
         artifacts=artifacts,
         shard_bytes=shard_bytes,
-        steps=_steps(recipe, source, files, artifacts, workspace),
+        steps=_steps(recipe, source, calibration, evaluation, artifacts, workspace),
         peak_ram_bytes=peak,
         disk_bytes=disk,
         notes=notes,
@@ -125,7 +138,7 @@ def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
     weights = Weights(conversion.architecture, conversion.hparams, {}, shapes, conversion.float_type)
     metadata = {
         "general.architecture": string(conversion.architecture),
-        **general_metadata(source.folder, source.card, source.id or source.name, weights.n_parameters),
+        **general_metadata(source.folder, source.card, source.id or source.name, weights.n_parameters, quantized_by="hubquant"),
         **conversion.metadata,
         "hubquant.source_revision": string(source.revision),
     }
@@ -168,33 +181,53 @@ def _checked(recipe: Recipe) -> Recipe:
 
 
 def _plan_file(
-    weights: Weights, source: SourceModel, recipe: Recipe, ftype: str, imatrix: GivenImatrix | None, shard_bytes: int
+    weights: Weights,
+    source: SourceModel,
+    recipe: Recipe,
+    ftype: str,
+    facts: ImatrixFacts | None,
+    has_data: Callable[[str], bool],
+    shard_bytes: int,
 ) -> FilePlan:
-    has_imatrix = not recipe.imatrix.skip
-    types = assign_types(weights, ftype, recipe.quantize, has_imatrix=has_imatrix)
-    check_types(types, ftype, has_data=imatrix.matrix.entries.__contains__ if imatrix else lambda _: has_imatrix)
-    facts = planned_facts(recipe, imatrix) if has_imatrix else None
-    metadata = file_metadata(weights, ftype, recipe.quantize, source.identity, facts)
+    types = assign_types(weights, ftype, recipe.quantize, has_imatrix=facts is not None)
+    check_types(types, ftype, has_data)
+    metadata = file_metadata(weights, ftype, recipe.quantize, source.identity["model"], facts)
     layouts = plan_layouts(weights, types, metadata, shard_bytes)
     return FilePlan(
         ftype=ftype,
         name=file_name(source.name, ftype, len(layouts)),
         types=types,
         n_parameters=weights.n_parameters,
-        size=sum(layout.size for layout in layouts),
-        n_shards=len(layouts),
+        layouts=layouts,
     )
 
 
-def planned_facts(recipe: Recipe, imatrix: GivenImatrix | None) -> ImatrixFacts:
-    """The imatrix keys as long as they will be; counts and the token fingerprint are filled in when they are known."""
+def _tokenize(recipe: Recipe, source: SourceModel) -> tuple[Chunks | None, Chunks | None]:
+    """The calibration and the evaluation tokens; text that cannot be used raises."""
+    from hubquant.calibration import build
+    from hubquant.models import load_tokenizer
+
+    tokenizer = load_tokenizer(source.folder)
+    first, second = recipe.calibration, recipe.evaluate
+    collects = not recipe.imatrix.skip and recipe.imatrix.file is None
+    calibration = build(first.sources, tokenizer, first.chunk_size, first.chunks, first.seed) if collects else None
+    evaluation = None if second.skip else build(second.sources, tokenizer, second.chunk_size, second.chunks, 0)
+    return calibration, evaluation
+
+
+def collected_facts(chunks: Chunks, conversion: Conversion, recipe: Recipe) -> ImatrixFacts:
+    """What a file will record of the matrix that is yet to be collected."""
+    names = collected_names(conversion.modules.values(), recipe.imatrix.process_output)
+    return ImatrixFacts("imatrix.gguf", chunks.datasets[0], len(names), len(chunks), chunks.fingerprint)
+
+
+def _data_check(imatrix: GivenImatrix | None, calibration: Chunks | None) -> Callable[[str], bool]:
     if imatrix is not None:
-        return imatrix.facts
-    datasets = [source.display_name for source in recipe.calibration.sources]
-    return ImatrixFacts("imatrix.gguf", datasets[0], entries=1, chunks=1)
+        return imatrix.matrix.entries.__contains__
+    return lambda name: calibration is not None
 
 
-def check_types(types: Mapping[str, str], ftype: str, has_data: Any) -> None:
+def check_types(types: Mapping[str, str], ftype: str, has_data: Callable[[str], bool]) -> None:
     missing_kernel = sorted({type for type in types.values() if not implemented(type)})
     if missing_kernel:
         raise NotSupportedYet(
@@ -211,38 +244,49 @@ def check_types(types: Mapping[str, str], ftype: str, has_data: Any) -> None:
         )
 
 
-def _check_texts(recipe: Recipe) -> list[str]:
-    """Unusable sources raise; evaluation text that was calibrated on is noted."""
-    from hubquant.calibration import overlap, source_fingerprint
+def _check_overlap(recipe: Recipe) -> list[str]:
+    """A note when the model is evaluated on text that it was calibrated on."""
+    from hubquant.calibration import overlap, read_text
 
-    calibration = () if recipe.imatrix.skip or recipe.imatrix.file else recipe.calibration.sources
-    evaluation = () if recipe.evaluate.skip else recipe.evaluate.sources
-    for source in (*calibration, *evaluation):
-        source_fingerprint(source)
-    share = overlap(calibration, evaluation) if calibration and evaluation else 0.0
-    if share == 0:
+    seed = recipe.calibration.seed
+    calibration = [read_text(source, seed, COMPARED_CHARACTERS) for source in recipe.calibration.sources]
+    evaluation = [read_text(source, 0, COMPARED_CHARACTERS) for source in recipe.evaluate.sources]
+    found = overlap(calibration, "\n".join(evaluation))
+    if found.shared == 0:
         return []
-    return [f"{share:.0%} of the evaluation text also stands in the calibration text: the divergence will look too good"]
+    return [
+        f"{found.share:.0%} of the evaluation text's lines also stand in the calibration text: the divergence looks better than it is"
+    ]
 
 
 def _steps(
-    recipe: Recipe, source: SourceModel, files: Sequence[FilePlan], artifacts: Artifacts, workspace: Workspace
+    recipe: Recipe,
+    source: SourceModel,
+    calibration: Chunks | None,
+    evaluation: Chunks | None,
+    artifacts: Artifacts,
+    workspace: Workspace,
 ) -> list[Step]:
-    names = ", ".join(file.ftype for file in files)
+    def done(made: Mapping[str, Artifact]) -> bool:
+        return all(workspace.has(artifact) for artifact in made.values())
+
+    names = ", ".join(recipe.quantize.types)
     steps = []
     if source.remote is not None:
         steps.append(Step("pull", f"{source.id} at {source.revision[:12]}", source.download_bytes == 0))
-    if artifacts.imatrix is not None:
-        steps.append(
-            Step("imatrix", f"up to {recipe.calibration.chunks} chunks of {recipe.calibration.chunk_size} tokens", workspace.has(artifacts.imatrix))
-        )
-    if artifacts.baseline is not None:
-        steps.append(Step("baseline", f"up to {recipe.evaluate.chunks} chunks", workspace.has(artifacts.baseline)))
-    steps.append(Step("quantize", names, all(workspace.has(a) for a in artifacts.files.values())))
-    steps.append(Step("verify", names, all(workspace.has(a) for a in artifacts.verifications.values())))
-    if artifacts.baseline is not None:
-        steps.append(Step("evaluate", names, all(workspace.has(a) for a in artifacts.evaluations.values())))
-    steps.append(Step("card", "README.md, recipe.yaml, plot.png"))
+    if calibration is not None and artifacts.imatrix is not None:
+        steps.append(Step("imatrix", describe(calibration), workspace.has(artifacts.imatrix)))
+    if evaluation is not None and artifacts.baseline is not None:
+        steps.append(Step("baseline", describe(evaluation), workspace.has(artifacts.baseline)))
+    steps.append(Step("quantize", names, done(artifacts.files)))
+    steps.append(Step("verify", names, done(artifacts.verifications)))
+    if evaluation is not None:
+        steps.append(Step("evaluate", names, done(artifacts.evaluations)))
+    steps.append(Step("card", "README.md, recipe.yaml" + (", plot.png" if evaluation is not None else "")))
     if recipe.publish.to is not None:
         steps.append(Step("push", recipe.publish.to))
     return steps
+
+
+def describe(chunks: Chunks) -> str:
+    return f"{len(chunks)} chunks of {chunks.chunk_size} tokens from {', '.join(chunks.datasets)}"

@@ -13,9 +13,10 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.checkpoint import Checkpoint, read_header
+from hubquant.convert.checkpoint import Checkpoint, read_header, read_index, weight_files
 from hubquant.engine.progress import Progress
 from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.models.identify import identify
 from hubquant.recipe.schema import ModelReference
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ LARGEST_METADATA = 100 << 20  # bytes
 
 @dataclass(frozen=True)
 class SourceModel:
-    """``identity`` is what every artifact made from these weights depends on; ``folder`` holds the weights only when
-    ``remote`` is None or ``download`` has been called."""
+    """``identity`` is what every artifact made from these weights depends on, its "model" part is the same on every
+    machine. ``folder`` holds the weights once ``remote`` is None."""
 
     name: str
     id: str | None
@@ -47,7 +48,8 @@ class SourceModel:
             return self
         from hubquant.hub.pull import fetch_weights
 
-        with progress.bar("download", self.download_bytes, "B") as advance:
+        total = sum(self.remote.files[file].size for file in self.weight_files)
+        with progress.bar("download", total, "B") as advance:
             folder = fetch_weights(self.remote, self.weight_files, advance)
         return replace(self, folder=folder, checkpoint=self.checkpoint.with_folder(folder), remote=None)
 
@@ -69,6 +71,7 @@ def open_source(reference: ModelReference) -> SourceModel:
 
 def _open_folder(folder: Path, name: str) -> SourceModel:
     checkpoint = Checkpoint.from_folder(folder)
+    identify(folder)
     return SourceModel(
         name=name,
         id=None,
@@ -76,19 +79,20 @@ def _open_folder(folder: Path, name: str) -> SourceModel:
         folder=folder,
         checkpoint=checkpoint,
         card=_read_card(folder),
-        identity={"model": _folder_fingerprint(folder, checkpoint)},
+        identity={"model": _content_fingerprint(folder, checkpoint), "state": _state_fingerprint(folder, checkpoint)},
     )
 
 
 def _open_hub(repo_id: str, revision: str) -> SourceModel:
-    from hubquant.hub.pull import fetch_metadata, missing_bytes, range_reader, resolve, weight_files
-    from hubquant.models.identify import identify
+    from hubquant.hub import cache
+    from hubquant.hub.pull import fetch_metadata, range_reader, resolve
 
     remote = resolve(repo_id, revision)
-    files = weight_files(remote)
     folder = fetch_metadata(remote)
+    files = weight_files(remote.files, read_index(folder))
     identify(folder)
     headers = {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files}
+    missing = [file for file in files if not cache.cached_file(remote.id, remote.revision, file)]
     return SourceModel(
         name=repo_id.rsplit("/", 1)[-1],
         id=repo_id,
@@ -98,27 +102,33 @@ def _open_hub(repo_id: str, revision: str) -> SourceModel:
         card=remote.card,
         identity={"model": f"{repo_id}@{remote.revision}"},
         remote=remote,
-        weight_files=tuple(files),
-        download_bytes=missing_bytes(remote, files),
+        weight_files=files,
+        download_bytes=sum(remote.files[file].size for file in missing),
     )
 
 
 def _read_card(folder: Path) -> Mapping[str, Any]:
-    from hubquant.hub.card import read_front_matter
+    from hubquant.hub.front_matter import read_front_matter
 
     readme = folder / "README.md"
     return read_front_matter(readme.read_text("utf-8", errors="replace")) if readme.is_file() else {}
 
 
-def _folder_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
-    """Small files by content; weight files by header, size and time of change, as ``make`` would see them."""
+def _content_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
+    """Config, tokenizer and tensor table by content: the same on every machine, and cheap for any size of model."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and METADATA_PATTERN.match(p.name)):
         if path.stat().st_size <= LARGEST_METADATA:
             digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    for name, info in sorted(checkpoint.tensors.items()):
+        digest.update(f"{name}\0{info.dtype}\0{info.shape}\0{info.file}\0{info.begin}\0{info.end}\0".encode())
+    return digest.hexdigest()
+
+
+def _state_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
+    """Size and time of change of the weight files, as ``make`` looks at them: weights changed in place are other weights."""
+    digest = hashlib.sha256()
     for file in sorted({info.file for info in checkpoint.tensors.values()}):
         status = (folder / file).stat()
         digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    for name, info in sorted(checkpoint.tensors.items()):
-        digest.update(f"{name}\0{info.dtype}\0{info.shape}\0{info.begin}\0{info.end}\0".encode())
     return digest.hexdigest()

@@ -1,0 +1,184 @@
+"""Single steps on files, without a recipe: what ``hubquant convert``, ``quantize``, ``imatrix`` and ``publish`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hubquant.calibration import build
+from hubquant.convert.conversion import Conversion, plan_conversion
+from hubquant.engine.files import ImatrixFacts, Weights, assign_types, file_metadata, plan_layouts
+from hubquant.engine.given_imatrix import open_imatrix
+from hubquant.engine.gguf_source import gguf_identity, gguf_weights, stream_gguf
+from hubquant.engine.plan import check_types, conversion_weights
+from hubquant.engine.progress import Progress
+from hubquant.engine.quantizing import Target, quantize_files
+from hubquant.engine.source import SourceModel, open_source
+from hubquant.engine.steps import collect, importance_of, stream_checkpoint
+from hubquant.engine.workspace import fingerprint, writing
+from hubquant.errors import UserError
+from hubquant.gguf_file import GGUFFile
+from hubquant.mix import file_type
+from hubquant.models import load, load_tokenizer
+from hubquant.recipe.load import model_reference
+from hubquant.recipe.schema import Calibration, ModelReference, Quantize, Rule, TextSource
+
+if TYPE_CHECKING:
+    import torch
+
+    from hubquant.hub.push import Pushed
+    from hubquant.imatrix import ImportanceMatrix
+
+UNSHARDED = 1 << 62  # bytes
+CONVERTED_TYPES = ("F32", "F16", "BF16", "Q8_0")
+
+
+@dataclass(frozen=True)
+class MadeFile:
+    path: Path
+    type: str
+    size: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"path": str(self.path), "type": self.type, "size": self.size}
+
+
+@dataclass(frozen=True)
+class Readable:
+    """A model to quantize: what its files hold, and a stream of the tensors that are asked for."""
+
+    name: str
+    weights: Weights
+    identity: Mapping[str, str]
+    modules: Mapping[str, str]
+    stream: Callable[[frozenset[str]], Iterable[tuple[str, torch.Tensor]]]
+
+
+def convert(model: str, out: Path, type: str | None, progress: Progress) -> MadeFile:
+    source, conversion = open_model(model)
+    chosen = file_type(type or conversion.float_type).name
+    if chosen not in CONVERTED_TYPES:
+        raise UserError(f"convert does not write {chosen}", hint=f"hubquant quantize {model} -t {chosen} -o DIR")
+    readable = checkpoint_readable(source.download(progress), conversion)
+    return _write(readable, Quantize(types=(chosen,)), None, None, {chosen: out}, progress)[0]
+
+
+def quantize(
+    model: str, settings: Quantize, imatrix: str | None, out: Path, progress: Progress
+) -> list[MadeFile]:
+    """Quantize a checkpoint or a GGUF file of floats to every type of ``settings`` in one pass."""
+    if model.endswith(".gguf"):
+        path = Path(model).expanduser()
+        file = GGUFFile.open(path)
+        readable = Readable(path.stem, gguf_weights(file), gguf_identity(path), {}, lambda names: stream_gguf(file, names))
+    else:
+        source, conversion = open_model(model)
+        readable = checkpoint_readable(source.download(progress), conversion)
+    matrix, facts = None, None
+    if imatrix is not None:
+        given = open_imatrix(imatrix, readable.weights, readable.modules)
+        matrix, facts = given.matrix, given.facts
+    paths = {ftype: out / f"{readable.name}-{ftype}.gguf" for ftype in settings.types}
+    return _write(readable, settings, matrix, facts, paths, progress)
+
+
+def quantize_settings(
+    types: Sequence[str],
+    mode: Literal["exact", "best"],
+    rules: Sequence[str],
+    pure: bool,
+    output_tensor: str | None,
+    token_embedding: str | None,
+) -> Quantize:
+    """The command line's flags as settings. Raises ``UserError`` for a rule that is not REGEX=TYPE."""
+    parsed = []
+    for rule in rules:
+        match, equals, type = rule.rpartition("=")
+        if not equals or not match or not type:
+            raise UserError(f"{rule!r} is not a tensor rule", hint="write --tensor-type 'ffn_down=Q6_K'")
+        parsed.append(Rule(match=match, type=type))
+    names = tuple(dict.fromkeys(file_type(name).name for name in types))
+    return Quantize(
+        types=names, mode=mode, rules=tuple(parsed), pure=pure, output_tensor=output_tensor, token_embedding=token_embedding
+    )
+
+
+def collect_imatrix(
+    model: str, texts: Sequence[str], out: Path, chunks: int, chunk_size: int, process_output: bool, progress: Progress
+) -> ImportanceMatrix:
+    source, conversion = open_model(model)
+    sources = tuple(text_source(text) for text in texts) or Calibration().sources
+    tokens = build(sources, load_tokenizer(source.folder), chunk_size, chunks, seed=0)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    model_in_memory = load(source.download(progress).folder)
+    snapshot = out.with_name(f".{out.name}.partial")
+    matrix = collect(model_in_memory, tokens, conversion, process_output, snapshot, progress)
+    matrix.save(out)
+    snapshot.unlink(missing_ok=True)
+    return matrix
+
+
+def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
+    from hubquant.hub.push import can_write, push
+
+    if not folder.is_dir() or not any(folder.rglob("*.gguf")):
+        raise UserError(f"there is nothing to publish in {folder}", hint="make it first: hubquant run MODEL --out " + str(folder))
+    can_write(to)
+    return push(folder, to, private=private, progress=progress)
+
+
+def open_model(model: str) -> tuple[SourceModel, Conversion]:
+    reference = {"bundled": "demo"} if model == "demo" else model_reference(model)
+    source = open_source(ModelReference.model_validate(reference))
+    return source, plan_conversion(source.folder, source.checkpoint)
+
+
+def checkpoint_readable(source: SourceModel, conversion: Conversion) -> Readable:
+    return Readable(
+        source.name,
+        conversion_weights(source, conversion),
+        source.identity,
+        conversion.modules,
+        lambda names: stream_checkpoint(conversion, source, names),
+    )
+
+
+def text_source(text: str) -> TextSource:
+    """An existing file or folder, or else a Hub dataset."""
+    return TextSource(file=text) if Path(text).expanduser().exists() or "/" not in text else TextSource(dataset=text)
+
+
+def _write(
+    readable: Readable,
+    settings: Quantize,
+    matrix: ImportanceMatrix | None,
+    facts: ImatrixFacts | None,
+    paths: Mapping[str, Path],
+    progress: Progress,
+) -> list[MadeFile]:
+    targets = []
+    for ftype, path in paths.items():
+        types = assign_types(readable.weights, ftype, settings, has_imatrix=matrix is not None)
+        check_types(types, ftype, has_data=matrix.entries.__contains__ if matrix else lambda _: False)
+        metadata = file_metadata(readable.weights, ftype, settings, readable.identity["model"], facts)
+        targets.append(Target(_hidden(path, readable.identity), plan_layouts(readable.weights, types, metadata, UNSHARDED), types))
+    total = sum(entry.nbytes for t in targets for layout in t.layouts for entry in layout.tensors.values())
+    with progress.bar("quantize", total, "B") as advance:
+        quantize_files(targets, readable.stream, importance_of(matrix), settings.mode, advance)
+    for target, path in zip(targets, paths.values(), strict=True):
+        target.path.replace(path)
+    return [MadeFile(path, ftype, path.stat().st_size) for ftype, path in paths.items()]
+
+
+def _hidden(path: Path, identity: Mapping[str, str]) -> Path:
+    """Where ``path`` is built: a name that tells the source apart, so that only the same work is resumed."""
+    name = f".{path.name}.{fingerprint(dict(identity))[:12]}"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{path.name}.*"):
+            if not leftover.name.startswith(name):
+                leftover.unlink()
+    return path.with_name(name)

@@ -1,0 +1,57 @@
+"""A GGUF file of floats as a source of weights to quantize."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubquant.engine.files import Weights
+from hubquant.errors import GGUFError, NotSupportedYet
+from hubquant.gguf_file import GGUFFile
+from hubquant.quants import dequantize
+
+if TYPE_CHECKING:
+    import torch
+
+FLOAT_TYPES = ("F32", "F16", "BF16")
+
+
+def gguf_weights(file: GGUFFile) -> Weights:
+    """What the file holds. Raises ``NotSupportedYet`` for a quantized file, ``GGUFError`` for one that is no model."""
+    quantized = sorted({tensor.type for tensor in file.tensors.values()} - set(FLOAT_TYPES))
+    if quantized:
+        raise NotSupportedYet(
+            "quantizing again", why=f"the file holds {', '.join(quantized)} tensors", hint="start from the F16, BF16 or F32 file"
+        )
+    architecture = file.metadata.get("general.architecture")
+    if architecture is None:
+        raise GGUFError("the file is no model", why="it has no general.architecture")
+    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+    kept = {k: v for k, v in file.metadata.items() if not k.startswith(("split.", "quantize.imatrix."))}
+    matrices = [tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1]
+    return Weights(str(architecture.value), _hparams(file, str(architecture.value)), kept, shapes, matrices[0] if matrices else "F32")
+
+
+def stream_gguf(file: GGUFFile, names: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in file.tensors.items():
+        if name in names:
+            yield name, dequantize(file.data(name), tensor.type, tensor.shape[-1]).reshape(tensor.shape)
+
+
+def gguf_identity(path: Path) -> dict[str, str]:
+    status = path.stat()
+    return {"model": path.name, "state": f"{status.st_size}-{status.st_mtime_ns}"}
+
+
+def _hparams(file: GGUFFile, architecture: str) -> dict[str, int]:
+    keys = {
+        "n_layer": "block_count",
+        "n_head": "attention.head_count",
+        "n_head_kv": "attention.head_count_kv",
+        "n_embd": "embedding_length",
+        "n_ff": "feed_forward_length",
+        "n_expert": "expert_count",
+    }
+    found = {name: file.metadata.get(f"{architecture}.{key}") for name, key in keys.items()}
+    return {name: kv.value if kv and isinstance(kv.value, int) else 0 for name, kv in found.items()}
