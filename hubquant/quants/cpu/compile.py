@@ -21,12 +21,12 @@ def primitive(function: _F) -> _F:
     ``error_model="numpy"``: division by zero gives infinity as in C. Never fastmath: sums keep their order and NaN its
     meaning.
     """
-    return cast(_F, njit(error_model="numpy")(function))
+    return cast(_F, njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
 
 
 def kernel(function: _F) -> _F:
     """A compiled entry point: callable from Python without the GIL, cached on disk."""
-    dispatcher = njit(error_model="numpy", nogil=True)(function)
+    dispatcher = njit(error_model="numpy", nogil=True, no_cfunc_wrapper=True)(function)
     with suppress(RuntimeError):  # numba finds no directory it may write to: compile in every process instead
         dispatcher._cache = _KernelCache(function)
     return cast(_F, dispatcher)
