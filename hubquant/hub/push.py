@@ -24,7 +24,7 @@ from hubquant.hub.transfer import ignore
 
 CARD = "README.md"
 PUBLISHED_HIDDEN = ".eval_results"
-ALONE = 8 << 20  # bytes; a file from here on is uploaded on its own, so that progress moves and a break loses little
+ALONE = 1 << 20  # bytes; a file from here on is uploaded on its own, so that progress moves and a break loses little
 CONFLICTS = 5
 WRITING_ROLES = {"admin", "write", "contributor"}
 

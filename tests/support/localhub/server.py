@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -15,7 +15,7 @@ from typing import Self
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.support.localhub import api, transfer
@@ -151,8 +151,8 @@ class LocalHub:
     ) -> None:
         """Answer requests whose ``METHOD /path`` holds ``pattern`` with ``status``.
 
-        With ``cut``, break the connection after that many bytes of the body instead; with ``delay`` (seconds) and
-        ``status=None``, only answer later.
+        With ``cut``, do what was asked but break the connection after that many bytes of the body (of a download) or
+        before the answer (0); with ``delay`` (seconds) and ``status=None``, only answer later.
         """
         self.faults.append(Fault(re.compile(pattern), status, times, after, headers or {}, cut, delay, message))
 
@@ -213,6 +213,8 @@ class LocalHub:
             await asyncio.sleep(fault.delay)
         if fault and fault.cut is None and fault.status is not None:
             entry.status = fault.status
+            if fault.status < 400:
+                return Response(fault.message, fault.status, headers=dict(fault.headers))
             return JSONResponse({"error": fault.message}, fault.status, headers=dict(fault.headers))
         call = Call(request.method, path, entry.query, entry.headers, body, fault.cut if fault else None)
         try:
@@ -220,6 +222,8 @@ class LocalHub:
         except Refusal as refusal:
             response = JSONResponse(refusal.body, refusal.status, headers=refusal.headers)
         entry.status = response.status_code
+        if fault and fault.cut == 0:
+            return StreamingResponse(_nothing(), response.status_code, headers={"Content-Length": "1"})
         return response
 
     def _next_fault(self, line: str) -> Fault | None:
@@ -240,6 +244,12 @@ class LocalHub:
                     groups["kind"] = KINDS[groups["kind"] or "models"]
                 return handler(self, call, **groups)
         raise Refusal(404, "Sorry, we can't find the page you are looking for.")
+
+
+def _nothing() -> Iterator[bytes]:
+    """A body that never comes: the work is done, its answer is lost."""
+    yield b""
+    raise ConnectionAbortedError("injected fault")
 
 
 Handler = Callable[..., Response]
