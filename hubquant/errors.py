@@ -88,3 +88,11 @@ class VerificationError(HubquantError):
 
 class MixError(UserError):
     """A file type, rule or tensor type that does not exist or does not fit the model."""
+
+
+class BaselineError(UserError):
+    """A stored baseline that cannot be read or belongs to another model or text."""
+
+
+class EvaluationError(HubquantError):
+    """A model whose output cannot be measured."""

@@ -1,0 +1,76 @@
+"""What the stores of this room share: refusals of the file system as errors, and checksummed records."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubquant.errors import DiskFullError, OutputError
+
+Rows = NDArray[np.float64]
+KEY_BYTES = 32
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path) from None
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise OutputError(f"cannot write {path}", why=why, hint="choose another folder") from None
+
+
+def disk_full(path: Path) -> DiskFullError:
+    return DiskFullError(
+        f"the disk is full at {path}", hint="free some space and run the same line again; it continues where it stopped"
+    )
+
+
+class Snapshot:
+    """Records of ``n_values`` float64 each, appended to a file that a killed process can go on with.
+
+    ``key`` (32 bytes) says what the records were made from; a file with another key, or one that ends within a record,
+    loses what does not belong.
+    """
+
+    def __init__(self, path: Path, key: bytes, n_values: int) -> None:
+        self._path = path
+        self._record_bytes = 4 + 8 * n_values
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stored = path.read_bytes() if path.exists() else b""
+            self.records = list(self._whole_records(stored)) if stored[:KEY_BYTES] == key else []
+            kept = KEY_BYTES + len(self.records) * self._record_bytes
+            self._file = path.open("r+b" if path.exists() else "w+b")
+            self._file.write(key)
+            self._file.truncate(kept)
+            self._file.seek(kept)
+            self._file.flush()
+
+    def _whole_records(self, stored: bytes) -> Iterator[Rows]:
+        for start in range(KEY_BYTES, len(stored) - self._record_bytes + 1, self._record_bytes):
+            checksum, values = stored[start : start + 4], stored[start + 4 : start + self._record_bytes]
+            if zlib.crc32(values).to_bytes(4, "little") != checksum:
+                return
+            yield np.frombuffer(values, dtype="<f8")
+
+    def append(self, values: Rows) -> None:
+        payload = np.ascontiguousarray(values, dtype="<f8").tobytes()
+        if len(payload) + 4 != self._record_bytes:
+            raise ValueError(f"a record holds {self._record_bytes - 4} bytes, not {len(payload)}")
+        with writing(self._path):
+            self._file.write(zlib.crc32(payload).to_bytes(4, "little") + payload)
+            self._file.flush()
+        self.records.append(np.frombuffer(payload, dtype="<f8"))
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,59 @@
+"""The likelihood of a text, and perplexity as llama-perplexity computes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hubquant.evaluate.scoring import LanguageModel, row_blocks, scored_logits, scored_targets
+
+if TYPE_CHECKING:
+    from hubquant.calibration import Chunks
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """``ppl`` = exp of the mean negative log-likelihood; ``error`` is its standard error."""
+
+    ppl: float
+    error: float
+    n_tokens: int
+
+    @classmethod
+    def of(cls, nll: Tensor) -> Perplexity:
+        """From the negative log-likelihoods [n] of the scored tokens, natural logarithm."""
+        mean, error = mean_and_error(nll)
+        return cls(ppl=math.exp(mean), error=math.exp(mean) * error, n_tokens=len(nll))
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Mean of ``values`` [n] and its standard error sqrt((E[v²] − E[v]²) / (n − 1)); llama.cpp reports 0 for n ≤ 10."""
+    values = values.double()
+    variance = float(values.var(correction=0)) if len(values) > 10 else 0.0
+    return float(values.mean()), math.sqrt(variance / max(len(values) - 1, 1))
+
+
+def perplexity(model: LanguageModel, chunks: Chunks, *, advance: Callable[[int], None] = lambda _: None) -> Perplexity:
+    """Perplexity of ``model`` on ``chunks``, scoring the second half of each; ``advance`` is called once per chunk.
+
+    Raises EvaluationError when a logit is not finite.
+    """
+    parts = []
+    for ids in chunks.ids:
+        parts.append(negative_log_likelihood(scored_logits(model, ids), scored_targets(ids)))
+        advance(1)
+    return Perplexity.of(torch.cat(parts))
+
+
+def negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
+    """-ln p(target) in float64 [n] of ``logits`` [n, n_vocab]; natural logarithm."""
+    parts = []
+    for rows in row_blocks(logits):
+        log_p = logits[rows].double().log_softmax(1).cpu()
+        parts.append(-log_p.gather(1, targets[rows, None]).squeeze(1))
+    return torch.cat(parts)

@@ -1,0 +1,54 @@
+"""Which tokens of a chunk are scored, and the logits they are scored with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hubquant.errors import EvaluationError
+
+BLOCK_ELEMENTS = 1 << 22
+"""Logits worked on at a time: 32 MB in float64, whatever the size of the vocabulary."""
+
+LanguageModel = Callable[[Tensor], Any]
+"""Token ids [1, n] -> logits [1, n, n_vocab], or as transformers models do an object with these as ``logits``."""
+
+
+def scored_positions(chunk_size: int) -> slice:
+    """Positions whose logits predict a scored token: llama-perplexity scores the second half of a chunk, where every
+    token has at least ``chunk_size // 2`` tokens of context."""
+    return slice(chunk_size // 2, chunk_size - 1)
+
+
+def n_scored(chunk_size: int) -> int:
+    """Scored tokens per chunk: 255 of 512."""
+    return chunk_size - 1 - chunk_size // 2
+
+
+def scored_targets(ids: Tensor) -> Tensor:
+    """The tokens [n_scored] that the logits at ``scored_positions`` predict; ``ids`` [chunk_size]."""
+    return ids[scored_positions(len(ids)).start + 1 :]
+
+
+def scored_logits(model: LanguageModel, ids: Tensor) -> Tensor:
+    """Logits [n_scored, n_vocab] of one chunk of ``ids`` [chunk_size]. Raises EvaluationError unless all are finite."""
+    with torch.inference_mode():
+        output = model(ids.unsqueeze(0).to(getattr(model, "device", ids.device)))
+    logits: Tensor = (output if isinstance(output, Tensor) else output.logits)[0, scored_positions(len(ids))]
+    bad = logits.numel() - int(logits.isfinite().sum())
+    if bad:
+        raise EvaluationError(
+            f"the model gives {bad} logits that are NaN or infinite",
+            why="its weights or its activations overflow",
+            hint="look for NaN in the weights, or evaluate in float32",
+        )
+    return logits
+
+
+def row_blocks(logits: Tensor) -> Iterator[slice]:
+    """Slices over the rows of ``logits`` [n, n_vocab] that hold about ``BLOCK_ELEMENTS`` each."""
+    step = max(1, BLOCK_ELEMENTS // logits.shape[1])
+    return (slice(start, start + step) for start in range(0, len(logits), step))

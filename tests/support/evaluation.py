@@ -1,0 +1,48 @@
+"""Chunks of random tokens, and models that change a tiny real model a little."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hubquant.calibration import Chunks
+from hubquant.models.load import load
+from hubquant.models.tiny import build
+
+
+def random_chunks(n_chunks: int, chunk_size: int, n_vocab: int, seed: int = 0) -> Chunks:
+    ids = torch.randint(n_vocab, (n_chunks, chunk_size), generator=torch.Generator().manual_seed(seed))
+    return Chunks(ids, ("random",), (n_chunks,), hashlib.sha256(ids.numpy().tobytes()).hexdigest())
+
+
+def tiny_model(folder: Path, **config: Any) -> Any:
+    return load(build("llama", folder, initializer_range=0.1, **config), device="cpu")
+
+
+def disturbed(model: Any, strength: float) -> Any:
+    """A copy of the model with noise of ``strength`` times their own size on all matrices."""
+    model = copy.deepcopy(model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter += strength * parameter.std() * torch.randn_like(parameter)
+    return model
+
+
+def counted(model: Callable[[Tensor], Any], calls: list[int], stop_after: int | None = None) -> Callable[[Tensor], Any]:
+    """``model`` that notes each call in ``calls`` and breaks off after ``stop_after`` of them."""
+
+    def forward(ids: Tensor) -> Any:
+        if stop_after is not None and len(calls) == stop_after:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return model(ids)
+
+    return forward
