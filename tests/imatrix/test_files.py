@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader, GGUFWriter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hubquant.errors import ImatrixError, OutputError
+from hubquant.imatrix import Entry, ImportanceMatrix
+from hubquant.imatrix.legacy import parse_dat
+
+
+def dense(n: int, count: int, seed: int) -> Entry:
+    generator = torch.Generator().manual_seed(seed)
+    sums = torch.rand(1, n, generator=generator, dtype=torch.float64) * 1000
+    return Entry(sums, torch.tensor([count]), torch.randn(1, n, generator=generator, dtype=torch.float64))
+
+
+def experts(n: int, counts: list[int]) -> Entry:
+    return Entry(
+        torch.rand(len(counts), n, dtype=torch.float64), torch.tensor(counts), torch.ones(len(counts), n).double()
+    )
+
+
+@pytest.fixture
+def matrix() -> ImportanceMatrix:
+    entries = {
+        "blk.2.attn_q.weight": dense(64, 1024, 0),
+        "blk.10.attn_q.weight": dense(64, 1024, 1),
+        "blk.2.ffn_gate_exps.weight": experts(32, [700, 0, 324]),
+    }
+    return ImportanceMatrix(entries, ("wiki.txt", "code.txt"), 512, 2, {"version": "0", "calibration_sha256": "ab"})
+
+
+def text_of(field: Any) -> list[str]:
+    return [bytes(field.parts[i]).decode() for i in field.data]
+
+
+def test_file_is_llama_imatrixs(matrix: ImportanceMatrix, tmp_path: Path) -> None:
+    matrix.save(tmp_path / "imatrix.gguf")
+    reader = GGUFReader(tmp_path / "imatrix.gguf")
+    keys = [key for key in reader.fields if not key.startswith("GGUF.")]
+    stock = ["general.type", "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"]
+    assert keys == [*stock, "hubquant.version", "hubquant.calibration_sha256"]
+    assert text_of(reader.fields["general.type"]) == ["imatrix"]
+    assert text_of(reader.fields["imatrix.datasets"]) == ["wiki.txt", "code.txt"]
+    assert [int(reader.fields[f"imatrix.chunk_{key}"].parts[-1][0]) for key in ("count", "size")] == [2, 512]
+    assert [tensor.name for tensor in reader.tensors] == [
+        f"{name}.{suffix}"
+        for name in ("blk.10.attn_q.weight", "blk.2.attn_q.weight", "blk.2.ffn_gate_exps.weight")
+        for suffix in ("in_sum2", "counts", "in_sum")
+    ]
+    # The reader lists dimensions as ggml does: the first varies fastest, and trailing ones are dropped.
+    shapes = {tensor.name: tensor.shape.tolist() for tensor in reader.tensors}
+    assert shapes["blk.2.attn_q.weight.in_sum2"] == [64]
+    assert shapes["blk.2.attn_q.weight.counts"] == [1]
+    assert shapes["blk.2.ffn_gate_exps.weight.in_sum2"] == [32, 3]
+    assert shapes["blk.2.ffn_gate_exps.weight.counts"] == [1, 3]
+    values = {tensor.name: tensor.data for tensor in reader.tensors}
+    assert values["blk.2.ffn_gate_exps.weight.counts"].dtype == np.float32
+    assert values["blk.2.ffn_gate_exps.weight.counts"].flatten().tolist() == [700, 0, 324]
+    expected = matrix.entries["blk.10.attn_q.weight"].in_sum2.float().numpy()[0]
+    assert np.array_equal(values["blk.10.attn_q.weight.in_sum2"], expected)
+
+
+def test_round_trip(matrix: ImportanceMatrix, tmp_path: Path) -> None:
+    path = tmp_path / "whatever.bin"
+    matrix.save(path)
+    found = ImportanceMatrix.load(path)
+    assert (found.datasets, found.chunk_size, found.chunk_count) == (matrix.datasets, 512, 2)
+    assert found.provenance == matrix.provenance
+    assert found.entries.keys() == matrix.entries.keys()
+    for name, entry in matrix.entries.items():
+        other = found.entries[name]
+        assert entry.in_sum is not None
+        assert other.in_sum is not None
+        assert torch.equal(other.counts, entry.counts)
+        assert torch.equal(other.in_sum2, entry.in_sum2.float().double())
+        assert torch.equal(other.in_sum, entry.in_sum.float().double())
+        importance = found.importance(name)
+        assert importance is not None
+        assert torch.equal(importance, matrix.importance(name))
+    assert [p.name for p in tmp_path.iterdir()] == ["whatever.bin"]
+
+
+def write_stock(
+    path: Path, tensors: dict[str, np.ndarray[Any, Any]], *, keys: bool = True, kind: str = "imatrix"
+) -> Path:
+    writer = GGUFWriter(path, arch="")
+    writer.add_type(kind)
+    if keys:
+        writer.add_array("imatrix.datasets", ["a.txt"])
+        writer.add_uint32("imatrix.chunk_count", 1)
+        writer.add_uint32("imatrix.chunk_size", 512)
+    for name, x in tensors.items():
+        writer.add_tensor(name, x)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def f32(*values: float) -> np.ndarray[Any, Any]:
+    return np.array(values, np.float32)
+
+
+def test_stock_file_has_no_signed_sums(tmp_path: Path) -> None:
+    path = write_stock(tmp_path / "a", {"blk.0.q.weight.in_sum2": f32(8, 4), "blk.0.q.weight.counts": f32(4)})
+    matrix = ImportanceMatrix.load(path)
+    assert matrix.entries["blk.0.q.weight"].in_sum is None
+    importance = matrix.importance("blk.0.q.weight")
+    assert importance is not None
+    assert importance.tolist() == [2, 1]
+    matrix.save(tmp_path / "b")
+    assert [t.name for t in GGUFReader(tmp_path / "b").tensors] == ["blk.0.q.weight.in_sum2", "blk.0.q.weight.counts"]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"w.in_sum2": f32(1, 2)}, r"w\.counts is missing"),
+        ({"w.in_sum2": f32(1, 2), "w.counts": f32(1, 2)}, "do not fit together"),
+        ({"w.in_sum2": f32(1, 2), "w.counts": f32(-1)}, "do not fit together"),
+        ({"w.in_sum2": f32(1, -2), "w.counts": f32(1)}, "do not fit together"),
+        ({"w.in_sum2": f32(1, 2), "w.counts": f32(1), "w.in_sum": f32(1)}, "do not fit together"),
+        ({"w.in_sum2": f32(1, float("nan")), "w.counts": f32(1)}, "NaN"),
+        ({"w.in_sum2": f32(1, 2), "w.counts": f32(float("inf"))}, "NaN or infinite"),
+        ({"w.in_sum2": np.array([1, 2], np.float16), "w.counts": f32(1)}, r"w\.in_sum2 is F16"),
+    ],
+)
+def test_damaged_files(tmp_path: Path, tensors: dict[str, np.ndarray[Any, Any]], message: str) -> None:
+    with pytest.raises(ImatrixError, match=message):
+        ImportanceMatrix.load(write_stock(tmp_path / "x.gguf", tensors))
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    tensors = {"w.in_sum2": f32(1), "w.counts": f32(1)}
+    with pytest.raises(ImatrixError, match="another kind"):
+        ImportanceMatrix.load(write_stock(tmp_path / "a", tensors, keys=False))
+    with pytest.raises(ImatrixError, match="another kind"):
+        ImportanceMatrix.load(write_stock(tmp_path / "b", tensors, kind="model"))
+    (tmp_path / "text").write_text("not a matrix " * 20)
+    with pytest.raises(ImatrixError, match="no importance matrix"):
+        ImportanceMatrix.load(tmp_path / "text")
+    with pytest.raises(ImatrixError, match="cannot be read"):
+        ImportanceMatrix.load(tmp_path / "absent")
+    whole = write_stock(tmp_path / "c", tensors).read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:-40])
+    with pytest.raises(ImatrixError, match="cannot be read"):
+        ImportanceMatrix.load(tmp_path / "cut")
+
+
+def test_unwritable_place_is_left_clean(matrix: ImportanceMatrix, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        matrix.save(tmp_path / "file" / "imatrix.gguf")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def dat(entries: dict[str, tuple[int, list[float]]], tail: tuple[int, str] | None = None) -> bytes:
+    out = struct.pack("<i", len(entries))
+    for name, (calls, values) in entries.items():
+        out += struct.pack(f"<i{len(name)}sii{len(values)}f", len(name), name.encode(), calls, len(values), *values)
+    if tail:
+        out += struct.pack("<ii", tail[0], len(tail[1])) + tail[1].encode()
+    return out
+
+
+def test_dat_file(tmp_path: Path) -> None:
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(dat({"blk.0.q.weight": (3, [6.0, 1.0]), "blk.0.k.weight": (0, [1.0])}, (3, "wiki.txt")))
+    matrix = ImportanceMatrix.load(path)
+    assert (matrix.datasets, matrix.chunk_count, matrix.chunk_size) == (("wiki.txt",), 3, 512)
+    assert matrix.entries["blk.0.q.weight"].counts.tolist() == [3 * 512]
+    found = matrix.importance("blk.0.q.weight")
+    assert found is not None
+    assert torch.equal(found, torch.tensor([6.0, 1.0]) / 3)
+    unseen = matrix.importance("blk.0.k.weight")
+    assert unseen is not None
+    assert unseen.tolist() == [1.0]
+
+
+def test_dat_file_without_tail() -> None:
+    assert parse_dat(dat({"w": (7, [1.0])}), "x").chunk_count == 7
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(max_size=80)
+    | st.integers(0, 60).map(lambda n: dat({"w": (2, [1.0, 2.0]), "v": (1, [3.0])}, (2, "t"))[:n])
+)
+def test_hostile_dat_files(data: bytes) -> None:
+    with suppress(ImatrixError):
+        assert parse_dat(data, "x").entries
