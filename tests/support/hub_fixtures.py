@@ -17,15 +17,21 @@ from tests.support.localhub import ALICE, LocalHub
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(scope="session")
+def hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
+    port = urlsplit(os.environ["HF_ENDPOINT"]).port
+    assert port
+    with LocalHub(tmp_path_factory.mktemp("hub"), port=port) as server:
+        yield server
+
+
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+def hub(hub_server: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
     """An empty Hub and an empty cache; requests are made as Alice unless the test sets HF_TOKEN to something else."""
     monkeypatch.setenv("HF_TOKEN", ALICE)
     shutil.rmtree(Path(os.environ["HF_HOME"]) / "hub", ignore_errors=True)
-    port = urlsplit(os.environ["HF_ENDPOINT"]).port
-    assert port
-    with LocalHub(tmp_path / "hub", port=port) as server:
-        yield server
+    hub_server.reset(tmp_path / "hub-storage")
+    return hub_server
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
@@ -96,6 +96,13 @@ class LocalHub:
         while not self._server.started:
             time.sleep(0.005)
         return self
+
+    def reset(self, folder: Path) -> None:
+        """Forget everything and go on, with blobs in another folder."""
+        fresh = LocalHub(folder, port=self.port)
+        for item in fields(self):
+            setattr(self, item.name, getattr(fresh, item.name))
+        self.blobs = fresh.blobs
 
     def stop(self) -> None:
         self._server.should_exit = True
