@@ -25,9 +25,16 @@ def inspect(
 
     def text() -> str:
         lines = [f"{key:<44} {_short(value)}" for key, value in description.metadata.items()]
-        lines += ["", f"{description.n_parameters / 1e6:.2f} M weights, {size(description.nbytes)}, {description.bpw:.4f} bpw", ""]
+        lines += [
+            "",
+            f"{description.n_parameters / 1e6:.2f} M weights, {size(description.nbytes)}, {description.bpw:.4f} bpw",
+            "",
+        ]
         if tensors:
-            lines += [f"{t.name:<32} {t.type:<8} {' × '.join(map(str, t.shape)):>16} {size(t.nbytes):>12}" for t in description.tensors]
+            lines += [
+                f"{t.name:<32} {t.type:<8} {' × '.join(map(str, t.shape)):>16} {size(t.nbytes):>12}"
+                for t in description.tensors
+            ]
         else:
             lines += [f"{name:<8} {count:>5} tensors  {size(nbytes):>12}" for name, count, nbytes in description.types]
         return "\n".join(lines)

@@ -14,10 +14,13 @@ def quantize(
     model: Annotated[str, Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file of floats.")],
     types: Annotated[list[str], Option("--type", "-t", help="A file type such as Q4_K_M; repeat it or use commas.")],
     out: Annotated[Path, Option("--out", "-o", help="The folder to write to.")],
-    imatrix: Annotated[str | None, Option("--imatrix", help="The importance matrix, a file or hub:org/repo/file.")] = None,
+    imatrix: Annotated[
+        str | None, Option("--imatrix", help="The importance matrix, a file or hub:org/repo/file.")
+    ] = None,
     mode: Annotated[Literal["exact", "best"], Option(help="exact: llama.cpp's bytes.")] = "exact",
     rules: Annotated[
-        list[str] | None, Option("--tensor-type", help="REGEX=TYPE for matching tensors; the first match wins. Repeatable.")
+        list[str] | None,
+        Option("--tensor-type", help="REGEX=TYPE for matching tensors; the first match wins. Repeatable."),
     ] = None,
     pure: Annotated[bool, Option("--pure", help="No mixing: every tensor gets the type's own.")] = False,
     output_tensor_type: Annotated[str | None, Option(help="The type of output.weight.")] = None,
@@ -33,4 +36,6 @@ def quantize(
     names = [name.strip() for part in types for name in part.split(",") if name.strip()]
     settings = quantize_settings(names, mode, rules or [], pure, output_tensor_type, token_embedding_type)
     made = quantize_model(model, settings, imatrix, out, output.progress())
-    output.data([file.as_dict() for file in made], "\n".join(f"{file.path}  {file.type}  {size(file.size)}" for file in made))
+    output.data(
+        [file.as_dict() for file in made], "\n".join(f"{file.path}  {file.type}  {size(file.size)}" for file in made)
+    )

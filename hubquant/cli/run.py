@@ -19,7 +19,9 @@ RecipeArgument = Annotated[
 ]
 TypesOption = Annotated[str | None, typer.Option("--types", "-t", help="File types, separated by commas: Q8_0,Q4_K_M.")]
 PushOption = Annotated[str | None, typer.Option("--push", help="The Hub repository to publish to.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: quantize.mode=exact. Repeatable.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a field: quantize.mode=exact. Repeatable.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The output folder (default: <model>-GGUF).")]
 
 

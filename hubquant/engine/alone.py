@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.calibration import build
-from hubquant.convert.conversion import Conversion, plan_conversion
+from hubquant.convert.conversion import Conversion, plan_conversion, stream
 from hubquant.engine.files import ImatrixFacts, Weights, assign_types, file_metadata, plan_layouts
 from hubquant.engine.given_imatrix import open_imatrix
-from hubquant.engine.gguf_source import gguf_identity, gguf_weights, stream_gguf
+from hubquant.engine.gguf_source import gguf_identity, gguf_weights, matrices_of, stream_gguf
 from hubquant.engine.plan import check_types, conversion_weights
 from hubquant.engine.progress import Progress
-from hubquant.engine.quantizing import Target, quantize_files
+from hubquant.engine.quantizing import Target
 from hubquant.engine.source import SourceModel, open_source
-from hubquant.engine.steps import collect, importance_of, stream_checkpoint
+from hubquant.engine.steps import collect, load_source, measure_baseline, write_targets
 from hubquant.engine.workspace import fingerprint, writing
 from hubquant.errors import UserError
 from hubquant.gguf_file import GGUFFile
 from hubquant.mix import file_type
-from hubquant.models import load, load_tokenizer
+from hubquant.models import load_tokenizer
 from hubquant.recipe.load import model_reference
 from hubquant.recipe.schema import Calibration, ModelReference, Quantize, Rule, TextSource
 
@@ -53,7 +53,7 @@ class Readable:
     weights: Weights
     identity: Mapping[str, str]
     modules: Mapping[str, str]
-    stream: Callable[[frozenset[str]], Iterable[tuple[str, torch.Tensor]]]
+    stream: Callable[[frozenset[str]], Iterator[tuple[str, torch.Tensor]]]
 
 
 def convert(model: str, out: Path, type: str | None, progress: Progress) -> MadeFile:
@@ -65,14 +65,18 @@ def convert(model: str, out: Path, type: str | None, progress: Progress) -> Made
     return _write(readable, Quantize(types=(chosen,)), None, None, {chosen: out}, progress)[0]
 
 
-def quantize(
-    model: str, settings: Quantize, imatrix: str | None, out: Path, progress: Progress
-) -> list[MadeFile]:
+def quantize(model: str, settings: Quantize, imatrix: str | None, out: Path, progress: Progress) -> list[MadeFile]:
     """Quantize a checkpoint or a GGUF file of floats to every type of ``settings`` in one pass."""
     if model.endswith(".gguf"):
         path = Path(model).expanduser()
         file = GGUFFile.open(path)
-        readable = Readable(path.stem, gguf_weights(file), gguf_identity(path), {}, lambda names: stream_gguf(file, names))
+        readable = Readable(
+            path.stem,
+            gguf_weights(file),
+            gguf_identity(path),
+            matrices_of(file),
+            lambda names: stream_gguf(file, names),
+        )
     else:
         source, conversion = open_model(model)
         readable = checkpoint_readable(source.download(progress), conversion)
@@ -101,7 +105,12 @@ def quantize_settings(
         parsed.append(Rule(match=match, type=type))
     names = tuple(dict.fromkeys(file_type(name).name for name in types))
     return Quantize(
-        types=names, mode=mode, rules=tuple(parsed), pure=pure, output_tensor=output_tensor, token_embedding=token_embedding
+        types=names,
+        mode=mode,
+        rules=tuple(parsed),
+        pure=pure,
+        output_tensor=output_tensor,
+        token_embedding=token_embedding,
     )
 
 
@@ -109,11 +118,11 @@ def collect_imatrix(
     model: str, texts: Sequence[str], out: Path, chunks: int, chunk_size: int, process_output: bool, progress: Progress
 ) -> ImportanceMatrix:
     source, conversion = open_model(model)
-    sources = tuple(text_source(text) for text in texts) or Calibration().sources
+    sources = text_sources(texts, Calibration().sources)
     tokens = build(sources, load_tokenizer(source.folder), chunk_size, chunks, seed=0)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    model_in_memory = load(source.download(progress).folder)
+    model_in_memory = load_source(source.download(progress))
     snapshot = out.with_name(f".{out.name}.partial")
     matrix = collect(model_in_memory, tokens, conversion, process_output, snapshot, progress)
     matrix.save(out)
@@ -125,7 +134,9 @@ def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
     from hubquant.hub.push import can_write, push
 
     if not folder.is_dir() or not any(folder.rglob("*.gguf")):
-        raise UserError(f"there is nothing to publish in {folder}", hint="make it first: hubquant run MODEL --out " + str(folder))
+        raise UserError(
+            f"there is nothing to publish in {folder}", hint="make it first: hubquant run MODEL --out " + str(folder)
+        )
     can_write(to)
     return push(folder, to, private=private, progress=progress)
 
@@ -142,13 +153,19 @@ def checkpoint_readable(source: SourceModel, conversion: Conversion) -> Readable
         conversion_weights(source, conversion),
         source.identity,
         conversion.modules,
-        lambda names: stream_checkpoint(conversion, source, names),
+        lambda names: stream(conversion, source.checkpoint, names),
     )
 
 
-def text_source(text: str) -> TextSource:
+def text_sources(texts: Sequence[str], default: tuple[TextSource, ...]) -> tuple[TextSource, ...]:
     """An existing file or folder, or else a Hub dataset."""
-    return TextSource(file=text) if Path(text).expanduser().exists() or "/" not in text else TextSource(dataset=text)
+    return (
+        tuple(
+            TextSource(file=text) if Path(text).expanduser().exists() or "/" not in text else TextSource(dataset=text)
+            for text in texts
+        )
+        or default
+    )
 
 
 def _write(
@@ -164,10 +181,10 @@ def _write(
         types = assign_types(readable.weights, ftype, settings, has_imatrix=matrix is not None)
         check_types(types, ftype, has_data=matrix.entries.__contains__ if matrix else lambda _: False)
         metadata = file_metadata(readable.weights, ftype, settings, readable.identity["model"], facts)
-        targets.append(Target(_hidden(path, readable.identity), plan_layouts(readable.weights, types, metadata, UNSHARDED), types))
-    total = sum(entry.nbytes for t in targets for layout in t.layouts for entry in layout.tensors.values())
-    with progress.bar("quantize", total, "B") as advance:
-        quantize_files(targets, readable.stream, importance_of(matrix), settings.mode, advance)
+        targets.append(
+            Target(_hidden(path, readable.identity), plan_layouts(readable.weights, types, metadata, UNSHARDED), types)
+        )
+    write_targets(targets, readable.stream, matrix, settings.mode, progress)
     for target, path in zip(targets, paths.values(), strict=True):
         target.path.replace(path)
     return [MadeFile(path, ftype, path.stat().st_size) for ftype, path in paths.items()]

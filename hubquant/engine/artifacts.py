@@ -47,7 +47,9 @@ def plan_artifacts(
         baseline = _of_model("baseline", source, tokens=evaluation.fingerprint)
     imatrix = given.artifact if given else collected
     made = {
-        file.ftype: file_artifact(weights, file.name, file.ftype, recipe.quantize, shard_bytes, source.identity, imatrix)
+        file.ftype: file_artifact(
+            weights, file.name, file.ftype, recipe.quantize, shard_bytes, source.identity, imatrix
+        )
         for file in files
     }
     return Artifacts(

@@ -117,7 +117,13 @@ def file_name(model_name: str, ftype: str, n_shards: int) -> str:
 
 
 def file_artifact(
-    weights: Weights, name: str, ftype: str, settings: Quantize, shard_bytes: int, identity: Mapping[str, str], imatrix: Artifact | None
+    weights: Weights,
+    name: str,
+    ftype: str,
+    settings: Quantize,
+    shard_bytes: int,
+    identity: Mapping[str, str],
+    imatrix: Artifact | None,
 ) -> Artifact:
     return Artifact(
         "file",
@@ -138,7 +144,5 @@ def _quantize_part(ftype: str, settings: Quantize) -> dict[str, object]:
     return {"ftype": ftype, **settings.model_dump(mode="json", exclude={"types"})}
 
 
-
 def _cut(text: str, n_bytes: int) -> str:
     return text.encode()[:n_bytes].decode(errors="ignore")
-

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hubquant.convert.restore import read_tensor
 from hubquant.engine.files import Weights
 from hubquant.errors import GGUFError, NotSupportedYet
 from hubquant.gguf_file import GGUFFile
-from hubquant.quants import dequantize
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,9 @@ def gguf_weights(file: GGUFFile) -> Weights:
     quantized = sorted({tensor.type for tensor in file.tensors.values()} - set(FLOAT_TYPES))
     if quantized:
         raise NotSupportedYet(
-            "quantizing again", why=f"the file holds {', '.join(quantized)} tensors", hint="start from the F16, BF16 or F32 file"
+            "quantizing again",
+            why=f"the file holds {', '.join(quantized)} tensors",
+            hint="start from the F16, BF16 or F32 file",
         )
     architecture = file.metadata.get("general.architecture")
     if architecture is None:
@@ -30,13 +32,26 @@ def gguf_weights(file: GGUFFile) -> Weights:
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     kept = {k: v for k, v in file.metadata.items() if not k.startswith(("split.", "quantize.imatrix."))}
     matrices = [tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1]
-    return Weights(str(architecture.value), _hparams(file, str(architecture.value)), kept, shapes, matrices[0] if matrices else "F32")
+    return Weights(
+        str(architecture.value),
+        _hparams(file, str(architecture.value)),
+        kept,
+        shapes,
+        matrices[0] if matrices else "F32",
+    )
 
 
 def stream_gguf(file: GGUFFile, names: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in file.tensors.items():
+    for name in file.tensors:
         if name in names:
-            yield name, dequantize(file.data(name), tensor.type, tensor.shape[-1]).reshape(tensor.shape)
+            yield name, read_tensor(file, name)
+
+
+def matrices_of(file: GGUFFile) -> dict[str, str]:
+    """The weights of the blocks that an importance matrix has entries for, each under its own name."""
+    return {
+        n: n for n, t in file.tensors.items() if n.startswith("blk.") and n.endswith(".weight") and len(t.shape) > 1
+    }
 
 
 def gguf_identity(path: Path) -> dict[str, str]:

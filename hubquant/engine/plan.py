@@ -75,7 +75,14 @@ class Plan:
             "parameters": self.weights.n_parameters,
             "steps": [{"name": s.name, "detail": s.detail, "done": s.done} for s in self.steps],
             "files": [
-                {"name": f.name, "type": f.ftype, "size": f.size, "bpw": f.bpw, "shards": f.n_shards, "tensors": dict(f.types)}
+                {
+                    "name": f.name,
+                    "type": f.ftype,
+                    "size": f.size,
+                    "bpw": f.bpw,
+                    "shards": f.n_shards,
+                    "tensors": dict(f.types),
+                }
                 for f in self.files
             ],
             "peak_ram_bytes": self.peak_ram_bytes,
@@ -102,7 +109,9 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     calibration, evaluation = _tokenize(recipe, source)
     facts = imatrix.facts if imatrix else calibration and collected_facts(calibration, conversion, recipe)
     has_data = _data_check(imatrix, calibration)
-    files = [_plan_file(weights, source, recipe, ftype, facts, has_data, shard_bytes) for ftype in recipe.quantize.types]
+    files = [
+        _plan_file(weights, source, recipe, ftype, facts, has_data, shard_bytes) for ftype in recipe.quantize.types
+    ]
     notes = _check_overlap(recipe) if calibration and evaluation else []
     artifacts = plan_artifacts(recipe, source, weights, imatrix, calibration, evaluation, files, shard_bytes)
     workspace = Workspace(output)
@@ -138,7 +147,9 @@ def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
     weights = Weights(conversion.architecture, conversion.hparams, {}, shapes, conversion.float_type)
     metadata = {
         "general.architecture": string(conversion.architecture),
-        **general_metadata(source.folder, source.card, source.id or source.name, weights.n_parameters, quantized_by="hubquant"),
+        **general_metadata(
+            source.folder, source.card, source.id or source.name, weights.n_parameters, quantized_by="hubquant"
+        ),
         **conversion.metadata,
         "hubquant.source_revision": string(source.revision),
     }
@@ -168,7 +179,8 @@ def _checked(recipe: Recipe) -> Recipe:
     unmeasured = [name for name in gates if name not in types or recipe.evaluate.skip]
     if unmeasured:
         raise RecipeError(
-            f"gates.kld_mean names {unmeasured[0]}, which is not measured", hint="add it to quantize.types and keep evaluate on"
+            f"gates.kld_mean names {unmeasured[0]}, which is not measured",
+            hint="add it to quantize.types and keep evaluate on",
         )
     if recipe.imatrix.skip and recipe.imatrix.file:
         raise RecipeError("imatrix.file and imatrix.skip contradict each other", hint="remove one of them")

@@ -62,7 +62,9 @@ def quantize_files(
     with ExitStack() as stack:
         opened = [OpenTarget(target, stack) for target in targets]
         for target, files in zip(targets, opened, strict=True):
-            advance(sum(e.nbytes for lay in target.layouts for e in lay.tensors.values() if e.name not in files.writer_of))
+            advance(
+                sum(e.nbytes for lay in target.layouts for e in lay.tensors.values() if e.name not in files.writer_of)
+            )
         wanted = frozenset(name for files in opened for name in files.writer_of)
         for name, tensor in stream(wanted) if wanted else ():
             waiting = [files for files in opened if name in files.writer_of]

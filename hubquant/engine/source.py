@@ -49,7 +49,8 @@ class SourceModel:
         from hubquant.hub.pull import fetch_weights
 
         total = sum(self.remote.files[file].size for file in self.weight_files)
-        with progress.bar("download", total, "B") as advance:
+        progress.step("pull", f"{self.id} at {self.revision[:12]}", reused=self.download_bytes == 0)
+        with progress.bar("pull", total, "B") as advance:
             folder = fetch_weights(self.remote, self.weight_files, advance)
         return replace(self, folder=folder, checkpoint=self.checkpoint.with_folder(folder), remote=None)
 
@@ -57,7 +58,9 @@ class SourceModel:
 def open_source(reference: ModelReference) -> SourceModel:
     """Raises ``HubAccessError``, ``CheckpointError`` or ``NotSupportedYet`` when the model cannot be used."""
     if reference.allow_pickle:
-        raise NotSupportedYet("pickled weights", hint="convert the repository to safetensors first, then remove allow_pickle")
+        raise NotSupportedYet(
+            "pickled weights", hint="convert the repository to safetensors first, then remove allow_pickle"
+        )
     if reference.id is not None:
         return _open_hub(reference.id, reference.revision)
     if reference.bundled is not None:
@@ -65,7 +68,9 @@ def open_source(reference: ModelReference) -> SourceModel:
         return _open_folder(folder, f"hubquant-{reference.bundled}")
     folder = Path(str(reference.folder)).expanduser()
     if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {folder}", hint="check the path, or name a Hub id such as Qwen/Qwen3-0.6B")
+        raise CheckpointError(
+            f"there is no folder {folder}", hint="check the path, or name a Hub id such as Qwen/Qwen3-0.6B"
+        )
     return _open_folder(folder, folder.resolve().name)
 
 

@@ -1,21 +1,137 @@
-"""The steps of a run, each from what it needs to what it leaves behind."""
+"""The steps of a run. Each looks whether its artifact is there, makes it if not, and returns what later steps need."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
 from hubquant.convert.conversion import Conversion, stream
+from hubquant.engine.files import FilePlan, file_metadata, plan_layouts
+from hubquant.engine.plan import Plan, describe
 from hubquant.engine.progress import Progress
+from hubquant.engine.quantizing import Target, quantize_files
 from hubquant.engine.source import SourceModel
+from hubquant.engine.workspace import Artifact, Workspace
+from hubquant.gguf_file import shard_paths
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
     from hubquant.calibration import Chunks
+    from hubquant.evaluate import Divergence
     from hubquant.imatrix import ImportanceMatrix
+
+IMATRIX = "imatrix.gguf"
+BASELINE = "baseline.h5"
+SNAPSHOT = "snapshot"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every step is given: the plan, the source with its weights on disk, where artifacts are, whom to tell."""
+
+    plan: Plan
+    source: SourceModel
+    workspace: Workspace
+    progress: Progress
+
+    def needs_weights(self) -> bool:
+        made = self.plan.artifacts
+        of_model = [artifact for artifact in (made.imatrix, made.baseline) if artifact]
+        return not all(self.workspace.has(a) for a in (*of_model, *made.files.values(), *made.verifications.values()))
+
+    def missing(self, artifacts: Mapping[str, Artifact]) -> list[FilePlan]:
+        return [file for file in self.plan.files if not self.workspace.has(artifacts[file.ftype])]
+
+    def file_paths(self, file: FilePlan) -> list[Path]:
+        """The finished shards of a file in its artifact."""
+        folder = self.workspace.path(self.plan.artifacts.files[file.ftype])
+        return shard_paths(folder / Path(file.name).name, file.n_shards)
+
+
+def observe_model(work: Work) -> ImportanceMatrix | None:
+    """Whatever needs the source model in memory: the importance matrix and the baseline. Returns the matrix to use."""
+    from hubquant.imatrix import ImportanceMatrix
+
+    plan, workspace = work.plan, work.workspace
+    wanted = [a for a in (plan.artifacts.imatrix, plan.artifacts.baseline) if a and not workspace.has(a)]
+    model = load_source(work.source) if wanted else None
+    if plan.calibration is not None and plan.artifacts.imatrix is not None:
+        _step(work, "imatrix", describe(plan.calibration), plan.artifacts.imatrix)
+        if model is not None and plan.artifacts.imatrix in wanted:
+            folder = workspace.open_building(plan.artifacts.imatrix)
+            output = plan.recipe.imatrix.process_output
+            matrix = collect(model, plan.calibration, plan.conversion, output, folder / SNAPSHOT, work.progress)
+            matrix.save(folder / IMATRIX)
+            (folder / SNAPSHOT).unlink(missing_ok=True)
+            workspace.complete(plan.artifacts.imatrix)
+    if plan.evaluation is not None and plan.artifacts.baseline is not None:
+        _step(work, "baseline", describe(plan.evaluation), plan.artifacts.baseline)
+        if model is not None and plan.artifacts.baseline in wanted:
+            folder = workspace.open_building(plan.artifacts.baseline)
+            measure_baseline(model, work.source, plan.evaluation, folder / BASELINE, work.progress)
+            workspace.complete(plan.artifacts.baseline)
+    if plan.imatrix is not None:
+        return plan.imatrix.matrix
+    return ImportanceMatrix.load(workspace.path(plan.artifacts.imatrix) / IMATRIX) if plan.artifacts.imatrix else None
+
+
+def quantize(work: Work, matrix: ImportanceMatrix | None) -> None:
+    """Every missing file in one pass over the weights."""
+    plan = work.plan
+    missing = work.missing(plan.artifacts.files)
+    detail = ", ".join(file.ftype for file in missing or plan.files)
+    work.progress.step("quantize", detail, reused=not missing)
+    if not missing:
+        return
+    targets = []
+    for file in missing:
+        metadata = file_metadata(
+            plan.weights, file.ftype, plan.recipe.quantize, work.source.identity["model"], plan.facts
+        )
+        layouts = plan_layouts(plan.weights, file.types, metadata, plan.shard_bytes)
+        folder = work.workspace.open_building(plan.artifacts.files[file.ftype])
+        targets.append(Target(folder / Path(file.name).name, layouts, file.types))
+    write_targets(
+        targets,
+        lambda names: stream(plan.conversion, work.source.checkpoint, names),
+        matrix,
+        plan.recipe.quantize.mode,
+        work.progress,
+    )
+    for file in missing:
+        work.workspace.complete(plan.artifacts.files[file.ftype])
+
+
+def evaluate(work: Work) -> dict[str, Divergence]:
+    """Divergence of every file from the source model, by file type."""
+    from hubquant.convert.restore import load_model
+    from hubquant.evaluate import Baseline, Divergence, compare
+
+    plan, results = work.plan, TypeAdapter(Divergence)
+    if plan.artifacts.baseline is None:
+        return {}
+    with Baseline.open(work.workspace.path(plan.artifacts.baseline) / BASELINE) as baseline:
+        for file in plan.files:
+            artifact = plan.artifacts.evaluations[file.ftype]
+            _step(work, "evaluate", file.ftype, artifact)
+            if work.workspace.has(artifact):
+                continue
+            folder = work.workspace.open_building(artifact)
+            with work.progress.bar(file.ftype, baseline.n_chunks, "chunks") as advance:
+                model = load_model(work.file_paths(file)[0], device())
+                divergence = compare(model, baseline, snapshot=folder / SNAPSHOT, advance=advance)
+            (folder / RESULT).write_bytes(results.dump_json(divergence, indent=1))
+            (folder / SNAPSHOT).unlink(missing_ok=True)
+            work.workspace.complete(artifact)
+    folders = {ftype: work.workspace.path(artifact) for ftype, artifact in plan.artifacts.evaluations.items()}
+    return {ftype: results.validate_json((folder / RESULT).read_bytes()) for ftype, folder in folders.items()}
 
 
 def collect(
@@ -35,18 +151,40 @@ def collect(
         )
 
 
-def importance_of(matrix: ImportanceMatrix | None) -> Callable[[str], torch.Tensor | None]:
-    """Importance [n_in] of a tensor by name, None for one the matrix does not hold."""
+def measure_baseline(
+    model: PreTrainedModel, source: SourceModel, chunks: Chunks, path: Path, progress: Progress
+) -> None:
+    from hubquant.evaluate import write_baseline
 
-    def importance(name: str) -> torch.Tensor | None:
-        return matrix.importance(name) if matrix is not None and name in matrix.entries else None
-
-    return importance
-
-
-def stream_checkpoint(
-    conversion: Conversion, source: SourceModel, names: frozenset[str]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    return stream(conversion, source.checkpoint, names)
+    revision = source.revision if source.id else source.identity["state"]
+    with progress.bar("baseline", len(chunks), "chunks") as advance:
+        write_baseline(model, chunks, path, name=source.id or source.name, revision=revision, advance=advance).close()
 
 
+def write_targets(
+    targets: Sequence[Target],
+    tensors: Callable[[frozenset[str]], Iterator[tuple[str, torch.Tensor]]],
+    matrix: ImportanceMatrix | None,
+    mode: str,
+    progress: Progress,
+) -> None:
+    total = sum(entry.nbytes for target in targets for layout in target.layouts for entry in layout.tensors.values())
+    importance = matrix.importance if matrix is not None else lambda name: None
+    with progress.bar("quantize", total, "B") as advance:
+        quantize_files(targets, tensors, importance, mode, advance)
+
+
+def load_source(source: SourceModel) -> PreTrainedModel:
+    from hubquant.models import load
+
+    return load(source.folder)
+
+
+def device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _step(work: Work, name: str, detail: str, artifact: Artifact) -> None:
+    work.progress.step(name, detail, reused=work.workspace.has(artifact))

@@ -73,9 +73,12 @@ class Workspace:
             folder.rename(target)
         return target
 
-    def forget_all(self) -> None:
+    def forget_artifacts(self) -> None:
+        """Remove everything made before; the lock stays."""
         with writing(self.root):
-            shutil.rmtree(self.root, ignore_errors=False) if self.root.exists() else None
+            for folder in self.root.iterdir():
+                if folder.is_dir():
+                    shutil.rmtree(folder)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -84,7 +84,9 @@ def _parse_file(path: Path) -> Any:
             raise RecipeError(f"{path} is too large for a recipe", why=f"it has {path.stat().st_size} bytes")
         text = path.read_text("utf-8")
     except FileNotFoundError:
-        raise RecipeError(f"there is no recipe {path}", hint="check the path, or try: hubquant run quickstart") from None
+        raise RecipeError(
+            f"there is no recipe {path}", hint="check the path, or try: hubquant run quickstart"
+        ) from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not UTF-8", why=str(error)) from None
     except OSError as error:
@@ -109,7 +111,9 @@ def _parse_yaml(text: str, origin: str) -> Any:
             if isinstance(token, yaml.TagToken | yaml.AliasToken):
                 kind = "tag" if isinstance(token, yaml.TagToken) else "alias"
                 line = token.start_mark.line + 1
-                raise RecipeError(f"{origin}, line {line}: a YAML {kind}", why="recipes are plain data", hint=f"remove the {kind}")
+                raise RecipeError(
+                    f"{origin}, line {line}: a YAML {kind}", why="recipes are plain data", hint=f"remove the {kind}"
+                )
         return yaml.load(text, _StrictLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)

@@ -127,4 +127,3 @@ class Recipe(Frozen):
     evaluate: Evaluate = Evaluate()
     gates: Gates = Gates()
     publish: Publish = Publish()
-

@@ -36,7 +36,9 @@ def test_overrides_reach_any_field() -> None:
 
 
 def test_a_dumped_recipe_loads_as_itself(tmp_path: Path) -> None:
-    recipe = load_recipe("org/name", ["quantize.rules=[{match: ffn_down, type: Q6_K}]", "gates.kld_mean={Q4_K_M: 0.05}"])
+    recipe = load_recipe(
+        "org/name", ["quantize.rules=[{match: ffn_down, type: Q6_K}]", "gates.kld_mean={Q4_K_M: 0.05}"]
+    )
     path = tmp_path / "recipe.yaml"
     path.write_text(dump_recipe(recipe), "utf-8")
     assert load_recipe(str(path)) == recipe
@@ -107,7 +109,9 @@ def test_a_hub_recipe_is_fetched_and_may_not_read_local_files(tmp_path: Path) ->
 
     assert load_recipe("hub:me/name-GGUF", fetch=fetch).quantize.types == ("Q4_0",)
     assert fetched == ["me/name-GGUF"]
-    path.write_text(yaml.safe_dump({"model": "org/name", "calibration": {"sources": [{"file": "/etc/passwd"}]}}), "utf-8")
+    path.write_text(
+        yaml.safe_dump({"model": "org/name", "calibration": {"sources": [{"file": "/etc/passwd"}]}}), "utf-8"
+    )
     with pytest.raises(RecipeError, match="author's machine"):
         load_recipe("hub:me/name-GGUF", fetch=fetch)
 

@@ -1,0 +1,52 @@
+"""The public Python API behind ``import hubquant``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubquant.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from hubquant.engine.plan import Plan
+    from hubquant.engine.progress import Progress
+    from hubquant.engine.report import Report
+
+RECIPE_FILE = "recipe.yaml"
+
+
+def plan(recipe: Recipe | str | Path, *, overrides: Sequence[str] = (), out: Path | str | None = None) -> Plan:
+    """What ``run`` would do: steps, types, exact sizes, memory, disk and downloads. Raises ``hubquant.HubquantError``.
+
+    ``recipe`` is a ``Recipe``, the path of one, a Hub id, a model folder, ``hub:org/repo``, "quickstart" or "default";
+    ``overrides`` are "quantize.mode=exact" and the like; ``out`` is the output folder, ``<model>-GGUF`` by default.
+    """
+    from hubquant.engine.plan import make_plan
+
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides, fetch=_fetch_recipe)
+    return make_plan(loaded, None if out is None else Path(out))
+
+
+def run(
+    recipe: Recipe | str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    out: Path | str | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Make, measure, verify and publish what ``recipe`` asks for, going on from what is there unless ``fresh``.
+
+    Arguments as for ``plan``. Raises ``hubquant.HubquantError``.
+    """
+    from hubquant.engine.progress import Silent
+    from hubquant.engine.run import execute
+
+    return execute(plan(recipe, overrides=overrides, out=out), progress or Silent(), fresh=fresh)
+
+
+def _fetch_recipe(repository: str) -> Path:
+    from hubquant.hub.pull import fetch_file
+
+    return fetch_file(repository, RECIPE_FILE)

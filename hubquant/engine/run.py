@@ -1,0 +1,47 @@
+"""Carry out a plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hubquant.engine.assemble import assemble
+from hubquant.engine.plan import Plan
+from hubquant.engine.progress import Progress
+from hubquant.engine.report import Report
+from hubquant.engine.steps import Work, evaluate, observe_model, quantize
+from hubquant.engine.verifying import check_runtime, verify
+from hubquant.engine.workspace import Workspace
+
+
+def execute(plan: Plan, progress: Progress, *, fresh: bool = False) -> Report:
+    """Make what is missing of ``plan``, assemble the repository in ``plan.output``, publish it if the recipe says so.
+
+    Can be killed at any moment: the same plan goes on from what is finished. ``fresh`` forgets it first.
+    """
+    workspace = Workspace(plan.output)
+    with workspace.locked():
+        if fresh:
+            workspace.forget_artifacts()
+        work = Work(plan, plan.source, workspace, progress)
+        if work.needs_weights():
+            work = replace(work, source=plan.source.download(progress))
+        matrix = observe_model(work)
+        quantize(work, matrix)
+        verified = verify(work)
+        runtimes = check_runtime(work)
+        divergences = evaluate(work)
+        report = assemble(work, matrix, divergences, verified, runtimes)
+    return publish(report, plan, progress) if plan.recipe.publish.to else report
+
+
+def publish(report: Report, plan: Plan, progress: Progress) -> Report:
+    from hubquant.hub.push import publishable, push
+
+    to = str(plan.recipe.publish.to)
+    progress.step("push", to)
+    total = sum(path.stat().st_size for path in publishable(plan.output).values())
+    with progress.bar("push", total, "B") as advance:
+        pushed = push(plan.output, to, private=plan.recipe.publish.private, advance=advance)
+    if not pushed.uploaded:
+        progress.note(f"{to} holds all of it already")
+    return report.published(pushed.url)
