@@ -1,7 +1,7 @@
 """Every error a user can meet: what went wrong, why, and what to type next.
 
-``UserError`` is the user's mistake (exit code 2); any other ``HubquantError`` is a failure of the work itself (exit code 1).
-Messages are one sentence each and never hold a token.
+``UserError`` is the user's mistake (exit code 2); any other ``HubquantError`` is a failure of the work itself (exit
+code 1). Messages are one sentence each and never hold a token.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class NotSupportedYet(UserError):
     """A feature this version does not have; ``what`` names it."""
 
     def __init__(self, what: str, *, why: str | None = None, hint: str | None = None) -> None:
-        super().__init__(what if what.startswith("not supported yet") else f"not supported yet: {what}", why=why, hint=hint)
+        super().__init__(
+            what if what.startswith("not supported yet") else f"not supported yet: {what}", why=why, hint=hint
+        )
 
 
 class RecipeError(UserError):

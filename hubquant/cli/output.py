@@ -67,7 +67,7 @@ class JsonProgress:
         self._event("note", text=text)
 
     @contextmanager
-    def bar(self, label: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+    def bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
         def show(meter: Meter) -> None:
             self._event(
                 "progress",
@@ -79,7 +79,7 @@ class JsonProgress:
                 seconds_left=meter.seconds_left,
             )
 
-        yield Meter(total, done, every=1.0, show=show).advance
+        yield Meter(total, every=1.0, show=show).advance
 
     def _event(self, event: str, **fields: Any) -> None:
         _say(json.dumps({"event": event, **fields}, ensure_ascii=False))
@@ -95,12 +95,12 @@ class LineProgress:
         _say(f"note: {text}")
 
     @contextmanager
-    def bar(self, label: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+    def bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
         def show(meter: Meter) -> None:
             left = "" if meter.seconds_left is None else f", {duration(meter.seconds_left)} left"
             _say(f"  {label}: {amount(meter.done, unit)} of {amount(total, unit)}, {amount(meter.rate, unit)}/s{left}")
 
-        yield Meter(total, done, every=LINE_EVERY, show=show).advance
+        yield Meter(total, every=LINE_EVERY, show=show).advance
 
 
 class TerminalProgress:
@@ -122,14 +122,22 @@ class TerminalProgress:
 
         self.console.print(f"[yellow]{'note':>10}[/yellow]  {escape(text)}")
 
-    def bar(self, label: str, total: int, unit: str, done: int = 0) -> AbstractContextManager[Advance]:
-        return self._bar(label, total, unit, done)
+    def bar(self, label: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+        return self._bar(label, total, unit)
 
     @contextmanager
-    def _bar(self, label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
-        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, ProgressColumn, TextColumn
+    def _bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
         from rich.progress import Progress as RichProgress
-        from rich.progress import Task, TimeRemainingColumn, TransferSpeedColumn
         from rich.text import Text
 
         class Rate(ProgressColumn):
@@ -141,26 +149,25 @@ class TerminalProgress:
             amounts = [DownloadColumn(binary_units=True), TransferSpeedColumn()]
         columns = [TextColumn("{task.description:>10}"), BarColumn(), *amounts, TimeRemainingColumn()]
         with RichProgress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(label, total=total, completed=done)
+            task = progress.add_task(label, total=total)
             yield lambda n: progress.advance(task, n)
 
 
 class Meter:
     """Counts units and calls ``show`` at most every ``every`` seconds, and once at the end."""
 
-    def __init__(self, total: int, done: int, *, every: float, show: Callable[[Meter], None]) -> None:
-        self.total, self.done, self.every, self.show = total, done, every, show
-        self.before = done
+    def __init__(self, total: int, *, every: float, show: Callable[[Meter], None]) -> None:
+        self.total, self.done, self.every, self.show = total, 0, every, show
         self.start = self.shown = time.monotonic()
 
     @property
     def rate(self) -> float:
-        """Units per second of this run; work found done does not count."""
-        return (self.done - self.before) / max(time.monotonic() - self.start, 1e-9)
+        """Units per second."""
+        return self.done / max(time.monotonic() - self.start, 1e-9)
 
     @property
     def seconds_left(self) -> int | None:
-        return round((self.total - self.done) / self.rate) if self.done > self.before else None
+        return round((self.total - self.done) / self.rate) if self.done else None
 
     def advance(self, n: int) -> None:
         self.done += n

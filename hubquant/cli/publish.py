@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,4 +23,4 @@ def publish(
 
     output = Output(as_json=as_json, quiet=quiet)
     pushed = publish_folder(folder, to, private, output.progress())
-    output.data(pushed.as_dict(), f"{pushed.url}  {len(pushed.uploaded)} files uploaded")
+    output.data(asdict(pushed), f"{pushed.url}  {len(pushed.uploaded)} files uploaded")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from hubquant.calibration import build
 from hubquant.convert.conversion import Conversion, plan_conversion, stream
 from hubquant.engine.files import ImatrixFacts, Weights, assign_types, file_metadata, plan_layouts
-from hubquant.engine.given_imatrix import open_imatrix
 from hubquant.engine.gguf_source import gguf_identity, gguf_weights, matrices_of, stream_gguf
+from hubquant.engine.given_imatrix import open_imatrix
 from hubquant.engine.plan import check_types, conversion_weights
 from hubquant.engine.progress import Progress
 from hubquant.engine.quantizing import Target
 from hubquant.engine.source import SourceModel, open_source
-from hubquant.engine.steps import collect, load_source, measure_baseline, write_targets
+from hubquant.engine.steps import collect, load_source, write_targets
 from hubquant.engine.workspace import fingerprint, writing
 from hubquant.errors import UserError
 from hubquant.gguf_file import GGUFFile
@@ -131,14 +131,15 @@ def collect_imatrix(
 
 
 def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
-    from hubquant.hub.push import can_write, push
+    from hubquant.engine.run import push_folder
+    from hubquant.hub.push import can_write
 
     if not folder.is_dir() or not any(folder.rglob("*.gguf")):
         raise UserError(
             f"there is nothing to publish in {folder}", hint="make it first: hubquant run MODEL --out " + str(folder)
         )
     can_write(to)
-    return push(folder, to, private=private, progress=progress)
+    return push_folder(folder, to, private, progress)
 
 
 def open_model(model: str) -> tuple[SourceModel, Conversion]:

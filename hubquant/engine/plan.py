@@ -107,7 +107,7 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     weights = conversion_weights(source, conversion)
     imatrix = open_imatrix(recipe.imatrix.file, weights, conversion.modules) if recipe.imatrix.file else None
     calibration, evaluation = _tokenize(recipe, source)
-    facts = imatrix.facts if imatrix else calibration and collected_facts(calibration, conversion, recipe)
+    facts = imatrix.facts if imatrix else collected_facts(calibration, conversion, recipe) if calibration else None
     has_data = _data_check(imatrix, calibration)
     files = [
         _plan_file(weights, source, recipe, ftype, facts, has_data, shard_bytes) for ftype in recipe.quantize.types
@@ -140,7 +140,7 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
 
 
 def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
-    """What the files of a checkpoint hold: its tensors by shape and their metadata, ``general.*`` keys from its card."""
+    """What the files of a checkpoint hold: its tensors, and its metadata with ``general.*`` keys from the card."""
     from hubquant.convert.general import general_metadata
 
     shapes = {tensor.name: tensor.shape for tensor in conversion.tensors}
@@ -236,7 +236,7 @@ def collected_facts(chunks: Chunks, conversion: Conversion, recipe: Recipe) -> I
 def _data_check(imatrix: GivenImatrix | None, calibration: Chunks | None) -> Callable[[str], bool]:
     if imatrix is not None:
         return imatrix.matrix.entries.__contains__
-    return lambda name: calibration is not None
+    return lambda _: calibration is not None
 
 
 def check_types(types: Mapping[str, str], ftype: str, has_data: Callable[[str], bool]) -> None:
@@ -267,7 +267,8 @@ def _check_overlap(recipe: Recipe) -> list[str]:
     if found.shared == 0:
         return []
     return [
-        f"{found.share:.0%} of the evaluation text's lines also stand in the calibration text: the divergence looks better than it is"
+        f"{found.share:.0%} of the evaluation text's lines also stand in the calibration text: "
+        "the divergence looks better than it is"
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[[int], None]
@@ -16,15 +16,8 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None: ...
 
-    def bar(self, label: str, total: int, unit: str, done: int = 0) -> BarContext: ...
-
-
-class BarContext(Protocol):
-    """A bar is on show inside ``with progress.bar(...) as advance``; ``advance(n)`` counts n more units."""
-
-    def __enter__(self) -> Advance: ...
-
-    def __exit__(self, *error: object) -> bool | None: ...
+    def bar(self, label: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+        """A bar is on show inside ``with progress.bar(...) as advance``; ``advance(n)`` counts n more units."""
 
 
 class Silent:
@@ -37,5 +30,5 @@ class Silent:
         pass
 
     @contextmanager
-    def bar(self, label: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
-        yield lambda n: None
+    def bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:  # noqa: ARG002
+        yield lambda _: None

@@ -13,12 +13,13 @@ import torch
 from hubquant.gguf_file import GGUFWriter, Layout, shard_paths
 from hubquant.quants import quantize
 
+Mode = Literal["exact", "best"]
 Importance = Callable[[str], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
 class Target:
-    """One file to write: ``layouts`` are its shards, ``path`` names the unsharded file, ``types`` covers every tensor."""
+    """A file to write: ``layouts`` are its shards, ``path`` names the unsharded file, ``types`` covers every tensor."""
 
     path: Path
     layouts: Sequence[Layout]
@@ -51,13 +52,13 @@ def quantize_files(
     targets: Sequence[Target],
     stream: Callable[[frozenset[str]], Iterable[tuple[str, torch.Tensor]]],
     importance: Importance,
-    mode: Literal["exact", "best"],
+    mode: Mode,
     advance: Callable[[int], None],
 ) -> None:
     """Write every target. ``stream(names)`` yields those source tensors; ``advance`` counts bytes written.
 
-    A killed run goes on after its last finished tensor and gives the same bytes. Memory: the largest tensor, its fp32 copy
-    inside ``quantize``, and one quantized copy.
+    A killed run goes on after its last finished tensor and gives the same bytes. Memory: the largest tensor, its
+    fp32 copy inside ``quantize``, and one quantized copy.
     """
     with ExitStack() as stack:
         opened = [OpenTarget(target, stack) for target in targets]

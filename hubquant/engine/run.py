@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hubquant.engine.assemble import assemble
 from hubquant.engine.plan import Plan
@@ -11,6 +13,9 @@ from hubquant.engine.report import Report
 from hubquant.engine.steps import Work, evaluate, observe_model, quantize
 from hubquant.engine.verifying import check_runtime, verify
 from hubquant.engine.workspace import Workspace
+
+if TYPE_CHECKING:
+    from hubquant.hub.push import Pushed
 
 
 def execute(plan: Plan, progress: Progress, *, fresh: bool = False) -> Report:
@@ -35,13 +40,17 @@ def execute(plan: Plan, progress: Progress, *, fresh: bool = False) -> Report:
 
 
 def publish(report: Report, plan: Plan, progress: Progress) -> Report:
+    pushed = push_folder(plan.output, str(plan.recipe.publish.to), plan.recipe.publish.private, progress)
+    return report.published(pushed.url)
+
+
+def push_folder(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
     from hubquant.hub.push import publishable, push
 
-    to = str(plan.recipe.publish.to)
     progress.step("push", to)
-    total = sum(path.stat().st_size for path in publishable(plan.output).values())
+    total = sum(path.stat().st_size for path in publishable(folder).values())
     with progress.bar("push", total, "B") as advance:
-        pushed = push(plan.output, to, private=plan.recipe.publish.private, advance=advance)
+        pushed = push(folder, to, private=private, advance=advance)
     if not pushed.uploaded:
         progress.note(f"{to} holds all of it already")
-    return report.published(pushed.url)
+    return pushed

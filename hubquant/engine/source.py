@@ -131,7 +131,7 @@ def _content_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
 
 
 def _state_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
-    """Size and time of change of the weight files, as ``make`` looks at them: weights changed in place are other weights."""
+    """Size and time of change of the weight files, as ``make`` looks at them: what changed in place is another model."""
     digest = hashlib.sha256()
     for file in sorted({info.file for info in checkpoint.tensors.values()}):
         status = (folder / file).stat()

@@ -13,7 +13,7 @@ from hubquant.convert.conversion import Conversion, stream
 from hubquant.engine.files import FilePlan, file_metadata, plan_layouts
 from hubquant.engine.plan import Plan, describe
 from hubquant.engine.progress import Progress
-from hubquant.engine.quantizing import Target, quantize_files
+from hubquant.engine.quantizing import Mode, Target, quantize_files
 from hubquant.engine.source import SourceModel
 from hubquant.engine.workspace import Artifact, Workspace
 from hubquant.gguf_file import shard_paths
@@ -165,11 +165,11 @@ def write_targets(
     targets: Sequence[Target],
     tensors: Callable[[frozenset[str]], Iterator[tuple[str, torch.Tensor]]],
     matrix: ImportanceMatrix | None,
-    mode: str,
+    mode: Mode,
     progress: Progress,
 ) -> None:
     total = sum(entry.nbytes for target in targets for layout in target.layouts for entry in layout.tensors.values())
-    importance = matrix.importance if matrix is not None else lambda name: None
+    importance = matrix.importance if matrix is not None else lambda _: None
     with progress.bar("quantize", total, "B") as advance:
         quantize_files(targets, tensors, importance, mode, advance)
 

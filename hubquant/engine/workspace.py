@@ -1,8 +1,8 @@
 """Content-addressed artifacts: what was made once from the same things is never made again.
 
 An artifact is a folder ``<kind>/<fingerprint>``. It is built under ``building/`` and renamed when it is complete, so an
-artifact that exists is whole, whenever and however the process ended. A builder may leave its own resumable state in the
-folder it builds in; the next run gets the same folder.
+artifact that exists is whole, whenever and however the process ended. A builder may leave its own resumable state in
+the folder it builds in; the next run gets the same folder.
 """
 
 from __future__ import annotations

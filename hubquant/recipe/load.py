@@ -42,7 +42,7 @@ def parse_recipe(data: Any, origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise _explain(error, origin, data) from None
+        raise _explain(error, origin) from None
 
 
 def model_reference(text: str) -> dict[str, str]:
@@ -98,7 +98,7 @@ class _StrictLoader(yaml.SafeLoader):
     """Refuses what a recipe never needs: repeated keys and aliases (a few lines of which can fill the memory)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for position, key in enumerate(keys):
             if key in keys[:position]:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", node.start_mark)
@@ -133,7 +133,7 @@ def _without_local_files(data: Any, reference: str) -> Any:
         raise RecipeError(
             f"{reference} cannot be run as it is",
             why=f"it was made with files of its author's machine: {', '.join(map(str, local))}",
-            hint=f"download it (hf download {reference.removeprefix(HUB_PREFIX)} recipe.yaml), name your own files in it, then hubquant run recipe.yaml",
+            hint=f"hf download {reference.removeprefix(HUB_PREFIX)} recipe.yaml, and name your own files in it",
         )
     return data
 
@@ -153,7 +153,7 @@ def _apply_override(data: Any, override: str) -> None:
     place[keys[-1]] = _parse_yaml(value, f"--set {path}")
 
 
-def _explain(error: ValidationError, origin: str, data: Any) -> RecipeError:
+def _explain(error: ValidationError, origin: str) -> RecipeError:
     problem = error.errors()[0]
     more = error.error_count() - 1
     location = ".".join(str(part) for part in problem["loc"]) or "recipe"
