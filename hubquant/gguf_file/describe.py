@@ -40,7 +40,9 @@ class Description:
             "parameters": self.n_parameters,
             "bytes": self.nbytes,
             "bpw": self.bpw,
-            "tensors": [{"name": t.name, "shape": list(t.shape), "type": t.type, "bytes": t.nbytes} for t in self.tensors],
+            "tensors": [
+                {"name": t.name, "shape": list(t.shape), "type": t.type, "bytes": t.nbytes} for t in self.tensors
+            ],
         }
 
 
