@@ -94,6 +94,7 @@ class Heads:
     def check(self, settings: Settings) -> None:
         for setting in ("num_attention_heads", "num_key_value_heads", "head_dim"):
             check_count(settings, setting, 1 << 16)
+        _check_even(settings.get("head_dim") or 0)
         heads, size = settings.get("num_attention_heads"), settings.get("hidden_size")
         if settings.get("head_dim") is None and heads and type(size) is int and size % heads:
             raise out_of_range("hidden_size", size, f"a multiple of the {heads} attention heads")
@@ -102,8 +103,7 @@ class Heads:
         heads, kv_heads, size = config.num_attention_heads, config.num_key_value_heads, head_size(config)
         if heads % kv_heads:
             raise out_of_range("num_key_value_heads", kv_heads, f"a divisor of the {heads} attention heads")
-        if size % 2:
-            raise out_of_range("head_dim", size, "even, because rope rotates pairs")
+        _check_even(size)
         return {
             "attention.head_count": u32(heads),
             "attention.head_count_kv": u32(kv_heads),
@@ -119,6 +119,11 @@ class Heads:
             "num_key_value_heads": integer(metadata, "attention.head_count_kv") or heads,
             "head_dim": integer(metadata, "attention.key_length") or (width // heads if width and heads else None),
         }
+
+
+def _check_even(size: int) -> None:
+    if size % 2:
+        raise out_of_range("head_dim", size, "even, because rope rotates pairs")
 
 
 def head_size(config: PreTrainedConfig) -> int:

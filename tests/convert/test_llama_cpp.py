@@ -1,0 +1,103 @@
+"""Converted files in llama.cpp's own runtime, against transformers on the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hubquant.convert.restore import load_model
+from tests.support.conversion import build_uneven, write_gguf
+from tests.support.llamacpp import LlamaCpp
+
+pytest.importorskip("xllamacpp")
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 64}
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama with llama3 rope": ("llama", {"rope_parameters": LLAMA3}),
+    "llama with linear rope": ("llama", {"rope_parameters": LINEAR}),
+    "llama with yarn": ("llama", {"rope_parameters": YARN}),
+    "llama with yarn and its own scale": ("llama", {"rope_parameters": YARN | {"attention_factor": 1.3}}),
+    "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama without groups": ("llama", {"num_key_value_heads": 4}),
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "mistral": ("mistral", {"sliding_window": 4096}),
+    "mistral with narrow heads": ("mistral", {"head_dim": 32}),
+    "qwen2": ("qwen2", {}),
+    "qwen2 with yarn": ("qwen2", {"rope_parameters": YARN}),
+    "qwen2, tied": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {}),
+    "qwen3 with wide heads": ("qwen3", {"head_dim": 128}),
+    "qwen3 in shards": ("qwen3", {}),
+}
+IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()
+# In normal form C, because llama.cpp does not normalize for Qwen as transformers does.
+TEXT = (
+    "Hello world! It's 12345 o'clock,  isn't it?\n\n\tdef f(x):\r\n    return x ** 2  # naïve café\n"
+    "日本語のテスト、中文测试。한국어 Привет, мир! Ελληνικά עברית العربية हिन्दी 🙂👩‍👩‍👧 \u00a0 \u200b end"
+)
+
+
+def logits(model: Any) -> NDArray[np.float32]:
+    with torch.no_grad():
+        result: NDArray[np.float32] = model(torch.tensor([IDS])).logits[0].numpy()
+    return result
+
+
+def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Largest difference, relative to the largest logit."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
+    family, config = MODELS[name]
+    folder = build_uneven(family, tmp_path / "model", **config)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if name.endswith("in shards"):
+        (folder / "model.safetensors").unlink()
+        model.save_pretrained(folder, max_shard_size="500kB")
+        assert len(list(folder.glob("model-*.safetensors"))) > 2
+    expected = logits(model)
+    file = tmp_path / "model.gguf"
+    write_gguf(folder, file, "F32")
+    with LlamaCpp(file) as llama:
+        found = llama.logits(IDS)
+    assert relative_error(found, expected) <= 1e-3
+    assert np.array_equal(found.argmax(-1), expected.argmax(-1))
+    assert relative_error(logits(load_model(file)), expected) <= 1e-4
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_half_precision_stays_close(family: str, tmp_path: Path) -> None:
+    folder = build_uneven(family, tmp_path / "model", initializer_range=0.05)
+    expected = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    write_gguf(folder, tmp_path / "model.gguf", "F16")
+    with LlamaCpp(tmp_path / "model.gguf") as llama:
+        assert relative_error(llama.logits(IDS), expected) <= 5e-3
+    assert relative_error(logits(load_model(tmp_path / "model.gguf")), expected) <= 5e-3
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_tokenization_is_identical(family: str, tmp_path: Path) -> None:
+    folder = build_uneven(family, tmp_path / "model", num_hidden_layers=1)
+    write_gguf(folder, tmp_path / "model.gguf", "F16")
+    expected = AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
+    with LlamaCpp(tmp_path / "model.gguf") as llama:
+        assert llama.tokenize(TEXT) == expected

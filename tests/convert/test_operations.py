@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubquant.convert.operations import InterleaveHalves
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 3), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_interleaving_is_undone_bit_for_bit(heads: int, half: int, columns: int, dtype: torch.dtype) -> None:
+    shape = (heads * 2 * half, columns) if columns else (heads * 2 * half,)  # a weight or a bias
+    x = torch.randn(shape).to(dtype)
+    operation = InterleaveHalves(heads)
+    there = operation.forward(x)
+    assert there.shape == x.shape
+    assert there.dtype == dtype
+    assert torch.equal(operation.inverse(there), x)
+    assert torch.equal(operation.forward(operation.inverse(x)), x)
+
+
+def test_rotated_pairs_come_together() -> None:
+    heads, size = 3, 8
+    x = torch.arange(heads * size).view(heads, size)
+    pairs = InterleaveHalves(heads).forward(x.view(-1, 1)).view(heads, size // 2, 2)
+    assert torch.equal(pairs[..., 0], x[:, : size // 2])
+    assert torch.equal(pairs[..., 1], x[:, size // 2 :])

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from hubquant.convert.restore import load_model, read_state_dict
+from hubquant.errors import GGUFError, HubquantError, NotSupportedYet
+from hubquant.gguf_file import GGUFFile, GGUFWriter, TensorEntry, plan_layout
+from hubquant.gguf_file.metadata import Metadata, f32, i32s, string, u32
+from hubquant.quants import quantize
+from tests.support.conversion import build_uneven, write_gguf
+
+SHALLOW: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
+Entries = dict[str, tuple[int, ...]]
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "mistral": ("mistral", {}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reading_back_gives_the_same_weights(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    family, config = MODELS[name]
+    folder = build_uneven(family, tmp_path / "model", dtype=dtype, **SHALLOW, **config)
+    write_gguf(folder, tmp_path / "model.gguf", "F32" if dtype == torch.float32 else "BF16")
+    source = load_file(folder / "model.safetensors")
+    found = dict(read_state_dict(GGUFFile.open(tmp_path / "model.gguf")))
+    assert found.keys() == source.keys()
+    for key, x in source.items():
+        assert found[key].dtype == torch.float32
+        assert torch.equal(found[key], x.float())
+
+
+def test_a_loaded_model_is_whole(tmp_path: Path) -> None:
+    folder = build_uneven("llama", tmp_path / "model", tie_word_embeddings=True, **SHALLOW)
+    write_gguf(folder, tmp_path / "model.gguf", "Q8_0")
+    model = load_model(tmp_path / "model.gguf")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model.training
+    source = load_file(folder / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    error = model.model.layers[0].mlp.up_proj.weight - source
+    assert 0 < error.norm() / source.norm() < 0.01
+
+
+def test_files_of_older_converters_have_fewer_keys(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    write_gguf(build_uneven("qwen3", tmp_path / "model", **SHALLOW), file, "F32")
+    expected = load_model(file)(torch.arange(20)[None]).logits
+
+    def older(metadata: Metadata, _: Entries) -> None:
+        for key in ("vocab_size", "attention.key_length", "attention.value_length", "rope.dimension_count"):
+            del metadata[f"qwen3.{key}"]
+
+    rewritten = rewrite(file, tmp_path / "older.gguf", older)
+    assert torch.equal(load_model(rewritten)(torch.arange(20)[None]).logits, expected)
+
+
+def rewrite(source: Path, target: Path, change: Callable[[Metadata, Entries], object]) -> Path:
+    """The same file with other metadata or with zeros as other tensors."""
+    gguf = GGUFFile.open(source)
+    metadata, shapes = dict(gguf.metadata), {name: entry.shape for name, entry in gguf.tensors.items()}
+    change(metadata, shapes)
+    layout = plan_layout(metadata, [TensorEntry(name, shape, "F32") for name, shape in shapes.items()])
+    with GGUFWriter(target, layout) as writer:
+        for name, shape in shapes.items():
+            same = name in gguf.tensors and gguf.tensors[name].shape == shape
+            x = gguf.data(name) if same else quantize(torch.zeros(shape).view(-1, shape[-1]), "F32")
+            writer.write(name, x)
+        writer.finish()
+    return target
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_gguf(build_uneven("llama", folder / "model", **SHALLOW), folder / "model.gguf", "F32")
+    return folder / "model.gguf"
+
+
+WRONG: dict[str, tuple[Callable[[Metadata, Entries], object], type[HubquantError], str]] = {
+    "no architecture": (lambda keys, _: keys.pop("general.architecture"), GGUFError, "names no architecture"),
+    "unknown architecture": (
+        lambda keys, _: keys.update({"general.architecture": string("clip")}),
+        NotSupportedYet,
+        "architecture 'clip'",
+    ),
+    "missing tensor": (lambda _, tensors: tensors.pop("output_norm.weight"), GGUFError, "1 are missing: output_norm"),
+    "unknown tensor": (lambda _, tensors: tensors.update({"x.weight": (4,)}), GGUFError, "1 are unknown: x.weight"),
+    "more layers": (lambda keys, _: keys.update({"llama.block_count": u32(3)}), GGUFError, "18 are missing: blk.1"),
+    "wrong shape": (
+        lambda _, tensors: tensors.update({"output_norm.weight": (63,)}),
+        GGUFError,
+        r"1 tensors .*: output_norm.weight: .*\[63\] instead of \[64\]",
+    ),
+    "no heads": (
+        lambda keys, _: keys.update({"llama.attention.head_count": u32(0)}),
+        GGUFError,
+        "num_attention_heads in the metadata is 0",
+    ),
+    "heads by layer": (
+        lambda keys, _: keys.update({"llama.attention.head_count": i32s([4])}),
+        NotSupportedYet,
+        "differs between layers",
+    ),
+    "rope in words": (
+        lambda keys, _: keys.update({"llama.rope.freq_base": string("high")}),
+        GGUFError,
+        "rope.freq_base in the metadata is high",
+    ),
+    "other rope": (
+        lambda keys, _: keys.update({"llama.rope.scaling.type": string("longrope")}),
+        NotSupportedYet,
+        "rope scaling 'longrope'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_files_that_hold_no_model_are_named(case: str, tiny: Path, tmp_path: Path) -> None:
+    change, error, reason = WRONG[case]
+    with pytest.raises(error, match=reason):
+        load_model(rewrite(tiny, tmp_path / "wrong.gguf", change))
+
+
+values = st.one_of(
+    st.integers(0, (1 << 32) - 1).map(u32),
+    st.floats(width=32).map(f32),
+    st.text(max_size=5).map(string),
+    st.lists(st.integers(0, 9), max_size=3).map(i32s),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_metadata_is_a_model_or_refused(data: st.DataObject, tiny: Path) -> None:
+    gguf = GGUFFile.open(tiny)
+    keys = sorted(key for key in gguf.metadata if key.startswith("llama."))
+    keys += ["llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scaling.original_context_length"]
+    gguf.metadata |= data.draw(st.dictionaries(st.sampled_from(keys), values, min_size=1, max_size=2))
+    try:
+        load_model(gguf)
+    except HubquantError:
+        pass

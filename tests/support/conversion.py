@@ -1,0 +1,56 @@
+"""Tiny checkpoints, and the GGUF files they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hubquant.convert.checkpoint import Checkpoint
+from hubquant.convert.conversion import Conversion, plan_conversion, stream
+from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
+from hubquant.models.tiny import build
+from hubquant.quants import quantize
+
+Weights = dict[str, torch.Tensor]
+
+
+def build_uneven(family: str, folder: Path, **config: Any) -> Path:
+    """A tiny model whose norms are not all ones and whose biases are not all zeros."""
+    build(family, folder, **config)
+
+    def uneven(weights: Weights) -> None:
+        generator = torch.Generator().manual_seed(1)
+        for name, x in weights.items():
+            if x.dim() == 1:
+                weights[name] = x + 0.3 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+    return edit_weights(folder, uneven)
+
+
+def edit_weights(folder: Path, edit: Callable[[Weights], None]) -> Path:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    edit(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+    return folder
+
+
+def plan(folder: Path) -> Conversion:
+    return plan_conversion(folder, Checkpoint.from_folder(folder))
+
+
+def write_gguf(folder: Path, path: Path, type: str) -> Conversion:
+    """Convert a checkpoint; matrices get ``type``, the rest F32."""
+    checkpoint = Checkpoint.from_folder(folder)
+    conversion = plan_conversion(folder, checkpoint)
+    types = {recipe.name: type if len(recipe.shape) > 1 else "F32" for recipe in conversion.tensors}
+    entries = [TensorEntry(recipe.name, recipe.shape, types[recipe.name]) for recipe in conversion.tensors]
+    with GGUFWriter(path, plan_layout(conversion.metadata, entries)) as writer:
+        for name, x in stream(conversion, checkpoint):
+            writer.write(name, quantize(x.reshape(-1, x.shape[-1]), types[name]))
+        writer.finish()
+    return conversion
