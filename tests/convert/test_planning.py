@@ -228,12 +228,12 @@ def test_values_out_of_range_are_named(setting: str, folder: Path) -> None:
 
 
 def test_a_width_that_heads_cannot_share(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="hidden_size in config.json is 62: it must be a multiple of the 4"):
+    with pytest.raises(CheckpointError, match=r"hidden_size in config.json is 62: it must be a multiple of the 4"):
         plan(configure(folder, hidden_size=62, head_dim=...))
 
 
 def test_values_that_transformers_refuses(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="config.json is no llama configuration: .*attention_dropout"):
+    with pytest.raises(CheckpointError, match=r"config.json is no llama configuration: .*attention_dropout"):
         plan(configure(folder, attention_dropout="much"))
 
 
