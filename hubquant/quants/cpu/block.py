@@ -13,6 +13,7 @@ from hubquant.quants.cpu.simd import (
     LANES,
     Pointer,
     Vector,
+    absolute,
     float_bits,
     from_bits,
     load_lanes,
@@ -22,6 +23,7 @@ from hubquant.quants.cpu.simd import (
     splat_int,
     store_lanes,
     to_int,
+    truncate,
     where,
 )
 
@@ -54,6 +56,28 @@ def maximum(a: Vector, b: Vector) -> Vector:
 @primitive
 def clamp(value: Vector, low: Vector, high: Vector) -> Vector:
     return minimum(maximum(value, low), high)
+
+
+@primitive
+def finite(value: Vector) -> Vector:
+    """0 for infinity and NaN, which scales that underflow give: x86 machines convert them to an integer with a low byte
+    of 0.
+    """
+    return where(absolute(value) < np.float32(2147483648.0), value, np.float32(0))
+
+
+@primitive
+def round_away(value: Vector) -> Vector:
+    """C's ``roundf``: half away from zero."""
+    whole = truncate(value)
+    away = where(value < np.float32(0), whole - np.float32(1), whole + np.float32(1))
+    return where(absolute(value - whole) >= np.float32(0.5), away, whole)
+
+
+@primitive
+def reciprocal(value: Vector) -> Vector:
+    """1 / value, 0 for 0."""
+    return where(value != np.float32(0), np.float32(1) / value, np.float32(0))
 
 
 @primitive

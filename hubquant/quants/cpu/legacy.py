@@ -13,6 +13,7 @@ import numpy as np
 
 from hubquant.quants.cpu.block import (
     clamp,
+    finite,
     half_bits,
     load_tile,
     maximum,
@@ -20,6 +21,8 @@ from hubquant.quants.cpu.block import (
     nearest,
     put_bits,
     put_half,
+    reciprocal,
+    round_away,
     store_tile,
 )
 from hubquant.quants.cpu.compile import kernel, primitive
@@ -28,7 +31,6 @@ from hubquant.quants.cpu.simd import (
     LANES,
     Pointer,
     Vector,
-    absolute,
     byte_vectors,
     load,
     pointer,
@@ -37,7 +39,6 @@ from hubquant.quants.cpu.simd import (
     to_int,
     truncate,
     vectors,
-    where,
 )
 from hubquant.quants.formats import TYPES
 
@@ -53,21 +54,8 @@ _Q5_1_QS, _Q5_1_QH = TYPES["Q5_1"].plane("qs"), TYPES["Q5_1"].plane("qh")
 
 
 @primitive
-def _finite(value: Vector) -> Vector:
-    """Where C converts infinity or NaN to an integer the machine gives 0 in the low byte; such values come from scales
-    that underflow.
-    """
-    return where(absolute(value) < _f(2147483648.0), value, _ZERO)
-
-
-@primitive
 def _truncated(value: Vector, top: np.float32) -> Vector:
-    return minimum(truncate(_finite(value)), top)
-
-
-@primitive
-def _reciprocal(value: Vector) -> Vector:
-    return where(value != _ZERO, _ONE / value, _ZERO)
+    return minimum(truncate(finite(value)), top)
 
 
 @primitive
@@ -75,7 +63,7 @@ def _scaled_by_extreme(x: Pointer, levels: np.float32, block: Pointer) -> None:
     """Scale = extreme / −levels, rounded codes into ``x``: the quantizer of Q4_0 and Q5_0 without importance."""
     value, _ = extreme(_SIZE, x)
     scale = value / -levels
-    inverse = _reciprocal(scale)
+    inverse = reciprocal(scale)
     put_half(block, 0, half_bits(scale))
     for i in range(_SIZE):
         x[i] = _truncated(x[i] * inverse + (levels + _HALF), levels + levels - _ONE)
@@ -90,7 +78,7 @@ def _scaled_by_range(x: Pointer, top: np.float32, block: Pointer) -> None:
         low = minimum(x[i], low)
         high = maximum(x[i], high)
     scale = (high - low) / top
-    inverse = _reciprocal(scale)
+    inverse = reciprocal(scale)
     put_half(block, 0, half_bits(scale))
     put_half(block, 2, half_bits(low))
     for i in range(_SIZE):
@@ -145,20 +133,16 @@ def q5_1(values: Array, out: Array) -> None:
 
 @kernel
 def q8_0(values: Array, out: Array) -> None:
-    """Half away from zero, as C's ``roundf``."""
     x = vectors(_SIZE)
     block = byte_vectors(_Q8_0)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
         _, magnitude = extreme(_SIZE, x)
         scale = magnitude / _f(127)
-        inverse = _reciprocal(scale)
+        inverse = reciprocal(scale)
         put_half(block, 0, half_bits(scale))
         for i in range(_SIZE):
-            value = _finite(x[i] * inverse)
-            whole = truncate(value)
-            away = where(value < _ZERO, whole - _ONE, whole + _ONE)
-            put_byte(block, 2 + i, to_int(where(absolute(value - whole) >= _HALF, away, whole)))
+            put_byte(block, 2 + i, to_int(round_away(finite(x[i] * inverse))))
         store_tile(out, tile, block)
 
 

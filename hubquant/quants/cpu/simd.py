@@ -176,6 +176,16 @@ def _unary(name: str) -> Any:
     return _operation(typing)
 
 
+@_operation
+def multiply_int(typingctx: Any, a: Any, b: Any) -> Any:
+    """The low 32 bits of the product of an i32x16 and a number."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.mul(args[0], _broadcast(context, builder, args[1], sig.args[1], i32x16))
+
+    return i32x16(a, types.unliteral(b)), emit
+
+
 sqrt = _unary("llvm.sqrt.v16f32")
 absolute = _unary("llvm.fabs.v16f32")
 truncate = _unary("llvm.trunc.v16f32")
