@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hubquant import __version__
 from hubquant.engine.workspace import Artifact, fingerprint
-from hubquant.gguf_file import Layout, TensorEntry, shard
+from hubquant.gguf_file import Layout, TensorEntry, shard, shard_paths
 from hubquant.gguf_file.metadata import Metadata, string, u32
 from hubquant.mix import FTYPES, assign
 from hubquant.recipe.schema import Quantize
@@ -64,6 +65,11 @@ class FilePlan:
     @property
     def n_shards(self) -> int:
         return len(self.layouts)
+
+    @property
+    def paths(self) -> list[str]:
+        """Every shard's path in the repository."""
+        return [path.as_posix() for path in shard_paths(Path(self.name), self.n_shards)]
 
     @property
     def size(self) -> int:

@@ -35,7 +35,7 @@ def execute(plan: Plan, progress: Progress, *, fresh: bool = False) -> Report:
         verified = verify(work)
         runtimes = check_runtime(work)
         divergences = evaluate(work)
-        report = assemble(work, matrix, divergences, verified, runtimes)
+        report = assemble(work, divergences, verified, runtimes)
     return publish(report, plan, progress) if plan.recipe.publish.to else report
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -31,6 +31,8 @@ BASELINE = "baseline.h5"
 SNAPSHOT = "snapshot"
 RESULT = "result.json"
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Work:
@@ -48,6 +50,14 @@ class Work:
 
     def missing(self, artifacts: Mapping[str, Artifact]) -> list[FilePlan]:
         return [file for file in self.plan.files if not self.workspace.has(artifacts[file.ftype])]
+
+    def keep_result(self, artifact: Artifact, adapter: TypeAdapter[Result], result: Result) -> None:
+        """Complete an artifact that is one small value."""
+        (self.workspace.open_building(artifact) / RESULT).write_bytes(adapter.dump_json(result, indent=1))
+        self.workspace.complete(artifact)
+
+    def result(self, artifact: Artifact, adapter: TypeAdapter[Result]) -> Result:
+        return adapter.validate_json((self.workspace.path(artifact) / RESULT).read_bytes())
 
     def file_paths(self, file: FilePlan) -> list[Path]:
         """The finished shards of a file in its artifact."""
@@ -127,11 +137,9 @@ def evaluate(work: Work) -> dict[str, Divergence]:
             with work.progress.bar(file.ftype, baseline.n_chunks, "chunks") as advance:
                 model = load_model(work.file_paths(file)[0], device())
                 divergence = compare(model, baseline, snapshot=folder / SNAPSHOT, advance=advance)
-            (folder / RESULT).write_bytes(results.dump_json(divergence, indent=1))
             (folder / SNAPSHOT).unlink(missing_ok=True)
-            work.workspace.complete(artifact)
-    folders = {ftype: work.workspace.path(artifact) for ftype, artifact in plan.artifacts.evaluations.items()}
-    return {ftype: results.validate_json((folder / RESULT).read_bytes()) for ftype, folder in folders.items()}
+            work.keep_result(artifact, results, divergence)
+    return {ftype: work.result(artifact, results) for ftype, artifact in plan.artifacts.evaluations.items()}
 
 
 def collect(

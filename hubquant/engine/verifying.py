@@ -1,0 +1,42 @@
+"""Check what was written before anything leaves: every tensor against its source, the file in llama.cpp's runtime."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+
+from pydantic import TypeAdapter
+
+from hubquant.convert.conversion import stream
+from hubquant.engine.steps import Work
+from hubquant.errors import VerificationError
+from hubquant.evaluate.verify import TensorCheck, verify_files
+
+WORST = TypeAdapter(TensorCheck)
+
+
+def verify(work: Work) -> Mapping[str, TensorCheck]:
+    """The tensor of each file that is nearest to the limit of its type, by file type.
+
+    Raises ``VerificationError``; the files that were not verified before are then removed, so that the next run makes
+    them again.
+    """
+    plan, made = work.plan, work.plan.artifacts
+    missing = work.missing(made.verifications)
+    work.progress.step("verify", ", ".join(file.ftype for file in missing or plan.files), reused=not missing)
+    if missing:
+        tensors = stream(plan.conversion, work.source.checkpoint)
+        with work.progress.bar("verify", len(plan.conversion.tensors), "tensors") as advance:
+            try:
+                checks = verify_files([work.file_paths(file)[0] for file in missing], tensors, advance=advance)
+            except VerificationError:
+                for file in missing:
+                    shutil.rmtree(work.workspace.path(made.files[file.ftype]))
+                raise
+        for file, check in zip(missing, checks, strict=True):
+            work.keep_result(made.verifications[file.ftype], WORST, check.worst[0])
+    return {ftype: work.result(artifact, WORST) for ftype, artifact in made.verifications.items()}
+
+
+def check_runtime(work: Work) -> Mapping[str, str]:
+    return {file.ftype: "skipped" for file in work.plan.files}

@@ -1,0 +1,29 @@
+"""The command line in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+
+from hubquant.cli.app import run_app
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    def is_one_message(self) -> bool:
+        """One error, perhaps with a next step, and nothing that only a programmer reads."""
+        lines = [line for line in self.err.splitlines() if line]
+        errors = [line for line in lines if line.startswith("Error: ")]
+        return len(errors) == 1 and "Traceback" not in self.err and "does not know" not in self.err
+
+
+def hubquant(*arguments: str) -> Outcome:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run_app(list(arguments))
+    return Outcome(code, out.getvalue(), err.getvalue())
