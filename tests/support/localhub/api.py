@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlencode
 import yaml
 from starlette.responses import JSONResponse, Response
 
-from tests.support.localhub.state import DATE, Entry, Refusal, Repository, pointer
+from tests.support.localhub.state import DATE, FRONT_MATTER, Entry, Refusal, Repository, pointer
 
 if TYPE_CHECKING:
     from tests.support.localhub.server import Call, LocalHub
@@ -49,8 +49,8 @@ def validate_yaml(hub: LocalHub, call: Call) -> Response:  # noqa: ARG001
     content = json.loads(call.body)["content"]
     errors = []
     try:
-        if content.startswith("---"):
-            yaml.safe_load(content.split("---", 2)[1])
+        if block := FRONT_MATTER.match(content):
+            yaml.safe_load(block[1])
     except yaml.YAMLError as error:
         errors.append({"message": str(error)})
     return JSONResponse({"errors": errors, "warnings": []}, 400 if errors else 200)

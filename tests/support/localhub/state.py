@@ -15,6 +15,7 @@ import yaml
 
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 LFS_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".parquet", ".arrow", ".zip", ".npz", ".h5", ".png")
+FRONT_MATTER = re.compile(r"\s*---(?:\r\n|\r|\n)([\s\S]*?)(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|$)")
 DATE = "2026-01-01T00:00:00.000Z"
 
 ALICE = "hf_aliceWriteAAAAAAAAAAAAAAAAAAAAAAAA"
@@ -165,11 +166,11 @@ class Blobs:
         """The front matter of README.md, as the Hub's ``cardData`` (plain JSON)."""
         if "README.md" not in tree:
             return {}
-        parts = self.read(tree["README.md"]).decode("utf-8", "replace").split("---", 2)
-        if len(parts) < 3 or parts[0].strip():
+        block = FRONT_MATTER.match(self.read(tree["README.md"]).decode("utf-8", "replace"))
+        if block is None:
             return {}
         try:
-            data = yaml.safe_load(parts[1])
+            data = yaml.safe_load(block[1])
         except yaml.YAMLError:
             return {}
         return json.loads(json.dumps(data, default=str)) if isinstance(data, dict) else {}

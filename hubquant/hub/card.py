@@ -1,0 +1,235 @@
+"""The model card of a published repository: README.md with its front matter.
+
+The same input gives the same bytes. What comes from other people's cards, file names and ids is data: it is escaped
+for the place it goes to, and of foreign front matter only known keys of known shapes are inherited.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hubquant.hub.front_matter import plain
+
+HUB = "https://huggingface.co"
+OWN_TAGS = ("gguf", "quantized", "hubquant")
+FOREIGN_TAGS_LEFT_OUT = {"safetensors", "pytorch", "tf", "jax", "transformers", "onnx"}
+GATING = ("extra_gated_prompt", "extra_gated_heading", "extra_gated_description", "extra_gated_button_content")
+LONGEST_TEXT = 20_000  # characters of an inherited text
+MARKDOWN = re.compile(r"[\\`*\[\]!|~$#]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")
+SPACES = re.compile(r"[\s\x00-\x1f\x7f]+")
+
+
+@dataclass(frozen=True)
+class CardRow:
+    """One quantized file. ``file`` is its path in the repository, the first shard's if it has several.
+
+    ``size`` in bytes, ``bpw`` in bits per weight, ``same_top`` a share from 0 to 1; the measurements against the source
+    model are ``None`` where none were made. ``recommendation`` is a short plain text.
+    """
+
+    file: str
+    type: str
+    size: int
+    bpw: float
+    kld_mean: float | None = None
+    kld_999: float | None = None
+    same_top: float | None = None
+    ppl_ratio: float | None = None
+    recommendation: str = ""
+
+
+@dataclass(frozen=True)
+class CardText:
+    """A text that was calibrated or evaluated on: a Hub dataset's id or another name, with its config and split."""
+
+    name: str
+    is_dataset: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card tells. ``source`` is the front matter of the source model's card.
+
+    ``reproduce`` is the one line that makes the repository again. ``repo_id`` and ``model_id`` are ``None`` for a local
+    folder and a local model. ``calibration`` is empty where no imatrix was collected, ``evaluation`` where nothing was
+    measured. ``imatrix`` and ``plot`` are paths in the repository; ``tokens_calibrated`` and ``tokens_scored`` count
+    tokens.
+    """
+
+    model_name: str
+    rows: tuple[CardRow, ...]
+    reproduce: str
+    version: str
+    model_id: str | None = None
+    revision: str | None = None
+    repo_id: str | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
+    imatrix: str | None = None
+    calibration: tuple[CardText, ...] = ()
+    tokens_calibrated: int = 0
+    evaluation: tuple[CardText, ...] = ()
+    tokens_scored: int = 0
+    plot: str | None = None
+    verified: bool = False
+    loaded_in_llama_cpp: bool = False
+
+
+class _Dumper(yaml.SafeDumper):
+    """No anchors: a value that is there twice is written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def render(card: Card) -> str:
+    """The text of README.md."""
+    environment = Environment(
+        loader=PackageLoader("hubquant.hub", "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters.update(text=escape, code=code, shell=_shell, reference=_reference)
+    metadata = front_matter(card)
+    head = yaml.dump(metadata, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
+    example = next((row for row in card.rows if row.type == "Q4_K_M"), card.rows[0] if card.rows else None)
+    body = environment.get_template("card.md.jinja").render(
+        card=card,
+        source=_source(card),
+        table=table(card),
+        example=example,
+        inherits_license="license" in metadata,
+    )
+    return f"---\n{head}---\n\n{body.strip()}\n"
+
+
+def front_matter(card: Card) -> dict[str, Any]:
+    """The metadata that the Hub reads, in a fixed order, without empty entries."""
+    source = card.source
+    data = {
+        "base_model": card.model_id,
+        "base_model_relation": "quantized" if card.model_id else None,
+        "quantized_by": card.repo_id.split("/")[0] if card.repo_id and "/" in card.repo_id else None,
+        "license": _names(source.get("license")),
+        "license_name": _text(source.get("license_name")),
+        "license_link": _license_link(card),
+        "language": _names(["no" if item is False else item for item in _list(source.get("language"))]),
+        "pipeline_tag": _text(source.get("pipeline_tag")) or "text-generation",
+        "library_name": "gguf",
+        "tags": _tags(card),
+        "datasets": sorted({text.name for text in card.calibration if text.is_dataset}),
+        **{key: _text(source.get(key)) for key in GATING},
+        "extra_gated_fields": _form(source.get("extra_gated_fields")),
+        "extra_gated_eu_disallowed": source.get("extra_gated_eu_disallowed") is True,
+    }
+    return {key: value for key, value in data.items() if value}
+
+
+def table(card: Card) -> list[list[str]]:
+    """Header and rows of the table of files; columns that nothing was measured for are left out."""
+    columns: list[tuple[str, Any]] = [
+        ("File", lambda row: link(row.file, _address(row.file))),
+        ("Type", lambda row: escape(row.type)),
+        ("Size", lambda row: human_size(row.size)),
+        ("bpw", lambda row: f"{row.bpw:.2f}"),
+        ("Mean KLD", lambda row: _number(row.kld_mean, ".4g")),
+        ("99.9 % KLD", lambda row: _number(row.kld_999, ".4g")),
+        ("Same top token", lambda row: _number(row.same_top, ".2%")),
+        ("PPL ratio", lambda row: _number(row.ppl_ratio, ".4f")),
+        ("Recommended for", lambda row: escape(row.recommendation)),
+    ]
+    kept = [(title, [cell(row) for row in card.rows]) for title, cell in columns]
+    kept = [(title, cells) for title, cells in kept if any(cells)]
+    return [[title for title, _ in kept], *map(list, zip(*(cells for _, cells in kept), strict=True))]
+
+
+def escape(value: str) -> str:
+    """``value`` as plain text in one line of Markdown."""
+    return MARKDOWN.sub(r"\\\g<0>", html.escape(SPACES.sub(" ", value).strip(), quote=False))
+
+
+def code(value: str) -> str:
+    """``value`` for one line of a code block: without line breaks and backticks."""
+    return SPACES.sub(" ", value).replace("`", "'").strip()
+
+
+def link(label: str, address: str) -> str:
+    return f"[{escape(label)}]({address})"
+
+
+def human_size(size: int) -> str:
+    """Decimal units, as the Hub shows them."""
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.3g} {units[0]}"
+
+
+def _source(card: Card) -> str:
+    if card.model_id is None:
+        return escape(card.model_name)
+    page = f"{HUB}/{quote(card.model_id)}"
+    commit = f" at commit {link(card.revision[:12], f'{page}/tree/{quote(card.revision)}')}" if card.revision else ""
+    return link(card.model_id, page) + commit
+
+
+def _reference(text: CardText) -> str:
+    return link(text.name, f"{HUB}/datasets/{quote(text.name)}") if text.is_dataset else escape(text.name)
+
+
+def _shell(value: str) -> str:
+    return shlex.quote(code(value))
+
+
+def _address(path: str) -> str:
+    return "./" + quote(path)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _tags(card: Card) -> list[str]:
+    own = [*OWN_TAGS, *(["imatrix"] if card.imatrix else [])]
+    foreign = [tag for tag in map(_text, _list(card.source.get("tags"))) if tag]
+    return list(dict.fromkeys([*own, *(tag for tag in foreign if tag.lower() not in FOREIGN_TAGS_LEFT_OUT)]))
+
+
+def _license_link(card: Card) -> str | None:
+    """A link of its own, or where the file of that name lies in the source repository."""
+    text = _text(card.source.get("license_link"))
+    if text is None or text.startswith(("https://", "http://")):
+        return text
+    return f"{HUB}/{card.model_id}/blob/{card.revision or 'main'}/{quote(text)}" if card.model_id else None
+
+
+def _text(value: Any) -> str | None:
+    return value[:LONGEST_TEXT] if isinstance(value, str) and value.strip() else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _names(value: Any) -> str | list[str] | None:
+    """One name or several, as the source has it."""
+    names = [text for text in map(_text, _list(value)) if text]
+    return names if isinstance(value, list) and len(names) != 1 else next(iter(names), None)
+
+
+def _form(value: Any) -> dict[str, Any] | None:
+    fields = plain(value)
+    return fields if isinstance(fields, dict) and len(str(fields)) <= LONGEST_TEXT else None

@@ -1,0 +1,248 @@
+"""The model card, its front matter, and what it takes over from a source card that nobody has checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubquant.hub.card import Card, CardRow, CardText, escape, front_matter, human_size, render, table
+from hubquant.hub.eval_results import eval_results
+from hubquant.hub.front_matter import read_front_matter
+from hubquant.hub.push import push
+from tests.support.localhub import LocalHub
+
+ROWS = (
+    CardRow("Qwen3-0.6B-Q8_0.gguf", "Q8_0", 639_446_688, 8.5, 0.00123, 0.05, 0.987, 1.0003, "no visible loss"),
+    CardRow(
+        "Q4_K_M/Qwen3-0.6B-Q4_K_M-00001-of-00002.gguf", "Q4_K_M", 396_705_472, 4.85, 0.0312, 0.9, 0.91, 1.02, "most"
+    ),
+)
+SOURCE: dict[str, Any] = {
+    "license": "other",
+    "license_name": "qwen",
+    "license_link": "LICENSE",
+    "language": ["en", False],
+    "pipeline_tag": "text-generation",
+    "library_name": "transformers",
+    "tags": ["chat", "safetensors", "gguf"],
+    "base_model": "somebody/else",
+    "extra_gated_prompt": "Agree to:\n\n---\nthe terms: of 'use'\n---\n",
+    "extra_gated_fields": {"Name": "text", "Country": {"type": "country"}},
+    "extra_gated_eu_disallowed": True,
+    "widget": [{"text": "unrelated"}],
+}
+CARD = Card(
+    model_name="Qwen3-0.6B",
+    rows=ROWS,
+    reproduce="hubquant run hub:alice/Qwen3-0.6B-GGUF",
+    version="0.1.0",
+    model_id="Qwen/Qwen3-0.6B",
+    revision="c1899de289a04d12100db370d81485cdf75e47ca",
+    repo_id="alice/Qwen3-0.6B-GGUF",
+    source=SOURCE,
+    imatrix="imatrix.gguf",
+    calibration=(CardText("Salesforce/wikitext", True, "wikitext-2-raw-v1, train"), CardText("hubquant:calibration")),
+    tokens_calibrated=128_000,
+    evaluation=(CardText("hubquant:test"),),
+    tokens_scored=12_288,
+    plot="kld.png",
+    verified=True,
+    loaded_in_llama_cpp=True,
+)
+
+
+def test_front_matter_is_what_the_hub_reads() -> None:
+    data = ModelCard(render(CARD)).data.to_dict()
+    assert data == {
+        "base_model": "Qwen/Qwen3-0.6B",
+        "base_model_relation": "quantized",
+        "quantized_by": "alice",
+        "license": "other",
+        "license_name": "qwen",
+        "license_link": f"https://huggingface.co/Qwen/Qwen3-0.6B/blob/{CARD.revision}/LICENSE",
+        "language": ["en", "no"],
+        "pipeline_tag": "text-generation",
+        "library_name": "gguf",
+        "tags": ["gguf", "quantized", "hubquant", "imatrix", "chat"],
+        "datasets": ["Salesforce/wikitext"],
+        "extra_gated_prompt": SOURCE["extra_gated_prompt"],
+        "extra_gated_fields": SOURCE["extra_gated_fields"],
+        "extra_gated_eu_disallowed": True,
+    }
+
+
+def test_body_tells_how_to_run_and_what_was_measured() -> None:
+    body = ModelCard(render(CARD)).text
+    for line in [
+        "# Qwen3-0.6B GGUF",
+        "llama-server -hf alice/Qwen3-0.6B-GGUF:Q4_K_M",
+        "ollama run hf.co/alice/Qwen3-0.6B-GGUF:Q4_K_M",
+        'hf download alice/Qwen3-0.6B-GGUF --include "*Q4_K_M*" --local-dir .',
+        "hubquant run hub:alice/Qwen3-0.6B-GGUF",
+        "![Size against divergence](./kld.png)",
+        "- [Salesforce/wikitext](https://huggingface.co/datasets/Salesforce/wikitext) (wikitext-2-raw-v1, train)",
+        "- hubquant:test",
+        "| [Qwen3-0.6B-Q8_0.gguf](./Qwen3-0.6B-Q8_0.gguf) | Q8_0 | 639 MB | 8.50 | 0.00123 | 0.05 | 98.70% | 1.0003"
+        " | no visible loss |",
+    ]:
+        assert line in body.splitlines()
+    assert "128,000 tokens" in body
+    assert "12,288 tokens" in body
+    assert "loaded in llama.cpp" in body
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    assert render(CARD) == render(dataclasses.replace(CARD))
+
+
+def test_a_local_model_in_a_local_folder_without_measurements() -> None:
+    rows = (CardRow("my model-F16.gguf", "F16", 1000, 16.0),)
+    text = render(Card("my model", rows, "hubquant run ./model", "0.1.0"))
+    assert front_matter(Card("my model", rows, "", "")) == {
+        "pipeline_tag": "text-generation",
+        "library_name": "gguf",
+        "tags": ["gguf", "quantized", "hubquant"],
+    }
+    assert "llama-server -m 'my model-F16.gguf'" in text
+    assert "| File | Type | Size | bpw |" in text.splitlines()
+    for absent in ["None", "huggingface.co", "KLD", "licence", "Calibration", "{{", "{%"]:
+        assert absent not in text
+
+
+def test_columns_follow_what_was_measured() -> None:
+    assert table(CARD)[0][-2:] == ["PPL ratio", "Recommended for"]
+    bare = dataclasses.replace(CARD, rows=(dataclasses.replace(ROWS[0], kld_999=None, recommendation=""), ROWS[1]))
+    assert table(bare)[1][5] == ""
+    assert len({len(row) for row in table(bare)}) == 1
+
+
+HOSTILE = "x](javascript:alert(1)) <script>a</script> | b\n\n# c\n---\n```\n`d` ![i](http://e) ~~f~~ *g* __h__ \\"
+
+
+def test_foreign_values_stay_text() -> None:
+    hostile = dataclasses.replace(
+        CARD,
+        model_name=HOSTILE,
+        reproduce=HOSTILE,
+        source={**SOURCE, "license": HOSTILE, "tags": [HOSTILE], "license_link": HOSTILE, "pipeline_tag": HOSTILE},
+        calibration=(CardText(HOSTILE, True, HOSTILE), CardText(HOSTILE)),
+        evaluation=(CardText(HOSTILE),),
+        rows=(dataclasses.replace(ROWS[0], file=HOSTILE, recommendation=HOSTILE),),
+    )
+    text = render(hostile)
+    card = ModelCard(text)
+    assert card.data.to_dict()["license"] == HOSTILE
+    assert card.data.to_dict()["tags"][-1] == HOSTILE
+    assert set(card.data.to_dict()) == set(ModelCard(render(CARD)).data.to_dict())
+    assert card.text.count("```") == render(CARD).count("```")
+    prose = re.sub("```sh\n.*?\n```\n", "", card.text, flags=re.DOTALL)
+    assert "<script" not in prose
+    assert (
+        re.findall(r"(?<!\\)\]\(([a-z]+):", prose).count("https") == len(re.findall(r"(?<!\\)\]\([a-z]+:", prose)) > 2
+    )
+    assert "![" not in prose.replace("![Size against divergence]", "")
+    headings = [line for line in card.text.splitlines() if line.startswith("#")]
+    assert len(headings) == len([line for line in render(CARD).splitlines() if line.startswith("#")])
+
+
+@given(st.text())
+def test_escaped_text_is_one_line_without_markup(text: str) -> None:
+    escaped = escape(text)
+    assert "\n" not in escaped
+    assert "<" not in escaped
+    unescaped = escaped.replace("\\\\", "")
+    for character in "`*[]!|~$#":
+        assert unescaped.count(character) == unescaped.count("\\" + character)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"license": ["mit", "apache-2.0"], "language": "en", "tags": "chat"},
+        {"license": 3, "language": {"a": 1}, "tags": [None, 1, ["x"]], "license_name": [], "pipeline_tag": 1},
+        {"extra_gated_fields": "nope", "extra_gated_prompt": ["a"], "extra_gated_eu_disallowed": "yes"},
+        {"license": "", "language": [], "tags": []},
+        {"license": "x" * 1_000_000, "extra_gated_fields": {"a": "y" * 1_000_000}},
+    ],
+)
+def test_odd_front_matter_is_taken_where_it_makes_sense(source: dict[str, Any]) -> None:
+    text = render(dataclasses.replace(CARD, source=source))
+    data = ModelCard(text).data.to_dict()
+    assert data["base_model"] == "Qwen/Qwen3-0.6B"
+    assert len(text) < 50_000
+    for key in ("license", "language", "tags"):
+        assert key not in data or isinstance(data[key], str | list)
+
+
+def test_the_hub_accepts_the_card(hub: LocalHub, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text(render(CARD))
+    push(tmp_path / "out", "alice/Qwen3-0.6B-GGUF")
+    info = HfApi().model_info("alice/Qwen3-0.6B-GGUF")
+    assert info.card_data is not None
+    assert info.card_data.base_model == "Qwen/Qwen3-0.6B"
+    assert hub.content("alice/Qwen3-0.6B-GGUF", "README.md").decode() == render(CARD)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("---\nlicense: mit\n---\n# x\n", {"license": "mit"}),
+        ("\n---\r\nlicense: mit\r\n---\r\n", {"license": "mit"}),
+        ("---\nlicense: mit\n---", {"license": "mit"}),
+        ("---\ndate: 2026-01-02\n1: a\n---\n", {"date": "2026-01-02", "1": "a"}),
+        ("# no front matter\n---\na: b\n---\n", {}),
+        ("---\n- a\n- b\n---\n", {}),
+        ("---\na: [\n---\n", {}),
+        ("---\na: !!python/object/apply:os.system [echo]\n---\n", {}),
+        ("---\na: !custom x\n---\n", {}),
+        ("---\na: &x [1]\nb: *x\n---\n", {}),
+        ("---\na: " + "[" * 5000 + "\n---\n", {}),
+        ("---\ndate: 2026-99-99\n---\n", {}),
+        ("", {}),
+    ],
+)
+def test_front_matter_is_read_with_care(text: str, expected: dict[str, Any]) -> None:
+    assert read_front_matter(text) == expected
+
+
+def test_eval_results_are_in_the_form_of_the_hub() -> None:
+    measured = {"Q8_0": {"perplexity": 12.5, "kld_mean": 0.001}, "Q4_K_M": {"perplexity": 12.9, "kld_mean": 0.03}}
+    files = eval_results("Salesforce/wikitext", measured, dataset_revision="a" * 40, notes="split test, chunks of 512")
+    assert list(files) == [
+        ".eval_results/Salesforce_wikitext_Q8_0.yaml",
+        ".eval_results/Salesforce_wikitext_Q4_K_M.yaml",
+    ]
+    data = yaml.safe_load(files[".eval_results/Salesforce_wikitext_Q4_K_M.yaml"])
+    assert data[0] == {
+        "dataset": {"id": "Salesforce/wikitext", "task_id": "perplexity", "revision": "a" * 40},
+        "value": 12.9,
+        "notes": "Q4_K_M, split test, chunks of 512",
+    }
+    assert [(entry.task_id, entry.value) for entry in parse_eval_result_entries(data)] == [
+        ("perplexity", 12.9),
+        ("kld_mean", 0.03),
+    ]
+
+
+def test_texts_that_are_not_on_the_hub_have_no_eval_results() -> None:
+    assert eval_results(None, {"Q8_0": {"perplexity": 12.5}}) == {}
+
+
+def test_sizes() -> None:
+    assert [human_size(size) for size in (0, 999, 1000, 7_654_321, 999_600_000, 45 << 30)] == [
+        "0 B",
+        "999 B",
+        "1 kB",
+        "7.65 MB",
+        "1 GB",
+        "48.3 GB",
+    ]
