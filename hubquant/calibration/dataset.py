@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import datasets
 
 SHUFFLE_BUFFER = 10_000  # rows
+READ_AT_ONCE = 100  # rows
 
 
 def local_folder(source: TextSource) -> Path | None:
@@ -25,7 +27,7 @@ def local_folder(source: TextSource) -> Path | None:
 
 
 def read_dataset(source: TextSource, seed: int) -> Iterator[Row]:
-    """Rows in the dataset's order, or ``samples`` rows of a seeded shuffle.
+    """Rows in the dataset's order; of a Hub dataset with ``samples``, that many rows of a seeded shuffle.
 
     Raises ``CalibrationError`` naming what exists for an unknown dataset, configuration or split, ``HubAccessError``
     for a gated dataset and ``HubUnavailableError`` without network.
@@ -33,11 +35,11 @@ def read_dataset(source: TextSource, seed: int) -> Iterator[Row]:
     try:
         with _quiet():
             rows = _open(source)
-            if source.samples is not None:
+            if source.samples is not None and local_folder(source) is None:
                 rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(source.samples)
             iterator = iter(rows)
-        while (row := _next(iterator)) is not None:
-            yield row
+        while some := _next(iterator):
+            yield from some
     except HubquantError:
         raise
     except Exception as error:  # datasets, huggingface_hub, fsspec, pyarrow and the HTTP client each raise their own
@@ -60,9 +62,9 @@ def _open(source: TextSource) -> datasets.IterableDataset:
     return stored.to_iterable_dataset()
 
 
-def _next(iterator: Iterator[Row]) -> Row | None:
+def _next(iterator: Iterator[Row]) -> list[Row]:
     with _quiet():
-        return next(iterator, None)
+        return list(islice(iterator, READ_AT_ONCE))
 
 
 def _explained(source: TextSource, error: Exception) -> HubquantError:
@@ -81,15 +83,10 @@ def _explained(source: TextSource, error: Exception) -> HubquantError:
                 why=why,
                 hint="check the network, or use a local file or the bundled text instead",
             )
-        if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError", "HFValidationError"}:
-            return CalibrationError(
-                f"there is no dataset {name} on the Hub, or it is private",
-                why=why,
-                hint=f"check https://huggingface.co/datasets/{name}; for a private one run: hf auth login",
-            )
-    return CalibrationError(
-        f"dataset {name} cannot be read", why=why, hint="check config, split and revision in the recipe"
-    )
+    hint = "check config, split and revision in the recipe"
+    if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError", "HFValidationError"}:
+        hint = f"check it at https://huggingface.co/datasets/{name}; if it is private, run: hf auth login"
+    return CalibrationError(f"dataset {name} cannot be read", why=why, hint=hint)
 
 
 @contextmanager

@@ -28,7 +28,10 @@ def documents(source: TextSource, seed: int) -> Iterator[Document]:
     Rows come in their own order; with ``samples`` that many come in an order that ``seed`` decides. Raises
     ``CalibrationError`` for whatever cannot be read.
     """
-    if source.dataset is not None or local_folder(source):
+    if local_folder(source):
+        yield from _field(source, _sampled(read_dataset(source, seed), source.samples, seed))
+        return
+    if source.dataset is not None:
         yield from _field(source, read_dataset(source, seed))
         return
     path = _path(source)
