@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import httpx2
 from huggingface_hub.errors import HfHubHTTPError
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 TRANSIENT_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
@@ -46,7 +48,9 @@ class Retry:
                 reached = progress()
                 if failures >= (self.connect_attempts if isinstance(error, httpx2.ConnectError) else self.attempts):
                     raise
-                self.sleep(self._wait(failures, error))
+                wait = self._wait(failures, error)
+                logger.warning("the Hub %s: trying again in %g s", _symptom(error), wait)
+                self.sleep(wait)
 
     def persistent(self) -> Retry:
         """For long work, where a network that comes back is worth waiting for."""
@@ -66,6 +70,12 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in TRANSIENT_STATUS
     return isinstance(error, TRANSIENT_ERRORS)
+
+
+def _symptom(error: BaseException) -> str:
+    if isinstance(error, HfHubHTTPError):
+        return f"answers with status {error.response.status_code}"
+    return "cannot be reached" if isinstance(error, httpx2.ConnectError) else "broke the connection"
 
 
 def asked_wait(error: BaseException) -> float | None:

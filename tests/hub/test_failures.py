@@ -128,7 +128,7 @@ def test_an_outage_that_lasts_is_reported(hub: LocalHub, pattern: str, action: A
     assert len([entry for entry in hub.requests(pattern) if entry.status == 502]) == 5
 
 
-def test_rate_limits_are_respected(hub: LocalHub) -> None:
+def test_rate_limits_are_respected(hub: LocalHub, caplog: pytest.LogCaptureFixture) -> None:
     waits: list[float] = []
     hub.fail("GET /api/models", 429, headers={"Retry-After": "12"})
     hub.fail("GET /api/models", 429, headers={"RateLimit": '"api";r=0;t=55'})
@@ -136,6 +136,7 @@ def test_rate_limits_are_respected(hub: LocalHub) -> None:
     hub.fail("GET /api/models", 429)
     resolve("org/open", retry=Retry(sleep=waits.append))
     assert waits == [12, 55, 300, 8]
+    assert caplog.messages[0] == "the Hub answers with status 429: trying again in 12 s"
     hub.fail("GET /api/models", 429, times=99)
     assert failure(lambda: resolve("org/open", retry=NO_WAIT)).what == "the Hub limits the number of requests"
 
