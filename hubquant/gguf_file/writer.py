@@ -38,10 +38,10 @@ class GGUFWriter:
         self._journal_path = path.with_name(path.name + ".partial.journal")
         with self._disk():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._completed = self._recover()
-            if self._completed is None:
-                self._completed = {}
+            recovered = self._recover()
+            if recovered is None:
                 self._start_over()
+            self._completed = recovered or {}
             # Unbuffered, and the journal's line follows the tensor's bytes: a kill loses at most the current tensor.
             self._file = open(self._partial, "r+b", buffering=0)  # noqa: SIM115
             self._journal = open(self._journal_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
@@ -49,7 +49,7 @@ class GGUFWriter:
     @property
     def completed(self) -> frozenset[str]:
         """Names of the tensors that need not be written any more."""
-        return frozenset(self._completed or ())
+        return frozenset(self._completed)
 
     def write(self, name: str, data: torch.Tensor | np.ndarray[Any, Any]) -> None:
         """Write one tensor's bytes; ``data`` has any shape and element type that gives the planned number of bytes."""
@@ -66,7 +66,6 @@ class GGUFWriter:
                 while chunk:
                     chunk = chunk[self._file.write(chunk) or 0 :]
             self._journal.write(f"{checksum:08x} {name}\n")
-        assert self._completed is not None
         self._completed[name] = checksum
 
     def finish(self) -> Path:
