@@ -32,9 +32,7 @@ from hubquant.quants.cpu.simd import (
     Vector,
     absolute,
     byte_vectors,
-    load,
     offset,
-    pointer,
     put_byte,
     splat,
     sqrt,
@@ -42,6 +40,7 @@ from hubquant.quants.cpu.simd import (
     vectors,
     where,
 )
+from hubquant.quants.cpu.weights import error_weights, importance_of, square_weights, sum_squares, total
 from hubquant.quants.formats import TYPES
 
 Array = np.ndarray[Any, Any]
@@ -59,31 +58,6 @@ _Q3_QS, _Q3_HMASK = TYPES["Q3_K"].plane("qs"), TYPES["Q3_K"].plane("hmask")
 _Q4_QS = TYPES["Q4_K"].plane("qs")
 _Q5_QS, _Q5_QH = TYPES["Q5_K"].plane("qs"), TYPES["Q5_K"].plane("qh")
 _Q6_QL, _Q6_QH = TYPES["Q6_K"].plane("ql"), TYPES["Q6_K"].plane("qh")
-
-
-@primitive
-def _mean_square(n: int, x: Pointer, factor: np.float32) -> Vector:
-    """``factor`` · Σx² / n, in this order of operations."""
-    total = splat(_ZERO)
-    for i in range(n):
-        total = total + x[i] * x[i]
-    return factor * total / _f(n)
-
-
-@primitive
-def _error_weights(w: Pointer, x: Pointer, importance: Array, tile: int, mean_square: Vector) -> None:
-    """importance · √(mean square + x²)"""
-    start = (tile % importance.shape[0]) * _SIZE * LANES
-    for i in range(_SIZE):
-        w[i] = load(pointer(importance), start + i * LANES) * sqrt(mean_square + x[i] * x[i])
-
-
-@primitive
-def _sum(n: int, w: Pointer) -> Vector:
-    total = splat(_ZERO)
-    for i in range(n):
-        total = total + w[i]
-    return total
 
 
 @primitive
@@ -196,12 +170,12 @@ def q2_k_weighted(values: Array, importance: Array, out: Array) -> None:
     mass = vectors(16)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
-        _error_weights(w, x, importance, tile, _mean_square(_SIZE, x, _ONE))
+        error_weights(w, x, importance, tile, sum_squares(_SIZE, x) / _f(_SIZE))
         for j in range(16):
             sub, sub_w = offset(x, 16 * j), offset(w, 16 * j)
             scale[j], found, inverse[j], base[j] = asymmetric(16, _f(3), sub, sub_w, _f(-0.9), _f(0.05), 36, False)
             low[j] = -found
-            mass[j] = _sum(16, sub_w)
+            mass[j] = total(16, sub_w)
         d = half_bits(positive(16, _f(15), scale, mass, scales))
         dmin = half_bits(positive(16, _f(15), low, mass, minima))
         _finish_q2(x, scales, minima, d, dmin, inverse, base, block)
@@ -255,11 +229,11 @@ def q3_k_weighted(values: Array, importance: Array, out: Array) -> None:
     scale, scales, mass = vectors(16), vectors(16), vectors(16)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
-        _error_weights(w, x, importance, tile, _mean_square(_SIZE, x, _f(2)))
+        error_weights(w, x, importance, tile, _f(2) * sum_squares(_SIZE, x) / _f(_SIZE))
         for j in range(16):
             sub, sub_w = offset(x, 16 * j), offset(w, 16 * j)
             scale[j], inverse = symmetric(16, _f(4), sub, sub_w)
-            mass[j] = _sum(16, sub_w)
+            mass[j] = total(16, sub_w)
             for i in range(16):
                 codes[16 * j + i] = symmetric_code(inverse, _f(4), sub[i])
         d, inverse = symmetric(16, _f(32), scale, mass)
@@ -289,7 +263,7 @@ def _search_32(
     w, scale, low = vectors(32), vectors(8), vectors(8)
     for j in range(8):
         sub = offset(x, 32 * j)
-        spread = sqrt(_mean_square(32, sub, _ONE))
+        spread = sqrt(sum_squares(32, sub) / _f(32))
         for i in range(32):
             w[i] = spread + absolute(sub[i])
         scale[j], found, inverse[j], base[j] = asymmetric(32, top, sub, w, start, _f(0.1), steps, False)
@@ -306,7 +280,7 @@ def _search_32_weighted(
         sub, sub_w = offset(x, 32 * j), offset(w, 32 * j)
         scale[j], found, inverse[j], base[j] = asymmetric(32, top, sub, sub_w, _f(-0.9), _f(0.05), 36, False)
         low[j] = -found
-        mass[j] = _sum(32, sub_w)
+        mass[j] = total(32, sub_w)
     return half_bits(positive(8, _f(63), scale, mass, scales)), half_bits(positive(8, _f(63), low, mass, minima))
 
 
@@ -349,7 +323,7 @@ def q4_k_weighted(values: Array, importance: Array, out: Array) -> None:
     scales, minima, inverse, base = vectors(8), vectors(8), vectors(8), vectors(8)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
-        _error_weights(w, x, importance, tile, _mean_square(_SIZE, x, _f(2)))
+        error_weights(w, x, importance, tile, _f(2) * sum_squares(_SIZE, x) / _f(_SIZE))
         d, dmin = _search_32_weighted(x, w, _f(15), scales, minima, inverse, base)
         _finish_32(x, _f(15), scales, minima, d, dmin, inverse, base, block)
         put_bits(block, _Q4_QS, x, _SIZE)
@@ -375,7 +349,7 @@ def q5_k_weighted(values: Array, importance: Array, out: Array) -> None:
     scales, minima, inverse, base = vectors(8), vectors(8), vectors(8), vectors(8)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
-        _error_weights(w, x, importance, tile, _mean_square(_SIZE, x, _f(2)))
+        error_weights(w, x, importance, tile, _f(2) * sum_squares(_SIZE, x) / _f(_SIZE))
         d, dmin = _search_32_weighted(x, w, _f(31), scales, minima, inverse, base)
         _finish_32(x, _f(31), scales, minima, d, dmin, inverse, base, block)
         put_bits(block, _Q5_QS, x, _SIZE)
@@ -422,8 +396,7 @@ def q6_k(values: Array, out: Array) -> None:
         load_tile(x, values, tile)
         for j in range(16):
             sub = offset(x, 16 * j)
-            for i in range(16):
-                w[i] = sub[i] * sub[i]
+            square_weights(16, w, sub)
             scale[j] = _search_q6(sub, w, offset(codes, 16 * j))
         _finish_q6(x, scale, codes, block)
         store_tile(out, tile, block)
@@ -434,10 +407,9 @@ def q6_k_weighted(values: Array, importance: Array, out: Array) -> None:
     x, codes, w, scale, block = vectors(_SIZE), vectors(_SIZE), vectors(16), vectors(16), byte_vectors(_Q6_K)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
-        start = (tile % importance.shape[0]) * _SIZE * LANES
         for j in range(16):
             for i in range(16):
-                w[i] = load(pointer(importance), start + (16 * j + i) * LANES)
+                w[i] = importance_of(importance, tile, 16 * j + i)
             scale[j] = _search_q6(offset(x, 16 * j), w, offset(codes, 16 * j))
         _finish_q6(x, scale, codes, block)
         store_tile(out, tile, block)

@@ -35,11 +35,11 @@ from hubquant.quants.cpu.simd import (
     load,
     pointer,
     put_byte,
-    sqrt,
     to_int,
     truncate,
     vectors,
 )
+from hubquant.quants.cpu.weights import error_weights
 from hubquant.quants.formats import TYPES
 
 Array = np.ndarray[Any, Any]
@@ -147,15 +147,6 @@ def q8_0(values: Array, out: Array) -> None:
 
 
 @primitive
-def _error_weights(w: Pointer, x: Pointer, power: Array, importance: Array, tile: int) -> None:
-    """importance · √(mean square of the row + x²)"""
-    mean_square = load(pointer(power), tile * LANES)
-    start = (tile % importance.shape[0]) * _SIZE * LANES
-    for i in range(_SIZE):
-        w[i] = load(pointer(importance), start + i * LANES) * sqrt(mean_square + x[i] * x[i])
-
-
-@primitive
 def _symmetric_block(x: Pointer, w: Pointer, levels: np.float32, block: Pointer) -> None:
     scale, inverse = symmetric(_SIZE, levels, x, w)
     put_half(block, 0, half_bits(scale))
@@ -178,7 +169,7 @@ def q4_0_weighted(values: Array, power: Array, importance: Array, out: Array) ->
     block = byte_vectors(_Q4_0)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
-        _error_weights(w, x, power, importance, tile)
+        error_weights(w, x, importance, tile, load(pointer(power), tile * LANES))
         _symmetric_block(x, w, _f(8), block)
         put_bits(block, _Q4_0_QS, x, _SIZE)
         store_tile(out, tile, block)
@@ -190,7 +181,7 @@ def q5_0_weighted(values: Array, power: Array, importance: Array, out: Array) ->
     block = byte_vectors(_Q5_0)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
-        _error_weights(w, x, power, importance, tile)
+        error_weights(w, x, importance, tile, load(pointer(power), tile * LANES))
         _symmetric_block(x, w, _f(16), block)
         put_bits(block, _Q5_0_QS, x, _SIZE)
         put_bits(block, _Q5_0_QH, x, _SIZE)
@@ -203,7 +194,7 @@ def q4_1_weighted(values: Array, power: Array, importance: Array, out: Array) ->
     block = byte_vectors(_Q4_1)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
-        _error_weights(w, x, power, importance, tile)
+        error_weights(w, x, importance, tile, load(pointer(power), tile * LANES))
         _asymmetric_block(x, w, _f(15), block)
         put_bits(block, _Q4_1_QS, x, _SIZE)
         store_tile(out, tile, block)
@@ -215,7 +206,7 @@ def q5_1_weighted(values: Array, power: Array, importance: Array, out: Array) ->
     block = byte_vectors(_Q5_1)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
-        _error_weights(w, x, power, importance, tile)
+        error_weights(w, x, importance, tile, load(pointer(power), tile * LANES))
         _asymmetric_block(x, w, _f(31), block)
         put_bits(block, _Q5_1_QS, x, _SIZE)
         put_bits(block, _Q5_1_QH, x, _SIZE)

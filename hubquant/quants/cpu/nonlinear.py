@@ -1,0 +1,173 @@
+"""IQ4_NL and IQ4_XS: 4-bit codes that stand for 16 unevenly spaced values, denser around zero.
+
+Kernels take ``values`` float32 [blocks, size] and write ``out`` uint8 [blocks, block_bytes]; the number of blocks is a
+multiple of 16. The weighted ones also take ``importance`` float32 [tiles, size, 16], which repeats every ``tiles`` · 16
+blocks.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from hubquant.quants.cpu.block import (
+    clamp,
+    half_bits,
+    load_tile,
+    nearest,
+    put_bits,
+    put_half,
+    reciprocal,
+    store_tile,
+)
+from hubquant.quants.cpu.compile import kernel, primitive
+from hubquant.quants.cpu.search import extreme
+from hubquant.quants.cpu.simd import (
+    LANES,
+    Pointer,
+    Vector,
+    byte_vectors,
+    offset,
+    put_byte,
+    splat,
+    splat_int,
+    to_int,
+    vectors,
+    where,
+)
+from hubquant.quants.cpu.weights import error_weights, square_weights, sum_squares
+from hubquant.quants.formats import TYPES
+
+Array = np.ndarray[Any, Any]
+
+_f = np.float32
+_ZERO, _ONE = _f(0), _f(1)
+_TINY = _f(1e-15)
+_LEVELS = tuple(_f(v) for v in (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))
+_MIDDLES = tuple((a + b) / _f(2) for a, b in pairwise(_LEVELS))
+_NL, _XS = TYPES["IQ4_NL"], TYPES["IQ4_XS"]
+_NL_BYTES, _NL_D, _NL_QS = _NL.block_bytes, _NL.offset("d"), _NL.plane("qs")
+_XS_BYTES, _XS_D, _XS_QS = _XS.block_bytes, _XS.offset("d"), _XS.plane("qs")
+_XS_HIGH, _XS_LOW = _XS.offset("scales_h"), _XS.offset("scales_l")
+
+
+@primitive
+def _level(value: Vector) -> Vector:
+    """The nearest of the 16 values, the higher of two equally near; the highest for NaN."""
+    found = splat(_LEVELS[0])
+    for k in range(15):
+        found = where(value < _MIDDLES[k], found, _LEVELS[k + 1])
+    return found
+
+
+@primitive
+def _code(value: Vector) -> Vector:
+    found = splat(_ZERO)
+    for k in range(15):
+        found = where(value < _MIDDLES[k], found, _f(k + 1))
+    return found
+
+
+@primitive
+def _fit(x: Pointer, w: Pointer, inverse: Vector) -> tuple[Vector, Vector]:
+    """Σ w·q·x and Σ w·q² of 32 weights for one inverse scale."""
+    qx = splat(_ZERO)
+    qq = splat(_ZERO)
+    for i in range(32):
+        q = _level(inverse * x[i])
+        weighted = w[i] * q
+        qx = qx + weighted * x[i]
+        qq = qq + weighted * q
+    return qx, qq
+
+
+@primitive
+def _scale(x: Pointer, w: Pointer) -> Vector:
+    """The best of 16 scales for 32 weights: the extreme at the lowest value, then at −127 − 7 … −127 + 7."""
+    value, magnitude = extreme(32, x)
+    alive = magnitude >= _TINY
+    qx, qq = _fit(x, w, _ONE / (-value / _LEVELS[0]))
+    scale = where(qq > _ZERO, qx / qq, _ZERO)
+    best = scale * qx
+    for step in range(-7, 8):
+        qx, qq = _fit(x, w, (_f(step) + _LEVELS[0]) / value)
+        better = (qq > _ZERO) & (qx * qx > best * qq)
+        scale = where(better, qx / qq, scale)
+        best = where(better, scale * qx, best)
+    return where(alive, scale, _ZERO)
+
+
+@primitive
+def _finish_nl(x: Pointer, w: Pointer, block: Pointer) -> None:
+    scale = _scale(x, w)
+    put_half(block, _NL_D, half_bits(scale))
+    inverse = reciprocal(scale)
+    for i in range(32):
+        x[i] = _code(inverse * x[i])
+    put_bits(block, _NL_QS, x, 32)
+
+
+@kernel
+def iq4_nl(values: Array, out: Array) -> None:
+    x, w, block = vectors(32), vectors(32), byte_vectors(_NL_BYTES)
+    for tile in range(values.shape[0] // LANES):
+        load_tile(x, values, tile)
+        square_weights(32, w, x)
+        _finish_nl(x, w, block)
+        store_tile(out, tile, block)
+
+
+@kernel
+def iq4_nl_weighted(values: Array, importance: Array, out: Array) -> None:
+    x, w, block = vectors(32), vectors(32), byte_vectors(_NL_BYTES)
+    for tile in range(values.shape[0] // LANES):
+        load_tile(x, values, tile)
+        error_weights(w, x, importance, tile, sum_squares(32, x) * _f(2 / 32))
+        _finish_nl(x, w, block)
+        store_tile(out, tile, block)
+
+
+@primitive
+def _finish_xs(x: Pointer, w: Pointer, block: Pointer) -> None:
+    scale = vectors(8)
+    for j in range(8):
+        scale[j] = _scale(offset(x, 32 * j), offset(w, 32 * j))
+    value, _ = extreme(8, scale)
+    d = -value / _f(32)
+    inverse = reciprocal(d)
+    put_half(block, _XS_D, half_bits(d))
+    for j in range(8):
+        rounded = clamp(nearest(inverse * scale[j]), _f(-32), _f(31))
+        step = reciprocal(d * rounded)
+        for i in range(32 * j, 32 * j + 32):
+            x[i] = _code(step * x[i])
+        scale[j] = rounded + _f(32)
+    for j in range(4):
+        put_byte(block, _XS_LOW + j, to_int(scale[2 * j]) & 15 | (to_int(scale[2 * j + 1]) & 15) << 4)
+    high = splat_int(0)
+    for j in range(8):
+        high = high | (to_int(scale[j]) >> 4) << (2 * j)
+    put_half(block, _XS_HIGH, high)
+    put_bits(block, _XS_QS, x, 256)
+
+
+@kernel
+def iq4_xs(values: Array, out: Array) -> None:
+    x, w, block = vectors(256), vectors(256), byte_vectors(_XS_BYTES)
+    for tile in range(values.shape[0] // LANES):
+        load_tile(x, values, tile)
+        square_weights(256, w, x)
+        _finish_xs(x, w, block)
+        store_tile(out, tile, block)
+
+
+@kernel
+def iq4_xs_weighted(values: Array, importance: Array, out: Array) -> None:
+    x, w, block = vectors(256), vectors(256), byte_vectors(_XS_BYTES)
+    for tile in range(values.shape[0] // LANES):
+        load_tile(x, values, tile)
+        error_weights(w, x, importance, tile, sum_squares(256, x) * _f(2 / 256))
+        _finish_xs(x, w, block)
+        store_tile(out, tile, block)
