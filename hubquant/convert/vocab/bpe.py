@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,13 +104,7 @@ def _unreachable(files: Files) -> list[str]:
     from tokenizers import Tokenizer
 
     model = {**files.tokenizer["model"], "ignore_merges": False}
-    merging = Tokenizer.from_str(json_text({**files.tokenizer, "model": model})).model
+    merging = Tokenizer.from_str(json.dumps({**files.tokenizer, "model": model})).model
     added = {token.content for token in files.added_tokens()}
     words = [text for text in model["vocab"] if text not in added]
     return [word for word in words if len(merging.tokenize(word)) != 1]
-
-
-def json_text(value: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(value)
