@@ -18,7 +18,7 @@ from hubquant.errors import CalibrationError
 from hubquant.models import load_tokenizer
 from hubquant.models.tiny import build as build_model
 from hubquant.recipe.schema import TextSource
-from tests.support.f32_gguf import write_f32
+from tests.support.conversion import write_gguf
 from tests.support.llamacpp import LlamaCpp
 
 TEXT = (
@@ -57,7 +57,7 @@ def text(path: Path, content: str | bytes) -> TextSource:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_ids_are_llama_imatrixs(folders: dict[str, Path], tmp_path: Path, family: str) -> None:
-    write_f32(folders[family], tmp_path / "model.gguf")
+    write_gguf(folders[family], tmp_path / "model.gguf", "F32")
     with LlamaCpp(tmp_path / "model.gguf") as llama:
         expected = llama.tokenize(TEXT.removesuffix("\n"), add_special=True, parse_special=False)
         bos = llama.tokenize("", add_special=True)

@@ -18,7 +18,7 @@ from hubquant.imatrix import ImportanceMatrix, collect, collected_names
 from hubquant.models import load, load_tokenizer
 from hubquant.models.tiny import build as build_model
 from hubquant.recipe.schema import TextSource
-from tests.support.f32_gguf import write_f32
+from tests.support.conversion import write_gguf
 from tests.support.llamacpp import LlamaCpp
 
 
@@ -34,7 +34,7 @@ class Tiny:
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     folder = build_model(request.param, tmp_path_factory.mktemp(request.param))
     gguf = folder / "f32.gguf"
-    modules = dict(write_f32(folder, gguf).modules)
+    modules = dict(write_gguf(folder, gguf, "F32").modules)
     return Tiny(folder, gguf, modules, build([TextSource(bundled="test")], load_tokenizer(folder), 128, 20, 0))
 
 
