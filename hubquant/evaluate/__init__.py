@@ -8,34 +8,52 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hubquant.evaluate.baseline import Baseline
     from hubquant.evaluate.baseline_writer import write_baseline
-    from hubquant.evaluate.comparison import compare
+    from hubquant.evaluate.comparison import compare, compare_baselines
     from hubquant.evaluate.divergence import Distribution, Divergence, TokenStatistics, summarize, token_statistics
     from hubquant.evaluate.likelihood import Perplexity, perplexity
+    from hubquant.evaluate.report import MeasuredFile, divergence_table, markdown, plain, recommend, table
+    from hubquant.evaluate.runtime import RuntimeCheck, runtime_check
+    from hubquant.evaluate.verify import FileCheck, TensorCheck, verify_files
 
 _MODULES = {
     "baseline": ("Baseline",),
     "baseline_writer": ("write_baseline",),
-    "comparison": ("compare",),
+    "comparison": ("compare", "compare_baselines"),
     "divergence": ("Distribution", "Divergence", "TokenStatistics", "summarize", "token_statistics"),
     "likelihood": ("Perplexity", "perplexity"),
+    "report": ("MeasuredFile", "divergence_table", "markdown", "plain", "recommend", "table"),
+    "runtime": ("RuntimeCheck", "runtime_check"),
+    "verify": ("FileCheck", "TensorCheck", "verify_files"),
 }
 
 __all__ = [
     "Baseline",
     "Distribution",
     "Divergence",
+    "FileCheck",
+    "MeasuredFile",
     "Perplexity",
+    "RuntimeCheck",
+    "TensorCheck",
     "TokenStatistics",
     "compare",
+    "compare_baselines",
+    "divergence_table",
+    "markdown",
     "perplexity",
+    "plain",
+    "recommend",
+    "runtime_check",
     "summarize",
+    "table",
     "token_statistics",
+    "verify_files",
     "write_baseline",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch, h5py and matplotlib only when they are needed."""
+    """Import torch, h5py and transformers only when they are needed."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"hubquant.evaluate.{module}"), name)

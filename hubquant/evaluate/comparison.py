@@ -50,6 +50,37 @@ def compare(
     return summarize(TokenStatistics(*columns))
 
 
+def compare_baselines(first: Path, second: Path) -> Divergence:
+    """How far the model of the baseline ``second`` is from that of ``first``; both must be of the same token ids.
+
+    Raises BaselineError when they are not, or when one cannot be read.
+    """
+    with Baseline.open(first) as base, Baseline.open(second) as other:
+        if base.identity.chunks_fingerprint != other.identity.chunks_fingerprint or base.n_vocab != other.n_vocab:
+            raise BaselineError(
+                f"{first.name} and {second.name} cannot be compared",
+                why="they were written on different token ids",
+                hint="write both with the same text, chunks and chunk size, of models with the same tokenizer",
+            )
+        ids = base.ids
+        parts = [_stored_statistics(base, other, chunk, ids[chunk]).stacked() for chunk in range(base.n_chunks)]
+    return summarize(TokenStatistics(*torch.cat(parts, dim=1)))
+
+
+def _stored_statistics(base: Baseline, other: Baseline, chunk: int, ids: torch.Tensor) -> TokenStatistics:
+    nll_base, top, targets = base.nll(chunk), base.top(chunk), scored_targets(ids)
+    log_q, log_p = other.log_probs(chunk), base.log_probs(chunk)
+    decoded = token_statistics(log_q, log_p, nll_base, top, targets)
+    nll = other.nll(chunk).double()
+    return TokenStatistics(
+        nll=nll,
+        nll_base=decoded.nll_base,
+        kld=decoded.kld,
+        delta_p=(-nll).exp() - (-decoded.nll_base).exp(),
+        same_top=(other.top(chunk) == top).double(),
+    )
+
+
 FIELDS = tuple(TokenStatistics.__dataclass_fields__)
 
 
