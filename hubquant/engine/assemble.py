@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,16 @@ from hubquant import __version__
 from hubquant.engine.plan import Plan
 from hubquant.engine.report import FileReport, Report
 from hubquant.engine.steps import IMATRIX, Work
-from hubquant.engine.workspace import place, write_text, writing
+from hubquant.engine.workspace import place, write_file, writing
+from hubquant.evaluate import MeasuredFile, recommend
+from hubquant.evaluate.plot import plot
 from hubquant.hub.card import Card, CardRow, CardText, render
+from hubquant.hub.eval_results import eval_results
 from hubquant.recipe import dump_recipe
 from hubquant.recipe.schema import Publish, Recipe, TextSource
 
 if TYPE_CHECKING:
-    from hubquant.evaluate import Divergence, TensorCheck
+    from hubquant.evaluate import Divergence, RuntimeCheck, TensorCheck
 
 PLOT = "plot.png"
 CARD = "README.md"
@@ -28,32 +32,30 @@ def assemble(
     work: Work,
     divergences: Mapping[str, Divergence],
     verified: Mapping[str, TensorCheck],
-    runtimes: Mapping[str, str],
+    runtimes: Mapping[str, RuntimeCheck],
 ) -> Report:
     """Place what was made; a file that failed its gate is left out, and so is one of an earlier run."""
     plan = work.plan
     bounds = plan.recipe.gates.kld_mean
     reports = [
         FileReport(
-            path=file.paths[0],
-            ftype=file.ftype,
-            size=file.size,
-            bpw=file.bpw,
-            divergence=divergences.get(file.ftype),
+            MeasuredFile(file.paths[0], file.ftype, file.size, file.bpw, divergences.get(file.ftype)),
             worst_tensor=verified[file.ftype],
             runtime=runtimes[file.ftype],
             gate=bounds.get(file.ftype),
         )
-        for file in plan.files
+        for file in sorted(plan.files, key=lambda file: -file.size)
     ]
-    report = Report(plan.source.name, plan.output, sorted(reports, key=lambda file: -file.size))
-    published = [file for file in report.files if file.passed]
+    report = Report(plan.source.name, plan.output, reports)
+    measured = [file.measured for file in report.passed]
     work.progress.step("card", str(plan.output / CARD))
-    _place_files(work, {file.ftype for file in published})
-    write_text(plan.output / RECIPE, dump_recipe(_reproducible(plan)))
-    if divergences:
-        _draw(plan, published)
-    write_text(plan.output / CARD, render(_card(plan, published)))
+    _place_files(work, {file.type for file in measured})
+    write_file(plan.output / RECIPE, dump_recipe(_reproducible(plan)).encode())
+    if divergences and measured:
+        write_file(plan.output / PLOT, plot(measured, f"{plan.source.name}: size and divergence"))
+    for path, text in _eval_results(plan, measured).items():
+        write_file(plan.output / path, text.encode())
+    write_file(plan.output / CARD, render(_card(plan, report)).encode())
     return report
 
 
@@ -84,15 +86,28 @@ def _reproducible(plan: Plan) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"revision": plan.source.revision})})
 
 
-def _draw(plan: Plan, files: list[FileReport]) -> None: ...
+def _eval_results(plan: Plan, files: Sequence[MeasuredFile]) -> dict[str, str]:
+    """The Hub's own format knows Hub datasets only, and one of them for a value."""
+    datasets = [source for source in plan.recipe.evaluate.sources if source.dataset]
+    if plan.evaluation is None or len(datasets) != 1 or len(plan.recipe.evaluate.sources) != 1:
+        return {}
+    measurements = {
+        file.type: {"kld_mean": file.divergence.kld.mean, "perplexity": file.divergence.ppl.ppl}
+        for file in files
+        if file.divergence
+    }
+    return eval_results(datasets[0].dataset, measurements, dataset_revision=datasets[0].revision)
 
 
-def _card(plan: Plan, files: list[FileReport]) -> Card:
+def _card(plan: Plan, report: Report) -> Card:
     recipe, source = plan.recipe, plan.source
     calibration, evaluation = plan.calibration, plan.evaluation
+    files = [file.measured for file in report.passed]
+    recommendations = recommend(files)
+    scored = max((file.divergence.n_tokens for file in files if file.divergence), default=0)
     return Card(
         model_name=source.name,
-        rows=tuple(_card_row(file) for file in files),
+        rows=tuple(_card_row(file, recommendations[file.file]) for file in files),
         reproduce=_one_line(recipe),
         version=__version__,
         model_id=source.id,
@@ -103,26 +118,24 @@ def _card(plan: Plan, files: list[FileReport]) -> Card:
         calibration=tuple(map(_card_text, recipe.calibration.sources)) if calibration else (),
         tokens_calibrated=calibration.n_tokens if calibration else 0,
         evaluation=tuple(map(_card_text, recipe.evaluate.sources)) if evaluation else (),
-        tokens_scored=files[0].divergence.n_tokens if files and files[0].divergence else 0,
-        plot=PLOT if evaluation else None,
+        tokens_scored=scored,
+        plot=PLOT if scored else None,
         verified=True,
-        loaded_in_llama_cpp=all(file.runtime == "passed" for file in files),
+        loaded_in_llama_cpp=all(file.runtime.skipped is None for file in report.passed),
     )
 
 
-def _card_row(file: FileReport) -> CardRow:
-    measured = file.divergence
-    if measured is None:
-        return CardRow(file.path, file.ftype, file.size, file.bpw)
-    return CardRow(
-        file=file.path,
-        type=file.ftype,
-        size=file.size,
-        bpw=file.bpw,
-        kld_mean=measured.kld.mean,
-        kld_999=measured.kld.percentiles[99.9],
-        same_top=measured.same_top,
-        ppl_ratio=measured.ratio,
+def _card_row(file: MeasuredFile, recommendation: str) -> CardRow:
+    row = CardRow(file.file, file.type, file.size, file.bpw)
+    if file.divergence is None:
+        return row
+    return replace(
+        row,
+        kld_mean=file.divergence.kld.mean,
+        kld_999=file.divergence.kld.percentiles[99.9],
+        same_top=file.divergence.same_top,
+        ppl_ratio=file.divergence.ratio,
+        recommendation=recommendation,
     )
 
 

@@ -7,36 +7,32 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubquant.evaluate import MeasuredFile, plain, table
+
 if TYPE_CHECKING:
-    from hubquant.evaluate import Divergence, TensorCheck
+    from hubquant.evaluate import RuntimeCheck, TensorCheck
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """``path`` is relative to the output folder; ``gate`` is the bound on the mean KLD that the recipe sets."""
+    """``measured.file`` is relative to the output folder; ``worst_tensor`` is the one nearest to its type's limit;
+    ``gate`` is the bound on the mean KLD that the recipe sets."""
 
-    path: str
-    ftype: str
-    size: int
-    bpw: float
-    divergence: Divergence | None
+    measured: MeasuredFile
     worst_tensor: TensorCheck
-    runtime: str
+    runtime: RuntimeCheck
     gate: float | None
 
     @property
     def passed(self) -> bool:
-        return self.gate is None or self.divergence is None or self.divergence.kld.mean <= self.gate
+        divergence = self.measured.divergence
+        return self.gate is None or divergence is None or divergence.kld.mean <= self.gate
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "path": self.path,
-            "type": self.ftype,
-            "size": self.size,
-            "bpw": self.bpw,
-            "divergence": asdict(self.divergence) if self.divergence else None,
+            **asdict(self.measured),
             "worst_tensor": asdict(self.worst_tensor),
-            "runtime": self.runtime,
+            "runtime": str(self.runtime),
             "gate": self.gate,
             "passed": self.passed,
         }
@@ -50,6 +46,10 @@ class Report:
     output: Path
     files: Sequence[FileReport]
     url: str | None = None
+
+    @property
+    def passed(self) -> list[FileReport]:
+        return [file for file in self.files if file.passed]
 
     @property
     def failed_gates(self) -> list[FileReport]:
@@ -67,22 +67,9 @@ class Report:
         }
 
     def text(self) -> str:
-        """The table of sizes and measurements, and where the files are."""
-        lines = [
-            f"{'type':<8} {'size':>10} {'bpw':>6} {'mean KLD':>10} {'99.9 % KLD':>10} {'same top':>8} {'PPL':>8} {'ratio':>7}"
-        ]
-        lines += [_row(file) for file in self.files]
+        """The table of sizes and measurements, what llama.cpp said, and where the files are."""
+        lines = [plain(table([file.measured for file in self.files]))]
+        lines += [f"llama.cpp  {file.measured.type:<8} {file.runtime}" for file in self.files]
         for file in self.failed_gates:
-            lines.append(f"{file.ftype} is not published: its mean KLD is above {file.gate}")
-        return "\n".join([*lines, "", str(self.output), *([self.url] if self.url else [])])
-
-
-def _row(file: FileReport) -> str:
-    row = f"{file.ftype:<8} {file.size / 1e6:>7.2f} MB {file.bpw:>6.3f}"
-    measured = file.divergence
-    if measured is None:
-        return row
-    return (
-        f"{row} {measured.kld.mean:>10.6f} {measured.kld.percentiles[99.9]:>10.5f} {measured.same_top:>8.2%} "
-        f"{measured.ppl.ppl:>8.3f} {measured.ratio:>7.4f}"
-    )
+            lines.append(f"{file.measured.type} is not published: its mean KLD is above {file.gate}")
+        return "\n".join([*lines, "", f"files in {self.output}", *([self.url] if self.url else [])])

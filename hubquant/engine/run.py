@@ -10,8 +10,8 @@ from hubquant.engine.assemble import assemble
 from hubquant.engine.plan import Plan
 from hubquant.engine.progress import Progress
 from hubquant.engine.report import Report
-from hubquant.engine.steps import Work, evaluate, observe_model, quantize
-from hubquant.engine.verifying import check_runtime, verify
+from hubquant.engine.steps import Work, measure_files, observe_model, quantize
+from hubquant.engine.verifying import verify
 from hubquant.engine.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def execute(plan: Plan, progress: Progress, *, fresh: bool = False) -> Report:
         matrix = observe_model(work)
         quantize(work, matrix)
         verified = verify(work)
-        runtimes = check_runtime(work)
-        divergences = evaluate(work)
+        divergences, runtimes = measure_files(work)
         report = assemble(work, divergences, verified, runtimes)
     return publish(report, plan, progress) if plan.recipe.publish.to else report
 

@@ -48,9 +48,8 @@ class SourceModel:
             return self
         from hubquant.hub.pull import fetch_weights
 
-        total = sum(self.remote.files[file].size for file in self.weight_files)
         progress.step("pull", f"{self.id} at {self.revision[:12]}", reused=self.download_bytes == 0)
-        with progress.bar("pull", total, "B") as advance:
+        with progress.bar("pull", self.download_bytes, "B") as advance:
             folder = fetch_weights(self.remote, self.weight_files, advance)
         return replace(self, folder=folder, checkpoint=self.checkpoint.with_folder(folder), remote=None)
 
@@ -131,7 +130,7 @@ def _content_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
 
 
 def _state_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
-    """Size and time of change of the weight files, as ``make`` looks at them: what changed in place is another model."""
+    """Size and time of change of the weight files, as ``make`` looks at them: weights changed in place are others."""
     digest = hashlib.sha256()
     for file in sorted({info.file for info in checkpoint.tensors.values()}):
         status = (folder / file).stat()

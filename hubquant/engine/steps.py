@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hubquant.calibration import Chunks
-    from hubquant.evaluate import Divergence
+    from hubquant.evaluate import Divergence, RuntimeCheck
     from hubquant.imatrix import ImportanceMatrix
 
 IMATRIX = "imatrix.gguf"
@@ -119,27 +119,36 @@ def quantize(work: Work, matrix: ImportanceMatrix | None) -> None:
         work.workspace.complete(plan.artifacts.files[file.ftype])
 
 
-def evaluate(work: Work) -> dict[str, Divergence]:
-    """Divergence of every file from the source model, by file type."""
+def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeCheck]]:
+    """By file type: how far each file is from the source model, and whether llama.cpp can use it."""
     from hubquant.convert.restore import load_model
-    from hubquant.evaluate import Baseline, Divergence, compare
+    from hubquant.evaluate import Baseline, Divergence, RuntimeCheck, compare, runtime_check
+    from hubquant.models import load_tokenizer
 
-    plan, results = work.plan, TypeAdapter(Divergence)
-    if plan.artifacts.baseline is None:
-        return {}
-    with Baseline.open(work.workspace.path(plan.artifacts.baseline) / BASELINE) as baseline:
+    plan, made = work.plan, work.plan.artifacts
+    divergences, runtimes = TypeAdapter(Divergence), TypeAdapter(RuntimeCheck)
+    if made.baseline is None:
+        return {}, {file.ftype: RuntimeCheck(skipped="nothing was evaluated") for file in plan.files}
+    tokenizer = load_tokenizer(plan.source.folder)
+    with Baseline.open(work.workspace.path(made.baseline) / BASELINE) as baseline:
         for file in plan.files:
-            artifact = plan.artifacts.evaluations[file.ftype]
-            _step(work, "evaluate", file.ftype, artifact)
-            if work.workspace.has(artifact):
-                continue
-            folder = work.workspace.open_building(artifact)
-            with work.progress.bar(file.ftype, baseline.n_chunks, "chunks") as advance:
-                model = load_model(work.file_paths(file)[0], device())
-                divergence = compare(model, baseline, snapshot=folder / SNAPSHOT, advance=advance)
-            (folder / SNAPSHOT).unlink(missing_ok=True)
-            work.keep_result(artifact, results, divergence)
-    return {ftype: work.result(artifact, results) for ftype, artifact in plan.artifacts.evaluations.items()}
+            evaluation, runtime = made.evaluations[file.ftype], made.runtimes[file.ftype]
+            missing = [artifact for artifact in (evaluation, runtime) if not work.workspace.has(artifact)]
+            work.progress.step("evaluate", file.ftype, reused=not missing)
+            path = work.file_paths(file)[0]
+            model = load_model(path, device()) if missing else None
+            if model is not None and evaluation in missing:
+                snapshot = work.workspace.open_building(evaluation) / SNAPSHOT
+                with work.progress.bar(file.ftype, baseline.n_chunks, "chunks") as advance:
+                    divergence = compare(model, baseline, snapshot=snapshot, advance=advance)
+                snapshot.unlink(missing_ok=True)
+                work.keep_result(evaluation, divergences, divergence)
+            if model is not None and runtime in missing:
+                work.keep_result(runtime, runtimes, runtime_check(path, tokenizer, model))
+    return (
+        {ftype: work.result(artifact, divergences) for ftype, artifact in made.evaluations.items()},
+        {ftype: work.result(artifact, runtimes) for ftype, artifact in made.runtimes.items()},
+    )
 
 
 def collect(

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from hubquant.convert.conversion import stream
 from hubquant.engine.steps import Work
 from hubquant.errors import VerificationError
-from hubquant.evaluate.verify import TensorCheck, verify_files
+from hubquant.evaluate import TensorCheck, verify_files
 
 WORST = TypeAdapter(TensorCheck)
 
@@ -36,7 +36,3 @@ def verify(work: Work) -> Mapping[str, TensorCheck]:
         for file, check in zip(missing, checks, strict=True):
             work.keep_result(made.verifications[file.ftype], WORST, check.worst[0])
     return {ftype: work.result(artifact, WORST) for ftype, artifact in made.verifications.items()}
-
-
-def check_runtime(work: Work) -> Mapping[str, str]:
-    return {file.ftype: "skipped" for file in work.plan.files}

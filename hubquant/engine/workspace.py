@@ -134,10 +134,10 @@ def place(source: Path, target: Path) -> None:
         temporary.replace(target)
 
 
-def write_text(target: Path, text: str) -> None:
+def write_file(target: Path, content: bytes) -> None:
     """Write a small file at once or not at all."""
     temporary = target.with_name(f".{target.name}.placing")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, "utf-8")
+        temporary.write_bytes(content)
         temporary.replace(target)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hubquant.engine.workspace import Artifact, Workspace, place, write_text
+from hubquant.engine.workspace import Artifact, Workspace, place, write_file
 from hubquant.errors import OutputError
 
 
@@ -34,7 +34,7 @@ def test_other_ingredients_are_another_artifact(tmp_path: Path) -> None:
 def test_placed_files_are_links_and_replace_what_was_there(tmp_path: Path) -> None:
     source, target = tmp_path / "a", tmp_path / "out" / "b"
     source.write_text("new")
-    write_text(target, "old")
+    write_file(target, b"old")
     place(source, target)
     assert target.read_text() == "new"
     assert os.stat(target).st_ino == os.stat(source).st_ino

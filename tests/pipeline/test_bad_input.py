@@ -121,7 +121,7 @@ def test_weights_that_are_not_numbers_stop_the_run(model: Path, tmp_path: Path) 
         (["--set", "publish.shard_size=large"], "shard_size"),
         (["--set", "calibration.sources=[{file: none.txt}]"], "none.txt"),
         (["--set", "imatrix.file=none.gguf"], "none.gguf"),
-        (["--set", "gates.kld_mean={Q2_K: 0.1}"], "Q2_K"),
+        (["--set", "gates.kld_mean={Q4_0: 0.1}"], "Q4_0"),
         (["--set", "model.allow_pickle=true"], "not supported yet"),
         (["--set", "quantize.typs=[Q8_0]"], "types"),
         (["--set", "calibration.chunk_size=big"], "chunk_size"),
