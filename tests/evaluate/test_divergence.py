@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from hubquant.errors import BaselineError, EvaluationError
-from hubquant.evaluate import Baseline, compare, perplexity, summarize, token_statistics, write_baseline
+from hubquant.evaluate import (
+    Baseline,
+    compare,
+    compare_baselines,
+    divergence_table,
+    perplexity,
+    summarize,
+    token_statistics,
+    write_baseline,
+)
 from hubquant.evaluate.scoring import BLOCK_ELEMENTS
 from tests.support.evaluation import counted, disturbed, random_chunks, tiny_model
 
@@ -162,3 +171,22 @@ def test_bad_models_are_refused(model: Any, tmp_path: Path) -> None:
         compare(lambda ids: model(ids).logits[..., :10], baseline)
     with pytest.raises(BaselineError, match="no such file"):
         Baseline.open(tmp_path / "missing.h5")
+
+
+def test_two_baselines_of_one_text(model: Any, tmp_path: Path) -> None:
+    chunks = random_chunks(4, 64, model.config.vocab_size)
+    other = disturbed(model, 0.05)
+    with write_baseline(model, chunks, tmp_path / "a.h5", name="a", revision="r") as baseline:
+        live = compare(other, baseline)
+    write_baseline(other, chunks, tmp_path / "b.h5", name="b", revision="r").close()
+    stored = compare_baselines(tmp_path / "a.h5", tmp_path / "b.h5")
+    assert stored.kld.mean == pytest.approx(live.kld.mean, rel=1e-3)
+    assert stored.ppl.ppl == pytest.approx(live.ppl.ppl, rel=1e-6)
+    assert stored.same_top == live.same_top
+    assert stored.delta_p_rms == pytest.approx(live.delta_p_rms, rel=1e-4)
+    text = divergence_table(live)
+    assert f"{live.kld.mean:.6f}" in text
+    assert f"{live.ppl.ppl:.4f}" in text
+    write_baseline(other, random_chunks(4, 64, 99, seed=5), tmp_path / "c.h5", name="c", revision="r").close()
+    with pytest.raises(BaselineError, match="different token ids"):
+        compare_baselines(tmp_path / "a.h5", tmp_path / "c.h5")
