@@ -24,6 +24,12 @@ def primitive(function: _F) -> _F:
     return cast(_F, njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
 
 
+def inlined(function: _F) -> _F:
+    """A primitive that must see its arguments as constants: it is copied into each caller."""
+    dispatcher = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)(function)
+    return cast(_F, dispatcher)
+
+
 def kernel(function: _F) -> _F:
     """A compiled entry point: callable from Python without the GIL, cached on disk."""
     dispatcher = njit(error_model="numpy", nogil=True, no_cfunc_wrapper=True)(function)

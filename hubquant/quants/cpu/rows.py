@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hubquant.quants.cpu import float4, k_quants, legacy, nonlinear, ternary
+from hubquant.quants.cpu import float4, iq3, k_quants, legacy, nonlinear, ternary
 from hubquant.quants.cpu.scan import first_non_finite, mean_squares
 from hubquant.quants.cpu.simd import LANES
 from hubquant.quants.formats import TypeFormat
@@ -47,6 +47,8 @@ KERNELS: Mapping[str, Kernels] = {
     "Q4_K": Kernels(k_quants.q4_k, k_quants.q4_k_weighted),
     "Q5_K": Kernels(k_quants.q5_k, k_quants.q5_k_weighted),
     "Q6_K": Kernels(k_quants.q6_k, k_quants.q6_k_weighted),
+    "IQ3_XXS": Kernels(iq3.iq3_xxs, iq3.iq3_xxs_weighted),
+    "IQ3_S": Kernels(iq3.iq3_s, iq3.iq3_s_weighted),
     "IQ4_NL": Kernels(nonlinear.iq4_nl, nonlinear.iq4_nl_weighted),
     "IQ4_XS": Kernels(nonlinear.iq4_xs, nonlinear.iq4_xs_weighted),
     "TQ1_0": Kernels(ternary.tq1_0, None),

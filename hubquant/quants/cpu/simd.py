@@ -231,7 +231,42 @@ def _stack_array(element: types.Type, llvm: ir.Type) -> Any:
 
 
 vectors = _stack_array(f32x16, _FLOATS)  # vectors(n): a stack array of n f32x16
+int_vectors = _stack_array(i32x16, _INTS)
 byte_vectors = _stack_array(types.uint8, _BYTES)  # byte_vectors(n): a stack array of n times 16 bytes
+
+
+@_operation
+def lanes(typingctx: Any, vector: Any) -> Any:
+    """A pointer to vectors as a pointer to their single lanes: lane ``k`` of vector ``i`` is element ``16 · i + k``."""
+    scalar = vector.dtype.scalar
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_data_type(scalar).as_pointer())
+
+    return types.CPointer(scalar)(vector), emit
+
+
+@_operation
+def lane_numbers(typingctx: Any) -> Any:
+    """0, 1, … 15 as i32x16."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(_INTS, list(range(LANES)))
+
+    return i32x16(), emit
+
+
+@_operation
+def least(typingctx: Any, value: Any) -> Any:
+    """The smallest lane of an i32x16, signed."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_I32, [_INTS])
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.smin.v16i32"), args
+        )
+
+    return types.int32(value), emit
 
 
 @_operation
@@ -256,13 +291,14 @@ def pointer(typingctx: Any, array: Any) -> Any:
 
 @_operation
 def load(typingctx: Any, source: Any, index: Any) -> Any:
-    """16 neighbouring floats ``source[index : index + 16]``."""
+    """16 neighbours ``source[index : index + 16]`` of a pointer to float32 or int32."""
+    kind = f32x16 if source.dtype == types.float32 else i32x16
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         address = builder.gep(args[0], [context.cast(builder, args[1], sig.args[1], types.intp)])
-        return builder.load(builder.bitcast(address, _FLOATS.as_pointer()), align=4)
+        return builder.load(builder.bitcast(address, kind.llvm.as_pointer()), align=4)
 
-    return f32x16(source, types.unliteral(index)), emit
+    return kind(source, types.unliteral(index)), emit
 
 
 @_operation

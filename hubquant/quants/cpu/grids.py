@@ -1,0 +1,88 @@
+"""The codebooks of the IQ types, prepared for the search: where a rounded point goes when it is not in the codebook.
+
+A point has ``dim`` levels, level ``i`` at bits ``bits · i`` of its key; level ``l`` stands for 2·l + 1 (IQ1: l − 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from hubquant.quants.cpu.simd import LANES
+
+Array = np.ndarray[Any, Any]
+
+_COUNT_BITS = 5
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """``lookup`` int32 [keys]: the index of the codebook entry with that key or, negative, the list of its neighbours:
+    ``~(first << 5 | count)`` means vectors ``first … first + count - 1`` of ``lists`` int32 [vectors, 16], which hold
+    keys of codebook entries in the order in which they are tried; the last vector is filled with its first entry's key.
+    """
+
+    lookup: Array
+    lists: Array
+    keys: Array
+
+
+# dimensions, levels, and how many different distances the list of neighbours reaches (``nwant`` in ggml-quants.c)
+_SHAPES = {
+    "IQ2_XXS": (8, 3, 2),
+    "IQ2_XS": (8, 3, 2),
+    "IQ2_S": (8, 3, 1),
+    "IQ3_XXS": (4, 8, 2),
+    "IQ3_S": (4, 8, 3),
+    "IQ1_S": (8, 3, 3),
+}
+
+
+@cache
+def codebook(name: str) -> Codebook:
+    """The codebook of a type; IQ1_M uses that of IQ1_S."""
+    dim, levels, reach = _SHAPES[name]
+    entries = _entries(name, dim)
+    bits = (levels - 1).bit_length()
+    powers = 1 << bits * np.arange(dim)
+    keys = (entries @ powers).astype(np.int32)
+    points = np.stack(np.meshgrid(*[np.arange(levels)] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
+    lookup = np.full(1 << bits * dim, -1, np.int32)
+    rows, columns = _neighbours(points, entries, reach)
+    point_keys = points @ powers
+
+    counts = np.bincount(rows, minlength=len(points))
+    vectors = -(-counts // LANES)
+    firsts = np.cumsum(vectors) - vectors
+    starts = np.cumsum(counts) - counts
+    lookup[point_keys] = ~(firsts << _COUNT_BITS | vectors)
+    lookup[keys] = np.arange(len(keys))
+
+    lists = np.repeat(keys[columns[starts]], vectors * LANES)
+    lists[firsts[rows] * LANES + np.arange(len(rows)) - starts[rows]] = keys[columns]
+    return Codebook(lookup, lists.reshape(-1, LANES), keys)
+
+
+def _entries(name: str, dim: int) -> Array:
+    """The levels of each entry, int [entries, dim], in the order of their indices."""
+    import gguf
+
+    kind = gguf.quants._type_traits[gguf.GGMLQuantizationType[name]]
+    kind.init_grid()
+    values: Array = np.asarray(kind.grid).reshape(-1, dim)
+    return np.searchsorted(np.asarray(kind.grid_map, values.dtype), values)
+
+
+def _neighbours(points: Array, entries: Array, reach: int) -> tuple[Array, Array]:
+    """Pairs (point, entry) within the ``reach`` smallest different distances of each point, by point, distance, entry."""
+    p, e = points.astype(np.float32), entries.astype(np.float32)
+    distance = (p * p).sum(axis=1)[:, None] + (e * e).sum(axis=1) - 2 * p @ e.T
+    limit = distance.min(axis=1, keepdims=True)
+    for _ in range(reach - 1):
+        limit = np.where(distance > limit, distance, np.inf).min(axis=1, keepdims=True)
+    rows, columns = np.nonzero(distance <= limit)
+    order = np.lexsort((columns, distance[rows, columns], rows))
+    return rows[order], columns[order]
