@@ -11,7 +11,7 @@ from hubquant import __version__
 from hubquant.engine.plan import Plan
 from hubquant.engine.report import FileReport, Report
 from hubquant.engine.steps import IMATRIX, Work
-from hubquant.engine.workspace import place, write_file, writing
+from hubquant.engine.workspace import writing
 from hubquant.evaluate import MeasuredFile, recommend
 from hubquant.evaluate.plot import plot
 from hubquant.hub.card import Card, CardRow, CardText, render
@@ -50,12 +50,12 @@ def assemble(
     measured = [file.measured for file in report.passed]
     work.progress.step("card", str(plan.output / CARD))
     _place_files(work, {file.type for file in measured})
-    write_file(plan.output / RECIPE, dump_recipe(_reproducible(plan)).encode())
+    work.workspace.write(plan.output / RECIPE, dump_recipe(_reproducible(plan)).encode())
     if divergences and measured:
-        write_file(plan.output / PLOT, plot(measured, f"{plan.source.name}: size and divergence"))
+        work.workspace.write(plan.output / PLOT, plot(measured, f"{plan.source.name}: size and divergence"))
     for path, text in _eval_results(plan, measured).items():
-        write_file(plan.output / path, text.encode())
-    write_file(plan.output / CARD, render(_card(plan, report)).encode())
+        work.workspace.write(plan.output / path, text.encode())
+    work.workspace.write(plan.output / CARD, render(_card(plan, report)).encode())
     return report
 
 
@@ -75,7 +75,7 @@ def _place_files(work: Work, ftypes: set[str]) -> None:
             if name not in wanted and not name.startswith("."):
                 present.unlink()
     for name, source in wanted.items():
-        place(source, plan.output / name)
+        work.workspace.place(source, plan.output / name)
 
 
 def _reproducible(plan: Plan) -> Recipe:

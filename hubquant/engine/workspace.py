@@ -80,6 +80,29 @@ class Workspace:
                 if folder.is_dir():
                     shutil.rmtree(folder)
 
+    def place(self, source: Path, target: Path) -> None:
+        """Put a finished file into the output: a hard link where the file system has them, a copy otherwise; atomic."""
+        with self._arriving(target) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
+
+    def write(self, target: Path, content: bytes) -> None:
+        """Put a small file into the output, at once or not at all."""
+        with self._arriving(target) as temporary:
+            temporary.write_bytes(content)
+
+    @contextmanager
+    def _arriving(self, target: Path) -> Iterator[Path]:
+        """A place for what becomes ``target``, out of sight should the process be killed."""
+        temporary = self.root / "arriving"
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            yield temporary
+            temporary.replace(target)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Only one process may build in an output folder."""
@@ -119,25 +142,3 @@ def disk_full(path: Path) -> DiskFullError:
         why="what is finished is kept",
         hint="free some space and run the same line again; it continues where it stopped",
     )
-
-
-def place(source: Path, target: Path) -> None:
-    """Put a finished file at ``target``: a hard link where the file system has them, a copy otherwise; atomic."""
-    temporary = target.with_name(f".{target.name}.placing")
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
-
-
-def write_file(target: Path, content: bytes) -> None:
-    """Write a small file at once or not at all."""
-    temporary = target.with_name(f".{target.name}.placing")
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(target)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hubquant.engine.workspace import Artifact, Workspace, place, write_file
+from hubquant.engine.workspace import Artifact, Workspace
 from hubquant.errors import OutputError
 
 
@@ -32,10 +32,12 @@ def test_other_ingredients_are_another_artifact(tmp_path: Path) -> None:
 
 
 def test_placed_files_are_links_and_replace_what_was_there(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.open_building(Artifact("x", {}))
     source, target = tmp_path / "a", tmp_path / "out" / "b"
     source.write_text("new")
-    write_file(target, b"old")
-    place(source, target)
+    workspace.write(target, b"old")
+    workspace.place(source, target)
     assert target.read_text() == "new"
     assert os.stat(target).st_ino == os.stat(source).st_ino
     assert [p.name for p in target.parent.iterdir()] == ["b"]

@@ -75,7 +75,7 @@ def test_broken_transfers_are_continued(hub: LocalHub, source: str, tmp_path: Pa
     line = ["run", source, "--push", TARGET, "--out", str(tmp_path / "out"), *small_settings]
     hub.fail("PUT /_lfs", status=400, times=100)
     failed = hubquant(*line)
-    assert failed.code == 1
+    assert failed.code == 2
     assert failed.is_one_message(), failed.err
     assert "README.md" not in hub.repository(TARGET).files
     hub.faults.clear()
