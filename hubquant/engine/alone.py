@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.calibration import build
 from hubquant.convert.conversion import Conversion, plan_conversion, stream
+from hubquant.disk import writing
 from hubquant.engine.files import ImatrixFacts, Weights, assign_types, file_metadata, plan_layouts
 from hubquant.engine.gguf_source import gguf_identity, gguf_weights, matrices_of, stream_gguf
 from hubquant.engine.given_imatrix import open_imatrix
@@ -17,7 +18,7 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.quantizing import Target
 from hubquant.engine.source import SourceModel, open_source
 from hubquant.engine.steps import collect, load_source, write_targets
-from hubquant.engine.workspace import fingerprint, writing
+from hubquant.engine.workspace import fingerprint
 from hubquant.errors import UserError
 from hubquant.gguf_file import GGUFFile
 from hubquant.mix import file_type

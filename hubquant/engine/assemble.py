@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant import __version__
+from hubquant.disk import writing
 from hubquant.engine.plan import Plan
 from hubquant.engine.report import FileReport, Report
 from hubquant.engine.steps import IMATRIX, Work
-from hubquant.engine.workspace import writing
 from hubquant.evaluate import MeasuredFile, recommend
 from hubquant.evaluate.plot import plot
 from hubquant.hub.card import Card, CardRow, CardText, render

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.restore import load_model
 from hubquant.convert.vocab import Vocabulary
+from hubquant.disk import writing
 from hubquant.engine.alone import open_model, text_sources
 from hubquant.engine.progress import Progress
 from hubquant.engine.steps import device, load_source, measure_baseline
-from hubquant.engine.workspace import writing
 from hubquant.gguf_file import GGUFFile
 from hubquant.recipe.schema import Evaluate
 

@@ -7,7 +7,6 @@ the folder it builds in; the next run gets the same folder.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -19,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubquant.errors import DiskFullError, OutputError
+from hubquant.disk import writing
+from hubquant.errors import OutputError
 
 FOLDER = ".hubquant"
 RECORD = "made-from.json"
@@ -119,26 +119,3 @@ class Workspace:
                     hint="wait for it, or pass --out with another folder",
                 ) from None
             yield
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write at ``path`` into errors a user can act on."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(path) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise OutputError(
-                f"cannot write to {path}", why=os.strerror(error.errno), hint="pass --out with a folder of your own"
-            ) from None
-        raise
-
-
-def disk_full(path: Path) -> DiskFullError:
-    return DiskFullError(
-        f"the disk is full at {path}",
-        why="what is finished is kept",
-        hint="free some space and run the same line again; it continues where it stopped",
-    )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hubquant.evaluate.comparison import compare, compare_baselines
     from hubquant.evaluate.divergence import Distribution, Divergence, TokenStatistics, summarize, token_statistics
     from hubquant.evaluate.likelihood import Perplexity, perplexity
-    from hubquant.evaluate.report import MeasuredFile, divergence_table, markdown, plain, recommend, table
+    from hubquant.evaluate.report import MeasuredFile, divergence_table, plain, recommend, table
     from hubquant.evaluate.runtime import RuntimeCheck, runtime_check
     from hubquant.evaluate.verify import FileCheck, TensorCheck, verify_files
 
@@ -21,7 +21,7 @@ _MODULES = {
     "comparison": ("compare", "compare_baselines"),
     "divergence": ("Distribution", "Divergence", "TokenStatistics", "summarize", "token_statistics"),
     "likelihood": ("Perplexity", "perplexity"),
-    "report": ("MeasuredFile", "divergence_table", "markdown", "plain", "recommend", "table"),
+    "report": ("MeasuredFile", "divergence_table", "plain", "recommend", "table"),
     "runtime": ("RuntimeCheck", "runtime_check"),
     "verify": ("FileCheck", "TensorCheck", "verify_files"),
 }
@@ -39,7 +39,6 @@ __all__ = [
     "compare",
     "compare_baselines",
     "divergence_table",
-    "markdown",
     "perplexity",
     "plain",
     "recommend",

@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 from torch import Tensor
 
+from hubquant.disk import disk_full, writing
 from hubquant.errors import BaselineError
 from hubquant.evaluate.baseline import DATASETS, Baseline, EncodedRows, Identity, encode
-from hubquant.evaluate.files import disk_full, writing
 from hubquant.evaluate.scoring import LanguageModel, n_scored, scored_logits, scored_targets
 
 if TYPE_CHECKING:

@@ -89,13 +89,6 @@ def _best(front: Sequence[MeasuredFile], klds: Mapping[str, float]) -> MeasuredF
     return min(front, key=lambda file: klds[file.file], default=None)
 
 
-def markdown(table: Table) -> str:
-    """A GitHub table; numbers are right-aligned."""
-    rules = [":---" if column in TEXT_COLUMNS else "---:" for column in table.columns]
-    lines = [table.columns, rules, *table.rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
 def plain(table: Table) -> str:
     """Columns aligned with spaces."""
     lines = [table.columns, *table.rows]

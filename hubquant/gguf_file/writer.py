@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from hubquant.errors import DiskFullError, HubquantError, OutputError
+from hubquant.disk import writing
 from hubquant.gguf_file.layout import Layout
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ class GGUFWriter:
         self.layout = layout
         self._partial = path.with_name(path.name + ".partial")
         self._journal_path = path.with_name(path.name + ".partial.journal")
-        with self._disk():
+        with writing(self.path):
             path.parent.mkdir(parents=True, exist_ok=True)
             recovered = self._recover()
             if recovered is None:
@@ -57,7 +55,7 @@ class GGUFWriter:
         view = _bytes(data)
         if len(view) != entry.nbytes:
             raise ValueError(f"{name} takes {entry.nbytes} bytes, not {len(view)}")
-        with self._disk():
+        with writing(self.path):
             self._file.seek(self.layout.offsets[name])
             checksum = 0
             for start in range(0, len(view), _CHUNK):
@@ -73,7 +71,7 @@ class GGUFWriter:
         missing = [name for name in self.layout.tensors if name not in self.completed]
         if missing:
             raise ValueError(f"{len(missing)} tensors of {self.path.name} are not written, first {missing[0]}")
-        with self._disk():
+        with writing(self.path):
             os.fsync(self._file.fileno())
             self.close()
             os.replace(self._partial, self.path)
@@ -144,13 +142,6 @@ class GGUFWriter:
             left -= len(chunk)
         return checksum
 
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise _explained(error, self.path, self.layout.size) from error
-
 
 def _journal_lines(journal: str) -> Iterator[tuple[str, int]]:
     for line in journal.split("\n")[:-1]:
@@ -165,15 +156,3 @@ def _bytes(data: torch.Tensor | np.ndarray[Any, Any]) -> memoryview:
 
         data = data.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return np.ascontiguousarray(data).reshape(-1).view(np.uint8).data.toreadonly()
-
-
-def _explained(error: OSError, path: Path, size: int) -> HubquantError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
-            f"no room left for {path.name}",
-            why=f"it takes {size:,} bytes in {path.parent}",
-            hint="free some space and run the same command again: it goes on from here",
-        )
-    return OutputError(
-        f"cannot write {path}", why=error.strerror or str(error), hint="choose an output folder that you may write to"
-    )

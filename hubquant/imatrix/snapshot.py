@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hubquant.errors import DiskFullError, OutputError
+from hubquant.disk import writing
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,20 +41,12 @@ def write_snapshot(path: Path, snapshot: Snapshot, fingerprint: str) -> None:
     metadata = {"fingerprint": fingerprint, "chunks_done": str(snapshot.chunks_done)}
     temporary = path.with_name(f".{path.name}.writing")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(save(dict(snapshot.tensors), metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(save(dict(snapshot.tensors), metadata))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
         temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                f"no room left for {path.name}",
-                why="it keeps the state of the collection",
-                hint="free some space and run the same command again: it goes on from the last snapshot",
-            ) from None
-        raise OutputError(
-            f"cannot write {path}", why=error.strerror or str(error), hint="choose a folder that you may write to"
-        ) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -206,3 +208,32 @@ def test_a_pickle_only_repository(hub: LocalHub, tiny_llama: Path, tmp_path: Pat
     assert outcome.is_one_message(), outcome.err
     assert "pytorch_model.bin" in outcome.err
     assert not hub.requests("GET .*pytorch_model.bin")
+
+
+def test_a_disk_that_is_too_small_is_known_before_any_work(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 20, 1 << 20, 1000))
+    outcome = run(tiny_llama, tmp_path)
+    assert outcome.code == 2
+    assert outcome.is_one_message(), outcome.err
+    assert "disk" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_a_later_one_goes_on(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_settings: list[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    line = ["run", str(tiny_llama), "--out", str(tmp_path / "out"), *small_settings]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        outcome = hubquant(*line)
+    assert outcome.code == 1
+    assert outcome.is_one_message(), outcome.err
+    assert "disk is full" in outcome.err
+    assert not list((tmp_path / "out").glob("*.gguf*"))
+    again = hubquant(*line)
+    assert again.code == 0, again.err

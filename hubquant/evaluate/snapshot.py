@@ -1,38 +1,18 @@
-"""What the stores of this room share: refusals of the file system as errors, and checksummed records."""
+"""Checksummed records in a file that a killed process can go on with."""
 
 from __future__ import annotations
 
-import errno
-import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hubquant.errors import DiskFullError, OutputError
+from hubquant.disk import writing
 
 Rows = NDArray[np.float64]
 KEY_BYTES = 32
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(path) from None
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise OutputError(f"cannot write {path}", why=why, hint="choose another folder") from None
-
-
-def disk_full(path: Path) -> DiskFullError:
-    return DiskFullError(
-        f"the disk is full at {path}", hint="free some space and run the same line again; it continues where it stopped"
-    )
 
 
 class Snapshot:
