@@ -1,6 +1,6 @@
 """Wall time, peak memory and speed of every stage on a synthetic Llama of half a billion parameters.
 
-    python benchmarks/pipeline.py [--parameters 500] [--types Q8_0,Q4_K_M,Q2_K] [--keep DIR]
+    python -m benchmarks.pipeline [--parameters 500] [--types Q8_0,Q4_K_M,Q2_K] [--keep DIR]
 
 Each stage is one command in a process of its own, so its peak memory is its own. Weights are random: the figures are
 speeds, not qualities.
