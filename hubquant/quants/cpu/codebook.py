@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hubquant.quants.cpu.block import clamp, nearest
+from hubquant.quants.cpu.block import clamp, maximum, nearest
 from hubquant.quants.cpu.compile import inlined, primitive
 from hubquant.quants.cpu.simd import (
     LANES,
@@ -36,6 +36,8 @@ Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO, _ONE, _HALF = _f(0), _f(1), _f(0.5)
+# which groups a block snaps once more with its final scale
+MISSES, ALL_IF_ANY_MISSED, ALL_GROUPS = 0, 1, 2
 _HUGE = np.finfo(np.float32).max
 
 
@@ -77,10 +79,8 @@ def best_neighbour(
         keys = load(pointer(lists), (first + v) * LANES)
         error = splat(_ZERO)
         for i in range(dim):
-            if odd:
-                value = odd_value(keys, bits, i)
-            else:
-                value = to_float((keys >> (bits * i)) & ((1 << bits) - 1)) + base
+            level = (keys >> (bits * i)) & ((1 << bits) - 1)
+            value = odd_value(keys, bits, i) if odd else to_float(level) + base
             difference = scale * value - x[i * LANES]
             error = error + w[i * LANES] * difference * difference
         better = error < best
@@ -139,7 +139,7 @@ def fit(
     bits: int,
     reach: int,
     delta: np.float32,
-    sticky: bool,
+    again: int,
     x: Pointer,
     w: Pointer,
     root: Pointer,
@@ -149,11 +149,11 @@ def fit(
     lists: Array,
     keys: Pointer,
 ) -> Vector:
-    """The scale of a block, and its ``keys``: 2 · ``reach`` + 1 scales around ``high`` / (2·levels − 1), each group
-    snapped to the codebook, the best by least squares; then one more snap with that scale (``sticky``: only of groups
-    that were not in the codebook).
+    """The scale of a block, and its ``keys``.
 
-    ``start`` is the scale where no trial is of use.
+    Tries 2 · ``reach`` + 1 scales around ``high`` / (2·levels − 1), each group snapped to the codebook, keeps the best
+    by least squares; then groups are snapped once more with that scale, ``again`` telling which: those whose
+    rounded point was not in the codebook (``MISSES``), or all. ``start`` is the scale where no trial is of use.
     """
     count = (1 << bits) if dim == 4 else 3
     top, full = _f(count - 1), _f(2 * count - 1)
@@ -181,12 +181,12 @@ def fit(
     complete = splat_int(1)
     for g in range(groups):
         complete = complete & inside[g]
-    usable = (scale > _ZERO) & (complete == 0)
+    usable = scale > _ZERO if again == ALL_GROUPS else (scale > _ZERO) & (complete == 0)
     for g in range(groups):
         key, _ = snapped_key(
             dim, bits, top, offset(x, g * dim), offset(root, g * dim), scale, _ONE / scale, lookup, lists
         )
-        replace = usable & (inside[g] == 0) if sticky else usable
+        replace = usable & (inside[g] == 0) if again == MISSES else usable
         keys[g] = where(replace, key, keys[g])
     qx, qq = sums(groups, dim, bits, x, w, keys)
     return where(usable & (qq > _ZERO), qx / qq, scale)
@@ -232,3 +232,21 @@ def entries(keys: Vector, lookup: Array) -> Vector:
     for lane in range(LANES):
         index[lane] = lookup[index[lane]]
     return found[0]
+
+
+@primitive
+def scale_step(n: int, scale: Pointer) -> Vector:
+    """The largest of ``n`` scales stands for 31 steps."""
+    high = splat(_ZERO)
+    for j in range(n):
+        high = maximum(high, scale[j])
+    return high / _f(31)
+
+
+@primitive
+def four_bit_scales(n: int, scale: Pointer, step: Vector, codes: Pointer) -> None:
+    """Scales as 2·code + 1 steps."""
+    inverse = _ONE / step
+    for j in range(n):
+        code = to_int(clamp(nearest(_HALF * (inverse * scale[j] - _ONE)), _ZERO, _f(15)))
+        codes[j] = where(step > _ZERO, code, 0)

@@ -77,7 +77,8 @@ def _entries(name: str, dim: int) -> Array:
 
 
 def _neighbours(points: Array, entries: Array, reach: int) -> tuple[Array, Array]:
-    """Pairs (point, entry) within the ``reach`` smallest different distances of each point, by point, distance, entry."""
+    """Pairs (point, entry) within the ``reach`` smallest different distances of each point, by point,
+    distance, entry."""
     p, e = points.astype(np.float32), entries.astype(np.float32)
     distance = (p * p).sum(axis=1)[:, None] + (e * e).sum(axis=1) - 2 * p @ e.T
     limit = distance.min(axis=1, keepdims=True)

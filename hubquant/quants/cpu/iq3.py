@@ -10,24 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from hubquant.quants.cpu.block import clamp, half_bits, load_tile, maximum, nearest, put_half, store_tile
-from hubquant.quants.cpu.codebook import entries, fit, magnitudes
+from hubquant.quants.cpu.block import half_bits, load_tile, maximum, put_half, store_tile
+from hubquant.quants.cpu.codebook import (
+    ALL_IF_ANY_MISSED,
+    MISSES,
+    entries,
+    fit,
+    four_bit_scales,
+    magnitudes,
+    scale_step,
+)
 from hubquant.quants.cpu.compile import kernel, primitive
 from hubquant.quants.cpu.grids import codebook
 from hubquant.quants.cpu.search import extreme
 from hubquant.quants.cpu.simd import (
     LANES,
     Pointer,
-    Vector,
     any_lane,
     byte_vectors,
     int_vectors,
     offset,
     put_byte,
-    splat,
     splat_int,
     sqrt,
-    to_int,
     vectors,
     where,
 )
@@ -51,7 +56,7 @@ def _search(
     w: Pointer,
     even: bool,
     reach: int,
-    sticky: bool,
+    again: int,
     lookup: Array,
     lists: Array,
     scale: Pointer,
@@ -68,7 +73,7 @@ def _search(
             root[i] = sqrt(sub_w[i])
             high = maximum(high, values[i])
         sub_keys = offset(keys, 8 * j)
-        found = fit(8, 4, 3, reach, _f(0.2), sticky, values, sub_w, root, high, high / _f(15), lookup, lists, sub_keys)
+        found = fit(8, 4, 3, reach, _f(0.2), again, values, sub_w, root, high, high / _f(15), lookup, lists, sub_keys)
         alive = high >= _TINY if even else high > _ZERO
         negative = found < _ZERO
         scale[j] = where(alive, where(negative, -found, found), _ZERO)
@@ -80,28 +85,11 @@ def _search(
 
 
 @primitive
-def _four_bit_scales(scale: Pointer, step: Vector, codes: Pointer) -> None:
-    """Scales of 2·code + 1 steps."""
-    inverse = _ONE / step
-    for j in range(8):
-        code = to_int(clamp(nearest(_HALF * (inverse * scale[j] - _ONE)), _ZERO, _f(15)))
-        codes[j] = where(step > _ZERO, code, 0)
-
-
-@primitive
-def _step(scale: Pointer) -> Vector:
-    high = splat(_ZERO)
-    for j in range(8):
-        high = maximum(high, scale[j])
-    return high / _f(31)
-
-
-@primitive
 def _finish_xxs(scale: Pointer, indices: Pointer, signs: Pointer, block: Pointer) -> None:
     codes = int_vectors(8)
-    step = _step(scale)
+    step = scale_step(8, scale)
     put_half(block, _XXS_D, half_bits(step * _f(1.0125)))
-    _four_bit_scales(scale, step, codes)
+    four_bit_scales(8, scale, step, codes)
     for g in range(64):
         put_byte(block, _XXS_QS + g, indices[g])
     for j in range(8):
@@ -119,7 +107,7 @@ def _iq3_xxs(values: Array, lookup: Array, lists: Array, out: Array) -> None:
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
         square_weights(256, w, x)
-        _search(x, w, True, 15, True, lookup, lists, scale, indices, signs)
+        _search(x, w, True, 15, MISSES, lookup, lists, scale, indices, signs)
         _finish_xxs(scale, indices, signs, block)
         store_tile(out, tile, block)
 
@@ -131,7 +119,7 @@ def _iq3_xxs_weighted(values: Array, importance: Array, lookup: Array, lists: Ar
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
         error_weights(w, x, importance, tile, _f(2) * sum_squares(256, x) / _f(256))
-        _search(x, w, True, 15, True, lookup, lists, scale, indices, signs)
+        _search(x, w, True, 15, MISSES, lookup, lists, scale, indices, signs)
         _finish_xxs(scale, indices, signs, block)
         store_tile(out, tile, block)
 
@@ -155,9 +143,9 @@ def _close_gaps(x: Pointer, width: int, items: Pointer) -> None:
 @primitive
 def _finish_s(x: Pointer, scale: Pointer, indices: Pointer, signs: Pointer, block: Pointer) -> None:
     codes = int_vectors(8)
-    step = _step(scale)
+    step = scale_step(8, scale)
     put_half(block, _S_D, half_bits(step * _f(1.033)))
-    _four_bit_scales(scale, step, codes)
+    four_bit_scales(8, scale, step, codes)
     for j in range(8):
         high = splat_int(0)
         for g in range(8):
@@ -180,7 +168,7 @@ def _iq3_s(values: Array, lookup: Array, lists: Array, out: Array) -> None:
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
         square_weights(256, w, x)
-        _search(x, w, False, 9, False, lookup, lists, scale, indices, signs)
+        _search(x, w, False, 9, ALL_IF_ANY_MISSED, lookup, lists, scale, indices, signs)
         _finish_s(x, scale, indices, signs, block)
         store_tile(out, tile, block)
 
@@ -192,7 +180,7 @@ def _iq3_s_weighted(values: Array, importance: Array, lookup: Array, lists: Arra
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
         error_weights(w, x, importance, tile, _f(2) * sum_squares(256, x) / _f(256))
-        _search(x, w, False, 9, False, lookup, lists, scale, indices, signs)
+        _search(x, w, False, 9, ALL_IF_ANY_MISSED, lookup, lists, scale, indices, signs)
         _finish_s(x, scale, indices, signs, block)
         store_tile(out, tile, block)
 

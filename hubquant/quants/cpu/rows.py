@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hubquant.quants.cpu import float4, iq3, k_quants, legacy, nonlinear, ternary
+from hubquant.quants.cpu import float4, iq1, iq2, iq3, k_quants, legacy, nonlinear, ternary
 from hubquant.quants.cpu.scan import first_non_finite, mean_squares
 from hubquant.quants.cpu.simd import LANES
 from hubquant.quants.formats import TypeFormat
@@ -31,7 +31,7 @@ class Kernels:
     importance.
     """
 
-    plain: Kernel
+    plain: Kernel | None
     weighted: Kernel | None
     row_power: bool = False
 
@@ -47,6 +47,11 @@ KERNELS: Mapping[str, Kernels] = {
     "Q4_K": Kernels(k_quants.q4_k, k_quants.q4_k_weighted),
     "Q5_K": Kernels(k_quants.q5_k, k_quants.q5_k_weighted),
     "Q6_K": Kernels(k_quants.q6_k, k_quants.q6_k_weighted),
+    "IQ1_S": Kernels(None, iq1.iq1_s_weighted),
+    "IQ1_M": Kernels(iq1.iq1_m, iq1.iq1_m_weighted),
+    "IQ2_XXS": Kernels(None, iq2.iq2_xxs_weighted),
+    "IQ2_XS": Kernels(None, iq2.iq2_xs_weighted),
+    "IQ2_S": Kernels(iq2.iq2_s, iq2.iq2_s_weighted),
     "IQ3_XXS": Kernels(iq3.iq3_xxs, iq3.iq3_xxs_weighted),
     "IQ3_S": Kernels(iq3.iq3_s, iq3.iq3_s_weighted),
     "IQ4_NL": Kernels(nonlinear.iq4_nl, nonlinear.iq4_nl_weighted),
@@ -108,7 +113,8 @@ def _blocks(values: Array, fmt: TypeFormat, tiles: Array | None) -> Array:
     padded = -(-count // LANES) * LANES
     blocks = _padded(values.reshape(count, fmt.block_size), padded)
     out = np.empty((padded, fmt.block_bytes), dtype=np.uint8)
-    if tiles is None or kernels.weighted is None:
+    if kernels.weighted is None or (tiles is None and kernels.plain is not None):
+        assert kernels.plain is not None
         kernels.plain(blocks, out)
     elif kernels.row_power:
         power = np.repeat(mean_squares(values), values.shape[1] // fmt.block_size)
