@@ -11,8 +11,8 @@ import torch
 from hubquant.errors import BaselineError, EvaluationError
 from hubquant.evaluate.baseline import Baseline
 from hubquant.evaluate.divergence import Divergence, TokenStatistics, summarize, token_statistics
-from hubquant.evaluate.snapshot import Snapshot
 from hubquant.evaluate.scoring import LanguageModel, row_blocks, scored_logits, scored_targets
+from hubquant.evaluate.snapshot import Snapshot
 
 
 def compare(

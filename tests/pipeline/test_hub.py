@@ -10,6 +10,7 @@ import yaml
 
 from hubquant.gguf_file import GGUFFile
 from tests.support.cli import hubquant
+from tests.support.hub_fixtures import Run
 from tests.support.localhub import ALICE, LocalHub
 
 SOURCE, TARGET = "org/tiny", "alice/tiny-GGUF"
@@ -110,7 +111,10 @@ def test_a_gate_keeps_a_file_from_being_published(
     assert "Q4_K_M" not in published(hub)["README.md"].decode()
 
 
-def test_without_a_network(tmp_path: Path) -> None:
-    outcome = hubquant("run", "org/tiny", "--out", str(tmp_path / "out"))
-    assert outcome.code == 1
-    assert outcome.is_one_message(), outcome.err
+def test_without_a_network(run_python: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    outcome = run_python("-m", "hubquant", "run", SOURCE, "--out", str(out), HF_ENDPOINT="http://127.0.0.1:9")
+    assert outcome.returncode == 1
+    assert "Error: cannot reach" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert not out.exists()

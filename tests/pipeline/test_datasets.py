@@ -1,0 +1,58 @@
+"""Calibration and evaluation text from datasets on the Hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hubquant.calibration.bundled import bundled_path
+from hubquant.imatrix import ImportanceMatrix
+from tests.support.cli import hubquant
+from tests.support.localhub import LocalHub
+
+FEW = ["--chunks", "4", "--chunk-size", "64"]
+
+
+@pytest.fixture
+def texts(hub: LocalHub) -> str:
+    paragraphs = bundled_path("test").read_text("utf-8").split("\n\n")[:60]
+    rows = "\n".join(json.dumps({"text": paragraph}) for paragraph in paragraphs)
+    hub.add("org/text", {"train.jsonl": rows.encode(), "test.jsonl": rows.encode()}, kind="dataset")
+    return "org/text"
+
+
+def test_an_imatrix_from_a_hub_dataset(texts: str, tiny_llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "imatrix.gguf"
+    outcome = hubquant("imatrix", "collect", str(tiny_llama), "-f", texts, "-o", str(path), *FEW)
+    assert outcome.code == 0, outcome.err
+    matrix = ImportanceMatrix.load(path)
+    assert matrix.datasets == ("org/text",)
+    assert matrix.chunk_count == 4
+
+
+def test_evaluation_on_what_was_calibrated_on_is_noted(texts: str, tiny_llama: Path, tmp_path: Path) -> None:
+    sources = [f"{part}.sources=[{{dataset: {texts}}}]" for part in ("calibration", "evaluate")]
+    settings = [part for source in sources for part in ("--set", source)]
+    outcome = hubquant("plan", str(tiny_llama), "--out", str(tmp_path / "out"), "--types", "Q8_0", "--json", *settings)
+    assert outcome.code == 0, outcome.err
+    assert "100%" in json.loads(outcome.out)["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("{dataset: org/nothing}", "org/nothing"),
+        ("{dataset: org/text, split: validation}", "validation"),
+        ("{dataset: org/text, field: body}", "body"),
+    ],
+)
+@pytest.mark.usefixtures("texts")
+def test_datasets_that_are_not_as_named(source: str, named: str, tiny_llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    outcome = hubquant("run", str(tiny_llama), "--out", str(out), "--set", f"calibration.sources=[{source}]")
+    assert outcome.code == 2, outcome.err
+    assert outcome.is_one_message(), outcome.err
+    assert named in outcome.err
+    assert not out.exists()
