@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +62,9 @@ def check_disk(needed: int, output: Path) -> None:
     """What is there already counts as free: a repeated run writes over nothing."""
     place = next(parent for parent in (output.absolute(), *output.absolute().parents) if parent.exists())
     if not place.is_dir():
-        raise OutputError(f"{output} is a file", hint="pass --out with a folder")
+        raise OutputError(f"{place} is a file", hint="pass --out with a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write to {place}", hint="pass --out with a folder of your own")
     present = _bytes_in(output)
     free = shutil.disk_usage(place).free
     if needed > free + present:

@@ -23,6 +23,8 @@ def execute(plan: Plan, progress: Progress, *, fresh: bool = False) -> Report:
 
     Can be killed at any moment: the same plan goes on from what is finished. ``fresh`` forgets it first.
     """
+    for note in plan.notes:
+        progress.note(note)
     workspace = Workspace(plan.output)
     with workspace.locked():
         if fresh:

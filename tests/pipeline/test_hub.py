@@ -118,3 +118,17 @@ def test_without_a_network(run_python: Run, tmp_path: Path) -> None:
     assert "Error: cannot reach" in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert not out.exists()
+
+
+def test_publishing_a_finished_folder(hub: LocalHub, source: str, tmp_path: Path, small_settings: list[str]) -> None:
+    out = tmp_path / "out"
+    assert hubquant("run", source, "--out", str(out), *small_settings).code == 0
+    outcome = hubquant("publish", str(out), "--to", TARGET, "--json")
+    assert outcome.code == 0, outcome.err
+    uploaded = json.loads(outcome.out)["uploaded"]
+    assert set(uploaded) == published(hub).keys() - {".gitattributes"}
+    assert not any(".hubquant" in name for name in uploaded)
+    assert json.loads(hubquant("publish", str(out), "--to", TARGET, "--json").out)["uploaded"] == []
+    empty = hubquant("publish", str(tmp_path), "--to", "bob/other")
+    assert empty.code == 2
+    assert empty.is_one_message(), empty.err
