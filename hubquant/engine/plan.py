@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.convert.conversion import Conversion, plan_conversion
 from hubquant.engine.artifacts import Artifacts, plan_artifacts
@@ -167,8 +167,6 @@ def parse_size(text: str, field: str) -> int:
 
 def _checked(recipe: Recipe) -> Recipe:
     """The recipe with canonical type names. Raises ``RecipeError`` or ``NotSupportedYet``."""
-    if recipe.quantize.mode == "best":
-        raise NotSupportedYet("quantize.mode best", hint="use --set quantize.mode=exact, llama.cpp's own bytes")
     if not recipe.quantize.types:
         raise RecipeError("quantize.types is empty", hint="name at least one, such as --types Q4_K_M")
     for name in recipe.quantize.types:
@@ -202,7 +200,7 @@ def _plan_file(
     shard_bytes: int,
 ) -> FilePlan:
     types = assign_types(weights, ftype, recipe.quantize, has_imatrix=facts is not None)
-    check_types(types, ftype, has_data)
+    check_types(types, ftype, recipe.quantize.mode, has_data)
     metadata = file_metadata(weights, ftype, recipe.quantize, source.identity["model"], facts)
     layouts = plan_layouts(weights, types, metadata, shard_bytes)
     return FilePlan(
@@ -239,13 +237,20 @@ def _data_check(imatrix: GivenImatrix | None, calibration: Chunks | None) -> Cal
     return lambda _: calibration is not None
 
 
-def check_types(types: Mapping[str, str], ftype: str, has_data: Callable[[str], bool]) -> None:
-    missing_kernel = sorted({type for type in types.values() if not implemented(type)})
+def check_types(
+    types: Mapping[str, str], ftype: str, mode: Literal["exact", "best"], has_data: Callable[[str], bool]
+) -> None:
+    """Refuse what no kernel can write (NotSupportedYet), and types that need data which is not there (ImatrixError)."""
+    missing_kernel = sorted({type for type in types.values() if not implemented(type, mode)})
     if missing_kernel:
+        written = all(implemented(type) for type in missing_kernel)
         raise NotSupportedYet(
-            f"files of type {ftype}",
-            why=f"they hold {' and '.join(missing_kernel)} tensors, which hubquant cannot write yet",
-            hint="choose among Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K",
+            f"files of type {ftype}" + (f" with quantize.mode={mode}" if written else ""),
+            why=f"they hold {' and '.join(missing_kernel)} tensors, which hubquant cannot write"
+            + (" in this mode yet" if written else " yet"),
+            hint="use --set quantize.mode=exact, llama.cpp's own bytes"
+            if written
+            else "choose among Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K",
         )
     hungry = [name for name, type in types.items() if requires_imatrix(name, type, ftype) and not has_data(name)]
     if hungry:

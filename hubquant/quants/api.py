@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hubquant.errors import NotSupportedYet
+from hubquant.quants.cpu.best import BEST_KERNELS
 from hubquant.quants.cpu.rows import KERNELS, quantize_rows
 from hubquant.quants.formats import TypeFormat, lookup
 from hubquant.quants.layout import dequantize_blocks
@@ -18,9 +19,9 @@ _CHUNK = 1 << 20  # weights dequantized at a time: bounds the temporaries
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def implemented(type: str) -> bool:
-    """Whether :func:`quantize` can write tensors of this type."""
-    return type in _PLAIN or type in KERNELS
+def implemented(type: str, mode: Mode = "exact") -> bool:
+    """Whether :func:`quantize` can write tensors of this type in this mode."""
+    return type in _PLAIN or type in (KERNELS if mode == "exact" else BEST_KERNELS)
 
 
 def dequantize(data: Tensor, type: str, n: int) -> Tensor:
@@ -49,20 +50,22 @@ def quantize(
     """float ``x`` [rows, n] -> uint8 [rows, row_bytes] in the layout of ``type``.
 
     ``importance`` [n] weighs the squared error of each column (mean squared activation); None lets the type choose.
-    ``mode="exact"`` gives the bytes of llama.cpp's ``ggml_quantize_chunk``. ``threads`` defaults to torch's.
+    ``mode="exact"`` gives the bytes of llama.cpp's ``ggml_quantize_chunk``; "best" the same layout with a smaller
+    error, in no block a larger one. ``threads`` defaults to torch's.
 
     ValueError: a shape or dtype that does not fit, a type without quantizer, NaN or infinity in ``x`` (the row is
-    named), importance that is negative or not finite.
+    named), importance that is negative or not finite. NotSupportedYet: a type that only the exact mode knows.
     """
     fmt = lookup(type)
     if not implemented(type):
         raise ValueError(f"{type} cannot be written")
-    if mode == "best":
-        raise NotSupportedYet('quantization mode "best"', hint='use mode "exact"')
+    if not implemented(type, mode):
+        raise NotSupportedYet(f'{type} in the quantization mode "best"', hint='use mode "exact"')
     _check(x, fmt, importance)
     if type in _PLAIN:
         return _plain(x, _PLAIN[type])
-    return quantize_rows(x, fmt, importance, threads or torch.get_num_threads()).to(x.device)
+    kernels = (KERNELS if mode == "exact" else BEST_KERNELS)[type]
+    return quantize_rows(x, fmt, kernels, importance, threads or torch.get_num_threads()).to(x.device)
 
 
 def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:

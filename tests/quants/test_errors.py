@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from hubquant.errors import NotSupportedYet
 from hubquant.quants import implemented, quantize
 
 
@@ -40,8 +39,3 @@ def test_types_without_quantizer() -> None:
         quantize(torch.zeros(1, 256), "I8")
     assert not implemented("I8")
     assert not implemented("Q4_X")
-
-
-def test_best_mode_is_announced_as_missing() -> None:
-    with pytest.raises(NotSupportedYet, match="best"):
-        quantize(torch.zeros(1, 256), "Q4_K", mode="best")

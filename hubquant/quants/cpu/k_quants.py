@@ -25,6 +25,7 @@ from hubquant.quants.cpu.block import (
     store_tile,
 )
 from hubquant.quants.cpu.compile import kernel, primitive
+from hubquant.quants.cpu.k_scales import put_signed_six_bit_scales, put_six_bit_scales
 from hubquant.quants.cpu.search import asymmetric, descent, extreme, positive, symmetric, symmetric_code
 from hubquant.quants.cpu.simd import (
     LANES,
@@ -50,8 +51,8 @@ _ZERO, _ONE = _f(0), _f(1)
 _SIZE = 256
 _Q2_K, _Q3_K, _Q4_K, _Q5_K, _Q6_K = (TYPES[name].block_bytes for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"))
 _Q2_D, _Q2_DMIN, _Q2_SCALES = (TYPES["Q2_K"].offset(name) for name in ("d", "dmin", "scales"))
-_Q3_D, _Q3_SCALES = (TYPES["Q3_K"].offset(name) for name in ("d", "scales"))
-_Q4_D, _Q4_DMIN, _Q4_SCALES = (TYPES["Q4_K"].offset(name) for name in ("d", "dmin", "scales"))  # the same in Q5_K
+_Q3_D = TYPES["Q3_K"].offset("d")
+_Q4_D, _Q4_DMIN = (TYPES["Q4_K"].offset(name) for name in ("d", "dmin"))  # the same in Q5_K
 _Q6_D, _Q6_SCALES = (TYPES["Q6_K"].offset(name) for name in ("d", "scales"))
 _Q2_QS = TYPES["Q2_K"].plane("qs")
 _Q3_QS, _Q3_HMASK = TYPES["Q3_K"].plane("qs"), TYPES["Q3_K"].plane("hmask")
@@ -81,30 +82,13 @@ def _largest(n: int, values: Pointer) -> Vector:
 
 
 @primitive
-def _rounded_to(n: int, top: np.float32, values: Pointer, codes: Pointer) -> Vector:
+def rounded_to(n: int, top: np.float32, values: Pointer, codes: Pointer) -> Vector:
     """``codes`` = values scaled so that the largest is ``top``; returns the scale's half-precision bits."""
     high = _largest(n, values)
     inverse = where(high > _ZERO, top / high, _ZERO)
     for i in range(n):
         codes[i] = minimum(nearest(inverse * values[i]), top)
     return half_bits(where(high > _ZERO, high / top, _ZERO))
-
-
-@primitive
-def _put_six_bit_scales(block: Pointer, scales: Pointer, minima: Pointer) -> None:
-    """The 12 bytes that ``layout.six_bit_scales`` reads."""
-    for j in range(4):
-        scale, rest = to_int(scales[j]), to_int(scales[j + 4])
-        low, low_rest = to_int(minima[j]), to_int(minima[j + 4])
-        put_byte(block, _Q4_SCALES + j, scale | (rest >> 4) << 6)
-        put_byte(block, _Q4_SCALES + 4 + j, low | (low_rest >> 4) << 6)
-        put_byte(block, _Q4_SCALES + 8 + j, rest & 15 | (low_rest & 15) << 4)
-
-
-@primitive
-def _put_affine_header(block: Pointer, at: int, d: Vector, dmin: Vector) -> None:
-    put_half(block, at, d)
-    put_half(block, at + 2, dmin)
 
 
 # ---- Q2_K: 16 sub-blocks of 16, 4-bit scales and minima -------------------------------------------------------------
@@ -150,8 +134,8 @@ def q2_k(values: Array, out: Array) -> None:
                 w[i] = absolute(sub[i])
             scale[j], found, inverse[j], base[j] = asymmetric(16, _f(3), sub, w, _f(-0.5), _f(0.1), 15, True)
             low[j] = -found
-        d = _rounded_to(16, _f(15), scale, scales)
-        dmin = _rounded_to(16, _f(15), low, minima)
+        d = rounded_to(16, _f(15), scale, scales)
+        dmin = rounded_to(16, _f(15), low, minima)
         _finish_q2(x, scales, minima, d, dmin, inverse, base, block)
         store_tile(out, tile, block)
 
@@ -189,13 +173,7 @@ def q2_k_weighted(values: Array, importance: Array, out: Array) -> None:
 def _finish_q3(x: Pointer, fallback: Pointer, scales: Pointer, d: Vector, block: Pointer) -> None:
     """``scales`` 0 … 63; the codes are rounded anew, or those of ``fallback`` where the scale is 0."""
     put_half(block, _Q3_D, d)
-    for j in range(8):
-        put_byte(block, _Q3_SCALES + j, to_int(scales[j]) & 15 | (to_int(scales[j + 8]) & 15) << 4)
-    for j in range(4):
-        tops = to_int(scales[j]) >> 4
-        for k in range(1, 4):
-            tops = tops | (to_int(scales[j + 4 * k]) >> 4) << (2 * k)
-        put_byte(block, _Q3_SCALES + 8 + j, tops)
+    put_signed_six_bit_scales(block, scales)
     for j in range(16):
         scale = from_half(d) * (scales[j] - _f(32))
         for i in range(16 * j, 16 * j + 16):
@@ -268,7 +246,7 @@ def _search_32(
             w[i] = spread + absolute(sub[i])
         scale[j], found, inverse[j], base[j] = asymmetric(32, top, sub, w, start, _f(0.1), steps, False)
         low[j] = -found
-    return _rounded_to(8, _f(63), scale, scales), _rounded_to(8, _f(63), low, minima)
+    return rounded_to(8, _f(63), scale, scales), rounded_to(8, _f(63), low, minima)
 
 
 @primitive
@@ -298,7 +276,7 @@ def _finish_32(
 ) -> None:
     put_half(block, _Q4_D, d)
     put_half(block, _Q4_DMIN, dmin)
-    _put_six_bit_scales(block, scales, minima)
+    put_six_bit_scales(block, scales, minima)
     for j in range(8):
         _requantize_affine(
             32, top, offset(x, 32 * j), from_half(d) * scales[j], from_half(dmin) * minima[j], inverse[j], base[j]

@@ -65,7 +65,7 @@ KERNELS: Mapping[str, Kernels] = {
 }
 
 
-def quantize_rows(x: Tensor, fmt: TypeFormat, importance: Tensor | None, threads: int) -> Tensor:
+def quantize_rows(x: Tensor, fmt: TypeFormat, kernels: Kernels, importance: Tensor | None, threads: int) -> Tensor:
     """float ``x`` [rows, n] -> uint8 [rows, row_bytes] on the CPU; ValueError for NaN or infinity."""
     rows, n = x.shape
     out = np.empty((rows, fmt.row_bytes(n)), dtype=np.uint8)
@@ -77,7 +77,7 @@ def quantize_rows(x: Tensor, fmt: TypeFormat, importance: Tensor | None, threads
         bad = first_non_finite(values.view(np.int32))
         if bad >= 0:
             raise ValueError(f"row {start + bad} holds NaN or infinity")
-        out[start : start + step] = _blocks(values, fmt, tiles).reshape(values.shape[0], -1)
+        out[start : start + step] = _blocks(values, fmt, kernels, tiles).reshape(values.shape[0], -1)
 
     starts = range(0, rows, step)
     if threads == 1 or len(starts) < 2:
@@ -106,9 +106,8 @@ def _tiles(importance: Array, block_size: int) -> Array:
     return np.ascontiguousarray(blocks.transpose(0, 2, 1))
 
 
-def _blocks(values: Array, fmt: TypeFormat, tiles: Array | None) -> Array:
+def _blocks(values: Array, fmt: TypeFormat, kernels: Kernels, tiles: Array | None) -> Array:
     """float32 [rows, n] -> uint8 [blocks, block_bytes]."""
-    kernels = KERNELS[fmt.name]
     count = values.size // fmt.block_size
     padded = -(-count // LANES) * LANES
     blocks = _padded(values.reshape(count, fmt.block_size), padded)

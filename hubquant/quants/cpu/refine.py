@@ -1,0 +1,236 @@
+"""What the mode "best" adds to llama.cpp's searches: scales and minima are improved as the integers and half floats
+that are stored, with the codes rounded anew for each candidate.
+
+Every function starts from a solution and keeps it unless it finds a strictly better one, so a block never gets a larger
+weighted squared error than the solution it started from. ``x`` and ``w`` point to the weights of 16 blocks and the
+weight of each squared error; codes, integer scales and minima are whole floats.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hubquant.quants.cpu.block import clamp, from_half, half_bits, maximum, minimum, reciprocal
+from hubquant.quants.cpu.compile import primitive
+from hubquant.quants.cpu.simd import Pointer, Vector, offset, splat, vectors, where
+
+_f = np.float32
+_ZERO, _ONE = _f(0), _f(1)
+_MAGIC = _f(12582912.0)
+_LARGEST_HALF = _f(65504)
+_LARGEST = _f(3e38)
+_SINGULAR = _f(1e-6)  # of a 2 × 2 system, relative to the product of its diagonal
+
+
+@primitive
+def code(value: Vector, low: np.float32, high: np.float32) -> Vector:
+    """The nearest whole number in low … high; ``low`` for NaN."""
+    return clamp((value + _MAGIC) - _MAGIC, low, high)
+
+
+@primitive
+def to_half(value: Vector) -> Vector:
+    """The nearest finite number that half precision holds; 0 for NaN."""
+    known = where(value == value, value, _ZERO)
+    return from_half(half_bits(clamp(known, -_LARGEST_HALF, _LARGEST_HALF)))
+
+
+@primitive
+def affine_error(n: int, top: np.float32, x: Pointer, w: Pointer, scale: Vector, low: Vector) -> Vector:
+    """Σ w·(scale·code − low − x)² with the best codes 0 … top."""
+    inverse = reciprocal(scale)
+    total = splat(_ZERO)
+    for i in range(n):
+        error = scale * code((x[i] + low) * inverse, _ZERO, top) - low - x[i]
+        total = total + w[i] * (error * error)
+    return total
+
+
+@primitive
+def signed_error(n: int, bottom: np.float32, top: np.float32, x: Pointer, w: Pointer, scale: Vector) -> Vector:
+    """Σ w·(scale·code − x)² with the best codes bottom … top."""
+    inverse = reciprocal(scale)
+    total = splat(_ZERO)
+    for i in range(n):
+        error = scale * code(x[i] * inverse, bottom, top) - x[i]
+        total = total + w[i] * (error * error)
+    return total
+
+
+@primitive
+def _search_pairs(
+    n: int,
+    top: np.float32,
+    most: np.float32,
+    x: Pointer,
+    w: Pointer,
+    d: Vector,
+    dmin: Vector,
+    scale: Vector,
+    low: Vector,
+) -> tuple[Vector, Vector, Vector]:
+    """The best of an integer scale and minimum 0 … most and their eight neighbours: ``(error, scale, minimum)``."""
+    best = affine_error(n, top, x, w, d * scale, dmin * low)
+    best_scale = scale
+    best_low = low
+    for up in range(-1, 2):
+        for right in range(-1, 2):
+            if up != 0 or right != 0:
+                other = clamp(scale + _f(up), _ZERO, most)
+                other_low = clamp(low + _f(right), _ZERO, most)
+                error = affine_error(n, top, x, w, d * other, dmin * other_low)
+                better = error < best
+                best = where(better, error, best)
+                best_scale = where(better, other, best_scale)
+                best_low = where(better, other_low, best_low)
+    return best, best_scale, best_low
+
+
+@primitive
+def _refit_pairs(
+    n: int,
+    groups: int,
+    top: np.float32,
+    x: Pointer,
+    w: Pointer,
+    d: Vector,
+    dmin: Vector,
+    scales: Pointer,
+    minima: Pointer,
+) -> tuple[Vector, Vector]:
+    """d and dmin ≥ 0 by least squares for the present codes, scales and minima."""
+    ss = splat(_ZERO)
+    sm = splat(_ZERO)
+    mm = splat(_ZERO)
+    sx = splat(_ZERO)
+    mx = splat(_ZERO)
+    for j in range(groups):
+        scale = d * scales[j]
+        inverse = reciprocal(scale)
+        low = dmin * minima[j]
+        m = minima[j]
+        for i in range(n * j, n * j + n):
+            s = scales[j] * code((x[i] + low) * inverse, _ZERO, top)
+            ws = w[i] * s
+            wm = w[i] * m
+            ss = ss + ws * s
+            sm = sm + ws * m
+            mm = mm + wm * m
+            sx = sx + ws * x[i]
+            mx = mx + wm * x[i]
+    determinant = ss * mm - sm * sm
+    regular = determinant > _SINGULAR * ss * mm
+    fitted = where(regular, (sx * mm - mx * sm) / determinant, (sx + dmin * sm) / ss)
+    fitted_min = where(regular, (sx * sm - mx * ss) / determinant, dmin)
+    usable = (fitted > _ZERO) & (fitted < _LARGEST_HALF) & (fitted_min >= _ZERO)
+    return where(usable, to_half(fitted), d), where(usable, to_half(fitted_min), dmin)
+
+
+@primitive
+def refine_pairs(
+    n: int,
+    groups: int,
+    top: np.float32,
+    most: np.float32,
+    rounds: int,
+    x: Pointer,
+    w: Pointer,
+    d: Vector,
+    dmin: Vector,
+    scales: Pointer,
+    minima: Pointer,
+) -> tuple[Vector, Vector]:
+    """Improve ``scales`` and ``minima`` 0 … most of ``groups`` sub-blocks of ``n`` weights, and return better d, dmin.
+
+    Each round searches the integers around the present ones for the real d and dmin, then fits d and dmin to them.
+    """
+    trial, trial_low = vectors(16), vectors(16)
+    best = splat(_LARGEST)
+    best_d = d
+    best_dmin = dmin
+    for j in range(groups):
+        trial[j] = scales[j]
+        trial_low[j] = minima[j]
+    for step in range(rounds):
+        total = splat(_ZERO)
+        for j in range(groups):
+            error, trial[j], trial_low[j] = _search_pairs(
+                n, top, most, offset(x, n * j), offset(w, n * j), d, dmin, trial[j], trial_low[j]
+            )
+            total = total + error
+        better = total < best
+        best = where(better, total, best)
+        best_d = where(better, d, best_d)
+        best_dmin = where(better, dmin, best_dmin)
+        for j in range(groups):
+            scales[j] = where(better, trial[j], scales[j])
+            minima[j] = where(better, trial_low[j], minima[j])
+        if step + 1 < rounds:
+            d, dmin = _refit_pairs(n, groups, top, x, w, d, dmin, trial, trial_low)
+    return best_d, best_dmin
+
+
+@primitive
+def line_of(
+    n: int, top: np.float32, x: Pointer, w: Pointer, inverse: Vector, base: Vector
+) -> tuple[Vector, Vector, Vector]:
+    """Least squares for the codes of ``inverse · (x − base)``: ``(scale, low, gain)``, the error being Σ w·x² − gain.
+
+    The gain is hugely negative where the codes are all but the same.
+    """
+    sum_w = splat(_ZERO)
+    sum_x = splat(_ZERO)
+    sum_l = splat(_ZERO)
+    sum_l2 = splat(_ZERO)
+    sum_xl = splat(_ZERO)
+    for i in range(n):
+        level = code((x[i] - base) * inverse, _ZERO, top)
+        weighted = w[i] * level
+        sum_w = sum_w + w[i]
+        sum_x = sum_x + w[i] * x[i]
+        sum_l = sum_l + weighted
+        sum_l2 = sum_l2 + weighted * level
+        sum_xl = sum_xl + weighted * x[i]
+    determinant = sum_w * sum_l2 - sum_l * sum_l
+    scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
+    low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+    gain = where(determinant > _SINGULAR * sum_w * sum_l2, scale * sum_xl + low * sum_x, -_LARGEST)
+    return scale, low, gain
+
+
+@primitive
+def search_line(
+    n: int, top: np.float32, reach: np.float32, steps: int, x: Pointer, w: Pointer, scale: Vector, low: Vector
+) -> tuple[Vector, Vector]:
+    """The best scale and minimum of either sign by least squares, among ``steps`` that spread the range of ``x`` over
+    ``top`` ± ``reach`` codes and those that ``scale`` and ``low`` give.
+    """
+    least = x[0]
+    most = x[0]
+    for i in range(1, n):
+        least = minimum(x[i], least)
+        most = maximum(x[i], most)
+    per_range = reciprocal(most - least)
+    best_scale = scale
+    best_low = low
+    fitted, fitted_low, best = line_of(n, top, x, w, reciprocal(scale), low)
+    known = (best > -_LARGEST) & (best < _LARGEST)
+    best = where(known, best, -_LARGEST)
+    best_scale = where(known, fitted, scale)
+    best_low = where(known, fitted_low, low)
+    for step in range(steps):
+        levels = top + reach * (_f(2 * step) / _f(steps - 1) - _ONE)
+        fitted, fitted_low, gain = line_of(n, top, x, w, levels * per_range, least)
+        better = (gain > best) & (gain < _LARGEST)
+        best = where(better, gain, best)
+        best_scale = where(better, fitted, best_scale)
+        best_low = where(better, fitted_low, best_low)
+    return best_scale, best_low
+
+
+@primitive
+def fit_line(n: int, top: np.float32, x: Pointer, w: Pointer, d: Vector, m: Vector) -> tuple[Vector, Vector]:
+    """The best d and m for the codes that ``d`` and ``m`` give."""
+    scale, low, gain = line_of(n, top, x, w, reciprocal(d), m)
+    known = (gain > -_LARGEST) & (gain < _LARGEST)
+    return where(known, scale, d), where(known, low, m)

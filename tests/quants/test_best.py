@@ -1,0 +1,128 @@
+"""Mode "best": llama.cpp's layout, never a larger error than its own bytes on its own weighting, in any block."""
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from hubquant.errors import NotSupportedYet
+from hubquant.quants import TYPES, dequantize, implemented, quantize
+from tests.support.llamacpp import ggml_dequantize
+from tests.support.matrices import IMPORTANCE, MATRICES, heavy_tails
+from tests.support.weighting import error_weights
+
+F32 = NDArray[np.float32]
+BEST = [name for name in TYPES if TYPES[name].block_size > 1 and implemented(name, "best")]
+
+
+def block_errors(data: torch.Tensor, type: str, x: F32, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    y = dequantize(data, type, x.shape[1]).numpy()
+    with np.errstate(invalid="ignore"):
+        squares = weights * (y.astype(np.float64) - x) ** 2
+    return squares.reshape(-1, TYPES[type].block_size).sum(axis=1)
+
+
+def ratio(x: F32, type: str, importance: F32 | None) -> float:
+    """Best over exact error of a matrix; asserts that no block is worse."""
+    given = None if importance is None else torch.from_numpy(importance)
+    tensor = torch.from_numpy(x)
+    weights = error_weights(x, type, importance)
+    exact = block_errors(quantize(tensor, type, given, threads=1), type, x, weights)
+    data = quantize(tensor, type, given, mode="best", threads=1)
+    best = block_errors(data, type, x, weights)
+    assert np.isfinite(dequantize(data, type, x.shape[1]).numpy()).all()
+    mass = (weights * x.astype(np.float64) ** 2).reshape(best.shape[0], -1).sum(axis=1)
+    known = np.isfinite(exact) & (mass < 1e36)  # beyond, the squares do not fit single precision
+    assert (best[known] <= exact[known] * (1 + 1e-4) + 1e-9 * mass[known] + 1e-36).all()
+    return float(best[known].sum() / max(exact[known].sum(), 1e-300))
+
+
+@pytest.mark.parametrize(
+    ("type", "weighted", "plain"),
+    [
+        ("Q4_0", 0.99, 0.92),
+        ("Q4_1", 0.995, 0.85),
+        ("Q5_0", 0.99, 0.92),
+        ("Q5_1", 0.995, 0.85),
+        ("Q8_0", 0.90, 0.92),
+        ("Q2_K", 0.945, 0.92),
+        ("Q3_K", 0.99, 0.90),
+        ("Q4_K", 0.97, 0.98),
+        ("Q5_K", 0.97, 0.97),
+        ("Q6_K", 0.88, 0.88),
+    ],
+)
+def test_gain(type: str, weighted: float, plain: float) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 4096), dtype=np.float32)
+    outliers = rng.random(x.shape) < 0.01
+    x[outliers] *= 2 * rng.standard_t(3, outliers.sum()).astype(np.float32)
+    x *= 0.02 * np.exp(0.4 * rng.standard_normal((64, 1))).astype(np.float32)
+    assert ratio(x, type, np.exp(rng.standard_normal(4096)).astype(np.float32)) <= weighted
+    assert ratio(x, type, None) <= plain
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("type", BEST)
+def test_hard_matrices(type: str, matrix: str) -> None:
+    for rows, n in ((5, 768), (17, 256)):
+        rng = np.random.default_rng(zlib.crc32(matrix.encode()))
+        x = MATRICES[matrix](rng, rows, n)
+        for importance in IMPORTANCE.values():
+            assert ratio(x, type, importance(rng, n)) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("type", BEST)
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.integers(1, 20),
+    blocks=st.integers(1, 6),
+    seed=st.integers(0, 2**32 - 1),
+    exponent=st.floats(-44, 38),
+    spread=st.floats(0, 4),
+    weighted=st.booleans(),
+)
+def test_any_shape_and_magnitude(
+    type: str, rows: int, blocks: int, seed: int, exponent: float, spread: float, weighted: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    n = blocks * TYPES[type].block_size
+    limit = np.finfo(np.float32).max
+    values = rng.standard_normal((rows, n)) * np.exp(spread * rng.standard_normal((rows, n)))
+    x = np.clip(values * 10.0**exponent, -limit, limit).astype(np.float32)
+    assert ratio(x, type, IMPORTANCE["lognormal"](rng, n) if weighted else None) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("type", BEST)
+def test_llama_cpp_reads_the_same_values(type: str) -> None:
+    x = heavy_tails(np.random.default_rng(3), 33, 1024)
+    data = quantize(torch.from_numpy(x), type, mode="best")
+    c_name = type.removesuffix("_K").lower() + "_K" if type.endswith("_K") else type.lower()
+    expected = ggml_dequantize(data.numpy(), c_name, x.size).reshape(x.shape)
+    np.testing.assert_array_equal(dequantize(data, type, x.shape[1]).numpy(), expected)
+
+
+@pytest.mark.parametrize("type", ["Q8_0", "Q4_1", "Q4_K"])
+def test_threads_and_chunks_do_not_change_bytes(type: str) -> None:
+    rng = np.random.default_rng(2)
+    x = torch.from_numpy(heavy_tails(rng, 700, 768))
+    importance = torch.from_numpy(np.exp(rng.standard_normal(768)).astype(np.float32))
+    one = quantize(x, type, importance, mode="best", threads=1)
+    assert torch.equal(quantize(x, type, importance, mode="best", threads=3), one)
+    assert torch.equal(quantize(x[320:330], type, importance, mode="best"), one[320:330])
+
+
+def test_plain_types_are_the_same_in_both_modes() -> None:
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(quantize(x, "F16", mode="best"), quantize(x, "F16"))
+
+
+def test_types_without_a_better_search_say_so() -> None:
+    assert implemented("TQ2_0")
+    assert not implemented("TQ2_0", "best")
+    with pytest.raises(NotSupportedYet, match="TQ2_0"):
+        quantize(torch.zeros(1, 256), "TQ2_0", mode="best")

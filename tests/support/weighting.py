@@ -1,0 +1,37 @@
+"""The weight that llama.cpp's quantizers give to each squared error."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubquant.quants import TYPES
+
+LEGACY = {"Q4_0", "Q4_1", "Q5_0", "Q5_1"}
+
+
+def error_weights(x: NDArray[np.float32], type: str, importance: NDArray[np.float32] | None) -> NDArray[np.float64]:
+    """float64 [rows, n] for ``x`` [rows, n]; plain 1 (or the importance) where llama.cpp has no weights at all."""
+    wide = x.astype(np.float64)
+    if importance is None:
+        return _without_importance(wide, type)
+    if type in {"Q6_K", "Q8_0"}:
+        return np.broadcast_to(importance.astype(np.float64), x.shape)
+    size = x.shape[1] if type in LEGACY else TYPES[type].block_size
+    factor = 1 if type in LEGACY | {"Q2_K"} else 2
+    return importance * np.sqrt(factor * _mean_squares(wide, size) + wide * wide)
+
+
+def _without_importance(x: NDArray[np.float64], type: str) -> NDArray[np.float64]:
+    if type in LEGACY | {"Q8_0"}:
+        return np.ones_like(x)
+    if type == "Q2_K":
+        return np.abs(x)
+    if type in {"Q4_K", "Q5_K"}:
+        return np.sqrt(_mean_squares(x, 32)) + np.abs(x)
+    return x * x
+
+
+def _mean_squares(x: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """The mean square of each ``size`` neighbours, [rows, n]."""
+    return (x * x).reshape(x.shape[0], -1, size).mean(axis=2).repeat(size, axis=1)
