@@ -181,8 +181,7 @@ def _write(
     targets = []
     for ftype, path in paths.items():
         types = assign_types(readable.weights, ftype, settings, has_imatrix=matrix is not None)
-        has_data = matrix.entries.__contains__ if matrix else lambda _: False
-        check_types(types, ftype, settings.mode, has_data)
+        check_types(types, ftype, settings.mode, matrix.entries.keys() if matrix else ())
         metadata = file_metadata(readable.weights, ftype, settings, readable.identity["model"], facts)
         targets.append(
             Target(_hidden(path, readable.identity), plan_layouts(readable.weights, types, metadata, UNSHARDED), types)

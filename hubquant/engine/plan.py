@@ -6,7 +6,7 @@ Only metadata is read: the recipe, config and tokenizer files, safetensors heade
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,7 +30,7 @@ from hubquant.errors import ImatrixError, NotSupportedYet, RecipeError
 from hubquant.gguf_file.metadata import string
 from hubquant.imatrix import collected_names
 from hubquant.mix import file_type, requires_imatrix
-from hubquant.quants import implemented
+from hubquant.quants import implemented, needs_importance
 from hubquant.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -108,10 +108,8 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     imatrix = open_imatrix(recipe.imatrix.file, weights, conversion.modules) if recipe.imatrix.file else None
     calibration, evaluation = _tokenize(recipe, source)
     facts = imatrix.facts if imatrix else collected_facts(calibration, conversion, recipe) if calibration else None
-    has_data = _data_check(imatrix, calibration)
-    files = [
-        _plan_file(weights, source, recipe, ftype, facts, has_data, shard_bytes) for ftype in recipe.quantize.types
-    ]
+    covered = _covered(imatrix, calibration, conversion, recipe)
+    files = [_plan_file(weights, source, recipe, ftype, facts, covered, shard_bytes) for ftype in recipe.quantize.types]
     notes = _check_overlap(recipe) if calibration and evaluation else []
     artifacts = plan_artifacts(recipe, source, weights, imatrix, calibration, evaluation, files, shard_bytes)
     workspace = Workspace(output)
@@ -196,11 +194,11 @@ def _plan_file(
     recipe: Recipe,
     ftype: str,
     facts: ImatrixFacts | None,
-    has_data: Callable[[str], bool],
+    covered: Collection[str],
     shard_bytes: int,
 ) -> FilePlan:
     types = assign_types(weights, ftype, recipe.quantize, has_imatrix=facts is not None)
-    check_types(types, ftype, recipe.quantize.mode, has_data)
+    check_types(types, ftype, recipe.quantize.mode, covered)
     metadata = file_metadata(weights, ftype, recipe.quantize, source.identity["model"], facts)
     layouts = plan_layouts(weights, types, metadata, shard_bytes)
     return FilePlan(
@@ -227,19 +225,20 @@ def _tokenize(recipe: Recipe, source: SourceModel) -> tuple[Chunks | None, Chunk
 
 def collected_facts(chunks: Chunks, conversion: Conversion, recipe: Recipe) -> ImatrixFacts:
     """What a file will record of the matrix that is yet to be collected."""
-    names = collected_names(conversion.modules.values(), recipe.imatrix.process_output)
-    return ImatrixFacts("imatrix.gguf", chunks.datasets[0], len(names), len(chunks), chunks.fingerprint)
+    n_entries = len(collected_names(conversion.modules.values(), recipe.imatrix.process_output))
+    return ImatrixFacts("imatrix.gguf", chunks.datasets[0], n_entries, len(chunks), chunks.fingerprint)
 
 
-def _data_check(imatrix: GivenImatrix | None, calibration: Chunks | None) -> Callable[[str], bool]:
+def _covered(
+    imatrix: GivenImatrix | None, calibration: Chunks | None, conversion: Conversion, recipe: Recipe
+) -> Collection[str]:
+    """The tensors that the importance matrix has, or will have, data for."""
     if imatrix is not None:
-        return imatrix.matrix.entries.__contains__
-    return lambda _: calibration is not None
+        return imatrix.matrix.entries.keys()
+    return collected_names(conversion.modules.values(), recipe.imatrix.process_output) if calibration else ()
 
 
-def check_types(
-    types: Mapping[str, str], ftype: str, mode: Literal["exact", "best"], has_data: Callable[[str], bool]
-) -> None:
+def check_types(types: Mapping[str, str], ftype: str, mode: Literal["exact", "best"], covered: Collection[str]) -> None:
     """Refuse what no kernel can write (NotSupportedYet), and types that need data which is not there (ImatrixError)."""
     missing_kernel = sorted({type for type in types.values() if not implemented(type, mode)})
     if missing_kernel:
@@ -252,7 +251,11 @@ def check_types(
             if written
             else "choose among Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K",
         )
-    hungry = [name for name, type in types.items() if requires_imatrix(name, type, ftype) and not has_data(name)]
+    hungry = [
+        name
+        for name, type in types.items()
+        if name not in covered and (requires_imatrix(name, type, ftype) or needs_importance(type, mode))
+    ]
     if hungry:
         raise ImatrixError(
             f"{ftype} needs an importance matrix",

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from hubquant.quants.formats import TYPES, TypeFormat
 
 if TYPE_CHECKING:
-    from hubquant.quants.api import dequantize, implemented, quantize
+    from hubquant.quants.api import dequantize, implemented, needs_importance, quantize
 
-__all__ = ["TYPES", "TypeFormat", "dequantize", "implemented", "quantize"]
+__all__ = ["TYPES", "TypeFormat", "dequantize", "implemented", "needs_importance", "quantize"]
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when a tensor is really (de)quantized."""
-    if name in {"dequantize", "implemented", "quantize"}:
+    if name in {"dequantize", "implemented", "needs_importance", "quantize"}:
         from hubquant.quants import api
 
         return getattr(api, name)

@@ -24,6 +24,11 @@ def implemented(type: str, mode: Mode = "exact") -> bool:
     return type in _PLAIN or type in (KERNELS if mode == "exact" else BEST_KERNELS)
 
 
+def needs_importance(type: str, mode: Mode = "exact") -> bool:
+    """Whether :func:`quantize` refuses this type without importance."""
+    return type not in _PLAIN and (KERNELS if mode == "exact" else BEST_KERNELS)[type].plain is None
+
+
 def dequantize(data: Tensor, type: str, n: int) -> Tensor:
     """uint8 ``data`` [rows, row_bytes] of ``type`` -> float32 [rows, n], with ggml's values bit for bit.
 
@@ -54,7 +59,8 @@ def quantize(
     error, in no block a larger one. ``threads`` defaults to torch's.
 
     ValueError: a shape or dtype that does not fit, a type without quantizer, NaN or infinity in ``x`` (the row is
-    named), importance that is negative or not finite. NotSupportedYet: a type that only the exact mode knows.
+    named), importance that is negative, not finite, or missing where the type needs it. NotSupportedYet: a type that
+    only the exact mode knows.
     """
     fmt = lookup(type)
     if not implemented(type):
@@ -65,6 +71,8 @@ def quantize(
     if type in _PLAIN:
         return _plain(x, _PLAIN[type])
     kernels = (KERNELS if mode == "exact" else BEST_KERNELS)[type]
+    if importance is None and kernels.plain is None:
+        raise ValueError(f"{type} needs importance: without it the result would be of no use")
     return quantize_rows(x, fmt, kernels, importance, threads or torch.get_num_threads()).to(x.device)
 
 

@@ -39,3 +39,9 @@ def test_types_without_quantizer() -> None:
         quantize(torch.zeros(1, 256), "I8")
     assert not implemented("I8")
     assert not implemented("Q4_X")
+
+
+@pytest.mark.parametrize("type", ["IQ1_S", "IQ2_XXS", "IQ2_XS"])
+def test_types_that_need_importance_say_so(type: str) -> None:
+    with pytest.raises(ValueError, match=f"{type} needs importance"):
+        quantize(torch.ones(1, 256), type)
