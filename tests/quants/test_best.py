@@ -16,7 +16,7 @@ from tests.support.matrices import IMPORTANCE, MATRICES, heavy_tails
 from tests.support.weighting import error_weights
 
 F32 = NDArray[np.float32]
-BEST = [name for name in TYPES if TYPES[name].block_size > 1 and implemented(name, "best")]
+BEST = [name for name in TYPES if TYPES[name].block_size > 1 and implemented(name, "best") and name != "Q3_K"]
 
 
 def block_errors(data: torch.Tensor, type: str, x: F32, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -50,7 +50,6 @@ def ratio(x: F32, type: str, importance: F32 | None) -> float:
         ("Q5_1", 0.995, 0.85),
         ("Q8_0", 0.90, 0.92),
         ("Q2_K", 0.945, 0.92),
-        ("Q3_K", 0.99, 0.90),
         ("Q4_K", 0.97, 0.98),
         ("Q5_K", 0.97, 0.97),
         ("Q6_K", 0.88, 0.88),
@@ -116,9 +115,10 @@ def test_threads_and_chunks_do_not_change_bytes(type: str) -> None:
     assert torch.equal(quantize(x[320:330], type, importance, mode="best"), one[320:330])
 
 
-def test_plain_types_are_the_same_in_both_modes() -> None:
-    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(quantize(x, "F16", mode="best"), quantize(x, "F16"))
+@pytest.mark.parametrize("type", ["F16", "Q3_K"])
+def test_types_that_are_the_same_in_both_modes(type: str) -> None:
+    x = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(quantize(x, type, mode="best"), quantize(x, type))
 
 
 def test_types_without_a_better_search_say_so() -> None:

@@ -1,4 +1,4 @@
-"""Q2_K … Q6_K with a lower error than llama.cpp's: its search gives the start, :mod:`refine` the end.
+"""Q2_K, Q4_K, Q5_K and Q6_K with a lower error than llama.cpp's: its search gives the start, :mod:`refine` the end.
 
 Kernels have the arguments of those in :mod:`k_quants`, and measure errors with the weights of llama.cpp's search.
 """
@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 
 from hubquant.quants.cpu.block import (
-    clamp,
     from_half,
     half_bits,
     load_tile,
-    nearest,
     put_bits,
     put_half,
     reciprocal,
@@ -22,10 +20,10 @@ from hubquant.quants.cpu.block import (
 )
 from hubquant.quants.cpu.compile import kernel, primitive
 from hubquant.quants.cpu.k_quants import rounded_to
-from hubquant.quants.cpu.k_scales import put_signed_six_bit_scales, put_six_bit_scales
+from hubquant.quants.cpu.k_scales import put_six_bit_scales
 from hubquant.quants.cpu.refine import code, refine_pairs, to_half
 from hubquant.quants.cpu.refine_signed import refine_scales, search_signed, super_error
-from hubquant.quants.cpu.search import asymmetric, descent, extreme, positive, symmetric
+from hubquant.quants.cpu.search import asymmetric, extreme, positive, symmetric
 from hubquant.quants.cpu.simd import (
     LANES,
     Pointer,
@@ -47,12 +45,11 @@ Array = np.ndarray[Any, Any]
 _f = np.float32
 _ZERO, _ONE = _f(0), _f(1)
 _SIZE = 256
-_Q2_K, _Q3_K, _Q4_K, _Q5_K, _Q6_K = (TYPES[name].block_bytes for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"))
+_Q2_K, _Q4_K, _Q5_K, _Q6_K = (TYPES[name].block_bytes for name in ("Q2_K", "Q4_K", "Q5_K", "Q6_K"))
 _Q2_D, _Q2_DMIN, _Q2_SCALES = (TYPES["Q2_K"].offset(name) for name in ("d", "dmin", "scales"))
 _Q4_D, _Q4_DMIN = (TYPES["Q4_K"].offset(name) for name in ("d", "dmin"))  # the same in Q5_K
-_Q3_D, _Q6_D, _Q6_SCALES = TYPES["Q3_K"].offset("d"), TYPES["Q6_K"].offset("d"), TYPES["Q6_K"].offset("scales")
+_Q6_D, _Q6_SCALES = TYPES["Q6_K"].offset("d"), TYPES["Q6_K"].offset("scales")
 _Q2_QS = TYPES["Q2_K"].plane("qs")
-_Q3_QS, _Q3_HMASK = TYPES["Q3_K"].plane("qs"), TYPES["Q3_K"].plane("hmask")
 _Q4_QS = TYPES["Q4_K"].plane("qs")
 _Q5_QS, _Q5_QH = TYPES["Q5_K"].plane("qs"), TYPES["Q5_K"].plane("qh")
 _Q6_QL, _Q6_QH = TYPES["Q6_K"].plane("ql"), TYPES["Q6_K"].plane("qh")
@@ -128,70 +125,6 @@ def q2_k_weighted(values: Array, importance: Array, out: Array) -> None:
         d = to_half(positive(16, _f(15), scale, mass, scales))
         dmin = to_half(positive(16, _f(15), low, mass, minima))
         _finish_q2(x, w, d, dmin, scales, minima, block)
-        store_tile(out, tile, block)
-
-
-# ---- Q3_K -----------------------------------------------------------------------------------------------------------
-
-
-@primitive
-def _finish_q3(x: Pointer, w: Pointer, scale: Pointer, d: Vector, scales: Pointer, block: Pointer) -> None:
-    """``scale`` holds llama.cpp's scales, ``d`` and ``scales`` −32 … 31 its super-block."""
-    mass, found, trial = vectors(16), vectors(16), vectors(16)
-    error = super_error(16, 16, _f(-4), _f(3), x, w, d, scales)
-    for j in range(16):
-        sub, sub_w = offset(x, 16 * j), offset(w, 16 * j)
-        found[j] = search_signed(16, _f(-4), _f(3), _f(0.9), 5, sub, sub_w, scale[j])
-        mass[j] = total(16, sub_w)
-    trial_d, inverse = symmetric(16, _f(32), found, mass)
-    for j in range(16):
-        trial[j] = code(inverse * found[j], _f(-32), _f(31))
-    trial_d, trial_error = refine_scales(16, 16, _f(-4), _f(3), _f(-32), _f(31), 2, 2, x, w, to_half(trial_d), trial)
-    worse = error < trial_error
-    d = where(worse, d, trial_d)
-    for j in range(16):
-        scales[j] = where(worse, scales[j], trial[j])
-    _signed_codes(_f(-4), _f(3), x, d, scales)
-    for j in range(16):
-        scales[j] = scales[j] + _f(32)
-    put_half(block, _Q3_D, half_bits(d))
-    put_signed_six_bit_scales(block, scales)
-    put_bits(block, _Q3_QS, x, _SIZE)
-    put_bits(block, _Q3_HMASK, x, _SIZE)
-
-
-@kernel
-def q3_k(values: Array, out: Array) -> None:
-    x, w, codes, block = vectors(_SIZE), vectors(_SIZE), vectors(16), byte_vectors(_Q3_K)
-    scale, scales = vectors(16), vectors(16)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        square_weights(_SIZE, w, x)
-        for j in range(16):
-            scale[j] = descent(16, _f(4), offset(x, 16 * j), codes)
-        value, _ = extreme(16, scale)
-        inverse = where(value != _ZERO, _f(-32) / value, _ZERO)
-        for j in range(16):
-            scales[j] = clamp(nearest(inverse * scale[j]), _f(-32), _f(31))
-        _finish_q3(x, w, scale, to_half(reciprocal(inverse)), scales, block)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q3_k_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q3_K)
-    scale, scales, mass = vectors(16), vectors(16), vectors(16)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, _f(2) * sum_squares(_SIZE, x) / _f(_SIZE))
-        for j in range(16):
-            sub_w = offset(w, 16 * j)
-            scale[j], _ = symmetric(16, _f(4), offset(x, 16 * j), sub_w)
-            mass[j] = total(16, sub_w)
-        d, inverse = symmetric(16, _f(32), scale, mass)
-        for j in range(16):
-            scales[j] = clamp(nearest(inverse * scale[j]), _f(-32), _f(31))
-        _finish_q3(x, w, scale, to_half(d), scales, block)
         store_tile(out, tile, block)
 
 
