@@ -15,6 +15,8 @@ from tests.support.matrices import IMPORTANCE, MATRICES, heavy_tails
 
 QUANTIZED = [name for name in TYPES if implemented(name)]
 SEARCHED = [name for name in QUANTIZED if TYPES[name].block_size > 1]
+NEED_IMPORTANCE = ("IQ1_S", "IQ2_XXS", "IQ2_XS")
+ABORTING = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")  # ggml aborts where sums of squares leave float32
 
 
 def assert_same_bytes(x: NDArray[np.float32], type: str, importance: NDArray[np.float32] | None, label: str) -> None:
@@ -28,11 +30,21 @@ def assert_same_bytes(x: NDArray[np.float32], type: str, importance: NDArray[np.
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("type", QUANTIZED)
 def test_hard_matrices(type: str, matrix: str) -> None:
-    for rows, n in ((5, 768), (17, 256)):  # neither number of blocks is divisible by 16
-        rng = np.random.default_rng(zlib.crc32(matrix.encode()))
-        x = MATRICES[matrix](rng, rows, n)
-        for name, importance in IMPORTANCE.items():
-            assert_same_bytes(x, type, importance(rng, n), f"{rows}x{n}, importance {name}")
+    rows, n = 7, 768  # 21 super-blocks: one whole tile and a part
+    rng = np.random.default_rng(zlib.crc32(matrix.encode()))
+    x = MATRICES[matrix](rng, rows, n)
+    for name, make in IMPORTANCE.items():
+        importance = make(rng, n)
+        if type in ABORTING and matrix == "beyond half":
+            continue
+        if importance is not None or type not in NEED_IMPORTANCE:
+            assert_same_bytes(x, type, importance, f"importance {name}")
+
+
+@pytest.mark.parametrize("type", ABORTING)
+def test_where_ggml_aborts_something_is_written(type: str) -> None:
+    x = MATRICES["beyond half"](np.random.default_rng(3), 5, 768)
+    assert quantize(torch.from_numpy(x), type, torch.ones(768)).shape == (5, TYPES[type].row_bytes(768))
 
 
 @pytest.mark.parametrize("type", SEARCHED)
@@ -42,12 +54,13 @@ def test_row_lengths(type: str) -> None:
     for n in (size, 5 * size, 2560, 16384):
         if n % size == 0:
             x = heavy_tails(rng, 3, n)
-            assert_same_bytes(x, type, None, f"n {n}")
+            if type not in NEED_IMPORTANCE:
+                assert_same_bytes(x, type, None, f"n {n}")
             assert_same_bytes(x, type, IMPORTANCE["lognormal"](rng, n), f"n {n} with importance")
 
 
 @pytest.mark.parametrize("type", SEARCHED)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     rows=st.integers(1, 20),
     blocks=st.integers(1, 6),
@@ -59,6 +72,9 @@ def test_row_lengths(type: str) -> None:
 def test_any_shape_and_magnitude(
     type: str, rows: int, blocks: int, seed: int, exponent: float, spread: float, weighted: bool
 ) -> None:
+    weighted = weighted or type in NEED_IMPORTANCE
+    if type in ABORTING:
+        exponent, spread = exponent / 8, spread / 4
     rng = np.random.default_rng(seed)
     n = blocks * TYPES[type].block_size
     values = rng.standard_normal((rows, n)) * np.exp(spread * rng.standard_normal((rows, n)))

@@ -88,7 +88,8 @@ def best_neighbour(
         order = where(better, lane_numbers() + v * LANES, order)
     lowest = float_bits(best) == splat_int(least(float_bits(best)))
     chosen = least(where(lowest, order, 0x7FFFFFFF))
-    return lists[first + chosen // LANES, chosen % LANES]
+    key: int = lists[first + chosen // LANES, chosen % LANES]
+    return key
 
 
 @inlined
@@ -153,7 +154,8 @@ def fit(
 
     Tries 2 · ``reach`` + 1 scales around ``high`` / (2·levels − 1), each group snapped to the codebook, keeps the best
     by least squares; then groups are snapped once more with that scale, ``again`` telling which: those whose
-    rounded point was not in the codebook (``MISSES``), or all. ``start`` is the scale where no trial is of use.
+    rounded point was not in the codebook (``MISSES``), or all. ``start`` is the scale where no trial is of use, because
+    no weight counts or the sums underflow; llama.cpp then writes codes left from elsewhere, here they are the lowest.
     """
     count = (1 << bits) if dim == 4 else 3
     top, full = _f(count - 1), _f(2 * count - 1)
@@ -162,7 +164,7 @@ def fit(
     best = splat(_ZERO)
     for g in range(groups):
         keys[g] = splat_int(0)
-        inside[g] = splat_int(0)
+        inside[g] = splat_int(1 if again == MISSES else 0)
     for step in range(-reach, reach + 1):
         inverse = (full + _f(step) * delta) / high
         for g in range(groups):

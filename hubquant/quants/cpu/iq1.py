@@ -1,8 +1,8 @@
 """IQ1_S and IQ1_M: levels −1, 0, 1 shifted by ±⅛, groups of 8 from a codebook, 3-bit scales for 32 or 16 weights.
 
-Sorted weights fall into three runs, one per level; all pairs of run borders are tried. Kernels take ``values`` float32
-[blocks, 256], ``importance`` float32 [tiles, 256, 16] (or none for IQ1_M), the tables of the codebook, and write ``out``
-uint8 [blocks, block_bytes]; the number of blocks is a multiple of 16.
+Sorted weights fall into three runs, one per level; all pairs of run borders are tried. Kernels take ``values``
+float32 [blocks, 256], ``importance`` float32 [tiles, 256, 16] (or none for IQ1_M), the tables of the codebook, and
+write ``out`` uint8 [blocks, block_bytes]; the number of blocks is a multiple of 16.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _levels_of_runs(
     values, indices = lanes(sorted_x), lanes(index)
     for i in range(2 * LANES):
         at = border[i]
-        if at < n:
+        if 0 <= at < n:
             bound[i] = values[at * LANES + i % LANES]
             number[i] = indices[at * LANES + i % LANES]
         else:
@@ -156,7 +156,10 @@ def _three_bit_scale(scale: Vector, step: Vector) -> Vector:
 
 @primitive
 def _runs_32(sorted_x: Pointer, sorted_w: Pointer, start: Vector) -> tuple[Vector, Vector, Vector, Any]:
-    """The best scale, run borders, and whether the levels are shifted up."""
+    """The best scale, run borders, and whether the levels are shifted up.
+
+    The first border is −1 where no weight counts.
+    """
     sum_w, sum_x = vectors(33), vectors(33)
     sum_w[0] = splat(_ZERO)
     sum_x[0] = splat(_ZERO)
@@ -165,7 +168,7 @@ def _runs_32(sorted_x: Pointer, sorted_w: Pointer, start: Vector) -> tuple[Vecto
         sum_x[i + 1] = sum_x[i] + sorted_w[i] * sorted_x[i]
     scale = start
     best = splat(_LOWEST)
-    first, second = splat_int(0), splat_int(32)
+    first, second = splat_int(-1), splat_int(32)
     up = splat(_ONE)
     for i in range(33):
         for j in range(i, 33):
@@ -210,7 +213,10 @@ def _block_s(x: Pointer, w: Pointer, lookup: Array, lists: Array, keys: Pointer)
             qx = qx + w[8 * g + i] * value * x[8 * g + i]
             qq = qq + w[8 * g + i] * value * value
     scale = where((moved != 0) & (qx > _ZERO) & (qq > _ZERO), qx / qq, scale)
-    return where(magnitude >= _f(1e-12), scale, _ZERO), up
+    alive = (magnitude >= _f(1e-12)) & (first >= 0)
+    for g in range(4):
+        keys[g] = where(alive, keys[g], 0)  # entry 0
+    return where(alive, scale, _ZERO), up | ~alive
 
 
 @kernel
@@ -223,15 +229,14 @@ def _iq1_s(values: Array, importance: Array, lookup: Array, lists: Array, out: A
         largest = splat(_ZERO)
         for j in range(8):
             scale[j], up = _block_s(offset(x, 32 * j), offset(w, 32 * j), lookup, lists, offset(keys, 4 * j))
-            shifts[j] = where(up | (scale[j] == _ZERO), splat_int(0), 8)
+            shifts[j] = where(up, splat_int(0), 8)
             largest = maximum(largest, scale[j])
         step = largest / _f(15)
         put_half(block, _S_D, half_bits(step * _f(1.125)))
         for j in range(8):
-            alive = scale[j] > _ZERO
-            high = (to_int(_three_bit_scale(scale[j], step)) | where(alive, shifts[j], 0)) << 12
+            high = (to_int(_three_bit_scale(scale[j], step)) | where(step > _ZERO, shifts[j], 0)) << 12
             for g in range(4):
-                index = where(alive, entries(keys[4 * j + g], lookup), 0)
+                index = entries(keys[4 * j + g], lookup)
                 put_byte(block, _S_QS + 4 * j + g, index)
                 high = high | (index >> 8) << (3 * g)
             put_byte(block, _S_QH + 2 * j, high)
@@ -243,54 +248,52 @@ def _iq1_s(values: Array, importance: Array, lookup: Array, lists: Array, out: A
 
 
 @primitive
-def _terms(sorted_x: Pointer, sorted_w: Pointer, index: Pointer, qx: Pointer, qq: Pointer) -> None:
-    """w·v·x and w·v² of each sorted weight for the 3 levels and the 4 pairs of shifts: element
-    ``(level · 4 + pair) · 16 + i``. Pair 2·a + b shifts the first half down if a, the second if b."""
-    for i in range(16):
-        front = index[i] < 8
-        for level in range(3):
-            for pair in range(4):
-                front_value = _f(level) - _ONE + (-_SHIFT if pair >= 2 else _SHIFT)
-                back_value = _f(level) - _ONE + (-_SHIFT if pair % 2 else _SHIFT)
-                value = where(front, splat(front_value), back_value)
-                at = (level * 4 + pair) * 16 + i
-                qx[at] = sorted_w[i] * value * sorted_x[i]
-                qq[at] = sorted_w[i] * value * value
+def _prefix_sums(sorted_x: Pointer, sorted_w: Pointer, index: Pointer, sum_x: Pointer, sum_w: Pointer) -> None:
+    """Σ w·x and Σ w of the first ``i`` sorted weights: for the first half of the sub-block at element ``i``, for the
+    second at ``17 + i``."""
+    for half in range(2):
+        at = 17 * half
+        sum_x[at] = splat(_ZERO)
+        sum_w[at] = splat(_ZERO)
+        for i in range(16):
+            member = (index[i] < 8) if half == 0 else (index[i] >= 8)
+            sum_x[at + i + 1] = where(member, sum_x[at + i] + sorted_w[i] * sorted_x[i], sum_x[at + i])
+            sum_w[at + i + 1] = where(member, sum_w[at + i] + sorted_w[i], sum_w[at + i])
+
+
+@inlined
+def _run_sums(sum_x: Pointer, sum_w: Pointer, i: int, j: int, shift: np.float32) -> tuple[Vector, Vector]:
+    """Σ w·v·x and Σ w·v² of one half with runs 0 … i, i … j, j … 16 at the three levels, summed by parts: levels are 1
+    apart, and the differences of their squares are exact."""
+    high = shift + _ONE
+    down, up = (shift - _ONE) * (shift - _ONE) - shift * shift, shift * shift - high * high
+    qx = sum_x[16] * high - (sum_x[j] + sum_x[i])
+    return qx, up * sum_w[j] + (down * sum_w[i] + sum_w[16] * high * high)
 
 
 @primitive
-def _runs_16(qx: Pointer, qq: Pointer, start: Vector) -> tuple[Vector, Vector, Vector, Vector]:
-    """The best scale, run borders and pair of shifts, from the terms of the sorted weights."""
-    head_x, head_q, run_x, run_q = vectors(4), vectors(4), vectors(4), vectors(4)
+def _runs_16(sum_x: Pointer, sum_w: Pointer, start: Vector) -> tuple[Vector, Vector, Vector, Vector]:
+    """The best scale, run borders and pair of shifts: 2 if the first half's levels are shifted down, plus 1 if the
+    second half's are. The first border is −1 where no weight counts."""
+    qx, qq = vectors(4), vectors(4)
     scale = start
     best = splat(_LOWEST)
-    first, second, shifts = splat_int(0), splat_int(16), splat_int(0)
-    for pair in range(4):
-        head_x[pair] = splat(_ZERO)
-        head_q[pair] = splat(_ZERO)
+    first, second, shifts = splat_int(-1), splat_int(16), splat_int(0)
     for i in range(17):
-        for pair in range(4):
-            run_x[pair] = head_x[pair]
-            run_q[pair] = head_q[pair]
         for j in range(i, 17):
+            for half in range(2):
+                half_x, half_w = offset(sum_x, 17 * half), offset(sum_w, 17 * half)
+                qx[2 * half], qq[2 * half] = _run_sums(half_x, half_w, i, j, _SHIFT)
+                qx[2 * half + 1], qq[2 * half + 1] = _run_sums(half_x, half_w, i, j, -_SHIFT)
             for pair in range(4):
-                x, q = run_x[pair], run_q[pair]
-                for k in range(j, 16):
-                    x = x + qx[(8 + pair) * 16 + k]
-                    q = q + qq[(8 + pair) * 16 + k]
+                x = qx[pair // 2] + qx[2 + pair % 2]
+                q = qq[pair // 2] + qq[2 + pair % 2]
                 better = (q > _ZERO) & (x * x > best * q)
                 scale = where(better, x / q, scale)
                 best = where(better, scale * x, best)
                 first = where(better, splat_int(i), first)
                 second = where(better, splat_int(j), second)
                 shifts = where(better, splat_int(pair), shifts)
-                if j < 16:
-                    run_x[pair] = run_x[pair] + qx[(4 + pair) * 16 + j]
-                    run_q[pair] = run_q[pair] + qq[(4 + pair) * 16 + j]
-        if i < 16:
-            for pair in range(4):
-                head_x[pair] = head_x[pair] + qx[pair * 16 + i]
-                head_q[pair] = head_q[pair] + qq[pair * 16 + i]
     return scale, first, second, shifts
 
 
@@ -298,11 +301,11 @@ def _runs_16(qx: Pointer, qq: Pointer, start: Vector) -> tuple[Vector, Vector, V
 def _block_m(x: Pointer, w: Pointer, lookup: Array, lists: Array, keys: Pointer) -> tuple[Vector, Vector]:
     """Scale, pair of shifts and keys of a sub-block of 16."""
     sorted_x, sorted_w, index = vectors(16), vectors(16), int_vectors(16)
-    qx_terms, qq_terms = vectors(192), vectors(192)
+    sum_x, sum_w = vectors(34), vectors(34)
     _, magnitude = extreme(16, x)
     _sorted_copy(16, x, w, sorted_x, sorted_w, index)
-    _terms(sorted_x, sorted_w, index, qx_terms, qq_terms)
-    scale, first, second, shifts = _runs_16(qx_terms, qq_terms, magnitude)
+    _prefix_sums(sorted_x, sorted_w, index, sum_x, sum_w)
+    scale, first, second, shifts = _runs_16(sum_x, sum_w, magnitude)
     flip = scale < _ZERO
     shifts = where(flip, 3 - shifts, shifts)
     scale = where(flip, -scale, scale)
@@ -320,9 +323,9 @@ def _block_m(x: Pointer, w: Pointer, lookup: Array, lists: Array, keys: Pointer)
             qx = qx + w[8 * g + i] * value * x[8 * g + i]
             qq = qq + w[8 * g + i] * value * value
     scale = where((moved != 0) & (qx > _ZERO) & (qq > _ZERO), qx / qq, scale)
-    alive = magnitude >= _f(1e-7)
+    alive = (magnitude >= _f(1e-7)) & (first >= 0)
     for g in range(2):
-        keys[g] = where(alive, keys[g], 0)  # entry 0: all levels −1
+        keys[g] = where(alive, keys[g], 0)  # entry 0
     return where(alive, scale, _ZERO), where(alive, shifts, 0)
 
 
@@ -362,9 +365,7 @@ def _finish_m(x: Pointer, w: Pointer, lookup: Array, lists: Array, block: Pointe
         put_byte(block, _M_SCALES + 2 * j, word)
         put_byte(block, _M_SCALES + 2 * j + 1, word >> 8)
     for j in range(16):
-        used = scale[j] > _ZERO
-        a = where(used, entries(keys[2 * j], lookup), 0)
-        b = where(used, entries(keys[2 * j + 1], lookup), 0)
+        a, b = entries(keys[2 * j], lookup), entries(keys[2 * j + 1], lookup)
         put_byte(block, _M_QS + 2 * j, a)
         put_byte(block, _M_QS + 2 * j + 1, b)
         signs = (shifts[j] & 2) << 2 | (shifts[j] & 1) << 7

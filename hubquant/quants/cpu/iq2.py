@@ -68,11 +68,10 @@ def _search(
             high = maximum(high, values[i])
         alive = high >= (_TINY if even else _TINY_S)
         if groups == 4:
-            high = positive(32, _f(4), values, sub_w, codes) * _f(3)
+            unit = positive(32, _f(4), values, sub_w, codes)
+            high = unit * _f(3)
             alive = alive & (high > _ZERO)
-            found = fit(
-                4, 8, 2, 6, _f(0.1), ALL_GROUPS, values, sub_w, root, high, high / _f(5), lookup, lists, sub_keys
-            )
+            found = fit(4, 8, 2, 6, _f(0.1), ALL_GROUPS, values, sub_w, root, high, unit, lookup, lists, sub_keys)
         else:
             found = fit(2, 8, 2, 9, _f(0.1), MISSES, values, sub_w, root, high, high / _f(5), lookup, lists, sub_keys)
         negative = found < _ZERO
