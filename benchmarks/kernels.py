@@ -25,7 +25,7 @@ from tests.support.llamacpp import ggml_quantize
 from tests.support.matrices import heavy_tails
 
 N = 4096
-NEEDS_IMPORTANCE = {"IQ2_XXS", "IQ2_XS", "IQ1_S", "IQ1_M"}
+NEEDS_IMPORTANCE = {"IQ2_XXS", "IQ2_XS", "IQ1_S"}
 IGNORES_IMPORTANCE = {"Q8_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q1_0", "Q2_0"}
 
 
