@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 PLOT = "plot.png"
 CARD = "README.md"
 RECIPE = "recipe.yaml"
-QUICKSTART = "hubquant run quickstart"
 
 
 def assemble(
@@ -145,6 +144,4 @@ def _card_text(source: TextSource) -> CardText:
 
 
 def _one_line(recipe: Recipe) -> str:
-    if recipe.publish.to:
-        return f"hubquant run hub:{recipe.publish.to}"
-    return QUICKSTART if recipe.model.bundled else f"hubquant run {RECIPE}"
+    return f"hubquant run hub:{recipe.publish.to}" if recipe.publish.to else f"hubquant run {RECIPE}"

@@ -148,7 +148,7 @@ def table(card: Card) -> list[list[str]]:
         ("99.9 % KLD", lambda row: _number(row.kld_999, ".4g")),
         ("Same top token", lambda row: _number(row.same_top, ".2%")),
         ("PPL ratio", lambda row: _number(row.ppl_ratio, ".4f")),
-        ("Recommended for", lambda row: escape(row.recommendation)),
+        ("Recommendation", lambda row: escape(row.recommendation)),
     ]
     kept = [(title, [cell(row) for row in card.rows]) for title, cell in columns]
     kept = [(title, cells) for title, cells in kept if any(cells)]

@@ -118,7 +118,7 @@ def test_a_local_model_in_a_local_folder_without_measurements() -> None:
 
 
 def test_columns_follow_what_was_measured() -> None:
-    assert table(CARD)[0][-2:] == ["PPL ratio", "Recommended for"]
+    assert table(CARD)[0][-2:] == ["PPL ratio", "Recommendation"]
     bare = dataclasses.replace(CARD, rows=(dataclasses.replace(ROWS[0], kld_999=None, recommendation=""), ROWS[1]))
     assert table(bare)[1][5] == ""
     assert len({len(row) for row in table(bare)}) == 1

@@ -44,7 +44,7 @@ def test_the_quickstart_measures_what_it_makes(out: Path) -> None:
     for file_report in report.files:
         assert file_report.runtime.skipped is None
         assert file_report.measured.file in card
-    assert "hubquant run quickstart" in card
+    assert "hubquant run recipe.yaml" in card
 
 
 def test_its_files_are_llama_cpps(out: Path) -> None:
