@@ -32,6 +32,7 @@ from hubquant.quants.cpu.simd import (
     vectors,
     where,
 )
+from hubquant.quants.cpu.sorting import sorted_copy
 from hubquant.quants.cpu.weights import error_weights, square_weights, sum_squares
 from hubquant.quants.formats import TYPES
 
@@ -44,39 +45,6 @@ _LOWEST = np.finfo(np.float32).min
 _S, _M = TYPES["IQ1_S"], TYPES["IQ1_M"]
 _S_BYTES, _S_D, _S_QS, _S_QH = _S.block_bytes, *(_S.offset(name) for name in ("d", "qs", "qh"))
 _M_BYTES, _M_QS, _M_QH, _M_SCALES = _M.block_bytes, *(_M.offset(name) for name in ("qs", "qh", "scales"))
-
-
-@inlined
-def _order(a: int, b: int, x: Pointer, w: Pointer, index: Pointer) -> None:
-    """Put elements ``a`` and ``b`` into order, by value and then by index."""
-    swap = (x[a] > x[b]) | ((x[a] == x[b]) & (index[a] > index[b]))
-    x[a], x[b] = where(swap, x[b], x[a]), where(swap, x[a], x[b])
-    w[a], w[b] = where(swap, w[b], w[a]), where(swap, w[a], w[b])
-    index[a], index[b] = where(swap, index[b], index[a]), where(swap, index[a], index[b])
-
-
-@primitive
-def _sort(n: int, x: Pointer, w: Pointer, index: Pointer) -> None:
-    """Batcher's odd-even merge sort of ``n`` = 2ᵏ elements, stable because indices decide ties."""
-    run = 1
-    while run < n:
-        gap = run
-        while gap >= 1:
-            for first in range(gap % run, n - gap, 2 * gap):
-                for a in range(first, min(first + gap, n - gap)):
-                    if a // (2 * run) == (a + gap) // (2 * run):
-                        _order(a, a + gap, x, w, index)
-            gap //= 2
-        run *= 2
-
-
-@primitive
-def _sorted_copy(n: int, x: Pointer, w: Pointer, sorted_x: Pointer, sorted_w: Pointer, index: Pointer) -> None:
-    for i in range(n):
-        sorted_x[i] = x[i]
-        sorted_w[i] = w[i]
-        index[i] = splat_int(i)
-    _sort(n, sorted_x, sorted_w, index)
 
 
 @primitive
@@ -193,7 +161,7 @@ def _block_s(x: Pointer, w: Pointer, lookup: Array, lists: Array, keys: Pointer)
     """Scale, shift and keys of a sub-block of 32."""
     sorted_x, sorted_w, index = vectors(32), vectors(32), int_vectors(32)
     _, magnitude = extreme(32, x)
-    _sorted_copy(32, x, w, sorted_x, sorted_w, index)
+    sorted_copy(32, x, w, sorted_x, sorted_w, index)
     scale, first, second, up = _runs_32(sorted_x, sorted_w, magnitude)
     flip = scale < _ZERO
     up = (up & ~flip) | (~up & flip)
@@ -303,7 +271,7 @@ def _block_m(x: Pointer, w: Pointer, lookup: Array, lists: Array, keys: Pointer)
     sorted_x, sorted_w, index = vectors(16), vectors(16), int_vectors(16)
     sum_x, sum_w = vectors(34), vectors(34)
     _, magnitude = extreme(16, x)
-    _sorted_copy(16, x, w, sorted_x, sorted_w, index)
+    sorted_copy(16, x, w, sorted_x, sorted_w, index)
     _prefix_sums(sorted_x, sorted_w, index, sum_x, sum_w)
     scale, first, second, shifts = _runs_16(sum_x, sum_w, magnitude)
     flip = scale < _ZERO
