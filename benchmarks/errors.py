@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.kernels import machine
+from benchmarks.weights import CALIBRATION, DEMO, chunks_of, column_importance, linear_layers
+from hubquant.models import load
 from hubquant.quants import TYPES, dequantize, implemented, quantize
 from tests.support.weighting import error_weights
 
@@ -33,30 +33,12 @@ def heavy_tailed_rows() -> Iterator[Matrix]:
     yield x, np.exp(rng.standard_normal(4096)).astype(np.float32)
 
 
-def demo_matrices(chunks: int = 8, chunk_size: int = 256) -> list[Matrix]:
+def demo_matrices() -> Iterator[Matrix]:
     """Every linear layer's weight with the importance of its columns."""
-    from hubquant.models import load, load_tokenizer
-
-    folder = Path(str(files("hubquant") / "data" / "demo"))
-    text = next(iter(sorted(Path(str(files("hubquant") / "data")).rglob("*.txt")))).read_text()
-    ids = load_tokenizer(folder)(text[: 40 * chunks * chunk_size], return_tensors="pt").input_ids[0]
-    model = load(folder, device="cpu")
-    sums: dict[str, torch.Tensor] = {}
-
-    def watch(name: str, module: torch.nn.Linear) -> None:
-        def add(_module: object, inputs: tuple[torch.Tensor, ...]) -> None:
-            square = inputs[0].flatten(0, -2).square().sum(dim=0)
-            sums[name] = sums.get(name, torch.zeros_like(square)) + square
-
-        module.register_forward_pre_hook(add)
-
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
-    for name, module in layers.items():
-        watch(name, module)
-    with torch.inference_mode():
-        model(ids[: chunks * chunk_size].view(chunks, chunk_size))
-    seen = chunks * chunk_size
-    return [(layers[name].weight.detach().float().numpy(), (sums[name] / seen).float().numpy()) for name in layers]
+    model = load(DEMO, device="cpu")
+    importance = column_importance(model, chunks_of(DEMO, CALIBRATION, count=8))
+    for name, layer in linear_layers(model).items():
+        yield layer.weight.detach().float().numpy(), importance[name].numpy()
 
 
 def errors(x: NDArray[np.float32], type: str, importance: NDArray[np.float32] | None, mode: str) -> NDArray[np.float64]:
@@ -88,7 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     types = args.types or [t for t, fmt in TYPES.items() if implemented(t, "best") and fmt.block_size > 1]
-    kinds = {"heavy-tailed rows": list(heavy_tailed_rows()), "demo model": demo_matrices()}
+    kinds = {"heavy-tailed rows": list(heavy_tailed_rows()), "demo model": list(demo_matrices())}
     print(f"{machine()}\n")
     print("| type | importance | " + " | ".join(f"{kind} | worst" for kind in kinds) + " |")
     print("|---|---|" + "---|---|" * len(kinds))
