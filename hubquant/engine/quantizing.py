@@ -1,8 +1,13 @@
-"""All file types in one pass: each source tensor is read once and quantized once to every distinct type."""
+"""All file types in one pass: each source tensor is read once and quantized once to every distinct type.
+
+Threads share the work as slices of rows, of several tensors and types at a time, while the next tensor is read.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +20,10 @@ from hubquant.quants import quantize
 
 Mode = Literal["exact", "best"]
 Importance = Callable[[str], torch.Tensor | None]
+
+_SLICE = 1 << 22  # weights of one job
+_SLICE_ROWS = 16  # kernels work on 16 blocks at a time: slices of whole 16 rows give the bytes of the whole
+_IN_FLIGHT = 1 << 26  # weights of the tensors that are being quantized; a larger one goes alone
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,19 @@ class OpenTarget:
             writer.finish()
 
 
+@dataclass(frozen=True)
+class Quantizing:
+    """A tensor whose rows are being quantized to each of its types."""
+
+    name: str
+    n_weights: int
+    slices: Mapping[str, Sequence[Future[torch.Tensor]]]
+
+    def data(self, type: str) -> torch.Tensor:
+        """uint8 [rows, row_bytes], when all slices are done."""
+        return torch.cat([part.result() for part in self.slices[type]])
+
+
 def quantize_files(
     targets: Sequence[Target],
     stream: Callable[[frozenset[str]], Iterable[tuple[str, torch.Tensor]]],
@@ -57,8 +79,8 @@ def quantize_files(
 ) -> None:
     """Write every target. ``stream(names)`` yields those source tensors; ``advance`` counts bytes written.
 
-    A killed run goes on after its last finished tensor and gives the same bytes. Memory: the largest tensor, its
-    fp32 copy inside ``quantize``, and one quantized copy.
+    As many threads as torch has. A killed run goes on after its last finished tensor and gives the same bytes. Memory:
+    the tensors in flight and the one being read, their quantized forms, and a piece in fp32 for each thread.
     """
     with ExitStack() as stack:
         opened = [OpenTarget(target, stack) for target in targets]
@@ -66,15 +88,45 @@ def quantize_files(
             advance(
                 sum(e.nbytes for lay in target.layouts for e in lay.tensors.values() if e.name not in files.writer_of)
             )
+        pool = stack.enter_context(ThreadPoolExecutor(torch.get_num_threads()))
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        queue: deque[Quantizing] = deque()
         wanted = frozenset(name for files in opened for name in files.writer_of)
         for name, tensor in stream(wanted) if wanted else ():
-            waiting = [files for files in opened if name in files.writer_of]
-            rows = tensor.reshape(-1, tensor.shape[-1])
-            for type in sorted({files.types[name] for files in waiting}):
-                data = quantize(rows, type, importance(name), mode)
-                for files in waiting:
-                    if files.types[name] == type:
-                        files.write(name, data)
-                        advance(data.numel())
+            while queue and sum(waiting.n_weights for waiting in queue) + tensor.numel() > _IN_FLIGHT:
+                _write(queue.popleft(), opened, advance)
+            types = sorted({files.types[name] for files in opened if name in files.writer_of})
+            queue.append(_submit(pool, name, tensor, types, importance(name), mode))
+        while queue:
+            _write(queue.popleft(), opened, advance)
         for files in opened:
             files.finish()
+
+
+def _submit(
+    pool: ThreadPoolExecutor,
+    name: str,
+    tensor: torch.Tensor,
+    types: Sequence[str],
+    importance: torch.Tensor | None,
+    mode: Mode,
+) -> Quantizing:
+    rows = tensor.reshape(-1, tensor.shape[-1])
+    step = max(1, _SLICE // (_SLICE_ROWS * rows.shape[1])) * _SLICE_ROWS
+    return Quantizing(
+        name,
+        tensor.numel(),
+        {
+            type: [pool.submit(quantize, part, type, importance, mode, threads=1) for part in torch.split(rows, step)]
+            for type in types
+        },
+    )
+
+
+def _write(tensor: Quantizing, opened: Sequence[OpenTarget], advance: Callable[[int], None]) -> None:
+    for type in tensor.slices:
+        data = tensor.data(type)
+        for files in opened:
+            if tensor.name in files.writer_of and files.types[tensor.name] == type:
+                files.write(tensor.name, data)
+                advance(data.numel())

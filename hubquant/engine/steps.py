@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import TypeAdapter
 
 from hubquant.convert.conversion import Conversion, stream
-from hubquant.engine.files import FilePlan, file_metadata, plan_layouts
+from hubquant.engine.files import FilePlan
 from hubquant.engine.plan import Plan, describe
 from hubquant.engine.progress import Progress
 from hubquant.engine.quantizing import Mode, Target, quantize_files
@@ -102,12 +102,8 @@ def quantize(work: Work, matrix: ImportanceMatrix | None) -> None:
         return
     targets = []
     for file in missing:
-        metadata = file_metadata(
-            plan.weights, file.ftype, plan.recipe.quantize, work.source.identity["model"], plan.facts
-        )
-        layouts = plan_layouts(plan.weights, file.types, metadata, plan.shard_bytes)
         folder = work.workspace.open_building(plan.artifacts.files[file.ftype])
-        targets.append(Target(folder / Path(file.name).name, layouts, file.types))
+        targets.append(Target(folder / Path(file.name).name, file.layouts, file.types))
     write_targets(
         targets,
         lambda names: stream(plan.conversion, work.source.checkpoint, names),

@@ -1,0 +1,75 @@
+"""Several files in one pass over tensors that are cut into slices and run side by side."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from hubquant.engine.quantizing import Target, quantize_files
+from hubquant.gguf_file import GGUFFile, TensorEntry, plan_layout
+from hubquant.quants import quantize
+
+TYPES = {
+    "a.gguf": {"norm.weight": "F32", "large.weight": "Q8_0", "small.weight": "Q4_0", "last.weight": "Q4_0"},
+    "b.gguf": {"norm.weight": "F32", "large.weight": "Q4_0", "small.weight": "Q4_0", "last.weight": "Q8_0"},
+}
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"norm.weight": (96,), "large.weight": (2100, 4128), "small.weight": (5, 96), "last.weight": (3, 7, 64)}
+    return {name: torch.randn(shape, generator=generator).bfloat16() for name, shape in shapes.items()}
+
+
+def targets(folder: Path, tensors: dict[str, torch.Tensor]) -> list[Target]:
+    return [
+        Target(
+            folder / name,
+            [plan_layout({}, [TensorEntry(tensor, tuple(tensors[tensor].shape), types[tensor]) for tensor in types])],
+            types,
+        )
+        for name, types in TYPES.items()
+    ]
+
+
+def importance(name: str) -> torch.Tensor | None:
+    return torch.linspace(0.1, 3, 4128) if name == "large.weight" else None
+
+
+def test_every_file_holds_the_bytes_of_whole_tensors(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    def stream(names: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        assert names == tensors.keys()
+        yield from tensors.items()
+
+    written: list[int] = []
+    made = targets(tmp_path, tensors)
+    quantize_files(made, stream, importance, "exact", written.append)
+    assert sum(written) == sum(entry.nbytes for target in made for entry in target.layouts[0].tensors.values())
+    for name, types in TYPES.items():
+        file = GGUFFile.open(tmp_path / name)
+        for tensor, type in types.items():
+            rows = tensors[tensor].reshape(-1, tensors[tensor].shape[-1])
+            assert torch.equal(file.data(tensor), quantize(rows, type, importance(tensor), threads=1))
+
+
+def test_a_pass_that_fails_goes_on_where_it_was(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    def broken(_: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        for name in ("norm.weight", "large.weight", "small.weight"):
+            yield name, tensors[name]
+            if name == "large.weight":
+                yield "last.weight", torch.full((3, 7, 64), torch.nan)
+
+    with pytest.raises(ValueError, match="row 0 holds NaN"):
+        quantize_files(targets(tmp_path, tensors), broken, importance, "exact", lambda _: None)
+    assert not list(tmp_path.glob("*.gguf"))
+    asked: list[frozenset[str]] = []
+
+    def stream(names: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        asked.append(names)
+        yield from ((name, tensors[name]) for name in tensors if name in names)
+
+    quantize_files(targets(tmp_path, tensors), stream, importance, "exact", lambda _: None)
+    assert asked == [frozenset({"small.weight", "last.weight"})]
+    assert {path.name for path in tmp_path.glob("*.gguf")} == TYPES.keys()
