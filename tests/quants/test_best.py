@@ -53,6 +53,10 @@ def ratio(x: F32, type: str, importance: F32 | None) -> float:
         ("Q4_K", 0.97, 0.98),
         ("Q5_K", 0.97, 0.97),
         ("Q6_K", 0.88, 0.88),
+        ("TQ1_0", 0.33, 0.34),
+        ("TQ2_0", 0.33, 0.34),
+        ("Q1_0", 0.99, 1.0),
+        ("Q2_0", 0.24, 0.28),
     ],
 )
 def test_gain(type: str, weighted: float, plain: float) -> None:
@@ -122,7 +126,7 @@ def test_types_that_are_the_same_in_both_modes(type: str) -> None:
 
 
 def test_types_without_a_better_search_say_so() -> None:
-    assert implemented("TQ2_0")
-    assert not implemented("TQ2_0", "best")
-    with pytest.raises(NotSupportedYet, match="TQ2_0"):
-        quantize(torch.zeros(1, 256), "TQ2_0", mode="best")
+    missing = [type for type in TYPES if implemented(type) and not implemented(type, "best")]
+    for type in missing:
+        with pytest.raises(NotSupportedYet, match=type):
+            quantize(torch.zeros(1, 256), type, mode="best")

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from hubquant.quants import TYPES
 
 LEGACY = {"Q4_0", "Q4_1", "Q5_0", "Q5_1"}
+UNWEIGHTED = {"Q8_0", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0"}  # llama.cpp takes no importance
 
 
 def error_weights(x: NDArray[np.float32], type: str, importance: NDArray[np.float32] | None) -> NDArray[np.float64]:
@@ -15,7 +16,7 @@ def error_weights(x: NDArray[np.float32], type: str, importance: NDArray[np.floa
     wide = x.astype(np.float64)
     if importance is None:
         return _without_importance(wide, type)
-    if type in {"Q6_K", "Q8_0"}:
+    if type in UNWEIGHTED | {"Q6_K"}:
         return np.broadcast_to(importance.astype(np.float64), x.shape)
     size = x.shape[1] if type in LEGACY else TYPES[type].block_size
     factor = 1 if type in LEGACY | {"Q2_K"} else 2
@@ -23,7 +24,7 @@ def error_weights(x: NDArray[np.float32], type: str, importance: NDArray[np.floa
 
 
 def _without_importance(x: NDArray[np.float64], type: str) -> NDArray[np.float64]:
-    if type in LEGACY | {"Q8_0"}:
+    if type in LEGACY | UNWEIGHTED:
         return np.ones_like(x)
     if type == "Q2_K":
         return np.abs(x)

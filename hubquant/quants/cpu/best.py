@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hubquant.quants.cpu import best_k, best_legacy
+from hubquant.quants.cpu import best_k, best_legacy, best_ternary
 from hubquant.quants.cpu.rows import KERNELS, Kernels
 
 BEST_KERNELS: Mapping[str, Kernels] = {
@@ -18,4 +18,8 @@ BEST_KERNELS: Mapping[str, Kernels] = {
     "Q4_K": Kernels(best_k.q4_k, best_k.q4_k_weighted),
     "Q5_K": Kernels(best_k.q5_k, best_k.q5_k_weighted),
     "Q6_K": Kernels(best_k.q6_k, best_k.q6_k_weighted),
+    "TQ1_0": Kernels(best_ternary.tq1_0, best_ternary.tq1_0_weighted),
+    "TQ2_0": Kernels(best_ternary.tq2_0, best_ternary.tq2_0_weighted),
+    "Q1_0": Kernels(best_ternary.q1_0, best_ternary.q1_0_weighted),
+    "Q2_0": Kernels(best_ternary.q2_0, best_ternary.q2_0_weighted),
 }

@@ -87,15 +87,20 @@ def _put_trits(block: Pointer, at: int, codes: Pointer, first: int, count: int, 
         put_byte(block, at + i, multiply_int((number << 8) + 242, 17261) >> 22)
 
 
+@primitive
+def put_base_3(block: Pointer, codes: Pointer) -> None:
+    _put_trits(block, _TQ1_QS, codes, 0, 32, 5)
+    _put_trits(block, _TQ1_QS + 32, codes, 160, 16, 5)
+    _put_trits(block, _TQ1_QH, codes, 240, 4, 4)
+
+
 @kernel
 def tq1_0(values: Array, out: Array) -> None:
     x, block = vectors(256), byte_vectors(_TQ1_BYTES)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
         put_half(block, _TQ1_D, _ternary(x, 256, _ONE))
-        _put_trits(block, _TQ1_QS, x, 0, 32, 5)
-        _put_trits(block, _TQ1_QS + 32, x, 160, 16, 5)
-        _put_trits(block, _TQ1_QH, x, 240, 4, 4)
+        put_base_3(block, x)
         store_tile(out, tile, block)
 
 
