@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from hubquant.quants.cpu.simd import (
     truncate,
     where,
 )
+from hubquant.quants.formats import TYPES, Bits
 
 Array = np.ndarray[Any, Any]
 
@@ -145,3 +147,21 @@ def put_bits(target: Pointer, plane: tuple[int, int, int, int], codes: Pointer, 
                 code = to_int(codes[(group * per_byte + k) * stride + i])
                 byte = byte | ((code >> shift) & mask) << (bits * k)
             put_byte(target, at + group * stride + i, byte)
+
+
+def code_planes(type: str) -> Callable[[Pointer, Pointer], None]:
+    """A primitive ``put(block, codes)`` that writes all bit planes of a type."""
+    size = TYPES[type].block_size
+    planes = [TYPES[type].plane(field.name) for field in TYPES[type].fields if isinstance(field, Bits)]
+    first, last = planes[0], planes[-1]
+
+    @primitive
+    def one(block: Pointer, codes: Pointer) -> None:
+        put_bits(block, first, codes, size)
+
+    @primitive
+    def two(block: Pointer, codes: Pointer) -> None:
+        put_bits(block, first, codes, size)
+        put_bits(block, last, codes, size)
+
+    return two if len(planes) == 2 else one

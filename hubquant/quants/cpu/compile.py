@@ -39,12 +39,13 @@ def kernel(function: _F) -> _F:
 
 
 class _KernelCache(FunctionCache):  # type: ignore[misc]
-    """numba's cache with two differences: a kernel is stale when any file of this room changed, not only its own, and a
-    cache that cannot be read or written is not an error.
+    """numba's cache with three differences: a kernel is stale when any file of this room changed, not only its own; the
+    primitives a kernel is built from are not part of its key, its qualified name must tell kernels of one function
+    apart; and a cache that cannot be read or written is not an error.
     """
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(sig, codegen), _room_digest())
+        return sig, codegen.magic_tuple(), _room_digest()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         with suppress(Exception):

@@ -1,0 +1,98 @@
+"""The frame of every kernel: load 16 blocks, weigh their squared errors, search, store.
+
+A type brings its search, ``search(x, w, block, *tables)``, a primitive that turns ``size`` weights of 16 blocks (``x``,
+free to be overwritten) and the weights of their squared errors (``w``) into the bytes of the blocks (``block``, from
+``byte_vectors``), and a weighting, ``weigh(size, w, x, given, tile)``. ``given`` is what is known besides the weights:
+
+* ``()`` without importance;
+* ``(importance,)`` float32 [tiles, size, 16], which repeats every ``tiles`` · 16 blocks;
+* ``(power, importance)`` for types that weigh by the mean square of the whole row, float32 [blocks].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hubquant.quants.cpu.block import load_tile, store_tile
+from hubquant.quants.cpu.compile import kernel, primitive
+from hubquant.quants.cpu.simd import LANES, Pointer, byte_vectors, load, pointer, vectors
+from hubquant.quants.cpu.weights import error_weights, importance_of, square_weights, sum_squares
+from hubquant.quants.formats import TYPES
+
+Array = np.ndarray[Any, Any]
+Kernel = Callable[..., None]
+Tables = tuple[Array, ...]
+
+
+def framed(
+    name: str,
+    type: str,
+    search: Callable[..., None],
+    weigh: Callable[..., None],
+    tables: Callable[[], Tables] = tuple,
+) -> Kernel:
+    """``kernel(values, *given, out)`` for ``values`` float32 [blocks, size] and ``out`` uint8 [blocks, block_bytes];
+    the number of blocks is a multiple of 16.
+
+    ``name`` is the kernel's own in the cache of machine code; ``tables`` makes the arrays the search looks up.
+    """
+    size, nbytes = TYPES[type].block_size, TYPES[type].block_bytes
+
+    def run(values: Array, given: Tables, out: Array, tables: Tables) -> None:
+        x, w, block = vectors(size), vectors(size), byte_vectors(nbytes)
+        for tile in range(values.shape[0] // LANES):
+            load_tile(x, values, tile)
+            weigh(size, w, x, given, tile)
+            search(x, w, block, *tables)
+            store_tile(out, tile, block)
+
+    run.__qualname__ = name
+    compiled = kernel(run)
+
+    def call(values: Array, *rest: Array) -> None:
+        *given, out = rest
+        compiled(values, tuple(given), out, tables())
+
+    return call
+
+
+# ---- weightings -----------------------------------------------------------------------------------------------------
+
+
+@primitive
+def unweighted(_size: int, _w: Pointer, _x: Pointer, _given: Tables, _tile: int) -> None:
+    """For searches that use no weights: ``w`` is left unset."""
+
+
+@primitive
+def by_square(size: int, w: Pointer, x: Pointer, _given: Tables, _tile: int) -> None:
+    """``w`` = x²"""
+    square_weights(size, w, x)
+
+
+@primitive
+def by_importance(size: int, w: Pointer, _x: Pointer, given: tuple[Array], tile: int) -> None:
+    """``w`` = importance"""
+    for i in range(size):
+        w[i] = importance_of(given[0], tile, i)
+
+
+@primitive
+def by_block(size: int, w: Pointer, x: Pointer, given: tuple[Array], tile: int) -> None:
+    """``w`` = importance · √(mean square of the block + x²)"""
+    error_weights(w, x, given[0], tile, sum_squares(size, x) / np.float32(size))
+
+
+@primitive
+def by_block_twice(size: int, w: Pointer, x: Pointer, given: tuple[Array], tile: int) -> None:
+    """``w`` = importance · √(2 · mean square of the block + x²)"""
+    error_weights(w, x, given[0], tile, np.float32(2) * sum_squares(size, x) / np.float32(size))
+
+
+@primitive
+def by_row(_size: int, w: Pointer, x: Pointer, given: tuple[Array, Array], tile: int) -> None:
+    """``w`` = importance · √(mean square of the row + x²)"""
+    error_weights(w, x, given[1], tile, load(pointer(given[0]), tile * LANES))
