@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hubquant.convert.architecture import Architecture, TensorRecipe
+from hubquant.convert.architecture import Architecture
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.config import read_architecture
 from hubquant.convert.headers import TensorInfo, listed
+from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, string
 
@@ -31,16 +32,22 @@ class Conversion:
 
     ``architecture`` is llama.cpp's name and ``hparams`` has its sizes: n_layer, n_head, n_head_kv, n_embd, n_ff,
     n_vocab, n_expert and some more. ``metadata`` has general.architecture, the architecture's and the tokenizer's keys.
-    ``tensors`` are in llama-quantize's file order. ``modules`` maps the linear modules of the transformers model to
-    GGUF weights. ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized.
+    ``bundles`` make the tensors. ``modules`` maps the linear modules of the transformers model to GGUF weights.
+    ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized.
     """
 
     architecture: str
     hparams: Mapping[str, int]
     metadata: Metadata
-    tensors: tuple[TensorRecipe, ...]
+    bundles: tuple[Bundle, ...]
     modules: Mapping[str, str]
     float_type: FloatType
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Every tensor of the file, in llama-quantize's order."""
+        shapes = {name: shape for bundle in self.bundles for name, shape in bundle.targets.items()}
+        return {name: shapes[name] for name in sorted(shapes, key=file_order)}
 
 
 def plan_conversion(folder: Path, checkpoint: Checkpoint) -> Conversion:
@@ -53,14 +60,14 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint) -> Conversion:
 
     architecture, config = read_architecture(checkpoint.config)
     metadata = architecture_metadata(architecture, config)
-    tensors = tuple(sorted(architecture.recipes(config), key=lambda recipe: file_order(recipe.name)))
-    check_tensors(architecture, config, tensors, checkpoint.tensors)
+    bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
+    check_tensors(architecture, config, bundles, checkpoint.tensors)
     vocabulary = read_vocabulary(folder, checkpoint.config)
     return Conversion(
         architecture.name,
         architecture.dimensions(config),
         metadata | vocabulary.metadata(),
-        tensors,
+        bundles,
         architecture.linear_modules(config),
         _float_type(checkpoint.tensors.values()),
     )
@@ -69,31 +76,41 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint) -> Conversion:
 def stream(
     conversion: Conversion, checkpoint: Checkpoint, names: Collection[str] | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors (of ``names``, if given) in file order, one in memory at a time, with the checkpoint's dtype.
+    """The tensors (of ``names``, if given), one bundle in memory at a time, with the checkpoint's dtype.
 
-    Raises ``CheckpointError`` for weights that are not finite.
+    In file order but for tensors that come from one source. Raises ``CheckpointError`` for weights that are not finite.
     """
-    for recipe in conversion.tensors:
-        if names is None or recipe.name in names:
-            yield recipe.name, read_tensor(recipe, checkpoint)
+    for bundle in conversion.bundles:
+        if names is None or not bundle.targets.keys().isdisjoint(names):
+            tensors = read_bundle(bundle, checkpoint)
+            while tensors:
+                name = next(iter(tensors))
+                if names is None or name in names:
+                    yield name, tensors.pop(name)
+                else:
+                    del tensors[name]
 
 
-def read_tensor(recipe: TensorRecipe, checkpoint: Checkpoint) -> torch.Tensor:
+def read_bundle(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The bundle's tensors of the file, by name."""
     import torch
 
-    if not recipe.sources:
-        return torch.tensor(recipe.values, dtype=torch.float32)
-    (source,) = recipe.sources
-    x = checkpoint.read(source)
-    _check_finite(source, x)
-    for copy in recipe.copies:
-        if copy in checkpoint.tensors and not torch.equal(checkpoint.read(copy), x):
+    if not bundle.sources:
+        (name,) = bundle.targets
+        return {name: torch.tensor(bundle.values, dtype=torch.float32)}
+    sources = []
+    for source in bundle.sources:
+        x = checkpoint.read(source)
+        _check_finite(source, x)
+        sources.append(x)
+    for copy in bundle.copies:
+        if copy in checkpoint.tensors and not torch.equal(checkpoint.read(copy), sources[0]):
             raise CheckpointError(
-                f"{copy} and {source} differ",
+                f"{copy} and {bundle.sources[0]} differ",
                 why="config.json says that they are tied",
                 hint='set "tie_word_embeddings": false in config.json if both are meant',
             )
-    return recipe.forward(x).contiguous()
+    return {name: x.contiguous() for name, x in bundle.forward(sources).items()}
 
 
 def file_order(name: str) -> tuple[int, bytes]:
@@ -112,20 +129,20 @@ def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) 
 def check_tensors(
     architecture: Architecture,
     config: PreTrainedConfig,
-    recipes: Iterable[TensorRecipe],
+    bundles: Iterable[Bundle],
     found: Mapping[str, TensorInfo],
 ) -> None:
     """Compare headers with what the config promises; ``CheckpointError`` names the tensors and their number."""
-    shapes = {source: recipe.shape for recipe in recipes for source in recipe.sources}
-    allowed = {copy: recipe.shape for recipe in recipes for copy in recipe.copies}
+    bundles = tuple(bundles)
+    allowed = {name: shape for bundle in bundles for name, shape in bundle.source_shapes().items()}
     ignored = re.compile("|".join(architecture.ignored))
-    missing = [name for name in shapes if name not in found]
-    extra = [name for name in found if name not in shapes and name not in allowed and not ignored.search(name)]
+    missing = [name for bundle in bundles for name in bundle.sources if name not in found]
+    extra = [name for name in found if name not in allowed and not ignored.search(name)]
     if missing:
         raise _missing(missing, extra, config)
     if extra:
         raise _extra(extra, architecture)
-    wanted = {name: shape for name, shape in (shapes | allowed).items() if name in found}
+    wanted = {name: shape for name, shape in allowed.items() if name in found}
     if wrong := [name for name, shape in wanted.items() if found[name].shape != shape]:
         first = wrong[0]
         raise CheckpointError(

@@ -1,8 +1,8 @@
-"""What happens to a tensor between a checkpoint and a GGUF file, and back."""
+"""What happens to tensors between a checkpoint and a GGUF file, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,19 +13,38 @@ Dimensions = Mapping[str, int]
 
 
 class Operation(Protocol):
-    """``inverse(forward(x))`` is ``x`` bit for bit; both keep the dtype."""
+    """``inverse(forward(tensors))`` are the ``tensors`` again, bit for bit unless an operation says otherwise.
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor: ...
+    Both keep the dtype and work on meta tensors too: that is how the shapes in a checkpoint are known.
+    """
 
-    def inverse(self, x: torch.Tensor) -> torch.Tensor: ...
+    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]: ...
+
+    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]: ...
 
 
 OperationFor = Callable[[Dimensions], Operation]
 """An architecture's table names operations before the model's dimensions are known."""
 
 
+class Each:
+    """An operation on every tensor by itself."""
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return [self.there(x) for x in tensors]
+
+    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return [self.back(x) for x in tensors]
+
+
 @dataclass(frozen=True)
-class InterleaveHalves:
+class InterleaveHalves(Each):
     """Rows of each head from rotate-half order (0, d/2, 1, d/2 + 1, …) to pairs that lie together.
 
     transformers rotates row i with row i + d/2; llama.cpp's NORM rope, which its ``llama`` architecture has, rotates
@@ -34,13 +53,64 @@ class InterleaveHalves:
 
     heads: int
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def there(self, x: torch.Tensor) -> torch.Tensor:
         return x.reshape(self.heads, 2, -1, *x.shape[1:]).transpose(1, 2).reshape(x.shape)
 
-    def inverse(self, x: torch.Tensor) -> torch.Tensor:
+    def back(self, x: torch.Tensor) -> torch.Tensor:
         return x.reshape(self.heads, -1, 2, *x.shape[1:]).transpose(1, 2).reshape(x.shape)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Tensors of equal shape, one of each expert, become one with a dimension more in front."""
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        import torch
+
+        return [torch.stack(list(tensors))]
+
+    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        (stack,) = tensors
+        return list(stack)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One tensor becomes several: parts of ``sizes`` along ``axis``."""
+
+    sizes: tuple[int, ...]
+    axis: int = 0
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        (whole,) = tensors
+        return whole.split_with_sizes(list(self.sizes), dim=self.axis)
+
+    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        import torch
+
+        return [torch.cat(list(tensors), dim=self.axis)]
+
+
+@dataclass(frozen=True)
+class Transpose(Each):
+    """Rows and columns change places, as between ``Conv1D`` and ``nn.Linear``."""
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(-1, -2)
+
+    back = there
 
 
 def interleave_halves(heads: str) -> OperationFor:
     """``heads`` is the name of the dimension that counts them."""
     return lambda dimensions: InterleaveHalves(dimensions[heads])
+
+
+def split(*sizes: str, axis: int = 0) -> OperationFor:
+    """``sizes`` are names of dimensions."""
+    return lambda dimensions: Split(tuple(dimensions[size] for size in sizes), axis)
+
+
+def always(operation: Operation) -> OperationFor:
+    """An operation that depends on no dimension."""
+    return lambda _: operation

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hubquant.convert.architecture import Architecture, TensorRecipe
+from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import of_gguf
 from hubquant.convert.config import make_config
 from hubquant.convert.headers import listed
 from hubquant.convert.rope import FREQS, apply_freqs
+from hubquant.convert.tables import Shape
 from hubquant.errors import CheckpointError, GGUFError
 from hubquant.gguf_file.reader import GGUFFile
+from hubquant.models.load import quiet
 from hubquant.quants import dequantize
 
 if TYPE_CHECKING:
@@ -35,17 +37,17 @@ def read_tensor(gguf: GGUFFile, name: str) -> torch.Tensor:
 
 
 def read_state_dict(gguf: GGUFFile) -> Iterator[tuple[str, torch.Tensor]]:
-    """(checkpoint name, float32 tensor) for every weight, in file order; tied weights come once.
+    """(checkpoint name, float32 tensor) for every weight; tied weights come once.
 
     Raises ``GGUFError`` when tensors are missing, unknown or of other shapes than the metadata says.
     """
     architecture, config = read_config(gguf)
-    recipes = {recipe.name: recipe for recipe in architecture.recipes(config)}
-    _check(gguf, recipes)
-    for name in gguf.tensors:
-        if name in recipes and recipes[name].sources:
-            (source,) = recipes[name].sources
-            yield source, recipes[name].inverse(read_tensor(gguf, name)).contiguous()
+    bundles = list(architecture.bundles(config))
+    _check(gguf, {name: shape for bundle in bundles for name, shape in bundle.targets.items()})
+    for bundle in bundles:
+        if bundle.sources:
+            restored = bundle.inverse([read_tensor(gguf, name) for name in bundle.targets])
+            yield from ((name, x.contiguous()) for name, x in restored.items())
 
 
 def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
@@ -59,11 +61,12 @@ def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
     settings: dict[str, Any] = {name: _value(gguf, key) for name, key in _TOKENS.items()}
     if "vocab_size" not in keys and "token_embd.weight" in gguf.tensors:
         settings["vocab_size"] = gguf.tensors["token_embd.weight"].shape[0]
-    settings |= architecture.bias_settings(gguf.tensors.keys())
     settings["tie_word_embeddings"] = "output.weight" not in gguf.tensors
     try:
         for rule in architecture.rules:
             settings |= rule.settings(keys)
+        config = make_config(architecture.restored_as, settings, architecture.rules)
+        settings |= architecture.bias_settings(config, gguf.tensors.keys())
         return architecture, make_config(architecture.restored_as, settings, architecture.rules)
     except CheckpointError as error:
         why = str(error).replace("config.json", "the metadata")
@@ -82,32 +85,31 @@ def load_model(source: str | os.PathLike[str] | GGUFFile, device: str | torch.de
     _, config = read_config(gguf)
     weights = dict(read_state_dict(gguf))
     with init_empty_weights(include_buffers=False):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    unexpected = model.load_state_dict(weights, strict=False, assign=True).unexpected_keys
-    model.tie_weights()
-    empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if empty or unexpected:
-        raise GGUFError(
-            "the tensors do not fit transformers' model", why=f"they differ in {listed(empty + unexpected)}"
+        kind: Any = type(AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
+    with quiet():
+        model, info = kind.from_pretrained(
+            None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
         )
+    if wrong := sorted(info["missing_keys"]) + sorted(info["unexpected_keys"]):
+        raise GGUFError("the tensors do not fit transformers' model", why=f"they differ in {listed(wrong)}")
     if FREQS in gguf.tensors:
         apply_freqs(model, read_tensor(gguf, FREQS))
     loaded: PreTrainedModel = model.requires_grad_(False).eval().to(device)
     return loaded
 
 
-def _check(gguf: GGUFFile, recipes: dict[str, TensorRecipe]) -> None:
-    missing = [name for name in recipes if name not in gguf.tensors]
-    unknown = [name for name in gguf.tensors if name not in recipes and name != FREQS]
+def _check(gguf: GGUFFile, shapes: dict[str, Shape]) -> None:
+    missing = [name for name in shapes if name not in gguf.tensors]
+    unknown = [name for name in gguf.tensors if name not in shapes and name != FREQS]
     if missing or unknown:
         what = {"missing": missing, "unknown": unknown}
         why = "; ".join(f"{len(names)} are {word}: {listed(names)}" for word, names in what.items() if names)
         raise GGUFError("the tensors are not those of the metadata's model", why=why)
-    if wrong := [name for name, recipe in recipes.items() if gguf.tensors[name].shape != recipe.shape]:
+    if wrong := [name for name, shape in shapes.items() if gguf.tensors[name].shape != shape]:
         first = wrong[0]
         raise GGUFError(
             f"{len(wrong)} tensors have other shapes than the metadata says: {listed(wrong)}",
-            why=f"{first} is {list(gguf.tensors[first].shape)} instead of {list(recipes[first].shape)}",
+            why=f"{first} is {list(gguf.tensors[first].shape)} instead of {list(shapes[first])}",
         )
 
 

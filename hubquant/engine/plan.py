@@ -141,7 +141,7 @@ def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
     """What the files of a checkpoint hold: its tensors, and its metadata with ``general.*`` keys from the card."""
     from hubquant.convert.general import general_metadata
 
-    shapes = {tensor.name: tensor.shape for tensor in conversion.tensors}
+    shapes = conversion.shapes
     weights = Weights(conversion.architecture, conversion.hparams, {}, shapes, conversion.float_type)
     metadata = {
         "general.architecture": string(conversion.architecture),

@@ -26,7 +26,7 @@ def verify(work: Work) -> Mapping[str, TensorCheck]:
     work.progress.step("verify", ", ".join(file.ftype for file in missing or plan.files), reused=not missing)
     if missing:
         tensors = stream(plan.conversion, work.source.checkpoint)
-        with work.progress.bar("verify", len(plan.conversion.tensors), "tensors") as advance:
+        with work.progress.bar("verify", len(plan.conversion.shapes), "tensors") as advance:
             try:
                 checks = verify_files([work.file_paths(file)[0] for file in missing], tensors, advance=advance)
             except VerificationError:

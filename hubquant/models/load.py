@@ -28,7 +28,7 @@ def load(folder: Path, device: Device = "auto") -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     _check_weights(folder)
-    with _quiet():
+    with quiet():
         try:
             model, info = auto.from_pretrained(
                 folder,
@@ -59,7 +59,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``; ``TokenizerError`` when there is none or it cannot be read."""
     from transformers import AutoTokenizer
 
-    with _quiet():
+    with quiet():
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
@@ -90,7 +90,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging

@@ -12,16 +12,16 @@ def test_interleaving_is_undone_bit_for_bit(heads: int, half: int, columns: int,
     shape = (heads * 2 * half, columns) if columns else (heads * 2 * half,)  # a weight or a bias
     x = torch.randn(shape).to(dtype)
     operation = InterleaveHalves(heads)
-    there = operation.forward(x)
+    there = operation.there(x)
     assert there.shape == x.shape
     assert there.dtype == dtype
-    assert torch.equal(operation.inverse(there), x)
-    assert torch.equal(operation.forward(operation.inverse(x)), x)
+    assert torch.equal(operation.back(there), x)
+    assert torch.equal(operation.there(operation.back(x)), x)
 
 
 def test_rotated_pairs_come_together() -> None:
     heads, size = 3, 8
     x = torch.arange(heads * size).view(heads, size)
-    pairs = InterleaveHalves(heads).forward(x.view(-1, 1)).view(heads, size // 2, 2)
+    pairs = InterleaveHalves(heads).there(x.view(-1, 1)).view(heads, size // 2, 2)
     assert torch.equal(pairs[..., 0], x[:, : size // 2])
     assert torch.equal(pairs[..., 1], x[:, size // 2 :])

@@ -49,10 +49,10 @@ def test_a_plan_covers_the_model(family: str, tmp_path: Path) -> None:
     folder = build(family, tmp_path, num_hidden_layers=11, hidden_size=64, intermediate_size=96, head_dim=16)
     conversion = plan(folder)
     weights = load_file(folder / "model.safetensors")
-    assert {source: recipe.shape for recipe in conversion.tensors for source in recipe.sources} == {
+    assert {name: shape for bundle in conversion.bundles for name, shape in bundle.source_shapes().items()} == {
         name: tuple(x.shape) for name, x in weights.items()
     }
-    names = [recipe.name for recipe in conversion.tensors]
+    names = list(conversion.shapes)
     assert names[:3] == ["output.weight", "output_norm.weight", "token_embd.weight"]
     assert names == sorted(names, key=file_order)
     assert names.index("blk.2.attn_k.weight") < names.index("blk.10.attn_k.weight")
@@ -77,7 +77,7 @@ def test_planning_reads_no_weights(folder: Path) -> None:
 
 def test_tied_embeddings_have_no_output(tmp_path: Path) -> None:
     conversion = plan(build("llama", tmp_path, tie_word_embeddings=True, **SHALLOW))
-    assert "output.weight" not in [recipe.name for recipe in conversion.tensors]
+    assert "output.weight" not in conversion.shapes
     assert conversion.modules["lm_head"] == "token_embd.weight"
 
 
@@ -129,7 +129,7 @@ def test_leftovers_of_older_checkpoints_are_ignored(folder: Path) -> None:
     def leave(weights: Weights) -> None:
         weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
 
-    assert len(plan(edit_weights(folder, leave)).tensors) == 12
+    assert len(plan(edit_weights(folder, leave)).shapes) == 12
 
 
 def test_missing_tensors_are_named_and_counted(folder: Path) -> None:
@@ -313,12 +313,14 @@ def test_any_config_is_planned_or_refused(
         for rule in architecture.rules:
             rule.metadata(parsed)
         if parsed.num_hidden_layers < 100:
-            check_tensors(architecture, parsed, list(architecture.recipes(parsed)), checkpoint.tensors)
+            check_tensors(architecture, parsed, architecture.bundles(parsed), checkpoint.tensors)
     except HubquantError:
         pass
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda each: next(iter(each.classes)))
 def test_gguf_knows_every_module(architecture: Architecture) -> None:
-    placed = list(architecture.placed(2))
-    assert len({stem for _, stem, _ in placed}) == len(placed)
+    model_type = next(iter(architecture.classes.values()))
+    config = AutoConfig.for_model(model_type, num_hidden_layers=2)
+    names = [name for bundle in architecture.bundles(config) for name in bundle.targets]
+    assert len(set(names)) == len(names)

@@ -47,8 +47,8 @@ def write_gguf(folder: Path, path: Path, type: str) -> Conversion:
     """Convert a checkpoint; matrices get ``type``, the rest F32."""
     checkpoint = Checkpoint.from_folder(folder)
     conversion = plan_conversion(folder, checkpoint)
-    types = {recipe.name: type if len(recipe.shape) > 1 else "F32" for recipe in conversion.tensors}
-    entries = [TensorEntry(recipe.name, recipe.shape, types[recipe.name]) for recipe in conversion.tensors]
+    types = {name: type if len(shape) > 1 else "F32" for name, shape in conversion.shapes.items()}
+    entries = [TensorEntry(name, shape, types[name]) for name, shape in conversion.shapes.items()]
     with GGUFWriter(path, plan_layout(conversion.metadata, entries)) as writer:
         for name, x in stream(conversion, checkpoint):
             writer.write(name, quantize(x.reshape(-1, x.shape[-1]), types[name]))

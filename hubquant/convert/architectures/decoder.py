@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hubquant.convert.architecture import Module, linear, norm
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules import Count, Epsilon, Fixed, Heads, Rule, head_size
+from hubquant.convert.tables import Embeddings, Module, Row, linear, norm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -22,11 +22,7 @@ RULES: tuple[Rule, ...] = (
     Fixed("hidden_act", "silu"),
 )
 
-MODULES = (
-    Module("model.embed_tokens", ("n_vocab", "n_embd")),
-    norm("model.norm"),
-    Module("lm_head", ("n_vocab", "n_embd"), linear=True, tied_to="model.embed_tokens"),
-)
+OUTSIDE: tuple[Row, ...] = (Embeddings(), norm("model.norm"))
 
 
 def dimensions(config: PreTrainedConfig) -> Dimensions:

@@ -1,9 +1,10 @@
 """Llama 2, 3, 3.1 and 3.2."""
 
-from hubquant.convert.architecture import Architecture, linear, norm
+from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import interleave_halves
 from hubquant.convert.rope import Rope, rope_freqs
+from hubquant.convert.tables import linear, norm
 
 LLAMA = Architecture(
     name="llama",
@@ -11,8 +12,8 @@ LLAMA = Architecture(
     restored_as="llama",
     rules=(*decoder.RULES, Rope(("default", "linear", "yarn", "llama3"))),
     dimensions=decoder.dimensions,
-    modules=decoder.MODULES,
-    block=(
+    outside=decoder.OUTSIDE,
+    block=every_layer(
         norm("input_layernorm"),
         linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias", (interleave_halves("n_head"),)),
         linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias", (interleave_halves("n_head_kv"),)),

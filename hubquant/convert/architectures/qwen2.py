@@ -1,8 +1,9 @@
 """Qwen 1.5, 2 and 2.5."""
 
-from hubquant.convert.architecture import Architecture, linear, norm
+from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope
+from hubquant.convert.tables import linear, norm
 
 QWEN2 = Architecture(
     name="qwen2",
@@ -10,8 +11,8 @@ QWEN2 = Architecture(
     restored_as="qwen2",
     rules=(*decoder.RULES, Rope()),
     dimensions=decoder.dimensions,
-    modules=decoder.MODULES,
-    block=(
+    outside=decoder.OUTSIDE,
+    block=every_layer(
         norm("input_layernorm"),
         linear("self_attn.q_proj", "n_embd_q", "n_embd", bias=True),
         linear("self_attn.k_proj", "n_embd_kv", "n_embd", bias=True),

@@ -1,9 +1,10 @@
 """Qwen3: Qwen2 with norms on queries and keys instead of biases."""
 
-from hubquant.convert.architecture import Architecture, linear, norm
+from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Fixed
+from hubquant.convert.tables import linear, norm
 
 QWEN3 = Architecture(
     name="qwen3",
@@ -11,8 +12,8 @@ QWEN3 = Architecture(
     restored_as="qwen3",
     rules=(*decoder.RULES, Rope(), Fixed("attention_bias", False)),
     dimensions=decoder.dimensions,
-    modules=decoder.MODULES,
-    block=(
+    outside=decoder.OUTSIDE,
+    block=every_layer(
         norm("input_layernorm"),
         linear("self_attn.q_proj", "n_embd_q", "n_embd"),
         linear("self_attn.k_proj", "n_embd_kv", "n_embd"),

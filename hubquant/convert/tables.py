@@ -1,0 +1,218 @@
+"""The rows of an architecture's table: modules of the transformers model, and the tensors they become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from hubquant.convert.operations import Dimensions, Operation, OperationFor, Stack
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Tensors of a checkpoint (``sources``) and tensors of a GGUF file (``targets``) that hold the same numbers.
+
+    Mostly one of each. ``copies`` may be in the checkpoint as well and must then equal the source. A bundle without
+    sources is computed from the config: its ``values``. Shapes are in torch order.
+    """
+
+    sources: tuple[str, ...]
+    targets: Mapping[str, Shape]
+    operations: tuple[Operation, ...] = ()
+    copies: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+
+    def forward(self, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """From the sources to the targets by name."""
+        for operation in self.operations:
+            tensors = list(operation.forward(tensors))
+        return dict(zip(self.targets, tensors, strict=True))
+
+    def inverse(self, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """From the targets to the sources by name."""
+        for operation in reversed(self.operations):
+            tensors = list(operation.inverse(tensors))
+        return dict(zip(self.sources, tensors, strict=True))
+
+    def source_shapes(self) -> dict[str, Shape]:
+        """What the checkpoint must hold, copies included."""
+        import torch
+
+        if not self.sources:
+            return {}
+        found = self.inverse([torch.empty(shape, device="meta") for shape in self.targets.values()])
+        shapes = {name: tuple(x.shape) for name, x in found.items()}
+        return shapes | dict.fromkeys(self.copies, next(iter(shapes.values())))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands: outside the layers or in one of them.
+
+    ``prefix`` goes before names in transformers ("model.layers.3."), ``block`` before names in GGUF ("blk.3."); both
+    are empty outside. ``stems`` are the names that the gguf package has for modules.
+    """
+
+    config: PreTrainedConfig
+    dimensions: Dimensions
+    prefix: str
+    block: str
+    stems: Mapping[str, str]
+
+    def shape(self, sizes: tuple[str, ...]) -> Shape:
+        return tuple(self.dimensions[size] for size in sizes)
+
+    def stem(self, module: str, chosen: str | None = None) -> str:
+        """The GGUF name of a module, without ".weight": the ``chosen`` one or gguf's."""
+        return self.block + chosen if chosen else self.stems[self.prefix + module]
+
+    def operations(self, wanted: tuple[OperationFor, ...]) -> tuple[Operation, ...]:
+        return tuple(operation(self.dimensions) for operation in wanted)
+
+
+class Row(Protocol):
+    """A row of the table."""
+
+    def bundles(self, place: Place) -> Iterator[Bundle]: ...
+
+    def linear_modules(self, place: Place) -> Iterator[tuple[str, str]]:
+        """(module in transformers, weight in GGUF) for matrices that multiply activations."""
+
+    def bias_settings(self, place: Place) -> Iterator[tuple[str, str]]:
+        """(setting, tensor in GGUF) where a setting decides whether the tensor is there."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module that owns a weight and perhaps a bias, each of which is one tensor in both files.
+
+    ``shape`` holds names of dimensions and is the weight's in GGUF. ``bias`` is True, False or the setting that turns
+    it on. ``linear`` modules multiply activations, which an importance matrix observes. ``operations`` act on the
+    weight and on the bias. ``stem`` is the name in GGUF where the gguf package has none.
+    """
+
+    name: str
+    shape: tuple[str, ...]
+    bias: bool | str = False
+    linear: bool = False
+    operations: tuple[OperationFor, ...] = ()
+    stem: str | None = None
+
+    def has_bias(self, config: PreTrainedConfig) -> bool:
+        return bool(getattr(config, self.bias, False)) if isinstance(self.bias, str) else self.bias
+
+    def bundles(self, place: Place) -> Iterator[Bundle]:
+        name, stem = place.prefix + self.name, place.stem(self.name, self.stem)
+        shape, operations = place.shape(self.shape), place.operations(self.operations)
+        yield Bundle((f"{name}.weight",), {f"{stem}.weight": shape}, operations)
+        if self.has_bias(place.config):
+            yield Bundle((f"{name}.bias",), {f"{stem}.bias": shape[:1]}, operations)
+
+    def linear_modules(self, place: Place) -> Iterator[tuple[str, str]]:
+        if self.linear:
+            yield place.prefix + self.name, f"{place.stem(self.name, self.stem)}.weight"
+
+    def bias_settings(self, place: Place) -> Iterator[tuple[str, str]]:
+        if isinstance(self.bias, str):
+            yield self.bias, f"{place.stem(self.name, self.stem)}.bias"
+
+
+class Unobserved:
+    """Rows without linear modules and without settings for biases."""
+
+    def linear_modules(self, place: Place) -> Iterator[tuple[str, str]]:  # noqa: ARG002
+        return iter(())
+
+    def bias_settings(self, place: Place) -> Iterator[tuple[str, str]]:  # noqa: ARG002
+        return iter(())
+
+
+@dataclass(frozen=True)
+class Tensors(Unobserved):
+    """Tensors that are no module's weight, or change their number: full names after the layer's prefix.
+
+    ``targets`` are GGUF names after "blk.N." with the names of their dimensions.
+    """
+
+    sources: tuple[str, ...]
+    targets: Mapping[str, tuple[str, ...]]
+    operations: tuple[OperationFor, ...] = ()
+
+    def bundles(self, place: Place) -> Iterator[Bundle]:
+        yield Bundle(
+            tuple(place.prefix + source for source in self.sources),
+            {place.block + name: place.shape(sizes) for name, sizes in self.targets.items()},
+            place.operations(self.operations),
+        )
+
+
+@dataclass(frozen=True)
+class Experts(Unobserved):
+    """A matrix of every expert, which GGUF holds as one stack [n_expert, rows, columns].
+
+    ``name`` has {} in place of the expert's number; ``operations`` act on each expert's matrix.
+    """
+
+    name: str
+    rows: str
+    columns: str
+    operations: tuple[OperationFor, ...] = ()
+    stem: str | None = None
+
+    def bundles(self, place: Place) -> Iterator[Bundle]:
+        stem = place.stem(self.name.replace(".{}", ""), self.stem)
+        yield Bundle(
+            tuple(f"{place.prefix}{self.name.format(i)}.weight" for i in range(place.dimensions["n_expert"])),
+            {f"{stem}.weight": place.shape(("n_expert", self.rows, self.columns))},
+            (*place.operations(self.operations), Stack()),
+        )
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The token embedding and the output layer, which are one matrix when the config ties them."""
+
+    embedding: str = "model.embed_tokens"
+    output: str = "lm_head"
+    output_bias: bool = False
+
+    def bundles(self, place: Place) -> Iterator[Bundle]:
+        shape = place.shape(("n_vocab", "n_embd"))
+        copies = (f"{self.output}.weight",) if _tied(place) else ()
+        yield Bundle((f"{self.embedding}.weight",), {"token_embd.weight": shape}, copies=copies)
+        if not _tied(place):
+            yield Bundle((f"{self.output}.weight",), {"output.weight": shape})
+        if self.output_bias:
+            yield Bundle((f"{self.output}.bias",), {"output.bias": shape[:1]})
+
+    def linear_modules(self, place: Place) -> Iterator[tuple[str, str]]:
+        yield self.output, "token_embd.weight" if _tied(place) else "output.weight"
+
+    def bias_settings(self, place: Place) -> Iterator[tuple[str, str]]:  # noqa: ARG002
+        return iter(())
+
+
+def _tied(place: Place) -> bool:
+    return bool(place.config.tie_word_embeddings)
+
+
+def linear(
+    name: str,
+    rows: str,
+    columns: str,
+    bias: bool | str = False,
+    operations: tuple[OperationFor, ...] = (),
+    stem: str | None = None,
+) -> Module:
+    return Module(name, (rows, columns), bias, linear=True, operations=operations, stem=stem)
+
+
+def norm(name: str, size: str = "n_embd", bias: bool | str = False, stem: str | None = None) -> Module:
+    return Module(name, (size,), bias, stem=stem)
