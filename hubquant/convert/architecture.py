@@ -33,7 +33,8 @@ class Architecture:
     ``name`` is llama.cpp's, ``classes`` maps the transformers classes that it reads to their model types, and
     ``restored_as`` is the model type that a GGUF file is read back as. ``rules`` make the metadata; the rows outside
     the layers and those of each ``block``, a layer of ``blocks``, make the tensors. ``ignored`` are regular expressions
-    for checkpoint tensors that are no weights.
+    for checkpoint tensors that are no weights. ``marker`` is a metadata key that tells files of this architecture from
+    others that llama.cpp calls by the same name.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Architecture:
     blocks: str = "model.layers"
     constants: Callable[[PreTrainedConfig], Constants] = no_constants
     ignored: tuple[str, ...] = (r"\.rotary_emb\.inv_freq$",)
+    marker: str | None = None
 
     def placed(self, config: PreTrainedConfig) -> Iterator[tuple[Row, Place]]:
         """Every row of the table where it stands, for each layer again."""

@@ -71,7 +71,7 @@ class Fixed:
     """A setting for which llama.cpp has one value; GGUF does not mention it."""
 
     setting: str
-    value: str | int | float
+    value: str | int | float | list[int]
 
     def check(self, settings: Settings) -> None:
         value = settings.get(self.setting)
@@ -80,7 +80,8 @@ class Fixed:
                 f"{self.setting} {str(value)[:40]!r}", why=f"llama.cpp computes this architecture with {self.value!r}"
             )
 
-    def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        self.check({self.setting: getattr(config, self.setting, None)})  # transformers' default may be another
         return {}
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002

@@ -24,11 +24,11 @@ QWEN2_PATTERN = (
 
 
 def build(family: str, folder: Path, **config: Any) -> Path:
-    """Save a tiny model of ``family``, a key of ``TOKENIZERS``, in ``folder``; ``config`` overrides its size."""
+    """Save a tiny model of ``family``, a model type of transformers, in ``folder``; ``config`` overrides its size."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = TOKENIZERS[family]()
+    tokenizer = TOKENIZERS.get(family, llama3_tokenizer)()
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 256,

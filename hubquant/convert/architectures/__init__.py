@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.mistral import MISTRAL
+from hubquant.convert.architectures.mixtral import MIXTRAL
 from hubquant.convert.architectures.qwen2 import QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
+from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.rules import Settings
 from hubquant.errors import CheckpointError, NotSupportedYet
 
-ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, MISTRAL, QWEN2, QWEN3)
+ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE)
 
 
 def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
@@ -34,12 +37,13 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
     raise _unknown(model_type, list(by_type))
 
 
-def of_gguf(name: str) -> Architecture:
-    """The architecture that reads files back whose ``general.architecture`` is ``name``."""
-    known = {each.name: each for each in reversed(ARCHITECTURES)}
-    if name in known:
-        return known[name]
-    raise _unknown(name, list(known))
+def of_gguf(name: str, keys: Collection[str]) -> Architecture:
+    """The architecture that reads files back with ``name`` as ``general.architecture`` and these metadata ``keys``."""
+    named = [each for each in ARCHITECTURES if each.name == name]
+    if not named:
+        raise _unknown(name, sorted({each.name for each in ARCHITECTURES}))
+    marked = [each for each in named if each.marker is not None and each.marker in keys]
+    return (marked or [each for each in named if each.marker is None])[0]
 
 
 def _unknown(name: str, known: list[str]) -> NotSupportedYet:

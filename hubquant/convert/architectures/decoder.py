@@ -22,6 +22,7 @@ RULES: tuple[Rule, ...] = (
     Fixed("hidden_act", "silu"),
 )
 
+GATED = ("gate_proj", "up_proj", "down_proj")
 OUTSIDE: tuple[Row, ...] = (Embeddings(), norm("model.norm"))
 
 
@@ -43,8 +44,9 @@ def dimensions(config: PreTrainedConfig) -> Dimensions:
 
 
 def gated_mlp(bias: bool | str = False) -> tuple[Module, ...]:
+    gate, up, down = (f"mlp.{name}" for name in GATED)
     return (
-        linear("mlp.gate_proj", "n_ff", "n_embd", bias),
-        linear("mlp.up_proj", "n_ff", "n_embd", bias),
-        linear("mlp.down_proj", "n_embd", "n_ff", bias),
+        linear(gate, "n_ff", "n_embd", bias),
+        linear(up, "n_ff", "n_embd", bias),
+        linear(down, "n_embd", "n_ff", bias),
     )

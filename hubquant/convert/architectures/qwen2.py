@@ -3,8 +3,16 @@
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope
-from hubquant.convert.tables import linear, norm
+from hubquant.convert.tables import Row, linear, norm
 
+ATTENTION: tuple[Row, ...] = (
+    norm("input_layernorm"),
+    linear("self_attn.q_proj", "n_embd_q", "n_embd", bias=True),
+    linear("self_attn.k_proj", "n_embd_kv", "n_embd", bias=True),
+    linear("self_attn.v_proj", "n_embd_kv", "n_embd", bias=True),
+    linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+    norm("post_attention_layernorm"),
+)
 QWEN2 = Architecture(
     name="qwen2",
     classes={"Qwen2ForCausalLM": "qwen2"},
@@ -12,13 +20,5 @@ QWEN2 = Architecture(
     rules=(*decoder.RULES, Rope()),
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE,
-    block=every_layer(
-        norm("input_layernorm"),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd", bias=True),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd", bias=True),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd", bias=True),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
-        norm("post_attention_layernorm"),
-        *decoder.gated_mlp(),
-    ),
+    block=every_layer(*ATTENTION, *decoder.gated_mlp()),
 )

@@ -4,8 +4,18 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Fixed
-from hubquant.convert.tables import linear, norm
+from hubquant.convert.tables import Row, linear, norm
 
+ATTENTION: tuple[Row, ...] = (
+    norm("input_layernorm"),
+    linear("self_attn.q_proj", "n_embd_q", "n_embd"),
+    linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
+    linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
+    linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+    norm("self_attn.q_norm", "n_embd_head"),
+    norm("self_attn.k_norm", "n_embd_head"),
+    norm("post_attention_layernorm"),
+)
 QWEN3 = Architecture(
     name="qwen3",
     classes={"Qwen3ForCausalLM": "qwen3"},
@@ -13,15 +23,5 @@ QWEN3 = Architecture(
     rules=(*decoder.RULES, Rope(), Fixed("attention_bias", False)),
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE,
-    block=every_layer(
-        norm("input_layernorm"),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
-        norm("self_attn.q_norm", "n_embd_head"),
-        norm("self_attn.k_norm", "n_embd_head"),
-        norm("post_attention_layernorm"),
-        *decoder.gated_mlp(),
-    ),
+    block=every_layer(*ATTENTION, *decoder.gated_mlp()),
 )

@@ -1,0 +1,37 @@
+"""Mixtral: Llama with experts instead of the feed-forward layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder, llama, moe
+from hubquant.convert.operations import Dimensions
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Count
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def _dimensions(config: PreTrainedConfig) -> Dimensions:
+    return moe.dimensions(config, config.num_local_experts, config.intermediate_size)
+
+
+MIXTRAL = Architecture(
+    name="llama",
+    classes={"MixtralForCausalLM": "mixtral"},
+    restored_as="mixtral",
+    marker="expert_count",
+    rules=(
+        *decoder.RULES,
+        Rope(),
+        Count("expert_count", "num_local_experts", most=moe.MOST_EXPERTS),
+        Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+    ),
+    dimensions=_dimensions,
+    outside=decoder.OUTSIDE,
+    block=every_layer(
+        *llama.ATTENTION, *moe.routed("block_sparse_moe.gate", "block_sparse_moe.experts", ("w1", "w3", "w2"))
+    ),
+)

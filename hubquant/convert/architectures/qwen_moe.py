@@ -1,0 +1,59 @@
+"""Qwen2-MoE and Qwen3-MoE: experts in every layer, in Qwen2-MoE beside one that every token passes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder, moe, qwen2, qwen3
+from hubquant.convert.operations import Dimensions
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Count, Fixed, Rule
+from hubquant.convert.tables import Module
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+RULES: tuple[Rule, ...] = (
+    *decoder.RULES,
+    Rope(),
+    Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
+    Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+    Count("expert_feed_forward_length", "moe_intermediate_size"),
+    Fixed("decoder_sparse_step", 1),
+    Fixed("mlp_only_layers", []),
+)
+
+
+def _dimensions(config: PreTrainedConfig) -> Dimensions:
+    shared = getattr(config, "shared_expert_intermediate_size", 0)
+    return moe.dimensions(config, config.num_experts, config.moe_intermediate_size, shared)
+
+
+QWEN2_MOE = Architecture(
+    name="qwen2moe",
+    classes={"Qwen2MoeForCausalLM": "qwen2_moe"},
+    restored_as="qwen2_moe",
+    rules=(
+        *RULES,
+        Count("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+        Fixed("norm_topk_prob", False),
+    ),
+    dimensions=_dimensions,
+    outside=decoder.OUTSIDE,
+    block=every_layer(
+        *qwen2.ATTENTION,
+        *moe.routed(),
+        *moe.shared("mlp.shared_expert"),
+        Module("mlp.shared_expert_gate", ("one", "n_embd")),
+    ),
+)
+QWEN3_MOE = Architecture(
+    name="qwen3moe",
+    classes={"Qwen3MoeForCausalLM": "qwen3_moe"},
+    restored_as="qwen3_moe",
+    rules=(*RULES, Fixed("attention_bias", False), Fixed("norm_topk_prob", True)),
+    dimensions=_dimensions,
+    outside=decoder.OUTSIDE,
+    block=every_layer(*qwen3.ATTENTION, *moe.routed()),
+)
