@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hubquant.quants import TYPES
 
 LEGACY = {"Q4_0", "Q4_1", "Q5_0", "Q5_1"}
-UNWEIGHTED = {"Q8_0", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0"}  # llama.cpp takes no importance
+UNWEIGHTED = {"Q8_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q1_0", "Q2_0"}  # llama.cpp takes no importance
 
 
 def error_weights(x: NDArray[np.float32], type: str, importance: NDArray[np.float32] | None) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hubquant.quants.cpu import best_k, best_legacy, best_ternary
+from hubquant.quants.cpu import best_float4, best_k, best_legacy, best_nonlinear, best_ternary
 from hubquant.quants.cpu.rows import KERNELS, Kernels
 
 BEST_KERNELS: Mapping[str, Kernels] = {
@@ -18,6 +18,10 @@ BEST_KERNELS: Mapping[str, Kernels] = {
     "Q4_K": Kernels(best_k.q4_k, best_k.q4_k_weighted),
     "Q5_K": Kernels(best_k.q5_k, best_k.q5_k_weighted),
     "Q6_K": Kernels(best_k.q6_k, best_k.q6_k_weighted),
+    "IQ4_NL": Kernels(best_nonlinear.iq4_nl, best_nonlinear.iq4_nl_weighted),
+    "IQ4_XS": Kernels(best_nonlinear.iq4_xs, best_nonlinear.iq4_xs_weighted),
+    "MXFP4": Kernels(best_float4.mxfp4, best_float4.mxfp4_weighted),
+    "NVFP4": Kernels(best_float4.nvfp4, best_float4.nvfp4_weighted),
     "TQ1_0": Kernels(best_ternary.tq1_0, best_ternary.tq1_0_weighted),
     "TQ2_0": Kernels(best_ternary.tq2_0, best_ternary.tq2_0_weighted),
     "Q1_0": Kernels(best_ternary.q1_0, best_ternary.q1_0_weighted),

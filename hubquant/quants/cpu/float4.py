@@ -60,7 +60,7 @@ def _codes(n: int, x: Pointer, scale: Vector) -> None:
 
 
 @primitive
-def _exponents(magnitude: Vector) -> Vector:
+def exponents(magnitude: Vector) -> Vector:
     """⌊log₂ magnitude⌋ + 125, 0 for 0, as a byte. The logarithm is rounded to single precision before it is floored."""
     lanes = np.empty(LANES, np.float32)
     store(pointer(lanes), 0, magnitude)
@@ -76,7 +76,7 @@ def mxfp4(values: Array, out: Array) -> None:
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
         _, magnitude = extreme(32, x)
-        exponent = _exponents(magnitude)
+        exponent = exponents(magnitude)
         put_byte(block, _MX_E, exponent)
         half_scale = where(exponent < 2, where(exponent == 0, splat_int(0x00200000), 0x00400000), (exponent - 1) << 23)
         _codes(32, x, from_bits(half_scale))
@@ -85,7 +85,7 @@ def mxfp4(values: Array, out: Array) -> None:
 
 
 @primitive
-def _e4m3(value: Vector) -> Vector:
+def e4m3(value: Vector) -> Vector:
     """A value ≥ 0 as unsigned 4-bit exponent and 3-bit mantissa (i32x16), rounding half up.
 
     ggml has no steps in the highest binade: all that rounds to 256 or more becomes 448 (0x7E).
@@ -99,7 +99,7 @@ def _e4m3(value: Vector) -> Vector:
 
 
 @primitive
-def _half_of_e4m3(code: Vector) -> Vector:
+def half_of_e4m3(code: Vector) -> Vector:
     exponent, mantissa = code >> 3, code & 7
     normal = from_bits((exponent + 119) << 23 | mantissa << 20)
     return where(exponent == 0, to_float(mantissa) * _f(2.0**-10), normal)
@@ -113,8 +113,8 @@ def nvfp4(values: Array, out: Array) -> None:
         for j in range(4):
             sub = offset(x, 16 * j)
             _, magnitude = extreme(16, sub)
-            scale = _e4m3(magnitude / _f(6))
+            scale = e4m3(magnitude / _f(6))
             put_byte(block, _NV_SCALES + j, scale)
-            _codes(16, sub, _half_of_e4m3(scale))
+            _codes(16, sub, half_of_e4m3(scale))
         put_bits(block, _NV_QS, x, 64)
         store_tile(out, tile, block)

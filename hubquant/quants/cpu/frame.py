@@ -18,7 +18,7 @@ import numpy as np
 
 from hubquant.quants.cpu.block import load_tile, store_tile
 from hubquant.quants.cpu.compile import kernel, primitive
-from hubquant.quants.cpu.simd import LANES, Pointer, byte_vectors, load, pointer, vectors
+from hubquant.quants.cpu.simd import LANES, Pointer, byte_vectors, load, pointer, splat, vectors
 from hubquant.quants.cpu.weights import error_weights, importance_of, square_weights, sum_squares
 from hubquant.quants.formats import TYPES
 
@@ -65,6 +65,13 @@ def framed(
 @primitive
 def unweighted(_size: int, _w: Pointer, _x: Pointer, _given: Tables, _tile: int) -> None:
     """For searches that use no weights: ``w`` is left unset."""
+
+
+@primitive
+def by_one(size: int, w: Pointer, _x: Pointer, _given: Tables, _tile: int) -> None:
+    """``w`` = 1"""
+    for i in range(size):
+        w[i] = splat(np.float32(1))
 
 
 @primitive

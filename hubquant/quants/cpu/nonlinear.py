@@ -7,7 +7,6 @@ blocks.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,8 +44,9 @@ Array = np.ndarray[Any, Any]
 _f = np.float32
 _ZERO, _ONE = _f(0), _f(1)
 _TINY = _f(1e-15)
-_LEVELS = tuple(_f(v) for v in (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))
-_MIDDLES = tuple((a + b) / _f(2) for a, b in pairwise(_LEVELS))
+# arrays: an index into a tuple that is not a constant becomes a jump
+LEVELS = np.array((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), np.float32)
+MIDDLES = (LEVELS[:-1] + LEVELS[1:]) / _f(2)
 _NL, _XS = TYPES["IQ4_NL"], TYPES["IQ4_XS"]
 _NL_BYTES, _NL_D, _NL_QS = _NL.block_bytes, _NL.offset("d"), _NL.plane("qs")
 _XS_BYTES, _XS_D, _XS_QS = _XS.block_bytes, _XS.offset("d"), _XS.plane("qs")
@@ -54,19 +54,20 @@ _XS_HIGH, _XS_LOW = _XS.offset("scales_h"), _XS.offset("scales_l")
 
 
 @primitive
-def _level(value: Vector) -> Vector:
+def level(value: Vector) -> Vector:
     """The nearest of the 16 values, the higher of two equally near; the highest for NaN."""
-    found = splat(_LEVELS[0])
+    found = splat(LEVELS[0])
     for k in range(15):
-        found = where(value < _MIDDLES[k], found, _LEVELS[k + 1])
+        found = where(value < MIDDLES[k], found, LEVELS[k + 1])
     return found
 
 
 @primitive
-def _code(value: Vector) -> Vector:
+def level_code(value: Vector) -> Vector:
+    """The number 0 … 15 of the nearest of the 16 values."""
     found = splat(_ZERO)
     for k in range(15):
-        found = where(value < _MIDDLES[k], found, _f(k + 1))
+        found = where(value < MIDDLES[k], found, _f(k + 1))
     return found
 
 
@@ -76,7 +77,7 @@ def _fit(x: Pointer, w: Pointer, inverse: Vector) -> tuple[Vector, Vector]:
     qx = splat(_ZERO)
     qq = splat(_ZERO)
     for i in range(32):
-        q = _level(inverse * x[i])
+        q = level(inverse * x[i])
         weighted = w[i] * q
         qx = qx + weighted * x[i]
         qq = qq + weighted * q
@@ -88,11 +89,11 @@ def _scale(x: Pointer, w: Pointer) -> Vector:
     """The best of 16 scales for 32 weights: the extreme at the lowest value, then at −127 − 7 … −127 + 7."""
     value, magnitude = extreme(32, x)
     alive = magnitude >= _TINY
-    qx, qq = _fit(x, w, _ONE / (-value / _LEVELS[0]))
+    qx, qq = _fit(x, w, _ONE / (-value / LEVELS[0]))
     scale = where(qq > _ZERO, qx / qq, _ZERO)
     best = scale * qx
     for step in range(-7, 8):
-        qx, qq = _fit(x, w, (_f(step) + _LEVELS[0]) / value)
+        qx, qq = _fit(x, w, (_f(step) + LEVELS[0]) / value)
         better = (qq > _ZERO) & (qx * qx > best * qq)
         scale = where(better, qx / qq, scale)
         best = where(better, scale * qx, best)
@@ -105,7 +106,7 @@ def _finish_nl(x: Pointer, w: Pointer, block: Pointer) -> None:
     put_half(block, _NL_D, half_bits(scale))
     inverse = reciprocal(scale)
     for i in range(32):
-        x[i] = _code(inverse * x[i])
+        x[i] = level_code(inverse * x[i])
     put_bits(block, _NL_QS, x, 32)
 
 
@@ -130,6 +131,17 @@ def iq4_nl_weighted(values: Array, importance: Array, out: Array) -> None:
 
 
 @primitive
+def put_xs_scales(block: Pointer, scales: Pointer) -> None:
+    """Scales 0 … 63 of the eight sub-blocks, which stand for −32 … 31."""
+    for j in range(4):
+        put_byte(block, _XS_LOW + j, to_int(scales[2 * j]) & 15 | (to_int(scales[2 * j + 1]) & 15) << 4)
+    high = splat_int(0)
+    for j in range(8):
+        high = high | (to_int(scales[j]) >> 4) << (2 * j)
+    put_half(block, _XS_HIGH, high)
+
+
+@primitive
 def _finish_xs(x: Pointer, w: Pointer, block: Pointer) -> None:
     scale = vectors(8)
     for j in range(8):
@@ -142,14 +154,9 @@ def _finish_xs(x: Pointer, w: Pointer, block: Pointer) -> None:
         rounded = clamp(nearest(inverse * scale[j]), _f(-32), _f(31))
         step = reciprocal(d * rounded)
         for i in range(32 * j, 32 * j + 32):
-            x[i] = _code(step * x[i])
+            x[i] = level_code(step * x[i])
         scale[j] = rounded + _f(32)
-    for j in range(4):
-        put_byte(block, _XS_LOW + j, to_int(scale[2 * j]) & 15 | (to_int(scale[2 * j + 1]) & 15) << 4)
-    high = splat_int(0)
-    for j in range(8):
-        high = high | (to_int(scale[j]) >> 4) << (2 * j)
-    put_half(block, _XS_HIGH, high)
+    put_xs_scales(block, scale)
     put_bits(block, _XS_QS, x, 256)
 
 
