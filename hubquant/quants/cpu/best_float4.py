@@ -22,7 +22,6 @@ from hubquant.quants.cpu.simd import (
     offset,
     put_byte,
     splat,
-    vectors,
     where,
 )
 from hubquant.quants.formats import TYPES

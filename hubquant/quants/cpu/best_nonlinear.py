@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubquant.quants.cpu.block import half_bits, put_bits, put_half, reciprocal
+from hubquant.quants.cpu.block import half_bits, maximum, minimum, put_bits, put_half, reciprocal
 from hubquant.quants.cpu.compile import primitive
 from hubquant.quants.cpu.frame import by_block_twice, by_square, framed
 from hubquant.quants.cpu.nonlinear import LEVELS, MIDDLES, level, level_code, put_xs_scales
@@ -34,10 +34,11 @@ _NL, _XS = TYPES["IQ4_NL"], TYPES["IQ4_XS"]
 _NL_D, _NL_QS = _NL.offset("d"), _NL.plane("qs")
 _XS_D, _XS_QS = _XS.offset("d"), _XS.plane("qs")
 
-# Scales in windows: each begins where the extreme lies at _FIRST · _WIDTH^k of the lowest or the highest value, and
-# holds _SCALES steps of _STEP. Within a window no weight passes more than one middle between two values.
-_WINDOWS, _SCALES, _STEP = 3, 8, _f(0.02)
-_FIRST, _WIDTH = _f(0.8), _f(1 + 8 * 0.02)
+# Scales in windows of _SCALES steps of _STEP: the extreme lies at first · (1 + _STEP · step) of the lowest or of the
+# highest value, for each first in _FIRSTS. Within a window no weight passes more than one middle between two values.
+_SCALES, _STEP = 8, _f(0.02)
+_FIRSTS = (_ONE + _f(_SCALES) * _STEP) ** np.array((0, -1, -2, 1), np.float32)
+_CLEARLY = _f(1 + 2e-6)  # what single precision can tell of two gains
 
 # What happens to a value as it moves away from zero: from _FROM[k] on, the next middle that it passes is _NEXT[k], and
 # then its level changes by _JUMP[k] (none beyond the outermost middles).
@@ -101,17 +102,17 @@ def _open_window(
 
 @primitive
 def _search(x: Pointer, w: Pointer, inverse: Vector) -> tuple[Vector, Vector, Vector]:
-    """The best of the scales around 1 / ``inverse``: ``(scale, gain, Σ w·level²)``.
+    """The best of the scales around 1 / ``inverse``: ``(scale, gain, Σ w·level²)``; 1 / ``inverse`` when no weight
+    counts or the sums overflow.
 
     For fixed levels the error of the best scale is Σ w·x² − gain, gain = (Σ w·x·level)² / Σ w·level².
     """
     passing, more_qx, more_qq = vectors(32), vectors(32), vectors(32)
-    scale = splat(_ZERO)
-    best = splat(_ZERO)
+    scale = reciprocal(inverse)
+    best = splat(-_ONE)
     mass = splat(_ZERO)
-    start = inverse * _FIRST
-    for _ in range(_WINDOWS):
-        first_qx, first_qq = _open_window(x, w, start, passing, more_qx, more_qq)
+    for window in range(_FIRSTS.size):
+        first_qx, first_qq = _open_window(x, w, inverse * _FIRSTS[window], passing, more_qx, more_qq)
         for step in range(_SCALES):
             factor = _ONE + _STEP * _f(step)
             qx = first_qx
@@ -120,12 +121,12 @@ def _search(x: Pointer, w: Pointer, inverse: Vector) -> tuple[Vector, Vector, Ve
                 passed = passing[i] <= factor
                 qx = qx + where(passed, more_qx[i], _ZERO)
                 qq = qq + where(passed, more_qq[i], _ZERO)
-            gain = qx * qx / qq
-            better = (gain > best) & (gain < _LARGEST)
+            fitted = qx / qq
+            gain = fitted * qx
+            better = (gain > best * _CLEARLY) & (gain < _LARGEST)
             best = where(better, gain, best)
-            scale = where(better, qx / qq, scale)
+            scale = where(better, fitted, scale)
             mass = where(better, qq, mass)
-        start = start * _WIDTH
     return scale, best, mass
 
 
@@ -138,11 +139,7 @@ def _two_scales(x: Pointer, w: Pointer, found: Pointer) -> None:
     per_value = where(magnitude >= _SMALLEST, _ONE / value, _ZERO)
     for side in range(2):
         end = LEVELS[0] if side == 0 else LEVELS[15]
-        scale, gain, mass = _search(x, w, per_value * end)
-        unknown = (scale == _ZERO) & (magnitude >= _SMALLEST)  # no weight counts, or the sums overflow
-        found[3 * side] = where(unknown, value / end, scale)
-        found[3 * side + 1] = gain
-        found[3 * side + 2] = mass
+        found[3 * side], found[3 * side + 1], found[3 * side + 2] = _search(x, w, per_value * end)
 
 
 # ---- IQ4_NL ---------------------------------------------------------------------------------------------------------
@@ -178,34 +175,37 @@ def _whole(scale: Vector, inverse: Vector) -> Vector:
 def _common_scale(found: Pointer) -> Vector:
     """The best d among those that make the largest scale an integer −32 … −17 or 16 … 31, halves included.
 
-    The error of a sub-block whose scale is s when s* were best is about mass · (s − s*)² − gain, and never more.
+    A sub-block whose scale is s when s* were best loses about mass · (s − s*)², and never more.
     """
     largest = splat(_ZERO)
-    for j in range(16):
-        scale = found[3 * j]
+    for j in range(8):
+        scale = where(found[6 * j + 1] < found[6 * j + 4], found[6 * j + 3], found[6 * j])
         largest = where(absolute(scale) > absolute(largest), scale, largest)
     best = splat(_LARGEST)
-    best_d = largest / _f(-32)
+    best_d = to_half(largest / _f(-32))
     for step in range(62):
         integer = _f(0.5) * _f(step - 64 if step < 31 else step + 1)
-        d = largest / integer
+        d = to_half(largest / integer)
         inverse = reciprocal(d)
         total = splat(_ZERO)
         for j in range(8):
             here, there = 6 * j, 6 * j + 3
             off = found[here] - d * _whole(found[here], inverse)
             other = found[there] - d * _whole(found[there], inverse)
-            error = found[here + 2] * (off * off) - found[here + 1]
-            other_error = found[there + 2] * (other * other) - found[there + 1]
-            total = total + where(error < other_error, error, other_error)
+            lost = found[here + 1] - found[there + 1]
+            error = found[here + 2] * (off * off) + maximum(-lost, _ZERO)
+            other_error = found[there + 2] * (other * other) + maximum(lost, _ZERO)
+            total = total + minimum(error, other_error)
         better = total < best
         best = where(better, total, best)
         best_d = where(better, d, best_d)
-    return to_half(best_d)
+    return best_d
 
 
 @primitive
-def _best_integer(x: Pointer, w: Pointer, d: Vector, around: Vector, error: Vector, integer: Vector) -> tuple[Vector, Vector]:
+def _best_integer(
+    x: Pointer, w: Pointer, d: Vector, around: Vector, error: Vector, integer: Vector
+) -> tuple[Vector, Vector]:
     """The better of ``integer``, whose error is known, and of ``around`` and its neighbours; with its error."""
     for step in range(-1, 2):
         other = code(around + _f(step), _f(-32), _f(31))
