@@ -15,7 +15,8 @@ Dimensions = Mapping[str, int]
 class Operation(Protocol):
     """``inverse(forward(tensors))`` are the ``tensors`` again, bit for bit unless an operation says otherwise.
 
-    Both keep the dtype and work on meta tensors too: that is how the shapes in a checkpoint are known.
+    Both keep the dtype, unless it becomes float32, and work on meta tensors too: that is how the shapes in a checkpoint
+    are known.
     """
 
     def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]: ...
@@ -99,6 +100,17 @@ class Transpose(Each):
         return x.transpose(-1, -2)
 
     back = there
+
+
+@dataclass(frozen=True)
+class AddOne(Each):
+    """A norm's weight as the factor that it stands for, in float32; back, the last bits of small float32 are lost."""
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float() + 1
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return x - 1
 
 
 def interleave_halves(heads: str) -> OperationFor:

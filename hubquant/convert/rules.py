@@ -67,15 +67,36 @@ class Epsilon:
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """A setting for which llama.cpp has one value; GGUF does not mention it."""
+class Number:
+    """A number above 0; ``None`` where the model has none."""
 
+    key: str
     setting: str
-    value: str | int | float | list[int]
 
     def check(self, settings: Settings) -> None:
         value = settings.get(self.setting)
-        if value is not None and value != self.value:
+        if value is not None and not (is_number(value) and 0 < value < 1e30):
+            raise out_of_range(self.setting, value, "a number above 0")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        value = getattr(config, self.setting)
+        return {} if value is None else {self.key: f32(value)}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        return {self.setting: number(metadata, self.key)}
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A setting for which llama.cpp has one ``value``; GGUF does not mention it. ``same`` are other names for it."""
+
+    setting: str
+    value: str | int | float | list[int] | None
+    same: tuple[str, ...] = ()
+
+    def check(self, settings: Settings) -> None:
+        value = settings.get(self.setting)
+        if value is not None and value != self.value and value not in self.same:
             raise NotSupportedYet(
                 f"{self.setting} {str(value)[:40]!r}", why=f"llama.cpp computes this architecture with {self.value!r}"
             )

@@ -27,6 +27,16 @@ LLAMA3 = {
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 64}
+TIED = {"tie_word_embeddings": True}
+GEMMA3 = {
+    "num_hidden_layers": 7,
+    "sliding_window": 32,
+    "query_pre_attn_scalar": 64,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+    },
+}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
@@ -47,6 +57,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {}),
     "qwen3 with wide heads": ("qwen3", {"head_dim": 128}),
     "qwen3 in shards": ("qwen3", {}),
+    "gemma": ("gemma", TIED),
+    "gemma2": ("gemma2", TIED | {"sliding_window": 32, "query_pre_attn_scalar": 64, "attn_logit_softcapping": 20.0}),
+    "gemma3": ("gemma3_text", TIED | GEMMA3),
     "mixtral": ("mixtral", EXPERTS),
     "qwen2_moe": ("qwen2_moe", QWEN_EXPERTS | {"shared_expert_intermediate_size": 96}),
     "qwen3_moe": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True}),

@@ -28,6 +28,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
+    "gemma": ("gemma", {"tie_word_embeddings": True}),
+    "gemma2": ("gemma2", {"tie_word_embeddings": True, "query_pre_attn_scalar": 16}),
+    "gemma3": ("gemma3_text", {"tie_word_embeddings": True, "query_pre_attn_scalar": 16}),
     "mixtral": ("mixtral", {"num_local_experts": 4}),
     "qwen2_moe": ("qwen2_moe", {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48}),
     "qwen3_moe": ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 32, "norm_topk_prob": True}),
@@ -45,7 +48,9 @@ def test_reading_back_gives_the_same_weights(name: str, dtype: torch.dtype, tmp_
     assert found.keys() == source.keys()
     for key, x in source.items():
         assert found[key].dtype == torch.float32
-        assert torch.equal(found[key], x.float())
+        # where a norm is stored as 1 + x, the last bits of x are lost unless it was short
+        lost = 2**-23 if name.startswith("gemma") and x.dim() == 1 and dtype == torch.float32 else 0
+        assert (found[key] - x.float()).abs().max() <= lost
 
 
 def test_a_loaded_model_is_whole(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection
 
 from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mixtral import MIXTRAL
@@ -15,7 +16,11 @@ from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.rules import Settings
 from hubquant.errors import CheckpointError, NotSupportedYet
 
-ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    *(LLAMA, MISTRAL, MIXTRAL),
+    *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE),
+    *(GEMMA, GEMMA2, GEMMA3),
+)
 
 
 def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:

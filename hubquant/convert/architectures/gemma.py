@@ -1,0 +1,89 @@
+"""Gemma 1, 2 and 3 (text): norms stored without their 1, scaled embeddings, windows of attention in some layers."""
+
+from __future__ import annotations
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder
+from hubquant.convert.operations import AddOne, always
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Epsilon, Fixed, Heads, Number, Rule
+from hubquant.convert.tables import Embeddings, Module, Row, linear
+from hubquant.convert.windows import QueryScale, RopeByLayer, Windows
+
+_SIZES: tuple[Rule, ...] = (
+    *decoder.SIZES,
+    Heads(),
+    Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    Fixed("attention_bias", False),
+    Fixed("tie_word_embeddings", True),
+)
+_WINDOWED: tuple[Rule, ...] = (*_SIZES, Fixed("hidden_activation", "gelu_pytorch_tanh"))
+
+
+def _norm(name: str, size: str = "n_embd") -> Module:
+    return Module(name, (size,), operations=(always(AddOne()),))
+
+
+def _block(*norms_of_heads: Row) -> tuple[Row, ...]:
+    return (
+        _norm("input_layernorm"),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *norms_of_heads,
+        *decoder.gated_mlp(),
+    )
+
+
+# the norms before and after both halves of a layer
+_SANDWICH: tuple[Row, ...] = (
+    _norm("post_attention_layernorm"),
+    _norm("pre_feedforward_layernorm"),
+    _norm("post_feedforward_layernorm"),
+)
+_OUTSIDE: tuple[Row, ...] = (Embeddings(), _norm("model.norm"))
+
+GEMMA = Architecture(
+    name="gemma",
+    classes={"GemmaForCausalLM": "gemma"},
+    restored_as="gemma",
+    rules=(*_SIZES, Rope(("default",)), Fixed("hidden_act", "gelu_pytorch_tanh", same=("gelu",))),
+    dimensions=decoder.dimensions,
+    outside=_OUTSIDE,
+    block=every_layer(*_block(), _norm("post_attention_layernorm")),
+)
+GEMMA2 = Architecture(
+    name="gemma2",
+    classes={"Gemma2ForCausalLM": "gemma2"},
+    restored_as="gemma2",
+    rules=(
+        *_WINDOWED,
+        Rope(("default",)),
+        Windows(period=2),
+        QueryScale(n_layer_of_27b=46),
+        Number("attn_logit_softcapping", "attn_logit_softcapping"),
+        Number("final_logit_softcapping", "final_logit_softcapping"),
+    ),
+    dimensions=decoder.dimensions,
+    outside=_OUTSIDE,
+    block=every_layer(*_block(), *_SANDWICH),
+)
+GEMMA3 = Architecture(
+    name="gemma3",
+    classes={"Gemma3ForCausalLM": "gemma3_text"},
+    restored_as="gemma3_text",
+    rules=(
+        *_WINDOWED,
+        RopeByLayer(Rope(("default", "linear"))),
+        Windows(period=6),
+        QueryScale(n_layer_of_27b=62),
+        Fixed("attn_logit_softcapping", None),
+        Fixed("final_logit_softcapping", None),
+    ),
+    dimensions=decoder.dimensions,
+    outside=_OUTSIDE,
+    block=every_layer(
+        *_block(_norm("self_attn.q_norm", "n_embd_head"), _norm("self_attn.k_norm", "n_embd_head")), *_SANDWICH
+    ),
+)

@@ -1,0 +1,99 @@
+"""Rules of decoders in which some layers see only a window of the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Settings, check_count, integer, number, out_of_range
+from hubquant.errors import NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, f32, u32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+LAST_OF_EACH = "llama.cpp gives the whole text to the last layer of every {}"
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Every ``period``-th layer sees the whole text, the others the last ``sliding_window`` tokens."""
+
+    period: int
+
+    def check(self, settings: Settings) -> None:
+        check_count(settings, "sliding_window", (1 << 31) - 1)
+        layers = settings.get("layer_types")
+        if layers is not None and not isinstance(layers, list):
+            raise out_of_range("layer_types", layers, "a list")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        if list(config.layer_types) != self._layers(config.num_hidden_layers):
+            raise NotSupportedYet("this order of windowed layers", why=LAST_OF_EACH.format(self.period))
+        return {"attention.sliding_window": u32(config.sliding_window)}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        n_layer = integer(metadata, "block_count") or 0
+        return {
+            "sliding_window": integer(metadata, "attention.sliding_window") or 4096,
+            "layer_types": self._layers(min(n_layer, 10_000)),
+        }
+
+    def _layers(self, n_layer: int) -> list[str]:
+        return [FULL if layer % self.period == self.period - 1 else SLIDING for layer in range(n_layer)]
+
+
+@dataclass(frozen=True)
+class QueryScale:
+    """Gemma's queries are divided by the root of the head size, in its largest model by that of width / heads.
+
+    llama.cpp knows the largest model by its number of layers.
+    """
+
+    n_layer_of_27b: int
+
+    def check(self, settings: Settings) -> None:
+        check_count(settings, "query_pre_attn_scalar", 1 << 16)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        wide = config.hidden_size // config.num_attention_heads
+        expected = wide if config.num_hidden_layers == self.n_layer_of_27b else config.head_dim
+        if config.query_pre_attn_scalar != expected:
+            raise NotSupportedYet(
+                f"query_pre_attn_scalar {config.query_pre_attn_scalar}", why=f"llama.cpp computes with {expected}"
+            )
+        return {}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        width, heads = integer(metadata, "embedding_length"), integer(metadata, "attention.head_count")
+        if integer(metadata, "block_count") == self.n_layer_of_27b and width and heads:
+            return {"query_pre_attn_scalar": width // heads}
+        return {"query_pre_attn_scalar": integer(metadata, "attention.key_length")}
+
+
+@dataclass(frozen=True)
+class RopeByLayer:
+    """Layers with a window have a frequency base of their own and no scaling."""
+
+    full: Rope
+
+    def check(self, settings: Settings) -> None:
+        parameters = settings.get("rope_parameters")
+        if not isinstance(parameters, dict) or FULL not in parameters:
+            self.full.check(settings)
+            return
+        self.full.check({"rope_parameters": parameters[FULL]})
+        Rope(("default",)).check({"rope_parameters": parameters.get(SLIDING)})
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        whole = cast("PreTrainedConfig", SimpleNamespace(rope_parameters=config.rope_parameters[FULL]))
+        theta = config.rope_parameters[SLIDING]["rope_theta"]
+        return {**self.full.metadata(whole), "rope.freq_base_swa": f32(theta)}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        theta = number(metadata, "rope.freq_base_swa") or 10000.0
+        whole = self.full.settings(metadata)["rope_parameters"]
+        return {"rope_parameters": {FULL: whole, SLIDING: {"rope_type": "default", "rope_theta": theta}}}
