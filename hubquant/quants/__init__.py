@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hubquant.quants.formats import TYPES, TypeFormat
+from hubquant.quants.formats import FORK_TYPES, TYPES, TypeFormat
 
 if TYPE_CHECKING:
     from hubquant.quants.api import dequantize, implemented, needs_importance, quantize
 
-__all__ = ["TYPES", "TypeFormat", "dequantize", "implemented", "needs_importance", "quantize"]
+__all__ = ["FORK_TYPES", "TYPES", "TypeFormat", "dequantize", "implemented", "needs_importance", "quantize"]
 
 
 def __getattr__(name: str) -> Any:

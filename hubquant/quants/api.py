@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -9,24 +10,29 @@ from torch import Tensor
 
 from hubquant.errors import NotSupportedYet
 from hubquant.quants.cpu.best import BEST_KERNELS
-from hubquant.quants.cpu.rows import KERNELS, quantize_rows
+from hubquant.quants.cpu.hifi import with_outliers
+from hubquant.quants.cpu.rows import KERNELS, Kernels, quantize_rows
 from hubquant.quants.formats import TypeFormat, lookup
 from hubquant.quants.layout import dequantize_blocks
 
 Mode = Literal["exact", "best"]
 
 _CHUNK = 1 << 20  # weights dequantized at a time: bounds the temporaries
+_KERNELS: Mapping[Mode, Mapping[str, Kernels]] = {
+    "exact": {**KERNELS, "Q3_K_HIFI": with_outliers(KERNELS["Q3_K"])},
+    "best": {**BEST_KERNELS, "Q3_K_HIFI": with_outliers(BEST_KERNELS["Q3_K"])},
+}
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def implemented(type: str, mode: Mode = "exact") -> bool:
     """Whether :func:`quantize` can write tensors of this type in this mode."""
-    return type in _PLAIN or type in (KERNELS if mode == "exact" else BEST_KERNELS)
+    return type in _PLAIN or type in _KERNELS[mode]
 
 
 def needs_importance(type: str, mode: Mode = "exact") -> bool:
     """Whether :func:`quantize` refuses this type without importance."""
-    return type not in _PLAIN and (KERNELS if mode == "exact" else BEST_KERNELS)[type].plain is None
+    return type not in _PLAIN and _KERNELS[mode][type].plain is None
 
 
 def dequantize(data: Tensor, type: str, n: int) -> Tensor:
@@ -70,7 +76,7 @@ def quantize(
     _check(x, fmt, importance)
     if type in _PLAIN:
         return _plain(x, _PLAIN[type])
-    kernels = (KERNELS if mode == "exact" else BEST_KERNELS)[type]
+    kernels = _KERNELS[mode][type]
     if importance is None and kernels.plain is None:
         raise ValueError(f"{type} needs importance: without it the result would be of no use")
     return quantize_rows(x, fmt, kernels, importance, threads or torch.get_num_threads()).to(x.device)

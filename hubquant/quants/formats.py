@@ -53,12 +53,16 @@ class Bits:
 
 @dataclass(frozen=True)
 class TypeFormat:
-    """One ggml tensor type: ``name`` and ``id`` as in ``gguf.GGMLQuantizationType``, and the members of one block."""
+    """One ggml tensor type: ``name`` and ``id`` as in ``gguf.GGMLQuantizationType``, and the members of one block.
+
+    ``fork`` is the repository of the only llama.cpp that reads the type, None for llama.cpp itself.
+    """
 
     name: str
     id: int
     block_size: int
     fields: tuple[Field | Bits, ...]
+    fork: str | None = None
 
     @property
     def block_bytes(self) -> int:
@@ -150,10 +154,23 @@ FORMATS = (
 
 TYPES: Mapping[str, TypeFormat] = MappingProxyType({fmt.name: fmt for fmt in FORMATS})
 
+FORK_FORMATS = (
+    # a Q3_K block, and eight weights of it in half precision; the fork's readers differ in whether they look at the count
+    TypeFormat(
+        "Q3_K_HIFI",
+        42,  # Q2_0 in llama.cpp itself: only the size of a tensor tells the two apart
+        256,
+        (*TYPES["Q3_K"].fields, *(Field("index", "u8", 8), Field("outlier", "f16", 8), Field("count", "u8", 2))),
+        fork="geoffmunn/llama.cpp",
+    ),
+)
+
+FORK_TYPES: Mapping[str, TypeFormat] = MappingProxyType({fmt.name: fmt for fmt in FORK_FORMATS})
+
 
 def lookup(name: str) -> TypeFormat:
     """The format called ``name``; ValueError naming the known types otherwise."""
-    try:
-        return TYPES[name]
-    except KeyError:
-        raise ValueError(f"unknown tensor type {name!r}: known types are {', '.join(TYPES)}") from None
+    found = TYPES.get(name) or FORK_TYPES.get(name)
+    if found is None:
+        raise ValueError(f"unknown tensor type {name!r}: known types are {', '.join([*TYPES, *FORK_TYPES])}")
+    return found

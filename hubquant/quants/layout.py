@@ -137,6 +137,14 @@ def _q3_k(p: dict[str, Tensor]) -> Tensor:
     return _scaled(codes.float(), p["d"].float() * signed_six_bit_scales(p["scales"]))
 
 
+def _q3_k_hifi(p: dict[str, Tensor]) -> Tensor:
+    """Zero marks an unused place. What Q3_K holds at an outlier is 0, so readers that add them agree."""
+    values, rows = _q3_k(p), torch.arange(p["index"].shape[0], device=p["index"].device)
+    for index, outlier in zip(p["index"].long().unbind(1), p["outlier"].float().unbind(1), strict=True):
+        values[rows, index] = torch.where(outlier != 0, outlier, values[rows, index])
+    return values
+
+
 def _q6_k(p: dict[str, Tensor]) -> Tensor:
     codes = (p["ql"] | p["qh"] << 4).to(torch.int8) - 32
     return _scaled(codes.float(), p["d"].float() * p["scales"])
@@ -166,6 +174,7 @@ _FORMULAS: Mapping[str, Callable[[dict[str, Tensor]], Tensor]] = {
     "Q8_K": _q8,
     "Q2_K": _q2_k,
     "Q3_K": _q3_k,
+    "Q3_K_HIFI": _q3_k_hifi,
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
