@@ -25,6 +25,9 @@ def quantize(
     pure: Annotated[bool, Option("--pure", help="No mixing: every tensor gets the type's own.")] = False,
     output_tensor_type: Annotated[str | None, Option(help="The type of output.weight.")] = None,
     token_embedding_type: Annotated[str | None, Option(help="The type of token_embd.weight.")] = None,
+    allow_fork_types: Annotated[
+        bool, Option("--allow-fork-types", help="Write Q3_K_HIFI, which only a fork of llama.cpp loads.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -34,7 +37,9 @@ def quantize(
 
     output = Output(as_json=as_json, quiet=quiet)
     names = [name.strip() for part in types for name in part.split(",") if name.strip()]
-    settings = quantize_settings(names, mode, rules or [], pure, output_tensor_type, token_embedding_type)
+    settings = quantize_settings(
+        names, mode, rules or [], pure, output_tensor_type, token_embedding_type, allow_fork_types
+    )
     made = quantize_model(model, settings, imatrix, out, output.progress())
     output.data(
         [file.as_dict() for file in made], "\n".join(f"{file.path}  {file.type}  {size(file.size)}" for file in made)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from hubquant.calibration import build
 from hubquant.convert.conversion import Conversion, plan_conversion, stream
 from hubquant.disk import writing
-from hubquant.engine.files import ImatrixFacts, Weights, assign_types, file_metadata, plan_layouts
+from hubquant.engine.files import (
+    ImatrixFacts,
+    Weights,
+    assign_types,
+    check_fork_types,
+    file_metadata,
+    fork_note,
+    plan_layouts,
+)
 from hubquant.engine.gguf_source import gguf_identity, gguf_weights, matrices_of, stream_gguf
 from hubquant.engine.given_imatrix import open_imatrix
 from hubquant.engine.plan import check_types, conversion_weights
@@ -68,6 +76,7 @@ def convert(model: str, out: Path, type: str | None, progress: Progress) -> Made
 
 def quantize(model: str, settings: Quantize, imatrix: str | None, out: Path, progress: Progress) -> list[MadeFile]:
     """Quantize a checkpoint or a GGUF file of floats to every type of ``settings`` in one pass."""
+    check_fork_types(settings)
     if model.endswith(".gguf"):
         path = Path(model).expanduser()
         file = GGUFFile.open(path)
@@ -96,6 +105,7 @@ def quantize_settings(
     pure: bool,
     output_tensor: str | None,
     token_embedding: str | None,
+    allow_fork_types: bool,
 ) -> Quantize:
     """The command line's flags as settings. Raises ``UserError`` for a rule that is not REGEX=TYPE."""
     parsed = []
@@ -112,6 +122,7 @@ def quantize_settings(
         pure=pure,
         output_tensor=output_tensor,
         token_embedding=token_embedding,
+        allow_fork_types=allow_fork_types,
     )
 
 
@@ -181,6 +192,8 @@ def _write(
     targets = []
     for ftype, path in paths.items():
         types = assign_types(readable.weights, ftype, settings, has_imatrix=matrix is not None)
+        for note in fork_note(ftype, types):
+            progress.note(note)
         check_types(types, ftype, settings.mode, matrix.entries.keys() if matrix else ())
         metadata = file_metadata(readable.weights, ftype, settings, readable.identity["model"], facts)
         targets.append(

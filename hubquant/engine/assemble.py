@@ -102,11 +102,13 @@ def _card(plan: Plan, report: Report) -> Card:
     recipe, source = plan.recipe, plan.source
     calibration, evaluation = plan.calibration, plan.evaluation
     files = [file.measured for file in report.passed]
-    recommendations = recommend(files)
+    forks = {file.ftype: file.fork for file in plan.files}
+    portable = [file for file in report.passed if not forks[file.measured.type]]
+    recommendations = recommend([file.measured for file in portable])
     scored = max((file.divergence.n_tokens for file in files if file.divergence), default=0)
     return Card(
         model_name=source.name,
-        rows=tuple(_card_row(file, recommendations[file.file]) for file in files),
+        rows=tuple(_card_row(file, recommendations.get(file.file, ""), forks[file.type]) for file in files),
         reproduce=_one_line(recipe),
         version=__version__,
         model_id=source.id,
@@ -120,12 +122,12 @@ def _card(plan: Plan, report: Report) -> Card:
         tokens_scored=scored,
         plot=PLOT if scored else None,
         verified=True,
-        loaded_in_llama_cpp=all(file.runtime.skipped is None for file in report.passed),
+        loaded_in_llama_cpp=bool(portable) and all(file.runtime.skipped is None for file in portable),
     )
 
 
-def _card_row(file: MeasuredFile, recommendation: str) -> CardRow:
-    row = CardRow(file.file, file.type, file.size, file.bpw)
+def _card_row(file: MeasuredFile, recommendation: str, fork: str | None) -> CardRow:
+    row = CardRow(file.file, file.type, file.size, file.bpw, fork=fork)
     if file.divergence is None:
         return row
     return replace(

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from hubquant import __version__
 from hubquant.engine.workspace import Artifact, fingerprint
+from hubquant.errors import RecipeError
 from hubquant.gguf_file import Layout, TensorEntry, shard, shard_paths
 from hubquant.gguf_file.metadata import Metadata, string, u32
 from hubquant.mix import FTYPES, assign
+from hubquant.quants import FORK_TYPES
+from hubquant.quants.formats import fork_of
 from hubquant.recipe.schema import Quantize
 
 
@@ -77,8 +80,32 @@ class FilePlan:
         return sum(layout.size for layout in self.layouts)
 
     @property
+    def fork(self) -> str | None:
+        """The only llama.cpp that loads the file; None where any does."""
+        return fork_of(self.types.values())
+
+    @property
     def bpw(self) -> float:
         return self.size * 8 / self.n_parameters
+
+
+def check_fork_types(settings: Quantize) -> None:
+    """Raises ``RecipeError`` for a type that only a fork of llama.cpp reads, unless the settings allow such types."""
+    named = [FTYPES[ftype].default for ftype in settings.types] + [rule.type.upper() for rule in settings.rules]
+    named += [type.upper() for type in (settings.output_tensor, settings.token_embedding) if type]
+    found = [name for name in named if name in FORK_TYPES]
+    if found and not settings.allow_fork_types:
+        raise RecipeError(
+            f"{found[0]} is not a type of llama.cpp",
+            why=f"only its fork {fork_of(found)} loads such files",
+            hint="choose Q3_K_M, or add --set quantize.allow_fork_types=true (hubquant quantize: --allow-fork-types)",
+        )
+
+
+def fork_note(ftype: str, types: Mapping[str, str]) -> list[str]:
+    """A warning when not every llama.cpp loads a file with these types of tensors."""
+    fork = fork_of(types.values())
+    return [f"{ftype}: only {fork}, a fork of llama.cpp, loads this file; llama.cpp itself does not"] if fork else []
 
 
 def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatrix: bool) -> dict[str, str]:
@@ -146,8 +173,9 @@ def file_artifact(
 
 
 def _quantize_part(ftype: str, settings: Quantize) -> dict[str, object]:
-    """The settings one file depends on: not the list of types, so that a type can be added to a finished run."""
-    return {"ftype": ftype, **settings.model_dump(mode="json", exclude={"types"})}
+    """The settings one file depends on: not the list of types, so that a type can be added to a finished run,
+    nor a permission."""
+    return {"ftype": ftype, **settings.model_dump(mode="json", exclude={"types", "allow_fork_types"})}
 
 
 def _cut(text: str, n_bytes: int) -> str:

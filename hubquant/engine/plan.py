@@ -18,8 +18,10 @@ from hubquant.engine.files import (
     ImatrixFacts,
     Weights,
     assign_types,
+    check_fork_types,
     file_metadata,
     file_name,
+    fork_note,
     plan_layouts,
 )
 from hubquant.engine.given_imatrix import GivenImatrix, open_imatrix
@@ -110,7 +112,8 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     facts = imatrix.facts if imatrix else collected_facts(calibration, conversion, recipe) if calibration else None
     covered = _covered(imatrix, calibration, conversion, recipe)
     files = [_plan_file(weights, source, recipe, ftype, facts, covered, shard_bytes) for ftype in recipe.quantize.types]
-    notes = _check_overlap(recipe) if calibration and evaluation else []
+    notes = [note for file in files for note in fork_note(file.ftype, file.types)]
+    notes += _check_overlap(recipe) if calibration and evaluation else []
     artifacts = plan_artifacts(recipe, source, weights, imatrix, calibration, evaluation, files, shard_bytes)
     workspace = Workspace(output)
     peak = peak_ram_bytes(recipe, weights)
@@ -180,9 +183,11 @@ def _checked(recipe: Recipe) -> Recipe:
         )
     if recipe.imatrix.skip and recipe.imatrix.file:
         raise RecipeError("imatrix.file and imatrix.skip contradict each other", hint="remove one of them")
+    settings = recipe.quantize.model_copy(update={"types": types})
+    check_fork_types(settings)
     return recipe.model_copy(
         update={
-            "quantize": recipe.quantize.model_copy(update={"types": types}),
+            "quantize": settings,
             "gates": recipe.gates.model_copy(update={"kld_mean": gates}),
         }
     )

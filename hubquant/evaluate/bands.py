@@ -45,6 +45,7 @@ LIMITS: Mapping[str, float] = MappingProxyType(
         "MXFP4": 0.11,
         "NVFP4": 0.13,
         "Q3_K": 0.11,
+        "Q3_K_HIFI": 0.11,
         "IQ3_S": 0.19,
         "IQ3_XXS": 0.22,
         "Q2_K": 0.20,

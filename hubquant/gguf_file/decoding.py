@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gguf import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType
 
@@ -11,7 +11,8 @@ from hubquant.errors import GGUFError
 from hubquant.gguf_file.encoding import SCALAR_CODES
 from hubquant.gguf_file.layout import MAX_DIMS, TensorEntry, pad
 from hubquant.gguf_file.metadata import KV, Metadata, Scalar
-from hubquant.gguf_file.types import NAMES_BY_ID
+from hubquant.gguf_file.types import FORK_TYPE_WITH_ID_OF, NAMES_BY_ID
+from hubquant.quants.formats import lookup
 
 VERSIONS = (2, 3)  # version 1 had 32-bit lengths and was replaced within weeks
 MAX_ITEMS = 1 << 22  # the largest vocabularies have under 2^20 tokens
@@ -80,6 +81,7 @@ class _Cursor:
         alignment = _alignment(metadata)
         start = pad(self.position, alignment)
         offsets = {name: start + offset for name, offset in relative.items()}
+        tensors = _told_apart(tensors, offsets, alignment, len(self.data))
         _check_extents(tensors, offsets, alignment, len(self.data))
         return Header(metadata, tensors, offsets)
 
@@ -142,6 +144,35 @@ def _alignment(metadata: Metadata) -> int:
     if not isinstance(value, int) or value < 1 or value & (value - 1):
         raise GGUFError(f"general.alignment is {value!r}", why="it must be a power of two")
     return value
+
+
+def _told_apart(
+    tensors: dict[str, TensorEntry], offsets: dict[str, int], alignment: int, size: int
+) -> dict[str, TensorEntry]:
+    """``tensors`` with the types that share a number with llama.cpp's, where the bytes up to the next tensor say so."""
+    if not any(tensor.type in FORK_TYPE_WITH_ID_OF for tensor in tensors.values()):
+        return tensors
+    order = sorted(tensors, key=offsets.__getitem__)
+    ends = dict(zip(order, [*(offsets[name] for name in order[1:]), size], strict=True))
+    return {name: _by_size(tensor, ends[name] - offsets[name], alignment) for name, tensor in tensors.items()}
+
+
+def _by_size(tensor: TensorEntry, room: int, alignment: int) -> TensorEntry:
+    """``tensor``, or that of the fork's type with the same number. Too little room: see :func:`_check_extents`."""
+    fork_type = FORK_TYPE_WITH_ID_OF.get(tensor.type)
+    if fork_type is None or room < tensor.nbytes:
+        return tensor
+    if tensor.shape[-1] % lookup(fork_type).block_size:
+        return tensor
+    candidates = [tensor, replace(tensor, type=fork_type)]
+    fitting = [each for each in candidates if each.nbytes <= room < each.nbytes + alignment]
+    if len(fitting) != 1:
+        raise GGUFError(
+            f"tensor {tensor.name!r} may be {tensor.type} or {lookup(fork_type).fork}'s {fork_type}",
+            why=f"both have the same number, and its {room} bytes do not tell which it is",
+            hint="it may come from another version of the fork: quantize the model again",
+        )
+    return fitting[0]
 
 
 def _check_extents(tensors: dict[str, TensorEntry], offsets: dict[str, int], alignment: int, size: int) -> None:

@@ -9,7 +9,7 @@ from gguf import GGUF_MAGIC, GGUF_VERSION, GGUFValueType
 
 from hubquant.errors import GGUFError
 from hubquant.gguf_file.metadata import KV, Metadata, Scalar
-from hubquant.quants import TYPES
+from hubquant.quants.formats import lookup
 
 SCALAR_CODES = {
     GGUFValueType.UINT8: "B",
@@ -39,7 +39,7 @@ def encode_header(metadata: Metadata, tensors: Sequence[TensorRow]) -> bytes:
             raise GGUFError(f"metadata key {key} cannot be written", why=str(error)) from error
     for name, shape, type, offset in tensors:
         dims = tuple(reversed(shape))
-        parts += [_string(name), struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, TYPES[type].id, offset)]
+        parts += [_string(name), struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, lookup(type).id, offset)]
     return b"".join(parts)
 
 

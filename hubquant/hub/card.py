@@ -33,7 +33,8 @@ class CardRow:
     """One quantized file. ``file`` is its path in the repository, the first shard's if it has several.
 
     ``size`` in bytes, ``bpw`` in bits per weight, ``same_top`` a share from 0 to 1; the measurements against the source
-    model are ``None`` where none were made. ``recommendation`` is a short plain text.
+    model are ``None`` where none were made. ``recommendation`` is a short plain text. ``fork`` is the repository of the
+    only llama.cpp that loads the file, ``None`` where any does.
     """
 
     file: str
@@ -45,6 +46,7 @@ class CardRow:
     same_top: float | None = None
     ppl_ratio: float | None = None
     recommendation: str = ""
+    fork: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,17 @@ def render(card: Card) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters.update(text=escape, code=code, shell=_shell, reference=_reference)
+    environment.filters.update(text=escape, code=code, shell=_shell, reference=_reference, fork=_fork)
     metadata = front_matter(card)
     head = yaml.dump(metadata, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
-    example = next((row for row in card.rows if row.type == "Q4_K_M"), card.rows[0] if card.rows else None)
+    portable = [row for row in card.rows if row.fork is None]
+    example = next((row for row in portable if row.type == "Q4_K_M"), portable[0] if portable else None)
     body = environment.get_template("card.md.jinja").render(
         card=card,
         source=_source(card),
         table=table(card),
         example=example,
+        fork_only=[row for row in card.rows if row.fork],
         inherits_license="license" in metadata,
     )
     return f"---\n{head}---\n\n{body.strip()}\n"
@@ -188,6 +192,10 @@ def _source(card: Card) -> str:
 
 def _reference(text: CardText) -> str:
     return link(text.name, f"{HUB}/datasets/{quote(text.name)}") if text.is_dataset else escape(text.name)
+
+
+def _fork(repository: str) -> str:
+    return link(repository, f"https://github.com/{quote(repository)}")
 
 
 def _shell(value: str) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hubquant.errors import MixError, NotSupportedYet
-from hubquant.mix.file_types import BLOCK_SIZES, FLOAT_TYPES, file_type, tensor_type
+from hubquant.mix.file_types import BLOCK_SIZES, FLOAT_TYPES, FTYPES, file_type, tensor_type
 from hubquant.mix.rules import ATTN_V_NAMES, Model, Place, Role, mixed_type, role
 from hubquant.mix.storage import kept, storage_type
 from hubquant.recipe.schema import Rule
@@ -16,9 +16,10 @@ Shape = tuple[int, ...]
 
 SHAPE_FALLBACK: Mapping[str, str] = (
     dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL")
-    | dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0", "Q2_0"), "Q4_0")
+    | dict.fromkeys(("Q2_K", "Q3_K", "Q3_K_HIFI", "TQ1_0", "TQ2_0", "Q2_0"), "Q4_0")
     | {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 )
+MIXED_AS: Mapping[str, str] = {"Q3_K_HIFI": "Q3_K_S"}  # llama.cpp has no rules for it
 NEEDS_IMATRIX = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S")
 
 
@@ -52,7 +53,7 @@ def assign(
     output_type = tensor_type(output_tensor) if output_tensor else None
     token_type = tensor_type(token_embedding) if token_embedding else None
     model = Model(
-        ftype=target,
+        ftype=FTYPES[MIXED_AS.get(target.name, target.name)],
         architecture=architecture,
         n_layer=hparams["n_layer"],
         n_head=hparams.get("n_head", 0),

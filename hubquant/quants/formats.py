@@ -8,7 +8,7 @@ structs (ggml-common.h).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -155,7 +155,7 @@ FORMATS = (
 TYPES: Mapping[str, TypeFormat] = MappingProxyType({fmt.name: fmt for fmt in FORMATS})
 
 FORK_FORMATS = (
-    # a Q3_K block, and eight weights of it in half precision; the fork's readers differ in whether they look at the count
+    # a Q3_K block, and eight weights of it in half precision; not all of the fork's readers look at the count
     TypeFormat(
         "Q3_K_HIFI",
         42,  # Q2_0 in llama.cpp itself: only the size of a tensor tells the two apart
@@ -166,6 +166,11 @@ FORK_FORMATS = (
 )
 
 FORK_TYPES: Mapping[str, TypeFormat] = MappingProxyType({fmt.name: fmt for fmt in FORK_FORMATS})
+
+
+def fork_of(types: Iterable[str]) -> str | None:
+    """The only llama.cpp that reads tensors of all these types; None where any does."""
+    return next((FORK_TYPES[name].fork for name in types if name in FORK_TYPES), None)
 
 
 def lookup(name: str) -> TypeFormat:

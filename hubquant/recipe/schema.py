@@ -97,6 +97,7 @@ class Quantize(Frozen):
     pure: bool = False
     output_tensor: str | None = None
     token_embedding: str | None = None
+    allow_fork_types: bool = False
 
 
 class Evaluate(Frozen):

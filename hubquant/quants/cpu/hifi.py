@@ -64,16 +64,15 @@ def _scales(data: Array) -> Array:
     """The scale of every 16 weights: uint8 [blocks, 110] -> float32 [blocks, 16]."""
     start, d = _Q3_K.offset("scales"), _Q3_K.offset("d")
     packed = torch.from_numpy(data[:, start : start + 12])
-    scales: Array = np.ascontiguousarray(data[:, d : d + 2]).view(np.float16).astype(np.float32)
-    return scales * signed_six_bit_scales(packed).numpy()
+    supers = np.ascontiguousarray(data[:, d : d + 2]).view(np.float16).astype(np.float32)
+    scales: Array = supers * signed_six_bit_scales(packed).numpy()
+    return scales
 
 
 @kernel
-def largest_errors(
-    values: Array, importance: Array, scales: Array, chosen: Array, worst: Array, error: Array
-) -> None:
-    """``worst`` [blocks, 8] = the weights whose weighted squared error is largest when rounded at ``scales``; ``error`` =
-    the sum of those that are not ``chosen``.
+def largest_errors(values: Array, importance: Array, scales: Array, chosen: Array, worst: Array, error: Array) -> None:
+    """``worst`` [blocks, 8] = the weights of largest weighted squared error when rounded at ``scales``; ``error`` = the
+    sum of those that are not ``chosen``.
     """
     n = values.shape[1]
     cost, kept = np.empty(n, np.float32), np.ones(n, np.bool_)
