@@ -117,6 +117,19 @@ def test_a_local_model_in_a_local_folder_without_measurements() -> None:
         assert absent not in text
 
 
+def test_files_for_a_fork_are_warned_of_and_no_example() -> None:
+    fork = CardRow("a-Q3_K_HIFI.gguf", "Q3_K_HIFI", 1000, 4.6, fork="alice/llama.cpp")
+    both = render(dataclasses.replace(CARD, rows=(fork, *ROWS)))
+    assert both.count("**Warning:**") == 1
+    assert "is loaded only by [alice/llama.cpp](https://github.com/alice/llama.cpp)" in both
+    assert "Each other file was loaded in llama.cpp" in both
+    assert "llama-server -hf alice/Qwen3-0.6B-GGUF:Q4_K_M" in both
+    alone = render(dataclasses.replace(CARD, rows=(fork,), loaded_in_llama_cpp=False))
+    assert "**Warning:**" in alone
+    assert "llama-server" not in alone
+    assert "**Warning:**" not in render(CARD)
+
+
 def test_columns_follow_what_was_measured() -> None:
     assert table(CARD)[0][-2:] == ["PPL ratio", "Recommendation"]
     bare = dataclasses.replace(CARD, rows=(dataclasses.replace(ROWS[0], kld_999=None, recommendation=""), ROWS[1]))

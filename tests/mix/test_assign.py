@@ -273,3 +273,12 @@ def test_every_tensor_can_hold_its_type(
     types = assign(tensors, ftype, architecture, hparams, has_imatrix)
     assert list(types) == list(tensors)
     assert all(tensors[name][-1] % BLOCK_SIZES[type] == 0 for name, type in types.items())
+
+
+def test_q3_k_hifi_takes_the_place_of_q3_k_in_q3_k_s() -> None:
+    for hparams in (SMALL, SMALL | {"n_expert": 8}, SMALL | {"n_layer": 80}):
+        tensors = dense(**SMALL, head_dim=64) | {"blk.3.ffn_up_exps.weight": (8, 64, 96)}
+        stock = assign(tensors, "Q3_K_S", "llama", hparams, has_imatrix=True)
+        fork = assign(tensors, "q3_k_hifi", "llama", hparams, has_imatrix=True)
+        assert "Q3_K" in stock.values()
+        assert fork == {name: "Q3_K_HIFI" if type == "Q3_K" else type for name, type in stock.items()}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hubquant.quants.cpu.compile import kernel
+from hubquant.quants.cpu.compile import kernel, primitive
 from hubquant.quants.cpu.rows import Kernel, Kernels
 from hubquant.quants.formats import lookup
 from hubquant.quants.layout import signed_six_bit_scales
@@ -44,7 +44,7 @@ def _weighted(q3_k: Kernel, values: Array, importance: Array, out: Array) -> Non
 def _encode(q3_k: Kernel, values: Array, importance: Array, out: Array) -> None:
     blocks = values.shape[0]
     data = np.empty((blocks, _Q3_K.block_bytes), np.uint8)
-    found, least = np.empty((blocks, _OUTLIERS), np.uint8), np.full(blocks, np.inf, np.float32)
+    found, least = np.empty((blocks, _OUTLIERS), np.uint8), np.full(blocks, np.nan, np.float32)
     worst, error = np.empty_like(found), np.empty_like(least)
     chosen = np.zeros_like(worst)
     largest_errors(values, importance, np.zeros((blocks, 16), np.float32), chosen, worst, error)
@@ -54,7 +54,7 @@ def _encode(q3_k: Kernel, values: Array, importance: Array, out: Array) -> None:
         np.put_along_axis(kept, chosen.astype(np.intp), 0, axis=1)
         q3_k(kept, data)
         largest_errors(values, importance, _scales(data), chosen, worst, error)
-        better = ~(error >= least)
+        better = ~(error >= least)  # true of the first
         least[better], found[better] = error[better], chosen[better]
         out[better, : _Q3_K.block_bytes] = data[better]
     _put_outliers(values, found, out)
@@ -65,8 +65,23 @@ def _scales(data: Array) -> Array:
     start, d = _Q3_K.offset("scales"), _Q3_K.offset("d")
     packed = torch.from_numpy(data[:, start : start + 12])
     supers = np.ascontiguousarray(data[:, d : d + 2]).view(np.float16).astype(np.float32)
-    scales: Array = supers * signed_six_bit_scales(packed).numpy()
+    with np.errstate(invalid="ignore"):  # llama.cpp's Q3_K has infinite ones for weights beyond half precision
+        scales: Array = supers * signed_six_bit_scales(packed).numpy()
     return scales
+
+
+@primitive
+def _largest(cost: Array, found: Array) -> None:
+    """``found`` = where the largest of ``cost`` ≥ 0 are, in falling order, the first of equal ones first."""
+    n = found.size
+    values = np.full(n, np.float32(-1))
+    for i in range(cost.size):
+        if cost[i] > values[n - 1]:
+            k = n - 1
+            while k > 0 and values[k - 1] < cost[i]:
+                values[k], found[k] = values[k - 1], found[k - 1]
+                k -= 1
+            values[k], found[k] = cost[i], i
 
 
 @kernel
@@ -75,25 +90,26 @@ def largest_errors(values: Array, importance: Array, scales: Array, chosen: Arra
     sum of those that are not ``chosen``.
     """
     n = values.shape[1]
-    cost, kept = np.empty(n, np.float32), np.ones(n, np.bool_)
+    cost, kept = np.empty(n, np.float32), np.empty(n, np.bool_)
     for block in range(values.shape[0]):
         mean = np.float32(0)
         for i in range(n):
             mean += values[block, i] * values[block, i]
         mean *= np.float32(2.0 / n)
+        kept[:] = True
+        for k in range(chosen.shape[1]):
+            kept[chosen[block, k]] = False
+        total = np.float32(0)
         for i in range(n):
             x, scale = values[block, i], scales[block, i // 16]
             code = np.float32(0) if scale == 0 else min(max(np.rint(x / scale), np.float32(-4)), np.float32(3))
             weight = importance[block // 16 % importance.shape[0], i, block % 16] * np.sqrt(mean + x * x)
-            cost[i] = weight * (x - scale * code) ** 2
-        for k in range(chosen.shape[1]):
-            kept[chosen[block, k]] = False
-        error[block] = np.sum(cost * kept)
-        kept[:] = True
-        for k in range(worst.shape[1]):
-            top = np.argmax(cost)
-            worst[block, k] = top
-            cost[top] = -1
+            squared = weight * (x - scale * code) ** 2
+            cost[i] = squared if squared == squared else np.float32(0)  # beyond single precision
+            if kept[i]:
+                total += cost[i]
+        error[block] = total
+        _largest(cost, worst[block])
 
 
 def _put_outliers(values: Array, chosen: Array, out: Array) -> None:
