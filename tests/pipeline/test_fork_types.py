@@ -75,8 +75,14 @@ def test_single_commands(tiny_llama: Path, tmp_path: Path) -> None:
     types = {name: tensor.type for name, tensor in GGUFFile.open(path).tensors.items()}
     assert {name for name, type in types.items() if type == "Q3_K_HIFI"} == {n for n in types if "ffn_up" in n}
 
+    without = tmp_path / "without"
+    stock = ["quantize", str(tiny_llama), "-t", "Q4_K_M", "-o", str(without), "--tensor-type", "ffn_up=Q3_K"]
+    assert hubquant(*stock).code == 0
     baseline, few = tmp_path / "baseline.h5", ["--chunks", "2", "--chunk-size", "64"]
     assert hubquant("evaluate", "baseline", str(tiny_llama), "-o", str(baseline), *few).code == 0
-    measured = hubquant("evaluate", "run", str(path), "--baseline", str(baseline), "--json")
-    assert measured.code == 0, measured.err
-    assert 0 < json.loads(measured.out)["kld"]["mean"] < 0.1
+    klds = []
+    for file in (path, without / path.name):
+        measured = hubquant("evaluate", "run", str(file), "--baseline", str(baseline), "--json")
+        assert measured.code == 0, measured.err
+        klds.append(json.loads(measured.out)["kld"]["mean"])
+    assert 0 < klds[0] < klds[1]
