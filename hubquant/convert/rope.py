@@ -38,9 +38,10 @@ _LARGEST = {  # of numbers above 0
 
 @dataclass(frozen=True)
 class Rope:
-    """``types`` are the rope types that llama.cpp computes for the architecture."""
+    """``types`` are the rope types that llama.cpp computes for the architecture, of whole heads unless ``partial``."""
 
     types: tuple[str, ...] = ("default", "linear", "yarn")
+    partial: bool = False
 
     def check(self, settings: Settings) -> None:
         parameters = _raw_parameters(settings)
@@ -56,7 +57,10 @@ class Rope:
                 raise out_of_range(f"rope's {name}", value, f"a number above 0 and up to {most:g}")
         if kind == "llama3" and not parameters["low_freq_factor"] < parameters["high_freq_factor"]:
             raise out_of_range("rope's low_freq_factor", parameters["low_freq_factor"], "below high_freq_factor")
-        if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
+        share = parameters.get("partial_rotary_factor")
+        if share is not None and not (is_number(share) and 0 < share <= 1):
+            raise out_of_range("partial_rotary_factor", share, "above 0 and up to 1")
+        if share not in (None, 1) and not self.partial:
             raise NotSupportedYet("partial rotary embeddings", why="llama.cpp rotates whole heads here")
         for name, value in BETAS.items():
             if kind == "yarn" and (parameters.get(name) or value) != value:
@@ -69,7 +73,11 @@ class Rope:
         kind = rope_type(parameters)
         if parameters["rope_theta"] is None:
             raise out_of_range("rope_theta", None, "a number above 0")
-        result = {"rope.freq_base": f32(parameters["rope_theta"])}
+        share = parameters.get("partial_rotary_factor") or 1
+        result = {
+            "rope.dimension_count": u32(int(head_size(config) * share)),
+            "rope.freq_base": f32(parameters["rope_theta"]),
+        }
         if kind in ("linear", "yarn"):
             result["rope.scaling.type"] = string(kind)
             result["rope.scaling.factor"] = f32(parameters["factor"])
@@ -82,6 +90,8 @@ class Rope:
             "rope_type": "default",
             "rope_theta": number(metadata, "rope.freq_base") or 10000.0,
         }
+        if self.partial:
+            parameters["partial_rotary_factor"] = _rotated_share(metadata)
         kind = metadata["rope.scaling.type"].value if "rope.scaling.type" in metadata else "none"
         if kind not in ("none", "linear", "yarn"):
             raise NotSupportedYet(f"rope scaling {str(kind)[:40]!r}")
@@ -93,6 +103,14 @@ class Rope:
             attention = (number(metadata, "rope.scaling.attn_factor") or 1.0) * _yarn_attention(factor)
             parameters |= {"original_max_position_embeddings": context, "attention_factor": attention}
         return {"rope_parameters": parameters}
+
+
+def _rotated_share(metadata: Metadata) -> float:
+    """transformers multiplies it by the head's size and rounds down."""
+    count, size = integer(metadata, "rope.dimension_count"), integer(metadata, "attention.key_length")
+    if not count or not size or count >= size:
+        return 1.0
+    return count / size if int(size * (count / size)) == count else math.nextafter(count / size, 1)
 
 
 def rope_type(parameters: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from hubquant.errors import CheckpointError, NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, f32, u32
+from hubquant.gguf_file.metadata import KV, Metadata, boolean, f32, u32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -110,6 +110,42 @@ class Fixed:
 
 
 @dataclass(frozen=True)
+class Switch:
+    """Something that a model has or has not."""
+
+    key: str
+    setting: str
+
+    def check(self, settings: Settings) -> None:
+        value = settings.get(self.setting)
+        if value is not None and not isinstance(value, bool):
+            raise out_of_range(self.setting, value, "true or false")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        return {self.key: boolean(getattr(config, self.setting))}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        return {self.setting: bool(metadata[self.key].value)} if self.key in metadata else {}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A key with the same value for every model of the architecture."""
+
+    key: str
+    value: KV
+
+    def check(self, settings: Settings) -> None:
+        """The config has no say."""
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
+        return {self.key: self.value}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002
+        return {}
+
+
+@dataclass(frozen=True)
 class Heads:
     """Attention heads, their size, and the key-value heads that groups of them share."""
 
@@ -122,7 +158,7 @@ class Heads:
             raise out_of_range("hidden_size", size, f"a multiple of the {heads} attention heads")
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
-        heads, kv_heads, size = config.num_attention_heads, config.num_key_value_heads, head_size(config)
+        heads, kv_heads, size = config.num_attention_heads, key_value_heads(config), head_size(config)
         if heads % kv_heads:
             raise out_of_range("num_key_value_heads", kv_heads, f"a divisor of the {heads} attention heads")
         _check_even(size)
@@ -131,7 +167,6 @@ class Heads:
             "attention.head_count_kv": u32(kv_heads),
             "attention.key_length": u32(size),
             "attention.value_length": u32(size),
-            "rope.dimension_count": u32(size),
         }
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
@@ -150,6 +185,10 @@ def _check_even(size: int) -> None:
 
 def head_size(config: PreTrainedConfig) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def key_value_heads(config: PreTrainedConfig) -> int:
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def integer(metadata: Metadata, key: str) -> int | None:

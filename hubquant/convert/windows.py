@@ -47,6 +47,49 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class NoWindows:
+    """Every layer sees the whole text, in a family that has windows elsewhere."""
+
+    def check(self, settings: Settings) -> None:
+        if settings.get("sliding_window") is not None:
+            raise NotSupportedYet("windowed layers in this architecture")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        self.check({"sliding_window": config.sliding_window})
+        return {}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        n_layer = integer(metadata, "block_count") or 0
+        return {"sliding_window": None, "layer_types": [FULL] * min(n_layer, 10_000)}
+
+
+@dataclass(frozen=True)
+class LayersWithoutRope:
+    """Every ``period``-th layer knows no positions."""
+
+    period: int
+
+    def check(self, settings: Settings) -> None:
+        layers = settings.get("no_rope_layers")
+        if layers is not None and not isinstance(layers, list):
+            raise out_of_range("no_rope_layers", layers, "a list")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        if list(config.no_rope_layers) != self._layers(config.num_hidden_layers):
+            raise NotSupportedYet(
+                "this order of layers without rope", why=f"llama.cpp leaves it out in the last of every {self.period}"
+            )
+        return {}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        return {"no_rope_layers": self._layers(min(integer(metadata, "block_count") or 0, 10_000))}
+
+    def _layers(self, n_layer: int) -> list[int]:
+        """0 where rope is left out, as transformers writes it."""
+        return [int(layer % self.period != self.period - 1) for layer in range(n_layer)]
+
+
+@dataclass(frozen=True)
 class QueryScale:
     """Gemma's queries are divided by the root of the head size, in its largest model by that of width / heads.
 
@@ -89,7 +132,9 @@ class RopeByLayer:
         Rope(("default",)).check({"rope_parameters": parameters.get(SLIDING)})
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
-        whole = cast("PreTrainedConfig", SimpleNamespace(rope_parameters=config.rope_parameters[FULL]))
+        whole = cast(
+            "PreTrainedConfig", SimpleNamespace(rope_parameters=config.rope_parameters[FULL], head_dim=config.head_dim)
+        )
         theta = config.rope_parameters[SLIDING]["rope_theta"]
         return {**self.full.metadata(whole), "rope.freq_base_swa": f32(theta)}
 

@@ -27,6 +27,7 @@ LLAMA3 = {
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 64}
+WHOLE = {"sliding_window": None, "layer_types": ["full_attention"] * 2}
 TIED = {"tie_word_embeddings": True}
 GEMMA3 = {
     "num_hidden_layers": 7,
@@ -36,6 +37,12 @@ GEMMA3 = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
     },
+}
+GRANITE = {
+    "attention_multiplier": 0.1,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 2.0,
 }
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
@@ -60,6 +67,23 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("gemma", TIED),
     "gemma2": ("gemma2", TIED | {"sliding_window": 32, "query_pre_attn_scalar": 64, "attn_logit_softcapping": 20.0}),
     "gemma3": ("gemma3_text", TIED | GEMMA3),
+    "internlm3": ("internlm3", {"attention_bias": True, "mlp_bias": True}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 4}),
+    "granite": ("granite", GRANITE),
+    "granitemoe": ("granitemoe", GRANITE | EXPERTS),
+    "olmo": ("olmo", {}),
+    "olmo with clipping": ("olmo", {"clip_qkv": 2.0}),
+    "olmo2": ("olmo2", {}),
+    "cohere": ("cohere", TIED | {"logit_scale": 0.25}),
+    "cohere2": ("cohere2", TIED | {"logit_scale": 0.25, "num_hidden_layers": 5, "sliding_window": 32}),
+    "exaone4": ("exaone4", WHOLE),
+    "exaone4 with llama3 rope": ("exaone4", WHOLE | {"rope_parameters": LLAMA3}),
+    "glm4": ("glm4", {"attention_bias": True}),
+    "nemotron": ("nemotron", {}),
+    "phi2": ("phi", {}),
+    "stablelm": ("stablelm", {"use_qkv_bias": True}),
+    "stablelm in parallel": ("stablelm", {"use_parallel_residual": True}),
+    "starcoder2": ("starcoder2", TIED),
     "mixtral": ("mixtral", EXPERTS),
     "qwen2_moe": ("qwen2_moe", QWEN_EXPERTS | {"shared_expert_intermediate_size": 96}),
     "qwen3_moe": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True}),

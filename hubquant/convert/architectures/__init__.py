@@ -6,20 +6,35 @@ import difflib
 from collections.abc import Collection
 
 from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures.cohere import COHERE, COHERE2
+from hubquant.convert.architectures.exaone4 import EXAONE4
 from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
+from hubquant.convert.architectures.glm4 import GLM4
+from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE
+from hubquant.convert.architectures.internlm3 import INTERNLM3
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mixtral import MIXTRAL
+from hubquant.convert.architectures.nemotron import NEMOTRON
+from hubquant.convert.architectures.olmo import OLMO, OLMO2
+from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.qwen2 import QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
+from hubquant.convert.architectures.smollm3 import SMOLLM3
+from hubquant.convert.architectures.stablelm import STABLELM
+from hubquant.convert.architectures.starcoder2 import STARCODER2
 from hubquant.convert.rules import Settings
 from hubquant.errors import CheckpointError, NotSupportedYet
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *(LLAMA, MISTRAL, MIXTRAL),
+    *(LLAMA, MISTRAL, MIXTRAL, INTERNLM3, SMOLLM3),
     *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE),
     *(GEMMA, GEMMA2, GEMMA3),
+    *(GRANITE, GRANITE_MOE),
+    *(OLMO, OLMO2),
+    *(COHERE, COHERE2),
+    *(EXAONE4, GLM4, NEMOTRON, PHI2, STABLELM, STARCODER2),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import Count, Epsilon, Fixed, Heads, Rule, head_size
+from hubquant.convert.rules import Count, Epsilon, Fixed, Heads, Rule, head_size, key_value_heads
 from hubquant.convert.tables import Embeddings, Module, Row, linear, norm
 
 if TYPE_CHECKING:
@@ -31,18 +31,18 @@ OUTSIDE: tuple[Row, ...] = (Embeddings(), norm("model.norm"))
 
 def dimensions(config: PreTrainedConfig) -> Dimensions:
     """Sizes by llama.cpp's names; n_embd_q and n_embd_kv are all heads side by side."""
-    size = head_size(config)
+    size, kv_heads = head_size(config), key_value_heads(config)
     return {
         "n_vocab": config.vocab_size,
         "n_embd": config.hidden_size,
         "n_layer": config.num_hidden_layers,
         "n_ff": config.intermediate_size,
         "n_head": config.num_attention_heads,
-        "n_head_kv": config.num_key_value_heads,
+        "n_head_kv": kv_heads,
         "n_expert": 0,
         "n_embd_head": size,
         "n_embd_q": config.num_attention_heads * size,
-        "n_embd_kv": config.num_key_value_heads * size,
+        "n_embd_kv": kv_heads * size,
     }
 
 

@@ -1,0 +1,28 @@
+"""EXAONE 4: norms behind both halves of a layer and on queries and keys."""
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder
+from hubquant.convert.rope import Rope, rope_freqs
+from hubquant.convert.tables import linear, norm
+from hubquant.convert.windows import NoWindows
+
+EXAONE4 = Architecture(
+    name="exaone4",
+    classes={"Exaone4ForCausalLM": "exaone4"},
+    restored_as="exaone4",
+    rules=(*decoder.RULES, Rope(("default", "llama3")), NoWindows()),
+    dimensions=decoder.dimensions,
+    outside=decoder.OUTSIDE,
+    block=every_layer(
+        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        norm("self_attn.q_norm", "n_embd_head"),
+        norm("self_attn.k_norm", "n_embd_head"),
+        norm("post_attention_layernorm"),
+        *decoder.gated_mlp(),
+        norm("post_feedforward_layernorm"),
+    ),
+    constants=rope_freqs,
+)

@@ -1,0 +1,43 @@
+"""Nemotron and Minitron: layer norms stored without their 1, squared ReLU, rope on a part of each head."""
+
+from __future__ import annotations
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder
+from hubquant.convert.operations import AddOne, always
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Epsilon, Fixed, Heads
+from hubquant.convert.tables import Embeddings, Row, Tensors, linear
+
+
+def _norm(name: str, stem: str) -> tuple[Row, ...]:
+    return (
+        Tensors((f"{name}.weight",), {f"{stem}.weight": ("n_embd",)}, (always(AddOne()),)),
+        Tensors((f"{name}.bias",), {f"{stem}.bias": ("n_embd",)}),
+    )
+
+
+NEMOTRON = Architecture(
+    name="nemotron",
+    classes={"NemotronForCausalLM": "nemotron"},
+    restored_as="nemotron",
+    rules=(
+        *decoder.SIZES,
+        Heads(),
+        Rope(("default", "linear"), partial=True),
+        Epsilon("attention.layer_norm_epsilon", "norm_eps"),
+        Fixed("hidden_act", "relu2"),
+    ),
+    dimensions=decoder.dimensions,
+    outside=(Embeddings(), *_norm("model.norm", "output_norm")),
+    block=every_layer(
+        *_norm("input_layernorm", "attn_norm"),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias"),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias"),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q", "attention_bias"),
+        *_norm("post_attention_layernorm", "ffn_norm"),
+        linear("mlp.up_proj", "n_ff", "n_embd", "mlp_bias"),
+        linear("mlp.down_proj", "n_embd", "n_ff", "mlp_bias"),
+    ),
+)

@@ -1,0 +1,52 @@
+"""OLMo, whose norms have no weights, and OLMo 2, whose norms stand behind attention and feed-forward layer."""
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder
+from hubquant.convert.operations import interleave_halves
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Constant, Fixed, Heads, Number
+from hubquant.convert.tables import Embeddings, linear, norm
+from hubquant.gguf_file.metadata import f32
+
+OLMO = Architecture(
+    name="olmo",
+    classes={"OlmoForCausalLM": "olmo"},
+    restored_as="olmo",
+    rules=(
+        *decoder.SIZES,
+        Heads(),
+        Rope(),
+        Constant("attention.layer_norm_epsilon", f32(1e-5)),
+        Number("attention.clamp_kqv", "clip_qkv"),
+        Fixed("attention_bias", False),
+        Fixed("hidden_act", "silu"),
+    ),
+    dimensions=decoder.dimensions,
+    outside=(Embeddings(),),
+    block=every_layer(
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", operations=(interleave_halves("n_head"),)),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", operations=(interleave_halves("n_head_kv"),)),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *decoder.gated_mlp(),
+    ),
+)
+OLMO2 = Architecture(
+    name="olmo2",
+    classes={"Olmo2ForCausalLM": "olmo2"},
+    restored_as="olmo2",
+    rules=(*decoder.RULES, Rope(), Fixed("attention_bias", False)),
+    dimensions=decoder.dimensions,
+    outside=decoder.OUTSIDE,
+    block=every_layer(
+        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        norm("self_attn.q_norm", "n_embd_q"),
+        norm("self_attn.k_norm", "n_embd_kv"),
+        norm("post_attention_layernorm"),
+        *decoder.gated_mlp(),
+        norm("post_feedforward_layernorm"),
+    ),
+)

@@ -1,0 +1,17 @@
+"""SmolLM3: Llama in which every fourth layer knows no positions."""
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder, llama
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Fixed
+from hubquant.convert.windows import LayersWithoutRope
+
+SMOLLM3 = Architecture(
+    name="smollm3",
+    classes={"SmolLM3ForCausalLM": "smollm3"},
+    restored_as="smollm3",
+    rules=(*decoder.RULES, Rope(), LayersWithoutRope(period=4), Fixed("use_sliding_window", False)),
+    dimensions=decoder.dimensions,
+    outside=decoder.OUTSIDE,
+    block=every_layer(*llama.ATTENTION, *decoder.gated_mlp(bias="mlp_bias")),
+)

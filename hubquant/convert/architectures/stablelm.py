@@ -1,0 +1,46 @@
+"""StableLM: Llama with true layer norms, rope on a part of each head, perhaps both halves of a layer in parallel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures import decoder
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Epsilon, Fixed, Heads, Switch
+from hubquant.convert.tables import Embeddings, Row, linear, norm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def _block(config: PreTrainedConfig, _layer: int) -> tuple[Row, ...]:
+    second: tuple[Row, ...] = () if config.use_parallel_residual else (norm("post_attention_layernorm", bias=True),)
+    return (
+        norm("input_layernorm", bias=True),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", "use_qkv_bias"),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "use_qkv_bias"),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "use_qkv_bias"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *second,
+        *decoder.gated_mlp(),
+    )
+
+
+STABLELM = Architecture(
+    name="stablelm",
+    classes={"StableLmForCausalLM": "stablelm", "StableLMEpochForCausalLM": "stablelm"},
+    restored_as="stablelm",
+    rules=(
+        *decoder.SIZES,
+        Heads(),
+        Rope(("default",), partial=True),
+        Epsilon("attention.layer_norm_epsilon", "layer_norm_eps"),
+        Switch("use_parallel_residual", "use_parallel_residual"),
+        Fixed("qk_layernorm", False),
+        Fixed("hidden_act", "silu"),
+    ),
+    dimensions=decoder.dimensions,
+    outside=(Embeddings(), norm("model.norm", bias=True)),
+    block=_block,
+)

@@ -1,0 +1,33 @@
+"""StarCoder 2."""
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Epsilon, Fixed, Heads
+from hubquant.convert.tables import Embeddings, linear, norm
+
+STARCODER2 = Architecture(
+    name="starcoder2",
+    classes={"Starcoder2ForCausalLM": "starcoder2"},
+    restored_as="starcoder2",
+    rules=(
+        *decoder.SIZES,
+        Heads(),
+        Rope(("default",)),
+        Epsilon("attention.layer_norm_epsilon", "norm_epsilon"),
+        Fixed("use_bias", True),
+        Fixed("hidden_act", "gelu_pytorch_tanh"),
+    ),
+    dimensions=decoder.dimensions,
+    outside=(Embeddings(), norm("model.norm", bias=True)),
+    block=every_layer(
+        norm("input_layernorm", bias=True),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", bias=True),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", bias=True),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd", bias=True),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q", bias=True),
+        norm("post_attention_layernorm", bias=True),
+        linear("mlp.c_fc", "n_ff", "n_embd", bias=True),
+        linear("mlp.c_proj", "n_embd", "n_ff", bias=True),
+    ),
+)
