@@ -140,7 +140,9 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
                 snapshot.unlink(missing_ok=True)
                 work.keep_result(evaluation, divergences, divergence)
             if model is not None and runtime in missing:
-                work.keep_result(runtime, runtimes, runtime_check(path, tokenizer, model))
+                fork = f"only {file.fork}, a fork of llama.cpp, loads this file"
+                check = RuntimeCheck(skipped=fork) if file.fork else runtime_check(path, tokenizer, model)
+                work.keep_result(runtime, runtimes, check)
     return (
         {ftype: work.result(artifact, divergences) for ftype, artifact in made.evaluations.items()},
         {ftype: work.result(artifact, runtimes) for ftype, artifact in made.runtimes.items()},

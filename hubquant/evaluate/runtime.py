@@ -15,8 +15,6 @@ from torch import Tensor
 
 from hubquant.errors import VerificationError
 from hubquant.evaluate.scoring import LanguageModel
-from hubquant.gguf_file import GGUFFile
-from hubquant.quants.formats import fork_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,12 +62,9 @@ def runtime_check(
     The ids of a multilingual text must be the tokenizer's, and for at least ``least_agreement`` of the prompts the most
     probable next token of ``model`` must be among the ``TOP`` most probable of the file. ``model`` may be the source or
     the file's own weights restored in transformers; the latter agree far better at two bits, so that what is left is
-    what llama.cpp makes of the file. A file that only a fork of llama.cpp loads is skipped. llama.cpp runs in a process
-    of its own without output. Raises VerificationError when it cannot load the file, crashes, takes more than
-    ``timeout`` seconds, or disagrees.
+    what llama.cpp makes of the file. llama.cpp runs in a process of its own without output. Raises VerificationError
+    when it cannot load the file, crashes, takes more than ``timeout`` seconds, or disagrees.
     """
-    if fork := fork_of(tensor.type for tensor in GGUFFile.open(path).tensors.values()):
-        return RuntimeCheck(skipped=f"only {fork}, a fork of llama.cpp, loads this file")
     if importlib.util.find_spec("xllamacpp") is None:
         return RuntimeCheck(skipped="xllamacpp is not installed")
     ids: list[int] = tokenizer(TEXT)["input_ids"]

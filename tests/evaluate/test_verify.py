@@ -13,7 +13,7 @@ from hubquant.evaluate import FileCheck, verify_files
 from hubquant.evaluate.bands import LIMITS, ErrorSums
 from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
 from hubquant.gguf_file.metadata import string
-from hubquant.quants import TYPES, dequantize, quantize
+from hubquant.quants import FORK_TYPES, TYPES, dequantize, quantize
 from tests.support.llamacpp import ggml_quantize
 
 ROWS, N = 16, 1024
@@ -47,7 +47,9 @@ def importance(kind: str) -> torch.Tensor | None:
 
 
 def fake_quantized(x: torch.Tensor, type: str, weights: torch.Tensor | None) -> torch.Tensor:
-    """What llama.cpp's quantizer makes of ``x``."""
+    """What llama.cpp's quantizer makes of ``x``, or hubquant's for a fork's type."""
+    if type in FORK_TYPES:
+        return dequantize(quantize(x, type, weights), type, x.shape[1])
     ids = {t.name: t.value for t in gguf.GGMLQuantizationType} | {name: f.id for name, f in TYPES.items()}
     packed = ggml_quantize(x.numpy(), ids[type], None if weights is None else weights.numpy())
     return dequantize(torch.from_numpy(packed), type, x.shape[1])
