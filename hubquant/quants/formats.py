@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+LANES = 16  # blocks that the CPU kernels work on side by side
+
 _BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "u8": 1, "i8": 1, "u16": 2, "i16": 2, "i32": 4, "i64": 8}
 
 

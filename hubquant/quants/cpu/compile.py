@@ -1,18 +1,22 @@
-"""Compile kernels with numba and keep the machine code on disk, where that is possible."""
+"""Compile kernels with numba."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from numba import njit
-from numba.core.caching import FunctionCache
+import llvmlite.binding as llvm
+from numba import njit, types
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
+
+from hubquant.quants.cpu.native import Array, Kernel, Kinds, Machine
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+Signature = tuple[types.Type, ...]
 
 
 def primitive(function: _F) -> _F:
@@ -30,36 +34,78 @@ def inlined(function: _F) -> _F:
     return cast(_F, dispatcher)
 
 
-def kernel(function: _F) -> _F:
-    """A compiled entry point: callable from Python without the GIL, cached on disk."""
-    dispatcher = njit(error_model="numpy", nogil=True, no_cfunc_wrapper=True)(function)
-    with suppress(RuntimeError):  # numba finds no directory it may write to: compile in every process instead
-        dispatcher._cache = _KernelCache(function)
-    return cast(_F, dispatcher)
+def kernel(function: Callable[..., None]) -> Kernel:
+    """An entry point: a function of arrays, callable from Python without the GIL, kept on disk as machine code."""
+    return make_kernel(function, function.__module__, function.__qualname__)
 
 
-class _KernelCache(FunctionCache):  # type: ignore[misc]
-    """numba's cache with three differences: a kernel is stale when any file of this room changed, not only its own; the
-    primitives a kernel is built from are not part of its key, its qualified name must tell kernels of one function
-    apart; and a cache that cannot be read or written is not an error.
-    """
+def make_kernel(
+    function: Callable[..., None],
+    module: str,
+    name: str,
+    group: Callable[[Signature], Signature] = tuple,
+    tables: Callable[[], tuple[Array, ...]] = tuple,
+) -> Kernel:
+    """``group`` makes the types of the function's arguments, which may be tuples of arrays, from the arrays' types."""
 
-    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
-        return sig, codegen.magic_tuple(), _room_digest()
+    def compile_for(kinds: Kinds) -> Machine:
+        arrays = tuple(types.Array(getattr(types, dtype), ndim, "C") for dtype, ndim in kinds)
+        return _compile(function, group(arrays))
 
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        with suppress(Exception):
-            return super().load_overload(sig, target_context)
-        return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        with suppress(Exception):
-            super().save_overload(sig, data)
+    return Kernel(module, name, compile_for, tables)
 
 
-@cache
-def _room_digest() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+# Kernels own no memory, so nothing needs to be counted.
+_NO_COUNTING = """
+define void @NRT_incref(ptr %memory) alwaysinline { ret void }
+define void @NRT_decref(ptr %memory) alwaysinline { ret void }
+"""
+
+
+def _compile(function: Callable[..., None], signature: Signature) -> Machine:
+    """numba's front end, then all functions together once through LLVM, with no other entry than the kernel."""
+    with global_compiler_lock:
+        with _unfinished_libraries() as codegen:
+            dispatcher = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+            dispatcher.compile(signature)
+            (result,) = dispatcher.overloads.values()
+        symbol = result.fndesc.llvm_func_name
+        library = codegen.create_library(symbol)
+        library.enable_object_caching()
+        module = library._final_module
+        module.link_in(llvm.parse_assembly(_NO_COUNTING))
+        module.link_in(result.library._final_module, preserve=True)
+        for defined in module.functions:
+            if not defined.is_declaration:
+                defined.linkage = "external" if defined.name == symbol else "internal"
+        library._optimize_final_module()
+        module.verify()
+        needed = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
+        known = ctypes.CDLL(None)  # what any process can provide
+        assert all(hasattr(known, name) for name in needed), f"{symbol} needs {needed}"
+        library._finalize_final_module()
+        return Machine(symbol, library.get_pointer_to_function(symbol), library._get_compiled_object(), library)
+
+
+class _UnfinishedLibrary(JITCodeLibrary):  # type: ignore[misc]
+    """Functions to be linked into a kernel: they are optimized and compiled there, once, and not before."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        pass
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+
+@contextmanager
+def _unfinished_libraries() -> Iterator[Any]:
+    codegen = cpu_target.target_context.codegen()
+    codegen._library_class = _UnfinishedLibrary
+    codegen.set_env = lambda _name, _env: None  # which would look for machine code that does not exist
+    try:
+        yield codegen
+    finally:
+        del codegen._library_class, codegen.set_env

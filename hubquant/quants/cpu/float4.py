@@ -6,28 +6,25 @@ The tables hold twice the values and the scales are halved. Importance plays no 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from hubquant.quants.cpu.block import load_tile, minimum, put_bits, store_tile
-from hubquant.quants.cpu.compile import kernel, primitive
+from hubquant.quants.cpu.block import code_planes, minimum
+from hubquant.quants.cpu.compile import primitive
+from hubquant.quants.cpu.frame import framed, unweighted
 from hubquant.quants.cpu.search import extreme
 from hubquant.quants.cpu.simd import (
     LANES,
     Pointer,
     Vector,
     absolute,
-    byte_vectors,
     float_bits,
     from_bits,
-    load,
+    lanes,
     offset,
-    pointer,
     put_byte,
     splat,
     splat_int,
-    store,
     to_float,
     to_int,
     vectors,
@@ -35,14 +32,11 @@ from hubquant.quants.cpu.simd import (
 )
 from hubquant.quants.formats import TYPES
 
-Array = np.ndarray[Any, Any]
-
 _f = np.float32
 _ZERO = _f(0)
 _MAGNITUDES = (_f(0), _f(1), _f(2), _f(3), _f(4), _f(6), _f(8), _f(12))
-_MXFP4, _NVFP4 = TYPES["MXFP4"], TYPES["NVFP4"]
-_MX_BYTES, _MX_E, _MX_QS = _MXFP4.block_bytes, _MXFP4.offset("e"), _MXFP4.plane("qs")
-_NV_BYTES, _NV_SCALES, _NV_QS = _NVFP4.block_bytes, _NVFP4.offset("scales"), _NVFP4.plane("qs")
+_MX_E, _NV_SCALES = TYPES["MXFP4"].offset("e"), TYPES["NVFP4"].offset("scales")
+_put_mx_codes, _put_nv_codes = code_planes("MXFP4"), code_planes("NVFP4")
 
 
 @primitive
@@ -62,26 +56,26 @@ def _codes(n: int, x: Pointer, scale: Vector) -> None:
 @primitive
 def exponents(magnitude: Vector) -> Vector:
     """⌊log₂ magnitude⌋ + 125, 0 for 0, as a byte. The logarithm is rounded to single precision before it is floored."""
-    lanes = np.empty(LANES, np.float32)
-    store(pointer(lanes), 0, magnitude)
+    found = vectors(1)
+    found[0] = magnitude
+    values = lanes(found)
     for lane in range(LANES):
-        if lanes[lane] > _ZERO:
-            lanes[lane] = math.floor(_f(math.log2(np.float64(lanes[lane])))) + 125
-    return to_int(load(pointer(lanes), 0)) & 255
+        if values[lane] > _ZERO:
+            values[lane] = math.floor(_f(math.log2(np.float64(values[lane])))) + 125
+    return to_int(found[0]) & 255
 
 
-@kernel
-def mxfp4(values: Array, out: Array) -> None:
-    x, block = vectors(32), byte_vectors(_MX_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        _, magnitude = extreme(32, x)
-        exponent = exponents(magnitude)
-        put_byte(block, _MX_E, exponent)
-        half_scale = where(exponent < 2, where(exponent == 0, splat_int(0x00200000), 0x00400000), (exponent - 1) << 23)
-        _codes(32, x, from_bits(half_scale))
-        put_bits(block, _MX_QS, x, 32)
-        store_tile(out, tile, block)
+@primitive
+def _search_mx(x: Pointer, _w: Pointer, block: Pointer) -> None:
+    _, magnitude = extreme(32, x)
+    exponent = exponents(magnitude)
+    put_byte(block, _MX_E, exponent)
+    half_scale = where(exponent < 2, where(exponent == 0, splat_int(0x00200000), 0x00400000), (exponent - 1) << 23)
+    _codes(32, x, from_bits(half_scale))
+    _put_mx_codes(block, x)
+
+
+mxfp4 = framed("mxfp4", "MXFP4", _search_mx, unweighted)
 
 
 @primitive
@@ -105,16 +99,15 @@ def half_of_e4m3(code: Vector) -> Vector:
     return where(exponent == 0, to_float(mantissa) * _f(2.0**-10), normal)
 
 
-@kernel
-def nvfp4(values: Array, out: Array) -> None:
-    x, block = vectors(64), byte_vectors(_NV_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        for j in range(4):
-            sub = offset(x, 16 * j)
-            _, magnitude = extreme(16, sub)
-            scale = e4m3(magnitude / _f(6))
-            put_byte(block, _NV_SCALES + j, scale)
-            _codes(16, sub, half_of_e4m3(scale))
-        put_bits(block, _NV_QS, x, 64)
-        store_tile(out, tile, block)
+@primitive
+def _search_nv(x: Pointer, _w: Pointer, block: Pointer) -> None:
+    for j in range(4):
+        sub = offset(x, 16 * j)
+        _, magnitude = extreme(16, sub)
+        scale = e4m3(magnitude / _f(6))
+        put_byte(block, _NV_SCALES + j, scale)
+        _codes(16, sub, half_of_e4m3(scale))
+    _put_nv_codes(block, x)
+
+
+nvfp4 = framed("nvfp4", "NVFP4", _search_nv, unweighted)

@@ -15,15 +15,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from hubquant.quants.cpu.block import load_tile, store_tile
-from hubquant.quants.cpu.compile import kernel, primitive
+from hubquant.quants.cpu.compile import Signature, make_kernel, primitive
+from hubquant.quants.cpu.native import Kernel
 from hubquant.quants.cpu.simd import LANES, Pointer, byte_vectors, load, pointer, splat, vectors
 from hubquant.quants.cpu.weights import error_weights, importance_of, square_weights, sum_squares
 from hubquant.quants.formats import TYPES
 
 Array = np.ndarray[Any, Any]
-Kernel = Callable[..., None]
 Tables = tuple[Array, ...]
 
 
@@ -37,7 +38,8 @@ def framed(
     """``kernel(values, *given, out)`` for ``values`` float32 [blocks, size] and ``out`` uint8 [blocks, block_bytes];
     the number of blocks is a multiple of 16.
 
-    ``name`` is the kernel's own in the cache of machine code; ``tables`` makes the arrays the search looks up.
+    ``name`` is that of the variable that holds the kernel, in the module of its search; ``tables`` makes the arrays the
+    search looks up.
     """
     size, nbytes = TYPES[type].block_size, TYPES[type].block_bytes
 
@@ -49,14 +51,12 @@ def framed(
             search(x, w, block, *tables)
             store_tile(out, tile, block)
 
-    run.__qualname__ = name
-    compiled = kernel(run)
+    def grouped(arrays: Signature) -> Signature:
+        out = next(i for i, array in enumerate(arrays) if array.dtype == types.uint8)
+        values, given, rest = arrays[0], arrays[1:out], arrays[out + 1 :]
+        return values, types.Tuple(given), arrays[out], types.Tuple(rest)
 
-    def call(values: Array, *rest: Array) -> None:
-        *given, out = rest
-        compiled(values, tuple(given), out, tables())
-
-    return call
+    return make_kernel(run, search.__module__, name, grouped, tables)
 
 
 # ---- weightings -----------------------------------------------------------------------------------------------------
@@ -97,6 +97,12 @@ def by_block(size: int, w: Pointer, x: Pointer, given: tuple[Array], tile: int) 
 def by_block_twice(size: int, w: Pointer, x: Pointer, given: tuple[Array], tile: int) -> None:
     """``w`` = importance · √(2 · mean square of the block + x²)"""
     error_weights(w, x, given[0], tile, np.float32(2) * sum_squares(size, x) / np.float32(size))
+
+
+@primitive
+def by_block_doubled(size: int, w: Pointer, x: Pointer, given: tuple[Array], tile: int) -> None:
+    """As :func:`by_block_twice`; the two differ where twice the sum of squares overflows."""
+    error_weights(w, x, given[0], tile, sum_squares(size, x) * np.float32(2 / size))
 
 
 @primitive

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hubquant.quants.cpu.simd import LANES
+from hubquant.quants.formats import LANES
 
 Array = np.ndarray[Any, Any]
 
@@ -39,6 +39,12 @@ _SHAPES = {
     "IQ3_S": (4, 8, 3),
     "IQ1_S": (8, 3, 3),
 }
+
+
+def search_tables(name: str) -> tuple[Array, Array]:
+    """``lookup`` and ``lists`` of the codebook of a type."""
+    book = codebook(name)
+    return book.lookup, book.lists
 
 
 @cache

@@ -1,8 +1,6 @@
 """IQ1_S and IQ1_M: levels −1, 0, 1 shifted by ±⅛, groups of 8 from a codebook, 3-bit scales for 32 or 16 weights.
 
-Sorted weights fall into three runs, one per level; all pairs of run borders are tried. Kernels take ``values``
-float32 [blocks, 256], ``importance`` float32 [tiles, 256, 16] (or none for IQ1_M), the tables of the codebook, and
-write ``out`` uint8 [blocks, block_bytes]; the number of blocks is a multiple of 16.
+Sorted weights fall into three runs, one per level; all pairs of run borders are tried.
 """
 
 from __future__ import annotations
@@ -11,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from hubquant.quants.cpu.block import clamp, half_bits, load_tile, maximum, nearest, put_half, store_tile
+from hubquant.quants.cpu.block import clamp, half_bits, maximum, nearest, put_half
 from hubquant.quants.cpu.codebook import best_neighbour, entries
-from hubquant.quants.cpu.compile import inlined, kernel, primitive
-from hubquant.quants.cpu.grids import codebook
+from hubquant.quants.cpu.compile import inlined, primitive
+from hubquant.quants.cpu.frame import Array, by_block_twice, by_square, framed
 from hubquant.quants.cpu.search import extreme
 from hubquant.quants.cpu.simd import (
     LANES,
     Pointer,
     Vector,
-    byte_vectors,
     int_vectors,
     lanes,
     offset,
@@ -33,18 +30,14 @@ from hubquant.quants.cpu.simd import (
     where,
 )
 from hubquant.quants.cpu.sorting import sorted_copy
-from hubquant.quants.cpu.weights import error_weights, square_weights, sum_squares
 from hubquant.quants.formats import TYPES
-
-Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO, _ONE, _HALF = _f(0), _f(1), _f(0.5)
 _SHIFT = _f(0.125)
 _LOWEST = np.finfo(np.float32).min
-_S, _M = TYPES["IQ1_S"], TYPES["IQ1_M"]
-_S_BYTES, _S_D, _S_QS, _S_QH = _S.block_bytes, *(_S.offset(name) for name in ("d", "qs", "qh"))
-_M_BYTES, _M_QS, _M_QH, _M_SCALES = _M.block_bytes, *(_M.offset(name) for name in ("qs", "qh", "scales"))
+_S_D, _S_QS, _S_QH = (TYPES["IQ1_S"].offset(name) for name in ("d", "qs", "qh"))
+_M_QS, _M_QH, _M_SCALES = (TYPES["IQ1_M"].offset(name) for name in ("qs", "qh", "scales"))
 
 
 @primitive
@@ -187,29 +180,24 @@ def _block_s(x: Pointer, w: Pointer, lookup: Array, lists: Array, keys: Pointer)
     return where(alive, scale, _ZERO), up | ~alive
 
 
-@kernel
-def _iq1_s(values: Array, importance: Array, lookup: Array, lists: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_S_BYTES)
+@primitive
+def _search_s(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
     scale, keys, shifts = vectors(8), int_vectors(32), int_vectors(8)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, _f(2) * sum_squares(256, x) / _f(256))
-        largest = splat(_ZERO)
-        for j in range(8):
-            scale[j], up = _block_s(offset(x, 32 * j), offset(w, 32 * j), lookup, lists, offset(keys, 4 * j))
-            shifts[j] = where(up, splat_int(0), 8)
-            largest = maximum(largest, scale[j])
-        step = largest / _f(15)
-        put_half(block, _S_D, half_bits(step * _f(1.125)))
-        for j in range(8):
-            high = (to_int(_three_bit_scale(scale[j], step)) | where(step > _ZERO, shifts[j], 0)) << 12
-            for g in range(4):
-                index = entries(keys[4 * j + g], lookup)
-                put_byte(block, _S_QS + 4 * j + g, index)
-                high = high | (index >> 8) << (3 * g)
-            put_byte(block, _S_QH + 2 * j, high)
-            put_byte(block, _S_QH + 2 * j + 1, high >> 8)
-        store_tile(out, tile, block)
+    largest = splat(_ZERO)
+    for j in range(8):
+        scale[j], up = _block_s(offset(x, 32 * j), offset(w, 32 * j), lookup, lists, offset(keys, 4 * j))
+        shifts[j] = where(up, splat_int(0), 8)
+        largest = maximum(largest, scale[j])
+    step = largest / _f(15)
+    put_half(block, _S_D, half_bits(step * _f(1.125)))
+    for j in range(8):
+        high = (to_int(_three_bit_scale(scale[j], step)) | where(step > _ZERO, shifts[j], 0)) << 12
+        for g in range(4):
+            index = entries(keys[4 * j + g], lookup)
+            put_byte(block, _S_QS + 4 * j + g, index)
+            high = high | (index >> 8) << (3 * g)
+        put_byte(block, _S_QH + 2 * j, high)
+        put_byte(block, _S_QH + 2 * j + 1, high >> 8)
 
 
 # ---- IQ1_M: 16 sub-blocks of 16, one shift for each half -------------------------------------------------------------
@@ -315,7 +303,7 @@ def _refit_step(x: Pointer, w: Pointer, keys: Pointer, shifts: Pointer, codes: P
 
 
 @primitive
-def _finish_m(x: Pointer, w: Pointer, lookup: Array, lists: Array, block: Pointer) -> None:
+def _search_m(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
     scale, codes, keys, shifts = vectors(16), vectors(16), int_vectors(32), int_vectors(16)
     largest = splat(_ZERO)
     for j in range(16):
@@ -340,36 +328,6 @@ def _finish_m(x: Pointer, w: Pointer, lookup: Array, lists: Array, block: Pointe
         put_byte(block, _M_QH + j, a >> 8 | (b >> 8) << 4 | where(alive, signs, 0))
 
 
-@kernel
-def _iq1_m(values: Array, lookup: Array, lists: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_M_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        square_weights(256, w, x)
-        _finish_m(x, w, lookup, lists, block)
-        store_tile(out, tile, block)
-
-
-@kernel
-def _iq1_m_weighted(values: Array, importance: Array, lookup: Array, lists: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_M_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, _f(2) * sum_squares(256, x) / _f(256))
-        _finish_m(x, w, lookup, lists, block)
-        store_tile(out, tile, block)
-
-
-def iq1_s_weighted(values: Array, importance: Array, out: Array) -> None:
-    book = codebook("IQ1_S")
-    _iq1_s(values, importance, book.lookup, book.lists, out)
-
-
-def iq1_m(values: Array, out: Array) -> None:
-    book = codebook("IQ1_S")
-    _iq1_m(values, book.lookup, book.lists, out)
-
-
-def iq1_m_weighted(values: Array, importance: Array, out: Array) -> None:
-    book = codebook("IQ1_S")
-    _iq1_m_weighted(values, importance, book.lookup, book.lists, out)
+iq1_s_weighted = framed("iq1_s_weighted", "IQ1_S", _search_s, by_block_twice)
+iq1_m = framed("iq1_m", "IQ1_M", _search_m, by_square)
+iq1_m_weighted = framed("iq1_m_weighted", "IQ1_M", _search_m, by_block_twice)

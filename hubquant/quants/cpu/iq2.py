@@ -1,24 +1,19 @@
 """IQ2_XXS, IQ2_XS, IQ2_S: groups of 8 magnitudes from a codebook, signs apart, 4-bit scales for 32 or 16 weights.
 
-Kernels take ``values`` float32 [blocks, 256], ``importance`` float32 [tiles, 256, 16], the codebook's tables, and write
-``out`` uint8 [blocks, block_bytes]; the number of blocks is a multiple of 16. Only IQ2_S can do without importance.
+Only IQ2_S can do without importance.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from hubquant.quants.cpu.block import half_bits, load_tile, maximum, put_half, store_tile
+from hubquant.quants.cpu.block import half_bits, maximum, put_half
 from hubquant.quants.cpu.codebook import ALL_GROUPS, MISSES, entries, fit, four_bit_scales, magnitudes, scale_step
-from hubquant.quants.cpu.compile import kernel, primitive
-from hubquant.quants.cpu.grids import codebook
+from hubquant.quants.cpu.compile import primitive
+from hubquant.quants.cpu.frame import Array, by_block, by_block_twice, framed
 from hubquant.quants.cpu.search import positive
 from hubquant.quants.cpu.simd import (
-    LANES,
     Pointer,
-    byte_vectors,
     int_vectors,
     offset,
     put_byte,
@@ -27,18 +22,15 @@ from hubquant.quants.cpu.simd import (
     vectors,
     where,
 )
-from hubquant.quants.cpu.weights import error_weights, sum_squares
+from hubquant.quants.cpu.weights import sum_squares
 from hubquant.quants.formats import TYPES
-
-Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO = _f(0)
 _TINY, _TINY_S = _f(1e-15), _f(1e-8)
-_XXS, _XS, _S = TYPES["IQ2_XXS"], TYPES["IQ2_XS"], TYPES["IQ2_S"]
-_XXS_BYTES, _XXS_D, _XXS_QS = _XXS.block_bytes, _XXS.offset("d"), _XXS.offset("qs")
-_XS_BYTES, _XS_D, _XS_QS, _XS_SCALES = _XS.block_bytes, _XS.offset("d"), _XS.offset("qs"), _XS.offset("scales")
-_S_BYTES, _S_D, _S_QS, _S_QH, _S_SCALES = _S.block_bytes, *(_S.offset(name) for name in ("d", "qs", "qh", "scales"))
+_XXS_D, _XXS_QS = (TYPES["IQ2_XXS"].offset(name) for name in ("d", "qs"))
+_XS_D, _XS_QS, _XS_SCALES = (TYPES["IQ2_XS"].offset(name) for name in ("d", "qs", "scales"))
+_S_D, _S_QS, _S_QH, _S_SCALES = (TYPES["IQ2_S"].offset(name) for name in ("d", "qs", "qh", "scales"))
 
 
 @primitive
@@ -82,50 +74,41 @@ def _search(
             sub_keys[g] = where(alive, entries(sub_keys[g], lookup), 0)
 
 
-@kernel
-def _iq2_xxs(values: Array, importance: Array, lookup: Array, lists: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_XXS_BYTES)
+@primitive
+def _search_xxs(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
     scale, codes, indices, signs = vectors(8), int_vectors(8), int_vectors(32), int_vectors(32)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, sum_squares(256, x) / _f(256))
-        _search(4, x, w, True, lookup, lists, scale, indices, signs)
-        step = scale_step(8, scale)
-        put_half(block, _XXS_D, half_bits(step))
-        four_bit_scales(8, scale, step, codes)
-        for j in range(8):
-            word = codes[j] << 28
-            for g in range(4):
-                word = word | signs[4 * j + g] << (7 * g)
-            for b in range(4):
-                put_byte(block, _XXS_QS + 8 * j + b, indices[4 * j + b])
-                put_byte(block, _XXS_QS + 8 * j + 4 + b, word >> (8 * b))
-        store_tile(out, tile, block)
-
-
-@kernel
-def _iq2_xs(values: Array, importance: Array, lookup: Array, lists: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_XS_BYTES)
-    scale, codes, indices, signs = vectors(16), int_vectors(16), int_vectors(32), int_vectors(32)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, sum_squares(256, x) / _f(256))
-        _search(2, x, w, True, lookup, lists, scale, indices, signs)
-        step = scale_step(16, scale)
-        put_half(block, _XS_D, half_bits(step))
-        four_bit_scales(16, scale, step, codes)
-        for g in range(32):
-            word = indices[g] | signs[g] << 9
-            put_byte(block, _XS_QS + 2 * g, word)
-            put_byte(block, _XS_QS + 2 * g + 1, word >> 8)
-        for j in range(8):
-            put_byte(block, _XS_SCALES + j, codes[2 * j] | codes[2 * j + 1] << 4)
-        store_tile(out, tile, block)
+    _search(4, x, w, True, lookup, lists, scale, indices, signs)
+    step = scale_step(8, scale)
+    put_half(block, _XXS_D, half_bits(step))
+    four_bit_scales(8, scale, step, codes)
+    for j in range(8):
+        word = codes[j] << 28
+        for g in range(4):
+            word = word | signs[4 * j + g] << (7 * g)
+        for b in range(4):
+            put_byte(block, _XXS_QS + 8 * j + b, indices[4 * j + b])
+            put_byte(block, _XXS_QS + 8 * j + 4 + b, word >> (8 * b))
 
 
 @primitive
-def _finish_s(scale: Pointer, indices: Pointer, signs: Pointer, block: Pointer) -> None:
-    codes = int_vectors(16)
+def _search_xs(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
+    scale, codes, indices, signs = vectors(16), int_vectors(16), int_vectors(32), int_vectors(32)
+    _search(2, x, w, True, lookup, lists, scale, indices, signs)
+    step = scale_step(16, scale)
+    put_half(block, _XS_D, half_bits(step))
+    four_bit_scales(16, scale, step, codes)
+    for g in range(32):
+        word = indices[g] | signs[g] << 9
+        put_byte(block, _XS_QS + 2 * g, word)
+        put_byte(block, _XS_QS + 2 * g + 1, word >> 8)
+    for j in range(8):
+        put_byte(block, _XS_SCALES + j, codes[2 * j] | codes[2 * j + 1] << 4)
+
+
+@primitive
+def _search_s(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
+    scale, codes, indices, signs = vectors(16), int_vectors(16), int_vectors(32), int_vectors(32)
+    _search(2, x, w, False, lookup, lists, scale, indices, signs)
     step = scale_step(16, scale)
     put_half(block, _S_D, half_bits(step * _f(0.9875)))
     four_bit_scales(16, scale, step, codes)
@@ -140,47 +123,15 @@ def _finish_s(scale: Pointer, indices: Pointer, signs: Pointer, block: Pointer) 
         put_byte(block, _S_SCALES + j, codes[2 * j] | codes[2 * j + 1] << 4)
 
 
-@kernel
-def _iq2_s(values: Array, lookup: Array, lists: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_S_BYTES)
-    scale, indices, signs = vectors(16), int_vectors(32), int_vectors(32)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        mean_square = _f(2) * sum_squares(256, x) / _f(256)
-        for i in range(256):
-            w[i] = _f(0.25) * mean_square + x[i] * x[i]
-        _search(2, x, w, False, lookup, lists, scale, indices, signs)
-        _finish_s(scale, indices, signs, block)
-        store_tile(out, tile, block)
+@primitive
+def _by_square_and_mean(size: int, w: Pointer, x: Pointer, _given: tuple[()], _tile: int) -> None:
+    """``w`` = mean x² / 2 + x²"""
+    mean_square = _f(2) * sum_squares(size, x) / _f(size)
+    for i in range(size):
+        w[i] = _f(0.25) * mean_square + x[i] * x[i]
 
 
-@kernel
-def _iq2_s_weighted(values: Array, importance: Array, lookup: Array, lists: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_S_BYTES)
-    scale, indices, signs = vectors(16), int_vectors(32), int_vectors(32)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, _f(2) * sum_squares(256, x) / _f(256))
-        _search(2, x, w, False, lookup, lists, scale, indices, signs)
-        _finish_s(scale, indices, signs, block)
-        store_tile(out, tile, block)
-
-
-def iq2_xxs_weighted(values: Array, importance: Array, out: Array) -> None:
-    book = codebook("IQ2_XXS")
-    _iq2_xxs(values, importance, book.lookup, book.lists, out)
-
-
-def iq2_xs_weighted(values: Array, importance: Array, out: Array) -> None:
-    book = codebook("IQ2_XS")
-    _iq2_xs(values, importance, book.lookup, book.lists, out)
-
-
-def iq2_s(values: Array, out: Array) -> None:
-    book = codebook("IQ2_S")
-    _iq2_s(values, book.lookup, book.lists, out)
-
-
-def iq2_s_weighted(values: Array, importance: Array, out: Array) -> None:
-    book = codebook("IQ2_S")
-    _iq2_s_weighted(values, importance, book.lookup, book.lists, out)
+iq2_xxs_weighted = framed("iq2_xxs_weighted", "IQ2_XXS", _search_xxs, by_block)
+iq2_xs_weighted = framed("iq2_xs_weighted", "IQ2_XS", _search_xs, by_block)
+iq2_s = framed("iq2_s", "IQ2_S", _search_s, _by_square_and_mean)
+iq2_s_weighted = framed("iq2_s_weighted", "IQ2_S", _search_s, by_block_twice)

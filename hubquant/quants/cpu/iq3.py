@@ -1,16 +1,10 @@
-"""IQ3_XXS and IQ3_S: groups of 4 magnitudes from a codebook, signs apart, a 4-bit scale for every 32 weights.
-
-Kernels take ``values`` float32 [blocks, 256], the codebook's tables, and write ``out`` uint8 [blocks, block_bytes]; the
-number of blocks is a multiple of 16. The weighted ones also take ``importance`` float32 [tiles, 256, 16].
-"""
+"""IQ3_XXS and IQ3_S: groups of 4 magnitudes from a codebook, signs apart, a 4-bit scale for every 32 weights."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from hubquant.quants.cpu.block import half_bits, load_tile, maximum, put_half, store_tile
+from hubquant.quants.cpu.block import half_bits, maximum, put_half
 from hubquant.quants.cpu.codebook import (
     ALL_IF_ANY_MISSED,
     MISSES,
@@ -20,14 +14,12 @@ from hubquant.quants.cpu.codebook import (
     magnitudes,
     scale_step,
 )
-from hubquant.quants.cpu.compile import kernel, primitive
-from hubquant.quants.cpu.grids import codebook
+from hubquant.quants.cpu.compile import primitive
+from hubquant.quants.cpu.frame import Array, by_block_twice, by_square, framed
 from hubquant.quants.cpu.search import extreme
 from hubquant.quants.cpu.simd import (
-    LANES,
     Pointer,
     any_lane,
-    byte_vectors,
     int_vectors,
     offset,
     put_byte,
@@ -36,18 +28,13 @@ from hubquant.quants.cpu.simd import (
     vectors,
     where,
 )
-from hubquant.quants.cpu.weights import error_weights, square_weights, sum_squares
 from hubquant.quants.formats import TYPES
-
-Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO, _ONE, _HALF = _f(0), _f(1), _f(0.5)
 _TINY = _f(1e-8)
-_XXS, _S = TYPES["IQ3_XXS"], TYPES["IQ3_S"]
-_XXS_BYTES, _XXS_D, _XXS_QS = _XXS.block_bytes, _XXS.offset("d"), _XXS.offset("qs")
-_S_BYTES, _S_D, _S_QS, _S_QH = _S.block_bytes, _S.offset("d"), _S.offset("qs"), _S.offset("qh")
-_S_SIGNS, _S_SCALES = _S.offset("signs"), _S.offset("scales")
+_XXS_D, _XXS_QS = (TYPES["IQ3_XXS"].offset(name) for name in ("d", "qs"))
+_S_D, _S_QS, _S_QH, _S_SIGNS, _S_SCALES = (TYPES["IQ3_S"].offset(name) for name in ("d", "qs", "qh", "signs", "scales"))
 
 
 @primitive
@@ -85,8 +72,9 @@ def _search(
 
 
 @primitive
-def _finish_xxs(scale: Pointer, indices: Pointer, signs: Pointer, block: Pointer) -> None:
-    codes = int_vectors(8)
+def _search_xxs(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
+    scale, codes, indices, signs = vectors(8), int_vectors(8), int_vectors(64), int_vectors(32)
+    _search(x, w, True, 15, MISSES, lookup, lists, scale, indices, signs)
     step = scale_step(8, scale)
     put_half(block, _XXS_D, half_bits(step * _f(1.0125)))
     four_bit_scales(8, scale, step, codes)
@@ -98,30 +86,6 @@ def _finish_xxs(scale: Pointer, indices: Pointer, signs: Pointer, block: Pointer
             word = word | signs[4 * j + g] << (7 * g)
         for b in range(4):
             put_byte(block, _XXS_QS + 64 + 4 * j + b, word >> (8 * b))
-
-
-@kernel
-def _iq3_xxs(values: Array, lookup: Array, lists: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_XXS_BYTES)
-    scale, indices, signs = vectors(8), int_vectors(64), int_vectors(32)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        square_weights(256, w, x)
-        _search(x, w, True, 15, MISSES, lookup, lists, scale, indices, signs)
-        _finish_xxs(scale, indices, signs, block)
-        store_tile(out, tile, block)
-
-
-@kernel
-def _iq3_xxs_weighted(values: Array, importance: Array, lookup: Array, lists: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_XXS_BYTES)
-    scale, indices, signs = vectors(8), int_vectors(64), int_vectors(32)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, _f(2) * sum_squares(256, x) / _f(256))
-        _search(x, w, True, 15, MISSES, lookup, lists, scale, indices, signs)
-        _finish_xxs(scale, indices, signs, block)
-        store_tile(out, tile, block)
 
 
 @primitive
@@ -141,8 +105,9 @@ def _close_gaps(x: Pointer, width: int, items: Pointer) -> None:
 
 
 @primitive
-def _finish_s(x: Pointer, scale: Pointer, indices: Pointer, signs: Pointer, block: Pointer) -> None:
-    codes = int_vectors(8)
+def _search_s(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
+    scale, codes, indices, signs = vectors(8), int_vectors(8), int_vectors(64), int_vectors(32)
+    _search(x, w, False, 9, ALL_IF_ANY_MISSED, lookup, lists, scale, indices, signs)
     step = scale_step(8, scale)
     put_half(block, _S_D, half_bits(step * _f(1.033)))
     four_bit_scales(8, scale, step, codes)
@@ -161,45 +126,7 @@ def _finish_s(x: Pointer, scale: Pointer, indices: Pointer, signs: Pointer, bloc
         put_byte(block, _S_SCALES + j, codes[2 * j] | codes[2 * j + 1] << 4)
 
 
-@kernel
-def _iq3_s(values: Array, lookup: Array, lists: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_S_BYTES)
-    scale, indices, signs = vectors(8), int_vectors(64), int_vectors(32)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        square_weights(256, w, x)
-        _search(x, w, False, 9, ALL_IF_ANY_MISSED, lookup, lists, scale, indices, signs)
-        _finish_s(x, scale, indices, signs, block)
-        store_tile(out, tile, block)
-
-
-@kernel
-def _iq3_s_weighted(values: Array, importance: Array, lookup: Array, lists: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_S_BYTES)
-    scale, indices, signs = vectors(8), int_vectors(64), int_vectors(32)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, _f(2) * sum_squares(256, x) / _f(256))
-        _search(x, w, False, 9, ALL_IF_ANY_MISSED, lookup, lists, scale, indices, signs)
-        _finish_s(x, scale, indices, signs, block)
-        store_tile(out, tile, block)
-
-
-def iq3_xxs(values: Array, out: Array) -> None:
-    book = codebook("IQ3_XXS")
-    _iq3_xxs(values, book.lookup, book.lists, out)
-
-
-def iq3_xxs_weighted(values: Array, importance: Array, out: Array) -> None:
-    book = codebook("IQ3_XXS")
-    _iq3_xxs_weighted(values, importance, book.lookup, book.lists, out)
-
-
-def iq3_s(values: Array, out: Array) -> None:
-    book = codebook("IQ3_S")
-    _iq3_s(values, book.lookup, book.lists, out)
-
-
-def iq3_s_weighted(values: Array, importance: Array, out: Array) -> None:
-    book = codebook("IQ3_S")
-    _iq3_s_weighted(values, importance, book.lookup, book.lists, out)
+iq3_xxs = framed("iq3_xxs", "IQ3_XXS", _search_xxs, by_square)
+iq3_xxs_weighted = framed("iq3_xxs_weighted", "IQ3_XXS", _search_xxs, by_block_twice)
+iq3_s = framed("iq3_s", "IQ3_S", _search_s, by_square)
+iq3_s_weighted = framed("iq3_s_weighted", "IQ3_S", _search_s, by_block_twice)

@@ -1,38 +1,39 @@
 """Q2_K … Q6_K: super-blocks of 256 weights; the scales and minima of their sub-blocks are integers times a half-
 precision super-scale.
-
-Kernels take ``values`` float32 [blocks, 256] and write ``out`` uint8 [blocks, block_bytes]; the number of blocks is a
-multiple of 16. The weighted ones also take ``importance`` float32 [tiles, 256, 16], which repeats every ``tiles`` · 16
-blocks.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from hubquant.quants.cpu.block import (
     clamp,
+    code_planes,
     from_half,
     half_bits,
-    load_tile,
     maximum,
     minimum,
     nearest,
-    put_bits,
     put_half,
-    store_tile,
 )
-from hubquant.quants.cpu.compile import kernel, primitive
+from hubquant.quants.cpu.compile import primitive
+from hubquant.quants.cpu.frame import (
+    by_block,
+    by_block_twice,
+    by_importance,
+    by_square,
+    framed,
+    unweighted,
+)
 from hubquant.quants.cpu.k_scales import put_signed_six_bit_scales, put_six_bit_scales
+from hubquant.quants.cpu.native import Kernel
 from hubquant.quants.cpu.search import asymmetric, descent, extreme, positive, symmetric, symmetric_code
 from hubquant.quants.cpu.simd import (
-    LANES,
     Pointer,
     Vector,
     absolute,
-    byte_vectors,
     offset,
     put_byte,
     splat,
@@ -41,36 +42,16 @@ from hubquant.quants.cpu.simd import (
     vectors,
     where,
 )
-from hubquant.quants.cpu.weights import error_weights, importance_of, square_weights, sum_squares, total
+from hubquant.quants.cpu.weights import sum_squares, total
 from hubquant.quants.formats import TYPES
-
-Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO, _ONE = _f(0), _f(1)
 _SIZE = 256
-_Q2_K, _Q3_K, _Q4_K, _Q5_K, _Q6_K = (TYPES[name].block_bytes for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"))
-_Q2_D, _Q2_DMIN, _Q2_SCALES = (TYPES["Q2_K"].offset(name) for name in ("d", "dmin", "scales"))
-_Q3_D = TYPES["Q3_K"].offset("d")
-_Q4_D, _Q4_DMIN = (TYPES["Q4_K"].offset(name) for name in ("d", "dmin"))  # the same in Q5_K
-_Q6_D, _Q6_SCALES = (TYPES["Q6_K"].offset(name) for name in ("d", "scales"))
-_Q2_QS = TYPES["Q2_K"].plane("qs")
-_Q3_QS, _Q3_HMASK = TYPES["Q3_K"].plane("qs"), TYPES["Q3_K"].plane("hmask")
-_Q4_QS = TYPES["Q4_K"].plane("qs")
-_Q5_QS, _Q5_QH = TYPES["Q5_K"].plane("qs"), TYPES["Q5_K"].plane("qh")
-_Q6_QL, _Q6_QH = TYPES["Q6_K"].plane("ql"), TYPES["Q6_K"].plane("qh")
+_Q2_SCALES = TYPES["Q2_K"].offset("scales")
 
 
-@primitive
-def _requantize_affine(
-    n: int, top: np.float32, x: Pointer, scale: Vector, low: Vector, inverse: Vector, base: Vector
-) -> None:
-    """Codes of a sub-block into ``x`` from its rounded scale and minimum ``low`` ≥ 0; where the scale is 0, those the
-    search ended with.
-    """
-    usable = scale != _ZERO
-    for i in range(n):
-        x[i] = clamp(nearest(where(usable, (x[i] + low) / scale, inverse * (x[i] - base))), _ZERO, top)
+# ---- Q2_K, Q4_K, Q5_K: scales and minima ----------------------------------------------------------------------------
 
 
 @primitive
@@ -91,82 +72,110 @@ def rounded_to(n: int, top: np.float32, values: Pointer, codes: Pointer) -> Vect
     return half_bits(where(high > _ZERO, high / top, _ZERO))
 
 
-# ---- Q2_K: 16 sub-blocks of 16, 4-bit scales and minima -------------------------------------------------------------
+@primitive
+def _by_largest(n: int, top: np.float32, values: Pointer, _mass: Pointer, codes: Pointer) -> Vector:
+    return rounded_to(n, top, values, codes)
 
 
 @primitive
-def _finish_q2(
-    x: Pointer,
-    scales: Pointer,
-    minima: Pointer,
-    d: Vector,
-    dmin: Vector,
-    inverse: Pointer,
-    base: Pointer,
-    block: Pointer,
+def _by_error(n: int, top: np.float32, values: Pointer, mass: Pointer, codes: Pointer) -> Vector:
+    return half_bits(positive(n, top, values, mass, codes))
+
+
+@primitive
+def _requantize_affine(
+    n: int, top: np.float32, x: Pointer, scale: Vector, low: Vector, inverse: Vector, base: Vector
 ) -> None:
-    put_half(block, _Q2_D, d)
-    put_half(block, _Q2_DMIN, dmin)
+    """Codes of a sub-block into ``x`` from its rounded scale and minimum ``low`` ≥ 0; where the scale is 0, those the
+    search ended with.
+    """
+    usable = scale != _ZERO
+    for i in range(n):
+        x[i] = clamp(nearest(where(usable, (x[i] + low) / scale, inverse * (x[i] - base))), _ZERO, top)
+
+
+@primitive
+def _put_four_bit_pairs(block: Pointer, scales: Pointer, minima: Pointer) -> None:
+    """16 scales and minima 0 … 15 of Q2_K, a byte for each pair."""
     for j in range(16):
         put_byte(block, _Q2_SCALES + j, to_int(scales[j]) | to_int(minima[j]) << 4)
-        _requantize_affine(
-            16, _f(3), offset(x, 16 * j), from_half(d) * scales[j], from_half(dmin) * minima[j], inverse[j], base[j]
-        )
-    put_bits(block, _Q2_QS, x, _SIZE)
 
 
-@kernel
-def q2_k(values: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(16), byte_vectors(_Q2_K)
-    scale, low, inverse, base, scales, minima = (
-        vectors(16),
-        vectors(16),
-        vectors(16),
-        vectors(16),
-        vectors(16),
-        vectors(16),
-    )
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        for j in range(16):
-            sub = offset(x, 16 * j)
-            for i in range(16):
-                w[i] = absolute(sub[i])
-            scale[j], found, inverse[j], base[j] = asymmetric(16, _f(3), sub, w, _f(-0.5), _f(0.1), 15, True)
+# codes of sub-blocks: their length, how many, the largest code, the largest scale or minimum, how those are packed
+_AFFINE: dict[str, tuple[int, int, np.float32, np.float32, Callable[..., None]]] = {
+    "Q2_K": (16, 16, _f(3), _f(15), _put_four_bit_pairs),
+    "Q4_K": (32, 8, _f(15), _f(63), put_six_bit_scales),
+    "Q5_K": (32, 8, _f(31), _f(63), put_six_bit_scales),
+}
+
+
+def _affine(
+    name: str,
+    type: str,
+    weigh: Callable[..., None],
+    start: float,
+    delta: float,
+    steps: int,
+    linear: bool,
+    round_scales: Callable[..., Vector],
+) -> Kernel:
+    """Scale and minimum of each sub-block by ``asymmetric``, rounded to integers by ``round_scales``, then all codes
+    anew.
+    """
+    n, groups, top, most, put_scales = _AFFINE[type]
+    d_at, dmin_at = TYPES[type].offset("d"), TYPES[type].offset("dmin")
+    first, step = _f(start), _f(delta)
+    put_codes = code_planes(type)
+
+    @primitive
+    def search(x: Pointer, w: Pointer, block: Pointer) -> None:
+        scale, low, mass, inverse, base = vectors(16), vectors(16), vectors(16), vectors(16), vectors(16)
+        scales, minima = vectors(16), vectors(16)
+        for j in range(groups):
+            sub, sub_w = offset(x, n * j), offset(w, n * j)
+            scale[j], found, inverse[j], base[j] = asymmetric(n, top, sub, sub_w, first, step, steps, linear)
             low[j] = -found
-        d = rounded_to(16, _f(15), scale, scales)
-        dmin = rounded_to(16, _f(15), low, minima)
-        _finish_q2(x, scales, minima, d, dmin, inverse, base, block)
-        store_tile(out, tile, block)
+            mass[j] = total(n, sub_w)
+        d = round_scales(groups, most, scale, mass, scales)
+        dmin = round_scales(groups, most, low, mass, minima)
+        put_half(block, d_at, d)
+        put_half(block, dmin_at, dmin)
+        put_scales(block, scales, minima)
+        for j in range(groups):
+            sub_scale, sub_low = from_half(d) * scales[j], from_half(dmin) * minima[j]
+            _requantize_affine(n, top, offset(x, n * j), sub_scale, sub_low, inverse[j], base[j])
+        put_codes(block, x)
+
+    return framed(name, type, search, weigh)
 
 
-@kernel
-def q2_k_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q2_K)
-    scale, low, inverse, base, scales, minima = (
-        vectors(16),
-        vectors(16),
-        vectors(16),
-        vectors(16),
-        vectors(16),
-        vectors(16),
-    )
-    mass = vectors(16)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, sum_squares(_SIZE, x) / _f(_SIZE))
-        for j in range(16):
-            sub, sub_w = offset(x, 16 * j), offset(w, 16 * j)
-            scale[j], found, inverse[j], base[j] = asymmetric(16, _f(3), sub, sub_w, _f(-0.9), _f(0.05), 36, False)
-            low[j] = -found
-            mass[j] = total(16, sub_w)
-        d = half_bits(positive(16, _f(15), scale, mass, scales))
-        dmin = half_bits(positive(16, _f(15), low, mass, minima))
-        _finish_q2(x, scales, minima, d, dmin, inverse, base, block)
-        store_tile(out, tile, block)
+@primitive
+def _by_magnitude(size: int, w: Pointer, x: Pointer, _given: tuple[()], _tile: int) -> None:
+    for i in range(size):
+        w[i] = absolute(x[i])
+
+
+@primitive
+def _by_spread(size: int, w: Pointer, x: Pointer, _given: tuple[()], _tile: int) -> None:
+    """√mean x² of the sub-block of 32 + |x|"""
+    for first in range(0, size, 32):
+        spread = sqrt(sum_squares(32, offset(x, first)) / _f(32))
+        for i in range(first, first + 32):
+            w[i] = spread + absolute(x[i])
+
+
+q2_k = _affine("q2_k", "Q2_K", _by_magnitude, -0.5, 0.1, 15, True, _by_largest)
+q2_k_weighted = _affine("q2_k_weighted", "Q2_K", by_block, -0.9, 0.05, 36, False, _by_error)
+q4_k = _affine("q4_k", "Q4_K", _by_spread, -1, 0.1, 20, False, _by_largest)
+q4_k_weighted = _affine("q4_k_weighted", "Q4_K", by_block_twice, -0.9, 0.05, 36, False, _by_error)
+q5_k = _affine("q5_k", "Q5_K", _by_spread, -0.5, 0.1, 15, False, _by_largest)
+q5_k_weighted = _affine("q5_k_weighted", "Q5_K", by_block_twice, -0.9, 0.05, 36, False, _by_error)
 
 
 # ---- Q3_K: 16 sub-blocks of 16, signed 6-bit scales ------------------------------------------------------------------
+
+_Q3_D = TYPES["Q3_K"].offset("d")
+_put_q3_codes = code_planes("Q3_K")
 
 
 @primitive
@@ -179,163 +188,45 @@ def _finish_q3(x: Pointer, fallback: Pointer, scales: Pointer, d: Vector, block:
         for i in range(16 * j, 16 * j + 16):
             code = clamp(nearest(x[i] / scale), _f(-4), _f(3)) + _f(4)
             x[i] = where(scale != _ZERO, code, fallback[i])
-    put_bits(block, _Q3_QS, x, _SIZE)
-    put_bits(block, _Q3_HMASK, x, _SIZE)
-
-
-@kernel
-def q3_k(values: Array, out: Array) -> None:
-    x, codes, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q3_K)
-    scale, scales = vectors(16), vectors(16)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        for j in range(16):
-            scale[j] = descent(16, _f(4), offset(x, 16 * j), offset(codes, 16 * j))
-        value, _ = extreme(16, scale)
-        alive = value != _ZERO
-        inverse = _f(-32) / value
-        for j in range(16):
-            scales[j] = where(alive, clamp(nearest(inverse * scale[j]), _f(-32), _f(31)) + _f(32), _ZERO)
-        d = half_bits(where(alive, _ONE / inverse, _ZERO))
-        _finish_q3(x, codes, scales, d, block)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q3_k_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, codes, block = vectors(_SIZE), vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q3_K)
-    scale, scales, mass = vectors(16), vectors(16), vectors(16)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, _f(2) * sum_squares(_SIZE, x) / _f(_SIZE))
-        for j in range(16):
-            sub, sub_w = offset(x, 16 * j), offset(w, 16 * j)
-            scale[j], inverse = symmetric(16, _f(4), sub, sub_w)
-            mass[j] = total(16, sub_w)
-            for i in range(16):
-                codes[16 * j + i] = symmetric_code(inverse, _f(4), sub[i])
-        d, inverse = symmetric(16, _f(32), scale, mass)
-        for j in range(16):
-            scales[j] = symmetric_code(inverse, _f(32), scale[j])
-        _finish_q3(x, codes, scales, half_bits(d), block)
-        store_tile(out, tile, block)
-
-
-# ---- Q4_K and Q5_K: 8 sub-blocks of 32, 6-bit scales and minima ------------------------------------------------------
+    _put_q3_codes(block, x)
 
 
 @primitive
-def _search_32(
-    x: Pointer,
-    top: np.float32,
-    start: np.float32,
-    steps: int,
-    scales: Pointer,
-    minima: Pointer,
-    inverse: Pointer,
-    base: Pointer,
-) -> tuple[Vector, Vector]:
-    """The reference search: weights √mean x² + |x|, plain rounding of scales and minima. Returns the bits of d and
-    dmin.
-    """
-    w, scale, low = vectors(32), vectors(8), vectors(8)
-    for j in range(8):
-        sub = offset(x, 32 * j)
-        spread = sqrt(sum_squares(32, sub) / _f(32))
-        for i in range(32):
-            w[i] = spread + absolute(sub[i])
-        scale[j], found, inverse[j], base[j] = asymmetric(32, top, sub, w, start, _f(0.1), steps, False)
-        low[j] = -found
-    return rounded_to(8, _f(63), scale, scales), rounded_to(8, _f(63), low, minima)
+def _search_q3(x: Pointer, _w: Pointer, block: Pointer) -> None:
+    codes, scale, scales = vectors(_SIZE), vectors(16), vectors(16)
+    for j in range(16):
+        scale[j] = descent(16, _f(4), offset(x, 16 * j), offset(codes, 16 * j))
+    value, _ = extreme(16, scale)
+    alive = value != _ZERO
+    inverse = _f(-32) / value
+    for j in range(16):
+        scales[j] = where(alive, clamp(nearest(inverse * scale[j]), _f(-32), _f(31)) + _f(32), _ZERO)
+    _finish_q3(x, codes, scales, half_bits(where(alive, _ONE / inverse, _ZERO)), block)
 
 
 @primitive
-def _search_32_weighted(
-    x: Pointer, w: Pointer, top: np.float32, scales: Pointer, minima: Pointer, inverse: Pointer, base: Pointer
-) -> tuple[Vector, Vector]:
-    scale, low, mass = vectors(8), vectors(8), vectors(8)
-    for j in range(8):
-        sub, sub_w = offset(x, 32 * j), offset(w, 32 * j)
-        scale[j], found, inverse[j], base[j] = asymmetric(32, top, sub, sub_w, _f(-0.9), _f(0.05), 36, False)
-        low[j] = -found
-        mass[j] = total(32, sub_w)
-    return half_bits(positive(8, _f(63), scale, mass, scales)), half_bits(positive(8, _f(63), low, mass, minima))
+def _search_q3_weighted(x: Pointer, w: Pointer, block: Pointer) -> None:
+    codes, scale, scales, mass = vectors(_SIZE), vectors(16), vectors(16), vectors(16)
+    for j in range(16):
+        sub, sub_w = offset(x, 16 * j), offset(w, 16 * j)
+        scale[j], inverse = symmetric(16, _f(4), sub, sub_w)
+        mass[j] = total(16, sub_w)
+        for i in range(16):
+            codes[16 * j + i] = symmetric_code(inverse, _f(4), sub[i])
+    d, inverse = symmetric(16, _f(32), scale, mass)
+    for j in range(16):
+        scales[j] = symmetric_code(inverse, _f(32), scale[j])
+    _finish_q3(x, codes, scales, half_bits(d), block)
 
 
-@primitive
-def _finish_32(
-    x: Pointer,
-    top: np.float32,
-    scales: Pointer,
-    minima: Pointer,
-    d: Vector,
-    dmin: Vector,
-    inverse: Pointer,
-    base: Pointer,
-    block: Pointer,
-) -> None:
-    put_half(block, _Q4_D, d)
-    put_half(block, _Q4_DMIN, dmin)
-    put_six_bit_scales(block, scales, minima)
-    for j in range(8):
-        _requantize_affine(
-            32, top, offset(x, 32 * j), from_half(d) * scales[j], from_half(dmin) * minima[j], inverse[j], base[j]
-        )
-
-
-@kernel
-def q4_k(values: Array, out: Array) -> None:
-    x, block = vectors(_SIZE), byte_vectors(_Q4_K)
-    scales, minima, inverse, base = vectors(8), vectors(8), vectors(8), vectors(8)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        d, dmin = _search_32(x, _f(15), _f(-1), 20, scales, minima, inverse, base)
-        _finish_32(x, _f(15), scales, minima, d, dmin, inverse, base, block)
-        put_bits(block, _Q4_QS, x, _SIZE)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q4_k_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q4_K)
-    scales, minima, inverse, base = vectors(8), vectors(8), vectors(8), vectors(8)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, _f(2) * sum_squares(_SIZE, x) / _f(_SIZE))
-        d, dmin = _search_32_weighted(x, w, _f(15), scales, minima, inverse, base)
-        _finish_32(x, _f(15), scales, minima, d, dmin, inverse, base, block)
-        put_bits(block, _Q4_QS, x, _SIZE)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q5_k(values: Array, out: Array) -> None:
-    x, block = vectors(_SIZE), byte_vectors(_Q5_K)
-    scales, minima, inverse, base = vectors(8), vectors(8), vectors(8), vectors(8)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        d, dmin = _search_32(x, _f(31), _f(-0.5), 15, scales, minima, inverse, base)
-        _finish_32(x, _f(31), scales, minima, d, dmin, inverse, base, block)
-        put_bits(block, _Q5_QS, x, _SIZE)
-        put_bits(block, _Q5_QH, x, _SIZE)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q5_k_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q5_K)
-    scales, minima, inverse, base = vectors(8), vectors(8), vectors(8), vectors(8)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, _f(2) * sum_squares(_SIZE, x) / _f(_SIZE))
-        d, dmin = _search_32_weighted(x, w, _f(31), scales, minima, inverse, base)
-        _finish_32(x, _f(31), scales, minima, d, dmin, inverse, base, block)
-        put_bits(block, _Q5_QS, x, _SIZE)
-        put_bits(block, _Q5_QH, x, _SIZE)
-        store_tile(out, tile, block)
+q3_k = framed("q3_k", "Q3_K", _search_q3, unweighted)
+q3_k_weighted = framed("q3_k_weighted", "Q3_K", _search_q3_weighted, by_block_twice)
 
 
 # ---- Q6_K: 16 sub-blocks of 16, signed 8-bit scales ------------------------------------------------------------------
+
+_Q6_D, _Q6_SCALES = TYPES["Q6_K"].offset("d"), TYPES["Q6_K"].offset("scales")
+_put_q6_codes = code_planes("Q6_K")
 
 
 @primitive
@@ -355,39 +246,19 @@ def _finish_q6(x: Pointer, scale: Pointer, codes: Pointer, block: Pointer) -> No
         for i in range(16 * j, 16 * j + 16):
             code = clamp(nearest(x[i] / step), _f(-32), _f(31)) + _f(32)
             x[i] = where(alive, where(step != _ZERO, code, codes[i]), _ZERO)
-    put_bits(block, _Q6_QL, x, _SIZE)
-    put_bits(block, _Q6_QH, x, _SIZE)
+    _put_q6_codes(block, x)
 
 
 @primitive
-def _search_q6(sub: Pointer, w: Pointer, codes: Pointer) -> Vector:
-    scale, inverse = symmetric(16, _f(32), sub, w)
-    for i in range(16):
-        codes[i] = symmetric_code(inverse, _f(32), sub[i])
-    return scale
+def _search_q6(x: Pointer, w: Pointer, block: Pointer) -> None:
+    codes, scale = vectors(_SIZE), vectors(16)
+    for j in range(16):
+        sub = offset(x, 16 * j)
+        scale[j], inverse = symmetric(16, _f(32), sub, offset(w, 16 * j))
+        for i in range(16):
+            codes[16 * j + i] = symmetric_code(inverse, _f(32), sub[i])
+    _finish_q6(x, scale, codes, block)
 
 
-@kernel
-def q6_k(values: Array, out: Array) -> None:
-    x, codes, w, scale, block = vectors(_SIZE), vectors(_SIZE), vectors(16), vectors(16), byte_vectors(_Q6_K)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        for j in range(16):
-            sub = offset(x, 16 * j)
-            square_weights(16, w, sub)
-            scale[j] = _search_q6(sub, w, offset(codes, 16 * j))
-        _finish_q6(x, scale, codes, block)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q6_k_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, codes, w, scale, block = vectors(_SIZE), vectors(_SIZE), vectors(16), vectors(16), byte_vectors(_Q6_K)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        for j in range(16):
-            for i in range(16):
-                w[i] = importance_of(importance, tile, 16 * j + i)
-            scale[j] = _search_q6(offset(x, 16 * j), w, offset(codes, 16 * j))
-        _finish_q6(x, scale, codes, block)
-        store_tile(out, tile, block)
+q6_k = framed("q6_k", "Q6_K", _search_q6, by_square)
+q6_k_weighted = framed("q6_k_weighted", "Q6_K", _search_q6, by_importance)

@@ -17,7 +17,8 @@ from hubquant.quants.cpu.block import (
     round_away,
 )
 from hubquant.quants.cpu.compile import primitive
-from hubquant.quants.cpu.frame import Kernel, by_row, framed, unweighted
+from hubquant.quants.cpu.frame import by_row, framed, unweighted
+from hubquant.quants.cpu.native import Kernel
 from hubquant.quants.cpu.search import asymmetric, extreme, symmetric, symmetric_code
 from hubquant.quants.cpu.simd import Pointer, Vector, put_byte, to_int, truncate
 
@@ -45,7 +46,7 @@ def _by_extreme(type: str, levels: np.float32) -> Kernel:
             x[i] = _truncated(x[i] * inverse + (levels + _HALF), levels + levels - _ONE)
         put_codes(block, x)
 
-    return framed(type, type, search, unweighted)
+    return framed(type.lower(), type, search, unweighted)
 
 
 def _by_range(type: str, top: np.float32) -> Kernel:
@@ -67,7 +68,7 @@ def _by_range(type: str, top: np.float32) -> Kernel:
             x[i] = _truncated((x[i] - low) * inverse + _HALF, top)
         put_codes(block, x)
 
-    return framed(type, type, search, unweighted)
+    return framed(type.lower(), type, search, unweighted)
 
 
 def _symmetric(type: str, levels: np.float32) -> Kernel:
@@ -81,7 +82,7 @@ def _symmetric(type: str, levels: np.float32) -> Kernel:
             x[i] = symmetric_code(inverse, levels, x[i])
         put_codes(block, x)
 
-    return framed(f"{type}_weighted", type, search, by_row)
+    return framed(f"{type.lower()}_weighted", type, search, by_row)
 
 
 def _asymmetric(type: str, top: np.float32) -> Kernel:
@@ -96,7 +97,7 @@ def _asymmetric(type: str, top: np.float32) -> Kernel:
             x[i] = clamp(nearest(inverse * (x[i] - base)), _ZERO, top)
         put_codes(block, x)
 
-    return framed(f"{type}_weighted", type, search, by_row)
+    return framed(f"{type.lower()}_weighted", type, search, by_row)
 
 
 @primitive
@@ -113,4 +114,4 @@ q4_0, q4_0_weighted = _by_extreme("Q4_0", _f(8)), _symmetric("Q4_0", _f(8))
 q5_0, q5_0_weighted = _by_extreme("Q5_0", _f(16)), _symmetric("Q5_0", _f(16))
 q4_1, q4_1_weighted = _by_range("Q4_1", _f(15)), _asymmetric("Q4_1", _f(15))
 q5_1, q5_1_weighted = _by_range("Q5_1", _f(31)), _asymmetric("Q5_1", _f(31))
-q8_0 = framed("Q8_0", "Q8_0", _search_bytes, unweighted)
+q8_0 = framed("q8_0", "Q8_0", _search_bytes, unweighted)

@@ -1,33 +1,23 @@
-"""IQ4_NL and IQ4_XS: 4-bit codes that stand for 16 unevenly spaced values, denser around zero.
-
-Kernels take ``values`` float32 [blocks, size] and write ``out`` uint8 [blocks, block_bytes]; the number of blocks is a
-multiple of 16. The weighted ones also take ``importance`` float32 [tiles, size, 16], which repeats every ``tiles`` · 16
-blocks.
-"""
+"""IQ4_NL and IQ4_XS: 4-bit codes that stand for 16 unevenly spaced values, denser around zero."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from hubquant.quants.cpu.block import (
     clamp,
+    code_planes,
     half_bits,
-    load_tile,
     nearest,
-    put_bits,
     put_half,
     reciprocal,
-    store_tile,
 )
-from hubquant.quants.cpu.compile import kernel, primitive
+from hubquant.quants.cpu.compile import primitive
+from hubquant.quants.cpu.frame import by_block_doubled, by_square, framed
 from hubquant.quants.cpu.search import extreme
 from hubquant.quants.cpu.simd import (
-    LANES,
     Pointer,
     Vector,
-    byte_vectors,
     offset,
     put_byte,
     splat,
@@ -36,10 +26,7 @@ from hubquant.quants.cpu.simd import (
     vectors,
     where,
 )
-from hubquant.quants.cpu.weights import error_weights, square_weights, sum_squares
 from hubquant.quants.formats import TYPES
-
-Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO, _ONE = _f(0), _f(1)
@@ -47,10 +34,9 @@ _TINY = _f(1e-15)
 # arrays: an index into a tuple that is not a constant becomes a jump
 LEVELS = np.array((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), np.float32)
 MIDDLES = (LEVELS[:-1] + LEVELS[1:]) / _f(2)
-_NL, _XS = TYPES["IQ4_NL"], TYPES["IQ4_XS"]
-_NL_BYTES, _NL_D, _NL_QS = _NL.block_bytes, _NL.offset("d"), _NL.plane("qs")
-_XS_BYTES, _XS_D, _XS_QS = _XS.block_bytes, _XS.offset("d"), _XS.plane("qs")
-_XS_HIGH, _XS_LOW = _XS.offset("scales_h"), _XS.offset("scales_l")
+_NL_D = TYPES["IQ4_NL"].offset("d")
+_XS_D, _XS_HIGH, _XS_LOW = (TYPES["IQ4_XS"].offset(name) for name in ("d", "scales_h", "scales_l"))
+_put_nl_codes, _put_xs_codes = code_planes("IQ4_NL"), code_planes("IQ4_XS")
 
 
 @primitive
@@ -101,33 +87,17 @@ def _scale(x: Pointer, w: Pointer) -> Vector:
 
 
 @primitive
-def _finish_nl(x: Pointer, w: Pointer, block: Pointer) -> None:
+def _search_nl(x: Pointer, w: Pointer, block: Pointer) -> None:
     scale = _scale(x, w)
     put_half(block, _NL_D, half_bits(scale))
     inverse = reciprocal(scale)
     for i in range(32):
         x[i] = level_code(inverse * x[i])
-    put_bits(block, _NL_QS, x, 32)
+    _put_nl_codes(block, x)
 
 
-@kernel
-def iq4_nl(values: Array, out: Array) -> None:
-    x, w, block = vectors(32), vectors(32), byte_vectors(_NL_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        square_weights(32, w, x)
-        _finish_nl(x, w, block)
-        store_tile(out, tile, block)
-
-
-@kernel
-def iq4_nl_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(32), vectors(32), byte_vectors(_NL_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, sum_squares(32, x) * _f(2 / 32))
-        _finish_nl(x, w, block)
-        store_tile(out, tile, block)
+iq4_nl = framed("iq4_nl", "IQ4_NL", _search_nl, by_square)
+iq4_nl_weighted = framed("iq4_nl_weighted", "IQ4_NL", _search_nl, by_block_doubled)
 
 
 @primitive
@@ -142,7 +112,7 @@ def put_xs_scales(block: Pointer, scales: Pointer) -> None:
 
 
 @primitive
-def _finish_xs(x: Pointer, w: Pointer, block: Pointer) -> None:
+def _search_xs(x: Pointer, w: Pointer, block: Pointer) -> None:
     scale = vectors(8)
     for j in range(8):
         scale[j] = _scale(offset(x, 32 * j), offset(w, 32 * j))
@@ -157,24 +127,8 @@ def _finish_xs(x: Pointer, w: Pointer, block: Pointer) -> None:
             x[i] = level_code(step * x[i])
         scale[j] = rounded + _f(32)
     put_xs_scales(block, scale)
-    put_bits(block, _XS_QS, x, 256)
+    _put_xs_codes(block, x)
 
 
-@kernel
-def iq4_xs(values: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_XS_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        square_weights(256, w, x)
-        _finish_xs(x, w, block)
-        store_tile(out, tile, block)
-
-
-@kernel
-def iq4_xs_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_XS_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, sum_squares(256, x) * _f(2 / 256))
-        _finish_xs(x, w, block)
-        store_tile(out, tile, block)
+iq4_xs = framed("iq4_xs", "IQ4_XS", _search_xs, by_square)
+iq4_xs_weighted = framed("iq4_xs_weighted", "IQ4_XS", _search_xs, by_block_doubled)

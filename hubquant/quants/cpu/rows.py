@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import lcm
 from typing import Any
 
@@ -12,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hubquant.quants.cpu import float4, iq1, iq2, iq3, k_quants, legacy, nonlinear, ternary
-from hubquant.quants.cpu.scan import first_non_finite, mean_squares
-from hubquant.quants.cpu.simd import LANES
-from hubquant.quants.formats import TypeFormat
+from hubquant.quants.cpu.grids import search_tables
+from hubquant.quants.cpu.native import kernel_of
+from hubquant.quants.formats import LANES, TypeFormat
 
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., None]
@@ -23,6 +23,9 @@ Kernel = Callable[..., None]
 _CHUNK = (
     1 << 18
 )  # weights a thread works on at a time; chunks start at multiples of 16 rows, where the importance tiles start over
+
+
+_first_non_finite, _mean_squares = kernel_of("scan.first_non_finite"), kernel_of("scan.mean_squares")
 
 
 @dataclass(frozen=True)
@@ -36,32 +39,36 @@ class Kernels:
     row_power: bool = False
 
 
+_IQ1_S, _IQ2_XXS, _IQ2_XS, _IQ2_S, _IQ3_XXS, _IQ3_S = (
+    partial(search_tables, name) for name in ("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
+)
+
 KERNELS: Mapping[str, Kernels] = {
-    "Q4_0": Kernels(legacy.q4_0, legacy.q4_0_weighted, row_power=True),
-    "Q4_1": Kernels(legacy.q4_1, legacy.q4_1_weighted, row_power=True),
-    "Q5_0": Kernels(legacy.q5_0, legacy.q5_0_weighted, row_power=True),
-    "Q5_1": Kernels(legacy.q5_1, legacy.q5_1_weighted, row_power=True),
-    "Q8_0": Kernels(legacy.q8_0, None),
-    "Q2_K": Kernels(k_quants.q2_k, k_quants.q2_k_weighted),
-    "Q3_K": Kernels(k_quants.q3_k, k_quants.q3_k_weighted),
-    "Q4_K": Kernels(k_quants.q4_k, k_quants.q4_k_weighted),
-    "Q5_K": Kernels(k_quants.q5_k, k_quants.q5_k_weighted),
-    "Q6_K": Kernels(k_quants.q6_k, k_quants.q6_k_weighted),
-    "IQ1_S": Kernels(None, iq1.iq1_s_weighted),
-    "IQ1_M": Kernels(iq1.iq1_m, iq1.iq1_m_weighted),
-    "IQ2_XXS": Kernels(None, iq2.iq2_xxs_weighted),
-    "IQ2_XS": Kernels(None, iq2.iq2_xs_weighted),
-    "IQ2_S": Kernels(iq2.iq2_s, iq2.iq2_s_weighted),
-    "IQ3_XXS": Kernels(iq3.iq3_xxs, iq3.iq3_xxs_weighted),
-    "IQ3_S": Kernels(iq3.iq3_s, iq3.iq3_s_weighted),
-    "IQ4_NL": Kernels(nonlinear.iq4_nl, nonlinear.iq4_nl_weighted),
-    "IQ4_XS": Kernels(nonlinear.iq4_xs, nonlinear.iq4_xs_weighted),
-    "TQ1_0": Kernels(ternary.tq1_0, None),
-    "TQ2_0": Kernels(ternary.tq2_0, None),
-    "Q1_0": Kernels(ternary.q1_0, None),
-    "Q2_0": Kernels(ternary.q2_0, None),
-    "MXFP4": Kernels(float4.mxfp4, None),
-    "NVFP4": Kernels(float4.nvfp4, None),
+    "Q4_0": Kernels(kernel_of("legacy.q4_0"), kernel_of("legacy.q4_0_weighted"), row_power=True),
+    "Q4_1": Kernels(kernel_of("legacy.q4_1"), kernel_of("legacy.q4_1_weighted"), row_power=True),
+    "Q5_0": Kernels(kernel_of("legacy.q5_0"), kernel_of("legacy.q5_0_weighted"), row_power=True),
+    "Q5_1": Kernels(kernel_of("legacy.q5_1"), kernel_of("legacy.q5_1_weighted"), row_power=True),
+    "Q8_0": Kernels(kernel_of("legacy.q8_0"), None),
+    "Q2_K": Kernels(kernel_of("k_quants.q2_k"), kernel_of("k_quants.q2_k_weighted")),
+    "Q3_K": Kernels(kernel_of("k_quants.q3_k"), kernel_of("k_quants.q3_k_weighted")),
+    "Q4_K": Kernels(kernel_of("k_quants.q4_k"), kernel_of("k_quants.q4_k_weighted")),
+    "Q5_K": Kernels(kernel_of("k_quants.q5_k"), kernel_of("k_quants.q5_k_weighted")),
+    "Q6_K": Kernels(kernel_of("k_quants.q6_k"), kernel_of("k_quants.q6_k_weighted")),
+    "IQ1_S": Kernels(None, kernel_of("iq1.iq1_s_weighted", _IQ1_S)),
+    "IQ1_M": Kernels(kernel_of("iq1.iq1_m", _IQ1_S), kernel_of("iq1.iq1_m_weighted", _IQ1_S)),
+    "IQ2_XXS": Kernels(None, kernel_of("iq2.iq2_xxs_weighted", _IQ2_XXS)),
+    "IQ2_XS": Kernels(None, kernel_of("iq2.iq2_xs_weighted", _IQ2_XS)),
+    "IQ2_S": Kernels(kernel_of("iq2.iq2_s", _IQ2_S), kernel_of("iq2.iq2_s_weighted", _IQ2_S)),
+    "IQ3_XXS": Kernels(kernel_of("iq3.iq3_xxs", _IQ3_XXS), kernel_of("iq3.iq3_xxs_weighted", _IQ3_XXS)),
+    "IQ3_S": Kernels(kernel_of("iq3.iq3_s", _IQ3_S), kernel_of("iq3.iq3_s_weighted", _IQ3_S)),
+    "IQ4_NL": Kernels(kernel_of("nonlinear.iq4_nl"), kernel_of("nonlinear.iq4_nl_weighted")),
+    "IQ4_XS": Kernels(kernel_of("nonlinear.iq4_xs"), kernel_of("nonlinear.iq4_xs_weighted")),
+    "TQ1_0": Kernels(kernel_of("ternary.tq1_0"), None),
+    "TQ2_0": Kernels(kernel_of("ternary.tq2_0"), None),
+    "Q1_0": Kernels(kernel_of("ternary.q1_0"), None),
+    "Q2_0": Kernels(kernel_of("ternary.q2_0"), None),
+    "MXFP4": Kernels(kernel_of("float4.mxfp4"), None),
+    "NVFP4": Kernels(kernel_of("float4.nvfp4"), None),
 }
 
 
@@ -74,9 +81,10 @@ def quantize_rows(x: Tensor, fmt: TypeFormat, kernels: Kernels, importance: Tens
 
     def work(start: int) -> None:
         values = _float32(x[start : start + step])
-        bad = first_non_finite(values.view(np.int32))
-        if bad >= 0:
-            raise ValueError(f"row {start + bad} holds NaN or infinity")
+        bad = np.empty(1, np.int64)
+        _first_non_finite(values.view(np.int32), bad)
+        if bad[0] >= 0:
+            raise ValueError(f"row {start + bad[0]} holds NaN or infinity")
         out[start : start + step] = _blocks(values, fmt, kernels, tiles).reshape(values.shape[0], -1)
 
     starts = range(0, rows, step)
@@ -116,7 +124,9 @@ def _blocks(values: Array, fmt: TypeFormat, kernels: Kernels, tiles: Array | Non
         assert kernels.plain is not None
         kernels.plain(blocks, out)
     elif kernels.row_power:
-        power = np.repeat(mean_squares(values), values.shape[1] // fmt.block_size)
+        powers = np.empty(values.shape[0], np.float32)
+        _mean_squares(values, powers)
+        power = np.repeat(powers, values.shape[1] // fmt.block_size)
         kernels.weighted(blocks, _padded(power, padded), tiles, out)
     else:
         kernels.weighted(blocks, tiles, out)

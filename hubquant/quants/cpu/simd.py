@@ -23,7 +23,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-LANES = 16
+from hubquant.quants.formats import LANES as LANES
 
 # What a type checker sees in kernels: numba does the checking.
 Vector: TypeAlias = Any

@@ -1,52 +1,42 @@
-"""TQ1_0, TQ2_0, Q1_0, Q2_0: the scale is the largest or the mean magnitude of the block, and importance plays no part.
+"""TQ1_0, TQ2_0, Q1_0, Q2_0: the scale is the largest or the mean magnitude of the block.
 
-Kernels take ``values`` float32 [blocks, size] and write ``out`` uint8 [blocks, block_bytes]; the number of blocks is a
-multiple of 16.
+Importance plays no part.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from hubquant.quants.cpu.block import (
+    code_planes,
     finite,
     half_bits,
-    load_tile,
-    put_bits,
     put_half,
     reciprocal,
     round_away,
-    store_tile,
 )
-from hubquant.quants.cpu.compile import kernel, primitive
+from hubquant.quants.cpu.compile import primitive
+from hubquant.quants.cpu.frame import framed, unweighted
+from hubquant.quants.cpu.native import Kernel
 from hubquant.quants.cpu.search import extreme
 from hubquant.quants.cpu.simd import (
-    LANES,
     Pointer,
     Vector,
     absolute,
-    byte_vectors,
     multiply_int,
     put_byte,
     splat,
     splat_int,
     to_int,
-    vectors,
     where,
 )
 from hubquant.quants.formats import TYPES
 
-Array = np.ndarray[Any, Any]
-
 _f = np.float32
 _ZERO, _ONE = _f(0), _f(1)
-_TQ1_0, _TQ2_0, _Q1_0, _Q2_0 = (TYPES[name] for name in ("TQ1_0", "TQ2_0", "Q1_0", "Q2_0"))
-_TQ1_BYTES, _TQ1_D, _TQ1_QS, _TQ1_QH = _TQ1_0.block_bytes, *(_TQ1_0.offset(name) for name in ("d", "qs", "qh"))
-_TQ2_BYTES, _TQ2_D, _TQ2_QS = _TQ2_0.block_bytes, _TQ2_0.offset("d"), _TQ2_0.plane("qs")
-_Q1_BYTES, _Q1_D, _Q1_QS = _Q1_0.block_bytes, _Q1_0.offset("d"), _Q1_0.plane("qs")
-_Q2_BYTES, _Q2_D, _Q2_QS = _Q2_0.block_bytes, _Q2_0.offset("d"), _Q2_0.plane("qs")
+_TQ1_D, _TQ1_QS, _TQ1_QH = (TYPES["TQ1_0"].offset(name) for name in ("d", "qs", "qh"))
+_Q1_D = TYPES["Q1_0"].offset("d")
+_put_signs = code_planes("Q1_0")
 
 
 @primitive
@@ -63,14 +53,20 @@ def _ternary(x: Pointer, size: int, lost: np.float32) -> Vector:
     return half_bits(d)
 
 
-@kernel
-def tq2_0(values: Array, out: Array) -> None:
-    x, block = vectors(256), byte_vectors(_TQ2_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        put_half(block, _TQ2_D, _ternary(x, 256, _ONE))
-        put_bits(block, _TQ2_QS, x, 256)
-        store_tile(out, tile, block)
+def _two_bits(type: str, lost: np.float32) -> Kernel:
+    size, d_at = TYPES[type].block_size, TYPES[type].offset("d")
+    put_codes = code_planes(type)
+
+    @primitive
+    def search(x: Pointer, _w: Pointer, block: Pointer) -> None:
+        put_half(block, d_at, _ternary(x, size, lost))
+        put_codes(block, x)
+
+    return framed(type.lower(), type, search, unweighted)
+
+
+tq2_0 = _two_bits("TQ2_0", _ONE)
+q2_0 = _two_bits("Q2_0", _ZERO)
 
 
 @primitive
@@ -94,36 +90,24 @@ def put_base_3(block: Pointer, codes: Pointer) -> None:
     _put_trits(block, _TQ1_QH, codes, 240, 4, 4)
 
 
-@kernel
-def tq1_0(values: Array, out: Array) -> None:
-    x, block = vectors(256), byte_vectors(_TQ1_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        put_half(block, _TQ1_D, _ternary(x, 256, _ONE))
-        put_base_3(block, x)
-        store_tile(out, tile, block)
+@primitive
+def _search_tq1(x: Pointer, _w: Pointer, block: Pointer) -> None:
+    put_half(block, _TQ1_D, _ternary(x, 256, _ONE))
+    put_base_3(block, x)
 
 
-@kernel
-def q1_0(values: Array, out: Array) -> None:
+tq1_0 = framed("tq1_0", "TQ1_0", _search_tq1, unweighted)
+
+
+@primitive
+def _search_signs(x: Pointer, _w: Pointer, block: Pointer) -> None:
     """Signs, and the mean magnitude."""
-    x, block = vectors(128), byte_vectors(_Q1_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        total = splat(_ZERO)
-        for i in range(128):
-            total = total + absolute(x[i])
-            x[i] = where(x[i] >= _ZERO, splat(_ONE), _ZERO)
-        put_half(block, _Q1_D, half_bits(total / _f(128)))
-        put_bits(block, _Q1_QS, x, 128)
-        store_tile(out, tile, block)
+    total = splat(_ZERO)
+    for i in range(128):
+        total = total + absolute(x[i])
+        x[i] = where(x[i] >= _ZERO, splat(_ONE), _ZERO)
+    put_half(block, _Q1_D, half_bits(total / _f(128)))
+    _put_signs(block, x)
 
 
-@kernel
-def q2_0(values: Array, out: Array) -> None:
-    x, block = vectors(64), byte_vectors(_Q2_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        put_half(block, _Q2_D, _ternary(x, 64, _ZERO))
-        put_bits(block, _Q2_QS, x, 64)
-        store_tile(out, tile, block)
+q1_0 = framed("q1_0", "Q1_0", _search_signs, unweighted)
