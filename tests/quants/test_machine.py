@@ -39,6 +39,7 @@ def test_without_any_cache_directory(tmp_path: Path) -> None:
 
 def test_with_a_cache_directory_that_vanishes(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
+    cache.mkdir()
     vanish = f"import shutil; shutil.rmtree({str(cache)!r}); open({str(cache)!r}, 'w').close()"
     assert_same_bytes_in_a_fresh_process(tmp_path, before=vanish, NUMBA_CACHE_DIR=str(cache))
 
