@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from hubquant.cli.output import JsonOption, Output, QuietOption, size
+from hubquant.cli.run import PreTokenizerOption
 
 ModelArgument = Annotated[str, Argument(metavar="MODEL", help="A Hub id or a folder.")]
 
@@ -16,6 +17,7 @@ def convert(
     model: ModelArgument,
     out: Annotated[Path, Option("--out", "-o", help="The GGUF file to write.")],
     type: Annotated[str | None, Option("--type", "-t", help="F32, F16, BF16 or Q8_0 (default: as the source).")] = None,
+    pre_tokenizer: PreTokenizerOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -23,5 +25,5 @@ def convert(
     from hubquant.engine.alone import convert as convert_model
 
     output = Output(as_json=as_json, quiet=quiet)
-    made = convert_model(model, out, type, output.progress())
+    made = convert_model(model, out, type, pre_tokenizer, output.progress())
     output.data(made.as_dict(), f"{made.path}  {made.type}  {size(made.size)}")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from hubquant.cli.output import JsonOption, Output, QuietOption, size
+from hubquant.cli.run import PreTokenizerOption
 
 
 def quantize(
@@ -28,6 +29,7 @@ def quantize(
     allow_fork_types: Annotated[
         bool, Option("--allow-fork-types", help="Write Q3_K_HIFI, which only a fork of llama.cpp loads.")
     ] = False,
+    pre_tokenizer: PreTokenizerOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -40,7 +42,7 @@ def quantize(
     settings = quantize_settings(
         names, mode, rules or [], pure, output_tensor_type, token_embedding_type, allow_fork_types
     )
-    made = quantize_model(model, settings, imatrix, out, output.progress())
+    made = quantize_model(model, settings, imatrix, pre_tokenizer, out, output.progress())
     output.data(
         [file.as_dict() for file in made], "\n".join(f"{file.path}  {file.type}  {size(file.size)}" for file in made)
     )

@@ -22,6 +22,9 @@ PushOption = Annotated[str | None, typer.Option("--push", help="The Hub reposito
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a field: quantize.mode=exact. Repeatable.")
 ]
+PreTokenizerOption = Annotated[
+    str | None, typer.Option("--pre-tokenizer", help="llama.cpp's name of the pre-tokenizer, if it is not recognised.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The output folder (default: <model>-GGUF).")]
 
 
@@ -30,6 +33,7 @@ def run(
     types: TypesOption = None,
     push: PushOption = None,
     set: SetOption = None,
+    pre_tokenizer: PreTokenizerOption = None,
     out: OutOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on from what is there, or start over.")] = True,
@@ -40,7 +44,7 @@ def run(
     from hubquant.api import run as run_recipe
 
     output = Output(as_json=as_json, quiet=quiet)
-    overrides = _overrides(types, push, set)
+    overrides = _overrides(types, push, pre_tokenizer, set)
     if dry_run:
         _show_plan(recipe, overrides, out, output)
         return
@@ -55,16 +59,21 @@ def plan(
     types: TypesOption = None,
     push: PushOption = None,
     set: SetOption = None,
+    pre_tokenizer: PreTokenizerOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the steps, types, sizes, memory, disk and downloads of a run, and do nothing."""
-    _show_plan(recipe, _overrides(types, push, set), out, Output(as_json=as_json))
+    _show_plan(recipe, _overrides(types, push, pre_tokenizer, set), out, Output(as_json=as_json))
 
 
-def _overrides(types: str | None, push: str | None, given: list[str] | None) -> list[str]:
-    named = [f"quantize.types=[{types}]"] if types else []
-    return [*named, *([f"publish.to={push}"] if push else []), *(given or [])]
+def _overrides(types: str | None, push: str | None, pre_tokenizer: str | None, given: list[str] | None) -> list[str]:
+    options = {
+        "quantize.types": types and f"[{types}]",
+        "publish.to": push,
+        "convert.pre_tokenizer": pre_tokenizer,
+    }
+    return [*(f"{field}={value}" for field, value in options.items() if value), *(given or [])]
 
 
 def _show_plan(recipe: str, overrides: list[str], out: Path | None, output: Output) -> None:
@@ -82,6 +91,7 @@ def _plan_text(plan: Plan) -> str:
         lines.append(f"{file.name:<44} {size(file.size):>12} {file.bpw:>7.3f}  {_count_types(file.types)}")
     lines += [
         "",
+        f"tokenizer {plan.vocabulary}",
         f"memory    {size(plan.peak_ram_bytes)}",
         f"disk      {size(plan.disk_bytes)} in {plan.output}",
         f"download  {size(plan.source.download_bytes)}",

@@ -50,8 +50,10 @@ class Conversion:
         return {name: shapes[name] for name in sorted(shapes, key=file_order)}
 
 
-def plan_conversion(folder: Path, checkpoint: Checkpoint) -> Conversion:
+def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str | None = None) -> Conversion:
     """Plan from config.json, tokenizer files (both in ``folder``) and safetensors headers; no weight is read.
+
+    ``pre_tokenizer`` is llama.cpp's name for that of a byte-level BPE tokenizer, when it is not to be recognised.
 
     Raises ``NotSupportedYet`` for models hubquant cannot convert, ``CheckpointError`` when headers and config
     contradict each other, ``TokenizerError`` for a tokenizer that GGUF cannot hold.
@@ -62,7 +64,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint) -> Conversion:
     metadata = architecture_metadata(architecture, config)
     bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
     check_tensors(architecture, config, bundles, checkpoint.tensors)
-    vocabulary = read_vocabulary(folder, checkpoint.config)
+    vocabulary = read_vocabulary(folder, checkpoint.config, pre_tokenizer=pre_tokenizer)
     return Conversion(
         architecture.name,
         architecture.dimensions(config),

@@ -21,7 +21,7 @@ from hubquant.engine.files import (
 )
 from hubquant.engine.gguf_source import gguf_identity, gguf_weights, matrices_of, stream_gguf
 from hubquant.engine.given_imatrix import open_imatrix
-from hubquant.engine.plan import check_types, conversion_weights
+from hubquant.engine.plan import check_tokenizer, check_types, conversion_weights
 from hubquant.engine.progress import Progress
 from hubquant.engine.quantizing import Target
 from hubquant.engine.source import SourceModel, open_source
@@ -65,19 +65,23 @@ class Readable:
     stream: Callable[[frozenset[str]], Iterator[tuple[str, torch.Tensor]]]
 
 
-def convert(model: str, out: Path, type: str | None, progress: Progress) -> MadeFile:
-    source, conversion = open_model(model)
+def convert(model: str, out: Path, type: str | None, pre_tokenizer: str | None, progress: Progress) -> MadeFile:
+    source, conversion = open_model(model, pre_tokenizer)
     chosen = file_type(type or conversion.float_type).name
     if chosen not in CONVERTED_TYPES:
         raise UserError(f"convert does not write {chosen}", hint=f"hubquant quantize {model} -t {chosen} -o DIR")
-    readable = checkpoint_readable(source.download(progress), conversion)
+    readable = checkpoint_readable(source, conversion, progress)
     return _write(readable, Quantize(types=(chosen,)), None, None, {chosen: out}, progress)[0]
 
 
-def quantize(model: str, settings: Quantize, imatrix: str | None, out: Path, progress: Progress) -> list[MadeFile]:
+def quantize(
+    model: str, settings: Quantize, imatrix: str | None, pre_tokenizer: str | None, out: Path, progress: Progress
+) -> list[MadeFile]:
     """Quantize a checkpoint or a GGUF file of floats to every type of ``settings`` in one pass."""
     check_fork_types(settings)
     if model.endswith(".gguf"):
+        if pre_tokenizer is not None:
+            raise UserError("--pre-tokenizer is for checkpoints", why="a GGUF file has a tokenizer already")
         path = Path(model).expanduser()
         file = GGUFFile.open(path)
         readable = Readable(
@@ -88,8 +92,8 @@ def quantize(model: str, settings: Quantize, imatrix: str | None, out: Path, pro
             lambda names: stream_gguf(file, names),
         )
     else:
-        source, conversion = open_model(model)
-        readable = checkpoint_readable(source.download(progress), conversion)
+        source, conversion = open_model(model, pre_tokenizer)
+        readable = checkpoint_readable(source, conversion, progress)
     matrix, facts = None, None
     if imatrix is not None:
         given = open_imatrix(imatrix, readable.weights, readable.modules)
@@ -154,16 +158,22 @@ def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
     return push_folder(folder, to, private, progress)
 
 
-def open_model(model: str) -> tuple[SourceModel, Conversion]:
+def open_model(model: str, pre_tokenizer: str | None = None) -> tuple[SourceModel, Conversion]:
     reference = {"bundled": "demo"} if model == "demo" else model_reference(model)
     source = open_source(ModelReference.model_validate(reference))
-    return source, plan_conversion(source.folder, source.checkpoint)
+    return source, plan_conversion(source.folder, source.checkpoint, pre_tokenizer=pre_tokenizer)
 
 
-def checkpoint_readable(source: SourceModel, conversion: Conversion) -> Readable:
+def checkpoint_readable(source: SourceModel, conversion: Conversion, progress: Progress) -> Readable:
+    """The checkpoint with its weights on disk, once its vocabulary has proved itself in llama.cpp."""
+    weights = conversion_weights(source, conversion)
+    vocabulary = check_tokenizer(source, weights)
+    if vocabulary.note:
+        progress.note(vocabulary.note)
+    source = source.download(progress)
     return Readable(
         source.name,
-        conversion_weights(source, conversion),
+        weights,
         source.identity,
         conversion.modules,
         lambda names: stream(conversion, source.checkpoint, names),

@@ -37,6 +37,7 @@ from hubquant.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
+    from hubquant.evaluate import VocabularyCheck
 
 TARGET_SIZE = re.compile(r"^\d+(\.\d+)?\s*(bpw|[KMGT]i?B)$", re.IGNORECASE)
 SHARD_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT])(i?)B$", re.IGNORECASE)
@@ -56,6 +57,7 @@ class Plan:
     output: Path
     source: SourceModel
     conversion: Conversion
+    vocabulary: VocabularyCheck
     weights: Weights
     imatrix: GivenImatrix | None
     facts: ImatrixFacts | None
@@ -75,6 +77,7 @@ class Plan:
             "revision": self.source.revision,
             "architecture": self.weights.architecture,
             "parameters": self.weights.n_parameters,
+            "tokenizer": str(self.vocabulary),
             "steps": [{"name": s.name, "detail": s.detail, "done": s.done} for s in self.steps],
             "files": [
                 {
@@ -105,14 +108,16 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
         can_write(recipe.publish.to)
     source = open_source(recipe.model)
     output = output or Path(f"{source.name}-GGUF")
-    conversion = plan_conversion(source.folder, source.checkpoint)
+    conversion = plan_conversion(source.folder, source.checkpoint, pre_tokenizer=recipe.convert.pre_tokenizer)
     weights = conversion_weights(source, conversion)
+    vocabulary = check_tokenizer(source, weights)
     imatrix = open_imatrix(recipe.imatrix.file, weights, conversion.modules) if recipe.imatrix.file else None
     calibration, evaluation = _tokenize(recipe, source)
     facts = imatrix.facts if imatrix else collected_facts(calibration, conversion, recipe) if calibration else None
     covered = _covered(imatrix, calibration, conversion, recipe)
     files = [_plan_file(weights, source, recipe, ftype, facts, covered, shard_bytes) for ftype in recipe.quantize.types]
-    notes = [note for file in files for note in fork_note(file.ftype, file.types)]
+    notes = [note for note in [vocabulary.note] if note]
+    notes += [note for file in files for note in fork_note(file.ftype, file.types)]
     notes += _check_overlap(recipe) if calibration and evaluation else []
     artifacts = plan_artifacts(recipe, source, weights, imatrix, calibration, evaluation, files, shard_bytes)
     workspace = Workspace(output)
@@ -125,6 +130,7 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
         output=output,
         source=source,
         conversion=conversion,
+        vocabulary=vocabulary,
         weights=weights,
         imatrix=imatrix,
         facts=facts,
@@ -155,6 +161,20 @@ def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
         "hubquant.source_revision": string(source.revision),
     }
     return Weights(conversion.architecture, conversion.hparams, metadata, shapes, conversion.float_type)
+
+
+def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:
+    """The vocabulary as the files will hold it, in llama.cpp. Raises ``TokenizerError`` when it gives other tokens."""
+    from hubquant.convert.vocab import Vocabulary
+    from hubquant.evaluate import check_vocabulary
+    from hubquant.models import load_tokenizer
+
+    name = weights.metadata.get("general.name")
+    return check_vocabulary(
+        Vocabulary.from_metadata(weights.metadata),
+        load_tokenizer(source.folder),
+        name=str(name.value) if name else source.name,
+    )
 
 
 def parse_size(text: str, field: str) -> int:

@@ -141,7 +141,11 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
                 work.keep_result(evaluation, divergences, divergence)
             if model is not None and runtime in missing:
                 fork = f"only {file.fork}, a fork of llama.cpp, loads this file"
-                check = RuntimeCheck(skipped=fork) if file.fork else runtime_check(path, tokenizer, model)
+                check = (
+                    RuntimeCheck(skipped=fork)
+                    if file.fork
+                    else runtime_check(path, tokenizer, model, without=plan.vocabulary.differing)
+                )
                 work.keep_result(runtime, runtimes, check)
     return (
         {ftype: work.result(artifact, divergences) for ftype, artifact in made.evaluations.items()},

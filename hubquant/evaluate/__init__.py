@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hubquant.evaluate.report import MeasuredFile, divergence_table, plain, recommend, table
     from hubquant.evaluate.runtime import RuntimeCheck, runtime_check
     from hubquant.evaluate.verify import FileCheck, TensorCheck, verify_files
+    from hubquant.evaluate.vocabulary import VocabularyCheck, check_vocabulary
 
 _MODULES = {
     "baseline": ("Baseline",),
@@ -24,6 +25,7 @@ _MODULES = {
     "report": ("MeasuredFile", "divergence_table", "plain", "recommend", "table"),
     "runtime": ("RuntimeCheck", "runtime_check"),
     "verify": ("FileCheck", "TensorCheck", "verify_files"),
+    "vocabulary": ("VocabularyCheck", "check_vocabulary"),
 }
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "RuntimeCheck",
     "TensorCheck",
     "TokenStatistics",
+    "VocabularyCheck",
+    "check_vocabulary",
     "compare",
     "compare_baselines",
     "divergence_table",

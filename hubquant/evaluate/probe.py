@@ -1,7 +1,8 @@
 """Asks llama.cpp about one file; run as a script in a process of its own, because a bad file may take the process down.
 
-Reads {"path", "text", "prompts", "plain_token", "n_probs", "n_ctx", "threads"} as JSON on stdin. Answers on stdout with
-{"ids": token ids of the text, "top": for each prompt of ids the ids of the most probable next tokens} or {"error"}.
+Reads {"path", "texts", "parse_special", "prompts", "plain_token", "n_probs", "n_ctx", "threads"} as JSON on stdin.
+Answers on stdout with {"ids": token ids of each text, "top": for each prompt of ids the ids of the most probable next
+tokens} or {"error"}.
 llama.cpp's log goes to stderr. Uses only the public API of xllamacpp: its server and that server's HTTP endpoints.
 """
 
@@ -39,14 +40,14 @@ def probe(request: dict[str, Any]) -> dict[str, Any]:
     params.cpuparams.n_threads = request["threads"]
     params.warmup = False
     server = xllamacpp.Server(params)
-    text = {"content": request["text"], "add_special": True, "parse_special": False}
+    options = {"add_special": True, "parse_special": request["parse_special"]}
     # The server keeps back the probabilities of a token that ends within a UTF-8 sequence; they are those before
     # sampling, so that another token may be forced without changing them.
     forced = {"n_predict": 1, "logit_bias": [[request["plain_token"], 1e4]]}
     sampling = {**forced, "n_probs": request["n_probs"], "temperature": 0, "cache_prompt": True}
     completions = [_post(server, "/completion", {"prompt": ids, **sampling}) for ids in request["prompts"]]
     return {
-        "ids": _post(server, "/tokenize", text)["tokens"],
+        "ids": [_post(server, "/tokenize", {"content": text, **options})["tokens"] for text in request["texts"]],
         "top": [[t["id"] for t in c["completion_probabilities"][0]["top_logprobs"]] for c in completions],
     }
 

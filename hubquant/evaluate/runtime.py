@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import subprocess
-import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hubquant.errors import VerificationError
+from hubquant.evaluate.llama_process import NOT_INSTALLED, LlamaCppFailure, ask, is_installed
 from hubquant.evaluate.scoring import LanguageModel
+from hubquant.evaluate.texts import texts_without
+from hubquant.evaluate.vocabulary import first_difference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEXT = (
-    "The quick brown fox can't jump over 1234567 lazy dogs; it's 12:30 o'clock, isn't it?\n\n"
-    "Les élèves naïfs où ça? Größe, Straße — «Привет, мир!» Ελληνικά. مرحبا بالعالم שלום עולם नमस्ते दुनिया\n"
-    "日本語のテキスト、中文文本。한국어 문장입니다. ไทย 🙂👩‍👩‍👧🏽 ½ ∑ →\t\ttabs   and    spaces \n"
-    "def main(argv: list[str]) -> int:\r\n    return {'key': [0x1F, 3.14e-10]}  # TODO\n\n\n"
-    '<div class="a">$x^2$ &amp; C:\\path\\to</div> https://example.org/?q=a%20b user@example.org     '
-)
 N_PROMPTS = 8
 N_CTX = 512
 TOP = 10
@@ -53,34 +46,45 @@ def runtime_check(
     tokenizer: PreTrainedTokenizerBase,
     model: LanguageModel,
     *,
+    without: Collection[str] = (),
     threads: int = 1,
     timeout: float = 900.0,
     least_agreement: float = LEAST_AGREEMENT,
 ) -> RuntimeCheck:
     """Load ``path`` (the first shard of several) in llama.cpp and compare it with the source's tokenizer and ``model``.
 
-    The ids of a multilingual text must be the tokenizer's, and for at least ``least_agreement`` of the prompts the most
-    probable next token of ``model`` must be among the ``TOP`` most probable of the file. ``model`` may be the source or
-    the file's own weights restored in transformers; the latter agree far better at two bits, so that what is left is
-    what llama.cpp makes of the file. llama.cpp runs in a process of its own without output. Raises VerificationError
+    The ids of a multilingual text must be the tokenizer's (``without`` names parts that llama.cpp is known to split
+    otherwise), and for at least ``least_agreement`` of the prompts the most probable next token of ``model`` must be
+    among the ``TOP`` most probable of the file. ``model`` may be the source or the file's own weights restored in
+    transformers; the latter agree far better at two bits, so that what is left is what llama.cpp makes of the file.
+    llama.cpp runs in a process of its own without output. Raises VerificationError
     when it cannot load the file, crashes, takes more than ``timeout`` seconds, or disagrees.
     """
-    if importlib.util.find_spec("xllamacpp") is None:
-        return RuntimeCheck(skipped="xllamacpp is not installed")
-    ids: list[int] = tokenizer(TEXT)["input_ids"]
+    if not is_installed():
+        return RuntimeCheck(skipped=NOT_INSTALLED)
+    text = texts_without(without)
+    ids: list[int] = tokenizer(text)["input_ids"]
     prompts = [ids[: len(ids) * (i + 1) // N_PROMPTS][: N_CTX - 2] for i in range(N_PROMPTS)]
     request = {
         "path": str(path),
-        "text": TEXT,
+        "texts": [text],
+        "parse_special": False,
         "prompts": prompts,
         "plain_token": tokenizer("a", add_special_tokens=False)["input_ids"][-1],
         "n_probs": TOP,
         "n_ctx": N_CTX,
         "threads": threads,
     }
-    reply = _ask(path, request, timeout)
-    if reply["ids"] != ids:
-        raise _other_tokens(path, reply["ids"], ids, tokenizer)
+    try:
+        reply = ask(request, timeout)
+    except LlamaCppFailure as failure:
+        raise VerificationError(
+            f"llama.cpp cannot use {path.name}",
+            why=str(failure),
+            hint="check that llama.cpp supports this architecture",
+        ) from None
+    if reply["ids"] != [ids]:
+        raise _other_tokens(path, reply["ids"][0], ids, tokenizer)
     tops = [_top(model, torch.tensor(prompt)) for prompt in prompts]
     n_agreeing = sum(top in found for top, found in zip(tops, reply["top"], strict=True))
     if n_agreeing < least_agreement * len(prompts):
@@ -100,47 +104,13 @@ def _top(model: LanguageModel, ids: Tensor) -> int:
     return int(logits[0, -1].argmax())
 
 
-def _ask(path: Path, request: dict[str, Any], timeout: float) -> Any:
-    script = Path(__file__).with_name("probe.py")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", str(script)],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise _failure(path, f"it did not answer in {timeout:.0f} seconds") from None
-    try:
-        reply = json.loads(done.stdout)
-    except ValueError:
-        reply = {"error": f"it crashed with exit status {done.returncode}"}
-    if "error" in reply:
-        raise _failure(path, "; ".join([reply["error"], *_complaints(done.stderr.decode(errors="replace"))]))
-    return reply
-
-
-def _complaints(log: str) -> list[str]:
-    """The last line of llama.cpp's log that speaks of an error."""
-    lines = [line.strip() for line in log.splitlines() if "error" in line.lower() or "failed" in line.lower()]
-    return lines[-1:]
-
-
 def _other_tokens(
     path: Path, found: list[int], expected: list[int], tokenizer: PreTrainedTokenizerBase
 ) -> VerificationError:
-    pairs = enumerate(zip(found, expected, strict=False))
-    at = next((i for i, (a, b) in pairs if a != b), min(len(found), len(expected)))
+    at = first_difference(found, expected)
     context = tokenizer.decode(expected[max(0, at - 2) : at + 3])
     return VerificationError(
         f"{path.name} tokenizes differently in llama.cpp",
         why=f"token {at} is {found[at : at + 1]} instead of {expected[at : at + 1]}, at {context!r}",
         hint="the tokenizer needs another pre-tokenizer in GGUF; report it with the name of the model",
-    )
-
-
-def _failure(path: Path, why: str) -> VerificationError:
-    return VerificationError(
-        f"llama.cpp cannot use {path.name}", why=why, hint="check that llama.cpp supports this architecture"
     )

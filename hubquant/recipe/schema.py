@@ -68,6 +68,12 @@ class TextSource(Frozen):
         return self.file.replace("\\", "/").rsplit("/", 1)[-1] if self.file else f"hubquant:{self.bundled}"
 
 
+class Convert(Frozen):
+    """``pre_tokenizer`` is llama.cpp's name for the split before byte-level BPE; by default it is recognised."""
+
+    pre_tokenizer: str | None = None
+
+
 class Calibration(Frozen):
     sources: tuple[TextSource, ...] = (TextSource(bundled="calibration"),)
     chunk_size: Annotated[int, Field(ge=16)] = 512
@@ -122,6 +128,7 @@ class Publish(Frozen):
 class Recipe(Frozen):
     version: Literal[1] = 1
     model: ModelReference
+    convert: Convert = Convert()
     calibration: Calibration = Calibration()
     imatrix: Imatrix = Imatrix()
     quantize: Quantize = Quantize()

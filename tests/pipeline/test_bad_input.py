@@ -131,6 +131,8 @@ def test_weights_that_are_not_numbers_stop_the_run(model: Path, tmp_path: Path) 
         (["--set", "quantize.typs=[Q8_0]"], "types"),
         (["--set", "calibration.chunk_size=big"], "chunk_size"),
         (["--set", "model.x=!!python/name:os.system"], "YAML tag"),
+        (["--pre-tokenizer", "lama-bpe"], "nearest is 'llama-bpe'"),
+        (["--pre-tokenizer", "gpt-2"], "other tokens in llama.cpp"),
     ],
 )
 def test_settings_that_cannot_be_meant(settings: list[str], named: str, tiny_llama: Path, tmp_path: Path) -> None:

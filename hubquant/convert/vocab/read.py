@@ -24,6 +24,7 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], *, pre_tokenizer: s
     files = Files.read(folder, config)
     sentencepiece = folder / "tokenizer.model"
     if not files.tokenizer and sentencepiece.is_file():
+        _refuse_override(pre_tokenizer)
         return spm.read_from_model(files, sentencepiece)
     if not files.tokenizer:
         files = _converted(files)
@@ -36,9 +37,19 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], *, pre_tokenizer: s
     steps = {part.get("type") for part in flatten(files.tokenizer.get("pre_tokenizer"), "pretokenizers")}
     if "ByteLevel" in steps:
         return read_byte_level(files, pre_tokenizer)
+    _refuse_override(pre_tokenizer)
     if model.get("byte_fallback"):
         return spm.read_from_json(files, sentencepiece)
     raise NotSupportedYet("BPE tokenizers that are neither byte-level nor SentencePiece's")
+
+
+def _refuse_override(pre_tokenizer: str | None) -> None:
+    if pre_tokenizer is not None:
+        raise TokenizerError(
+            f"the tokenizer cannot have the pre-tokenizer {pre_tokenizer!r}",
+            why="it is not byte-level BPE, and llama.cpp has pre-tokenizers for that only",
+            hint="leave --pre-tokenizer out",
+        )
 
 
 def _converted(files: Files) -> Files:

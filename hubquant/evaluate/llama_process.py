@@ -1,0 +1,49 @@
+"""Ask llama.cpp about a file, in a process of its own and without its output."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NOT_INSTALLED = "xllamacpp is not installed"
+
+
+class LlamaCppFailure(Exception):
+    """Why there is no answer."""
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("xllamacpp") is not None
+
+
+def ask(request: Mapping[str, Any], timeout: float) -> Any:
+    """The answer of ``probe.py`` to ``request``. Raises ``LlamaCppFailure`` after ``timeout`` seconds, or a crash."""
+    script = Path(__file__).with_name("probe.py")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", str(script)],
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise LlamaCppFailure(f"it did not answer in {timeout:.0f} seconds") from None
+    try:
+        reply = json.loads(done.stdout)
+    except ValueError:
+        reply = {"error": f"it crashed with exit status {done.returncode}"}
+    if "error" in reply:
+        raise LlamaCppFailure("; ".join([reply["error"], *_complaints(done.stderr.decode(errors="replace"))]))
+    return reply
+
+
+def _complaints(log: str) -> list[str]:
+    """The last line of llama.cpp's log that speaks of an error."""
+    lines = [line.strip() for line in log.splitlines() if "error" in line.lower() or "failed" in line.lower()]
+    return lines[-1:]
