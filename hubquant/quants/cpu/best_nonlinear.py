@@ -2,7 +2,8 @@
 
 llama.cpp tries 16 scales that bring the extreme of 32 weights near the lowest value, −127. Here scales of both signs
 are tried, further away and more densely; IQ4_XS then chooses ``d`` and the integer scales together. Errors are
-measured with the weights of llama.cpp's search.
+measured with the weights of llama.cpp's search; without importance these are x², to which the mean square of the block
+is added: x² alone neglects the small weights, and raised the divergence of the demo model by 8 %.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 from hubquant.quants.cpu.block import half_bits, maximum, minimum, put_bits, put_half, reciprocal
 from hubquant.quants.cpu.compile import primitive
-from hubquant.quants.cpu.frame import by_block_twice, by_square, framed
+from hubquant.quants.cpu.frame import Tables, by_block_twice, framed
 from hubquant.quants.cpu.nonlinear import LEVELS, MIDDLES, level, level_code, put_xs_scales
 from hubquant.quants.cpu.refine import code, to_half
 from hubquant.quants.cpu.search import extreme
@@ -24,6 +25,7 @@ from hubquant.quants.cpu.simd import (
     vectors,
     where,
 )
+from hubquant.quants.cpu.weights import sum_squares
 from hubquant.quants.formats import TYPES
 
 _f = np.float32
@@ -142,6 +144,14 @@ def _two_scales(x: Pointer, w: Pointer, found: Pointer) -> None:
         found[3 * side], found[3 * side + 1], found[3 * side + 2] = _search(x, w, per_value * end)
 
 
+@primitive
+def _by_power(size: int, w: Pointer, x: Pointer, _given: Tables, _tile: int) -> None:
+    """``w`` = mean square of the block + x²"""
+    power = sum_squares(size, x) / _f(size)
+    for i in range(size):
+        w[i] = power + x[i] * x[i]
+
+
 # ---- IQ4_NL ---------------------------------------------------------------------------------------------------------
 
 
@@ -159,7 +169,7 @@ def _search_nl(x: Pointer, w: Pointer, block: Pointer) -> None:
     put_bits(block, _NL_QS, x, 32)
 
 
-iq4_nl = framed("best_IQ4_NL", "IQ4_NL", _search_nl, by_square)
+iq4_nl = framed("best_IQ4_NL", "IQ4_NL", _search_nl, _by_power)
 iq4_nl_weighted = framed("best_IQ4_NL_weighted", "IQ4_NL", _search_nl, by_block_twice)
 
 
@@ -264,5 +274,5 @@ def _search_xs(x: Pointer, w: Pointer, block: Pointer) -> None:
     put_bits(block, _XS_QS, x, 256)
 
 
-iq4_xs = framed("best_IQ4_XS", "IQ4_XS", _search_xs, by_square)
+iq4_xs = framed("best_IQ4_XS", "IQ4_XS", _search_xs, _by_power)
 iq4_xs_weighted = framed("best_IQ4_XS_weighted", "IQ4_XS", _search_xs, by_block_twice)
