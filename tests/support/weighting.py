@@ -30,6 +30,8 @@ def _without_importance(x: NDArray[np.float64], type: str) -> NDArray[np.float64
         return np.abs(x)
     if type in {"Q4_K", "Q5_K"}:
         return np.sqrt(_mean_squares(x, 32)) + np.abs(x)
+    if type in {"IQ4_NL", "IQ4_XS"}:  # llama.cpp: x² alone, but searches with a smaller error in it diverge more
+        return _mean_squares(x, TYPES[type].block_size) + x * x
     return x * x
 
 
