@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules import Rule
@@ -26,6 +26,10 @@ def no_constants(config: PreTrainedConfig) -> Constants:  # noqa: ARG001
     return {}
 
 
+def nothing_more(tensors: Collection[str]) -> Mapping[str, Any]:  # noqa: ARG001
+    return {}
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Everything hubquant knows about one family of checkpoints.
@@ -34,7 +38,9 @@ class Architecture:
     ``restored_as`` is the model type that a GGUF file is read back as. ``rules`` make the metadata; the rows outside
     the layers and those of each ``block``, a layer of ``blocks``, make the tensors. ``ignored`` are regular expressions
     for checkpoint tensors that are no weights. ``marker`` is a metadata key that tells files of this architecture from
-    others that llama.cpp calls by the same name.
+    others that llama.cpp calls by the same name. ``renames`` bring the names of older checkpoints to those of today
+    (:meth:`Checkpoint.renamed`). ``told_by_tensors`` are settings that a GGUF file tells only by the names of its
+    tensors.
     """
 
     name: str
@@ -48,6 +54,8 @@ class Architecture:
     constants: Callable[[PreTrainedConfig], Constants] = no_constants
     ignored: tuple[str, ...] = (r"\.rotary_emb\.inv_freq$",)
     marker: str | None = None
+    renames: tuple[tuple[str, str], ...] = ()
+    told_by_tensors: Callable[[Collection[str]], Mapping[str, Any]] = nothing_more
 
     def placed(self, config: PreTrainedConfig) -> Iterator[tuple[Row, Place]]:
         """Every row of the table where it stands, for each layer again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,25 @@ class Checkpoint:
 
     def with_folder(self, folder: Path) -> Checkpoint:
         return replace(self, folder=folder)
+
+    def renamed(self, names: Iterable[tuple[str, str]]) -> Checkpoint:
+        """The same tensors under other names, by the first (regular expression, replacement) that fits.
+
+        ``CheckpointError`` when two tensors get the same name.
+        """
+        rules = [(re.compile(pattern), replacement) for pattern, replacement in names]
+        if not rules:
+            return self
+        found: dict[str, TensorInfo] = {}
+        for name, info in self.tensors.items():
+            rule = next((rule for rule in rules if rule[0].search(name)), None)
+            new = rule[0].sub(rule[1], name) if rule else name
+            if new in found:
+                raise CheckpointError(
+                    f"two tensors of the checkpoint are {listed([new])}", why=f"one is {listed([name])}"
+                )
+            found[new] = info
+        return replace(self, tensors=MappingProxyType(found))
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, in memory of its own, with the dtype of the file (F32, F16 or BF16)."""

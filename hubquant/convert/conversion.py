@@ -33,7 +33,8 @@ class Conversion:
     ``architecture`` is llama.cpp's name and ``hparams`` has its sizes: n_layer, n_head, n_head_kv, n_embd, n_ff,
     n_vocab, n_expert and some more. ``metadata`` has general.architecture, the architecture's and the tokenizer's keys.
     ``bundles`` make the tensors. ``modules`` maps the linear modules of the transformers model to GGUF weights.
-    ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized.
+    ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``renames`` give the
+    checkpoint's tensors the names that the bundles have.
     """
 
     architecture: str
@@ -42,6 +43,7 @@ class Conversion:
     bundles: tuple[Bundle, ...]
     modules: Mapping[str, str]
     float_type: FloatType
+    renames: tuple[tuple[str, str], ...] = ()
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -63,7 +65,8 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
     architecture, config = read_architecture(checkpoint.config)
     metadata = architecture_metadata(architecture, config)
     bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
-    check_tensors(architecture, config, bundles, checkpoint.tensors)
+    tensors = checkpoint.renamed(architecture.renames).tensors
+    check_tensors(architecture, config, bundles, tensors)
     vocabulary = read_vocabulary(folder, checkpoint.config, pre_tokenizer=pre_tokenizer)
     return Conversion(
         architecture.name,
@@ -71,7 +74,8 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         metadata | vocabulary.metadata(),
         bundles,
         architecture.linear_modules(config),
-        _float_type(checkpoint.tensors.values()),
+        _float_type(tensors.values()),
+        architecture.renames,
     )
 
 
@@ -82,6 +86,7 @@ def stream(
 
     In file order but for tensors that come from one source. Raises ``CheckpointError`` for weights that are not finite.
     """
+    checkpoint = checkpoint.renamed(conversion.renames)
     for bundle in conversion.bundles:
         if names is None or not bundle.targets.keys().isdisjoint(names):
             tensors = read_bundle(bundle, checkpoint)

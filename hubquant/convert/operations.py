@@ -94,10 +94,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Transpose(Each):
-    """Rows and columns change places, as between ``Conv1D`` and ``nn.Linear``."""
+    """Rows and columns change places, as between ``Conv1D`` and ``nn.Linear``; a bias stays as it is."""
 
     def there(self, x: torch.Tensor) -> torch.Tensor:
-        return x.transpose(-1, -2)
+        return x if x.dim() == 1 else x.transpose(-1, -2)
 
     back = there
 
@@ -113,6 +113,32 @@ class AddOne(Each):
         return x - 1
 
 
+@dataclass(frozen=True)
+class UngroupHeads(Each):
+    """Rows of queries, keys and values from one group after the other to all queries, all keys, all values.
+
+    A group has ``queries`` heads of queries, one of keys and one of values. x is [groups * (queries + 2) * d, …].
+    """
+
+    groups: int
+    queries: int
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        grouped = x.reshape(self.groups, self.queries + 2, -1, *x.shape[1:])
+        parts = grouped.split_with_sizes([self.queries, 1, 1], dim=1)
+        return torch.cat([part.reshape(-1, *x.shape[1:]) for part in parts])
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        heads = x.reshape(self.groups * (self.queries + 2), -1, *x.shape[1:])
+        parts = heads.split_with_sizes([self.groups * self.queries, self.groups, self.groups])
+        grouped = [part.reshape(self.groups, -1, *heads.shape[1:]) for part in parts]
+        return torch.cat(grouped, dim=1).reshape(x.shape)
+
+
 def interleave_halves(heads: str) -> OperationFor:
     """``heads`` is the name of the dimension that counts them."""
     return lambda dimensions: InterleaveHalves(dimensions[heads])
@@ -126,3 +152,8 @@ def split(*sizes: str, axis: int = 0) -> OperationFor:
 def always(operation: Operation) -> OperationFor:
     """An operation that depends on no dimension."""
     return lambda _: operation
+
+
+def ungroup_heads(groups: str, queries: str) -> OperationFor:
+    """Names of the dimensions that count the groups and the heads of queries in one of them."""
+    return lambda dimensions: UngroupHeads(dimensions[groups], dimensions[queries])

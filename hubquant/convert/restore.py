@@ -65,6 +65,7 @@ def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
     try:
         for rule in architecture.rules:
             settings |= rule.settings(keys)
+        settings |= architecture.told_by_tensors(gguf.tensors.keys())
         config = make_config(architecture.restored_as, settings, architecture.rules)
         settings |= architecture.bias_settings(config, gguf.tensors.keys())
         return architecture, make_config(architecture.restored_as, settings, architecture.rules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
@@ -42,6 +42,25 @@ class Count:
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         return {self.key: u32(getattr(config, self.setting))}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        return {self.setting: metadata[self.key].value} if self.key in metadata else {}
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A whole number that the config may leave to a convention: ``value`` knows it."""
+
+    key: str
+    setting: str
+    value: Callable[[PreTrainedConfig], int]
+    most: int = 1 << 24
+
+    def check(self, settings: Settings) -> None:
+        check_count(settings, self.setting, self.most)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        return {self.key: u32(self.value(config))}
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         return {self.setting: metadata[self.key].value} if self.key in metadata else {}
@@ -147,7 +166,9 @@ class Constant:
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention heads, their size, and the key-value heads that groups of them share."""
+    """Attention heads, their size, and the key-value heads that groups of them share where they may be ``grouped``."""
+
+    grouped: bool = True
 
     def check(self, settings: Settings) -> None:
         for setting in ("num_attention_heads", "num_key_value_heads", "head_dim"):
@@ -161,6 +182,8 @@ class Heads:
         heads, kv_heads, size = config.num_attention_heads, key_value_heads(config), head_size(config)
         if heads % kv_heads:
             raise out_of_range("num_key_value_heads", kv_heads, f"a divisor of the {heads} attention heads")
+        if heads != kv_heads and not self.grouped:
+            raise NotSupportedYet(f"{kv_heads} key-value heads for {heads} heads", why="llama.cpp groups none here")
         _check_even(size)
         return {
             "attention.head_count": u32(heads),

@@ -24,7 +24,10 @@ QWEN2_PATTERN = (
 
 
 def build(family: str, folder: Path, **config: Any) -> Path:
-    """Save a tiny model of ``family``, a model type of transformers, in ``folder``; ``config`` overrides its size."""
+    """Save a tiny model of ``family``, a model type of transformers, in ``folder``.
+
+    ``config`` overrides its size; ``...`` leaves a setting to transformers.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -47,7 +50,8 @@ def build(family: str, folder: Path, **config: Any) -> Path:
     dtype = config.pop("dtype", torch.float32)
     torch.manual_seed(config.pop("seed", 0))
     auto: Any = AutoModelForCausalLM
-    model = auto.from_config(AutoConfig.for_model(family, **(settings | config)))
+    given = {name: value for name, value in (settings | config).items() if value is not ...}
+    model = auto.from_config(AutoConfig.for_model(family, **given))
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

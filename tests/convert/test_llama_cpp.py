@@ -44,6 +44,9 @@ GRANITE = {
     "residual_multiplier": 0.5,
     "logits_scaling": 2.0,
 }
+FALCON: dict[str, Any] = {"tie_word_embeddings": True, "head_dim": ...}
+NEOX: dict[str, Any] = {"num_key_value_heads": ..., "head_dim": ...}
+NEW_FALCON = {"new_decoder_architecture": True, "num_kv_heads": 2, "multi_query": True}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
@@ -84,6 +87,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm": ("stablelm", {"use_qkv_bias": True}),
     "stablelm in parallel": ("stablelm", {"use_parallel_residual": True}),
     "starcoder2": ("starcoder2", TIED),
+    "gpt2": ("gpt2", TIED),
+    "gptneox": ("gpt_neox", NEOX | {"use_parallel_residual": False}),
+    "gptneox in parallel": ("gpt_neox", NEOX),
+    "falcon 7b": ("falcon", FALCON),
+    "falcon 11b": ("falcon", FALCON | NEW_FALCON | {"num_ln_in_parallel_attn": 1}),
+    "falcon 40b": ("falcon", FALCON | NEW_FALCON),
+    "olmoe": ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 4}),
     "mixtral": ("mixtral", EXPERTS),
     "qwen2_moe": ("qwen2_moe", QWEN_EXPERTS | {"shared_expert_intermediate_size": 96}),
     "qwen3_moe": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True}),

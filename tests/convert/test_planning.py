@@ -103,6 +103,24 @@ def test_unquantized_matrices_keep_the_checkpoints_float_type(dtype: str, expect
     assert {x.dtype for _, x in stream(conversion, checkpoint)} == {getattr(torch, dtype)}
 
 
+def test_older_names_are_understood(tmp_path: Path) -> None:
+    folder = build("gpt2", tmp_path, tie_word_embeddings=True, **SHALLOW)
+    whole = dict(stream(plan(folder), Checkpoint.from_folder(folder)))
+
+    def older(weights: Weights) -> None:
+        for name in list(weights):
+            weights[name.removeprefix("transformer.")] = weights.pop(name)
+        weights["h.0.attn.bias"] = torch.ones(1, 1, 4, 4)
+
+    edit_weights(folder, older)
+    found = dict(stream(plan(folder), Checkpoint.from_folder(folder)))
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    edit_weights(folder, lambda weights: weights.update({"transformer.wte.weight": weights["wte.weight"].clone()}))
+    with pytest.raises(CheckpointError, match=r"two tensors are transformer\.wte\.weight"):
+        plan(folder)
+
+
 def test_streaming_some_tensors(folder: Path) -> None:
     checkpoint = Checkpoint.from_folder(folder)
     conversion = plan_conversion(folder, checkpoint)

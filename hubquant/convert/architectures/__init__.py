@@ -8,8 +8,11 @@ from collections.abc import Collection
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.exaone4 import EXAONE4
+from hubquant.convert.architectures.falcon import FALCON
 from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.glm4 import GLM4
+from hubquant.convert.architectures.gpt2 import GPT2
+from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE
 from hubquant.convert.architectures.internlm3 import INTERNLM3
 from hubquant.convert.architectures.llama import LLAMA
@@ -17,6 +20,7 @@ from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mixtral import MIXTRAL
 from hubquant.convert.architectures.nemotron import NEMOTRON
 from hubquant.convert.architectures.olmo import OLMO, OLMO2
+from hubquant.convert.architectures.olmoe import OLMOE
 from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.qwen2 import QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
@@ -32,7 +36,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE),
     *(GEMMA, GEMMA2, GEMMA3),
     *(GRANITE, GRANITE_MOE),
-    *(OLMO, OLMO2),
+    *(OLMO, OLMO2, OLMOE),
+    *(FALCON, GPT2, GPTNEOX),
     *(COHERE, COHERE2),
     *(EXAONE4, GLM4, NEMOTRON, PHI2, STABLELM, STARCODER2),
 )

@@ -1,0 +1,51 @@
+"""OLMoE: OLMo's norms on all queries and keys, experts in every layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder, moe
+from hubquant.convert.operations import Dimensions
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Count, Epsilon, Fixed, Heads
+from hubquant.convert.tables import linear, norm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def _dimensions(config: PreTrainedConfig) -> Dimensions:
+    return moe.dimensions(config, config.num_experts, config.intermediate_size)
+
+
+OLMOE = Architecture(
+    name="olmoe",
+    classes={"OlmoeForCausalLM": "olmoe"},
+    restored_as="olmoe",
+    rules=(
+        *decoder.SIZES,
+        Heads(grouped=False),
+        Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+        Fixed("hidden_act", "silu"),
+        Rope(),
+        Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
+        Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+        Fixed("attention_bias", False),
+        Fixed("clip_qkv", None),
+        Fixed("norm_topk_prob", False),
+    ),
+    dimensions=_dimensions,
+    outside=decoder.OUTSIDE,
+    block=every_layer(
+        norm("input_layernorm"),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        norm("self_attn.q_norm", "n_embd_q"),
+        norm("self_attn.k_norm", "n_embd_kv"),
+        norm("post_attention_layernorm"),
+        *moe.routed(),
+    ),
+)
