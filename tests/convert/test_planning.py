@@ -117,7 +117,7 @@ def test_older_names_are_understood(tmp_path: Path) -> None:
     assert found.keys() == whole.keys()
     assert all(torch.equal(found[name], whole[name]) for name in whole)
     edit_weights(folder, lambda weights: weights.update({"transformer.wte.weight": weights["wte.weight"].clone()}))
-    with pytest.raises(CheckpointError, match=r"two tensors are transformer\.wte\.weight"):
+    with pytest.raises(CheckpointError, match=r"two tensors of the checkpoint are transformer\.wte\.weight"):
         plan(folder)
 
 

@@ -50,7 +50,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_reading_back_gives_the_same_weights(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     family, config = MODELS[name]
-    folder = build_uneven(family, tmp_path / "model", dtype=dtype, **SHALLOW, **config)
+    folder = build_uneven(family, tmp_path / "model", dtype=dtype, **(SHALLOW | config))
     write_gguf(folder, tmp_path / "model.gguf", "F32" if dtype == torch.float32 else "BF16")
     source = load_file(folder / "model.safetensors")
     found = dict(read_state_dict(GGUFFile.open(tmp_path / "model.gguf")))
