@@ -56,3 +56,7 @@ def i32s(values: Iterable[int]) -> KV:
 
 def f32s(values: Iterable[float]) -> KV:
     return KV(tuple(float(v) for v in values), GGUFValueType.ARRAY, GGUFValueType.FLOAT32)
+
+
+def u8s(values: bytes) -> KV:
+    return KV(tuple(values), GGUFValueType.ARRAY, GGUFValueType.UINT8)

@@ -200,6 +200,22 @@ def test_only_vocab_and_merges(tmp_path: Path) -> None:
     assert ids(rebuilt(vocabulary), TEXT) == expected
 
 
+def test_tokens_around_a_text_as_roberta_has_them(tmp_path: Path) -> None:
+    train(structure_of("gpt-2"), tmp_path)
+    around = {"sep": ["<|eos|>", 1], "cls": ["<|bos|>", 0], "trim_offsets": True, "add_prefix_space": False}
+    edit(tmp_path, post_processor={"type": "RobertaProcessing", **around})
+    vocabulary = read_vocabulary(tmp_path, {"type_vocab_size": 1})
+    assert (vocabulary.add_bos, vocabulary.add_eos, vocabulary.n_token_types) == (True, True, 1)
+    assert vocabulary.metadata()[gguf.Keys.Tokenizer.TOKEN_TYPE_COUNT].value == 1
+    expected = ids(AutoTokenizer.from_pretrained(tmp_path), TEXT)
+    assert ids(rebuilt(vocabulary), TEXT) == expected
+    with LlamaCpp(write_vocab_gguf(tmp_path / "model.gguf", vocabulary)) as llama:
+        assert llama.tokenize(TEXT) == expected
+    edit(tmp_path, post_processor={"type": "RobertaProcessing", **around, "sep": None})
+    with pytest.raises(TokenizerError, match="post-processor cannot be read"):
+        read_vocabulary(tmp_path, {})
+
+
 def prefixed(folder: Path) -> None:
     edit(folder, pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "use_regex": True})
 
@@ -210,8 +226,7 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "list": (lambda f: (f / "tokenizer.json").write_text("[]"), TokenizerError, "not a JSON object"),
     "missing": (lambda f: (f / "tokenizer.json").unlink(), TokenizerError, "no tokenizer that can be read"),
     "no model": (lambda f: edit(f, model=None), TokenizerError, "has no model"),
-    "unigram": (lambda f: edit(f, model={"type": "Unigram"}), NotSupportedYet, "Unigram tokenizers"),
-    "wordpiece": (lambda f: edit(f, model={"type": "WordPiece"}), NotSupportedYet, "WordPiece tokenizers"),
+    "words": (lambda f: edit(f, model={"type": "WordLevel"}), NotSupportedYet, "WordLevel tokenizers"),
     "suffix": (lambda f: edit(f, model={"end_of_word_suffix": "</w>"}), NotSupportedYet, "end_of_word_suffix"),
     "no bytes": (lambda f: edit(f, pre_tokenizer=None), NotSupportedYet, "neither byte-level"),
     "prefix space": (prefixed, TokenizerError, "no pre-tokenizer like"),

@@ -155,9 +155,6 @@ def test_added_tokens_of_a_fine_tune(tmp_path: Path, model: bytes) -> None:
 
 def test_unsupported_models(tmp_path: Path, model: bytes) -> None:
     path = tmp_path / "tokenizer.model"
-    path.write_bytes(train(model_type="unigram"))
-    with pytest.raises(NotSupportedYet, match="Unigram"):
-        read_vocabulary(tmp_path, {})
     path.write_bytes(train(model_type="char"))
     with pytest.raises(NotSupportedYet, match="neither BPE nor Unigram"):
         read_vocabulary(tmp_path, {})
@@ -170,6 +167,9 @@ def test_unsupported_models(tmp_path: Path, model: bytes) -> None:
     path.write_bytes(b"not a model")
     with pytest.raises(TokenizerError, match="not a SentencePiece model"):
         read_vocabulary(tmp_path, {})
+    path.write_bytes(model)
+    with pytest.raises(TokenizerError, match="cannot have the pre-tokenizer 'gpt-2': it is not byte-level BPE"):
+        read_vocabulary(tmp_path, {}, pre_tokenizer="gpt-2")
     folder = write_json(tmp_path / "json", model, normalizer={"type": "NFKC"})
     with pytest.raises(TokenizerError, match="it has NFKC"):
         read_vocabulary(folder, {})

@@ -43,6 +43,7 @@ def read_byte_level(files: Files, pre_tokenizer: str | None) -> Vocabulary:
         specials=specials,
         add_bos=add_bos,
         add_eos=add_eos,
+        n_token_types=files.n_token_types(),
         chat_templates=chat_templates(files),
     )
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hubquant.convert.vocab import spm
+from hubquant.convert.vocab import spm, unigram
 from hubquant.convert.vocab.bpe import read_byte_level
+from hubquant.convert.vocab.sentencepiece import UNIGRAM, read_model
 from hubquant.convert.vocab.special import Files
 from hubquant.convert.vocab.structure import flatten
 from hubquant.convert.vocab.vocabulary import Vocabulary
+from hubquant.convert.vocab.wordpiece import read_wordpiece
 from hubquant.errors import NotSupportedYet, TokenizerError
 
 
@@ -25,19 +27,26 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], *, pre_tokenizer: s
     sentencepiece = folder / "tokenizer.model"
     if not files.tokenizer and sentencepiece.is_file():
         _refuse_override(pre_tokenizer)
-        return spm.read_from_model(files, sentencepiece)
+        pieces = read_model(sentencepiece)
+        if pieces.algorithm == UNIGRAM:
+            return unigram.read_from_model(files, pieces)
+        return spm.read_from_model(files, pieces)
     if not files.tokenizer:
         files = _converted(files)
     model = files.tokenizer.get("model")
     if not isinstance(model, dict):
         raise TokenizerError("tokenizer.json has no model", hint="download it again")
     kind = model.get("type") or ("BPE" if "merges" in model else None)
-    if kind != "BPE":
-        raise NotSupportedYet(f"{kind} tokenizers", hint="byte-level BPE and SentencePiece BPE are supported")
     steps = {part.get("type") for part in flatten(files.tokenizer.get("pre_tokenizer"), "pretokenizers")}
-    if "ByteLevel" in steps:
+    if kind == "BPE" and "ByteLevel" in steps:
         return read_byte_level(files, pre_tokenizer)
     _refuse_override(pre_tokenizer)
+    if kind == "WordPiece":
+        return read_wordpiece(files)
+    if kind == "Unigram":
+        return unigram.read_from_json(files)
+    if kind != "BPE":
+        raise NotSupportedYet(f"{kind} tokenizers", hint="BPE, Unigram and WordPiece are supported")
     if model.get("byte_fallback"):
         return spm.read_from_json(files, sentencepiece)
     raise NotSupportedYet("BPE tokenizers that are neither byte-level nor SentencePiece's")
@@ -52,13 +61,17 @@ def _refuse_override(pre_tokenizer: str | None) -> None:
         )
 
 
+# What transformers makes a tokenizer.json of.
+_OLDER = (("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",), ("sentencepiece.bpe.model",))
+
+
 def _converted(files: Files) -> Files:
-    """The tokenizer.json that transformers makes of vocab.json and merges.txt."""
+    """The tokenizer.json that transformers makes of older files."""
     folder = files.folder
-    if not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+    if not any(all((folder / name).is_file() for name in names) for names in _OLDER):
         raise TokenizerError(
             f"{folder} has no tokenizer that can be read",
-            why="there is no tokenizer.json, tokenizer.model or vocab.json with merges.txt",
+            why="there is no tokenizer.json, tokenizer.model, " + ", ".join(" with ".join(names) for names in _OLDER),
             hint="download the tokenizer files of the model",
         )
     from transformers import AutoTokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gguf import TokenType
@@ -10,6 +10,7 @@ from gguf import TokenType
 from hubquant.convert.vocab.pretokenizers import structure_of
 from hubquant.convert.vocab.spm import SPACE
 from hubquant.convert.vocab.vocabulary import DEFAULT_TEMPLATE, Vocabulary
+from hubquant.convert.vocab.wordpiece import without_phantom_space
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -20,7 +21,7 @@ def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     from tokenizers import AddedToken, processors
     from transformers import PreTrainedTokenizerFast
 
-    backend = _byte_level(vocabulary) if vocabulary.model == "gpt2" else _sentencepiece(vocabulary)
+    backend = _BUILD[vocabulary.model](vocabulary)
     texts, specials = vocabulary.tokens, vocabulary.specials
     control = (TokenType.CONTROL, TokenType.UNKNOWN)
     for special, types in ((True, control), (False, (TokenType.USER_DEFINED,))):
@@ -37,6 +38,8 @@ def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
             special_tokens=[*ids.items()],
         )
     roles = {f"{role}_token": texts[id] for role, id in specials.items() if role not in ("eot", "eom")}
+    if vocabulary.model == "bert":
+        roles = {"cls_token" if role == "bos_token" else role: text for role, text in roles.items()}
     templates: Any = dict(vocabulary.chat_templates)
     if list(templates) == [DEFAULT_TEMPLATE]:
         templates = templates[DEFAULT_TEMPLATE]
@@ -96,6 +99,49 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
     return backend
 
 
+def _unigram(vocabulary: Vocabulary) -> Tokenizer:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    tokens, types = vocabulary.tokens, vocabulary.types
+    # No text makes a token of another kind; the others are found before the text is split.
+    impossible = [id for id, type in enumerate(types) if type != TokenType.NORMAL]
+    scores = [*vocabulary.scores]
+    for id in impossible:
+        scores[id] = 0.0
+    backend = Tokenizer(
+        models.Unigram(
+            [*zip(tokens, scores, strict=True)], unk_id=vocabulary.specials.get("unk", 2), byte_fallback=False
+        )
+    )
+    steps: list[Any] = [normalizers.Precompiled(vocabulary.charsmap)] if vocabulary.charsmap else []
+    if vocabulary.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    if vocabulary.add_space_prefix or vocabulary.remove_extra_whitespaces:
+        steps.append(normalizers.Prepend(SPACE))
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    across = any(SPACE in token[1:] for token, type in zip(tokens, types, strict=True) if type == TokenType.NORMAL)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, "never", split=not across)
+    prefix = "always" if vocabulary.add_space_prefix else "never"
+    backend.decoder = decoders.Metaspace(SPACE, prefix, split=not across)
+    return backend
+
+
+def _wordpiece(vocabulary: Vocabulary) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    ids = {
+        without_phantom_space(text) if type == TokenType.NORMAL else text: id
+        for id, (text, type) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
+    }
+    backend = Tokenizer(models.WordPiece(ids, unk_token=vocabulary.tokens[vocabulary.specials.get("unk", 100)]))
+    backend.normalizer = normalizers.BertNormalizer(
+        strip_accents=vocabulary.strip_accents, lowercase=vocabulary.lowercase
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    return backend
+
+
 def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Every way to make a piece from two others, best piece first, as SentencePiece goes about it."""
     types = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
@@ -113,3 +159,11 @@ def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
             if left in scores and right in scores:
                 ranked.append((-score, scores[left][1], scores[right][1], left, right))
     return [(left, right) for *_, left, right in sorted(ranked)]
+
+
+_BUILD: Mapping[str, Callable[[Vocabulary], Tokenizer]] = {
+    "gpt2": _byte_level,
+    "llama": _sentencepiece,
+    "t5": _unigram,
+    "bert": _wordpiece,
+}

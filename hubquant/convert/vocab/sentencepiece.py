@@ -31,9 +31,11 @@ class SentencePieceModel:
 
     pieces: tuple[Piece, ...]
     algorithm: int = UNIGRAM
-    has_charsmap: bool = False
+    charsmap: bytes = b""
     add_dummy_prefix: bool = True
     remove_extra_whitespaces: bool = True
+    treat_whitespace_as_suffix: bool = False
+    byte_fallback: bool = False
 
 
 def read_model(path: Path) -> SentencePieceModel:
@@ -49,24 +51,27 @@ def read_model(path: Path) -> SentencePieceModel:
 def _parse(data: bytes) -> SentencePieceModel:
     pieces: list[Piece] = []
     settings: dict[str, int] = {}
+    charsmap = b""
     for number, value in _fields(data):
         if not isinstance(value, bytes):
             continue
         if number == 1:
             pieces.append(_piece(value))
         elif number == 2:
-            settings |= _numbers(value, {3: "algorithm"})
+            settings |= _numbers(value, {3: "algorithm", 24: "treat_whitespace_as_suffix", 35: "byte_fallback"})
         elif number == 3:
             settings |= _numbers(value, {3: "add_dummy_prefix", 4: "remove_extra_whitespaces"})
-            settings["has_charsmap"] = any(v for n, v in _fields(value) if n == 2)
+            charsmap = next((v for n, v in _fields(value) if n == 2 and isinstance(v, bytes)), b"")
     if not 0 < len(pieces) <= MAX_PIECES:
         raise ValueError(f"it has {len(pieces)} pieces")
     return SentencePieceModel(
         tuple(pieces),
         settings.get("algorithm", UNIGRAM),
-        bool(settings.get("has_charsmap", 0)),
+        charsmap,
         bool(settings.get("add_dummy_prefix", 1)),
         bool(settings.get("remove_extra_whitespaces", 1)),
+        bool(settings.get("treat_whitespace_as_suffix", 0)),
+        bool(settings.get("byte_fallback", 0)),
     )
 
 

@@ -55,6 +55,11 @@ class Files:
                 return size
         return None
 
+    def n_token_types(self) -> int:
+        """Embeddings for the parts of a text, as BERT has them."""
+        size = self.config.get("type_vocab_size")
+        return size if isinstance(size, int) and size > 0 else 0
+
     def added_tokens(self) -> list[AddedToken]:
         """Of tokenizer.json, then those that only tokenizer_config.json has."""
         listed = self.tokenizer.get("added_tokens") or []
@@ -122,7 +127,7 @@ def around(files: Files, specials: dict[str, int], *, default_bos: bool) -> tupl
     tokenizer.json's template decides, as in transformers; without one, tokenizer_config.json's add_bos_token does.
     """
     processors = _processors(files.tokenizer.get("post_processor"))
-    templates = [part for part in processors if part.get("type") == "TemplateProcessing"]
+    templates = [template for part in processors if (template := _as_template(part))]
     if not templates:
         configured = (files.tokenizer_config.get("add_bos_token"), files.tokenizer_config.get("add_eos_token"))
         add_bos = configured[0] if isinstance(configured[0], bool) else default_bos
@@ -180,6 +185,18 @@ def _processors(part: Any) -> Iterator[Mapping[str, Any]]:
         yield part
         for each in part.get("processors") or []:
             yield from _processors(each)
+
+
+def _as_template(part: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if part.get("type") == "TemplateProcessing":
+        return part
+    if part.get("type") not in ("BertProcessing", "RobertaProcessing"):
+        return None
+    pairs = [part.get(role) for role in ("cls", "sep")]
+    first, last = (pair if isinstance(pair, list) and len(pair) == 2 else [None, None] for pair in pairs)
+    known = {text: {"ids": [id]} for text, id in (first, last) if isinstance(text, str)}
+    one = [{"SpecialToken": {"id": first[0]}}, {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": last[0]}}]
+    return {"single": one, "special_tokens": known}
 
 
 def _template_id(part: Mapping[str, Any], known: Mapping[str, Any]) -> int:

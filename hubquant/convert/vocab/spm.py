@@ -10,7 +10,7 @@ from typing import Any
 from gguf import TokenType
 
 from hubquant.convert.vocab.bpe import lay_out, token_ids
-from hubquant.convert.vocab.sentencepiece import BPE, UNIGRAM, SentencePieceModel, read_model
+from hubquant.convert.vocab.sentencepiece import BPE, SentencePieceModel, read_model
 from hubquant.convert.vocab.special import Files, around, chat_templates, special_ids
 from hubquant.convert.vocab.vocabulary import Vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
@@ -24,16 +24,21 @@ _PREFIX = {"type": "Prepend", "prepend": SPACE}
 _NO_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
-def read_from_model(files: Files, path: Path) -> Vocabulary:
+def read_from_model(files: Files, model: SentencePieceModel) -> Vocabulary:
     """A folder without tokenizer.json."""
-    model = read_model(path)
     _check_model(model)
+    ids = ids_of_model(files, model)
+    return _vocabulary(files, ids, model, model.add_dummy_prefix)
+
+
+def ids_of_model(files: Files, model: SentencePieceModel) -> dict[str, int]:
+    """Pieces, and the tokens that the files beside the model add or put in their place."""
     ids = {piece.text: id for id, piece in enumerate(model.pieces)}
     for token in files.added_tokens():
         if token.id < len(model.pieces):
             ids.pop(model.pieces[token.id].text, None)
         ids[token.content] = token.id
-    return _vocabulary(files, ids, model, model.add_dummy_prefix)
+    return ids
 
 
 def read_from_json(files: Files, path: Path) -> Vocabulary:
@@ -81,7 +86,7 @@ def _vocabulary(
     if unknowns:
         specials.setdefault("unk", unknowns[0])
     if not files.tokenizer:
-        _usual_specials(specials, ids)
+        usual_specials(specials, ids)
     add_bos, add_eos = around(files, specials, default_bos=not files.tokenizer)
     return Vocabulary(
         model="llama",
@@ -92,23 +97,18 @@ def _vocabulary(
         add_bos=add_bos,
         add_eos=add_eos,
         add_space_prefix=add_space_prefix,
+        n_token_types=files.n_token_types(),
         chat_templates=chat_templates(files),
     )
 
 
 def _check_model(model: SentencePieceModel) -> None:
-    if model.algorithm == UNIGRAM:
-        raise NotSupportedYet(
-            "SentencePiece Unigram tokenizers", hint="SentencePiece BPE and byte-level BPE are supported"
-        )
     if model.algorithm != BPE:
         raise NotSupportedYet("SentencePiece tokenizers that are neither BPE nor Unigram")
-    if model.has_charsmap or model.remove_extra_whitespaces:
+    if model.charsmap or model.remove_extra_whitespaces:
         raise TokenizerError(
             "the tokenizer changes text in a way that llama.cpp does not",
-            why="tokenizer.model normalizes characters"
-            if model.has_charsmap
-            else "tokenizer.model removes extra spaces",
+            why="tokenizer.model normalizes characters" if model.charsmap else "tokenizer.model removes extra spaces",
         )
 
 
@@ -120,8 +120,8 @@ def _belongs(model: SentencePieceModel, ids: Mapping[str, int]) -> bool:
 
 def _space_prefix(tokenizer: Mapping[str, Any]) -> bool:
     """Whether a text is given a leading space. ``TokenizerError`` unless llama.cpp treats text alike."""
-    normalizers = [_plain(each) for each in _members(tokenizer.get("normalizer"), "normalizers")]
-    splits = [_plain(each) for each in _members(tokenizer.get("pre_tokenizer"), "pretokenizers")]
+    normalizers = [plain(each) for each in members(tokenizer.get("normalizer"), "normalizers")]
+    splits = [plain(each) for each in members(tokenizer.get("pre_tokenizer"), "pretokenizers")]
     if splits == [_NO_SPLIT] and _ESCAPE in normalizers:
         splits = []
     if normalizers in ([_PREFIX, _ESCAPE], [_ESCAPE]) and not splits:
@@ -137,14 +137,14 @@ def _space_prefix(tokenizer: Mapping[str, Any]) -> bool:
     )
 
 
-def _members(part: Any, key: str) -> list[Mapping[str, Any]]:
+def members(part: Any, key: str) -> list[Mapping[str, Any]]:
     if not isinstance(part, dict):
         return []
     members = part.get(key, []) if part.get("type") == "Sequence" else [part]
     return [member for member in members if isinstance(member, dict)]
 
 
-def _plain(part: Mapping[str, Any]) -> dict[str, Any]:
+def plain(part: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in part.items() if key != "trim_offsets"}
 
 
@@ -167,7 +167,7 @@ def _scores_of_merges(model: Mapping[str, Any], ids: Mapping[str, int], scores: 
     return scores
 
 
-def _usual_specials(specials: dict[str, int], ids: Mapping[str, int]) -> None:
+def usual_specials(specials: dict[str, int], ids: Mapping[str, int]) -> None:
     for role, text in (("bos", "<s>"), ("eos", "</s>")):
         if text in ids:
             specials.setdefault(role, ids[text])

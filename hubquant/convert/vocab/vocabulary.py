@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from gguf import Keys, TokenType
 
 from hubquant.convert.vocab.pretokenizers import structure_of
+from hubquant.convert.vocab.reader import KeyReader
 from hubquant.errors import NotSupportedYet, TokenizerError
-from hubquant.gguf_file.metadata import KV, Metadata, boolean, f32s, i32s, string, strings, u32
+from hubquant.gguf_file.metadata import Metadata, boolean, f32s, i32s, string, strings, u8s, u32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -26,23 +27,29 @@ SPECIAL_KEYS: Mapping[str, str] = {
     "eot": T.EOT_ID,
     "eom": T.EOM_ID,
 }
+# Not in the gguf package: what llama.cpp does to text before WordPiece.
+LOWERCASE_KEY, STRIP_ACCENTS_KEY = "tokenizer.ggml.normalizer.lowercase", "tokenizer.ggml.normalizer.strip_accents"
 # Needed to rebuild a tokenizer whose Unicode normal form is not the one that goes with its pre-tokenizer's name.
 NORMALIZER_KEY = "hubquant.tokenizer.normalizer"
 DEFAULT_TEMPLATE = "default"
-_DAMAGED = "the file's vocabulary cannot be read"
+Model = Literal["gpt2", "llama", "t5", "bert"]
+SCORED: tuple[Model, ...] = ("llama", "t5")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """Everything a GGUF file says about its tokenizer.
 
-    ``model`` is "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE). ``types`` are ``gguf.TokenType`` numbers.
-    ``merges`` and ``pre``, llama.cpp's pre-tokenizer name, belong to "gpt2"; ``scores`` and ``add_space_prefix`` to
-    "llama". ``specials`` maps bos, eos, unk, sep, pad, mask, eot, eom to ids. ``chat_templates`` are by name, the usual
-    one is "default".
+    ``model`` is "gpt2" (byte-level BPE), "llama" (SentencePiece BPE), "t5" (SentencePiece Unigram) or "bert"
+    (WordPiece, with ▁ before the tokens that begin a word instead of ## before the others). ``types`` are
+    ``gguf.TokenType`` numbers. ``merges`` and ``pre``, llama.cpp's pre-tokenizer name, belong to "gpt2"; ``scores`` and
+    ``add_space_prefix`` to "llama" and "t5"; ``remove_extra_whitespaces`` and ``charsmap``, SentencePiece's table of
+    replacements, to "t5"; ``lowercase`` and ``strip_accents`` to "bert". ``specials`` maps bos, eos, unk, sep, pad,
+    mask, eot, eom to ids. ``n_token_types`` is the number of the embeddings for parts of a text, 0 when there are
+    none. ``chat_templates`` are by name, the usual one is "default".
     """
 
-    model: Literal["gpt2", "llama"]
+    model: Model
     tokens: tuple[str, ...] = field(repr=False)
     types: tuple[int, ...] = field(repr=False)
     merges: tuple[str, ...] = field(default=(), repr=False)
@@ -53,12 +60,17 @@ class Vocabulary:
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
+    remove_extra_whitespaces: bool = False
+    charsmap: bytes = field(default=b"", repr=False)
+    lowercase: bool = False
+    strip_accents: bool = False
+    n_token_types: int = 0
     chat_templates: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def metadata(self) -> Metadata:
         """The keys of llama.cpp's converter, in its order."""
         keys: Metadata = {T.MODEL: string(self.model), T.PRE: string(self.pre), T.LIST: strings(self.tokens)}
-        if self.model == "llama":
+        if self.model in SCORED:
             keys[T.SCORES] = f32s(self.scores)
         keys[T.TOKEN_TYPE] = i32s(self.types)
         if self.model == "gpt2":
@@ -66,8 +78,19 @@ class Vocabulary:
         keys |= {SPECIAL_KEYS[role]: u32(id) for role, id in self.specials.items()}
         # Always written: what llama.cpp assumes without them depends on the pre-tokenizer.
         keys |= {T.ADD_BOS: boolean(self.add_bos), T.ADD_EOS: boolean(self.add_eos)}
-        if self.model == "llama":
+        if self.model in SCORED:
             keys[T.ADD_PREFIX] = boolean(self.add_space_prefix)
+        if self.model == "t5":
+            keys[T.REMOVE_EXTRA_WS] = boolean(self.remove_extra_whitespaces)
+            keys |= {T.PRECOMPILED_CHARSMAP: u8s(self.charsmap)} if self.charsmap else {}
+        if self.model == "bert":
+            keys |= {
+                T.ADD_SEP: boolean(True),
+                LOWERCASE_KEY: boolean(self.lowercase),
+                STRIP_ACCENTS_KEY: boolean(self.strip_accents),
+            }
+        if self.n_token_types:
+            keys[T.TOKEN_TYPE_COUNT] = u32(self.n_token_types)
         named = {name: text for name, text in self.chat_templates.items() if name != DEFAULT_TEMPLATE}
         keys |= {T.CHAT_TEMPLATE_N.format(name=name): string(text) for name, text in named.items()}
         if named:
@@ -81,10 +104,13 @@ class Vocabulary:
     @classmethod
     def from_metadata(cls, metadata: Metadata) -> Vocabulary:
         """Inverse of :meth:`metadata`, for files of any origin. ``TokenizerError`` for a damaged vocabulary."""
-        read = _Reader(metadata)
-        model = read.text(T.MODEL)
-        if model not in ("gpt2", "llama"):
-            raise NotSupportedYet(f"GGUF tokenizers of model {model!r}", hint="gpt2 and llama can be read")
+        read = KeyReader(metadata)
+        found = read.text(T.MODEL)
+        model: Model | None = next((known for known in get_args(Model) if known == found), None)
+        if model is None:
+            raise NotSupportedYet(
+                f"GGUF tokenizers of model {found!r}", hint=f"{', '.join(get_args(Model))} can be read"
+            )
         tokens = read.texts(T.LIST)
         types = read.numbers(T.TOKEN_TYPE, default=TokenType.NORMAL, length=len(tokens))
         names = read.texts(T.CHAT_TEMPLATES, optional=True)
@@ -93,18 +119,24 @@ class Vocabulary:
         specials = {role: read.number(key) for role, key in SPECIAL_KEYS.items() if key in metadata}
         pre = read.text(T.PRE, "default")
         normalizer = read.text(NORMALIZER_KEY, _usual_normalizer(pre) or "none") if model == "gpt2" else "none"
+        lowercase = model == "bert" and read.flag(LOWERCASE_KEY, default=True)
         return cls(
-            model="gpt2" if model == "gpt2" else "llama",
+            model=model,
             tokens=tokens,
             types=tuple(int(type) for type in types),
             merges=read.texts(T.MERGES) if model == "gpt2" else (),
-            scores=read.numbers(T.SCORES, default=0.0, length=len(tokens)) if model == "llama" else (),
+            scores=read.numbers(T.SCORES, default=0.0, length=len(tokens)) if model in SCORED else (),
             pre=pre,
             normalizer=None if normalizer == "none" else normalizer,
             specials={role: id for role, id in specials.items() if 0 <= id < len(tokens)},
-            add_bos=read.flag(T.ADD_BOS, default=model == "llama" or _adds_bos(pre)),
-            add_eos=read.flag(T.ADD_EOS, default=False),
-            add_space_prefix=model == "llama" and read.flag(T.ADD_PREFIX, default=True),
+            add_bos=read.flag(T.ADD_BOS, default=_adds_bos(model, pre)),
+            add_eos=read.flag(T.ADD_EOS, default=model == "t5"),
+            add_space_prefix=model in SCORED and read.flag(T.ADD_PREFIX, default=model == "llama"),
+            remove_extra_whitespaces=model == "t5" and read.flag(T.REMOVE_EXTRA_WS, default=False),
+            charsmap=read.bytes(T.PRECOMPILED_CHARSMAP) if model == "t5" else b"",
+            lowercase=lowercase,
+            strip_accents=model == "bert" and read.flag(STRIP_ACCENTS_KEY, default=lowercase),
+            n_token_types=read.number(T.TOKEN_TYPE_COUNT, 0),
             chat_templates={name: text for name, text in templates.items() if text},
         )
 
@@ -122,48 +154,11 @@ def _usual_normalizer(pre: str) -> str | None:
         return None
 
 
-def _adds_bos(pre: str) -> bool:
+def _adds_bos(model: Model, pre: str) -> bool:
     """What llama.cpp assumes of files without ``add_bos_token``."""
+    if model != "gpt2":
+        return model != "t5"
     try:
         return structure_of(pre).ignore_merges and pre != "minicpm5"
     except TokenizerError:
         return False
-
-
-@dataclass(frozen=True)
-class _Reader:
-    metadata: Metadata
-
-    def kv(self, key: str) -> KV | None:
-        return self.metadata.get(key)
-
-    def text(self, key: str, default: str | None = None) -> str:
-        return str(self._scalar(key, str, default))
-
-    def number(self, key: str) -> int:
-        return int(self._scalar(key, int, None))
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        return bool(self._scalar(key, bool, default))
-
-    def texts(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
-        kv = self.kv(key)
-        if kv is None and optional:
-            return ()
-        if kv is None or not isinstance(kv.value, tuple) or not all(isinstance(item, str) for item in kv.value):
-            raise TokenizerError(_DAMAGED, why=f"{key} is missing or not a list of strings")
-        return tuple(str(item) for item in kv.value)
-
-    def numbers(self, key: str, *, default: float, length: int) -> tuple[float, ...]:
-        kv = self.kv(key)
-        if kv is None:
-            return (default,) * length
-        if not isinstance(kv.value, tuple) or len(kv.value) != length:
-            raise TokenizerError(_DAMAGED, why=f"{key} does not have {length} numbers")
-        return tuple(item if isinstance(item, int | float) else default for item in kv.value)
-
-    def _scalar(self, key: str, type: type[Any], default: Any) -> Any:
-        value = default if key not in self.metadata else self.metadata[key].value
-        if not isinstance(value, type):
-            raise TokenizerError(_DAMAGED, why=f"{key} is missing or of another type")
-        return value
