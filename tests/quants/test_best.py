@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hubquant.errors import NotSupportedYet
-from hubquant.quants import TYPES, dequantize, implemented, quantize
+from hubquant.quants import TYPES, dequantize, implemented, needs_importance, quantize
 from tests.support.llamacpp import ggml_dequantize
 from tests.support.matrices import IMPORTANCE, MATRICES, heavy_tails
 from tests.support.weighting import error_weights
@@ -28,6 +28,8 @@ def block_errors(data: torch.Tensor, type: str, x: F32, weights: NDArray[np.floa
 
 def ratio(x: F32, type: str, importance: F32 | None) -> float:
     """Best over exact error of a matrix, but for what single precision cannot tell from zero."""
+    if importance is None and needs_importance(type):
+        importance = np.ones(x.shape[1], np.float32)
     given = None if importance is None else torch.from_numpy(importance)
     tensor = torch.from_numpy(x)
     weights = error_weights(x, type, importance)
@@ -53,6 +55,11 @@ def ratio(x: F32, type: str, importance: F32 | None) -> float:
         ("Q4_K", 0.97, 0.98),
         ("Q5_K", 0.97, 0.97),
         ("Q6_K", 0.88, 0.88),
+        ("IQ2_XXS", 0.91, 0.95),
+        ("IQ2_XS", 0.88, 0.93),
+        ("IQ2_S", 0.91, 0.92),
+        ("IQ3_XXS", 0.86, 0.92),
+        ("IQ3_S", 0.83, 0.92),
         ("IQ4_NL", 0.95, 0.96),
         ("IQ4_XS", 0.92, 0.92),
         ("MXFP4", 0.94, 0.95),
@@ -108,13 +115,13 @@ def test_any_shape_and_magnitude(
 @pytest.mark.parametrize("type", BEST)
 def test_llama_cpp_reads_the_same_values(type: str) -> None:
     x = heavy_tails(np.random.default_rng(3), 33, 1024)
-    data = quantize(torch.from_numpy(x), type, mode="best")
+    data = quantize(torch.from_numpy(x), type, torch.ones(1024), mode="best")
     c_name = type.removesuffix("_K").lower() + "_K" if type.endswith("_K") else type.lower()
     expected = ggml_dequantize(data.numpy(), c_name, x.size).reshape(x.shape)
     np.testing.assert_array_equal(dequantize(data, type, x.shape[1]).numpy(), expected)
 
 
-@pytest.mark.parametrize("type", ["Q8_0", "Q4_1", "Q4_K", "IQ4_XS", "NVFP4"])
+@pytest.mark.parametrize("type", ["Q8_0", "Q4_1", "Q4_K", "IQ3_S", "IQ4_XS", "NVFP4"])
 def test_threads_and_chunks_do_not_change_bytes(type: str) -> None:
     rng = np.random.default_rng(2)
     x = torch.from_numpy(heavy_tails(rng, 700, 768))

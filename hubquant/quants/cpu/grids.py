@@ -51,7 +51,7 @@ def search_tables(name: str) -> tuple[Array, Array]:
 def codebook(name: str) -> Codebook:
     """The codebook of a type; IQ1_M uses that of IQ1_S."""
     dim, levels, reach = _SHAPES[name]
-    entries = _entries(name, dim)
+    entries = entry_levels(name, dim)
     bits = (levels - 1).bit_length()
     powers = 1 << bits * np.arange(dim)
     keys = (entries @ powers).astype(np.int32)
@@ -72,7 +72,18 @@ def codebook(name: str) -> Codebook:
     return Codebook(lookup, lists.reshape(-1, LANES), keys)
 
 
-def _entries(name: str, dim: int) -> Array:
+@cache
+def index_table(name: str) -> tuple[Array]:
+    """int32 [keys]: the index of the codebook entry with each key."""
+    dim, levels, _ = _SHAPES[name]
+    entries = entry_levels(name, dim)
+    bits = (levels - 1).bit_length()
+    index = np.zeros(1 << bits * dim, np.int32)
+    index[entries @ (1 << bits * np.arange(dim))] = np.arange(len(entries))
+    return (index,)
+
+
+def entry_levels(name: str, dim: int) -> Array:
     """The levels of each entry, int [entries, dim], in the order of their indices."""
     import gguf
 
