@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import Rule
+from hubquant.convert.rules import Rule, Settings
 from hubquant.convert.tables import Bundle, Place, Row
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig
 
 Constants = Mapping[str, tuple[float, ...]]
@@ -26,8 +27,12 @@ def no_constants(config: PreTrainedConfig) -> Constants:  # noqa: ARG001
     return {}
 
 
-def nothing_more(tensors: Collection[str]) -> Mapping[str, Any]:  # noqa: ARG001
+def nothing_more(tensors: Mapping[str, torch.Tensor], settings: Settings) -> Mapping[str, Any]:  # noqa: ARG001
     return {}
+
+
+def as_it_is(settings: Settings) -> Settings:
+    return settings
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,9 @@ class Architecture:
     the layers and those of each ``block``, a layer of ``blocks``, make the tensors. ``ignored`` are regular expressions
     for checkpoint tensors that are no weights. ``marker`` is a metadata key that tells files of this architecture from
     others that llama.cpp calls by the same name. ``renames`` bring the names of older checkpoints to those of today
-    (:meth:`Checkpoint.renamed`). ``told_by_tensors`` are settings that a GGUF file tells only by the names of its
-    tensors.
+    (:meth:`Checkpoint.renamed`). ``told_by_tensors`` gives settings that a GGUF file tells only by its
+    tensors, from these and the settings known before. ``translate`` makes a config.json that transformers knows from
+    one that it does not.
     """
 
     name: str
@@ -55,7 +61,8 @@ class Architecture:
     ignored: tuple[str, ...] = (r"\.rotary_emb\.inv_freq$",)
     marker: str | None = None
     renames: tuple[tuple[str, str], ...] = ()
-    told_by_tensors: Callable[[Collection[str]], Mapping[str, Any]] = nothing_more
+    told_by_tensors: Callable[[Mapping[str, torch.Tensor], Settings], Mapping[str, Any]] = nothing_more
+    translate: Callable[[Settings], Settings] = as_it_is
 
     def placed(self, config: PreTrainedConfig) -> Iterator[tuple[Row, Place]]:
         """Every row of the table where it stands, for each layer again."""

@@ -23,7 +23,7 @@ def read_architecture(settings: Settings) -> tuple[Architecture, PreTrainedConfi
     architecture, model_type = of_checkpoint(settings)
     _refuse_quantized(settings)
     relevant = {name: value for name, value in settings.items() if name not in _IRRELEVANT}
-    return architecture, make_config(model_type, relevant, architecture.rules)
+    return architecture, make_config(model_type, architecture.translate(relevant), architecture.rules)
 
 
 def make_config(model_type: str, settings: Settings, rules: Iterable[Rule]) -> PreTrainedConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,13 +65,29 @@ def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
     try:
         for rule in architecture.rules:
             settings |= rule.settings(keys)
-        settings |= architecture.told_by_tensors(gguf.tensors.keys())
+        settings |= architecture.told_by_tensors(_Tensors(gguf), settings)
         config = make_config(architecture.restored_as, settings, architecture.rules)
         settings |= architecture.bias_settings(config, gguf.tensors.keys())
         return architecture, make_config(architecture.restored_as, settings, architecture.rules)
     except CheckpointError as error:
         why = str(error).replace("config.json", "the metadata")
         raise GGUFError("the metadata describes no model that can be loaded", why=why) from error
+
+
+class _Tensors(Mapping[str, torch.Tensor]):
+    """The tensors of a file, each read when it is asked for."""
+
+    def __init__(self, gguf: GGUFFile) -> None:
+        self._gguf = gguf
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return read_tensor(self._gguf, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._gguf.tensors)
+
+    def __len__(self) -> int:
+        return len(self._gguf.tensors)
 
 
 def load_model(source: str | os.PathLike[str] | GGUFFile, device: str | torch.device = "cpu") -> PreTrainedModel:

@@ -44,7 +44,7 @@ class Rope:
     partial: bool = False
 
     def check(self, settings: Settings) -> None:
-        parameters = _raw_parameters(settings)
+        parameters = raw_parameters(settings)
         kind = rope_type(parameters)
         if kind not in self.types:
             raise NotSupportedYet(f"rope type {str(kind)[:40]!r}", why=f"known here: {', '.join(self.types)}")
@@ -152,7 +152,7 @@ def apply_freqs(model: torch.nn.Module, divisors: torch.Tensor) -> None:
                 buffer.div_(divisors.to(buffer.device))
 
 
-def _raw_parameters(settings: Settings) -> dict[str, Any]:
+def raw_parameters(settings: Settings) -> dict[str, Any]:
     """``rope_parameters`` of transformers 5, or ``rope_scaling`` and ``rope_theta`` of its predecessors."""
     parameters = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     if not isinstance(parameters, Mapping):

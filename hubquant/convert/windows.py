@@ -47,6 +47,20 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class IgnoredWindow:
+    """A window that transformers has and llama.cpp writes down without heeding it; 0 stands for none."""
+
+    def check(self, settings: Settings) -> None:
+        check_count(settings, "sliding_window", (1 << 31) - 1)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        return {"attention.sliding_window": u32(config.sliding_window or 0)}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        return {"sliding_window": integer(metadata, "attention.sliding_window") or None}
+
+
+@dataclass(frozen=True)
 class NoWindows:
     """Every layer sees the whole text, in a family that has windows elsewhere."""
 

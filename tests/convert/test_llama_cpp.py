@@ -47,6 +47,12 @@ GRANITE = {
 FALCON: dict[str, Any] = {"tie_word_embeddings": True, "head_dim": ...}
 NEOX: dict[str, Any] = {"num_key_value_heads": ..., "head_dim": ...}
 NEW_FALCON = {"new_decoder_architecture": True, "num_kv_heads": 2, "multi_query": True}
+PHI_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+LONGROPE = PHI_ROPE | {
+    "rope_type": "longrope",
+    "short_factor": [1 + 0.01 * i for i in range(32)],
+    "long_factor": [1 + 0.5 * i for i in range(32)],
+}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
@@ -84,6 +90,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm4": ("glm4", {"attention_bias": True}),
     "nemotron": ("nemotron", {}),
     "phi2": ("phi", {}),
+    "phi3": ("phi3", {}),
+    "phi3 with part of rope": ("phi3", {"rope_parameters": PHI_ROPE | {"partial_rotary_factor": 0.75}}),
+    "phi3 in a short context": ("phi3", {"original_max_position_embeddings": 512, "rope_parameters": LONGROPE}),
+    "phi3 in a long context": ("phi3", {"original_max_position_embeddings": 64, "rope_parameters": LONGROPE}),
     "stablelm": ("stablelm", {"use_qkv_bias": True}),
     "stablelm in parallel": ("stablelm", {"use_parallel_residual": True}),
     "starcoder2": ("starcoder2", TIED),

@@ -35,6 +35,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {"tie_word_embeddings": True}),
     "gptneox": ("gpt_neox", {"head_dim": ..., "num_key_value_heads": ...}),
     "falcon": ("falcon", {"tie_word_embeddings": True, "head_dim": ...}),
+    "phi3": ("phi3", {}),
     "olmoe": ("olmoe", {"num_experts": 4, "num_key_value_heads": 4}),
     "stablelm in parallel": ("stablelm", {"use_parallel_residual": True}),
     "gemma": ("gemma", {"tie_word_embeddings": True}),

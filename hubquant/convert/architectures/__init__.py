@@ -16,12 +16,14 @@ from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE
 from hubquant.convert.architectures.internlm3 import INTERNLM3
 from hubquant.convert.architectures.llama import LLAMA
+from hubquant.convert.architectures.minicpm import MINICPM
 from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mixtral import MIXTRAL
 from hubquant.convert.architectures.nemotron import NEMOTRON
 from hubquant.convert.architectures.olmo import OLMO, OLMO2
 from hubquant.convert.architectures.olmoe import OLMOE
 from hubquant.convert.architectures.phi2 import PHI2
+from hubquant.convert.architectures.phi3 import PHI3
 from hubquant.convert.architectures.qwen2 import QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
@@ -39,7 +41,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(OLMO, OLMO2, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
     *(COHERE, COHERE2),
-    *(EXAONE4, GLM4, NEMOTRON, PHI2, STABLELM, STARCODER2),
+    *(EXAONE4, GLM4, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
 )
 
 

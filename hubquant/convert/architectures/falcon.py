@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.operations import Dimensions, ungroup_heads
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Computed, Constant, Count, Epsilon, Fixed, integer
+from hubquant.convert.rules import Computed, Constant, Count, Epsilon, Fixed, Settings, integer
 from hubquant.convert.tables import Embeddings, Row, linear, norm
 from hubquant.gguf_file.metadata import Metadata, string
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig
 
 
@@ -65,7 +66,7 @@ class Groups(Computed):
         return {"num_kv_heads": groups, "multi_query": True, "new_decoder_architecture": groups > 1}
 
 
-def _told_by_tensors(tensors: Collection[str]) -> dict[str, Any]:
+def _told_by_tensors(tensors: Mapping[str, torch.Tensor], _settings: Settings) -> dict[str, Any]:
     return {"num_ln_in_parallel_attn": 2 if "blk.0.attn_norm_2.weight" in tensors else 1}
 
 

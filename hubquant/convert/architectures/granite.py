@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, llama, moe
 from hubquant.convert.operations import Dimensions, split
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Count, Number, Rule
+from hubquant.convert.rules import Count, Number, Rule, Settings, integer
 from hubquant.convert.tables import Module, Tensors
+from hubquant.gguf_file.metadata import Metadata
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -22,6 +24,21 @@ RULES: tuple[Rule, ...] = (
     Number("residual_scale", "residual_multiplier"),
     Number("logit_scale", "logits_scaling"),
 )
+
+
+@dataclass(frozen=True)
+class PlainAttentionScale:
+    """Attention scaled by the root of the head size, which llama.cpp does unasked and Granite's config spells out."""
+
+    def check(self, settings: Settings) -> None:
+        """The config's own rules suffice."""
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
+        return {}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        size = integer(metadata, "attention.key_length")
+        return {"attention_multiplier": size**-0.5 if size else None}
 
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
