@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import llvmlite.binding as llvm
 from numba import njit, types
+from numba.core.cgutils import normalize_ir_text
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
@@ -74,7 +75,7 @@ def _compile(function: Callable[..., None], signature: Signature) -> Machine:
         library.enable_object_caching()
         module = library._final_module
         module.link_in(llvm.parse_assembly(_NO_COUNTING))
-        module.link_in(result.library._final_module, preserve=True)
+        result.library.link_into(module)
         for defined in module.functions:
             if not defined.is_declaration:
                 defined.linkage = "external" if defined.name == symbol else "internal"
@@ -90,19 +91,37 @@ def _compile(function: Callable[..., None], signature: Signature) -> Machine:
 class _UnfinishedLibrary(JITCodeLibrary):  # type: ignore[misc]
     """Functions to be linked into a kernel: they are optimized and compiled there, once, and not before."""
 
-    def _optimize_functions(self, ll_module: Any) -> None:
-        pass
+    def add_ir_module(self, ir_module: Any) -> None:
+        self._final_module.link_in(llvm.parse_assembly(normalize_ir_text(str(ir_module))))
 
-    def _optimize_final_module(self) -> None:
-        pass
-
-    def _finalize_final_module(self) -> None:
+    def finalize(self) -> None:
         self._finalized = True
+
+    def link_into(self, module: Any) -> None:
+        """Add these functions and all that they call."""
+        libraries: list[Any] = [self]
+        for library in libraries:  # grows while it is read; callers before what they call
+            if isinstance(library, _UnfinishedLibrary):
+                module.link_in(library._final_module, preserve=True)
+                libraries += [more for more in dict.fromkeys(library._linking_libraries) if more not in libraries]
+            else:
+                module.link_in(library._get_module_for_linking(), preserve=True)
+
+    def _get_module_for_linking(self) -> Any:
+        """For callers outside kernels, which link no more than what they call themselves."""
+        whole = llvm.parse_assembly("")
+        self.link_into(whole)
+        for function in whole.functions:
+            if not function.is_declaration:
+                function.linkage = "linkonce_odr"
+        return whole
 
 
 @contextmanager
 def _unfinished_libraries() -> Iterator[Any]:
-    codegen = cpu_target.target_context.codegen()
+    context = cpu_target.target_context
+    context.refresh()  # numba's own functions are finished as ever
+    codegen = context.codegen()
     codegen._library_class = _UnfinishedLibrary
     codegen.set_env = lambda _name, _env: None  # which would look for machine code that does not exist
     try:
