@@ -38,7 +38,7 @@ _ZERO, _ONE, _TWO, _HALF = _f(0), _f(1), _f(2), _f(0.5)
 _LARGEST = _f(3e38)
 _LARGEST_HALF, _LEAST_HALF = _f(65504), _f(2.0**-24)
 _FLOOR = _f(1e-7)  # of the mean weight: weights that do not count still get sensible codes
-_FEW, _MANY_TRIES = _f(1.6), 20
+_FEW, _MORE_TRIES = _f(1.6), 16
 _SIZE = 256
 
 
@@ -87,8 +87,7 @@ def _real_scale(
     name: str, shape: Shape, groups: int, tries: int, reach: np.float32, x: Pointer, w: Pointer, keys: Pointer
 ) -> tuple[Vector, Vector]:
     """The best of ``tries`` scales that give the largest magnitude its top level ± ``reach``, fitted by least squares
-    after each, and of the scale fitted last; and Σ w·v² of its values. Where few weights count, many more scales are
-    tried.
+    after each, and of the scale fitted last; and Σ w·v² of its values. Where few weights count, more scales are tried.
     """
     high = splat(_ZERO)
     mass = splat(_ZERO)
@@ -97,17 +96,21 @@ def _real_scale(
         high = maximum(high, x[i])
         mass = mass + w[i]
         square = square + w[i] * w[i]
-    if any_lane(mass * mass < _FEW * square):
-        tries, reach = _MANY_TRIES, _HALF * shape[3]
+    few = mass * mass < _FEW * square
+    more = _MORE_TRIES if any_lane(few) else 0
     scale = splat(_ZERO)
     best = splat(_ZERO)
     power = splat(_ZERO)
-    for step in range(tries + 1):
+    for step in range(tries + more + 1):
         trial = scale
         if step < tries:
             trial = high / (shape[3] + reach * (_f(2 * step) / _f(tries - 1) - _ONE))
+        elif step < tries + more:
+            trial = high / (shape[3] * (_HALF + _f(step - tries) / _f(more - 1)))
         vx, vv = snap(name, shape, groups, x, w, trial, keys)
         better = (vx > _ZERO) & (vx * vx > best * vv)
+        if tries <= step < tries + more:
+            better = better & few  # a block's bytes must not depend on its neighbours
         scale = where(better, vx / vv, scale)
         best = where(better, scale * vx, best)
         power = where(better | (power == _ZERO), vv, power)
