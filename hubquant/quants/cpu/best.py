@@ -8,6 +8,7 @@ from functools import partial
 from hubquant.quants.cpu.grids import index_table
 from hubquant.quants.cpu.native import kernel_of
 from hubquant.quants.cpu.rows import KERNELS, Kernels
+from hubquant.quants.cpu.ternary_grid import flip_tables
 
 _IQ2_XXS, _IQ2_XS, _IQ2_S, _IQ3_XXS, _IQ3_S = (
     partial(index_table, name) for name in ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
@@ -33,6 +34,8 @@ BEST_KERNELS: Mapping[str, Kernels] = {
     "IQ4_XS": Kernels(kernel_of("best_nonlinear.iq4_xs"), kernel_of("best_nonlinear.iq4_xs_weighted")),
     "MXFP4": Kernels(kernel_of("best_float4.mxfp4"), kernel_of("best_float4.mxfp4_weighted")),
     "NVFP4": Kernels(kernel_of("best_float4.nvfp4"), kernel_of("best_float4.nvfp4_weighted")),
+    "IQ1_S": Kernels(None, kernel_of("best_iq1.iq1_s_weighted", flip_tables)),
+    "IQ1_M": Kernels(kernel_of("best_iq1.iq1_m", flip_tables), kernel_of("best_iq1.iq1_m_weighted", flip_tables)),
     "TQ1_0": Kernels(kernel_of("best_ternary.tq1_0"), kernel_of("best_ternary.tq1_0_weighted")),
     "TQ2_0": Kernels(kernel_of("best_ternary.tq2_0"), kernel_of("best_ternary.tq2_0_weighted")),
     "Q1_0": Kernels(kernel_of("best_ternary.q1_0"), kernel_of("best_ternary.q1_0_weighted")),
