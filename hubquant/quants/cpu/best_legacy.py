@@ -14,7 +14,7 @@ from hubquant.quants.cpu.block import half_bits, load_tile, maximum, minimum, pu
 from hubquant.quants.cpu.compile import kernel, primitive
 from hubquant.quants.cpu.refine import affine_error, code, fit_line, search_line, signed_error, to_half
 from hubquant.quants.cpu.refine_signed import fit_scale, search_signed
-from hubquant.quants.cpu.search import asymmetric, extreme, symmetric
+from hubquant.quants.cpu.search import asymmetric, extreme
 from hubquant.quants.cpu.simd import (
     LANES,
     Pointer,
@@ -79,13 +79,13 @@ def _signed_block(
 def _by_extreme(levels: np.float32, x: Pointer, w: Pointer, block: Pointer) -> None:
     _ones(w)
     value, _ = extreme(_SIZE, x)
-    _signed_block(-levels, levels - _ONE, 9, x, w, value / -levels, block)
+    _signed_block(-levels, levels - _ONE, 11, x, w, value / -levels, block)
 
 
 @primitive
 def _by_search(levels: np.float32, x: Pointer, w: Pointer, block: Pointer) -> None:
-    scale, _ = symmetric(_SIZE, levels, x, w)
-    _signed_block(-levels, levels - _ONE, 9, x, w, scale, block)
+    value, _ = extreme(_SIZE, x)
+    _signed_block(-levels, levels - _ONE, 11, x, w, value / -levels, block)
 
 
 @kernel

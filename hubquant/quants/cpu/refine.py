@@ -1,9 +1,7 @@
-"""What the mode "best" adds to llama.cpp's searches: scales and minima are improved as the integers and half floats
-that are stored, with the codes rounded anew for each candidate.
+"""What the searches of the mode "best" share, and the search for one real scale and minimum.
 
-Every function starts from a solution and keeps it unless it finds a strictly better one, so a block never gets a larger
-weighted squared error than the solution it started from. ``x`` and ``w`` point to the weights of 16 blocks and the
-weight of each squared error; codes, integer scales and minima are whole floats.
+``x`` and ``w`` point to the weights of 16 blocks and the weight of each squared error; codes, integer scales and minima
+are whole floats.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import numpy as np
 
 from hubquant.quants.cpu.block import clamp, from_half, half_bits, maximum, minimum, reciprocal
 from hubquant.quants.cpu.compile import primitive
-from hubquant.quants.cpu.simd import Pointer, Vector, offset, splat, vectors, where
+from hubquant.quants.cpu.simd import Pointer, Vector, splat, where
 
 _f = np.float32
 _ZERO, _ONE = _f(0), _f(1)
@@ -55,119 +53,6 @@ def signed_error(n: int, bottom: np.float32, top: np.float32, x: Pointer, w: Poi
         error = scale * code(x[i] * inverse, bottom, top) - x[i]
         total = total + w[i] * (error * error)
     return total
-
-
-@primitive
-def _search_pairs(
-    n: int,
-    top: np.float32,
-    most: np.float32,
-    x: Pointer,
-    w: Pointer,
-    d: Vector,
-    dmin: Vector,
-    scale: Vector,
-    low: Vector,
-) -> tuple[Vector, Vector, Vector]:
-    """The best of an integer scale and minimum 0 … most and their eight neighbours: ``(error, scale, minimum)``."""
-    best = affine_error(n, top, x, w, d * scale, dmin * low)
-    best_scale = scale
-    best_low = low
-    for up in range(-1, 2):
-        for right in range(-1, 2):
-            if up != 0 or right != 0:
-                other = clamp(scale + _f(up), _ZERO, most)
-                other_low = clamp(low + _f(right), _ZERO, most)
-                error = affine_error(n, top, x, w, d * other, dmin * other_low)
-                better = error < best
-                best = where(better, error, best)
-                best_scale = where(better, other, best_scale)
-                best_low = where(better, other_low, best_low)
-    return best, best_scale, best_low
-
-
-@primitive
-def _refit_pairs(
-    n: int,
-    groups: int,
-    top: np.float32,
-    x: Pointer,
-    w: Pointer,
-    d: Vector,
-    dmin: Vector,
-    scales: Pointer,
-    minima: Pointer,
-) -> tuple[Vector, Vector]:
-    """d and dmin ≥ 0 by least squares for the present codes, scales and minima."""
-    ss = splat(_ZERO)
-    sm = splat(_ZERO)
-    mm = splat(_ZERO)
-    sx = splat(_ZERO)
-    mx = splat(_ZERO)
-    for j in range(groups):
-        scale = d * scales[j]
-        inverse = reciprocal(scale)
-        low = dmin * minima[j]
-        m = minima[j]
-        for i in range(n * j, n * j + n):
-            s = scales[j] * code((x[i] + low) * inverse, _ZERO, top)
-            ws = w[i] * s
-            wm = w[i] * m
-            ss = ss + ws * s
-            sm = sm + ws * m
-            mm = mm + wm * m
-            sx = sx + ws * x[i]
-            mx = mx + wm * x[i]
-    determinant = ss * mm - sm * sm
-    regular = determinant > _SINGULAR * ss * mm
-    fitted = where(regular, (sx * mm - mx * sm) / determinant, (sx + dmin * sm) / ss)
-    fitted_min = where(regular, (sx * sm - mx * ss) / determinant, dmin)
-    usable = (fitted > _ZERO) & (fitted < _LARGEST_HALF) & (fitted_min >= _ZERO)
-    return where(usable, to_half(fitted), d), where(usable, to_half(fitted_min), dmin)
-
-
-@primitive
-def refine_pairs(
-    n: int,
-    groups: int,
-    top: np.float32,
-    most: np.float32,
-    rounds: int,
-    x: Pointer,
-    w: Pointer,
-    d: Vector,
-    dmin: Vector,
-    scales: Pointer,
-    minima: Pointer,
-) -> tuple[Vector, Vector]:
-    """Improve ``scales`` and ``minima`` 0 … most of ``groups`` sub-blocks of ``n`` weights, and return better d, dmin.
-
-    Each round searches the integers around the present ones for the real d and dmin, then fits d and dmin to them.
-    """
-    trial, trial_low = vectors(16), vectors(16)
-    best = splat(_LARGEST)
-    best_d = d
-    best_dmin = dmin
-    for j in range(groups):
-        trial[j] = scales[j]
-        trial_low[j] = minima[j]
-    for step in range(rounds):
-        total = splat(_ZERO)
-        for j in range(groups):
-            error, trial[j], trial_low[j] = _search_pairs(
-                n, top, most, offset(x, n * j), offset(w, n * j), d, dmin, trial[j], trial_low[j]
-            )
-            total = total + error
-        better = total < best
-        best = where(better, total, best)
-        best_d = where(better, d, best_d)
-        best_dmin = where(better, dmin, best_dmin)
-        for j in range(groups):
-            scales[j] = where(better, trial[j], scales[j])
-            minima[j] = where(better, trial_low[j], minima[j])
-        if step + 1 < rounds:
-            d, dmin = _refit_pairs(n, groups, top, x, w, d, dmin, trial, trial_low)
-    return best_d, best_dmin
 
 
 @primitive
