@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 # Nothing that the conversion depends on, and each a way to make transformers stumble.
 _IRRELEVANT = ("architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "num_labels", "model_type")
 
+_SPECIAL_NUMBERS = {"Infinity": math.inf, "-Infinity": -math.inf}
+
 
 def read_architecture(settings: Settings) -> tuple[Architecture, PreTrainedConfig]:
     """Raises ``NotSupportedYet`` for models hubquant does not convert, ``CheckpointError`` for impossible values."""
     architecture, model_type = of_checkpoint(settings)
     _refuse_quantized(settings)
-    relevant = {name: value for name, value in settings.items() if name not in _IRRELEVANT}
+    relevant = {name: _number(value) for name, value in settings.items() if name not in _IRRELEVANT}
     return architecture, make_config(model_type, architecture.translate(relevant), architecture.rules)
 
 
@@ -41,6 +44,14 @@ def make_config(model_type: str, settings: Settings, rules: Iterable[Rule]) -> P
             hint="compare config.json with the one of the original repository",
         ) from error
     return config
+
+
+def _number(value: Any) -> Any:
+    """transformers writes numbers that JSON does not have as {"__float__": "Infinity"}, here alone or in a list."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    known = isinstance(value, dict) and value.keys() == {"__float__"}
+    return _SPECIAL_NUMBERS.get(value["__float__"], value) if known and isinstance(value["__float__"], str) else value
 
 
 def _refuse_quantized(settings: Settings) -> None:

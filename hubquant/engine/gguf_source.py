@@ -69,4 +69,6 @@ def _hparams(file: GGUFFile, architecture: str) -> dict[str, int]:
         "n_expert": "expert_count",
     }
     found = {name: file.metadata.get(f"{architecture}.{key}") for name, key in keys.items()}
-    return {name: kv.value if kv and isinstance(kv.value, int) else 0 for name, kv in found.items()}
+    # where a size differs between layers, llama-quantize goes by the first
+    values = {name: kv.value[:1] if isinstance(kv.value, tuple) else (kv.value,) for name, kv in found.items() if kv}
+    return {name: next((v for v in values.get(name, ()) if isinstance(v, int)), 0) for name in found}

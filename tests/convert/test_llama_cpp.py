@@ -53,6 +53,22 @@ LONGROPE = PHI_ROPE | {
     "short_factor": [1 + 0.01 * i for i in range(32)],
     "long_factor": [1 + 0.5 * i for i in range(32)],
 }
+MAMBA2 = {"num_heads": 8, "n_groups": 2, "state_size": 32, "chunk_size": 32}
+JAMBA = {
+    "num_hidden_layers": 5,
+    "attn_layer_period": 3,
+    "attn_layer_offset": 1,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 1,
+    "num_experts": 4,
+}
+LFM2 = {
+    "num_hidden_layers": 3,
+    "layer_types": ["conv", "full_attention", "conv"],
+    "conv_L_cache": 4,
+    "block_multiple_of": 64,
+    "block_ffn_dim_multiplier": 1.3,
+}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
@@ -104,6 +120,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon 11b": ("falcon", FALCON | NEW_FALCON | {"num_ln_in_parallel_attn": 1}),
     "falcon 40b": ("falcon", FALCON | NEW_FALCON),
     "olmoe": ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 4}),
+    "mamba": ("mamba", TIED),
+    "mamba with its own output": ("mamba", {"state_size": 8, "time_step_rank": 24, "conv_kernel": 3}),
+    "mamba2": ("mamba2", MAMBA2),
+    "jamba": ("jamba", JAMBA),
+    "jamba without experts": ("jamba", JAMBA | TIED | {"num_experts": 1, "num_experts_per_tok": 1}),
+    "lfm2": ("lfm2", TIED | LFM2),
+    "lfm2 as configured": ("lfm2", LFM2 | {"block_auto_adjust_ff_dim": False, "rope_parameters": LINEAR}),
     "mixtral": ("mixtral", EXPERTS),
     "qwen2_moe": ("qwen2_moe", QWEN_EXPERTS | {"shared_expert_intermediate_size": 96}),
     "qwen3_moe": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True}),

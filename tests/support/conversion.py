@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.conversion import Conversion, plan_conversion, stream
 from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
+from hubquant.mix.storage import storage_type
 from hubquant.models.tiny import build
 from hubquant.quants import quantize
 
@@ -44,10 +45,10 @@ def plan(folder: Path) -> Conversion:
 
 
 def write_gguf(folder: Path, path: Path, type: str) -> Conversion:
-    """Convert a checkpoint; matrices get ``type``, the rest F32."""
+    """Convert a checkpoint; matrices get ``type``, the rest and those that llama.cpp reads as float get F32."""
     checkpoint = Checkpoint.from_folder(folder)
     conversion = plan_conversion(folder, checkpoint)
-    types = {name: type if len(shape) > 1 else "F32" for name, shape in conversion.shapes.items()}
+    types = {name: storage_type(name, shape, type) for name, shape in conversion.shapes.items()}
     entries = [TensorEntry(name, shape, types[name]) for name, shape in conversion.shapes.items()]
     with GGUFWriter(path, plan_layout(conversion.metadata, entries)) as writer:
         for name, x in stream(conversion, checkpoint):

@@ -15,7 +15,10 @@ from hubquant.convert.architectures.gpt2 import GPT2
 from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE
 from hubquant.convert.architectures.internlm3 import INTERNLM3
+from hubquant.convert.architectures.jamba import JAMBA
+from hubquant.convert.architectures.lfm2 import LFM2
 from hubquant.convert.architectures.llama import LLAMA
+from hubquant.convert.architectures.mamba import MAMBA, MAMBA2
 from hubquant.convert.architectures.minicpm import MINICPM
 from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mixtral import MIXTRAL
@@ -41,6 +44,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(OLMO, OLMO2, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
     *(COHERE, COHERE2),
+    *(MAMBA, MAMBA2, JAMBA, LFM2),
     *(EXAONE4, GLM4, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
 )
 

@@ -1,0 +1,114 @@
+"""Models in which layers differ, or have a state instead of attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from hubquant.convert.config import read_architecture
+from hubquant.convert.layer_kinds import periodic
+from hubquant.convert.restore import read_config
+from hubquant.engine.gguf_source import _hparams
+from hubquant.errors import GGUFError, HubquantError, NotSupportedYet
+from hubquant.gguf_file import GGUFFile
+from hubquant.gguf_file.metadata import i32s
+from hubquant.models.tiny import build
+from tests.support.conversion import build_uneven, plan, write_gguf
+
+SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+MAMBA2 = SMALL | {"num_heads": 8, "n_groups": 2, "state_size": 16}
+JAMBA = SMALL | {"attn_layer_period": 3, "attn_layer_offset": 1, "num_experts": 4, "num_hidden_layers": 5}
+LFM2 = SMALL | {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
+MODELS: dict[str, dict[str, Any]] = {"mamba": SMALL, "mamba2": MAMBA2, "jamba": JAMBA, "lfm2": LFM2}
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_observed_modules_are_those_that_are_called(family: str, tmp_path: Path) -> None:
+    folder = build(family, tmp_path / "model", **MODELS[family])
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    called: set[str] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda *_, name=name: called.add(name))
+    model(torch.arange(20)[None])
+    conversion = plan(folder)
+    assert conversion.modules.keys() == called
+    assert set(conversion.modules.values()) <= conversion.shapes.keys()
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "mamba, wider": ("mamba", SMALL | {"expand": 3}, "expand '3'"),
+    "mamba with biases": ("mamba", SMALL | {"use_bias": True}, "use_bias"),
+    "mamba2 with clamped steps": ("mamba2", MAMBA2 | {"time_step_limit": [0.0, 0.1]}, "time_step_limit"),
+    "jamba, wider": ("jamba", JAMBA | {"mamba_expand": 3}, "mamba_expand '3'"),
+    "lfm2 with narrow heads": ("lfm2", LFM2 | {"head_dim": 8}, "4 heads of 8 in a model of width 64"),
+    "lfm2 with biases": ("lfm2", LFM2 | {"conv_bias": True}, "conv_bias"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_settings_that_llama_cpp_does_not_compute(case: str, tmp_path: Path) -> None:
+    family, config, reason = REFUSED[case]
+    with pytest.raises(NotSupportedYet, match=reason):
+        plan(build(family, tmp_path, **config))
+
+
+def test_key_value_heads_are_counted_in_the_first_layer(tmp_path: Path) -> None:
+    conversion = write_gguf(build_uneven("lfm2", tmp_path / "model", **LFM2), tmp_path / "model.gguf", "F32")
+    assert conversion.metadata["lfm2.attention.head_count_kv"] == i32s([0, 2, 0])
+    assert conversion.hparams["n_head_kv"] == 0
+    assert _hparams(GGUFFile.open(tmp_path / "model.gguf"), "lfm2")["n_head_kv"] == 0
+
+
+@pytest.mark.parametrize("counts", [[0, 2], [0, 2, 1], [0, -2, 2]])
+def test_key_value_heads_that_fit_no_model(counts: list[int], tmp_path: Path) -> None:
+    write_gguf(build_uneven("lfm2", tmp_path / "model", **LFM2), tmp_path / "model.gguf", "F32")
+    gguf = GGUFFile.open(tmp_path / "model.gguf")
+    gguf.metadata["lfm2.attention.head_count_kv"] = i32s(counts)
+    with pytest.raises(GGUFError, match="head_count_kv"):
+        read_config(gguf)
+
+
+@given(st.integers(1, 20), st.integers(1, 8), st.data())
+def test_periods_are_found(n_layer: int, period: int, data: st.DataObject) -> None:
+    offset = data.draw(st.integers(0, period - 1))
+    layers = [layer % period == offset for layer in range(n_layer)]
+    found, first = periodic(layers)
+    assert first < found
+    assert [layer % found == first for layer in range(n_layer)] == layers
+
+
+@pytest.mark.parametrize("marked", [(1, 2), (3, 5), (0, 1, 3)])
+def test_uneven_layers_have_no_period(marked: tuple[int, ...]) -> None:
+    with pytest.raises(NotSupportedYet):
+        periodic([layer in marked for layer in range(6)])
+
+
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({"a": 1})
+SETTINGS = [
+    *["num_heads", "n_groups", "state_size", "time_step_rank", "time_step_limit", "expand", "conv_kernel"],
+    *["attn_layer_period", "attn_layer_offset", "expert_layer_period", "num_experts", "mamba_dt_rank", "mamba_expand"],
+    *["layer_types", "full_attn_idxs", "conv_L_cache", "block_ffn_dim_multiplier", "block_multiple_of", "block_ff_dim"],
+    *["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size"],
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(family=st.sampled_from(list(MODELS)), changes=st.dictionaries(st.sampled_from(SETTINGS), values, max_size=2))
+def test_any_config_is_planned_or_refused(family: str, changes: dict[str, Any]) -> None:
+    config = AutoConfig.for_model(family, **MODELS[family], num_attention_heads=4).to_dict() | changes
+    try:
+        architecture, parsed = read_architecture(config)
+        for rule in architecture.rules:
+            rule.metadata(parsed)
+        if parsed.num_hidden_layers < 100:
+            for bundle in architecture.bundles(parsed):
+                bundle.source_shapes()
+    except HubquantError:
+        pass
