@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--importance", choices=("both", "yes", "no"), default="both")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    types = args.types or [t for t, fmt in TYPES.items() if implemented(t, "best") and fmt.block_size > 1]
+    types = args.types or [t for t, fmt in TYPES.items() if implemented(t) and fmt.block_size > 1]
     model = load(args.model, device="cpu")
     models = [shuffled(model, seed) for seed in range(args.orders)]
     calibration = chunks_of(args.model, args.calibration, args.chunks)
@@ -115,7 +115,7 @@ def main() -> None:
         for weighted in (False, True):
             if args.importance not in ("both", "yes" if weighted else "no"):
                 continue
-            if not weighted and (needs_importance(type) or needs_importance(type, "best")):
+            if not weighted and needs_importance(type):
                 continue
             print(compare(models, calibration, ids, type, weighted), flush=True)
 

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("types", nargs="*", metavar="TYPE")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    types = args.types or [t for t, fmt in TYPES.items() if implemented(t, "best") and fmt.block_size > 1]
+    types = args.types or [t for t, fmt in TYPES.items() if implemented(t) and fmt.block_size > 1]
     kinds = {"heavy-tailed rows": list(heavy_tailed_rows()), "demo model": list(demo_matrices())}
     print(f"{machine()}\n")
     print("| type | importance | " + " | ".join(f"{kind} | worst" for kind in kinds) + " |")

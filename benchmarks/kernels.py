@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.1, help="CPU seconds of one ggml call (default 0.1)")
     args = parser.parse_args()
-    types = args.types or [t for t, fmt in TYPES.items() if implemented(t, args.mode) and fmt.block_size > 1]
+    types = args.types or [t for t, fmt in TYPES.items() if implemented(t) and fmt.block_size > 1]
     torch.set_num_threads(1)
     print(f"{machine()}\n")
     print("| type | importance | hubquant Mw/s | ggml Mw/s | ratio | same |\n|---|---|---|---|---|---|")

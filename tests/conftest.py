@@ -4,6 +4,8 @@ import os
 import socket
 import tempfile
 
+from hypothesis import settings
+
 # Bound but not listening: nobody else gets the port, and connections are refused while no test runs a Hub on it.
 _reserved = socket.socket()
 _reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -22,5 +24,9 @@ for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFL
 # Two workers with two threads each would get in each other's way on two cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples in every run: a failure is the change's own.
+settings.register_profile("steady", derandomize=True)
+settings.load_profile("steady")
 
 pytest_plugins = ["tests.support.hub_fixtures"]

@@ -18,7 +18,7 @@ def quantize(
     imatrix: Annotated[
         str | None, Option("--imatrix", help="The importance matrix, a file or hub:org/repo/file.")
     ] = None,
-    mode: Annotated[Literal["exact", "best"], Option(help="exact: llama.cpp's bytes.")] = "exact",
+    mode: Annotated[Literal["exact", "best"], Option(help="best: the least error; exact: llama.cpp's bytes.")] = "best",
     rules: Annotated[
         list[str] | None,
         Option("--tensor-type", help="REGEX=TYPE for matching tensors; the first match wins. Repeatable."),

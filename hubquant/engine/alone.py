@@ -204,7 +204,7 @@ def _write(
         types = assign_types(readable.weights, ftype, settings, has_imatrix=matrix is not None)
         for note in fork_note(ftype, types):
             progress.note(note)
-        check_types(types, ftype, settings.mode, matrix.entries.keys() if matrix else ())
+        check_types(types, ftype, matrix.entries.keys() if matrix else ())
         metadata = file_metadata(readable.weights, ftype, settings, readable.identity["model"], facts)
         targets.append(
             Target(_hidden(path, readable.identity), plan_layouts(readable.weights, types, metadata, UNSHARDED), types)

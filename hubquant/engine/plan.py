@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.conversion import Conversion, plan_conversion
 from hubquant.engine.artifacts import Artifacts, plan_artifacts
@@ -223,7 +223,7 @@ def _plan_file(
     shard_bytes: int,
 ) -> FilePlan:
     types = assign_types(weights, ftype, recipe.quantize, has_imatrix=facts is not None)
-    check_types(types, ftype, recipe.quantize.mode, covered)
+    check_types(types, ftype, covered)
     metadata = file_metadata(weights, ftype, recipe.quantize, source.identity["model"], facts)
     layouts = plan_layouts(weights, types, metadata, shard_bytes)
     return FilePlan(
@@ -263,23 +263,19 @@ def _covered(
     return collected_names(conversion.modules.values(), recipe.imatrix.process_output) if calibration else ()
 
 
-def check_types(types: Mapping[str, str], ftype: str, mode: Literal["exact", "best"], covered: Collection[str]) -> None:
+def check_types(types: Mapping[str, str], ftype: str, covered: Collection[str]) -> None:
     """Refuse what no kernel can write (NotSupportedYet), and types that need data which is not there (ImatrixError)."""
-    missing_kernel = sorted({type for type in types.values() if not implemented(type, mode)})
+    missing_kernel = sorted({type for type in types.values() if not implemented(type)})
     if missing_kernel:
-        written = all(implemented(type) for type in missing_kernel)
         raise NotSupportedYet(
-            f"files of type {ftype}" + (f" with quantize.mode={mode}" if written else ""),
-            why=f"they hold {' and '.join(missing_kernel)} tensors, which hubquant cannot write"
-            + (" in this mode yet" if written else " yet"),
-            hint="use --set quantize.mode=exact, llama.cpp's own bytes"
-            if written
-            else "choose among Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K",
+            f"files of type {ftype}",
+            why=f"they hold {' and '.join(missing_kernel)} tensors, which hubquant cannot write",
+            hint="choose among Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K",
         )
     hungry = [
         name
         for name, type in types.items()
-        if name not in covered and (requires_imatrix(name, type, ftype) or needs_importance(type, mode))
+        if name not in covered and (requires_imatrix(name, type, ftype) or needs_importance(type))
     ]
     if hungry:
         raise ImatrixError(

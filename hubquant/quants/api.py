@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hubquant.errors import NotSupportedYet
 from hubquant.quants.cpu.best import BEST_KERNELS
 from hubquant.quants.cpu.hifi import with_outliers
 from hubquant.quants.cpu.rows import KERNELS, Kernels, quantize_rows
@@ -25,14 +24,14 @@ _KERNELS: Mapping[Mode, Mapping[str, Kernels]] = {
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def implemented(type: str, mode: Mode = "exact") -> bool:
-    """Whether :func:`quantize` can write tensors of this type in this mode."""
-    return type in _PLAIN or type in _KERNELS[mode]
+def implemented(type: str) -> bool:
+    """Whether :func:`quantize` can write tensors of this type."""
+    return type in _PLAIN or type in _KERNELS["best"]
 
 
-def needs_importance(type: str, mode: Mode = "exact") -> bool:
+def needs_importance(type: str) -> bool:
     """Whether :func:`quantize` refuses this type without importance."""
-    return type not in _PLAIN and _KERNELS[mode][type].plain is None
+    return type not in _PLAIN and _KERNELS["best"][type].plain is None
 
 
 def dequantize(data: Tensor, type: str, n: int) -> Tensor:
@@ -56,23 +55,20 @@ def dequantize(data: Tensor, type: str, n: int) -> Tensor:
 
 
 def quantize(
-    x: Tensor, type: str, importance: Tensor | None = None, mode: Mode = "exact", threads: int | None = None
+    x: Tensor, type: str, importance: Tensor | None = None, mode: Mode = "best", threads: int | None = None
 ) -> Tensor:
     """float ``x`` [rows, n] -> uint8 [rows, row_bytes] in the layout of ``type``.
 
     ``importance`` [n] weighs the squared error of each column (mean squared activation); None lets the type choose.
     ``mode="exact"`` gives the bytes of llama.cpp's ``ggml_quantize_chunk``; "best" the same layout with a smaller
-    error, in no block a larger one. ``threads`` defaults to torch's.
+    error. ``threads`` defaults to torch's.
 
     ValueError: a shape or dtype that does not fit, a type without quantizer, NaN or infinity in ``x`` (the row is
-    named), importance that is negative, not finite, or missing where the type needs it. NotSupportedYet: a type that
-    only the exact mode knows.
+    named), importance that is negative, not finite, or missing where the type needs it.
     """
     fmt = lookup(type)
     if not implemented(type):
         raise ValueError(f"{type} cannot be written")
-    if not implemented(type, mode):
-        raise NotSupportedYet(f'{type} in the quantization mode "best"', hint='use mode "exact"')
     _check(x, fmt, importance)
     if type in _PLAIN:
         return _plain(x, _PLAIN[type])

@@ -98,7 +98,7 @@ class Rule(Frozen):
 
 class Quantize(Frozen):
     types: tuple[str, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
-    mode: Literal["exact", "best"] = "exact"
+    mode: Literal["exact", "best"] = "best"
     rules: tuple[Rule, ...] = ()
     pure: bool = False
     output_tensor: str | None = None

@@ -116,10 +116,6 @@ def test_weights_that_are_not_numbers_stop_the_run(model: Path, tmp_path: Path) 
     [
         (["--types", "Q9_X"], "Q9_X"),
         (["--types", "3.5bpw"], "not supported yet"),
-        (
-            ["--types", "TQ2_0", "--set", "quantize.mode=best"],
-            "TQ2_0 tensors, which hubquant cannot write in this mode",
-        ),
         (["--types", "Q2_K_S", "--set", "imatrix.skip=true"], "importance matrix"),
         (["--set", "quantize.rules=[{match: '(', type: Q6_K}]"], "regular expression"),
         (["--set", "quantize.rules=[{match: x, type: Q4_K_M}]"], "Q4_K_M"),

@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hubquant.errors import NotSupportedYet
-from hubquant.quants import TYPES, dequantize, implemented, needs_importance, quantize
+from hubquant.quants import TYPES, dequantize, needs_importance, quantize
 from tests.support.llamacpp import ggml_dequantize
 from tests.support.matrices import IMPORTANCE, MATRICES, heavy_tails
 from tests.support.weighting import error_weights
 
 F32 = NDArray[np.float32]
-BEST = [name for name in TYPES if TYPES[name].block_size > 1 and implemented(name, "best") and name != "Q3_K"]
+BEST = [name for name in TYPES if TYPES[name].block_size > 1 and name != "Q3_K"]
 
 
 def block_errors(data: torch.Tensor, type: str, x: F32, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -37,7 +36,7 @@ def ratio(x: F32, type: str, importance: F32 | None, typical: bool = False) -> f
     given = None if importance is None else torch.from_numpy(importance)
     tensor = torch.from_numpy(x)
     weights = error_weights(x, type, importance)
-    exact = block_errors(quantize(tensor, type, given, threads=1), type, x, weights)
+    exact = block_errors(quantize(tensor, type, given, mode="exact", threads=1), type, x, weights)
     data = quantize(tensor, type, given, mode="best", threads=1)
     best = block_errors(data, type, x, weights)
     assert np.isfinite(dequantize(data, type, x.shape[1]).numpy()).all()
@@ -144,11 +143,4 @@ def test_threads_and_chunks_do_not_change_bytes(type: str) -> None:
 @pytest.mark.parametrize("type", ["F16", "Q3_K"])
 def test_types_that_are_the_same_in_both_modes(type: str) -> None:
     x = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(quantize(x, type, mode="best"), quantize(x, type))
-
-
-def test_types_without_a_better_search_say_so() -> None:
-    missing = [type for type in TYPES if implemented(type) and not implemented(type, "best")]
-    for type in missing:
-        with pytest.raises(NotSupportedYet, match=type):
-            quantize(torch.zeros(1, 256), type, mode="best")
+    assert torch.equal(quantize(x, type, mode="best"), quantize(x, type, mode="exact"))

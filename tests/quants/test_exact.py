@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hubquant.quants import TYPES, implemented, quantize
+from hubquant.quants.api import Mode
 from tests.support.llamacpp import ggml_quantize
 from tests.support.matrices import IMPORTANCE, MATRICES, heavy_tails
 
@@ -22,7 +23,7 @@ ABORTING = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")  # ggml aborts whe
 def assert_same_bytes(x: NDArray[np.float32], type: str, importance: NDArray[np.float32] | None, label: str) -> None:
     expected = ggml_quantize(x, TYPES[type].id, importance)
     weights = None if importance is None else torch.from_numpy(importance)
-    found = quantize(torch.from_numpy(x), type, weights, threads=1).numpy()
+    found = quantize(torch.from_numpy(x), type, weights, "exact", threads=1).numpy()
     blocks = (found != expected).reshape(-1, TYPES[type].block_bytes).any(axis=1)
     assert not blocks.any(), f"{label}: {blocks.sum()} of {blocks.size} blocks differ, first {blocks.argmax()}"
 
@@ -91,15 +92,16 @@ def test_threads_and_chunks_do_not_change_bytes(type: str) -> None:
     assert importance is not None
     expected = ggml_quantize(x, TYPES[type].id, importance)
     for threads in (1, 3, None):
-        found = quantize(torch.from_numpy(x), type, torch.from_numpy(importance), threads=threads)
+        found = quantize(torch.from_numpy(x), type, torch.from_numpy(importance), "exact", threads)
         np.testing.assert_array_equal(found.numpy(), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_input_types_are_widened_exactly(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("mode", ["exact", "best"])
+def test_input_types_are_widened_exactly(dtype: torch.dtype, mode: Mode) -> None:
     x = torch.randn(20, 512, generator=torch.Generator().manual_seed(0)).to(dtype)
     for type in ("F16", "BF16", "Q4_0", "Q4_K"):
-        assert torch.equal(quantize(x, type), quantize(x.float(), type)), type
+        assert torch.equal(quantize(x, type, mode=mode), quantize(x.float(), type, mode=mode)), type
 
 
 def test_views_are_read_as_they_look() -> None:
