@@ -8,8 +8,9 @@ import numpy as np
 
 from hubquant.quants.cpu.block import code_planes, half_bits, put_half, reciprocal
 from hubquant.quants.cpu.compile import primitive
-from hubquant.quants.cpu.frame import Kernel, Tables, by_block, by_block_twice, by_importance, by_square, framed
+from hubquant.quants.cpu.frame import Tables, by_block, by_block_twice, by_importance, by_square, framed
 from hubquant.quants.cpu.k_scales import put_six_bit_scales
+from hubquant.quants.cpu.native import Kernel
 from hubquant.quants.cpu.pairs import best_pairs
 from hubquant.quants.cpu.refine import code
 from hubquant.quants.cpu.refine_signed import best_scales
