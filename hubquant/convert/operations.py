@@ -155,6 +155,47 @@ class NegativeExp(Each):
 
 
 @dataclass(frozen=True)
+class Scale(Each):
+    """Rows times ``factors``, in float32 unless all are 1; each of several is for as many rows as ``rows`` says.
+
+    Back, x is exact up to rounding.
+    """
+
+    factors: tuple[float, ...]
+    rows: tuple[int, ...] = ()
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return self._times(x, self.factors)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return self._times(x, tuple(1 / factor for factor in self.factors))
+
+    def _times(self, x: torch.Tensor, factors: tuple[float, ...]) -> torch.Tensor:
+        import torch
+
+        if all(factor == 1 for factor in factors):
+            return x
+        if len(factors) == 1:
+            return x.float() * factors[0]
+        parts = x.float().split_with_sizes(list(self.rows))
+        return torch.cat([part * factor for part, factor in zip(parts, factors, strict=True)])
+
+
+@dataclass(frozen=True)
+class Fork:
+    """One tensor becomes several: a copy through each of ``ways``; back, the first way is taken."""
+
+    ways: tuple[Each, ...]
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        (x,) = tensors
+        return [way.there(x) for way in self.ways]
+
+    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return [self.ways[0].back(tensors[0])]
+
+
+@dataclass(frozen=True)
 class Reshape(Each):
     """The same numbers in the same order in another shape."""
 

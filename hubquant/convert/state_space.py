@@ -51,7 +51,8 @@ class StateHeads:
 
     def check(self, settings: Settings) -> None:
         for setting in (self.heads, self.size, self.groups):
-            check_count(settings, setting, 1 << 16)
+            if settings.get(setting) != AUTOMATIC:
+                check_count(settings, setting, 1 << 16)
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         heads, groups = getattr(config, self.heads), getattr(config, self.groups)

@@ -25,7 +25,20 @@ SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "head_dim"
 MAMBA2 = SMALL | {"num_heads": 8, "n_groups": 2, "state_size": 16}
 JAMBA = SMALL | {"attn_layer_period": 3, "attn_layer_offset": 1, "num_experts": 4, "num_hidden_layers": 5}
 LFM2 = SMALL | {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
-MODELS: dict[str, dict[str, Any]] = {"mamba": SMALL, "mamba2": MAMBA2, "jamba": JAMBA, "lfm2": LFM2}
+FALCON_H1 = SMALL | {
+    "mamba_d_ssm": 96,
+    "mamba_n_heads": 6,
+    "mamba_norm_before_gate": False,
+    "embedding_multiplier": 2.0,
+    "ssm_multipliers": [1.0, 1.0, 1.0, 1.0, 2.0],
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "mamba": SMALL,
+    "mamba2": MAMBA2,
+    "jamba": JAMBA,
+    "lfm2": LFM2,
+    "falcon_h1": FALCON_H1,
+}
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -47,6 +60,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "mamba with biases": ("mamba", SMALL | {"use_bias": True}, "use_bias"),
     "mamba2 with clamped steps": ("mamba2", MAMBA2 | {"time_step_limit": [0.0, 0.1]}, "time_step_limit"),
     "jamba, wider": ("jamba", JAMBA | {"mamba_expand": 3}, "mamba_expand '3'"),
+    "falcon_h1 with biases": ("falcon_h1", FALCON_H1 | {"projectors_bias": True}, "projectors_bias"),
+    "falcon_h1, norm first": ("falcon_h1", FALCON_H1 | {"mamba_norm_before_gate": True}, "norm_before_gate"),
     "lfm2 with narrow heads": ("lfm2", LFM2 | {"head_dim": 8}, "4 heads of 8 in a model of width 64"),
     "lfm2 with biases": ("lfm2", LFM2 | {"conv_bias": True}, "conv_bias"),
 }
@@ -95,6 +110,7 @@ SETTINGS = [
     *["num_heads", "n_groups", "state_size", "time_step_rank", "time_step_limit", "expand", "conv_kernel"],
     *["attn_layer_period", "attn_layer_offset", "expert_layer_period", "num_experts", "mamba_dt_rank", "mamba_expand"],
     *["layer_types", "full_attn_idxs", "conv_L_cache", "block_ffn_dim_multiplier", "block_multiple_of", "block_ff_dim"],
+    *["mamba_d_ssm", "mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mlp_multipliers", "key_multiplier"],
     *["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size"],
 ]
 

@@ -62,6 +62,24 @@ JAMBA = {
     "expert_layer_offset": 1,
     "num_experts": 4,
 }
+FALCON_H1: dict[str, Any] = {
+    "mamba_d_ssm": 384,
+    "mamba_n_heads": 6,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 32,
+    "mamba_norm_before_gate": False,
+    "mamba_rms_norm": True,
+    "mamba_chunk_size": 32,
+    "embedding_multiplier": 2.0,
+    "lm_head_multiplier": 0.3,
+    "mlp_multipliers": [0.8, 0.6],
+    "key_multiplier": 0.7,
+    "attention_in_multiplier": 0.9,
+    "attention_out_multiplier": 1.2,
+    "ssm_multipliers": [0.9, 1.1, 0.8, 1.3, 0.7],
+    "ssm_in_multiplier": 1.4,
+    "ssm_out_multiplier": 0.5,
+}
 LFM2 = {
     "num_hidden_layers": 3,
     "layer_types": ["conv", "full_attention", "conv"],
@@ -127,6 +145,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "jamba without experts": ("jamba", JAMBA | TIED | {"num_experts": 1, "num_experts_per_tok": 1}),
     "lfm2": ("lfm2", TIED | LFM2),
     "lfm2 as configured": ("lfm2", LFM2 | {"block_auto_adjust_ff_dim": False, "rope_parameters": LINEAR}),
+    "falcon_h1": ("falcon_h1", FALCON_H1),
+    "falcon_h1, tied": ("falcon_h1", TIED | FALCON_H1 | {"mamba_rms_norm": False}),
     "mixtral": ("mixtral", EXPERTS),
     "qwen2_moe": ("qwen2_moe", QWEN_EXPERTS | {"shared_expert_intermediate_size": 96}),
     "qwen3_moe": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True}),

@@ -41,6 +41,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("gemma", {"tie_word_embeddings": True}),
     "gemma2": ("gemma2", {"tie_word_embeddings": True, "query_pre_attn_scalar": 16}),
     "gemma3": ("gemma3_text", {"tie_word_embeddings": True, "query_pre_attn_scalar": 16}),
+    "falcon_h1": ("falcon_h1", {"mamba_d_ssm": 96, "mamba_n_heads": 6, "mamba_norm_before_gate": False}),
     "jamba": ("jamba", {"num_hidden_layers": 4, "attn_layer_period": 3, "attn_layer_offset": 2, "num_experts": 4}),
     "lfm2": ("lfm2", {"num_hidden_layers": 2, "layer_types": ["full_attention", "conv"], "tie_word_embeddings": True}),
     "mamba": ("mamba", {"intermediate_size": 128, "state_size": 8, "tie_word_embeddings": True}),

@@ -9,6 +9,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.exaone4 import EXAONE4
 from hubquant.convert.architectures.falcon import FALCON
+from hubquant.convert.architectures.falcon_h1 import FALCON_H1
 from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.glm4 import GLM4
 from hubquant.convert.architectures.gpt2 import GPT2
@@ -44,7 +45,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(OLMO, OLMO2, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
     *(COHERE, COHERE2),
-    *(MAMBA, MAMBA2, JAMBA, LFM2),
+    *(MAMBA, MAMBA2, JAMBA, LFM2, FALCON_H1),
     *(EXAONE4, GLM4, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
 )
 
