@@ -22,7 +22,7 @@ from hubquant.recipe.schema import ModelReference
 if TYPE_CHECKING:
     from hubquant.hub.pull import RemoteModel
 
-METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|README\.md$")
+METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|(vocab|merges)\.txt$|README\.md$")
 LARGEST_METADATA = 100 << 20  # bytes
 
 

@@ -144,7 +144,13 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
                 check = (
                     RuntimeCheck(skipped=fork)
                     if file.fork
-                    else runtime_check(path, tokenizer, model, without=plan.vocabulary.differing)
+                    else runtime_check(
+                        path,
+                        tokenizer,
+                        model,
+                        without=plan.vocabulary.differing,
+                        add_special=not plan.vocabulary.left_out,
+                    )
                 )
                 work.keep_result(runtime, runtimes, check)
     return (

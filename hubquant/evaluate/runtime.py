@@ -47,23 +47,24 @@ def runtime_check(
     model: LanguageModel,
     *,
     without: Collection[str] = (),
+    add_special: bool = True,
     threads: int = 1,
     timeout: float = 900.0,
     least_agreement: float = LEAST_AGREEMENT,
 ) -> RuntimeCheck:
     """Load ``path`` (the first shard of several) in llama.cpp and compare it with the source's tokenizer and ``model``.
 
-    The ids of a multilingual text must be the tokenizer's (``without`` names parts that llama.cpp is known to split
-    otherwise), and for at least ``least_agreement`` of the prompts the most probable next token of ``model`` must be
-    among the ``TOP`` most probable of the file. ``model`` may be the source or the file's own weights restored in
-    transformers; the latter agree far better at two bits, so that what is left is what llama.cpp makes of the file.
-    llama.cpp runs in a process of its own without output. Raises VerificationError
-    when it cannot load the file, crashes, takes more than ``timeout`` seconds, or disagrees.
+    The ids of a multilingual text must be the tokenizer's, with what it puts around a text if ``add_special`` says so
+    (``without`` names parts that llama.cpp is known to split otherwise). For at least ``least_agreement`` of the
+    prompts the most probable next token of ``model`` must be among the ``TOP`` most probable of the file. ``model`` may
+    be the source or the file's own weights restored in transformers; the latter agree far better at two bits, so that
+    what is left is what llama.cpp makes of the file. llama.cpp runs in a process of its own without output. Raises
+    VerificationError when it cannot load the file, crashes, takes more than ``timeout`` seconds, or disagrees.
     """
     if not is_installed():
         return RuntimeCheck(skipped=NOT_INSTALLED)
     text = texts_without(without)
-    ids: list[int] = tokenizer(text)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=add_special)["input_ids"]
     prompts = [ids[: len(ids) * (i + 1) // N_PROMPTS][: N_CTX - 2] for i in range(N_PROMPTS)]
     request = {
         "path": str(path),

@@ -29,11 +29,13 @@ WIDTH = 32
 @dataclass(frozen=True)
 class VocabularyCheck:
     """``skipped`` tells why nothing was compared. ``differing`` names those of the ``n_texts`` texts that llama.cpp is
-    known to split otherwise for such tokenizers, and did."""
+    known to split otherwise for such tokenizers, and did. ``left_out`` are tokens that transformers puts around a text
+    and llama.cpp cannot."""
 
     skipped: str | None = None
     n_texts: int = 0
     differing: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.skipped:
@@ -46,9 +48,12 @@ class VocabularyCheck:
         """What the user should know of."""
         if self.skipped:
             return f"the tokenizer is {self}"
+        notes = []
         if self.differing:
-            return f"llama.cpp is known to split some text otherwise than this tokenizer: {', '.join(self.differing)}"
-        return None
+            notes.append(f"is known to split some text otherwise than this tokenizer: {', '.join(self.differing)}")
+        if self.left_out:
+            notes.append(f"does not put {' '.join(self.left_out)} around a text: prompts must hold them")
+        return f"llama.cpp {', and '.join(notes)}" if notes else None
 
 
 def check_vocabulary(
@@ -88,14 +93,20 @@ def check_vocabulary(
             ) from None
     tolerated = known_differences(vocabulary)
     differing = []
+    around: list[int] = [] if vocabulary.add_bos or vocabulary.add_eos else tokenizer("")["input_ids"]
+    left_out = around if len(around) > 1 else []
     for (kind, text), ids in zip(compared.items(), found, strict=True):
-        expected: list[int] = tokenizer(text)["input_ids"]
+        expected: list[int] = tokenizer(text, add_special_tokens=not left_out)["input_ids"]
         if ids == expected:
             continue
         if kind not in tolerated:
             raise _difference(kind, ids, expected, vocabulary, tokenizer)
         differing.append(kind)
-    return VocabularyCheck(n_texts=len(compared), differing=tuple(differing))
+    return VocabularyCheck(
+        n_texts=len(compared),
+        differing=tuple(differing),
+        left_out=tuple(vocabulary.tokens[id] for id in left_out),
+    )
 
 
 def write_vocabulary(path: Path, vocabulary: Metadata, name: str = "model") -> Path:

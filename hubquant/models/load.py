@@ -56,12 +56,17 @@ def load(folder: Path, device: Device = "auto") -> PreTrainedModel:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``folder``; ``TokenizerError`` when there is none or it cannot be read."""
-    from transformers import AutoTokenizer
+    """The tokenizer in ``folder``; ``TokenizerError`` when there is none or it cannot be read.
 
+    tokenizer.json is taken as it stands: ``AutoTokenizer`` puts the steps of the model's usual tokenizer in the place
+    of some, such as the way to split numbers.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    auto: Any = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     with quiet():
         try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # tokenizers raises bare Exception

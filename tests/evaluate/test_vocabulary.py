@@ -90,3 +90,26 @@ def test_in_normal_form_only(tmp_path: Path) -> None:
     assert check_vocabulary(vocabulary, source).differing == ()
     with pytest.raises(TokenizerError, match="of the text with decomposed"):
         check_vocabulary(vocabulary, source, texts={"decomposed": "cafe\u0301"})
+
+
+def test_several_tokens_before_a_text(tmp_path: Path) -> None:
+    """GLM puts two before; llama.cpp puts none, and the note says so."""
+    TOKENIZERS["llama"]().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    parts = json.loads(path.read_text())
+    processor = parts["post_processor"]
+    processor["single"].insert(0, {"SpecialToken": {"id": "<|end_of_text|>", "type_id": 0}})
+    processor["special_tokens"]["<|end_of_text|>"] = {
+        "id": "<|end_of_text|>",
+        "ids": [1],
+        "tokens": ["<|end_of_text|>"],
+    }
+    path.write_text(json.dumps(parts))
+    vocabulary, source = read_vocabulary(tmp_path, {}), load_tokenizer(tmp_path)
+    assert source("")["input_ids"] == [1, 0]
+    assert not vocabulary.add_bos
+    check = check_vocabulary(vocabulary, source)
+    assert check.left_out == ("<|end_of_text|>", "<|begin_of_text|>")
+    assert check.note == (
+        "llama.cpp does not put <|end_of_text|> <|begin_of_text|> around a text: prompts must hold them"
+    )

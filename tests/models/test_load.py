@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from hubquant.errors import CheckpointError, NotSupportedYet, TokenizerError
 from hubquant.models.load import load, load_tokenizer
-from hubquant.models.tiny import build
+from hubquant.models.tiny import TOKENIZERS, build
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,12 @@ def test_tokenizer_errors(copy: Path, text: str | None) -> None:
         (copy / "tokenizer.json").write_text(text)
     with pytest.raises(TokenizerError, match="cannot be loaded"):
         load_tokenizer(copy)
+
+
+def test_a_tokenizer_is_taken_as_it_stands(tmp_path: Path) -> None:
+    """transformers' own class for Qwen2 would split numbers otherwise than Llama's tokenizer does."""
+    build("qwen2", tmp_path, num_hidden_layers=1)
+    original = TOKENIZERS["llama"]()
+    original.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path)("12345")["input_ids"] == original("12345")["input_ids"]
+    assert AutoTokenizer.from_pretrained(tmp_path)("12345")["input_ids"] != original("12345")["input_ids"]

@@ -137,6 +137,22 @@ def test_two_special_tokens_of_the_template(tmp_path: Path) -> None:
         assert llama.tokenize(TEXT) == expected
 
 
+def test_runs_of_spaces_as_added_tokens(tmp_path: Path) -> None:
+    """GPT-NeoX's habit: tokens that are no special ones, of two to 24 spaces."""
+    train(structure_of("olmo"), tmp_path)
+    source = AutoTokenizer.from_pretrained(tmp_path)
+    source.add_tokens([AddedToken(" " * n, normalized=True, special=False) for n in range(24, 1, -1)])
+    source.save_pretrained(tmp_path)
+    vocabulary = read_vocabulary(tmp_path, {"vocab_size": 640})
+    assert vocabulary.pre == "olmo"
+    assert vocabulary.types.count(TokenType.USER_DEFINED) == 23
+    texts = [*TEXTS.values(), TEXT, f"{' ' * 23}def x():\n{' ' * 50}return"]
+    with LlamaCpp(write_vocab_gguf(tmp_path / "model.gguf", vocabulary)) as llama:
+        for text in texts:
+            assert llama.tokenize(text) == ids(source, text)
+            assert ids(rebuilt(vocabulary), text) == ids(source, text)
+
+
 def test_spellings_of_one_structure(tmp_path: Path) -> None:
     train(Structure(structure_of("dbrx").steps, False, "NFC"), tmp_path)
     vocabulary = read_vocabulary(tmp_path, {})
@@ -268,4 +284,9 @@ def test_embedding_smaller_than_the_vocabulary(tmp_path: Path, sound: dict[str, 
         read_vocabulary(tmp_path, {"vocab_size": 100})
     with pytest.raises(TokenizerError, match="embeddings"):
         read_vocabulary(tmp_path, {"vocab_size": 10**12})
+    whole = read_vocabulary(tmp_path, {})
+    parts = json.loads((tmp_path / "tokenizer.json").read_text())
+    edit(tmp_path, added_tokens=[*parts["added_tokens"], {"id": len(whole.tokens), "content": "<image>"}])
+    assert read_vocabulary(tmp_path, {}).tokens == (*whole.tokens, "<image>")
+    assert read_vocabulary(tmp_path, {"vocab_size": len(whole.tokens)}) == whole
     assert len(read_vocabulary(tmp_path, {"text_config": {"vocab_size": 620}}).tokens) == 620

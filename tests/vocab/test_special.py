@@ -59,6 +59,8 @@ def test_other_stops_of_generation(folder: Path) -> None:
     n = len(tokenizer)
     configure(folder, "generation_config.json", eos_token_id=[1, n - 2, n - 1])
     assert read_vocabulary(folder, {}).specials == {"bos": 0, "eos": 1, "eom": n - 2, "eot": n - 1}
+    configure(folder, "generation_config.json", eos_token_id=[1, 7, 8])
+    assert read_vocabulary(folder, {}).specials == {"bos": 0, "eos": 1, "eot": 7, "eom": 8}
 
 
 def test_what_is_put_around_a_text(folder: Path) -> None:
@@ -80,8 +82,7 @@ def test_what_is_put_around_a_text(folder: Path) -> None:
     assert around({"type": "ByteLevel"}, add_bos_token=True, add_eos_token=True)[:2] == (True, True)
     assert around(None, add_bos_token=False)[:2] == (False, True)
     assert around(None, add_bos_token=True, bos_token=None)[:2] == (False, True)
-    with pytest.raises(TokenizerError, match="more than one special token"):
-        around(template(bos, "!", "A"))
+    assert around(template(bos, "!", "A", eos)) == (False, True, {"eos": 1})
     with pytest.raises(TokenizerError, match="post-processor cannot be read"):
         around(template("unheard of", "A"))
 
@@ -131,7 +132,8 @@ def test_metadata_of_other_writers() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({T.MODEL: string("bert")}, NotSupportedYet, "'bert'"),
+        ({T.MODEL: string("rwkv")}, NotSupportedYet, "'rwkv'"),
+        ({T.MODEL: string("t5"), T.PRECOMPILED_CHARSMAP: i32s([300])}, TokenizerError, "not a list of bytes"),
         ({T.MODEL: u32(1)}, TokenizerError, "missing or of another type"),
         ({T.LIST: string("a")}, TokenizerError, "not a list of strings"),
         ({T.LIST: i32s([1])}, TokenizerError, "not a list of strings"),

@@ -18,6 +18,9 @@ def known_differences(vocabulary: Vocabulary) -> frozenset[str]:
     if vocabulary.model == "bert" and vocabulary.lowercase:
         # The lower case of İ is two characters.
         return frozenset({"Latin capitals"})
+    if vocabulary.model == "llama" and vocabulary.add_space_prefix:
+        # It puts a space before one, as SentencePiece does and Metaspace does not.
+        return frozenset({"white space at the ends"})
     if vocabulary.model == "t5" and vocabulary.remove_extra_whitespaces:
         # Some tokenizers that make one space of several keep the last.
         return frozenset({"white space at the ends"})

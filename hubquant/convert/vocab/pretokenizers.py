@@ -30,6 +30,11 @@ QWEN35 = (
 MINICPM5 = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}+|{_REST}"
 TEKKEN = rf"{_CASED[0]}|{_CASED[1]}|\p{{N}}|{_PATHS}"
 GPT_4O = rf"{_CASED[0]}{_CONTRACTIONS}?|{_CASED[1]}{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_PATHS}"
+_LONG_SPACES = "|".join(rf"\s{{{2**n}}}(?!\S)" for n in range(9, 1, -1))
+JAIS2 = (
+    rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|{_LONG_SPACES}"
+    r"|\s{1,2}(?!\S)|\s{1}"
+)
 SEED_CODER = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
 BAILING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 EXAONE_MOE = (
@@ -109,6 +114,7 @@ PRE_TOKENIZERS = (
     _known("falcon", _FALCON),
     _known("tekken", _split(TEKKEN), ignore_merges=True),
     _known("gpt-4o llama4 kanana2 talkie minimax-m2", _split(GPT_4O)),
+    _known("jais-2", _split(JAIS2)),
     _known("deepseek-llm", (*_DEEPSEEK_LLM, DIGITS, PLAIN)),
     _known("deepseek-coder", (*_DEEPSEEK_CODER, DIGITS, PLAIN)),
     _known("deepseek-v3 hunyuan-dense joyai-llm hy_v4", _split(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_V3)),

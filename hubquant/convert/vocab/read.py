@@ -10,7 +10,7 @@ from typing import Any
 from hubquant.convert.vocab import spm, unigram
 from hubquant.convert.vocab.bpe import read_byte_level
 from hubquant.convert.vocab.sentencepiece import UNIGRAM, read_model
-from hubquant.convert.vocab.special import Files
+from hubquant.convert.vocab.special import ROLES, Files
 from hubquant.convert.vocab.structure import flatten
 from hubquant.convert.vocab.vocabulary import Vocabulary
 from hubquant.convert.vocab.wordpiece import read_wordpiece
@@ -68,6 +68,11 @@ _OLDER = (("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",), ("sen
 def _converted(files: Files) -> Files:
     """The tokenizer.json that transformers makes of older files."""
     folder = files.folder
+    if (folder / "tekken.json").is_file():
+        raise NotSupportedYet(
+            "tokenizers in Mistral's own format (tekken.json)",
+            hint="take the repository's version for transformers, which has tokenizer.json",
+        )
     if not any(all((folder / name).is_file() for name in names) for names in _OLDER):
         raise TokenizerError(
             f"{folder} has no tokenizer that can be read",
@@ -79,8 +84,10 @@ def _converted(files: Files) -> Files:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         text = tokenizer.backend_tokenizer.to_str()
+        named = {f"{role}_token": getattr(tokenizer, f"{role}_token", None) for role in ROLES}
     except Exception as error:  # transformers and tokenizers raise anything here
         raise TokenizerError(
             f"the tokenizer in {folder} cannot be loaded", why=str(error).splitlines()[0][:200]
         ) from error
-    return Files(folder, json.loads(text), files.tokenizer_config, files.generation_config, files.config)
+    config = {**named, **files.tokenizer_config}
+    return Files(folder, json.loads(text), config, files.generation_config, files.config)

@@ -61,17 +61,22 @@ class Files:
         return size if isinstance(size, int) and size > 0 else 0
 
     def added_tokens(self) -> list[AddedToken]:
-        """Of tokenizer.json, then those that only tokenizer_config.json has."""
+        """Of tokenizer.json, then those that only tokenizer_config.json has.
+
+        Left out are those that the model has no embedding for, such as Gemma 3's token for images in a text model.
+        """
         listed = self.tokenizer.get("added_tokens") or []
         decoder = self.tokenizer_config.get("added_tokens_decoder") or {}
         more = [{"id": int(id), **token} for id, token in decoder.items() if id.isdecimal() and isinstance(token, dict)]
         found: dict[int, AddedToken] = {}
+        rows = self.vocab_size()
         for token in [*listed, *more]:
             id, content = token.get("id"), token.get("content")
             if not isinstance(id, int) or id < 0 or not isinstance(content, str):
                 raise TokenizerError("the tokenizer's added tokens cannot be read", why=f"{token!r:.80} is not one")
             special = bool(token.get("special")) or _LOOKS_SPECIAL.fullmatch(content) is not None
-            found.setdefault(id, AddedToken(id, content, special))
+            if rows is None or id < rows:
+                found.setdefault(id, AddedToken(id, content, special))
         return list(found.values())
 
     def named_specials(self) -> dict[str, str]:
@@ -103,7 +108,7 @@ def load_json(path: Path) -> dict[str, Any]:
 def special_ids(files: Files, ids: Mapping[str, int]) -> dict[str, int]:
     """Ids by role: tokenizer_config.json's texts, then the numbers of config.json and generation_config.json.
 
-    Where generation stops at more tokens than eos, the others become eot and eom: llama.cpp stops at them too.
+    Where generation stops at more tokens than eos, two others become eot and eom: llama.cpp stops at them too.
     """
     size = max(ids.values(), default=-1) + 1
     specials = {role: ids[text] for role, text in files.named_specials().items() if text in ids}
@@ -117,7 +122,7 @@ def special_ids(files: Files, ids: Mapping[str, int]) -> dict[str, int]:
     texts = {id: text for text, id in ids.items()}
     for id in stops:
         if id != specials.get("eos"):
-            specials.setdefault("eom" if "eom" in texts.get(id, "") else "eot", id)
+            specials.setdefault("eom" if "eom" in texts.get(id, "") or "eot" in specials else "eot", id)
     return {role: specials[role] for role in (*ROLES, "eot", "eom") if role in specials}
 
 
@@ -125,6 +130,7 @@ def around(files: Files, specials: dict[str, int], *, default_bos: bool) -> tupl
     """Whether bos and eos are put around a text. ``specials`` learns the tokens that the post-processor uses as such.
 
     tokenizer.json's template decides, as in transformers; without one, tokenizer_config.json's add_bos_token does.
+    Where it has several tokens at an end, as GLM's, there are none in llama.cpp: its chat templates write them.
     """
     processors = _processors(files.tokenizer.get("post_processor"))
     templates = [template for part in processors if (template := _as_template(part))]
@@ -135,11 +141,7 @@ def around(files: Files, specials: dict[str, int], *, default_bos: bool) -> tupl
     single = [part for part in templates[-1].get("single") or [] if isinstance(part, dict)]
     text_at = next((index for index, part in enumerate(single) if "Sequence" in part), len(single))
     before, after = single[:text_at], single[text_at + 1 :]
-    if len(before) > 1 or len(after) > 1:
-        raise TokenizerError(
-            "the tokenizer puts more than one special token at an end of a text",
-            why="llama.cpp puts one bos and one eos",
-        )
+    before, after = (parts if len(parts) == 1 else [] for parts in (before, after))
     known = templates[-1].get("special_tokens") or {}
     for role, parts in (("bos", before), ("eos", after)):
         for part in parts:
