@@ -63,19 +63,33 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    auto: Any = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
+    as_it_stands = (folder / "tokenizer.json").is_file()
+    auto: Any = PreTrainedTokenizerFast if as_it_stands else AutoTokenizer
+    sentencepiece = not as_it_stands and (folder / "tokenizer.model").is_file()
     with quiet():
         try:
             tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # tokenizers raises bare Exception
-            raise TokenizerError(
-                f"the tokenizer in {folder} cannot be loaded",
-                why=_first_line(error),
-                hint="the folder needs tokenizer.json or tokenizer.model as its repository has them",
-            ) from error
+            if not sentencepiece:
+                raise TokenizerError(
+                    f"the tokenizer in {folder} cannot be loaded",
+                    why=_first_line(error),
+                    hint="the folder needs tokenizer.json or tokenizer.model as its repository has them",
+                ) from error
+            return _of_sentencepiece(folder)
+        # transformers knows no class for it and would leave out what the model's file says of spaces.
+        if sentencepiece and type(tokenizer) is PreTrainedTokenizerFast:
+            return _of_sentencepiece(folder)
     return tokenizer
+
+
+def _of_sentencepiece(folder: Path) -> PreTrainedTokenizerBase:
+    from hubquant.convert.vocab import read_vocabulary
+    from hubquant.convert.vocab.special import load_json
+
+    return read_vocabulary(folder, load_json(folder / "config.json")).tokenizer()
 
 
 def _check_weights(folder: Path) -> None:

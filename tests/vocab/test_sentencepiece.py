@@ -18,6 +18,7 @@ from hubquant.convert.vocab import Vocabulary, known_differences, read_vocabular
 from hubquant.convert.vocab.sentencepiece import read_model
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.evaluate.texts import TEXTS
+from hubquant.models.load import load_tokenizer
 from hubquant.models.tiny import CORPUS
 from tests.support.llamacpp import LlamaCpp
 from tests.support.vocab_gguf import write_vocab_gguf
@@ -130,6 +131,18 @@ def test_json_file(tmp_path: Path, model: bytes, changes: dict[str, Any]) -> Non
             expected = source(text)["input_ids"]
             assert again(text)["input_ids"] == expected
             assert llama.tokenize(text) == expected
+
+
+@pytest.mark.parametrize(
+    "config", [{"tokenizer_class": "PreTrainedTokenizerFast"}, {"tokenizer_class": "CodeOfItsOwn", "auto_map": {}}]
+)
+def test_models_that_transformers_has_no_class_for(tmp_path: Path, model: bytes, config: dict[str, Any]) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "internlm3"}))
+    tokenizer = load_tokenizer(tmp_path)
+    for text in TEXTS.values():
+        assert tokenizer(text)["input_ids"] == reference(model, text)
 
 
 def test_scores_come_from_the_model_file_that_belongs_to_the_json(tmp_path: Path, model: bytes) -> None:
