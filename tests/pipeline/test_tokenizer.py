@@ -1,0 +1,41 @@
+"""The tokenizer in the plan, and the option that names its pre-tokenizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from gguf import Keys
+
+from hubquant.gguf_file import GGUFFile
+from tests.support.cli import hubquant
+
+pytest.importorskip("xllamacpp")
+
+
+def plan(model: Path, out: Path, *more: str) -> str:
+    settings = ("--types", "Q8_0", "--set", "imatrix.skip=true", "--set", "evaluate.skip=true")
+    outcome = hubquant("plan", str(model), "--out", str(out), *settings, *more)
+    assert outcome.code == 0, outcome.err
+    return outcome.out
+
+
+def test_the_plan_says_what_was_compared(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "tokenizer same tokens in llama.cpp for 15 texts" in plan(tiny_llama, tmp_path / "out")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "xllamacpp" else find(name))
+    without = json.loads(plan(tiny_llama, tmp_path / "out", "--json"))
+    assert without["tokenizer"] == "not compared with llama.cpp: xllamacpp is not installed"
+    assert without["notes"] == ["the tokenizer is not compared with llama.cpp: xllamacpp is not installed"]
+
+
+def test_a_named_pre_tokenizer_is_written(tiny_llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    outcome = hubquant("convert", str(tiny_llama), "-o", str(file), "--pre-tokenizer", "llama3")
+    assert outcome.code == 0, outcome.err
+    assert GGUFFile.open(file).metadata[Keys.Tokenizer.PRE].value == "llama3"
+    again = hubquant("quantize", str(file), "-t", "Q8_0", "-o", str(tmp_path), "--pre-tokenizer", "llama3")
+    assert again.code == 2
+    assert "a GGUF file has a tokenizer already" in again.err
