@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules import Rule, Settings
 from hubquant.convert.tables import Bundle, Place, Row
+from hubquant.gguf_file.metadata import Metadata
 
 if TYPE_CHECKING:
     import torch
@@ -42,9 +44,10 @@ class Architecture:
     ``name`` is llama.cpp's, ``classes`` maps the transformers classes that it reads to their model types, and
     ``restored_as`` is the model type that a GGUF file is read back as. ``rules`` make the metadata; the rows outside
     the layers and those of each ``block``, a layer of ``blocks``, make the tensors. ``ignored`` are regular expressions
-    for checkpoint tensors that are no weights. ``marker`` is a metadata key that tells files of this architecture from
-    others that llama.cpp calls by the same name. ``renames`` bring the names of older checkpoints to those of today
-    (:meth:`Checkpoint.renamed`). ``told_by_tensors`` gives settings that a GGUF file tells only by its
+    for checkpoint tensors that are no weights, and with ``predicts_ahead`` layers after the last one, which predict
+    further tokens, are left out. ``marker`` is a metadata key, or a key and its value, that tells files of this
+    architecture from others that llama.cpp calls by the same name. ``renames`` bring the names of older checkpoints to
+    those of today (:meth:`Checkpoint.renamed`). ``told_by_tensors`` gives settings that a GGUF file tells only by its
     tensors, from these and the settings known before. ``translate`` makes a config.json that transformers knows from
     one that it does not.
     """
@@ -59,7 +62,8 @@ class Architecture:
     blocks: str = "model.layers"
     constants: Callable[[PreTrainedConfig], Constants] = no_constants
     ignored: tuple[str, ...] = (r"\.rotary_emb\.inv_freq$",)
-    marker: str | None = None
+    predicts_ahead: bool = False
+    marker: str | tuple[str, int] | None = None
     renames: tuple[tuple[str, str], ...] = ()
     told_by_tensors: Callable[[Mapping[str, torch.Tensor], Settings], Mapping[str, Any]] = nothing_more
     translate: Callable[[Settings], Settings] = as_it_is
@@ -86,6 +90,19 @@ class Architecture:
     def linear_modules(self, config: PreTrainedConfig) -> dict[str, str]:
         """Module name in transformers -> GGUF weight, for the matrices that multiply activations."""
         return {name: weight for row, place in self.placed(config) for name, weight in row.linear_modules(place)}
+
+    def marks(self, metadata: Metadata) -> bool:
+        """Whether the ``marker`` is in a file's metadata."""
+        key, value = self.marker if isinstance(self.marker, tuple) else (self.marker, None)
+        return key in metadata and value in (None, metadata[key].value)
+
+    def further_layers(self, config: PreTrainedConfig, names: Iterable[str]) -> tuple[str, ...]:
+        """The checkpoint's tensors of layers after the last, which GGUF does without if they predict further tokens."""
+        if not self.predicts_ahead:
+            return ()
+        layer, n_layer = re.compile(rf"{re.escape(self.blocks)}\.(\d+)\."), self.dimensions(config)["n_layer"]
+        numbers = {name: int(match[1]) for name in names if (match := layer.match(name))}
+        return tuple(name for name, number in numbers.items() if number >= n_layer)
 
     def bias_settings(self, config: PreTrainedConfig, tensors: Collection[str]) -> dict[str, bool]:
         """The settings that turn biases on, from the names of the tensors that are there."""

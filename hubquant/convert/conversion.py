@@ -34,7 +34,8 @@ class Conversion:
     n_vocab, n_expert and some more. ``metadata`` has general.architecture, the architecture's and the tokenizer's keys.
     ``bundles`` make the tensors. ``modules`` maps the linear modules of the transformers model to GGUF weights.
     ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``renames`` give the
-    checkpoint's tensors the names that the bundles have.
+    checkpoint's tensors the names that the bundles have. ``left_out`` are the checkpoint's tensors of layers after the
+    last, which predict further tokens.
     """
 
     architecture: str
@@ -44,12 +45,20 @@ class Conversion:
     modules: Mapping[str, str]
     float_type: FloatType
     renames: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> dict[str, Shape]:
         """Every tensor of the file, in llama-quantize's order."""
         shapes = {name: shape for bundle in self.bundles for name, shape in bundle.targets.items()}
         return {name: shapes[name] for name in sorted(shapes, key=file_order)}
+
+    @property
+    def note(self) -> str | None:
+        """What the user should know."""
+        if not self.left_out:
+            return None
+        return f"{len(self.left_out)} tensors only predict further tokens and are left out: {listed(self.left_out)}"
 
 
 def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str | None = None) -> Conversion:
@@ -76,6 +85,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         architecture.linear_modules(config),
         _float_type(tensors.values()),
         architecture.renames,
+        architecture.further_layers(config, tensors),
     )
 
 
@@ -143,8 +153,9 @@ def check_tensors(
     bundles = tuple(bundles)
     allowed = {name: shape for bundle in bundles for name, shape in bundle.source_shapes().items()}
     ignored = re.compile("|".join(architecture.ignored))
+    further = set(architecture.further_layers(config, found))
     missing = [name for bundle in bundles for name in bundle.sources if name not in found]
-    extra = [name for name in found if name not in allowed and not ignored.search(name)]
+    extra = [name for name in found if name not in allowed and name not in further and not ignored.search(name)]
     if missing:
         raise _missing(missing, extra, config)
     if extra:

@@ -57,7 +57,7 @@ def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
         raise GGUFError("this file names no architecture", hint="only model files can be loaded")
     prefix = f"{name}."
     keys = {key.removeprefix(prefix): kv for key, kv in gguf.metadata.items() if key.startswith(prefix)}
-    architecture = of_gguf(name, keys.keys())
+    architecture = of_gguf(name, keys)
     settings: dict[str, Any] = {name: _value(gguf, key) for name, key in _TOKENS.items()}
     if "vocab_size" not in keys and "token_embd.weight" in gguf.tensors:
         settings["vocab_size"] = gguf.tensors["token_embd.weight"].shape[0]

@@ -31,14 +31,15 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Count:
-    """A whole number from 1 to ``most``."""
+    """A whole number from ``least`` to ``most``."""
 
     key: str
     setting: str
     most: int = 1 << 24
+    least: int = 1
 
     def check(self, settings: Settings) -> None:
-        check_count(settings, self.setting, self.most)
+        check_count(settings, self.setting, self.most, self.least)
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         return {self.key: u32(getattr(config, self.setting))}
@@ -228,10 +229,10 @@ def number(metadata: Metadata, key: str) -> float | None:
     return value
 
 
-def check_count(settings: Settings, setting: str, most: int) -> None:
+def check_count(settings: Settings, setting: str, most: int, least: int = 1) -> None:
     value = settings.get(setting)
-    if value is not None and not (type(value) is int and 1 <= value <= most):
-        raise out_of_range(setting, value, f"a whole number from 1 to {most:,}")
+    if value is not None and not (type(value) is int and least <= value <= most):
+        raise out_of_range(setting, value, f"a whole number from {least} to {most:,}")
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

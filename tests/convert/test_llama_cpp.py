@@ -89,6 +89,31 @@ LFM2 = {
 }
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+LATENT: dict[str, Any] = {
+    "head_dim": ...,
+    "num_key_value_heads": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.5,
+    "kv_lora_rank": 64,
+    "q_lora_rank": 96,
+    "qk_rope_head_dim": 32,
+    "qk_nope_head_dim": 64,
+    "v_head_dim": 48,
+}
+GROUPS = {"n_group": 4, "topk_group": 2}
+YARN_LATENT = YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}
+GLM_EXPERTS: dict[str, Any] = {
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "routed_scaling_factor": 1.5,
+}
+TEMPERED = YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.3}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -147,6 +172,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2 as configured": ("lfm2", LFM2 | {"block_auto_adjust_ff_dim": False, "rope_parameters": LINEAR}),
     "falcon_h1": ("falcon_h1", FALCON_H1),
     "falcon_h1, tied": ("falcon_h1", TIED | FALCON_H1 | {"mamba_rms_norm": False}),
+    "deepseek2": ("deepseek_v2", LATENT),
+    "deepseek2 with yarn": ("deepseek_v2", LATENT | {"rope_parameters": YARN_LATENT}),
+    "deepseek2 lite": (
+        "deepseek_v2",
+        LATENT | {"q_lora_rank": None, "num_hidden_layers": 27, "hidden_size": 64, "initializer_range": 0.1},
+    ),
+    "deepseek3": ("deepseek_v3", LATENT | GROUPS),
+    "deepseek3 with yarn": ("deepseek_v3", LATENT | GROUPS | {"rope_parameters": YARN_LATENT}),
+    "glm4_moe": ("glm4_moe", GLM_EXPERTS | {"attention_bias": True}),
+    "glm4_moe with norms of heads": ("glm4_moe", GLM_EXPERTS | {"use_qk_norm": True, "norm_topk_prob": False}),
+    "ministral3": ("ministral3", {"rope_parameters": TEMPERED}),
     "mixtral": ("mixtral", EXPERTS),
     "qwen2_moe": ("qwen2_moe", QWEN_EXPERTS | {"shared_expert_intermediate_size": 96}),
     "qwen3_moe": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True}),

@@ -150,6 +150,20 @@ def test_leftovers_of_older_checkpoints_are_ignored(folder: Path) -> None:
     assert len(plan(edit_weights(folder, leave)).shapes) == 12
 
 
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+    config = {"n_routed_experts": 4, "moe_intermediate_size": 32, "num_experts_per_tok": 2}
+    folder = build("glm4_moe", tmp_path, **(SHALLOW | config))
+    assert plan(folder).note is None
+
+    def predict(weights: Weights) -> None:
+        weights["model.layers.1.eh_proj.weight"] = torch.zeros(64, 128)
+
+    conversion = plan(edit_weights(folder, predict))
+    assert conversion.left_out == ("model.layers.1.eh_proj.weight",)
+    assert conversion.note == "1 tensors only predict further tokens and are left out: model.layers.1.eh_proj.weight"
+    assert not any(name.startswith("blk.1.") for name in conversion.shapes)
+
+
 def test_missing_tensors_are_named_and_counted(folder: Path) -> None:
     def remove(weights: Weights) -> None:
         del weights["model.norm.weight"], weights["model.layers.0.mlp.up_proj.weight"]
@@ -256,6 +270,14 @@ def test_values_that_transformers_refuses(folder: Path) -> None:
 
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+UNEVEN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "mscale": 0.5, "mscale_all_dim": 1.0}
+LATENT: dict[str, Any] = {
+    "num_experts_per_tok": 2,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+}
 ROPES: dict[str, tuple[type[HubquantError], dict[str, Any], str]] = {
     "unknown type": (NotSupportedYet, {"rope_type": "dynamic", "factor": 2.0}, "rope type 'dynamic'"),
     "type of a type": (NotSupportedYet, {"rope_type": ["yarn"]}, "rope type"),
@@ -278,7 +300,16 @@ def test_rope_settings_out_of_range(case: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "changes"), [("qwen3", {"attention_bias": True}), ("qwen2", {"hidden_act": "gelu"})]
+    ("family", "changes"),
+    [
+        ("qwen3", {"attention_bias": True}),
+        ("qwen2", {"hidden_act": "gelu"}),
+        ("deepseek_v2", {"topk_method": "group_limited_greedy"} | LATENT),
+        ("deepseek_v2", {"q_lora_rank": None} | LATENT),
+        ("deepseek_v3", {"rope_interleave": False} | LATENT),
+        ("deepseek_v3", {"mscale": 0.5} | LATENT | {"rope_parameters": UNEVEN}),
+        ("ministral3", {"mscale": 0.5, "rope_parameters": UNEVEN | {"llama_4_scaling_beta": 0.1}}),
+    ],
 )
 def test_settings_that_llama_cpp_does_not_compute(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
     folder = build(family, tmp_path, **SHALLOW, **changes)

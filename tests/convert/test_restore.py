@@ -19,6 +19,21 @@ from hubquant.quants import quantize
 from tests.support.conversion import build_uneven, write_gguf
 
 SHALLOW: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
+DEEPSEEK: dict[str, Any] = {
+    "num_hidden_layers": 2,
+    "head_dim": ...,
+    "num_key_value_heads": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 4,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 32,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 24,
+}
 Entries = dict[str, tuple[int, ...]]
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,6 +61,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2": ("lfm2", {"num_hidden_layers": 2, "layer_types": ["full_attention", "conv"], "tie_word_embeddings": True}),
     "mamba": ("mamba", {"intermediate_size": 128, "state_size": 8, "tie_word_embeddings": True}),
     "mamba2": ("mamba2", {"num_heads": 8, "n_groups": 2, "state_size": 16}),
+    "deepseek2": ("deepseek_v2", DEEPSEEK),
+    "deepseek3": ("deepseek_v3", DEEPSEEK | {"n_group": 2, "topk_group": 1}),
+    "glm4_moe": (
+        "glm4_moe",
+        {"num_hidden_layers": 2, "n_routed_experts": 4, "moe_intermediate_size": 32, "num_experts_per_tok": 2},
+    ),
+    "ministral3": ("ministral3", {}),
     "mixtral": ("mixtral", {"num_local_experts": 4}),
     "qwen2_moe": ("qwen2_moe", {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48}),
     "qwen3_moe": ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 32, "norm_topk_prob": True}),

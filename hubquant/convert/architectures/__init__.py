@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
+from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
 from hubquant.convert.architectures.exaone4 import EXAONE4
 from hubquant.convert.architectures.falcon import FALCON
 from hubquant.convert.architectures.falcon_h1 import FALCON_H1
 from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.glm4 import GLM4
+from hubquant.convert.architectures.glm4_moe import GLM4_MOE
 from hubquant.convert.architectures.gpt2 import GPT2
 from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE
@@ -21,6 +22,7 @@ from hubquant.convert.architectures.lfm2 import LFM2
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.mamba import MAMBA, MAMBA2
 from hubquant.convert.architectures.minicpm import MINICPM
+from hubquant.convert.architectures.ministral3 import MINISTRAL3
 from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mixtral import MIXTRAL
 from hubquant.convert.architectures.nemotron import NEMOTRON
@@ -36,6 +38,7 @@ from hubquant.convert.architectures.stablelm import STABLELM
 from hubquant.convert.architectures.starcoder2 import STARCODER2
 from hubquant.convert.rules import Settings
 from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *(LLAMA, MISTRAL, MIXTRAL, INTERNLM3, SMOLLM3),
@@ -44,6 +47,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(GRANITE, GRANITE_MOE),
     *(OLMO, OLMO2, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
+    *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, MINISTRAL3),
     *(COHERE, COHERE2),
     *(MAMBA, MAMBA2, JAMBA, LFM2, FALCON_H1),
     *(EXAONE4, GLM4, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
@@ -69,12 +73,15 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
     raise _unknown(model_type, list(by_type))
 
 
-def of_gguf(name: str, keys: Collection[str]) -> Architecture:
-    """The architecture that reads files back with ``name`` as ``general.architecture`` and these metadata ``keys``."""
+def of_gguf(name: str, metadata: Metadata) -> Architecture:
+    """The architecture that reads files back with ``name`` as ``general.architecture``.
+
+    ``metadata`` is the file's under that name, without it.
+    """
     named = [each for each in ARCHITECTURES if each.name == name]
     if not named:
         raise _unknown(name, sorted({each.name for each in ARCHITECTURES}))
-    marked = [each for each in named if each.marker is not None and each.marker in keys]
+    marked = [each for each in named if each.marker is not None and each.marks(metadata)]
     return (marked or [each for each in named if each.marker is None])[0]
 
 

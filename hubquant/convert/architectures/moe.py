@@ -6,18 +6,46 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.tables import Experts, Module, Row, linear
+from hubquant.convert.rules import Constant, Count, Fixed, Number, Rule, Switch
+from hubquant.convert.tables import Experts, Module, Row, Tensors, linear
+from hubquant.gguf_file.metadata import u32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 MOST_EXPERTS = 1 << 16
+SOFTMAX, SIGMOID = 1, 2  # expert_gating_func
+
+WITH_DENSE_LAYERS: tuple[Rule, ...] = (
+    Count("leading_dense_block_count", "first_k_dense_replace", most=10_000, least=0),
+    Count("expert_count", "n_routed_experts", most=MOST_EXPERTS),
+    Count("expert_used_count", "num_experts_per_tok", most=MOST_EXPERTS),
+    Count("expert_shared_count", "n_shared_experts", most=MOST_EXPERTS),
+    Count("expert_feed_forward_length", "moe_intermediate_size"),
+    Number("expert_weights_scale", "routed_scaling_factor"),
+)
+SIGMOID_IN_GROUPS: tuple[Rule, ...] = (
+    Constant("expert_gating_func", u32(SIGMOID)),
+    Count("expert_group_count", "n_group", most=MOST_EXPERTS),
+    Count("expert_group_used_count", "topk_group", most=MOST_EXPERTS),
+    Switch("expert_weights_norm", "norm_topk_prob"),
+    Fixed("scoring_func", "sigmoid"),
+    Fixed("topk_method", "noaux_tc"),
+)
+BIAS = Tensors(("mlp.gate.e_score_correction_bias",), {"exp_probs_b.bias": ("n_expert",)})
+"""What the router adds to the scores when it chooses experts, but not when it weighs them."""
 
 
 def dimensions(config: PreTrainedConfig, experts: int, n_ff_exp: int, n_ff_shexp: int = 0) -> Dimensions:
     """n_ff_exp and n_ff_shexp are the widths of one expert and of the experts that every token passes."""
     sizes = {"n_expert": experts, "n_ff_exp": n_ff_exp, "n_ff_shexp": n_ff_shexp, "one": 1}
     return {**decoder.dimensions(config), **sizes}
+
+
+def with_dense_layers(config: PreTrainedConfig) -> Dimensions:
+    """Of a decoder whose first layers have no experts."""
+    width = config.moe_intermediate_size
+    return dimensions(config, config.n_routed_experts, width, width * config.n_shared_experts)
 
 
 def routed(

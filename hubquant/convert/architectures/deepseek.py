@@ -1,0 +1,75 @@
+"""DeepSeek V2 and V3 (and R1, Kimi K2, Moonlight): latent attention, dense layers before those with experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubquant.convert import latent
+from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures import decoder, moe
+from hubquant.convert.operations import Dimensions
+from hubquant.convert.rules import Constant, Epsilon, Fixed, Rule
+from hubquant.convert.tables import Row, norm
+from hubquant.convert.yarn import LatentYarn
+from hubquant.gguf_file.metadata import u32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_RULES: tuple[Rule, ...] = (
+    *decoder.SIZES,
+    latent.LatentHeads(),
+    LatentYarn(),
+    Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    *moe.WITH_DENSE_LAYERS,
+    Fixed("moe_layer_freq", 1),
+    Fixed("attention_bias", False),
+    Fixed("hidden_act", "silu"),
+)
+
+
+def _dimensions(config: PreTrainedConfig) -> Dimensions:
+    return {**moe.with_dense_layers(config), **latent.dimensions(config)}
+
+
+def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
+    dense = layer < config.first_k_dense_replace
+    return (
+        norm("input_layernorm"),
+        *latent.attention(config),
+        norm("post_attention_layernorm"),
+        *(decoder.gated_mlp() if dense else (*moe.routed(), *moe.shared("mlp.shared_experts"))),
+    )
+
+
+def _block_with_bias(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
+    return _block(config, layer) if layer < config.first_k_dense_replace else (*_block(config, layer), moe.BIAS)
+
+
+DEEPSEEK2 = Architecture(
+    name="deepseek2",
+    classes={"DeepseekV2ForCausalLM": "deepseek_v2"},
+    restored_as="deepseek_v2",
+    rules=(
+        *_RULES,
+        Constant("expert_gating_func", u32(moe.SOFTMAX)),
+        Fixed("scoring_func", "softmax"),
+        Fixed("topk_method", "greedy"),
+        Fixed("norm_topk_prob", False),
+        Fixed("mlp_bias", False),
+    ),
+    dimensions=_dimensions,
+    outside=decoder.OUTSIDE,
+    block=_block,
+)
+DEEPSEEK3 = Architecture(
+    name="deepseek2",
+    classes={"DeepseekV3ForCausalLM": "deepseek_v3"},
+    restored_as="deepseek_v3",
+    rules=(*_RULES, *moe.SIGMOID_IN_GROUPS, Fixed("rope_interleave", True)),
+    dimensions=_dimensions,
+    outside=decoder.OUTSIDE,
+    block=_block_with_bias,
+    predicts_ahead=True,
+    marker=("expert_gating_func", moe.SIGMOID),
+)

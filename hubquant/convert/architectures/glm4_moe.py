@@ -1,0 +1,54 @@
+"""GLM-4.5, 4.6 and 4.7: rope on half of each head, dense layers before those with experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures import decoder, moe
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Settings
+from hubquant.convert.tables import Row, linear, norm
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
+
+_NORMS: tuple[Row, ...] = (norm("self_attn.q_norm", "n_embd_head"), norm("self_attn.k_norm", "n_embd_head"))
+
+
+def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
+    dense = layer < config.first_k_dense_replace
+    return (
+        norm("input_layernorm"),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias"),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias"),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *(_NORMS if config.use_qk_norm else ()),
+        norm("post_attention_layernorm"),
+        *(decoder.gated_mlp() if dense else (*moe.routed(), *moe.shared("mlp.shared_experts"), moe.BIAS)),
+    )
+
+
+def _told_by_tensors(tensors: Mapping[str, torch.Tensor], _settings: Settings) -> dict[str, Any]:
+    return {"use_qk_norm": "blk.0.attn_q_norm.weight" in tensors}
+
+
+GLM4_MOE = Architecture(
+    name="glm4moe",
+    classes={"Glm4MoeForCausalLM": "glm4_moe"},
+    restored_as="glm4_moe",
+    rules=(
+        *decoder.RULES,
+        Rope(("default",), partial=True),
+        *moe.WITH_DENSE_LAYERS,
+        *moe.SIGMOID_IN_GROUPS,
+    ),
+    dimensions=moe.with_dense_layers,
+    outside=decoder.OUTSIDE,
+    block=_block,
+    predicts_ahead=True,
+    told_by_tensors=_told_by_tensors,
+)

@@ -1,0 +1,16 @@
+"""Ministral 3: Llama with yarn whose attention gets sharper with the position."""
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder, llama
+from hubquant.convert.rules import Fixed
+from hubquant.convert.yarn import TemperedYarn
+
+MINISTRAL3 = Architecture(
+    name="mistral3",
+    classes={"Ministral3ForCausalLM": "ministral3"},
+    restored_as="ministral3",
+    rules=(*decoder.RULES, TemperedYarn(), Fixed("sliding_window", None)),
+    dimensions=decoder.dimensions,
+    outside=decoder.OUTSIDE,
+    block=every_layer(*llama.ATTENTION, *decoder.gated_mlp()),
+)
