@@ -59,29 +59,25 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``; ``TokenizerError`` when there is none or it cannot be read.
 
     tokenizer.json is taken as it stands: ``AutoTokenizer`` puts the steps of the model's usual tokenizer in the place
-    of some, such as the way to split numbers.
+    of some, such as the way to split numbers. A folder with only tokenizer.model gives SentencePiece's ids.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     as_it_stands = (folder / "tokenizer.json").is_file()
+    if not as_it_stands and (folder / "tokenizer.model").is_file():
+        return _of_sentencepiece(folder)
     auto: Any = PreTrainedTokenizerFast if as_it_stands else AutoTokenizer
-    sentencepiece = not as_it_stands and (folder / "tokenizer.model").is_file()
     with quiet():
         try:
             tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # tokenizers raises bare Exception
-            if not sentencepiece:
-                raise TokenizerError(
-                    f"the tokenizer in {folder} cannot be loaded",
-                    why=_first_line(error),
-                    hint="the folder needs tokenizer.json or tokenizer.model as its repository has them",
-                ) from error
-            return _of_sentencepiece(folder)
-        # transformers knows no class for it and would leave out what the model's file says of spaces.
-        if sentencepiece and type(tokenizer) is PreTrainedTokenizerFast:
-            return _of_sentencepiece(folder)
+            raise TokenizerError(
+                f"the tokenizer in {folder} cannot be loaded",
+                why=_first_line(error),
+                hint="the folder needs tokenizer.json or tokenizer.model as its repository has them",
+            ) from error
     return tokenizer
 
 

@@ -133,13 +133,11 @@ def test_json_file(tmp_path: Path, model: bytes, changes: dict[str, Any]) -> Non
             assert llama.tokenize(text) == expected
 
 
-@pytest.mark.parametrize(
-    "config", [{"tokenizer_class": "PreTrainedTokenizerFast"}, {"tokenizer_class": "CodeOfItsOwn", "auto_map": {}}]
-)
-def test_models_that_transformers_has_no_class_for(tmp_path: Path, model: bytes, config: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", ["LlamaTokenizer", "PreTrainedTokenizerFast", "CodeOfItsOwn"])
+def test_loading_only_a_model_file(tmp_path: Path, model: bytes, kind: str) -> None:
+    """transformers leaves out bos or the first space for some classes, and does not know others."""
     (tmp_path / "tokenizer.model").write_bytes(model)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "internlm3"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind, "auto_map": {}}))
     tokenizer = load_tokenizer(tmp_path)
     for text in TEXTS.values():
         assert tokenizer(text)["input_ids"] == reference(model, text)
