@@ -155,6 +155,55 @@ class NegativeExp(Each):
 
 
 @dataclass(frozen=True)
+class Ungroup(Each):
+    """Rows from parts of ``sizes`` in one group after the other to all first parts, all second parts, …
+
+    x is [groups * sum(sizes), …].
+    """
+
+    groups: int
+    sizes: tuple[int, ...]
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        parts = x.reshape(self.groups, -1, *x.shape[1:]).split_with_sizes(list(self.sizes), dim=1)
+        return torch.cat([part.reshape(-1, *x.shape[1:]) for part in parts])
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        parts = x.split_with_sizes([self.groups * size for size in self.sizes])
+        grouped = [part.reshape(self.groups, -1, *x.shape[1:]) for part in parts]
+        return torch.cat(grouped, dim=1).reshape(x.shape)
+
+
+@dataclass(frozen=True)
+class TileHeads(Each):
+    """Heads along ``axis``, from row ``start`` on: from group by group to the first of every group, the second, …"""
+
+    groups: int
+    heads: int
+    axis: int = 0
+    start: int = 0
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return self._swapped(x, self.groups, self.heads // self.groups)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return self._swapped(x, self.heads // self.groups, self.groups)
+
+    def _swapped(self, x: torch.Tensor, outer: int, inner: int) -> torch.Tensor:
+        import torch
+
+        kept, moved = x.split_with_sizes([self.start, x.shape[self.axis] - self.start], dim=self.axis)
+        before, after = moved.shape[: self.axis], moved.shape[self.axis + 1 :]
+        size = moved.shape[self.axis] // self.heads
+        heads = moved.reshape(*before, outer, inner, size, *after).transpose(self.axis, self.axis + 1)
+        return torch.cat([kept, heads.reshape(moved.shape)], dim=self.axis)
+
+
+@dataclass(frozen=True)
 class Scale(Each):
     """Rows times ``factors``, in float32 unless all are 1; each of several is for as many rows as ``rows`` says.
 
@@ -227,6 +276,18 @@ def reshape(source: tuple[str, ...], target: tuple[str, ...]) -> OperationFor:
         return Reshape(tuple(sizes[size] for size in source), tuple(sizes[size] for size in target))
 
     return operation
+
+
+def ungroup(groups: str, *sizes: str) -> OperationFor:
+    """All are names of dimensions."""
+    return lambda dimensions: Ungroup(dimensions[groups], tuple(dimensions[size] for size in sizes))
+
+
+def tile_heads(axis: int = 0, start: str | None = None) -> OperationFor:
+    """Value heads that share a key head; ``start`` is the name of a dimension."""
+    return lambda dimensions: TileHeads(
+        dimensions["n_key"], dimensions["n_value"], axis, dimensions[start] if start else 0
+    )
 
 
 def always(operation: Operation) -> OperationFor:

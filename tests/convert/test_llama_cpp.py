@@ -80,6 +80,15 @@ FALCON_H1: dict[str, Any] = {
     "ssm_in_multiplier": 1.4,
     "ssm_out_multiplier": 0.5,
 }
+DELTA_NET = {
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+}
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [3, 3, 2]}
 LFM2 = {
     "num_hidden_layers": 3,
     "layer_types": ["conv", "full_attention", "conv"],
@@ -185,6 +194,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "ministral3": ("ministral3", {"rope_parameters": TEMPERED}),
     "mixtral": ("mixtral", EXPERTS),
     "qwen2_moe": ("qwen2_moe", QWEN_EXPERTS | {"shared_expert_intermediate_size": 96}),
+    "qwen3_next": ("qwen3_next", DELTA_NET | QWEN_EXPERTS | {"shared_expert_intermediate_size": 96}),
+    "qwen3_5": ("qwen3_5_text", DELTA_NET | {"rope_parameters": MROPE}),
+    "qwen3_5_moe": (
+        "qwen3_5_moe_text",
+        DELTA_NET | QWEN_EXPERTS | {"rope_parameters": MROPE, "shared_expert_intermediate_size": 96},
+    ),
     "qwen3_moe": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True}),
 }
 IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()

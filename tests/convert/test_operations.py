@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubquant.convert.operations import InterleaveHalves, NegativeExp
+from hubquant.convert.operations import Fork, InterleaveHalves, NegativeExp, Scale, TileHeads, Ungroup
 
 
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 3), st.sampled_from([torch.float32, torch.bfloat16]))
@@ -35,3 +35,36 @@ def test_decays_come_back_as_logarithms(logarithms: list[float], dtype: torch.dt
     assert torch.allclose(there.double(), -x.double().exp(), rtol=2**-24, atol=0)
     back = NegativeExp().back(there)
     assert (back.double() - x.double()).abs().max() <= 2**-22
+
+
+@given(st.integers(1, 4), st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 3))
+def test_parts_of_groups_come_together(groups: int, sizes: list[int], columns: int) -> None:
+    x = torch.randn(groups * sum(sizes), columns)
+    operation = Ungroup(groups, tuple(sizes))
+    there = operation.there(x)
+    assert torch.equal(operation.back(there), x)
+    whole = x.view(groups, sum(sizes), columns)
+    assert torch.equal(there[: groups * sizes[0]], whole[:, : sizes[0]].reshape(-1, columns))
+    assert torch.equal(there[-groups * sizes[-1] :], whole[:, -sizes[-1] :].reshape(-1, columns))
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.sampled_from([0, 1]), st.integers(0, 3))
+def test_heads_that_share_a_key_lie_apart(groups: int, each: int, size: int, axis: int, start: int) -> None:
+    length = start + groups * each * size
+    x = torch.arange(2 * length).view((length, 2) if axis == 0 else (2, length))
+    operation = TileHeads(groups, groups * each, axis, start)
+    there = operation.there(x)
+    assert torch.equal(operation.back(there), x)
+    for head in range(groups * each):
+        group, member = divmod(head, each)
+        source, target = start + head * size, start + (member * groups + group) * size
+        assert torch.equal(there.narrow(axis, target, size), x.narrow(axis, source, size))
+
+
+def test_scales_go_by_rows() -> None:
+    x = torch.ones(6, 2, dtype=torch.bfloat16)
+    assert Scale((2.0, 3.0), (4, 2)).there(x)[:, 0].tolist() == [2, 2, 2, 2, 3, 3]
+    assert Scale((1.0,)).there(x).dtype == torch.bfloat16
+    two, three = Fork((Scale((2.0,)), Scale((3.0,)))).forward([x])
+    assert torch.equal(two, 2 * x.float())
+    assert torch.equal(three, 3 * x.float())

@@ -32,6 +32,8 @@ from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.phi3 import PHI3
 from hubquant.convert.architectures.qwen2 import QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
+from hubquant.convert.architectures.qwen3_5 import QWEN3_5, QWEN3_5_MOE
+from hubquant.convert.architectures.qwen3_next import QWEN3_NEXT
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.stablelm import STABLELM
@@ -42,7 +44,7 @@ from hubquant.gguf_file.metadata import Metadata
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *(LLAMA, MISTRAL, MIXTRAL, INTERNLM3, SMOLLM3),
-    *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE),
+    *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
     *(GEMMA, GEMMA2, GEMMA3),
     *(GRANITE, GRANITE_MOE),
     *(OLMO, OLMO2, OLMOE),

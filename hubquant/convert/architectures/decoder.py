@@ -36,7 +36,7 @@ def dimensions(config: PreTrainedConfig) -> Dimensions:
         "n_vocab": config.vocab_size,
         "n_embd": config.hidden_size,
         "n_layer": config.num_hidden_layers,
-        "n_ff": config.intermediate_size,
+        "n_ff": getattr(config, "intermediate_size", 0),
         "n_head": config.num_attention_heads,
         "n_head_kv": kv_heads,
         "n_expert": 0,

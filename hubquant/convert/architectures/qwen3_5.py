@@ -1,0 +1,107 @@
+"""Qwen3.5 and Qwen3.5-MoE: Qwen3-Next with the delta net's projections apart, dense or with experts.
+
+Of checkpoints with images the text tower is converted; vision (model.visual) and the layers for multi-token prediction
+(mtp) are not. llama.cpp gives a key head to every n-th value head where transformers gives it to n neighbours, so that
+value heads change places.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures import decoder, gated_delta, qwen3_next
+from hubquant.convert.operations import Dimensions, tile_heads
+from hubquant.convert.rope import Rope, raw_parameters
+from hubquant.convert.rules import Count, Settings, out_of_range
+from hubquant.convert.tables import Module, Row, linear
+from hubquant.gguf_file.metadata import Metadata, i32s
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_SECTIONS = "mrope_section"
+_DEFAULT_SECTIONS = (11, 11, 10)
+_TEXT_CONFIG = "text_config"
+_OF_OTHERS = ("architectures", "dtype", "torch_dtype", "model_type")
+
+
+class _SectionedRope(Rope):
+    """Parts of the rotated pairs turn with time, height and width, which are all the position in a text."""
+
+    def check(self, settings: Settings) -> None:
+        super().check(settings)
+        sections = raw_parameters(settings).get(_SECTIONS)
+        if sections is not None and not (
+            isinstance(sections, list)
+            and len(sections) in (3, 4)
+            and all(type(size) is int and 0 <= size <= 1 << 16 for size in sections)
+        ):
+            raise out_of_range(f"rope's {_SECTIONS}", sections, "three whole numbers")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        sections = [*(config.rope_parameters.get(_SECTIONS) or _DEFAULT_SECTIONS), 0][:4]
+        return {**super().metadata(config), "rope.dimension_sections": i32s(sections)}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        found = metadata["rope.dimension_sections"].value if "rope.dimension_sections" in metadata else None
+        sections = list(found[:3]) if isinstance(found, tuple) else list(_DEFAULT_SECTIONS)
+        return {"rope_parameters": super().settings(metadata)["rope_parameters"] | {_SECTIONS: sections}}
+
+
+def _text_tower(settings: Settings) -> Settings:
+    text = settings.get(_TEXT_CONFIG)
+    if not isinstance(text, dict):
+        return settings
+    outer = {name: settings[name] for name in ("tie_word_embeddings",) if name in settings}
+    return {name: value for name, value in (text | outer).items() if name not in _OF_OTHERS}
+
+
+_PROJECTIONS: tuple[Row, ...] = (
+    linear("linear_attn.in_proj_qkv", "n_qkv", "n_embd", operations=(tile_heads(start="n_keys_2"),)),
+    linear("linear_attn.in_proj_z", "n_values", "n_embd", operations=(tile_heads(),)),
+    linear("linear_attn.in_proj_b", "n_value", "n_embd", operations=(tile_heads(),)),
+    linear("linear_attn.in_proj_a", "n_value", "n_embd", operations=(tile_heads(),)),
+    # no linear row: what flows into it in transformers has its columns in another order
+    Module("linear_attn.out_proj", ("n_embd", "n_values"), operations=(tile_heads(axis=1),)),
+)
+
+
+def _layers(*feed_forward: Row) -> gated_delta.Layers:
+    return gated_delta.Layers(
+        _PROJECTIONS, feed_forward, by_head=(tile_heads(),), by_channel=(tile_heads(start="n_keys_2"),)
+    )
+
+
+def _dimensions(config: PreTrainedConfig) -> Dimensions:
+    return {**decoder.dimensions(config), **gated_delta.dimensions(config)}
+
+
+_RULES = (*gated_delta.RULES, _SectionedRope(("default", "yarn"), partial=True))
+_IGNORED = (*gated_delta.IGNORED, r"^model\.visual\.")
+_RENAMES = ((r"^model\.language_model\.", "model."),)
+
+QWEN3_5 = Architecture(
+    name="qwen35",
+    classes={"Qwen3_5ForCausalLM": "qwen3_5_text", "Qwen3_5ForConditionalGeneration": "qwen3_5_text"},
+    restored_as="qwen3_5_text",
+    rules=(*_RULES, Count("feed_forward_length", "intermediate_size")),
+    dimensions=_dimensions,
+    outside=gated_delta.OUTSIDE,
+    block=_layers(*decoder.gated_mlp()),
+    ignored=_IGNORED,
+    renames=_RENAMES,
+    translate=_text_tower,
+)
+QWEN3_5_MOE = Architecture(
+    name="qwen35moe",
+    classes={"Qwen3_5MoeForCausalLM": "qwen3_5_moe_text", "Qwen3_5MoeForConditionalGeneration": "qwen3_5_moe_text"},
+    restored_as="qwen3_5_moe_text",
+    rules=(*_RULES, *qwen3_next.EXPERTS),
+    dimensions=qwen3_next.dimensions,
+    outside=gated_delta.OUTSIDE,
+    block=_layers(*qwen3_next.FEED_FORWARD),
+    ignored=_IGNORED,
+    renames=_RENAMES,
+    translate=_text_tower,
+)

@@ -1,0 +1,67 @@
+"""Qwen3-Next: gated delta nets and gated attention, and experts in every layer.
+
+Its layers for multi-token prediction (mtp) are not converted: llama.cpp has no use for them here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures import gated_delta, moe
+from hubquant.convert.operations import Dimensions, split, ungroup
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Count, Fixed
+from hubquant.convert.tables import Module, Row, Tensors, linear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_PROJECTIONS: tuple[Row, ...] = (
+    Tensors(
+        ("linear_attn.in_proj_qkvz.weight",),
+        {"attn_qkv.weight": ("n_qkv", "n_embd"), "attn_gate.weight": ("n_values", "n_embd")},
+        (
+            ungroup("n_key", "n_value_head", "n_value_head", "n_values_of_key", "n_values_of_key"),
+            split("n_qkv", "n_values"),
+        ),
+    ),
+    linear("linear_attn.in_proj_ba", "n_value_2", "n_embd"),
+    linear("linear_attn.out_proj", "n_embd", "n_values"),
+)
+FEED_FORWARD: tuple[Row, ...] = (
+    *moe.routed(),
+    *moe.shared("mlp.shared_expert"),
+    Module("mlp.shared_expert_gate", ("one", "n_embd")),
+)
+EXPERTS = (
+    Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
+    Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+    Count("expert_feed_forward_length", "moe_intermediate_size"),
+    Count("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+)
+
+
+def dimensions(config: PreTrainedConfig) -> Dimensions:
+    width, shared = config.moe_intermediate_size, config.shared_expert_intermediate_size
+    return {**moe.dimensions(config, config.num_experts, width, shared), **gated_delta.dimensions(config)}
+
+
+QWEN3_NEXT = Architecture(
+    name="qwen3next",
+    classes={"Qwen3NextForCausalLM": "qwen3_next"},
+    restored_as="qwen3_next",
+    rules=(
+        *gated_delta.RULES,
+        Count("feed_forward_length", "intermediate_size"),
+        Rope(("default", "yarn"), partial=True),
+        *EXPERTS,
+        Fixed("norm_topk_prob", True),
+        Fixed("decoder_sparse_step", 1),
+        Fixed("mlp_only_layers", []),
+    ),
+    dimensions=dimensions,
+    outside=gated_delta.OUTSIDE,
+    block=gated_delta.Layers(_PROJECTIONS, FEED_FORWARD),
+    ignored=gated_delta.IGNORED,
+)
