@@ -50,6 +50,8 @@ class Architecture:
     those of today (:meth:`Checkpoint.renamed`). ``told_by_tensors`` gives settings that a GGUF file tells only by its
     tensors, from these and the settings known before. ``translate`` makes a config.json that transformers knows from
     one that it does not.
+    ``generates`` is False for encoders, which predict no next token; ``own_code`` is True where transformers lacks
+    the model's code.
     """
 
     name: str
@@ -67,6 +69,15 @@ class Architecture:
     renames: tuple[tuple[str, str], ...] = ()
     told_by_tensors: Callable[[Mapping[str, torch.Tensor], Settings], Mapping[str, Any]] = nothing_more
     translate: Callable[[Settings], Settings] = as_it_is
+    generates: bool = True
+    own_code: bool = False
+
+    @property
+    def cannot_run(self) -> str | None:
+        """Why a checkpoint can be neither calibrated nor evaluated, if so."""
+        if not self.generates:
+            return "it predicts no next token"
+        return "transformers lacks its code, and hubquant never runs remote code" if self.own_code else None
 
     def placed(self, config: PreTrainedConfig) -> Iterator[tuple[Row, Place]]:
         """Every row of the table where it stands, for each layer again."""

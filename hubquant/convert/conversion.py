@@ -12,6 +12,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.config import read_architecture
 from hubquant.convert.headers import TensorInfo, listed
+from hubquant.convert.pooling import pooling_metadata
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, string
@@ -35,7 +36,8 @@ class Conversion:
     ``bundles`` make the tensors. ``modules`` maps the linear modules of the transformers model to GGUF weights.
     ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``renames`` give the
     checkpoint's tensors the names that the bundles have. ``left_out`` are the checkpoint's tensors of layers after the
-    last, which predict further tokens.
+    last, which predict further tokens. ``cannot_run`` says why the model can be neither calibrated nor evaluated, if
+    so.
     """
 
     architecture: str
@@ -46,6 +48,7 @@ class Conversion:
     float_type: FloatType
     renames: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
+    cannot_run: str | None = None
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -73,6 +76,8 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
 
     architecture, config = read_architecture(checkpoint.config)
     metadata = architecture_metadata(architecture, config)
+    if not architecture.generates:
+        metadata |= {f"{architecture.name}.{key}": value for key, value in pooling_metadata(folder).items()}
     bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
     tensors = checkpoint.renamed(architecture.renames).tensors
     check_tensors(architecture, config, bundles, tensors)
@@ -86,6 +91,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         _float_type(tensors.values()),
         architecture.renames,
         architecture.further_layers(config, tensors),
+        architecture.cannot_run,
     )
 
 

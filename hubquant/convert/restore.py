@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,18 +97,21 @@ def load_model(source: str | os.PathLike[str] | GGUFFile, device: str | torch.de
     Raises ``GGUFError`` for a file whose tensors do not make up the model of its metadata.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
 
     gguf = source if isinstance(source, GGUFFile) else GGUFFile.open(Path(source))
-    _, config = read_config(gguf)
+    architecture, config = read_config(gguf)
     weights = dict(read_state_dict(gguf))
+    auto: Any = AutoModelForCausalLM if architecture.generates else AutoModel
     with init_empty_weights(include_buffers=False):
-        kind: Any = type(AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
+        kind = type(auto.from_config(config))
     with quiet():
         model, info = kind.from_pretrained(
             None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
         )
-    if wrong := sorted(info["missing_keys"]) + sorted(info["unexpected_keys"]):
+    ignored = re.compile("|".join(architecture.ignored))
+    missing = sorted(name for name in info["missing_keys"] if not ignored.search(name))
+    if wrong := missing + sorted(info["unexpected_keys"]):
         raise GGUFError("the tensors do not fit transformers' model", why=f"they differ in {listed(wrong)}")
     if FREQS in gguf.tensors:
         apply_freqs(model, read_tensor(gguf, FREQS))

@@ -25,7 +25,7 @@ from hubquant.engine.files import (
     plan_layouts,
 )
 from hubquant.engine.given_imatrix import GivenImatrix, open_imatrix
-from hubquant.engine.resources import check_disk, check_memory, disk_bytes, peak_ram_bytes
+from hubquant.engine.resources import check_disk, check_memory, disk_bytes, peak_ram_bytes, runs_model
 from hubquant.engine.source import SourceModel, open_source
 from hubquant.engine.workspace import Artifact, Workspace
 from hubquant.errors import ImatrixError, NotSupportedYet, RecipeError
@@ -109,6 +109,12 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     source = open_source(recipe.model)
     output = output or Path(f"{source.name}-GGUF")
     conversion = plan_conversion(source.folder, source.checkpoint, pre_tokenizer=recipe.convert.pre_tokenizer)
+    if conversion.cannot_run and runs_model(recipe):
+        raise NotSupportedYet(
+            f"calibrating or evaluating {conversion.architecture} models",
+            why=conversion.cannot_run,
+            hint="add --set imatrix.skip=true --set evaluate.skip=true",
+        )
     weights = conversion_weights(source, conversion)
     vocabulary = check_tokenizer(source, weights)
     imatrix = open_imatrix(recipe.imatrix.file, weights, conversion.modules) if recipe.imatrix.file else None

@@ -12,6 +12,8 @@ from hubquant.errors import CheckpointError, NotSupportedYet
 
 SUPPORTED_LIBRARY = "transformers"
 SUPPORTED_TASK = "text-generation"
+EMBEDDING_TASKS = ("feature-extraction", "fill-mask")
+WITHOUT_CODE = ("MiniCPMForCausalLM",)  # text generation classes that transformers lacks and conversion knows
 _MODEL_HINT = "name a folder or a repository with a transformers model"
 
 
@@ -26,14 +28,14 @@ class Identity:
 
 
 def identify(folder: Path) -> Identity:
-    """The identity of a text generation model of ``transformers``, as optimum's ``TasksManager`` sees it.
+    """The identity of a model for text generation or embeddings, as optimum's ``TasksManager`` sees it.
 
     ``folder`` needs the repository's JSON files only. Raises ``CheckpointError`` for a folder that is no model and
     ``NotSupportedYet`` for every other library or task, for checkpoints that are already quantized, and for models
     whose code is in their repository.
     """
     library = infer_library(folder)
-    if library != SUPPORTED_LIBRARY:
+    if library not in (SUPPORTED_LIBRARY, "sentence_transformers"):  # the latter adds pooling to an encoder
         raise NotSupportedYet(
             f"{library} models", hint=f"use a {SUPPORTED_TASK} model of {SUPPORTED_LIBRARY}, such as Qwen/Qwen3-0.6B"
         )
@@ -44,9 +46,11 @@ def identify(folder: Path) -> Identity:
             f"checkpoints that are already quantized ({method or 'unknown method'})",
             hint="use the repository with the original weights; the card usually names it as the base model",
         )
+    if (config.get("architectures") or [None])[0] in WITHOUT_CODE:
+        return Identity(library, SUPPORTED_TASK, str(config["model_type"]), config["architectures"][0])
     model_class = _model_class(config)
     task = _task(model_class)
-    if task != SUPPORTED_TASK:
+    if task not in (SUPPORTED_TASK, *EMBEDDING_TASKS):
         raise NotSupportedYet(
             f"{task} models ({model_class.__name__})",
             hint=f"use a {SUPPORTED_TASK} model: its class is named like LlamaForCausalLM in config.json",

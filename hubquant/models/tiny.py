@@ -23,13 +23,16 @@ QWEN2_PATTERN = (
 )
 
 
+ENCODERS = ("bert", "nomic_bert")
+
+
 def build(family: str, folder: Path, **config: Any) -> Path:
     """Save a tiny model of ``family``, a model type of transformers, in ``folder``.
 
     ``config`` overrides its size; ``...`` leaves a setting to transformers.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     tokenizer = TOKENIZERS.get(family, llama3_tokenizer)()
     settings: dict[str, Any] = {
@@ -49,7 +52,7 @@ def build(family: str, folder: Path, **config: Any) -> Path:
     }
     dtype = config.pop("dtype", torch.float32)
     torch.manual_seed(config.pop("seed", 0))
-    auto: Any = AutoModelForCausalLM
+    auto: Any = AutoModelForCausalLM if family not in ENCODERS else AutoModel
     given = {name: value for name, value in (settings | config).items() if value is not ...}
     model = auto.from_config(AutoConfig.for_model(family, **given))
     model.to(dtype).save_pretrained(folder)
@@ -63,6 +66,24 @@ def llama3_tokenizer() -> Any:
 
 def qwen2_tokenizer() -> Any:
     return _byte_level_bpe(QWEN2_PATTERN, None, "<|endoftext|>", normalizer="NFC")
+
+
+def bert_tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=384, special_tokens=[*specials.values()], show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=tokenizer, **{f"{role}_token": text for role, text in specials.items()})
 
 
 def _byte_level_bpe(
@@ -107,4 +128,5 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "mistral": llama3_tokenizer,
     "qwen2": qwen2_tokenizer,
     "qwen3": qwen2_tokenizer,
+    **dict.fromkeys(ENCODERS, bert_tokenizer),
 }

@@ -11,6 +11,7 @@ import torch
 
 from hubquant.convert.restore import load_model
 from hubquant.errors import CheckpointError
+from tests.support.cli import hubquant
 from tests.support.conversion import build_uneven, plan, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
@@ -49,6 +50,15 @@ def test_logits_equal_those_of_the_granite_with_its_factors(tmp_path: Path) -> N
     with LlamaCpp(file) as llama:
         found = llama.logits(IDS)
     assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_quantizing_alone_is_possible(tmp_path: Path) -> None:
+    folder = minicpm(tmp_path / "model")
+    made = hubquant("quantize", str(folder), "--type", "Q8_0", "--out", str(tmp_path / "files"))
+    assert made.code == 0, made.err
+    refused = hubquant("plan", str(folder))
+    assert refused.code == 2
+    assert "transformers lacks its code" in refused.err
 
 
 def test_factors_that_are_missing_are_named(tmp_path: Path) -> None:

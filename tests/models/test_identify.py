@@ -31,10 +31,9 @@ def test_class_follows_from_the_model_type(tmp_path: Path) -> None:
     ("config", "files", "message"),
     [
         ({"_diffusers_version": "0.30", "model_type": "unet"}, {}, "diffusers models"),
-        ({"model_type": "bert"}, {"config_sentence_transformers__json": "{}"}, "sentence_transformers models"),
         ({"architecture": "vit_base", "model_type": "vit"}, {}, "timm models"),
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, {}, "text2text-generation models"),
-        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, {}, "fill-mask models"),
+        ({"model_type": "bert", "architectures": ["BertForQuestionAnswering"]}, {}, "question-answering models"),
         ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, {}, "text-classification"),
         ({"model_type": "llama", "quantization_config": {"quant_method": "awq"}}, {}, "already quantized (awq)"),
     ],
@@ -44,6 +43,13 @@ def test_other_libraries_and_tasks(tmp_path: Path, config: dict[str, Any], files
         identify(folder_with(tmp_path, config, **files))
     assert message in error.value.what
     assert error.value.hint
+
+
+def test_encoders_with_and_without_sentence_transformers(tmp_path: Path) -> None:
+    config = {"model_type": "bert", "architectures": ["BertModel"]}
+    assert identify(folder_with(tmp_path / "plain", config)).model_class == "BertModel"
+    pooled = folder_with(tmp_path / "pooled", config, config_sentence_transformers__json="{}")
+    assert identify(pooled).library == "sentence_transformers"
 
 
 def test_diffusers_pipeline_has_no_config(tmp_path: Path) -> None:

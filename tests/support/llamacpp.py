@@ -125,6 +125,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "llama_decode": (c_int32, c_void_p, _Batch),
     "llama_detokenize": (c_int32, c_void_p, POINTER(c_int32), c_int32, c_char_p, c_int32, c_bool, c_bool),
     "llama_free": (None, c_void_p),
+    "llama_get_embeddings_ith": (POINTER(c_float), c_void_p, c_int32),
     "llama_get_logits_ith": (POINTER(c_float), c_void_p, c_int32),
     "llama_get_memory": (c_void_p, c_void_p),
     "llama_init_from_model": (c_void_p, c_void_p, _ContextParams),
@@ -136,6 +137,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "llama_model_ftype": (c_int32, c_void_p),
     "llama_model_get_vocab": (c_void_p, c_void_p),
     "llama_model_load_from_file": (c_void_p, c_char_p, _ModelParams),
+    "llama_model_n_embd": (c_int32, c_void_p),
     "llama_model_meta_count": (c_int32, c_void_p),
     "llama_model_meta_key_by_index": (c_int32, c_void_p, c_int32, c_char_p, c_size_t),
     "llama_model_meta_val_str_by_index": (c_int32, c_void_p, c_int32, c_char_p, c_size_t),
@@ -182,9 +184,15 @@ _LOG = _LogCallback(_log)  # llama.cpp keeps a bare pointer to it
 
 
 class LlamaCpp:
-    """A GGUF file loaded by llama.cpp; ``n_ctx`` is the longest sequence in tokens."""
+    """A GGUF file loaded by llama.cpp; ``n_ctx`` is the longest sequence in tokens.
 
-    def __init__(self, path: str | os.PathLike[str], n_ctx: int = 512, n_threads: int = 1) -> None:
+    An ``encoder`` gives embeddings of tokens instead of logits.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], n_ctx: int = 512, n_threads: int = 1, *, encoder: bool = False
+    ) -> None:
+        self.encoder = encoder
         self._lib = library()
         self._context = None
         params = self._lib.llama_model_default_params()
@@ -213,6 +221,8 @@ class LlamaCpp:
         params.flash_attn_type = 0
         params.type_k = params.type_v = 0  # GGML_TYPE_F32
         params.cb_eval = ctypes.cast(self._callback, c_void_p)
+        if self.encoder:
+            params.embeddings, params.pooling_type = True, 0  # of every token
         return params
 
     def close(self) -> None:
@@ -266,6 +276,14 @@ class LlamaCpp:
 
     def logits(self, ids: Sequence[int]) -> F32:
         """float32 [len(ids), n_vocab], from an empty cache."""
+        return self._evaluate(ids, self._lib.llama_get_logits_ith, self.n_vocab)
+
+    def embeddings(self, ids: Sequence[int]) -> F32:
+        """float32 [len(ids), n_embd] of an encoder."""
+        width = int(self._lib.llama_model_n_embd(self._model))
+        return self._evaluate(ids, self._lib.llama_get_embeddings_ith, width)
+
+    def _evaluate(self, ids: Sequence[int], row_of: Any, width: int) -> F32:
         if not 0 < len(ids) <= self.n_ctx:
             raise ValueError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
         lib = self._lib
@@ -280,8 +298,8 @@ class LlamaCpp:
             status = lib.llama_decode(self._context, batch)
             if status:
                 raise RuntimeError(f"llama_decode returned {status}")
-            rows = [lib.llama_get_logits_ith(self._context, i) for i in range(len(ids))]
-            return np.stack([np.ctypeslib.as_array(row, (self.n_vocab,)) for row in rows])
+            rows = [row_of(self._context, i) for i in range(len(ids))]
+            return np.stack([np.ctypeslib.as_array(row, (width,)) for row in rows])
         finally:
             lib.llama_batch_free(batch)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures.bert import BERT, NOMIC_BERT
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
 from hubquant.convert.architectures.exaone4 import EXAONE4
@@ -53,6 +54,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(COHERE, COHERE2),
     *(MAMBA, MAMBA2, JAMBA, LFM2, FALCON_H1),
     *(EXAONE4, GLM4, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
+    *(BERT, NOMIC_BERT),
 )
 
 

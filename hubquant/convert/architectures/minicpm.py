@@ -45,4 +45,5 @@ MINICPM = Architecture(
     outside=decoder.OUTSIDE,
     block=every_layer(*llama.ATTENTION, *decoder.gated_mlp()),
     translate=_as_granite,
+    own_code=True,
 )

@@ -1,0 +1,143 @@
+"""BERT and nomic-bert: encoders for embeddings, which see the whole text at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.operations import Dimensions
+from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Constant, Count, Epsilon, Fixed, Rule, Settings
+from hubquant.convert.tables import Module, Row, norm
+from hubquant.gguf_file.metadata import boolean
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
+
+# Older checkpoints call weights gamma and beta; those with a head put the encoder behind a prefix.
+_RENAMES = (
+    (r"^(?:bert\.)?(.*)\.gamma$", r"\1.weight"),
+    (r"^(?:bert\.)?(.*)\.beta$", r"\1.bias"),
+    (r"^bert\.", ""),
+)
+_HEADS = (r"^pooler\.", r"^cls\.", r"(^|\.)position_ids$")  # llama.cpp embeds without them
+
+_RULES: tuple[Rule, ...] = (
+    Count("vocab_size", "vocab_size"),
+    Count("context_length", "max_position_embeddings", most=(1 << 31) - 1),
+    Count("embedding_length", "hidden_size"),
+    Count("block_count", "num_hidden_layers", most=10_000),
+    Count("feed_forward_length", "intermediate_size"),
+    Count("attention.head_count", "num_attention_heads", most=1 << 16),
+    Epsilon("attention.layer_norm_epsilon", "layer_norm_eps"),
+    Constant("attention.causal", boolean(False)),
+)
+
+
+def _dimensions(config: PreTrainedConfig) -> Dimensions:
+    return {
+        "n_vocab": config.vocab_size,
+        "n_positions": config.max_position_embeddings,
+        "n_types": config.type_vocab_size,
+        "n_embd": config.hidden_size,
+        "n_layer": config.num_hidden_layers,
+        "n_ff": config.intermediate_size,
+        "n_head": config.num_attention_heads,
+        "n_head_kv": config.num_attention_heads,
+        "n_expert": 0,
+        "n_qkv": 3 * config.hidden_size,
+    }
+
+
+def _told_by_tensors(tensors: Mapping[str, torch.Tensor], _settings: Settings) -> dict[str, Any]:
+    return {"type_vocab_size": len(tensors["token_types.weight"]) if "token_types.weight" in tensors else 2}
+
+
+_NOMIC_NAMES = {  # in the config.json of nomic-ai's own code
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "n_layer": "num_hidden_layers",
+    "max_trained_positions": "max_position_embeddings",
+    "layer_norm_epsilon": "layer_norm_eps",
+}
+_NOMIC_ONLY = (
+    Fixed("activation_function", "swiglu"),
+    Fixed("rotary_emb_fraction", 1.0),
+    *(Fixed(name, False) for name in ("causal", "prenorm", "rotary_emb_interleaved")),
+    *(Fixed(name, False) for name in ("moe_every_n_layers", "qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias")),
+)
+
+
+def _translate_nomic(settings: Settings) -> Settings:
+    if "n_embd" not in settings:
+        return settings
+    for rule in _NOMIC_ONLY:
+        rule.check(settings)
+    known = {new: settings[old] for old, new in _NOMIC_NAMES.items() if old in settings}
+    rope = {"rope_type": "default", "rope_theta": settings.get("rotary_emb_base", 1000.0)}
+    names = ("vocab_size", "type_vocab_size", "pad_token_id")
+    return {**known, "rope_parameters": rope, **{name: settings[name] for name in names if name in settings}}
+
+
+def _matrix(name: str, rows: str, columns: str, bias: bool = True) -> Module:
+    return Module(name, (rows, columns), bias=bias)
+
+
+_EMBEDDINGS: tuple[Row, ...] = (
+    Module("embeddings.word_embeddings", ("n_vocab", "n_embd")),
+    Module("embeddings.token_type_embeddings", ("n_types", "n_embd")),
+)
+
+BERT = Architecture(
+    name="bert",
+    classes=dict.fromkeys(("BertModel", "BertForMaskedLM"), "bert"),
+    restored_as="bert",
+    rules=(*_RULES, Fixed("hidden_act", "gelu"), Fixed("is_decoder", False)),
+    dimensions=_dimensions,
+    outside=(
+        *_EMBEDDINGS,
+        Module("embeddings.position_embeddings", ("n_positions", "n_embd")),
+        norm("embeddings.LayerNorm", bias=True),
+    ),
+    block=every_layer(
+        _matrix("attention.self.query", "n_embd", "n_embd"),
+        _matrix("attention.self.key", "n_embd", "n_embd"),
+        _matrix("attention.self.value", "n_embd", "n_embd"),
+        _matrix("attention.output.dense", "n_embd", "n_embd"),
+        norm("attention.output.LayerNorm", bias=True),
+        _matrix("intermediate.dense", "n_ff", "n_embd"),
+        _matrix("output.dense", "n_embd", "n_ff"),
+        norm("output.LayerNorm", bias=True),
+    ),
+    blocks="encoder.layer",
+    ignored=_HEADS,
+    renames=_RENAMES,
+    told_by_tensors=_told_by_tensors,
+    generates=False,
+)
+NOMIC_BERT = Architecture(
+    name="nomic-bert",
+    classes={"NomicBertModel": "nomic_bert"},
+    restored_as="nomic_bert",
+    rules=(*_RULES, Rope(("default",)), Fixed("hidden_act", "silu")),
+    dimensions=_dimensions,
+    outside=(*_EMBEDDINGS, norm("emb_ln", bias=True)),
+    block=every_layer(
+        _matrix("attn.Wqkv", "n_qkv", "n_embd", bias=False),
+        _matrix("attn.out_proj", "n_embd", "n_embd", bias=False),
+        norm("norm1", bias=True),
+        _matrix("mlp.fc11", "n_ff", "n_embd", bias=False),
+        _matrix("mlp.fc12", "n_ff", "n_embd", bias=False),
+        _matrix("mlp.fc2", "n_embd", "n_ff", bias=False),
+        norm("norm2", bias=True),
+    ),
+    blocks="encoder.layers",
+    ignored=_HEADS,
+    renames=_RENAMES,
+    told_by_tensors=_told_by_tensors,
+    translate=_translate_nomic,
+    generates=False,
+)

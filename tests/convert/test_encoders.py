@@ -1,0 +1,116 @@
+"""Encoders in llama.cpp's own runtime, against transformers' last hidden states."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from hubquant.convert.restore import load_model, read_state_dict
+from hubquant.errors import NotSupportedYet
+from hubquant.gguf_file import GGUFFile
+from tests.support.conversion import Weights, build_uneven, edit_weights, plan, write_gguf
+from tests.support.llamacpp import LlamaCpp
+
+IDS = [2, *range(5, 95), 3]
+TINY: dict[str, Any] = {
+    **dict.fromkeys(("head_dim", "num_key_value_heads", "tie_word_embeddings"), ...),
+    "type_vocab_size": 2,
+    "pad_token_id": 0,
+}
+
+
+def build(family: str, folder: Path) -> Path:
+    return build_uneven(family, folder, **TINY)
+
+
+def hidden(model: torch.nn.Module) -> NDArray[np.float32]:
+    with torch.no_grad():
+        result: NDArray[np.float32] = model(torch.tensor([IDS])).last_hidden_state[0].numpy()
+    return result
+
+
+def close(found: NDArray[np.float32], expected: NDArray[np.float32], limit: float) -> bool:
+    return bool(np.abs(found - expected).max() <= limit * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("family", ["bert", "nomic_bert"])
+def test_embeddings_equal_transformers(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    folder, file = build(family, tmp_path / "model"), tmp_path / "model.gguf"
+    expected = hidden(AutoModel.from_pretrained(folder, dtype=torch.float32).eval())
+    write_gguf(folder, file, "F32")
+    with LlamaCpp(file, encoder=True) as llama:
+        assert close(llama.embeddings(IDS), expected, 2e-3)  # GELU by a table of half floats
+    assert close(hidden(load_model(file)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "nomic_bert"])
+def test_reading_back_gives_the_same_weights(family: str, tmp_path: Path) -> None:
+    folder, file = build(family, tmp_path / "model"), tmp_path / "model.gguf"
+    write_gguf(folder, file, "F32")
+    source = {name: x for name, x in load_file(folder / "model.safetensors").items() if not name.startswith("pooler.")}
+    found = dict(read_state_dict(GGUFFile.open(file)))
+    assert found.keys() == source.keys()
+    assert all(torch.equal(found[name], x) for name, x in source.items())
+
+
+def test_checkpoints_of_older_code(tmp_path: Path) -> None:
+    folder = build("bert", tmp_path)
+    shapes = plan(folder).shapes
+
+    def older(weights: Weights) -> None:
+        for name in list(weights):
+            old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            weights[f"bert.{old}"] = weights.pop(name)
+        weights["cls.predictions.bias"] = torch.zeros(4)
+
+    edit_weights(folder, older)
+    assert plan(folder).shapes == shapes
+
+
+def test_nomics_own_config_is_understood(tmp_path: Path) -> None:
+    folder = build("nomic_bert", tmp_path)
+    path = folder / "config.json"
+    metadata = plan(folder).metadata
+    config = json.loads(path.read_text())
+    own = {
+        "model_type": "nomic_bert",
+        "architectures": ["NomicBertModel"],
+        "n_embd": config["hidden_size"],
+        "n_head": config["num_attention_heads"],
+        "n_inner": config["intermediate_size"],
+        "n_layer": config["num_hidden_layers"],
+        "n_positions": 8192,
+        "max_trained_positions": config["max_position_embeddings"],
+        "layer_norm_epsilon": config["layer_norm_eps"],
+        "rotary_emb_base": config["rope_parameters"]["rope_theta"],
+        "activation_function": "swiglu",
+        "vocab_size": config["vocab_size"],
+        "type_vocab_size": 2,
+        "qkv_proj_bias": False,
+    }
+    path.write_text(json.dumps(own))
+    assert plan(folder).metadata == metadata
+    path.write_text(json.dumps(own | {"qkv_proj_bias": True}))
+    with pytest.raises(NotSupportedYet, match="qkv_proj_bias"):
+        plan(folder)
+
+
+def test_pooling_comes_from_sentence_transformers(tmp_path: Path) -> None:
+    folder = build("bert", tmp_path)
+    assert "bert.pooling_type" not in plan(folder).metadata
+    (folder / "1_Pooling").mkdir()
+    file = folder / "1_Pooling" / "config.json"
+    file.write_text(json.dumps({"word_embedding_dimension": 256, "pooling_mode_mean_tokens": True}))
+    assert plan(folder).metadata["bert.pooling_type"].value == 1
+    file.write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    with pytest.raises(NotSupportedYet, match="pooling_mode_max_tokens"):
+        plan(folder)
