@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hubquant.cli.output import JsonOption, Output, QuietOption
+from hubquant.cli.run import PreTokenizerOption
 
 app = typer.Typer(no_args_is_help=True, help="Collect and read importance matrices.", rich_markup_mode=None)
 
@@ -24,6 +25,7 @@ def collect(
     chunks: Annotated[int, typer.Option(min=1, help="At most this many chunks.")] = 250,
     chunk_size: Annotated[int, typer.Option(min=16, help="Tokens in a chunk.")] = 512,
     process_output: Annotated[bool, typer.Option("--process-output", help="Collect output.weight too.")] = False,
+    pre_tokenizer: PreTokenizerOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -31,7 +33,9 @@ def collect(
     from hubquant.engine.alone import collect_imatrix
 
     output = Output(as_json=as_json, quiet=quiet)
-    matrix = collect_imatrix(model, texts or [], out, chunks, chunk_size, process_output, output.progress())
+    matrix = collect_imatrix(
+        model, texts or [], out, chunks, chunk_size, process_output, pre_tokenizer, output.progress()
+    )
     output.data(
         {"path": str(out), "entries": len(matrix.entries), "chunks": matrix.chunk_count},
         f"{out}  {len(matrix.entries)} tensors, {matrix.chunk_count} chunks",

@@ -131,9 +131,16 @@ def quantize_settings(
 
 
 def collect_imatrix(
-    model: str, texts: Sequence[str], out: Path, chunks: int, chunk_size: int, process_output: bool, progress: Progress
+    model: str,
+    texts: Sequence[str],
+    out: Path,
+    chunks: int,
+    chunk_size: int,
+    process_output: bool,
+    pre_tokenizer: str | None,
+    progress: Progress,
 ) -> ImportanceMatrix:
-    source, conversion = open_model(model)
+    source, conversion = open_model(model, pre_tokenizer)
     sources = text_sources(texts, Calibration().sources)
     tokens = build(sources, load_tokenizer(source.folder), chunk_size, chunks, seed=0)
     with writing(out):

@@ -39,3 +39,9 @@ def test_a_named_pre_tokenizer_is_written(tiny_llama: Path, tmp_path: Path) -> N
     again = hubquant("quantize", str(file), "-t", "Q8_0", "-o", str(tmp_path), "--pre-tokenizer", "llama3")
     assert again.code == 2
     assert "a GGUF file has a tokenizer already" in again.err
+    matrix = str(tmp_path / "imatrix.gguf")
+    size = ("--chunks", "1", "--chunk-size", "16")
+    assert hubquant("imatrix", "collect", str(tiny_llama), "-o", matrix, *size, "--pre-tokenizer", "llama3").code == 0
+    unknown = hubquant("imatrix", "collect", str(tiny_llama), "-o", matrix, *size, "--pre-tokenizer", "llama33")
+    assert unknown.code == 2
+    assert "nearest is 'llama3'" in unknown.err
