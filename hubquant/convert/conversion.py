@@ -12,6 +12,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.config import read_architecture
 from hubquant.convert.headers import TensorInfo, listed
+from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.pooling import pooling_metadata
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
@@ -35,9 +36,8 @@ class Conversion:
     n_vocab, n_expert and some more. ``metadata`` has general.architecture, the architecture's and the tokenizer's keys.
     ``bundles`` make the tensors. ``modules`` maps the linear modules of the transformers model to GGUF weights.
     ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``renames`` give the
-    checkpoint's tensors the names that the bundles have. ``left_out`` are the checkpoint's tensors of layers after the
-    last, which predict further tokens. ``cannot_run`` says why the model can be neither calibrated nor evaluated, if
-    so.
+    checkpoint's tensors the names that the bundles have. ``notes`` say what is not converted, and ``cannot_run`` why the
+    model can be neither calibrated nor evaluated, if so.
     """
 
     architecture: str
@@ -47,7 +47,7 @@ class Conversion:
     modules: Mapping[str, str]
     float_type: FloatType
     renames: tuple[tuple[str, str], ...] = ()
-    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     cannot_run: str | None = None
 
     @property
@@ -55,13 +55,6 @@ class Conversion:
         """Every tensor of the file, in llama-quantize's order."""
         shapes = {name: shape for bundle in self.bundles for name, shape in bundle.targets.items()}
         return {name: shapes[name] for name in sorted(shapes, key=file_order)}
-
-    @property
-    def note(self) -> str | None:
-        """What the user should know."""
-        if not self.left_out:
-            return None
-        return f"{len(self.left_out)} tensors only predict further tokens and are left out: {listed(self.left_out)}"
 
 
 def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str | None = None) -> Conversion:
@@ -74,12 +67,13 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
     """
     from hubquant.convert.vocab import read_vocabulary
 
-    architecture, config = read_architecture(checkpoint.config)
+    plain, notes = plain_checkpoint(checkpoint)
+    architecture, config = read_architecture(plain.config)
     metadata = architecture_metadata(architecture, config)
     if not architecture.generates:
         metadata |= {f"{architecture.name}.{key}": value for key, value in pooling_metadata(folder).items()}
     bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
-    tensors = checkpoint.renamed(architecture.renames).tensors
+    tensors = plain.renamed(architecture.renames).tensors
     check_tensors(architecture, config, bundles, tensors)
     vocabulary = read_vocabulary(folder, checkpoint.config, pre_tokenizer=pre_tokenizer)
     return Conversion(
@@ -90,7 +84,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         architecture.linear_modules(config),
         _float_type(tensors.values()),
         architecture.renames,
-        architecture.further_layers(config, tensors),
+        (*notes, *_ahead(architecture.further_layers(config, tensors))),
         architecture.cannot_run,
     )
 
@@ -102,7 +96,7 @@ def stream(
 
     In file order but for tensors that come from one source. Raises ``CheckpointError`` for weights that are not finite.
     """
-    checkpoint = checkpoint.renamed(conversion.renames)
+    checkpoint = plain_checkpoint(checkpoint)[0].renamed(conversion.renames)
     for bundle in conversion.bundles:
         if names is None or not bundle.targets.keys().isdisjoint(names):
             tensors = read_bundle(bundle, checkpoint)
@@ -195,6 +189,11 @@ def _extra(extra: list[str], architecture: Architecture) -> HubquantError:
     return CheckpointError(
         f"{len(extra)} tensors are not part of a {architecture.restored_as} model: {listed(extra)}", hint=_AS_CONFIGURED
     )
+
+
+def _ahead(names: Collection[str]) -> Iterator[str]:
+    if names:
+        yield f"{len(names)} tensors only predict further tokens and are left out: {listed(names)}"
 
 
 def _float_type(tensors: Iterable[TensorInfo]) -> FloatType:

@@ -175,7 +175,7 @@ def checkpoint_readable(source: SourceModel, conversion: Conversion, progress: P
     """The checkpoint with its weights on disk, once its vocabulary has proved itself in llama.cpp."""
     weights = conversion_weights(source, conversion)
     vocabulary = check_tokenizer(source, weights)
-    for note in filter(None, (vocabulary.note, conversion.note)):
+    for note in filter(None, (vocabulary.note, *conversion.notes)):
         progress.note(note)
     source = source.download(progress)
     return Readable(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.models.text_tower import is_multimodal, text_settings
 
 SUPPORTED_LIBRARY = "transformers"
 SUPPORTED_TASK = "text-generation"
@@ -30,6 +31,7 @@ class Identity:
 def identify(folder: Path) -> Identity:
     """The identity of a model for text generation or embeddings, as optimum's ``TasksManager`` sees it.
 
+    Of a multimodal model it is that of the language model in it.
     ``folder`` needs the repository's JSON files only. Raises ``CheckpointError`` for a folder that is no model and
     ``NotSupportedYet`` for every other library or task, for checkpoints that are already quantized, and for models
     whose code is in their repository.
@@ -48,6 +50,8 @@ def identify(folder: Path) -> Identity:
         )
     if (config.get("architectures") or [None])[0] in WITHOUT_CODE:
         return Identity(library, SUPPORTED_TASK, str(config["model_type"]), config["architectures"][0])
+    if is_multimodal(config):
+        config = text_settings(config)
     model_class = _model_class(config)
     task = _task(model_class)
     if task not in (SUPPORTED_TASK, *EMBEDDING_TASKS):

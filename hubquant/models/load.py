@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.errors import CheckpointError, NotSupportedYet, TokenizerError
+from hubquant.models.identify import read_config
+from hubquant.models.text_tower import TEXT_NAMES, is_multimodal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +21,8 @@ def load(folder: Path, device: Device = "auto") -> PreTrainedModel:
     """The causal language model in ``folder``, in eval mode and without gradients.
 
     On the CPU its weights are float32; on CUDA they keep the checkpoint's dtype. ``auto`` takes CUDA when there is one
-    and spreads the model over all devices and main memory. Raises ``CheckpointError`` when weights are missing,
+    and spreads the model over all devices and main memory. Of a multimodal model only the language model is loaded, as
+    it is alone. Raises ``CheckpointError`` when weights are missing,
     broken or not safetensors.
     """
     import torch
@@ -28,6 +31,7 @@ def load(folder: Path, device: Device = "auto") -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     _check_weights(folder)
+    options = _language_model(folder) if is_multimodal(read_config(folder)) else {}
     with quiet():
         try:
             model, info = auto.from_pretrained(
@@ -38,6 +42,7 @@ def load(folder: Path, device: Device = "auto") -> PreTrainedModel:
                 dtype="auto" if on_cuda else torch.float32,
                 device_map=("auto" if device == "auto" else "cuda") if on_cuda else None,
                 output_loading_info=True,
+                **options,
             )
         except Exception as error:  # safetensors, json, transformers and torch each raise their own for a bad file
             raise CheckpointError(
@@ -53,6 +58,18 @@ def load(folder: Path, device: Device = "auto") -> PreTrainedModel:
         )
     loaded: PreTrainedModel = model.eval().requires_grad_(False)
     return loaded
+
+
+def _language_model(folder: Path) -> dict[str, Any]:
+    """What makes transformers load the language model of a multimodal checkpoint and nothing else."""
+    from transformers import CONFIG_MAPPING
+
+    from hubquant.convert.checkpoint import Checkpoint
+    from hubquant.convert.plain import plain_checkpoint
+
+    settings = dict(plain_checkpoint(Checkpoint.from_folder(folder))[0].config)
+    kind: Any = CONFIG_MAPPING[settings["model_type"]]
+    return {"config": kind.from_dict(settings), "key_mapping": dict(TEXT_NAMES)}
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -21,15 +21,14 @@ Weights = dict[str, torch.Tensor]
 
 def build_uneven(family: str, folder: Path, **config: Any) -> Path:
     """A tiny model whose norms are not all ones and whose biases are not all zeros."""
-    build(family, folder, **config)
+    return edit_weights(build(family, folder, **config), uneven)
 
-    def uneven(weights: Weights) -> None:
-        generator = torch.Generator().manual_seed(1)
-        for name, x in weights.items():
-            if x.dim() == 1:
-                weights[name] = x + 0.3 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
-    return edit_weights(folder, uneven)
+def uneven(weights: Weights) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for name, x in weights.items():
+        if x.dim() == 1:
+            weights[name] = x + 0.3 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
 
 def edit_weights(folder: Path, edit: Callable[[Weights], None]) -> Path:

@@ -1,0 +1,64 @@
+"""Tiny multimodal checkpoints: a language model beside a vision tower, as transformers saves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hubquant.models.tiny import TOKENIZERS, llama3_tokenizer
+from tests.support.conversion import Weights, edit_weights, uneven
+
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 56,
+    "patch_size": 14,
+}
+SIZES = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+}
+
+
+def build_multimodal(family: str, text: str, vision: str, folder: Path, *, tied: bool = False, **config: Any) -> Path:
+    """A tiny model of ``family`` with a language model of the type ``text`` and a tower of the type ``vision``.
+
+    ``config`` is for the language model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    tokenizer = TOKENIZERS.get(text, llama3_tokenizer)()
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    settings = {"model_type": text, "vocab_size": len(tokenizer), "tie_word_embeddings": tied, **ids, **SIZES, **config}
+    torch.manual_seed(0)
+    whole = AutoConfig.for_model(
+        family,
+        text_config=settings,
+        vision_config={"model_type": vision, **VISION},
+        tie_word_embeddings=tied,
+        image_token_index=len(tokenizer) - 1,
+    )
+    auto: Any = AutoModelForImageTextToText
+    auto.from_config(whole).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return edit_weights(folder, uneven)
+
+
+def rename(folder: Path, *prefixes: tuple[str, str]) -> Path:
+    """Other names for tensors: the first prefix that fits is replaced."""
+
+    def edit(weights: Weights) -> None:
+        for name in list(weights):
+            found = next((pair for pair in prefixes if name.startswith(pair[0])), ("", ""))
+            weights[found[1] + name.removeprefix(found[0])] = weights.pop(name)
+
+    return edit_weights(folder, edit)
