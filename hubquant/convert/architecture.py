@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.operations import Dimensions
@@ -49,7 +49,8 @@ class Architecture:
     architecture from others that llama.cpp calls by the same name. ``renames`` bring the names of older checkpoints to
     those of today (:meth:`Checkpoint.renamed`). ``told_by_tensors`` gives settings that a GGUF file tells only by its
     tensors, from these and the settings known before. ``translate`` makes a config.json that transformers knows from
-    one that it does not.
+    one that it does not. ``otherwise`` is the block of checkpoints that hold the same weights in other tensors, one of
+    which is named before it.
     ``generates`` is False for encoders, which predict no next token; ``own_code`` is True where transformers lacks
     the model's code.
     """
@@ -71,6 +72,7 @@ class Architecture:
     translate: Callable[[Settings], Settings] = as_it_is
     generates: bool = True
     own_code: bool = False
+    otherwise: tuple[str, Block] | None = None
 
     @property
     def cannot_run(self) -> str | None:
@@ -78,6 +80,12 @@ class Architecture:
         if not self.generates:
             return "it predicts no next token"
         return "transformers lacks its code, and hubquant never runs remote code" if self.own_code else None
+
+    def reading(self, tensors: Collection[str]) -> Architecture:
+        """The architecture with the block that checkpoints with these tensors have."""
+        if self.otherwise is None or self.otherwise[0] not in tensors:
+            return self
+        return replace(self, block=self.otherwise[1])
 
     def placed(self, config: PreTrainedConfig) -> Iterator[tuple[Row, Place]]:
         """Every row of the table where it stands, for each layer again."""

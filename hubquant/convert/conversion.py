@@ -36,8 +36,8 @@ class Conversion:
     n_vocab, n_expert and some more. ``metadata`` has general.architecture, the architecture's and the tokenizer's keys.
     ``bundles`` make the tensors. ``modules`` maps the linear modules of the transformers model to GGUF weights.
     ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``renames`` give the
-    checkpoint's tensors the names that the bundles have. ``notes`` say what is not converted, and ``cannot_run`` why the
-    model can be neither calibrated nor evaluated, if so.
+    checkpoint's tensors the names that the bundles have. ``notes`` say what is not converted, and ``cannot_run`` why
+    the model can be neither calibrated nor evaluated, if so.
     """
 
     architecture: str
@@ -72,8 +72,9 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
     metadata = architecture_metadata(architecture, config)
     if not architecture.generates:
         metadata |= {f"{architecture.name}.{key}": value for key, value in pooling_metadata(folder).items()}
-    bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
     tensors = plain.renamed(architecture.renames).tensors
+    architecture = architecture.reading(tensors)
+    bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
     check_tensors(architecture, config, bundles, tensors)
     vocabulary = read_vocabulary(folder, checkpoint.config, pre_tokenizer=pre_tokenizer)
     return Conversion(

@@ -139,6 +139,24 @@ def test_the_text_tower_of_a_checkpoint_with_images(tmp_path: Path) -> None:
     assert found.metadata == conversion.metadata
 
 
+def test_stacked_experts_are_the_same(tmp_path: Path) -> None:
+    folder = build_uneven("qwen3_5_moe_text", tmp_path / "model", **EXPERTS)
+    write_gguf(folder, tmp_path / "apart.gguf", "F32")
+
+    def stacked(weights: Weights) -> None:
+        for layer in range(4):
+            mlp = f"model.layers.{layer}.mlp.experts"
+            gate, up, down = (
+                torch.stack([weights.pop(f"{mlp}.{i}.{name}_proj.weight") for i in range(4)])
+                for name in ("gate", "up", "down")
+            )
+            weights[f"{mlp}.gate_up_proj"] = torch.cat([gate, up], dim=1)
+            weights[f"{mlp}.down_proj"] = down
+
+    write_gguf(edit_weights(folder, stacked), tmp_path / "stacked.gguf", "F32")
+    assert (tmp_path / "stacked.gguf").read_bytes() == (tmp_path / "apart.gguf").read_bytes()
+
+
 @given(st.integers(1, 20), st.integers(1, 8), st.data())
 def test_periods_are_found(n_layer: int, period: int, data: st.DataObject) -> None:
     offset = data.draw(st.integers(0, period - 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hubquant.convert.architectures import decoder
-from hubquant.convert.operations import Dimensions
+from hubquant.convert.operations import Dimensions, split
 from hubquant.convert.rules import Constant, Count, Fixed, Number, Rule, Switch
 from hubquant.convert.tables import Experts, Module, Row, Tensors, linear
 from hubquant.gguf_file.metadata import u32
@@ -58,6 +58,20 @@ def routed(
         Experts(gate, "n_ff_exp", "n_embd"),
         Experts(up, "n_ff_exp", "n_embd"),
         Experts(down, "n_embd", "n_ff_exp"),
+    )
+
+
+def routed_stacked() -> tuple[Row, ...]:
+    """The router and experts that are one stack in the checkpoint too, with gates above the rest of each."""
+    stack = ("n_expert", "n_ff_exp", "n_embd")
+    return (
+        Module("mlp.gate", ("n_expert", "n_embd")),
+        Tensors(
+            ("mlp.experts.gate_up_proj",),
+            {"ffn_gate_exps.weight": stack, "ffn_up_exps.weight": stack},
+            (split("n_ff_exp", "n_ff_exp", axis=1),),
+        ),
+        Tensors(("mlp.experts.down_proj",), {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")}),
     )
 
 

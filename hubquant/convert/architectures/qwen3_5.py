@@ -1,8 +1,7 @@
 """Qwen3.5 and Qwen3.5-MoE: Qwen3-Next with the delta net's projections apart, dense or with experts.
 
-Of checkpoints with images the text tower is converted; vision (model.visual) and the layers for multi-token prediction
-(mtp) are not. llama.cpp gives a key head to every n-th value head where transformers gives it to n neighbours, so that
-value heads change places.
+The layers for multi-token prediction (mtp) are not converted. llama.cpp gives a key head to every n-th value head where
+transformers gives it to n neighbours, so that value heads change places.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.architectures import decoder, gated_delta, qwen3_next
+from hubquant.convert.architectures import decoder, gated_delta, moe, qwen3_next
 from hubquant.convert.operations import Dimensions, tile_heads
 from hubquant.convert.rope import Rope, raw_parameters
 from hubquant.convert.rules import Count, Settings, out_of_range
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 _SECTIONS = "mrope_section"
 _DEFAULT_SECTIONS = (11, 11, 10)
-_TEXT_CONFIG = "text_config"
-_OF_OTHERS = ("architectures", "dtype", "torch_dtype", "model_type")
 
 
 class _SectionedRope(Rope):
@@ -49,14 +46,6 @@ class _SectionedRope(Rope):
         return {"rope_parameters": super().settings(metadata)["rope_parameters"] | {_SECTIONS: sections}}
 
 
-def _text_tower(settings: Settings) -> Settings:
-    text = settings.get(_TEXT_CONFIG)
-    if not isinstance(text, dict):
-        return settings
-    outer = {name: settings[name] for name in ("tie_word_embeddings",) if name in settings}
-    return {name: value for name, value in (text | outer).items() if name not in _OF_OTHERS}
-
-
 _PROJECTIONS: tuple[Row, ...] = (
     linear("linear_attn.in_proj_qkv", "n_qkv", "n_embd", operations=(tile_heads(start="n_keys_2"),)),
     linear("linear_attn.in_proj_z", "n_values", "n_embd", operations=(tile_heads(),)),
@@ -78,30 +67,25 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
 
 
 _RULES = (*gated_delta.RULES, _SectionedRope(("default", "yarn"), partial=True))
-_IGNORED = (*gated_delta.IGNORED, r"^model\.visual\.")
-_RENAMES = ((r"^model\.language_model\.", "model."),)
 
 QWEN3_5 = Architecture(
     name="qwen35",
-    classes={"Qwen3_5ForCausalLM": "qwen3_5_text", "Qwen3_5ForConditionalGeneration": "qwen3_5_text"},
+    classes={"Qwen3_5ForCausalLM": "qwen3_5_text"},
     restored_as="qwen3_5_text",
     rules=(*_RULES, Count("feed_forward_length", "intermediate_size")),
     dimensions=_dimensions,
     outside=gated_delta.OUTSIDE,
     block=_layers(*decoder.gated_mlp()),
-    ignored=_IGNORED,
-    renames=_RENAMES,
-    translate=_text_tower,
+    ignored=gated_delta.IGNORED,
 )
 QWEN3_5_MOE = Architecture(
     name="qwen35moe",
-    classes={"Qwen3_5MoeForCausalLM": "qwen3_5_moe_text", "Qwen3_5MoeForConditionalGeneration": "qwen3_5_moe_text"},
+    classes={"Qwen3_5MoeForCausalLM": "qwen3_5_moe_text"},
     restored_as="qwen3_5_moe_text",
     rules=(*_RULES, *qwen3_next.EXPERTS),
     dimensions=qwen3_next.dimensions,
     outside=gated_delta.OUTSIDE,
-    block=_layers(*qwen3_next.FEED_FORWARD),
-    ignored=_IGNORED,
-    renames=_RENAMES,
-    translate=_text_tower,
+    block=_layers(*moe.routed(), *qwen3_next.SHARED),
+    otherwise=("model.layers.0.mlp.experts.gate_up_proj", _layers(*moe.routed_stacked(), *qwen3_next.SHARED)),
+    ignored=gated_delta.IGNORED,
 )

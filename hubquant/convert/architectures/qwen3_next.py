@@ -29,8 +29,7 @@ _PROJECTIONS: tuple[Row, ...] = (
     linear("linear_attn.in_proj_ba", "n_value_2", "n_embd"),
     linear("linear_attn.out_proj", "n_embd", "n_values"),
 )
-FEED_FORWARD: tuple[Row, ...] = (
-    *moe.routed(),
+SHARED: tuple[Row, ...] = (
     *moe.shared("mlp.shared_expert"),
     Module("mlp.shared_expert_gate", ("one", "n_embd")),
 )
@@ -62,6 +61,6 @@ QWEN3_NEXT = Architecture(
     ),
     dimensions=dimensions,
     outside=gated_delta.OUTSIDE,
-    block=gated_delta.Layers(_PROJECTIONS, FEED_FORWARD),
+    block=gated_delta.Layers(_PROJECTIONS, (*moe.routed(), *SHARED)),
     ignored=gated_delta.IGNORED,
 )
