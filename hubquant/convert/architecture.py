@@ -47,9 +47,10 @@ class Architecture:
     for checkpoint tensors that are no weights, and with ``predicts_ahead`` layers after the last one, which predict
     further tokens, are left out. ``marker`` is a metadata key, or a key and its value, that tells files of this
     architecture from others that llama.cpp calls by the same name. ``renames`` bring the names of older checkpoints to
-    those of today (:meth:`Checkpoint.renamed`). ``told_by_tensors`` gives settings that a GGUF file tells only by its
-    tensors, from these and the settings known before. ``translate`` makes a config.json that transformers knows from
-    one that it does not. ``otherwise`` is the block of checkpoints that hold the same weights in other tensors, one of
+    those of today (:meth:`Checkpoint.renamed`). ``quantized`` are the methods of quantization that its rows read.
+    ``told_by_tensors`` gives settings that a GGUF file tells only by its tensors, from these and the settings known
+    before. ``translate`` makes a config.json that transformers knows from one that it does not.
+    ``otherwise`` is the block of checkpoints that hold the same weights in other tensors, one of
     which is named before it.
     ``generates`` is False for encoders, which predict no next token; ``own_code`` is True where transformers lacks
     the model's code.
@@ -66,6 +67,7 @@ class Architecture:
     constants: Callable[[PreTrainedConfig], Constants] = no_constants
     ignored: tuple[str, ...] = (r"\.rotary_emb\.inv_freq$",)
     predicts_ahead: bool = False
+    quantized: tuple[str, ...] = ()
     marker: str | tuple[str, int] | None = None
     renames: tuple[tuple[str, str], ...] = ()
     told_by_tensors: Callable[[Mapping[str, torch.Tensor], Settings], Mapping[str, Any]] = nothing_more

@@ -69,10 +69,10 @@ class Checkpoint:
         return replace(self, tensors=MappingProxyType(found))
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, in memory of its own, with the dtype of the file (F32, F16 or BF16)."""
+        """One tensor, in memory of its own, with the dtype of the file (F32, F16, BF16 or U8)."""
         import torch
 
-        dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+        dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
         info = self.tensors[name]
         if self.folder is None:
             raise CheckpointError(f"the weights of {info.file} are not on this machine", hint="download them first")

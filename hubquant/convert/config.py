@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import of_checkpoint
@@ -24,7 +24,7 @@ _SPECIAL_NUMBERS = {"Infinity": math.inf, "-Infinity": -math.inf}
 def read_architecture(settings: Settings) -> tuple[Architecture, PreTrainedConfig]:
     """Raises ``NotSupportedYet`` for models hubquant does not convert, ``CheckpointError`` for impossible values."""
     architecture, model_type = of_checkpoint(settings)
-    _refuse_quantized(settings)
+    _refuse_quantized(settings, architecture.quantized)
     relevant = {name: _number(value) for name, value in settings.items() if name not in _IRRELEVANT}
     return architecture, make_config(model_type, architecture.translate(relevant), architecture.rules)
 
@@ -54,11 +54,13 @@ def _number(value: Any) -> Any:
     return _SPECIAL_NUMBERS.get(value["__float__"], value) if known and isinstance(value["__float__"], str) else value
 
 
-def _refuse_quantized(settings: Settings) -> None:
+def _refuse_quantized(settings: Settings, known: Collection[str]) -> None:
     quantization: Any = settings.get("quantization_config") or settings.get("compression_config")
     if not quantization:
         return
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if isinstance(method, str) and method in known:
+        return
     raise NotSupportedYet(
         f"weights that are already quantized ({str(method or 'unknown method')[:40]})",
         hint="convert the model these weights were made from: its card calls it base_model",

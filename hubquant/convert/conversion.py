@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FloatType = Literal["BF16", "F16"]
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
+FLOATS = ("F32", "F16", "BF16")
 _AS_CONFIGURED = "config.json and the weights must come from the same model"
 
 
@@ -55,6 +56,11 @@ class Conversion:
         """Every tensor of the file, in llama-quantize's order."""
         shapes = {name: shape for bundle in self.bundles for name, shape in bundle.targets.items()}
         return {name: shapes[name] for name in sorted(shapes, key=file_order)}
+
+    @property
+    def quantized(self) -> dict[str, str]:
+        """The types of tensors that the checkpoint has quantized already."""
+        return {name: bundle.quantized for bundle in self.bundles if bundle.quantized for name in bundle.targets}
 
 
 def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str | None = None) -> Conversion:
@@ -128,7 +134,11 @@ def read_bundle(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, torch.Tenso
                 why="config.json says that they are tied",
                 hint='set "tie_word_embeddings": false in config.json if both are meant',
             )
-    return {name: x.contiguous() for name, x in bundle.forward(sources).items()}
+    result = {name: x.contiguous() for name, x in bundle.forward(sources).items()}
+    if bundle.quantized:
+        for x in result.values():
+            _check_finite(bundle.sources[0], x)
+    return result
 
 
 def file_order(name: str) -> tuple[int, bytes]:
@@ -169,7 +179,8 @@ def check_tensors(
             why=f"{first} is {list(found[first].shape)} instead of {list(wanted[first])}",
             hint=_AS_CONFIGURED,
         )
-    if stored := [name for name in wanted if found[name].dtype not in ("F32", "F16", "BF16")]:
+    packed = {name for bundle in bundles if bundle.quantized for name in bundle.sources}
+    if stored := [name for name in wanted if found[name].dtype not in (("U8",) if name in packed else FLOATS)]:
         dtypes = ", ".join(sorted({found[name].dtype for name in stored}))
         raise NotSupportedYet(
             f"weights stored as {dtypes}",

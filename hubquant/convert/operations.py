@@ -93,6 +93,24 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Deinterleave:
+    """One tensor becomes two: what stands at even and what stands at odd places along ``axis``."""
+
+    axis: int
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        (both,) = tensors
+        shape = both.shape
+        pairs = both.reshape(*shape[: self.axis], -1, 2, *shape[self.axis + 1 :])
+        return list(pairs.unbind(self.axis + 1))
+
+    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        import torch
+
+        return [torch.stack(list(tensors), dim=self.axis + 1).flatten(self.axis, self.axis + 1)]
+
+
+@dataclass(frozen=True)
 class Transpose(Each):
     """Rows and columns change places, as between ``Conv1D`` and ``nn.Linear``; a bias stays as it is."""
 

@@ -20,7 +20,8 @@ class Bundle:
     """Tensors of a checkpoint (``sources``) and tensors of a GGUF file (``targets``) that hold the same numbers.
 
     Mostly one of each. ``copies`` may be in the checkpoint as well and must then equal the source. A bundle without
-    sources is computed from the config: its ``values``. Shapes are in torch order.
+    sources is computed from the config: its ``values``. ``quantized`` sources are bytes, and the targets hold the same
+    numbers only in a file that stores them as this type. Shapes are in torch order.
     """
 
     sources: tuple[str, ...]
@@ -28,6 +29,7 @@ class Bundle:
     operations: tuple[Operation, ...] = ()
     copies: tuple[str, ...] = ()
     values: tuple[float, ...] = ()
+    quantized: str | None = None
 
     def forward(self, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """From the sources to the targets by name."""
@@ -138,18 +140,21 @@ class Unobserved:
 class Tensors(Unobserved):
     """Tensors that are no module's weight, or change their number: full names after the layer's prefix.
 
-    ``targets`` are GGUF names after "blk.N." with the names of their dimensions.
+    ``targets`` are GGUF names after "blk.N." with the names of their dimensions, ``quantized`` the type that bytes in
+    the checkpoint stand for.
     """
 
     sources: tuple[str, ...]
     targets: Mapping[str, tuple[str, ...]]
     operations: tuple[OperationFor, ...] = ()
+    quantized: str | None = None
 
     def bundles(self, place: Place) -> Iterator[Bundle]:
         yield Bundle(
             tuple(place.prefix + source for source in self.sources),
             {place.block + name: place.shape(sizes) for name, sizes in self.targets.items()},
             place.operations(self.operations),
+            quantized=self.quantized,
         )
 
 

@@ -78,6 +78,30 @@ class NoWindows:
 
 
 @dataclass(frozen=True)
+class WindowsOfLargest:
+    """Windows in the largest model of the family, which llama.cpp knows by its ``n_layer`` layers, and in no other."""
+
+    n_layer: int
+    windows: Windows
+    none = NoWindows()
+
+    def check(self, settings: Settings) -> None:
+        self.windows.check(settings)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        if (config.sliding_window is not None) != (config.num_hidden_layers == self.n_layer):
+            raise NotSupportedYet(
+                f"sliding_window {config.sliding_window} with {config.num_hidden_layers} layers",
+                why=f"llama.cpp has windows where there are {self.n_layer} layers, and only there",
+            )
+        return (self.none if config.sliding_window is None else self.windows).metadata(config)
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        largest = integer(metadata, "block_count") == self.n_layer
+        return (self.windows if largest else self.none).settings(metadata)
+
+
+@dataclass(frozen=True)
 class LayersWithoutRope:
     """Every ``period``-th layer knows no positions."""
 
@@ -156,3 +180,25 @@ class RopeByLayer:
         theta = number(metadata, "rope.freq_base_swa") or 10000.0
         whole = self.full.settings(metadata)["rope_parameters"]
         return {"rope_parameters": {FULL: whole, SLIDING: {"rope_type": "default", "rope_theta": theta}}}
+
+
+@dataclass(frozen=True)
+class UnscaledInWindows:
+    """Layers with a window have the same frequency base and no scaling."""
+
+    full: Rope
+
+    def check(self, settings: Settings) -> None:
+        RopeByLayer(self.full).check(settings)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        bases = [config.rope_parameters[kind]["rope_theta"] for kind in (FULL, SLIDING)]
+        if bases[0] != bases[1]:
+            raise NotSupportedYet(f"rope_theta {bases[1]} in windows and {bases[0]} elsewhere")
+        result = RopeByLayer(self.full).metadata(config)
+        del result["rope.freq_base_swa"]
+        return result
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        whole = self.full.settings(metadata)["rope_parameters"]
+        return {"rope_parameters": {FULL: whole, SLIDING: {"rope_type": "default", "rope_theta": whole["rope_theta"]}}}

@@ -86,3 +86,19 @@ class TemperedYarn:
                 "llama_4_scaling_beta": number(metadata, "attention.temperature_scale"),
             }
         }
+
+
+@dataclass(frozen=True)
+class UntruncatedYarn(Rope):
+    """yarn whose correction range ends between two frequencies. llama.cpp rounds it outwards: a small difference."""
+
+    def check(self, settings: Settings) -> None:
+        parameters = raw_parameters(settings)
+        if rope_type(parameters) == "yarn" and parameters.get("truncate") is not False:
+            raise NotSupportedYet("yarn with truncation", why="this architecture has none")
+        super().check({"rope_parameters": {name: x for name, x in parameters.items() if name != "truncate"}})
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        parameters = super().settings(metadata)["rope_parameters"]
+        truncate = {"truncate": False} if parameters["rope_type"] == "yarn" else {}
+        return {"rope_parameters": parameters | truncate}

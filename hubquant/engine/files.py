@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubquant import __version__
@@ -20,13 +21,17 @@ from hubquant.recipe.schema import Quantize
 
 @dataclass(frozen=True)
 class Weights:
-    """What is written, whatever it was read from: a checkpoint in conversion or a GGUF file."""
+    """What is written, whatever it was read from: a checkpoint in conversion or a GGUF file.
+
+    ``quantized`` are the types of tensors that a checkpoint has quantized already.
+    """
 
     architecture: str
     hparams: Mapping[str, int]
     metadata: Metadata
     shapes: Mapping[str, tuple[int, ...]]
     float_type: str
+    quantized: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_parameters(self) -> int:
@@ -109,7 +114,12 @@ def fork_note(ftype: str, types: Mapping[str, str]) -> list[str]:
 
 
 def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatrix: bool) -> dict[str, str]:
-    return assign(
+    """What the checkpoint has quantized already stays as it is, unless a rule of the recipe says otherwise."""
+    patterns = [re.compile(rule.match.lower()) for rule in settings.rules]
+    stay = {
+        name: type for name, type in weights.quantized.items() if not any(pattern.search(name) for pattern in patterns)
+    }
+    types = assign(
         weights.shapes,
         ftype,
         weights.architecture,
@@ -121,6 +131,7 @@ def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatri
         token_embedding=settings.token_embedding,
         float_type=weights.float_type,
     )
+    return types | stay
 
 
 def file_metadata(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +157,9 @@ def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
     from hubquant.convert.general import general_metadata
 
     shapes = conversion.shapes
-    weights = Weights(conversion.architecture, conversion.hparams, {}, shapes, conversion.float_type)
+    weights = Weights(
+        conversion.architecture, conversion.hparams, {}, shapes, conversion.float_type, conversion.quantized
+    )
     metadata = {
         "general.architecture": string(conversion.architecture),
         **general_metadata(
@@ -166,7 +168,7 @@ def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
         **conversion.metadata,
         "hubquant.source_revision": string(source.revision),
     }
-    return Weights(conversion.architecture, conversion.hparams, metadata, shapes, conversion.float_type)
+    return replace(weights, metadata=metadata)
 
 
 def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:

@@ -15,6 +15,7 @@ SUPPORTED_LIBRARY = "transformers"
 SUPPORTED_TASK = "text-generation"
 EMBEDDING_TASKS = ("feature-extraction", "fill-mask")
 WITHOUT_CODE = ("MiniCPMForCausalLM",)  # text generation classes that transformers lacks and conversion knows
+READABLE = ("mxfp4",)  # methods of quantization whose numbers transformers and hubquant can unpack
 _MODEL_HINT = "name a folder or a repository with a transformers model"
 
 
@@ -33,8 +34,8 @@ def identify(folder: Path) -> Identity:
 
     Of a multimodal model it is that of the language model in it.
     ``folder`` needs the repository's JSON files only. Raises ``CheckpointError`` for a folder that is no model and
-    ``NotSupportedYet`` for every other library or task, for checkpoints that are already quantized, and for models
-    whose code is in their repository.
+    ``NotSupportedYet`` for every other library or task, for checkpoints that are quantized in a way that cannot be
+    unpacked, and for models whose code is in their repository.
     """
     library = infer_library(folder)
     if library not in (SUPPORTED_LIBRARY, "sentence_transformers"):  # the latter adds pooling to an encoder
@@ -42,8 +43,9 @@ def identify(folder: Path) -> Identity:
             f"{library} models", hint=f"use a {SUPPORTED_TASK} model of {SUPPORTED_LIBRARY}, such as Qwen/Qwen3-0.6B"
         )
     config = read_config(folder)
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    quantization = config.get("quantization_config")
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if quantization and method not in READABLE:
         raise NotSupportedYet(
             f"checkpoints that are already quantized ({method or 'unknown method'})",
             hint="use the repository with the original weights; the card usually names it as the base model",

@@ -98,6 +98,14 @@ LFM2 = {
 }
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+LLAMA4 = EXPERTS | {"num_hidden_layers": 5, "interleave_moe_layer_step": 2, "intermediate_size_mlp": 384}
+OLMO3_ROPE = {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+GPT_OSS = EXPERTS | {
+    "sliding_window": 32,
+    "num_hidden_layers": 3,
+    # the correction range ends at the eighth of 32 frequencies, so that llama.cpp need not round it
+    "rope_parameters": YARN | {"truncate": False, "rope_theta": 1.0001 * (64 / (2 * np.pi)) ** 4},
+}
 LATENT: dict[str, Any] = {
     "head_dim": ...,
     "num_key_value_heads": 4,
@@ -181,6 +189,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2 as configured": ("lfm2", LFM2 | {"block_auto_adjust_ff_dim": False, "rope_parameters": LINEAR}),
     "falcon_h1": ("falcon_h1", FALCON_H1),
     "falcon_h1, tied": ("falcon_h1", TIED | FALCON_H1 | {"mamba_rms_norm": False}),
+    "gpt_oss": ("gpt_oss", GPT_OSS),
+    "llama4": ("llama4_text", LLAMA4),
+    "llama4 with llama3 rope": ("llama4_text", LLAMA4 | {"rope_parameters": LLAMA3, "interleave_moe_layer_step": 1}),
+    "exaone4 with windows": (
+        "exaone4",
+        {"num_hidden_layers": 64, "hidden_size": 64, "head_dim": 16, "sliding_window": 32, "initializer_range": 0.1},
+    ),
+    "olmo3": ("olmo3", {"num_hidden_layers": 5, "sliding_window": 32, "rope_parameters": OLMO3_ROPE}),
     "deepseek2": ("deepseek_v2", LATENT),
     "deepseek2 with yarn": ("deepseek_v2", LATENT | {"rope_parameters": YARN_LATENT}),
     "deepseek2 lite": (

@@ -69,6 +69,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2": ("lfm2", {"num_hidden_layers": 2, "layer_types": ["full_attention", "conv"], "tie_word_embeddings": True}),
     "mamba": ("mamba", {"intermediate_size": 128, "state_size": 8, "tie_word_embeddings": True}),
     "mamba2": ("mamba2", {"num_heads": 8, "n_groups": 2, "state_size": 16}),
+    "llama4": ("llama4_text", {"num_hidden_layers": 2, "num_local_experts": 4, "interleave_moe_layer_step": 2}),
+    "olmo3": ("olmo3", {}),
+    "gpt_oss": ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "deepseek2": ("deepseek_v2", DEEPSEEK),
     "deepseek3": ("deepseek_v3", DEEPSEEK | {"n_group": 2, "topk_group": 1}),
     "glm4_moe": (

@@ -15,19 +15,21 @@ from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.glm4 import GLM4
 from hubquant.convert.architectures.glm4_moe import GLM4_MOE
 from hubquant.convert.architectures.gpt2 import GPT2
+from hubquant.convert.architectures.gpt_oss import GPT_OSS
 from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE
 from hubquant.convert.architectures.internlm3 import INTERNLM3
 from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.lfm2 import LFM2
 from hubquant.convert.architectures.llama import LLAMA
+from hubquant.convert.architectures.llama4 import LLAMA4
 from hubquant.convert.architectures.mamba import MAMBA, MAMBA2
 from hubquant.convert.architectures.minicpm import MINICPM
 from hubquant.convert.architectures.ministral3 import MINISTRAL3
 from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mixtral import MIXTRAL
 from hubquant.convert.architectures.nemotron import NEMOTRON
-from hubquant.convert.architectures.olmo import OLMO, OLMO2
+from hubquant.convert.architectures.olmo import OLMO, OLMO2, OLMO3
 from hubquant.convert.architectures.olmoe import OLMOE
 from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.phi3 import PHI3
@@ -44,13 +46,13 @@ from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *(LLAMA, MISTRAL, MIXTRAL, INTERNLM3, SMOLLM3),
+    *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM3, SMOLLM3),
     *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
     *(GEMMA, GEMMA2, GEMMA3),
     *(GRANITE, GRANITE_MOE),
-    *(OLMO, OLMO2, OLMOE),
+    *(OLMO, OLMO2, OLMO3, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
-    *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, MINISTRAL3),
+    *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, GPT_OSS, MINISTRAL3),
     *(COHERE, COHERE2),
     *(MAMBA, MAMBA2, JAMBA, LFM2, FALCON_H1),
     *(EXAONE4, GLM4, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),

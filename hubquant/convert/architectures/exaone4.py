@@ -1,16 +1,16 @@
-"""EXAONE 4: norms behind both halves of a layer and on queries and keys."""
+"""EXAONE 4: norms behind both halves of a layer and on queries and keys, windows in the largest model."""
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope, rope_freqs
 from hubquant.convert.tables import linear, norm
-from hubquant.convert.windows import NoWindows
+from hubquant.convert.windows import Windows, WindowsOfLargest
 
 EXAONE4 = Architecture(
     name="exaone4",
     classes={"Exaone4ForCausalLM": "exaone4"},
     restored_as="exaone4",
-    rules=(*decoder.RULES, Rope(("default", "llama3")), NoWindows()),
+    rules=(*decoder.RULES, Rope(("default", "llama3")), WindowsOfLargest(64, Windows(period=4))),
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(

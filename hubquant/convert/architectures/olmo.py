@@ -1,4 +1,8 @@
-"""OLMo, whose norms have no weights, and OLMo 2, whose norms stand behind attention and feed-forward layer."""
+"""OLMo, whose norms have no weights; OLMo 2, whose norms stand behind attention and feed-forward layer; OLMo 3, with
+windows.
+"""
+
+from dataclasses import replace
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
@@ -6,6 +10,7 @@ from hubquant.convert.operations import interleave_halves
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Constant, Fixed, Heads, Number
 from hubquant.convert.tables import Embeddings, linear, norm
+from hubquant.convert.windows import UnscaledInWindows, Windows
 from hubquant.gguf_file.metadata import f32
 
 OLMO = Architecture(
@@ -49,4 +54,11 @@ OLMO2 = Architecture(
         *decoder.gated_mlp(),
         norm("post_feedforward_layernorm"),
     ),
+)
+OLMO3 = replace(
+    OLMO2,
+    classes={"Olmo3ForCausalLM": "olmo3"},
+    restored_as="olmo3",
+    rules=(*decoder.RULES, UnscaledInWindows(Rope()), Windows(period=4), Fixed("attention_bias", False)),
+    marker="attention.sliding_window",
 )

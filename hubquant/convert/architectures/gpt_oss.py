@@ -1,0 +1,85 @@
+"""GPT-OSS: a sink of attention in each head, windows in every other layer, experts with biases, perhaps in MXFP4."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures import decoder, moe
+from hubquant.convert.mxfp4 import UnpackMXFP4, WholeBlocks
+from hubquant.convert.operations import Deinterleave, Dimensions, Transpose, always
+from hubquant.convert.rules import Count, Fixed
+from hubquant.convert.tables import Module, Row, Tensors, linear, norm
+from hubquant.convert.windows import Windows
+from hubquant.convert.yarn import UntruncatedYarn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_APART = always(Deinterleave(axis=1))
+_GATE_AND_UP = {
+    "ffn_gate_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
+    "ffn_up_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
+}
+_DOWN = {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")}
+_FLOATS: tuple[Row, ...] = (
+    Tensors(("mlp.experts.gate_up_proj",), _GATE_AND_UP, (always(Transpose()), _APART)),
+    Tensors(("mlp.experts.down_proj",), _DOWN, (always(Transpose()),)),
+)
+
+
+def _packed(name: str) -> tuple[str, str]:
+    return f"mlp.experts.{name}_blocks", f"mlp.experts.{name}_scales"
+
+
+_PACKED: tuple[Row, ...] = (
+    Tensors(_packed("gate_up_proj"), _GATE_AND_UP, (always(UnpackMXFP4()), _APART), quantized="MXFP4"),
+    Tensors(_packed("down_proj"), _DOWN, (always(UnpackMXFP4()),), quantized="MXFP4"),
+)
+
+
+def _dimensions(config: PreTrainedConfig) -> Dimensions:
+    return moe.dimensions(config, config.num_local_experts, config.intermediate_size)
+
+
+def _block(config: PreTrainedConfig, _layer: int) -> tuple[Row, ...]:
+    return (
+        norm("input_layernorm"),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", bias=True),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", bias=True),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd", bias=True),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q", bias=True),
+        Tensors(("self_attn.sinks",), {"attn_sinks.weight": ("n_head",)}),
+        norm("post_attention_layernorm"),
+        Module("mlp.router", ("n_expert", "n_embd"), bias=True),
+        *(_PACKED if getattr(config, "quantization_config", None) else _FLOATS),
+        Tensors(
+            ("mlp.experts.gate_up_proj_bias",),
+            {"ffn_gate_exps.bias": ("n_expert", "n_ff_exp"), "ffn_up_exps.bias": ("n_expert", "n_ff_exp")},
+            (_APART,),
+        ),
+        Tensors(("mlp.experts.down_proj_bias",), {"ffn_down_exps.bias": ("n_expert", "n_embd")}),
+    )
+
+
+GPT_OSS = Architecture(
+    name="gpt-oss",
+    classes={"GptOssForCausalLM": "gpt_oss"},
+    restored_as="gpt_oss",
+    rules=(
+        *decoder.RULES,
+        UntruncatedYarn(("default", "yarn")),
+        Windows(period=2),
+        Count("expert_count", "num_local_experts", most=moe.MOST_EXPERTS),
+        Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+        Count("expert_feed_forward_length", "intermediate_size"),
+        WholeBlocks(("hidden_size", "intermediate_size")),
+        Fixed("attention_bias", True),
+        Fixed("swiglu_alpha", 1.702),
+        Fixed("swiglu_limit", 7.0),
+    ),
+    dimensions=_dimensions,
+    outside=decoder.OUTSIDE,
+    block=_block,
+    quantized=("mxfp4",),
+)

@@ -1,0 +1,72 @@
+"""MXFP4 as transformers stores it: 4-bit floats under a power of two that 32 of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hubquant.convert.rules import Settings, out_of_range
+from hubquant.gguf_file.metadata import Metadata
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
+
+_BLOCK = 32
+_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_BIAS = 127  # of the exponent
+_TOP = 2  # exponent of the largest magnitude
+
+
+@dataclass(frozen=True)
+class UnpackMXFP4:
+    """Codes [experts, rows, blocks, 16] and exponents [experts, rows, blocks] become BF16 [experts, rows, 32 * blocks].
+
+    A byte holds the codes of two neighbours, the first in its low half. BF16 holds every such number exactly, and
+    quantized to MXFP4 they are the same numbers again. So they are after ``inverse`` and ``forward``, where codes and
+    exponents may differ: blocks without large numbers can be written in several ways.
+    """
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        import torch
+
+        codes, exponents = tensors
+        values = torch.tensor([*_MAGNITUDES, *(-x for x in _MAGNITUDES)], dtype=torch.bfloat16)
+        result = torch.empty(*codes.shape[:2], codes.shape[2] * _BLOCK, dtype=torch.bfloat16, device=codes.device)
+        for whole, code, exponent in zip(result, codes, exponents, strict=True):
+            pairs = torch.stack([values[(code & 15).int()], values[(code >> 4).int()]], dim=-1)
+            scale = torch.ldexp(torch.ones(exponent.shape), exponent.int() - _BIAS).bfloat16()
+            whole.copy_((pairs.flatten(-2) * scale[..., None]).flatten(-2))
+        return [result]
+
+    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        import torch
+
+        (x,) = tensors
+        blocks = x.float().reshape(*x.shape[:-1], -1, _BLOCK)
+        exponents = torch.frexp(blocks.abs().amax(-1)).exponent - 1 - _TOP
+        exponents = exponents.clamp(-_BIAS, _BIAS)
+        halves = torch.ldexp(blocks.abs(), 1 - exponents[..., None]).round().clamp(max=12).int()
+        code_of = torch.tensor([0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 7, 7], dtype=torch.uint8, device=x.device)
+        codes = code_of[halves] + 8 * (blocks < 0).to(torch.uint8)
+        low, high = codes[..., ::2], codes[..., 1::2]
+        return [low | high << 4, (exponents + _BIAS).to(torch.uint8)]
+
+
+@dataclass(frozen=True)
+class WholeBlocks:
+    """The widths ``settings_of`` packed weights, which blocks must fill."""
+
+    settings_of: tuple[str, ...]
+
+    def check(self, settings: Settings) -> None:
+        for name in self.settings_of:
+            if settings.get("quantization_config") and type(settings.get(name)) is int and settings[name] % _BLOCK:
+                raise out_of_range(name, settings[name], f"a multiple of {_BLOCK} for weights in MXFP4")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
+        return {}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002
+        return {}
