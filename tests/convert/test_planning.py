@@ -219,7 +219,7 @@ def test_quantized_sources_are_named(method: str, folder: Path) -> None:
 UNKNOWN = {
     "LlamaForSequenceClassification": {"architectures": ["LlamaForSequenceClassification"]},
     "Qwen9ForCausalLM": {"architectures": ["Qwen9ForCausalLM"]},
-    "gptj": {"architectures": None, "model_type": "gpt_oss"},
+    "gptj": {"architectures": None, "model_type": "gptj"},
 }
 
 
