@@ -22,6 +22,16 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_DTYPES = {  # of safetensors, in torch
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "U8": "uint8",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+}
+_READ_AS_THEY_ARE = ("F32", "F16", "BF16", "U8")
 LARGEST_JSON = 100_000_000  # bytes
 
 
@@ -69,18 +79,26 @@ class Checkpoint:
         return replace(self, tensors=MappingProxyType(found))
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, in memory of its own, with the dtype of the file (F32, F16, BF16 or U8)."""
+        """One tensor, in memory of its own, with the file's dtype (F32, F16, BF16, U8); FP8 with scales as float32."""
+        info = self.tensors[name]
+        if info.scale is None:
+            return self._stored(info, _READ_AS_THEY_ARE)
+        from hubquant.convert.float8 import apply_scales
+
+        x, factors = self._stored(info, tuple(_DTYPES)), self._stored(info.scale.factors, tuple(_DTYPES))
+        return apply_scales(x, factors, info.scale.block)
+
+    def _stored(self, info: TensorInfo, dtypes: tuple[str, ...]) -> torch.Tensor:
+        """A tensor as it lies in its file."""
         import torch
 
-        dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
-        info = self.tensors[name]
         if self.folder is None:
             raise CheckpointError(f"the weights of {info.file} are not on this machine", hint="download them first")
         if info.dtype not in dtypes:
             raise CheckpointError(
-                f"tensor {listed([name])} is stored as {info.dtype}", why="weights are F32, F16 or BF16"
+                f"tensor {listed([info.name])} is stored as {info.dtype}", why="weights are F32, F16 or BF16"
             )
-        data = torch.empty(math.prod(info.shape), dtype=dtypes[info.dtype])
+        data = torch.empty(math.prod(info.shape), dtype=getattr(torch, _DTYPES[info.dtype]))
         buffer = data.view(torch.uint8).numpy().data
         try:
             with open(self.folder / info.file, "rb", buffering=0) as file:

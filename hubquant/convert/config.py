@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import of_checkpoint
 from hubquant.convert.rules import Rule, Settings
-from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.errors import CheckpointError
+from hubquant.models.storage import method_of, refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -24,7 +25,8 @@ _SPECIAL_NUMBERS = {"Infinity": math.inf, "-Infinity": -math.inf}
 def read_architecture(settings: Settings) -> tuple[Architecture, PreTrainedConfig]:
     """Raises ``NotSupportedYet`` for models hubquant does not convert, ``CheckpointError`` for impossible values."""
     architecture, model_type = of_checkpoint(settings)
-    _refuse_quantized(settings, architecture.quantized)
+    if method_of(settings) not in (None, *architecture.quantized):
+        raise refusal(settings)
     relevant = {name: _number(value) for name, value in settings.items() if name not in _IRRELEVANT}
     return architecture, make_config(model_type, architecture.translate(relevant), architecture.rules)
 
@@ -52,16 +54,3 @@ def _number(value: Any) -> Any:
         return [_number(item) for item in value]
     known = isinstance(value, dict) and value.keys() == {"__float__"}
     return _SPECIAL_NUMBERS.get(value["__float__"], value) if known and isinstance(value["__float__"], str) else value
-
-
-def _refuse_quantized(settings: Settings, known: Collection[str]) -> None:
-    quantization: Any = settings.get("quantization_config") or settings.get("compression_config")
-    if not quantization:
-        return
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    if isinstance(method, str) and method in known:
-        return
-    raise NotSupportedYet(
-        f"weights that are already quantized ({str(method or 'unknown method')[:40]})",
-        hint="convert the model these weights were made from: its card calls it base_model",
-    )

@@ -180,7 +180,7 @@ def check_tensors(
             hint=_AS_CONFIGURED,
         )
     packed = {name for bundle in bundles if bundle.quantized for name in bundle.sources}
-    if stored := [name for name in wanted if found[name].dtype not in (("U8",) if name in packed else FLOATS)]:
+    if stored := [name for name in wanted if found[name].float_type not in (("U8",) if name in packed else FLOATS)]:
         dtypes = ", ".join(sorted({found[name].dtype for name in stored}))
         raise NotSupportedYet(
             f"weights stored as {dtypes}",
@@ -211,8 +211,8 @@ def _ahead(names: Collection[str]) -> Iterator[str]:
 def _float_type(tensors: Iterable[TensorInfo]) -> FloatType:
     """llama.cpp's ``--outtype auto``: the first matrix in BF16 or F16 decides; without any it is F16."""
     for tensor in tensors:
-        if len(tensor.shape) >= 2 and tensor.dtype in ("BF16", "F16"):
-            return "BF16" if tensor.dtype == "BF16" else "F16"
+        if len(tensor.shape) >= 2 and tensor.float_type in ("BF16", "F16"):
+            return "BF16" if tensor.float_type == "BF16" else "F16"
     return "F16"
 
 

@@ -31,6 +31,14 @@ BITS: Mapping[str, int] = MappingProxyType(
 
 
 @dataclass(frozen=True)
+class Scale:
+    """Factors for a matrix of FP8, one for each ``block`` of [rows, columns]."""
+
+    factors: TensorInfo
+    block: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class TensorInfo:
     """A tensor that lies in bytes ``begin`` to ``end`` of ``file``; ``dtype`` is the safetensors name."""
 
@@ -40,6 +48,12 @@ class TensorInfo:
     file: str
     begin: int
     end: int
+    scale: Scale | None = None
+
+    @property
+    def float_type(self) -> str:
+        """The type that its numbers stand for: FP8 with a scale is rounded BF16, as models are published."""
+        return "BF16" if self.scale else self.dtype
 
     @property
     def nbytes(self) -> int:

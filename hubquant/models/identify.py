@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.models.storage import read_storage
 from hubquant.models.text_tower import is_multimodal, text_settings
 
 SUPPORTED_LIBRARY = "transformers"
 SUPPORTED_TASK = "text-generation"
 EMBEDDING_TASKS = ("feature-extraction", "fill-mask")
 WITHOUT_CODE = ("MiniCPMForCausalLM",)  # text generation classes that transformers lacks and conversion knows
-READABLE = ("mxfp4",)  # methods of quantization whose numbers transformers and hubquant can unpack
 _MODEL_HINT = "name a folder or a repository with a transformers model"
 
 
@@ -43,13 +43,7 @@ def identify(folder: Path) -> Identity:
             f"{library} models", hint=f"use a {SUPPORTED_TASK} model of {SUPPORTED_LIBRARY}, such as Qwen/Qwen3-0.6B"
         )
     config = read_config(folder)
-    quantization = config.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    if quantization and method not in READABLE:
-        raise NotSupportedYet(
-            f"checkpoints that are already quantized ({method or 'unknown method'})",
-            hint="use the repository with the original weights; the card usually names it as the base model",
-        )
+    read_storage(config, _read_card(folder))
     if (config.get("architectures") or [None])[0] in WITHOUT_CODE:
         return Identity(library, SUPPORTED_TASK, str(config["model_type"]), config["architectures"][0])
     if is_multimodal(config):
@@ -89,6 +83,13 @@ def infer_library(folder: Path) -> str:
             why="it holds neither config.json nor model_index.json",
             hint=_MODEL_HINT,
         ) from None
+
+
+def _read_card(folder: Path) -> Mapping[str, Any]:
+    from hubquant.hub.front_matter import read_front_matter
+
+    readme = folder / "README.md"
+    return read_front_matter(readme.read_text("utf-8", errors="replace")) if readme.is_file() else {}
 
 
 def _read_json(path: Path) -> Any:

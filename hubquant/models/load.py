@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.errors import CheckpointError, NotSupportedYet, TokenizerError
 from hubquant.models.identify import read_config
+from hubquant.models.storage import read_storage
 from hubquant.models.text_tower import TEXT_NAMES, is_multimodal
 
 if TYPE_CHECKING:
@@ -26,16 +27,24 @@ def load(folder: Path, device: Device = "auto") -> PreTrainedModel:
     broken or not safetensors.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-    auto: Any = AutoModelForCausalLM
+    kind: Any = AutoModelForCausalLM
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     _check_weights(folder)
-    options = _language_model(folder) if is_multimodal(read_config(folder)) else {}
+    config = read_config(folder)
+    place: Path | None = folder
+    options: dict[str, Any] = {}
+    if read_storage(config) is not None:
+        place, options = None, _dequantized(folder)
+        mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+        kind = mapping[type(options["config"])]  # the general class needs a folder
+    elif is_multimodal(config):
+        options = _language_model(folder)
     with quiet():
         try:
-            model, info = auto.from_pretrained(
-                folder,
+            model, info = kind.from_pretrained(
+                place,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -60,16 +69,29 @@ def load(folder: Path, device: Device = "auto") -> PreTrainedModel:
     return loaded
 
 
-def _language_model(folder: Path) -> dict[str, Any]:
-    """What makes transformers load the language model of a multimodal checkpoint and nothing else."""
-    from transformers import CONFIG_MAPPING
-
+def _dequantized(folder: Path) -> dict[str, Any]:
+    """What makes transformers load weights of FP8 as the floats that conversion reads."""
     from hubquant.convert.checkpoint import Checkpoint
     from hubquant.convert.plain import plain_checkpoint
 
-    settings = dict(plain_checkpoint(Checkpoint.from_folder(folder))[0].config)
+    plain, _ = plain_checkpoint(Checkpoint.from_folder(folder))
+    return {"config": _config(plain.config), "state_dict": {name: plain.read(name) for name in plain.tensors}}
+
+
+def _config(settings: Mapping[str, Any]) -> Any:
+    from transformers import CONFIG_MAPPING
+
     kind: Any = CONFIG_MAPPING[settings["model_type"]]
-    return {"config": kind.from_dict(settings), "key_mapping": dict(TEXT_NAMES)}
+    return kind.from_dict(dict(settings))
+
+
+def _language_model(folder: Path) -> dict[str, Any]:
+    """What makes transformers load the language model of a multimodal checkpoint and nothing else."""
+    from hubquant.convert.checkpoint import Checkpoint
+    from hubquant.convert.plain import plain_checkpoint
+
+    plain, _ = plain_checkpoint(Checkpoint.from_folder(folder))
+    return {"config": _config(plain.config), "key_mapping": dict(TEXT_NAMES)}
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -17,7 +17,7 @@ TEXT_NAMES = (
 _TEXT = re.compile("|".join(["lm_head\\.", "mtp\\.", *(pattern for pattern, _ in TEXT_NAMES)]))
 _OUTPUT = re.compile(r"^((model\.)?language_model\.)?lm_head\.weight$")
 _TIED = "tie_word_embeddings"
-_QUANTIZATION = ("quantization_config", "compression_config")
+QUANTIZATION = ("quantization_config", "compression_config")
 
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:
@@ -43,7 +43,7 @@ def text_settings(config: Mapping[str, Any], tensors: Collection[str] | None = N
         raise CheckpointError(
             "text_config in config.json names no model_type", hint="compare it with the one of the original repository"
         )
-    settings |= {name: config[name] for name in _QUANTIZATION if name in config}
+    settings |= {name: config[name] for name in QUANTIZATION if name in config}
     if tensors is not None and not any(_OUTPUT.match(name) for name in tensors):
         settings[_TIED] = config.get(_TIED, settings.get(_TIED, True))
     return settings

@@ -208,12 +208,15 @@ def test_integer_weights(folder: Path) -> None:
         plan(folder)
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8", "compressed-tensors", "mxfp4"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors", "mxfp4"])
 def test_quantized_sources_are_named(method: str, folder: Path) -> None:
     configure(folder, quantization_config={"quant_method": method, "bits": 4})
     with pytest.raises(NotSupportedYet, match=rf"already quantized \({method}\)") as caught:
         plan(folder)
     assert "base_model" in str(caught.value.hint)
+    with pytest.raises(NotSupportedYet) as caught:
+        plan(configure(folder, _name_or_path="org/base"))
+    assert str(caught.value.hint).endswith("made from: org/base")
 
 
 UNKNOWN = {

@@ -52,6 +52,14 @@ def test_encoders_with_and_without_sentence_transformers(tmp_path: Path) -> None
     assert identify(pooled).library == "sentence_transformers"
 
 
+def test_the_card_names_what_quantized_weights_were_made_from(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}, "_name_or_path": "/tmp/x/y"}
+    folder = folder_with(tmp_path, config, README__md="---\nbase_model: [org/original]\n---\n")
+    with pytest.raises(NotSupportedYet, match=r"already quantized \(gptq\)") as error:
+        identify(folder)
+    assert str(error.value.hint).endswith("made from: org/original")
+
+
 def test_diffusers_pipeline_has_no_config(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(NotSupportedYet, match="diffusers models"):
