@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.operations import Dimensions
+from hubquant.convert.operations import Dimensions, Input
 from hubquant.convert.rules import Rule, Settings
 from hubquant.convert.tables import Bundle, Place, Row
 from hubquant.gguf_file.metadata import Metadata
@@ -26,6 +26,10 @@ def every_layer(*rows: Row) -> Block:
 
 
 def no_constants(config: PreTrainedConfig) -> Constants:  # noqa: ARG001
+    return {}
+
+
+def no_inputs(config: PreTrainedConfig) -> Mapping[str, Input]:  # noqa: ARG001
     return {}
 
 
@@ -49,9 +53,9 @@ class Architecture:
     architecture from others that llama.cpp calls by the same name. ``renames`` bring the names of older checkpoints to
     those of today (:meth:`Checkpoint.renamed`). ``quantized`` are the methods of quantization that its rows read.
     ``told_by_tensors`` gives settings that a GGUF file tells only by its tensors, from these and the settings known
-    before. ``translate`` makes a config.json that transformers knows from one that it does not.
-    ``otherwise`` is the block of checkpoints that hold the same weights in other tensors, one of
-    which is named before it.
+    before. ``translate`` makes a config.json that transformers knows from one that it does not. ``otherwise`` is the
+    block of checkpoints that hold the same weights in other tensors, one of which is named before it. ``inputs`` tells
+    what flows into weights that no linear module has as they are.
     ``generates`` is False for encoders, which predict no next token; ``own_code`` is True where transformers lacks
     the model's code.
     """
@@ -75,6 +79,7 @@ class Architecture:
     generates: bool = True
     own_code: bool = False
     otherwise: tuple[str, Block] | None = None
+    inputs: Callable[[PreTrainedConfig], Mapping[str, Input]] = no_inputs
 
     @property
     def cannot_run(self) -> str | None:

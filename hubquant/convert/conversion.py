@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.config import read_architecture
 from hubquant.convert.headers import TensorInfo, listed
+from hubquant.convert.operations import Input
 from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.pooling import pooling_metadata
 from hubquant.convert.tables import Bundle, Shape
@@ -38,7 +39,7 @@ class Conversion:
     ``bundles`` make the tensors. ``modules`` maps the linear modules of the transformers model to GGUF weights.
     ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``renames`` give the
     checkpoint's tensors the names that the bundles have. ``notes`` say what is not converted, and ``cannot_run`` why
-    the model can be neither calibrated nor evaluated, if so.
+    the model can be neither calibrated nor evaluated, if so. ``inputs`` correct what ``modules`` tell about weights.
     """
 
     architecture: str
@@ -50,6 +51,12 @@ class Conversion:
     renames: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     cannot_run: str | None = None
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The weights that an importance matrix has data for."""
+        return tuple(dict.fromkeys((*self.modules.values(), *self.inputs)))
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -93,6 +100,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         architecture.renames,
         (*notes, *_ahead(architecture.further_layers(config, tensors))),
         architecture.cannot_run,
+        architecture.inputs(config),
     )
 
 

@@ -258,7 +258,7 @@ def _tokenize(recipe: Recipe, source: SourceModel) -> tuple[Chunks | None, Chunk
 
 def collected_facts(chunks: Chunks, conversion: Conversion, recipe: Recipe) -> ImatrixFacts:
     """What a file will record of the matrix that is yet to be collected."""
-    n_entries = len(collected_names(conversion.modules.values(), recipe.imatrix.process_output))
+    n_entries = len(collected_names(conversion.observed, recipe.imatrix.process_output))
     return ImatrixFacts("imatrix.gguf", chunks.datasets[0], n_entries, len(chunks), chunks.fingerprint)
 
 
@@ -268,7 +268,7 @@ def _covered(
     """The tensors that the importance matrix has, or will have, data for."""
     if imatrix is not None:
         return imatrix.matrix.entries.keys()
-    return collected_names(conversion.modules.values(), recipe.imatrix.process_output) if calibration else ()
+    return collected_names(conversion.observed, recipe.imatrix.process_output) if calibration else ()
 
 
 def check_types(types: Mapping[str, str], ftype: str, covered: Collection[str]) -> None:

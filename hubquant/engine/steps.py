@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter
 
 from hubquant.convert.conversion import Conversion, stream
+from hubquant.convert.operations import Input
 from hubquant.engine.files import FilePlan
 from hubquant.engine.plan import Plan, describe
 from hubquant.engine.progress import Progress
@@ -171,9 +172,20 @@ def collect(
     from hubquant.imatrix import collect as collect_matrix
 
     with progress.bar("imatrix", len(chunks), "chunks") as advance:
-        return collect_matrix(
+        matrix = collect_matrix(
             model, chunks, conversion.modules, snapshot=snapshot, process_output=process_output, advance=advance
         )
+    return by_weight(matrix, conversion.inputs)
+
+
+def by_weight(matrix: ImportanceMatrix, inputs: Mapping[str, Input]) -> ImportanceMatrix:
+    """The matrix with the entries of weights whose inputs are those of others, or in another order."""
+    entries = dict(matrix.entries)
+    for name, known in inputs.items():
+        entry = matrix.entries[known.of]
+        in_sum = None if entry.in_sum is None else known.columns(entry.in_sum)
+        entries[name] = replace(entry, in_sum2=known.columns(entry.in_sum2), in_sum=in_sum)
+    return replace(matrix, entries=entries)
 
 
 def measure_baseline(

@@ -12,15 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hubquant.calibration import Chunks
 from hubquant.convert.config import read_architecture
 from hubquant.convert.layer_kinds import periodic
 from hubquant.convert.restore import read_config
 from hubquant.engine.gguf_source import _hparams
-from hubquant.errors import GGUFError, HubquantError, NotSupportedYet
+from hubquant.engine.steps import by_weight
+from hubquant.errors import CheckpointError, GGUFError, HubquantError, NotSupportedYet
 from hubquant.gguf_file import GGUFFile
 from hubquant.gguf_file.metadata import i32s
+from hubquant.imatrix import collect
 from hubquant.models.tiny import build
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan, write_gguf
+from tests.support.llamacpp import LlamaCpp
 
 SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 MAMBA2 = SMALL | {"num_heads": 8, "n_groups": 2, "state_size": 16}
@@ -37,28 +41,22 @@ DELTA_NET = SMALL | {
     "num_hidden_layers": 4,
     "layer_types": ["linear_attention", "full_attention"] * 2,
     "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
 }
+ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [1, 1, 0]}
+MROPE = {"rope_parameters": ROPE}
 EXPERTS = DELTA_NET | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 MODELS: dict[str, dict[str, Any]] = {
     "qwen3_next": EXPERTS,
-    "qwen3_5_text": DELTA_NET,
-    "qwen3_5_moe_text": EXPERTS,
+    "qwen3_5_text": DELTA_NET | MROPE,
+    "qwen3_5_moe_text": EXPERTS | MROPE,
     "mamba": SMALL,
     "mamba2": MAMBA2,
     "jamba": JAMBA,
     "lfm2": LFM2,
     "falcon_h1": FALCON_H1,
-}
-
-
-# what these multiply is not laid out in transformers as the columns of one GGUF weight are
-UNOBSERVED = {
-    "qwen3_next": ("linear_attn.in_proj_qkvz",),
-    "qwen3_5_text": ("linear_attn.out_proj",),
-    "qwen3_5_moe_text": ("linear_attn.out_proj",),
 }
 
 
@@ -72,9 +70,29 @@ def test_observed_modules_are_those_that_are_called(family: str, tmp_path: Path)
             module.register_forward_hook(lambda *_, name=name: called.add(name))
     model(torch.arange(20)[None])
     conversion = plan(folder)
-    unobserved = ("mlp.shared_expert_gate", *UNOBSERVED.get(family, ()))
-    assert conversion.modules.keys() == {name for name in called if not name.endswith(unobserved)}
+    assert conversion.modules.keys() == {name for name in called if not name.endswith("mlp.shared_expert_gate")}
     assert set(conversion.modules.values()) <= conversion.shapes.keys()
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "qwen3_5_text", "lfm2", "falcon_h1"])
+def test_importance_is_llama_cpps(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    config = MODELS[family] | {"linear_key_head_dim": 32, "linear_value_head_dim": 32, "linear_num_value_heads": 6}
+    folder = build_uneven(
+        family, tmp_path / "model", **(config if "linear_num_key_heads" in config else MODELS[family])
+    )
+    conversion = write_gguf(folder, tmp_path / "model.gguf", "F32")
+    ids = torch.randint(3, 380, (2, 64), generator=torch.Generator().manual_seed(0))
+    chunks = Chunks(ids, ("random",), (2,), "")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    matrix = by_weight(collect(model, chunks, conversion.modules), conversion.inputs)
+    with LlamaCpp(tmp_path / "model.gguf") as llama:
+        expected = llama.imatrix(ids.tolist())
+    assert set(matrix.entries) == {name for name in conversion.observed if name.startswith("blk.")}
+    for name, entry in matrix.entries.items():
+        sums = torch.from_numpy(expected[name][0])
+        shares = entry.in_sum2 / entry.in_sum2.sum(), sums / sums.sum()  # multipliers change sums, not shares
+        torch.testing.assert_close(*shares, rtol=2e-3, atol=1e-6)
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -84,10 +102,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "jamba, wider": ("jamba", JAMBA | {"mamba_expand": 3}, "mamba_expand '3'"),
     "falcon_h1 with biases": ("falcon_h1", FALCON_H1 | {"projectors_bias": True}, "projectors_bias"),
     "falcon_h1, norm first": ("falcon_h1", FALCON_H1 | {"mamba_norm_before_gate": True}, "norm_before_gate"),
-    "qwen3_next, other heads": ("qwen3_next", EXPERTS | {"linear_value_head_dim": 8}, "key heads of 16"),
+    "qwen3_next, other heads": ("qwen3_next", EXPERTS | {"linear_value_head_dim": 8}, "key heads of 32"),
     "qwen3_5 in another order": (
         "qwen3_5_text",
-        DELTA_NET | {"layer_types": ["full_attention", "linear_attention"] * 2},
+        DELTA_NET | MROPE | {"layer_types": ["full_attention", "linear_attention"] * 2},
         "this order of layers",
     ),
     "lfm2 with narrow heads": ("lfm2", LFM2 | {"head_dim": 8}, "4 heads of 8 in a model of width 64"),
@@ -100,6 +118,11 @@ def test_settings_that_llama_cpp_does_not_compute(case: str, tmp_path: Path) -> 
     family, config, reason = REFUSED[case]
     with pytest.raises(NotSupportedYet, match=reason):
         plan(build(family, tmp_path, **config))
+
+
+def test_rotated_sections_wider_than_heads(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="mrope_section"):
+        plan(build("qwen3_5_text", tmp_path, **DELTA_NET))  # transformers' default is for wider heads
 
 
 def test_key_value_heads_are_counted_in_the_first_layer(tmp_path: Path) -> None:
@@ -119,7 +142,7 @@ def test_key_value_heads_that_fit_no_model(counts: list[int], tmp_path: Path) ->
 
 
 def test_the_text_tower_of_a_checkpoint_with_images(tmp_path: Path) -> None:
-    folder = build_uneven("qwen3_5_text", tmp_path / "model", **DELTA_NET)
+    folder = build_uneven("qwen3_5_text", tmp_path / "model", **DELTA_NET, **MROPE)
     conversion = plan(folder)
     path = folder / "config.json"
     text = json.loads(path.read_text())
@@ -140,7 +163,7 @@ def test_the_text_tower_of_a_checkpoint_with_images(tmp_path: Path) -> None:
 
 
 def test_stacked_experts_are_the_same(tmp_path: Path) -> None:
-    folder = build_uneven("qwen3_5_moe_text", tmp_path / "model", **EXPERTS)
+    folder = build_uneven("qwen3_5_moe_text", tmp_path / "model", **EXPERTS, **MROPE)
     write_gguf(folder, tmp_path / "apart.gguf", "F32")
 
     def stacked(weights: Weights) -> None:

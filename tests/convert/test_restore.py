@@ -42,6 +42,7 @@ DELTA_NET: dict[str, Any] = {
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
 }
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]}}
 Entries = dict[str, tuple[int, ...]]
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -82,8 +83,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("mixtral", {"num_local_experts": 4}),
     "qwen2_moe": ("qwen2_moe", {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48}),
     "qwen3_next": ("qwen3_next", DELTA_NET | {"num_experts": 4, "moe_intermediate_size": 32}),
-    "qwen3_5": ("qwen3_5_text", DELTA_NET),
-    "qwen3_5_moe": ("qwen3_5_moe_text", DELTA_NET | {"num_experts": 4, "moe_intermediate_size": 32}),
+    "qwen3_5": ("qwen3_5_text", DELTA_NET | MROPE),
+    "qwen3_5_moe": ("qwen3_5_moe_text", DELTA_NET | MROPE | {"num_experts": 4, "moe_intermediate_size": 32}),
     "qwen3_moe": ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 32, "norm_topk_prob": True}),
 }
 

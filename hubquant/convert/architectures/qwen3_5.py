@@ -6,14 +6,15 @@ transformers gives it to n neighbours, so that value heads change places.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, gated_delta, moe, qwen3_next
-from hubquant.convert.operations import Dimensions, tile_heads
+from hubquant.convert.operations import Dimensions, Input, TileHeads, tile_heads
 from hubquant.convert.rope import Rope, raw_parameters
-from hubquant.convert.rules import Count, Settings, out_of_range
-from hubquant.convert.tables import Module, Row, linear
+from hubquant.convert.rules import Count, Settings, head_size, out_of_range
+from hubquant.convert.tables import Row, linear
 from hubquant.gguf_file.metadata import Metadata, i32s
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class _SectionedRope(Rope):
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         sections = [*(config.rope_parameters.get(_SECTIONS) or _DEFAULT_SECTIONS), 0][:4]
+        if sum(sections) > head_size(config):
+            raise out_of_range(f"rope's {_SECTIONS}", sections, f"no more than the head's {head_size(config)} together")
         return {**super().metadata(config), "rope.dimension_sections": i32s(sections)}
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
@@ -46,13 +49,13 @@ class _SectionedRope(Rope):
         return {"rope_parameters": super().settings(metadata)["rope_parameters"] | {_SECTIONS: sections}}
 
 
+_TILED_COLUMNS = tile_heads(axis=1)
 _PROJECTIONS: tuple[Row, ...] = (
     linear("linear_attn.in_proj_qkv", "n_qkv", "n_embd", operations=(tile_heads(start="n_keys_2"),)),
     linear("linear_attn.in_proj_z", "n_values", "n_embd", operations=(tile_heads(),)),
     linear("linear_attn.in_proj_b", "n_value", "n_embd", operations=(tile_heads(),)),
     linear("linear_attn.in_proj_a", "n_value", "n_embd", operations=(tile_heads(),)),
-    # no linear row: what flows into it in transformers has its columns in another order
-    Module("linear_attn.out_proj", ("n_embd", "n_values"), operations=(tile_heads(axis=1),)),
+    linear("linear_attn.out_proj", "n_embd", "n_values", operations=(_TILED_COLUMNS,)),
 )
 
 
@@ -60,6 +63,13 @@ def _layers(*feed_forward: Row) -> gated_delta.Layers:
     return gated_delta.Layers(
         _PROJECTIONS, feed_forward, by_head=(tile_heads(),), by_channel=(tile_heads(start="n_keys_2"),)
     )
+
+
+def _inputs(config: PreTrainedConfig) -> Mapping[str, Input]:
+    """Value heads, which change places, flow out of the delta net."""
+    order = TileHeads(config.linear_num_key_heads, config.linear_num_value_heads, axis=1)
+    weights = [f"blk.{layer}.ssm_out.weight" for layer in gated_delta.delta_layers(config)]
+    return {weight: Input(weight, order) for weight in weights}
 
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
@@ -77,6 +87,7 @@ QWEN3_5 = Architecture(
     outside=gated_delta.OUTSIDE,
     block=_layers(*decoder.gated_mlp()),
     ignored=gated_delta.IGNORED,
+    inputs=_inputs,
 )
 QWEN3_5_MOE = Architecture(
     name="qwen35moe",
@@ -88,4 +99,5 @@ QWEN3_5_MOE = Architecture(
     block=_layers(*moe.routed(), *qwen3_next.SHARED),
     otherwise=("model.layers.0.mlp.experts.gate_up_proj", _layers(*moe.routed_stacked(), *qwen3_next.SHARED)),
     ignored=gated_delta.IGNORED,
+    inputs=_inputs,
 )

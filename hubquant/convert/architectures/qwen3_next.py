@@ -5,20 +5,38 @@ Its layers for multi-token prediction (mtp) are not converted: llama.cpp has no 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import gated_delta, moe
-from hubquant.convert.operations import Dimensions, split, ungroup
+from hubquant.convert.operations import Dimensions, Input, split, ungroup
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Count, Fixed
-from hubquant.convert.tables import Module, Row, Tensors, linear
+from hubquant.convert.tables import Module, Place, Row, Tensors, linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+
+@dataclass(frozen=True)
+class _Projection(Tensors):
+    """One linear module that becomes several weights; it is observed for the first."""
+
+    def linear_modules(self, place: Place) -> Iterator[tuple[str, str]]:
+        yield place.prefix + self.sources[0].removesuffix(".weight"), place.block + next(iter(self.targets))
+
+
+def _inputs(config: PreTrainedConfig) -> Mapping[str, Input]:
+    return {
+        f"blk.{layer}.attn_gate.weight": Input(f"blk.{layer}.attn_qkv.weight")
+        for layer in gated_delta.delta_layers(config)
+    }
+
+
 _PROJECTIONS: tuple[Row, ...] = (
-    Tensors(
+    _Projection(
         ("linear_attn.in_proj_qkvz.weight",),
         {"attn_qkv.weight": ("n_qkv", "n_embd"), "attn_gate.weight": ("n_values", "n_embd")},
         (
@@ -63,4 +81,5 @@ QWEN3_NEXT = Architecture(
     outside=gated_delta.OUTSIDE,
     block=gated_delta.Layers(_PROJECTIONS, (*moe.routed(), *SHARED)),
     ignored=gated_delta.IGNORED,
+    inputs=_inputs,
 )
