@@ -2,7 +2,8 @@
 
 Both sides run on one thread, in turns, on the same matrix (gaussian with heavy tails, rows of 4096, log-normal
 importance). The unit is million weights per CPU-second, which other processes on the machine disturb least; the ratio
-is the median over the rounds. "same" is the share of blocks with identical bytes.
+is the median over the rounds. "same" is the share of blocks in which ``exact`` has llama.cpp's bytes. Geometric means
+with importance leave out the types whose llama.cpp quantizer ignores it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import argparse
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import geometric_mean, median
 
@@ -19,25 +21,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hubquant.quants import TYPES, implemented, quantize
+from hubquant.quants import TYPES, implemented, needs_importance, quantize
 from hubquant.quants.api import Mode
 from tests.support.llamacpp import ggml_quantize
 from tests.support.matrices import heavy_tails
 
 N = 4096
-NEEDS_IMPORTANCE = {"IQ2_XXS", "IQ2_XS", "IQ1_S"}
 IGNORES_IMPORTANCE = {"Q8_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q1_0", "Q2_0"}
+
+
+MODES: tuple[Mode, ...] = ("exact", "best")
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One line of the table; speeds in million weights per CPU-second."""
+    """One line of the table; speeds in million weights per CPU-second, ``ours`` and ``ratios`` by mode."""
 
-    type: str
-    weighted: bool
-    ours: float
     theirs: float
-    ratio: float
+    ours: Mapping[Mode, float]
+    ratios: Mapping[Mode, float]
     same: float
 
 
@@ -47,30 +49,50 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def measure(type: str, weighted: bool, mode: Mode, rounds: int, seconds: float) -> Speed:
+def measure(type: str, weighted: bool, rounds: int, seconds: float) -> Speed:
     fmt = TYPES[type]
     rng = np.random.default_rng(0)
     importance = np.exp(rng.standard_normal(N)).astype(np.float32) if weighted else None
-    rows = 16
-    x = heavy_tails(rng, rows, N)
-    same = identical_blocks(x, type, importance, mode)
-    rows = max(16, int(seconds / cpu_seconds(lambda: ggml_quantize(x, fmt.id, importance)) * rows) // 16 * 16)
+    weights = None if importance is None else torch.from_numpy(importance)
+    sample = heavy_tails(rng, 16, N)
+    for mode in MODES:
+        quantize(torch.from_numpy(sample), type, weights, mode, threads=1)  # compiles the kernel
+    rows = max(16, int(seconds / cpu_seconds(lambda: ggml_quantize(sample, fmt.id, importance)) * 16) // 16 * 16)
     x = heavy_tails(rng, min(rows, 4096), N)
     tensor = torch.from_numpy(x)
-    weights = None if importance is None else torch.from_numpy(importance)
-    ours, theirs = [], []
+    theirs: list[float] = []
+    ours: dict[Mode, list[float]] = {mode: [] for mode in MODES}
     for _ in range(rounds):
         theirs.append(cpu_seconds(lambda: ggml_quantize(x, fmt.id, importance)))
-        ours.append(cpu_seconds(lambda: quantize(tensor, type, weights, mode, threads=1)))
-    ratio = median(a / b for a, b in zip(theirs, ours, strict=True))
-    return Speed(type, weighted, x.size / median(ours) / 1e6, x.size / median(theirs) / 1e6, ratio, same)
+        for mode, times in ours.items():
+            times.append(cpu_seconds(partial(quantize, tensor, type, weights, mode, threads=1)))
+    return Speed(
+        x.size / median(theirs) / 1e6,
+        {mode: x.size / median(times) / 1e6 for mode, times in ours.items()},
+        {mode: median(a / b for a, b in zip(theirs, times, strict=True)) for mode, times in ours.items()},
+        identical_blocks(sample, type, importance),
+    )
 
 
-def identical_blocks(x: NDArray[np.float32], type: str, importance: NDArray[np.float32] | None, mode: Mode) -> float:
+def identical_blocks(x: NDArray[np.float32], type: str, importance: NDArray[np.float32] | None) -> float:
+    """The share of ``exact``."""
     weights = None if importance is None else torch.from_numpy(importance)
-    found = quantize(torch.from_numpy(x), type, weights, mode, threads=1).numpy()
+    found = quantize(torch.from_numpy(x), type, weights, "exact", threads=1).numpy()
     differ = (found != ggml_quantize(x, TYPES[type].id, importance)).reshape(-1, TYPES[type].block_bytes)
     return 1 - float(differ.any(axis=1).mean())
+
+
+def scaling(mode: Mode = "best", type: str = "Q4_K", rows: int = 4096) -> float:
+    """Wall time of one thread over that of two; a busy machine makes it smaller."""
+    x = torch.from_numpy(heavy_tails(np.random.default_rng(0), rows, N))
+
+    def seconds(threads: int) -> float:
+        start = time.perf_counter()
+        quantize(x, type, torch.ones(N), mode, threads)
+        return time.perf_counter() - start
+
+    seconds(1)
+    return median(seconds(1) / seconds(2) for _ in range(5))
 
 
 def machine() -> str:
@@ -83,29 +105,34 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("types", nargs="*", metavar="TYPE")
-    parser.add_argument("--mode", choices=("exact", "best"), default="exact")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.1, help="CPU seconds of one ggml call (default 0.1)")
     args = parser.parse_args()
     types = args.types or [t for t, fmt in TYPES.items() if implemented(t) and fmt.block_size > 1]
     torch.set_num_threads(1)
     print(f"{machine()}\n")
-    print("| type | importance | hubquant Mw/s | ggml Mw/s | ratio | same |\n|---|---|---|---|---|---|")
-    speeds = []
+    print("| type | importance | ggml | exact | ratio | best | ratio | same |\n|---|---|---|---|---|---|---|---|")
+    found: list[tuple[str, bool, Speed]] = []
     for type in types:
-        for weighted in (False, True):
-            if (type in NEEDS_IMPORTANCE and not weighted) or (
-                type in IGNORES_IMPORTANCE and weighted and args.mode == "exact"
-            ):
+        for weighted in (True, False):
+            if not weighted and needs_importance(type):
                 continue
-            s = measure(type, weighted, args.mode, args.rounds, args.seconds)
-            speeds.append(s)
+            s = measure(type, weighted, args.rounds, args.seconds)
+            found.append((type, weighted, s))
+            cells = [f"{s.ours[mode]:.3g} | {s.ratios[mode]:.1f}" for mode in MODES]
             label = "yes" if weighted else "no"
-            print(f"| {type} | {label} | {s.ours:.1f} | {s.theirs:.1f} | {s.ratio:.1f} | {s.same:.2%} |", flush=True)
-    for weighted in (False, True):
-        ratios = [s.ratio for s in speeds if s.weighted == weighted]
-        if ratios:
-            print(f"\ngeometric mean {'with' if weighted else 'without'} importance: {geometric_mean(ratios):.1f}")
+            print(f"| {type} | {label} | {s.theirs:.3g} | {' | '.join(cells)} | {s.same:.2%} |", flush=True)
+    for mode in MODES:
+        for weighted in (True, False):
+            ratios = [
+                s.ratios[mode]
+                for type, with_importance, s in found
+                if with_importance == weighted and not (weighted and type in IGNORES_IMPORTANCE)
+            ]
+            if ratios:
+                label = "with" if weighted else "without"
+                print(f"\ngeometric mean of {mode} {label} importance: {geometric_mean(ratios):.1f}", end="")
+    print(f"\n\nQ4_K on two threads: {scaling():.2f} times as fast as on one (wall time)")
 
 
 if __name__ == "__main__":
