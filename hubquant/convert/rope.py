@@ -55,8 +55,8 @@ class Rope:
             value = parameters.get(name)
             if value is not None and not (is_number(value) and 0 < value <= most):
                 raise out_of_range(f"rope's {name}", value, f"a number above 0 and up to {most:g}")
-        if kind == "llama3" and not parameters["low_freq_factor"] < parameters["high_freq_factor"]:
-            raise out_of_range("rope's low_freq_factor", parameters["low_freq_factor"], "below high_freq_factor")
+        if kind == "llama3" and parameters["low_freq_factor"] > parameters["high_freq_factor"]:
+            raise out_of_range("rope's low_freq_factor", parameters["low_freq_factor"], "no more than high_freq_factor")
         share = parameters.get("partial_rotary_factor")
         if share is not None and not (is_number(share) and 0 < share <= 1):
             raise out_of_range("partial_rotary_factor", share, "above 0 and up to 1")
@@ -133,7 +133,7 @@ def rope_freqs(config: PreTrainedConfig) -> dict[str, tuple[float, ...]]:
 
     def divisor(pair: int) -> float:
         turns = context / (2 * math.pi * theta ** (2 * pair / size))
-        if turns > high:
+        if turns >= high:
             return 1.0
         if turns < low:
             return float(factor)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Settings, check_count, integer, number, out_of_range
+from hubquant.convert.rules import Settings, check_count, head_size, integer, number, out_of_range
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, f32, u32
 
@@ -171,7 +171,8 @@ class RopeByLayer:
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         whole = cast(
-            "PreTrainedConfig", SimpleNamespace(rope_parameters=config.rope_parameters[FULL], head_dim=config.head_dim)
+            "PreTrainedConfig",
+            SimpleNamespace(rope_parameters=config.rope_parameters[FULL], head_dim=head_size(config)),
         )
         theta = config.rope_parameters[SLIDING]["rope_theta"]
         return {**self.full.metadata(whole), "rope.freq_base_swa": f32(theta)}

@@ -191,12 +191,18 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon_h1, tied": ("falcon_h1", TIED | FALCON_H1 | {"mamba_rms_norm": False}),
     "gpt_oss": ("gpt_oss", GPT_OSS),
     "llama4": ("llama4_text", LLAMA4),
-    "llama4 with llama3 rope": ("llama4_text", LLAMA4 | {"rope_parameters": LLAMA3, "interleave_moe_layer_step": 1}),
+    "llama4 with rope in two parts": (
+        "llama4_text",
+        LLAMA4 | {"rope_parameters": LLAMA3 | {"high_freq_factor": 1.0}, "interleave_moe_layer_step": 1},
+    ),
     "exaone4 with windows": (
         "exaone4",
         {"num_hidden_layers": 64, "hidden_size": 64, "head_dim": 16, "sliding_window": 32, "initializer_range": 0.1},
     ),
-    "olmo3": ("olmo3", {"num_hidden_layers": 5, "sliding_window": 32, "rope_parameters": OLMO3_ROPE}),
+    "olmo3": (
+        "olmo3",
+        {"head_dim": ..., "num_hidden_layers": 5, "sliding_window": 32, "rope_parameters": OLMO3_ROPE},
+    ),
     "deepseek2": ("deepseek_v2", LATENT),
     "deepseek2 with yarn": ("deepseek_v2", LATENT | {"rope_parameters": YARN_LATENT}),
     "deepseek2 lite": (

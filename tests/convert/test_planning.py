@@ -288,7 +288,7 @@ ROPES: dict[str, tuple[type[HubquantError], dict[str, Any], str]] = {
     "zero factor": (CheckpointError, {"rope_type": "linear", "factor": 0}, "rope's factor"),
     "no theta": (CheckpointError, {"rope_theta": None}, "rope_theta"),
     "endless theta": (CheckpointError, {"rope_theta": float("inf")}, "rope_theta"),
-    "crossed": (CheckpointError, LLAMA3 | {"low_freq_factor": 4.0}, "below high_freq_factor"),
+    "crossed": (CheckpointError, LLAMA3 | {"low_freq_factor": 5.0}, "no more than high_freq_factor"),
     "partial": (NotSupportedYet, {"partial_rotary_factor": 0.5}, "partial rotary"),
     "other betas": (NotSupportedYet, {"rope_type": "yarn", "factor": 2.0, "beta_slow": 2.0}, "beta_slow 2.0"),
     "not truncated": (NotSupportedYet, {"rope_type": "yarn", "factor": 2.0, "truncate": False}, "without truncation"),
