@@ -19,7 +19,7 @@ ChunkSizeOption = Annotated[int, typer.Option(min=16, help="Tokens in a chunk; t
 
 @app.command()
 def baseline(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hub id or a folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HDF5 file to write.")],
     texts: TextOption = None,
     chunks: ChunksOption = 48,

@@ -19,7 +19,7 @@ TextOption = Annotated[
 
 @app.command()
 def collect(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hub id or a folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The imatrix file to write.")],
     texts: TextOption = None,
     chunks: Annotated[int, typer.Option(min=1, help="At most this many chunks.")] = 250,

@@ -12,7 +12,7 @@ from hubquant.cli.run import PreTokenizerOption
 
 
 def quantize(
-    model: Annotated[str, Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file of floats.")],
+    model: Annotated[str, Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file.")],
     types: Annotated[list[str], Option("--type", "-t", help="A file type such as Q4_K_M; repeat it or use commas.")],
     out: Annotated[Path, Option("--out", "-o", help="The folder to write to.")],
     imatrix: Annotated[
@@ -29,6 +29,9 @@ def quantize(
     allow_fork_types: Annotated[
         bool, Option("--allow-fork-types", help="Write Q3_K_HIFI, which only a fork of llama.cpp loads.")
     ] = False,
+    allow_requantize: Annotated[
+        bool, Option("--allow-requantize", help="Quantize a GGUF file that is quantized already.")
+    ] = False,
     pre_tokenizer: PreTokenizerOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -42,7 +45,8 @@ def quantize(
     settings = quantize_settings(
         names, mode, rules or [], pure, output_tensor_type, token_embedding_type, allow_fork_types
     )
-    made = quantize_model(model, settings, imatrix, pre_tokenizer, out, output.progress())
+    progress = output.progress()
+    made = quantize_model(model, settings, imatrix, pre_tokenizer, out, progress, allow_requantize=allow_requantize)
     output.data(
         [file.as_dict() for file in made], "\n".join(f"{file.path}  {file.type}  {size(file.size)}" for file in made)
     )

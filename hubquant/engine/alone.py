@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.calibration import build
-from hubquant.convert.conversion import Conversion, plan_conversion, stream
+from hubquant.convert.conversion import Conversion, stream
 from hubquant.disk import writing
 from hubquant.engine.files import (
     ImatrixFacts,
@@ -24,15 +24,14 @@ from hubquant.engine.given_imatrix import open_imatrix
 from hubquant.engine.plan import check_tokenizer, check_types, conversion_weights
 from hubquant.engine.progress import Progress
 from hubquant.engine.quantizing import Target
-from hubquant.engine.source import SourceModel, open_source
-from hubquant.engine.steps import collect, load_source, write_targets
+from hubquant.engine.runnable import check_no_pre_tokenizer, open_model, open_runnable
+from hubquant.engine.source import SourceModel
+from hubquant.engine.steps import collect, write_targets
 from hubquant.engine.workspace import fingerprint
 from hubquant.errors import UserError
 from hubquant.gguf_file import GGUFFile
 from hubquant.mix import file_type
-from hubquant.models import load_tokenizer
-from hubquant.recipe.load import model_reference
-from hubquant.recipe.schema import Calibration, ModelReference, Quantize, Rule, TextSource
+from hubquant.recipe.schema import Calibration, Quantize, Rule, TextSource
 
 if TYPE_CHECKING:
     import torch
@@ -75,18 +74,27 @@ def convert(model: str, out: Path, type: str | None, pre_tokenizer: str | None, 
 
 
 def quantize(
-    model: str, settings: Quantize, imatrix: str | None, pre_tokenizer: str | None, out: Path, progress: Progress
+    model: str,
+    settings: Quantize,
+    imatrix: str | None,
+    pre_tokenizer: str | None,
+    out: Path,
+    progress: Progress,
+    *,
+    allow_requantize: bool = False,
 ) -> list[MadeFile]:
-    """Quantize a checkpoint or a GGUF file of floats to every type of ``settings`` in one pass."""
+    """Quantize a checkpoint or a GGUF file to every type of ``settings`` in one pass.
+
+    The file holds floats, unless ``allow_requantize``.
+    """
     check_fork_types(settings)
     if model.endswith(".gguf"):
-        if pre_tokenizer is not None:
-            raise UserError("--pre-tokenizer is for checkpoints", why="a GGUF file has a tokenizer already")
+        check_no_pre_tokenizer(pre_tokenizer)
         path = Path(model).expanduser()
         file = GGUFFile.open(path)
         readable = Readable(
             path.stem,
-            gguf_weights(file),
+            gguf_weights(file, allow_requantize=allow_requantize),
             gguf_identity(path),
             matrices_of(file),
             lambda names: stream_gguf(file, names),
@@ -140,14 +148,12 @@ def collect_imatrix(
     pre_tokenizer: str | None,
     progress: Progress,
 ) -> ImportanceMatrix:
-    source, conversion = open_model(model, pre_tokenizer)
-    sources = text_sources(texts, Calibration().sources)
-    tokens = build(sources, load_tokenizer(source.folder), chunk_size, chunks, seed=0)
+    source = open_runnable(model, pre_tokenizer)
+    tokens = build(text_sources(texts, Calibration().sources), source.tokenizer, chunk_size, chunks, seed=0)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    model_in_memory = load_source(source.download(progress))
     snapshot = out.with_name(f".{out.name}.partial")
-    matrix = collect(model_in_memory, tokens, conversion, process_output, snapshot, progress)
+    matrix = collect(source.load(progress), tokens, source.modules, source.inputs, process_output, snapshot, progress)
     matrix.save(out)
     snapshot.unlink(missing_ok=True)
     return matrix
@@ -163,12 +169,6 @@ def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
         )
     can_write(to)
     return push_folder(folder, to, private, progress)
-
-
-def open_model(model: str, pre_tokenizer: str | None = None) -> tuple[SourceModel, Conversion]:
-    reference = {"bundled": "demo"} if model == "demo" else model_reference(model)
-    source = open_source(ModelReference.model_validate(reference))
-    return source, plan_conversion(source.folder, source.checkpoint, pre_tokenizer=pre_tokenizer)
 
 
 def checkpoint_readable(source: SourceModel, conversion: Conversion, progress: Progress) -> Readable:

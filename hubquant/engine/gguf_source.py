@@ -1,4 +1,4 @@
-"""A GGUF file of floats as a source of weights to quantize."""
+"""A GGUF file as a source of weights to quantize."""
 
 from __future__ import annotations
 
@@ -8,36 +8,41 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.restore import read_tensor
 from hubquant.engine.files import Weights
-from hubquant.errors import GGUFError, NotSupportedYet
+from hubquant.errors import GGUFError
 from hubquant.gguf_file import GGUFFile
 
 if TYPE_CHECKING:
     import torch
 
+_OF_THE_LAST_TIME = ("split.", "quantize.imatrix.", "hubquant.calibration_sha256")
 FLOAT_TYPES = ("F32", "F16", "BF16")
 
 
-def gguf_weights(file: GGUFFile) -> Weights:
-    """What the file holds. Raises ``NotSupportedYet`` for a quantized file, ``GGUFError`` for one that is no model."""
+def gguf_weights(file: GGUFFile, *, allow_requantize: bool = False) -> Weights:
+    """What the file holds.
+
+    Raises ``GGUFError`` for a file that is no model or that is quantized, unless ``allow_requantize``.
+    """
     quantized = sorted({tensor.type for tensor in file.tensors.values()} - set(FLOAT_TYPES))
-    if quantized:
-        raise NotSupportedYet(
-            "quantizing again",
-            why=f"the file holds {', '.join(quantized)} tensors",
-            hint="start from the F16, BF16 or F32 file",
+    if quantized and not allow_requantize:
+        raise GGUFError(
+            f"the file is quantized already: it holds {', '.join(quantized)} tensors",
+            why="quantizing again loses more than quantizing the original",
+            hint="start from the F16, BF16 or F32 file, or add --allow-requantize",
         )
     architecture = file.metadata.get("general.architecture")
     if architecture is None:
         raise GGUFError("the file is no model", why="it has no general.architecture")
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
-    kept = {k: v for k, v in file.metadata.items() if not k.startswith(("split.", "quantize.imatrix."))}
-    matrices = [tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1]
+    kept = {k: v for k, v in file.metadata.items() if not k.startswith(_OF_THE_LAST_TIME)}
+    types = [tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1]
+    matrices = [type for type in types if type in FLOAT_TYPES]
     return Weights(
         str(architecture.value),
         _hparams(file, str(architecture.value)),
         kept,
         shapes,
-        matrices[0] if matrices else "F32",
+        matrices[0] if matrices else "F16" if quantized else "F32",
     )
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.convert.restore import load_model
-from hubquant.convert.vocab import Vocabulary
 from hubquant.disk import writing
-from hubquant.engine.alone import open_model, text_sources
+from hubquant.engine.alone import text_sources
 from hubquant.engine.progress import Progress
-from hubquant.engine.steps import device, load_source, measure_baseline
+from hubquant.engine.runnable import open_runnable
+from hubquant.engine.steps import device, measure_baseline
 from hubquant.gguf_file import GGUFFile
 from hubquant.recipe.schema import Evaluate
 
@@ -22,14 +22,12 @@ if TYPE_CHECKING:
 def baseline(model: str, texts: Sequence[str], out: Path, chunks: int, chunk_size: int, progress: Progress) -> Path:
     """Store the source model's next-token distributions in ``out``."""
     from hubquant.calibration import build
-    from hubquant.models import load_tokenizer
 
-    source, _ = open_model(model)
-    tokens = build(text_sources(texts, Evaluate().sources), load_tokenizer(source.folder), chunk_size, chunks, seed=0)
+    source = open_runnable(model)
+    tokens = build(text_sources(texts, Evaluate().sources), source.tokenizer, chunk_size, chunks, seed=0)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    source = source.download(progress)
-    measure_baseline(load_source(source), source, tokens, out, progress)
+    measure_baseline(source.load(progress), source.name, source.revision, tokens, out, progress)
     return out
 
 
@@ -46,16 +44,9 @@ def perplexity(model: str, texts: Sequence[str], chunks: int, chunk_size: int, p
     """Of a checkpoint or a GGUF file; the file's own tokenizer cuts the text."""
     from hubquant.calibration import build
     from hubquant.evaluate import perplexity as measure
-    from hubquant.models import load_tokenizer
 
-    sources = text_sources(texts, Evaluate().sources)
-    if model.endswith(".gguf"):
-        gguf = GGUFFile.open(Path(model).expanduser())
-        tokens = build(sources, Vocabulary.from_metadata(gguf.metadata).tokenizer(), chunk_size, chunks, seed=0)
-        loaded = load_model(gguf, device())
-    else:
-        source, _ = open_model(model)
-        tokens = build(sources, load_tokenizer(source.folder), chunk_size, chunks, seed=0)
-        loaded = load_source(source.download(progress))
+    source = open_runnable(model)
+    tokens = build(text_sources(texts, Evaluate().sources), source.tokenizer, chunk_size, chunks, seed=0)
+    loaded = source.load(progress)
     with progress.bar("perplexity", len(tokens), "chunks") as advance:
         return measure(loaded, tokens, advance=advance)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter
 
-from hubquant.convert.conversion import Conversion, stream
+from hubquant.convert.conversion import stream
 from hubquant.convert.operations import Input
 from hubquant.engine.files import FilePlan
 from hubquant.engine.plan import Plan, describe
@@ -78,7 +78,15 @@ def observe_model(work: Work) -> ImportanceMatrix | None:
         if model is not None and plan.artifacts.imatrix in wanted:
             folder = workspace.open_building(plan.artifacts.imatrix)
             output = plan.recipe.imatrix.process_output
-            matrix = collect(model, plan.calibration, plan.conversion, output, folder / SNAPSHOT, work.progress)
+            matrix = collect(
+                model,
+                plan.calibration,
+                plan.conversion.modules,
+                plan.conversion.inputs,
+                output,
+                folder / SNAPSHOT,
+                work.progress,
+            )
             matrix.save(folder / IMATRIX)
             (folder / SNAPSHOT).unlink(missing_ok=True)
             workspace.complete(plan.artifacts.imatrix)
@@ -86,7 +94,9 @@ def observe_model(work: Work) -> ImportanceMatrix | None:
         _step(work, "baseline", describe(plan.evaluation), plan.artifacts.baseline)
         if model is not None and plan.artifacts.baseline in wanted:
             folder = workspace.open_building(plan.artifacts.baseline)
-            measure_baseline(model, work.source, plan.evaluation, folder / BASELINE, work.progress)
+            source, path = work.source, folder / BASELINE
+            name, revision = source.id or source.name, source_revision(source)
+            measure_baseline(model, name, revision, plan.evaluation, path, work.progress)
             workspace.complete(plan.artifacts.baseline)
     if plan.imatrix is not None:
         return plan.imatrix.matrix
@@ -163,7 +173,8 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
 def collect(
     model: PreTrainedModel,
     chunks: Chunks,
-    conversion: Conversion,
+    modules: Mapping[str, str],
+    inputs: Mapping[str, Input],
     process_output: bool,
     snapshot: Path,
     progress: Progress,
@@ -173,9 +184,9 @@ def collect(
 
     with progress.bar("imatrix", len(chunks), "chunks") as advance:
         matrix = collect_matrix(
-            model, chunks, conversion.modules, snapshot=snapshot, process_output=process_output, advance=advance
+            model, chunks, modules, snapshot=snapshot, process_output=process_output, advance=advance
         )
-    return by_weight(matrix, conversion.inputs)
+    return by_weight(matrix, inputs)
 
 
 def by_weight(matrix: ImportanceMatrix, inputs: Mapping[str, Input]) -> ImportanceMatrix:
@@ -189,13 +200,17 @@ def by_weight(matrix: ImportanceMatrix, inputs: Mapping[str, Input]) -> Importan
 
 
 def measure_baseline(
-    model: PreTrainedModel, source: SourceModel, chunks: Chunks, path: Path, progress: Progress
+    model: PreTrainedModel, name: str, revision: str, chunks: Chunks, path: Path, progress: Progress
 ) -> None:
     from hubquant.evaluate import write_baseline
 
-    revision = source.revision if source.id else source.identity["state"]
     with progress.bar("baseline", len(chunks), "chunks") as advance:
-        write_baseline(model, chunks, path, name=source.id or source.name, revision=revision, advance=advance).close()
+        write_baseline(model, chunks, path, name=name, revision=revision, advance=advance).close()
+
+
+def source_revision(source: SourceModel) -> str:
+    """Of a folder, the state of its files."""
+    return source.revision if source.id else source.identity["state"]
 
 
 def write_targets(

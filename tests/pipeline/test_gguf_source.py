@@ -1,0 +1,76 @@
+"""A GGUF file where a model is expected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hubquant.gguf_file import GGUFFile
+from hubquant.imatrix import ImportanceMatrix
+from tests.support.cli import hubquant
+
+FEW = ("--chunks", "4", "--chunk-size", "64")
+
+
+@pytest.fixture(scope="module")
+def file(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    assert hubquant("convert", str(tiny_llama), "-o", str(path), "-t", "F32").code == 0
+    return path
+
+
+def test_its_importance_is_the_checkpoints(tiny_llama: Path, file: Path, tmp_path: Path) -> None:
+    matrices = []
+    for model in (tiny_llama, file):
+        out = tmp_path / f"{model.name}.imatrix"
+        assert hubquant("imatrix", "collect", str(model), "-o", str(out), *FEW).code == 0
+        matrices.append(ImportanceMatrix.load(out))
+    first, second = matrices
+    assert first.entries.keys() == second.entries.keys()
+    for name, entry in first.entries.items():
+        torch.testing.assert_close(entry.in_sum2, second.entries[name].in_sum2, rtol=1e-4, atol=0)
+    made = hubquant(
+        *(
+            "quantize",
+            str(file),
+            "-t",
+            "Q4_K_M,IQ2_XS",
+            "-o",
+            str(tmp_path),
+            "--imatrix",
+            str(tmp_path / "tiny.gguf.imatrix"),
+        )
+    )
+    assert made.code == 0, made.err
+
+
+def test_its_baseline_and_perplexity_are_the_checkpoints(tiny_llama: Path, file: Path, tmp_path: Path) -> None:
+    for model in (tiny_llama, file):
+        assert hubquant("evaluate", "baseline", str(model), "-o", str(tmp_path / f"{model.name}.h5"), *FEW).code == 0
+    names = [str(tmp_path / f"{model.name}.h5") for model in (tiny_llama, file)]
+    measured = json.loads(hubquant("evaluate", "compare", *names, "--json").out)
+    assert abs(measured["kld"]["mean"]) < 1e-5
+    ppl = [json.loads(hubquant("evaluate", "ppl", str(m), *FEW, "--json").out)["ppl"] for m in (tiny_llama, file)]
+    assert ppl[0] == pytest.approx(ppl[1], rel=1e-4)
+
+
+def test_quantizing_again_must_be_wanted(file: Path, tmp_path: Path) -> None:
+    assert hubquant("quantize", str(file), "-t", "Q8_0", "-o", str(tmp_path)).code == 0
+    arguments = ("quantize", str(tmp_path / "tiny-Q8_0.gguf"), "-t", "Q4_K_M", "-o", str(tmp_path))
+    refused = hubquant(*arguments)
+    assert refused.code == 2
+    assert refused.is_one_message()
+    assert "Q8_0" in refused.err
+    assert "--allow-requantize" in refused.err
+    assert hubquant(*arguments, "--allow-requantize").code == 0
+    types = {entry.type for entry in GGUFFile.open(tmp_path / "tiny-Q8_0-Q4_K_M.gguf").tensors.values()}
+    assert types == {"F32", "Q4_K", "Q6_K"}
+
+
+def test_it_has_its_tokenizer(file: Path, tmp_path: Path) -> None:
+    refused = hubquant("imatrix", "collect", str(file), "-o", str(tmp_path / "i"), "--pre-tokenizer", "gpt-2")
+    assert refused.is_one_message()
+    assert "a GGUF file has a tokenizer already" in refused.err
