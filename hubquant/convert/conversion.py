@@ -158,7 +158,16 @@ def file_order(name: str) -> tuple[int, bytes]:
 def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) -> Metadata:
     metadata = {"general.architecture": string(architecture.name)}
     for rule in architecture.rules:
-        metadata |= {f"{architecture.name}.{key}": value for key, value in rule.metadata(config).items()}
+        try:
+            keys = rule.metadata(config)
+        except (TypeError, ValueError, OverflowError) as error:  # null or a number that is none, where one is needed
+            setting = getattr(rule, "setting", None) or type(rule).__name__
+            raise CheckpointError(
+                f"config.json cannot be used: {setting}",
+                why=" ".join(str(error).split())[:200],
+                hint="compare config.json with the one of the original repository",
+            ) from error
+        metadata |= {f"{architecture.name}.{key}": value for key, value in keys.items()}
     return metadata
 
 

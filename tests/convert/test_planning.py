@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.config import read_architecture
-from hubquant.convert.conversion import check_tensors, file_order, plan_conversion, stream
+from hubquant.convert.conversion import architecture_metadata, check_tensors, file_order, plan_conversion, stream
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.models.tiny import build
 from tests.support.conversion import Weights, edit_weights, plan
@@ -368,6 +369,20 @@ def test_any_config_is_planned_or_refused(
             check_tensors(architecture, parsed, architecture.bundles(parsed), checkpoint.tensors)
     except HubquantError:
         pass
+
+
+ODD: list[Any] = [None, True, -1, 0, 7, 10**12, -0.5, float("nan"), float("inf"), "x", [], ["x"], [1], {}, {"a": 1}]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda each: next(iter(each.classes)))
+def test_odd_values_are_taken_or_refused_everywhere(architecture: Architecture) -> None:
+    name, model_type = next(iter(architecture.classes.items()))
+    config = AutoConfig.for_model(model_type, num_hidden_layers=2).to_dict() | {"architectures": [name]}
+    said = {rule.setting for rule in architecture.rules if hasattr(rule, "setting")}
+    for setting in sorted(said & config.keys()):
+        for value in ODD:
+            with suppress(HubquantError):
+                architecture_metadata(*read_architecture(config | {setting: value}))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda each: next(iter(each.classes)))
