@@ -13,6 +13,8 @@ from hubquant.quants.cpu.hifi import with_outliers
 from hubquant.quants.cpu.rows import KERNELS, Kernels, quantize_rows
 from hubquant.quants.formats import TypeFormat, lookup
 from hubquant.quants.layout import dequantize_blocks
+from hubquant.quants.tensor import quantize_tensor
+from hubquant.quants.tensor.searches import SEARCHES
 
 Mode = Literal["exact", "best"]
 
@@ -61,7 +63,7 @@ def quantize(
 
     ``importance`` [n] weighs the squared error of each column (mean squared activation); None lets the type choose.
     ``mode="exact"`` gives the bytes of llama.cpp's ``ggml_quantize_chunk``; "best" the same layout with a smaller
-    error. ``threads`` defaults to torch's.
+    error, searched on the device of ``x`` and returned there. ``threads``, of the CPU, defaults to torch's.
 
     ValueError: a shape or dtype that does not fit, a type without quantizer, NaN or infinity in ``x`` (the row is
     named), importance that is negative, not finite, or missing where the type needs it.
@@ -75,6 +77,8 @@ def quantize(
     kernels = _KERNELS[mode][type]
     if importance is None and kernels.plain is None:
         raise ValueError(f"{type} needs importance: without it the result would be of no use")
+    if mode == "best" and x.device.type != "cpu" and type in SEARCHES:
+        return quantize_tensor(x, fmt, importance)
     return quantize_rows(x, fmt, kernels, importance, threads or torch.get_num_threads()).to(x.device)
 
 
