@@ -15,7 +15,7 @@ from tests.support.matrices import IMPORTANCE, MATRICES, heavy_tails
 from tests.support.weighting import error_weights
 
 F32 = NDArray[np.float32]
-BEST = [name for name in TYPES if TYPES[name].block_size > 1 and name != "Q3_K"]
+BEST = [name for name in TYPES if TYPES[name].block_size > 1]
 
 
 def block_errors(data: torch.Tensor, type: str, x: F32, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -58,6 +58,7 @@ def ratio(x: F32, type: str, importance: F32 | None, typical: bool = False) -> f
         ("Q5_1", 0.995, 0.85),
         ("Q8_0", 0.90, 0.92),
         ("Q2_K", 0.93, 0.89),
+        ("Q3_K", 0.995, 0.96),
         ("Q4_K", 0.95, 0.975),
         ("Q5_K", 0.90, 0.93),
         ("Q6_K", 0.88, 0.88),
@@ -95,8 +96,13 @@ def test_hard_matrices(type: str, matrix: str) -> None:
     small, large = MATRICES[matrix](rng, 5, 256), MATRICES[matrix](rng, 40, 768)
     for name, importance in IMPORTANCE.items():
         uneven = matrix == "mixed magnitudes" or name in {"wide", "some zeros"}
+        if type == "Q3_K":  # its scales are larger than those of least squares: see half_shrunk
+            uneven |= matrix == "zero blocks"
+            limit = 1.005
+        else:
+            limit = 1.001
         ratio(small, type, importance(rng, 256))  # finite
-        assert ratio(large, type, importance(rng, 768), typical=uneven) <= 1.001
+        assert ratio(large, type, importance(rng, 768), typical=uneven) <= limit
 
 
 @pytest.mark.parametrize("type", BEST)
@@ -140,7 +146,6 @@ def test_threads_and_chunks_do_not_change_bytes(type: str) -> None:
     assert torch.equal(quantize(x[320:330], type, importance, mode="best"), one[320:330])
 
 
-@pytest.mark.parametrize("type", ["F16", "Q3_K"])
-def test_types_that_are_the_same_in_both_modes(type: str) -> None:
+def test_floats_are_the_same_in_both_modes() -> None:
     x = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(quantize(x, type, mode="best"), quantize(x, type, mode="exact"))
+    assert torch.equal(quantize(x, "F16", mode="best"), quantize(x, "F16", mode="exact"))

@@ -11,7 +11,7 @@ LEGACY = {"Q4_0", "Q4_1", "Q5_0", "Q5_1"}
 UNWEIGHTED = {"Q8_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q1_0", "Q2_0"}  # llama.cpp takes no importance
 
 # llama.cpp's x² (IQ2_S: mean square / 2 + x²) sacrifices all but the largest weights: weighted as with importance
-CODEBOOK = {"IQ2_S", "IQ3_XXS", "IQ3_S"}
+EVEN = {"IQ2_S", "IQ3_XXS", "IQ3_S", "Q3_K"}
 
 
 def error_weights(x: NDArray[np.float32], type: str, importance: NDArray[np.float32] | None) -> NDArray[np.float64]:
@@ -35,7 +35,7 @@ def _without_importance(x: NDArray[np.float64], type: str) -> NDArray[np.float64
         return np.sqrt(_mean_squares(x, 32)) + np.abs(x)
     if type in {"IQ4_NL", "IQ4_XS"}:  # llama.cpp: x² alone, but searches with a smaller error in it diverge more
         return _mean_squares(x, TYPES[type].block_size) + x * x
-    if type in CODEBOOK:
+    if type in EVEN:
         return np.sqrt(2 * _mean_squares(x, 256) + x * x)
     return x * x
 

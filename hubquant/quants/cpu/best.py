@@ -7,7 +7,7 @@ from functools import partial
 
 from hubquant.quants.cpu.grids import index_table
 from hubquant.quants.cpu.native import kernel_of
-from hubquant.quants.cpu.rows import KERNELS, Kernels
+from hubquant.quants.cpu.rows import Kernels
 from hubquant.quants.cpu.ternary_grid import flip_tables
 
 _IQ2_XXS, _IQ2_XS, _IQ2_S, _IQ3_XXS, _IQ3_S = (
@@ -21,7 +21,7 @@ BEST_KERNELS: Mapping[str, Kernels] = {
     "Q5_1": Kernels(kernel_of("best_legacy.q5_1"), kernel_of("best_legacy.q5_1_weighted"), row_power=True),
     "Q8_0": Kernels(kernel_of("best_legacy.q8_0"), kernel_of("best_legacy.q8_0_weighted")),
     "Q2_K": Kernels(kernel_of("best_k.q2_k"), kernel_of("best_k.q2_k_weighted")),
-    "Q3_K": KERNELS["Q3_K"],  # searches with a smaller weighted error gave a larger divergence on the demo model
+    "Q3_K": Kernels(kernel_of("best_k.q3_k"), kernel_of("best_k.q3_k_weighted")),
     "Q4_K": Kernels(kernel_of("best_k.q4_k"), kernel_of("best_k.q4_k_weighted")),
     "Q5_K": Kernels(kernel_of("best_k.q5_k"), kernel_of("best_k.q5_k_weighted")),
     "Q6_K": Kernels(kernel_of("best_k.q6_k"), kernel_of("best_k.q6_k_weighted")),

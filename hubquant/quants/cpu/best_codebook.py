@@ -14,7 +14,6 @@ import numpy as np
 
 from hubquant.quants.cpu.block import clamp, from_half, half_bits, maximum, nearest, reciprocal
 from hubquant.quants.cpu.compile import primitive
-from hubquant.quants.cpu.frame import Tables
 from hubquant.quants.cpu.nearest import Shape, snap
 from hubquant.quants.cpu.simd import (
     Pointer,
@@ -27,11 +26,10 @@ from hubquant.quants.cpu.simd import (
     offset,
     splat,
     splat_int,
-    sqrt,
     vectors,
     where,
 )
-from hubquant.quants.cpu.weights import sum_squares, total
+from hubquant.quants.cpu.weights import total
 
 _f = np.float32
 _ZERO, _ONE, _TWO, _HALF = _f(0), _f(1), _f(2), _f(0.5)
@@ -40,17 +38,6 @@ _LARGEST_HALF, _LEAST_HALF = _f(65504), _f(2.0**-24)
 _FLOOR = _f(1e-7)  # of the mean weight: weights that do not count still get sensible codes
 _FEW, _MORE_TRIES = _f(1.6), 16
 _SIZE = 256
-
-
-@primitive
-def by_magnitude(size: int, w: Pointer, x: Pointer, _given: Tables, _tile: int) -> None:
-    """``w`` = √(2 · mean square of the block + x²): the weighting with importance, of equal importance.
-
-    llama.cpp takes x² instead; with a search that truly minimizes it, that sacrifices all but the largest weights.
-    """
-    mean_square = _TWO * sum_squares(size, x) / _f(size)
-    for i in range(size):
-        w[i] = sqrt(mean_square + x[i] * x[i])
 
 
 @primitive

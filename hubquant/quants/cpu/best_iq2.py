@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubquant.quants.cpu.best_codebook import by_magnitude, fit_block, normalize
+from hubquant.quants.cpu.best_codebook import fit_block, normalize
 from hubquant.quants.cpu.block import put_half
 from hubquant.quants.cpu.codebook import entries, magnitudes
 from hubquant.quants.cpu.compile import primitive
-from hubquant.quants.cpu.frame import Array, by_block, by_block_twice, framed
+from hubquant.quants.cpu.frame import Array, by_block, by_block_evenly, by_block_twice, framed
 from hubquant.quants.cpu.nearest import SHAPES
 from hubquant.quants.cpu.simd import Pointer, int_vectors, put_byte, splat_int, to_int, vectors
 from hubquant.quants.formats import TYPES
@@ -69,5 +69,5 @@ def _search_s(x: Pointer, w: Pointer, block: Pointer, index: Array) -> None:
 
 iq2_xxs_weighted = framed("iq2_xxs_weighted", "IQ2_XXS", _search_xxs, by_block)
 iq2_xs_weighted = framed("iq2_xs_weighted", "IQ2_XS", _search_xs, by_block)
-iq2_s = framed("iq2_s", "IQ2_S", _search_s, by_magnitude)
+iq2_s = framed("iq2_s", "IQ2_S", _search_s, by_block_evenly)
 iq2_s_weighted = framed("iq2_s_weighted", "IQ2_S", _search_s, by_block_twice)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubquant.quants.cpu.best_codebook import by_magnitude, fit_block, normalize
+from hubquant.quants.cpu.best_codebook import fit_block, normalize
 from hubquant.quants.cpu.block import put_half
 from hubquant.quants.cpu.codebook import entries, magnitudes
 from hubquant.quants.cpu.compile import primitive
-from hubquant.quants.cpu.frame import Array, by_block_twice, framed
+from hubquant.quants.cpu.frame import Array, by_block_evenly, by_block_twice, framed
 from hubquant.quants.cpu.nearest import SHAPES
 from hubquant.quants.cpu.simd import Pointer, int_vectors, put_byte, splat_int, to_int, vectors
 from hubquant.quants.formats import TYPES
@@ -55,7 +55,7 @@ def _search_s(x: Pointer, w: Pointer, block: Pointer, index: Array) -> None:
         put_byte(block, _S_SCALES + j, to_int(scale[2 * j]) | to_int(scale[2 * j + 1]) << 4)
 
 
-iq3_xxs = framed("iq3_xxs", "IQ3_XXS", _search_xxs, by_magnitude)
+iq3_xxs = framed("iq3_xxs", "IQ3_XXS", _search_xxs, by_block_evenly)
 iq3_xxs_weighted = framed("iq3_xxs_weighted", "IQ3_XXS", _search_xxs, by_block_twice)
-iq3_s = framed("iq3_s", "IQ3_S", _search_s, by_magnitude)
+iq3_s = framed("iq3_s", "IQ3_S", _search_s, by_block_evenly)
 iq3_s_weighted = framed("iq3_s_weighted", "IQ3_S", _search_s, by_block_twice)

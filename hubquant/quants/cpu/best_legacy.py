@@ -13,7 +13,7 @@ import numpy as np
 from hubquant.quants.cpu.block import half_bits, load_tile, maximum, minimum, put_bits, put_half, reciprocal, store_tile
 from hubquant.quants.cpu.compile import kernel, primitive
 from hubquant.quants.cpu.refine import affine_error, code, fit_line, search_line, signed_error, to_half
-from hubquant.quants.cpu.refine_signed import fit_scale, search_signed
+from hubquant.quants.cpu.refine_signed import refit, search_signed
 from hubquant.quants.cpu.search import asymmetric, extreme
 from hubquant.quants.cpu.simd import (
     LANES,
@@ -53,39 +53,30 @@ def _ones(w: Pointer) -> None:
 
 
 @primitive
-def _signed_block(
-    bottom: np.float32, top: np.float32, steps: int, x: Pointer, w: Pointer, start: Vector, block: Pointer
-) -> None:
-    """The better of ``start``, llama.cpp's scale, and the best one found around it; codes counted from ``bottom`` into
-    ``x``.
-    """
-    best_d = to_half(start)
-    best = signed_error(_SIZE, bottom, top, x, w, best_d)
-    d = to_half(search_signed(_SIZE, bottom, top, _f(1.2), steps, x, w, start))
-    for step in range(_REFITS + 1):
-        error = signed_error(_SIZE, bottom, top, x, w, d)
-        better = error < best
-        best = where(better, error, best)
-        best_d = where(better, d, best_d)
-        if step < _REFITS:
-            d = fit_scale(_SIZE, bottom, top, x, w, d)
-    inverse = reciprocal(best_d)
+def _put_scale(bottom: np.float32, top: np.float32, x: Pointer, d: Vector, block: Pointer) -> None:
+    """``d`` into the block; codes counted from ``bottom`` into ``x``."""
+    inverse = reciprocal(d)
     for i in range(_SIZE):
         x[i] = code(x[i] * inverse, bottom, top) - bottom
-    put_half(block, 0, half_bits(best_d))
+    put_half(block, 0, half_bits(d))
 
 
 @primitive
-def _by_extreme(levels: np.float32, x: Pointer, w: Pointer, block: Pointer) -> None:
-    _ones(w)
+def _signed_block(levels: np.float32, steps: int, x: Pointer, w: Pointer, block: Pointer) -> None:
+    """The better of the best scale found, its refits, and that of llama.cpp's quantizer without importance."""
+    bottom, top = -levels, levels - _ONE
     value, _ = extreme(_SIZE, x)
-    _signed_block(-levels, levels - _ONE, 11, x, w, value / -levels, block)
-
-
-@primitive
-def _by_search(levels: np.float32, x: Pointer, w: Pointer, block: Pointer) -> None:
-    value, _ = extreme(_SIZE, x)
-    _signed_block(-levels, levels - _ONE, 11, x, w, value / -levels, block)
+    start = value / bottom
+    best_d = to_half(start)
+    best, _ = refit(_SIZE, bottom, top, x, w, best_d)
+    d = to_half(search_signed(_SIZE, bottom, top, _f(1.2), steps, x, w, start))
+    for _ in range(_REFITS + 1):
+        excess, fitted = refit(_SIZE, bottom, top, x, w, d)
+        better = excess < best
+        best = where(better, excess, best)
+        best_d = where(better, d, best_d)
+        d = fitted
+    _put_scale(bottom, top, x, best_d, block)
 
 
 @kernel
@@ -93,7 +84,8 @@ def q4_0(values: Array, out: Array) -> None:
     x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q4_0)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
-        _by_extreme(_f(8), x, w, block)
+        _ones(w)
+        _signed_block(_f(8), 10, x, w, block)
         put_bits(block, _Q4_0_QS, x, _SIZE)
         store_tile(out, tile, block)
 
@@ -104,7 +96,7 @@ def q4_0_weighted(values: Array, power: Array, importance: Array, out: Array) ->
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
         error_weights(w, x, importance, tile, load(pointer(power), tile * LANES))
-        _by_search(_f(8), x, w, block)
+        _signed_block(_f(8), 10, x, w, block)
         put_bits(block, _Q4_0_QS, x, _SIZE)
         store_tile(out, tile, block)
 
@@ -114,7 +106,8 @@ def q5_0(values: Array, out: Array) -> None:
     x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q5_0)
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
-        _by_extreme(_f(16), x, w, block)
+        _ones(w)
+        _signed_block(_f(16), 9, x, w, block)
         put_bits(block, _Q5_0_QS, x, _SIZE)
         put_bits(block, _Q5_0_QH, x, _SIZE)
         store_tile(out, tile, block)
@@ -126,7 +119,7 @@ def q5_0_weighted(values: Array, power: Array, importance: Array, out: Array) ->
     for tile in range(values.shape[0] // LANES):
         load_tile(x, values, tile)
         error_weights(w, x, importance, tile, load(pointer(power), tile * LANES))
-        _by_search(_f(16), x, w, block)
+        _signed_block(_f(16), 9, x, w, block)
         put_bits(block, _Q5_0_QS, x, _SIZE)
         put_bits(block, _Q5_0_QH, x, _SIZE)
         store_tile(out, tile, block)
@@ -134,11 +127,24 @@ def q5_0_weighted(values: Array, power: Array, importance: Array, out: Array) ->
 
 @primitive
 def _byte_block(x: Pointer, w: Pointer, block: Pointer) -> None:
-    """Codes −127 … 127, as llama.cpp's own."""
+    """Codes −127 … 127, as llama.cpp's own. Errors are summed anew for each scale: next to Σ w·x² they are too small
+    for a difference.
+    """
+    bottom, top = _f(-127), _f(127)
     _, magnitude = extreme(_SIZE, x)
-    _signed_block(_f(-127), _f(127), 5, x, w, magnitude / _f(127), block)
+    start = magnitude / top
+    best_d = to_half(start)
+    best = signed_error(_SIZE, bottom, top, x, w, best_d)
+    d = to_half(search_signed(_SIZE, bottom, top, _f(1.2), 5, x, w, start))
+    for _ in range(_REFITS + 1):
+        error = signed_error(_SIZE, bottom, top, x, w, d)
+        better = error < best
+        best = where(better, error, best)
+        best_d = where(better, d, best_d)
+        _, d = refit(_SIZE, bottom, top, x, w, d)
+    _put_scale(bottom, top, x, best_d, block)
     for i in range(_SIZE):
-        put_byte(block, 2 + i, to_int(x[i] - _f(127)))
+        put_byte(block, 2 + i, to_int(x[i] - top))
 
 
 @kernel
