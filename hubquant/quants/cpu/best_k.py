@@ -120,7 +120,7 @@ q5_k, q5_k_weighted = _kernels("Q5_K", _f(31))
 
 @primitive
 def _search_q3(x: Pointer, w: Pointer, block: Pointer) -> None:
-    # scales that clip the extreme further, up to 2 codes, lower the weighted error by 1 % and raise the divergence by 2 %
+    # scales that clip the extreme further, up to 2 codes, lower the error by 1 % and raise the divergence by 2 %
     scales = vectors(16)
     d = best_scales(16, 16, _f(-4), _f(3), _f(-32), _f(31), _f(-1.2), _f(0.9), 6, 1, x, w, scales)
     d = half_shrunk(16, 16, _f(-4), _f(3), x, w, d, scales)
