@@ -1,4 +1,8 @@
-"""Mode "best": llama.cpp's layout, never a larger error than its own bytes on its own weighting, in any matrix."""
+"""Mode "best": llama.cpp's layout, and on its own weighting no larger error than its own bytes in whole matrices.
+
+Where one weight outweighs all others of a matrix, both errors are tiny and their ratio says how luckily that one was
+rounded, so the best can be several times the exact; the median over the blocks is held to instead.
+"""
 
 import zlib
 
