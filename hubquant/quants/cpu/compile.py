@@ -1,4 +1,10 @@
-"""Compile kernels with numba."""
+"""Compile kernels with numba.
+
+Public numba would compile every function of a kernel three times over (alone, with its callers, and once more when it
+is loaded) and would not give its machine code away. So this module uses what numba documents for extensions
+(``pipeline_class``, the passes) and, in :func:`_compile` and below, parts of it that are private. It was written for
+numba 0.68; pyproject.toml excludes others until the tests of this room have passed with them.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +17,59 @@ import llvmlite.binding as llvm
 from numba import njit, types
 from numba.core.cgutils import normalize_ir_text
 from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import PassManager
 from numba.core.registry import cpu_target
+from numba.core.typed_passes import (
+    AnnotateTypes,
+    NativeLowering,
+    NoPythonBackend,
+    NoPythonSupportedFeatureValidation,
+    NopythonTypeInference,
+    PreLowerStripPhis,
+)
+from numba.core.untyped_passes import FixupArgs, GenericRewrites, IRProcessing, ReconstructSSA, TranslateByteCode
 
 from hubquant.quants.cpu.native import Array, Kernel, Kinds, Machine
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 Signature = tuple[types.Type, ...]
+
+
+class _Compiler(CompilerBase):  # type: ignore[misc]
+    """numba's passes but for those that have nothing to do in kernels, which know no closures, exceptions or array
+    expressions.
+    """
+
+    def define_pipelines(self) -> list[PassManager]:
+        passes = PassManager("kernel")
+        for each in (
+            TranslateByteCode,
+            FixupArgs,
+            IRProcessing,
+            GenericRewrites,  # a tuple's items have types of their own
+            ReconstructSSA,
+            NopythonTypeInference,
+            PreLowerStripPhis,
+            NoPythonSupportedFeatureValidation,
+            AnnotateTypes,
+            NativeLowering,
+            NoPythonBackend,
+        ):
+            passes.add_pass(each, each._name)
+        passes.finalize()
+        return [passes]
+
+
+def _jit(function: Callable[..., Any], forceinline: bool = False) -> Any:
+    return njit(
+        error_model="numpy",
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+        forceinline=forceinline,
+        pipeline_class=_Compiler,
+    )(function)
 
 
 def primitive(function: _F) -> _F:
@@ -26,13 +78,12 @@ def primitive(function: _F) -> _F:
     ``error_model="numpy"``: division by zero gives infinity as in C. Never fastmath: sums keep their order and NaN its
     meaning.
     """
-    return cast(_F, njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+    return cast(_F, _jit(function))
 
 
 def inlined(function: _F) -> _F:
     """A primitive that must see its arguments as constants: it is copied into each caller."""
-    dispatcher = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)(function)
-    return cast(_F, dispatcher)
+    return cast(_F, _jit(function, forceinline=True))
 
 
 def kernel(function: Callable[..., None]) -> Kernel:
@@ -67,7 +118,7 @@ def _compile(function: Callable[..., None], signature: Signature) -> Machine:
     """numba's front end, then all functions together once through LLVM, with no other entry than the kernel."""
     with global_compiler_lock:
         with _unfinished_libraries() as codegen:
-            dispatcher = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+            dispatcher = _jit(function)
             dispatcher.compile(signature)
             (result,) = dispatcher.overloads.values()
         symbol = result.fndesc.llvm_func_name
@@ -79,13 +130,15 @@ def _compile(function: Callable[..., None], signature: Signature) -> Machine:
         for defined in module.functions:
             if not defined.is_declaration:
                 defined.linkage = "external" if defined.name == symbol else "internal"
-        library._optimize_final_module()
+        passes, builder = codegen._module_pass_manager()
+        passes.run(module, builder)
         module.verify()
         needed = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
-        known = ctypes.CDLL(None)  # what any process can provide
-        assert all(hasattr(known, name) for name in needed), f"{symbol} needs {needed}"
+        known = ctypes.CDLL(None)  # what any process can provide; code that needs more is of no use to another
+        movable = all(hasattr(known, name) for name in needed)
         library._finalize_final_module()
-        return Machine(symbol, library.get_pointer_to_function(symbol), library._get_compiled_object(), library)
+        code = library._get_compiled_object() if movable else None
+        return Machine(symbol, library.get_pointer_to_function(symbol), code, library)
 
 
 class _UnfinishedLibrary(JITCodeLibrary):  # type: ignore[misc]
@@ -124,7 +177,24 @@ def _unfinished_libraries() -> Iterator[Any]:
     codegen = context.codegen()
     codegen._library_class = _UnfinishedLibrary
     codegen.set_env = lambda _name, _env: None  # which would look for machine code that does not exist
+    # numba looks hundreds of times whether more is registered; intrinsics are, in its first registry
+    intrinsics = next(iter(context._registries))
+    context.refresh = lambda: context.install_registry(intrinsics)
+    types.Function.get_call_type = _remembered(types.Function.get_call_type)
     try:
         yield codegen
     finally:
-        del codegen._library_class, codegen.set_env
+        del types.Function.get_call_type, context.refresh, codegen._library_class, codegen.set_env
+
+
+def _remembered(resolve: Callable[..., Any]) -> Callable[..., Any]:
+    """numba tries every definition of an operator each time it is used; here once for the same types."""
+    known: dict[Any, Any] = {}
+
+    def get_call_type(self: Any, context: Any, args: tuple[Any, ...], kws: Any) -> Any:
+        key = (self, args)
+        if key not in known:
+            known[key] = resolve(self, context, args, kws)
+        return known[key]
+
+    return get_call_type

@@ -67,9 +67,9 @@ class Kernel:
         with _without_collection():
             compile_for = self.compile_for or getattr(import_module(self.module), self.name).compile_for
             machine: Machine = compile_for(kinds)
-        for folder in _folders():
-            if _write(folder / self._file(), key, machine):
-                break
+        if machine.object_code is not None:
+            body = key + machine.symbol.encode() + b"\0" + machine.object_code
+            any(_write(folder / self._file(), body) for folder in _folders())
         return machine
 
     def _file(self) -> str:
@@ -85,9 +85,13 @@ def kernel_of(path: str, tables: Callable[[], tuple[Array, ...]] = tuple) -> Ker
 
 
 class Machine:
-    """A compiled kernel at ``address``, with numba's calling convention: status f(result*, error**, *arguments)."""
+    """A compiled kernel at ``address``, with numba's calling convention (that of 0.68): status f(result*, error**,
+    *arguments).
 
-    def __init__(self, symbol: str, address: int, object_code: bytes, keep: object) -> None:
+    ``object_code`` is None if no other process could use it: such a kernel is compiled in each.
+    """
+
+    def __init__(self, symbol: str, address: int, object_code: bytes | None, keep: object) -> None:
         self.symbol = symbol
         self.object_code = object_code
         self._function = ctypes.CFUNCTYPE(ctypes.c_int32)(address)  # calls release the GIL
@@ -159,8 +163,8 @@ def _read(path: Path, key: bytes) -> tuple[str, bytes] | None:
     return symbol.decode(), code
 
 
-def _write(path: Path, key: bytes, machine: Machine) -> bool:
-    body = key + machine.symbol.encode() + b"\0" + machine.object_code
+def _write(path: Path, body: bytes) -> bool:
+    """Whether ``body`` could be written, with its checksum before it."""
     part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

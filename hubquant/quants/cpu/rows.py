@@ -25,7 +25,7 @@ _CHUNK = (
 )  # weights a thread works on at a time; chunks start at multiples of 16 rows, where the importance tiles start over
 
 
-_first_non_finite, _mean_squares = kernel_of("scan.first_non_finite"), kernel_of("scan.mean_squares")
+_mean_squares = kernel_of("scan.mean_squares")
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,7 @@ def quantize_rows(x: Tensor, fmt: TypeFormat, kernels: Kernels, importance: Tens
 
     def work(start: int) -> None:
         values = _float32(x[start : start + step])
-        bad = np.empty(1, np.int64)
-        _first_non_finite(values.view(np.int32), bad)
-        if bad[0] >= 0:
-            raise ValueError(f"row {start + bad[0]} holds NaN or infinity")
+        _check_finite(values, start)
         out[start : start + step] = _blocks(values, fmt, kernels, tiles).reshape(values.shape[0], -1)
 
     starts = range(0, rows, step)
@@ -104,6 +101,16 @@ def _float32(x: Tensor) -> Array:
         bits: Array = x.view(torch.int16).numpy().view(np.uint16)
         return np.left_shift(bits, 16, dtype=np.uint32, casting="unsafe").view(np.float32)
     return x.numpy().astype(np.float32, copy=False)
+
+
+def _check_finite(values: Array, start: int) -> None:
+    """NaN and infinity make the sum NaN or infinity; so can large values, hence the second look."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()):
+            return
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if bad.size:
+        raise ValueError(f"row {start + bad[0]} holds NaN or infinity")
 
 
 def _tiles(importance: Array, block_size: int) -> Array:

@@ -13,19 +13,6 @@ Array = np.ndarray[Any, Any]
 
 
 @kernel
-def first_non_finite(bits: Array, found: Array) -> None:
-    """``found[0]`` = the first row with NaN or infinity, or −1; ``bits`` int32 [rows, n] are those of float32."""
-    found[0] = -1
-    for row in range(bits.shape[0]):
-        highest = np.int32(0)
-        for value in bits[row]:
-            highest = max(highest, value & np.int32(0x7F800000))
-        if highest == np.int32(0x7F800000):
-            found[0] = row
-            break
-
-
-@kernel
 def mean_squares(values: Array, out: Array) -> None:
     """Σx² / n of each row of float32 [rows, n], summed left to right in float32; n is a multiple of 16."""
     rows, n = values.shape
