@@ -18,12 +18,13 @@ from tests.support.llamacpp import LlamaCpp
 pytest.importorskip("xllamacpp")
 
 IDS = list(range(3, 103))
+CLASS, STAND_IN = "MiniCPMForCausalLM", "granite"
 
 
 def minicpm(folder: Path) -> Path:
     """4 heads of 64, 2 layers."""
     build_uneven(
-        "granite",
+        STAND_IN,
         folder,
         embedding_multiplier=12.0,
         residual_multiplier=1.4 / 2**0.5,
@@ -35,7 +36,7 @@ def minicpm(folder: Path) -> Path:
     for name in ("embedding_multiplier", "residual_multiplier", "logits_scaling", "attention_multiplier"):
         del config[name]
     own = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 64, "rope_scaling": None}
-    path.write_text(json.dumps(config | own | {"architectures": ["MiniCPMForCausalLM"], "model_type": "minicpm"}))
+    path.write_text(json.dumps(config | own | {"architectures": [CLASS], "model_type": "minicpm"}))
     return folder
 
 

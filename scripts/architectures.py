@@ -1,0 +1,159 @@
+"""Write docs/architectures.md: what the registry holds, and what the tests' own tables prove for it.
+
+python -m scripts.architectures
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures import ARCHITECTURES
+from tests.convert import test_encoders, test_float8, test_llama_cpp, test_minicpm, test_restore, test_text_tower
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
+NOTHING = "–"
+TEXT = """\
+# Architectures
+
+`python -m scripts.architectures` writes this page from the registry (`hubquant/convert/architectures`) and the tables
+of models in `tests/convert`; a test fails when they say something else.
+
+## What is converted
+
+Text models in safetensors of F32, F16 or BF16, by the class that config.json names under `architectures` (or, without
+one, by `model_type`); the language model inside a multimodal checkpoint; and these quantized sources:
+
+{float8}
+* MXFP4 experts of {mxfp4}, which stay MXFP4 and keep their numbers.
+
+Tensors stream from the checkpoint into the file: one of them, or those that are joined or split, in memory at a time.
+
+## What is refused, and when
+
+When the plan is made (`hubquant plan`, `--dry-run`, and the first step of every other command), from config.json, the
+tokenizer's files and the headers of the weights, before any weight is downloaded or read. The message says what, why
+and what to do instead; the exit code is 2:
+
+* other classes and model types, with the nearest ones that are known;
+* settings in config.json that llama.cpp's code for the architecture does not compute, each by its name and value;
+* tensors that are missing, left over, of another shape than config.json says, or of another type;
+* weights quantized in other ways (GPTQ, AWQ, bitsandbytes, integers), with the model they were made from if named;
+* commands that would have to run a model whose code transformers lacks ({own_code}) or an encoder
+  ({encoders}): an importance matrix and an evaluation. `convert` and `quantize` work.
+
+NaN and infinite weights stop the conversion itself, because only the weights tell.
+
+## What is left out
+
+* Layers that predict further tokens (MTP): of {ahead} with a note in the
+  plan, of Qwen3-Next and Qwen3.5 without one.
+* Vision and sound towers, with a note in the plan. Files for projectors (mmproj) are not written yet.
+* Poolers and heads of encoders: llama.cpp embeds without them. The pooling of `sentence-transformers` is kept.
+* Importance of experts: not collected yet. Their tensors are quantized without it, and types that need it are refused
+  when the plan is made.
+
+## What the tests prove
+
+The models are tiny, with random weights, made by transformers: a plain one of each class, or one with what the family
+has (windows, soft caps, several kinds of layers), and the cases named in the table.
+
+* **llama.cpp**, "logits": llama.cpp's logits of a converted F32 file of 160 random tokens differ from those of
+  transformers by at most 10⁻³ of the largest logit, the highest logit is the same at every position, and the model that
+  hubquant reads back from the file gives transformers' logits to 10⁻⁴. "embeddings": the states of all tokens, to
+  2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of the model read back to 10⁻⁵. "stand-in":
+  transformers lacks the model's code; llama.cpp's logits equal those of the named transformers model, which is read
+  back from the same file.
+* **read back**, "bit for bit": the tensors read back from the file are the checkpoint's, from F32 and (but for
+  encoders) from BF16. Vectors that llama.cpp stores as 1 + x or −exp(x) (norms of Gemma, Nemotron, Qwen3-Next and
+  Qwen3.5; `A_log`) may be off by 2⁻²² where they were F32. "–": only the logits of the model read back are compared.
+
+{table}
+
+## Language models in multimodal checkpoints
+
+Converted from a checkpoint with the vision tower in it; llama.cpp's logits equal the whole model's for text, as above.
+The type of the language model decides, so other combinations are accepted too; these are tested:
+
+{towers}
+
+FP8 sources are tested in Qwen3 for every form above (the floats of every tensor; logits in llama.cpp for one form).
+"""
+
+
+def document() -> str:
+    """The page, as it is to be committed."""
+    return TEXT.format(
+        float8="\n".join(_float8()),
+        mxfp4=_names(each for each in ARCHITECTURES if "mxfp4" in each.quantized),
+        own_code=_names(each for each in ARCHITECTURES if each.own_code),
+        encoders=_names(each for each in ARCHITECTURES if not each.generates),
+        ahead=_names(each for each in ARCHITECTURES if each.predicts_ahead),
+        table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
+        towers=_table(("checkpoint", "language model", "llama.cpp's name"), _towers()),
+    )
+
+
+def _rows() -> Iterator[tuple[str, ...]]:
+    compared = test_llama_cpp.MODELS
+    embedded = _parameters(test_encoders.test_embeddings_equal_transformers, "family")
+    restored = {family for family, _ in test_restore.MODELS.values()}
+    restored |= {*_parameters(test_encoders.test_reading_back_gives_the_same_weights, "family")}
+    for each in ARCHITECTURES:
+        types = set(each.classes.values())
+        cases = [name for name, (family, _) in compared.items() if family in types]
+        proof = NOTHING
+        if each.own_code:
+            cases, types = [], set()
+            if test_minicpm.CLASS in each.classes:
+                proof = f"stand-in: {test_minicpm.STAND_IN}"
+        elif types <= {family for family, _ in compared.values()}:
+            proof = "logits"
+        elif types <= {*embedded}:
+            proof = "embeddings"
+        back = "bit for bit" if types and types <= restored else NOTHING
+        variants = "; ".join(filter(None, map(_variant, cases))) or NOTHING
+        yield f"`{each.name}`", _code(each.classes), proof, back, variants
+
+
+def _towers() -> Iterator[tuple[str, ...]]:
+    for (family, text, _), settings, name in test_text_tower.MODELS.values():
+        yield f"{family}{', tied' if settings.get('tied') else ''}", text, f"`{name}`"
+
+
+def _float8() -> Iterator[str]:
+    for method in dict.fromkeys(settings["quant_method"] for settings, *_ in test_float8.SOURCES.values()):
+        names = [name for name, (settings, *_) in test_float8.SOURCES.items() if settings["quant_method"] == method]
+        scales = ", ".join(name.removeprefix("compressed ") for name in names)
+        yield f"* FP8 as `{method}` with scales by {scales}, which becomes the floats that it stands for;"
+
+
+def _variant(case: str) -> str:
+    """What a case of a test has besides the family it begins with."""
+    return re.sub(r"^\w+,? ?", "", case)
+
+
+def _parameters(test: Callable[..., Any], argument: str) -> Iterable[str]:
+    """What ``test`` is parametrized with."""
+    marks = getattr(test, "pytestmark")  # noqa: B009
+    return next(mark.args[1] for mark in marks if mark.name == "parametrize" and mark.args[0] == argument)
+
+
+def _names(architectures: Iterable[Architecture]) -> str:
+    return ", ".join(_code(each.classes) for each in architectures)
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = (heads, ("---",) * len(heads), *rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(), encoding="utf-8")
