@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,15 +102,12 @@ def _sums(x: Tensor, w: Tensor, inverse: Tensor, levels: Levels) -> tuple[Tensor
 
 @fused(per_block)
 def search_scale(x: Tensor, w: Tensor, start: Tensor, levels: Levels, shifts: tuple[float, ...]) -> Tensor:
-    """The best scale by least squares among ``start``, and those that bring the extreme to the first or the last
-    level and ``shifts`` beyond.
+    """The best scale by least squares among those that bring the extreme to the first or the last level and ``shifts``
+    beyond; ``start`` where all levels are 0.
 
     For fixed levels the error of the best scale is Σ w·x² − (Σ w·x·level)² / Σ w·level², so one pass suffices.
     """
-    lx, ll = _sums(x, w, reciprocal(start), levels)
-    known = ll > 0
-    scale = torch.where(known, lx / ll, start)
-    best = torch.where(known, scale * lx, 0)
+    scale, best = start, torch.zeros_like(start)
     per_value = reciprocal(extreme(x))
     for shift in shifts:
         for level in (levels.low - shift, levels.high + shift):
@@ -137,15 +135,37 @@ def error_of(x: Tensor, w: Tensor, scale: Tensor, levels: Levels) -> Tensor:
 
 def half_scale(x: Tensor, w: Tensor, start: Tensor, levels: Levels, shifts: tuple[float, ...]) -> Tensor:
     """A half-precision scale: the better of ``start`` and the best found around it."""
+    return _best_of_refits(error_of, x, w, start, levels, shifts)
+
+
+def fast_half_scale(x: Tensor, w: Tensor, start: Tensor, levels: Levels, shifts: tuple[float, ...]) -> Tensor:
+    """The same by errors less Σ w·x², for levels so few that the difference does not cancel."""
+    return _best_of_refits(_excess, x, w, start, levels, shifts)
+
+
+def _best_of_refits(
+    error_with: Callable[[Tensor, Tensor, Tensor, Levels], Tensor],
+    x: Tensor,
+    w: Tensor,
+    start: Tensor,
+    levels: Levels,
+    shifts: tuple[float, ...],
+) -> Tensor:
     best_d = to_half(start)
-    best = error_of(x, w, best_d, levels)
+    best = error_with(x, w, best_d, levels)
     d = to_half(search_scale(x, w, start, levels, shifts))
     for step in range(_REFITS + 1):
-        error = error_of(x, w, d, levels)
+        error = error_with(x, w, d, levels)
         best, best_d = keep_better(error < best, (error, d), (best, best_d))
         if step < _REFITS:
             d = to_half(fit_scale(x, w, d, levels))
     return best_d
+
+
+@fused(per_block)
+def _excess(x: Tensor, w: Tensor, d: Tensor, levels: Levels) -> Tensor:
+    lx, ll = _sums(x, w, reciprocal(d), levels)
+    return d * (d * ll - 2 * lx)
 
 
 # ---- super-blocks: x and w [blocks, groups, n]; integer scales [blocks, groups], d [blocks] -------------------------

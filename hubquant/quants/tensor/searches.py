@@ -28,8 +28,8 @@ _FLOAT4 = Uneven(
 )
 
 
-def _signed(levels: Even, x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
-    d = scaled.half_scale(x, w, extreme(x) / levels.low, levels, spread(1.2, 11))
+def _signed(levels: Even, steps: int, x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+    d = scaled.fast_half_scale(x, w, extreme(x) / levels.low, levels, spread(1.2, steps))
     return packing.pack(fmt, {"d": d}, scaled.codes_of(x, d, levels))
 
 
@@ -175,8 +175,8 @@ def _two_bits(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
 
 
 SEARCHES: Mapping[str, Search] = {
-    "Q4_0": partial(_signed, Even(-8, 7)),
-    "Q5_0": partial(_signed, Even(-16, 15)),
+    "Q4_0": partial(_signed, Even(-8, 7), 10),
+    "Q5_0": partial(_signed, Even(-16, 15), 9),
     "Q8_0": _byte,
     "Q4_1": partial(_line, 15),
     "Q5_1": partial(_line, 31),
