@@ -115,10 +115,6 @@ def fork_note(ftype: str, types: Mapping[str, str]) -> list[str]:
 
 def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatrix: bool) -> dict[str, str]:
     """What the checkpoint has quantized already stays as it is, unless a rule of the recipe says otherwise."""
-    patterns = [re.compile(rule.match.lower()) for rule in settings.rules]
-    stay = {
-        name: type for name, type in weights.quantized.items() if not any(pattern.search(name) for pattern in patterns)
-    }
     types = assign(
         weights.shapes,
         ftype,
@@ -131,6 +127,8 @@ def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatri
         token_embedding=settings.token_embedding,
         float_type=weights.float_type,
     )
+    patterns = [re.compile(rule.match.lower()) for rule in settings.rules]  # valid: assign has read them
+    stay = {name: type for name, type in weights.quantized.items() if not any(p.search(name) for p in patterns)}
     return types | stay
 
 
