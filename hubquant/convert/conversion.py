@@ -128,8 +128,8 @@ def read_bundle(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, torch.Tenso
     import torch
 
     if not bundle.sources:
-        (name,) = bundle.targets
-        return {name: torch.tensor(bundle.values, dtype=torch.float32)}
+        ((name, shape),) = bundle.targets.items()
+        return {name: torch.tensor(bundle.values, dtype=torch.float32).expand(shape).contiguous()}
     sources = []
     for source in bundle.sources:
         x = checkpoint.read(source)

@@ -279,6 +279,24 @@ class Fork:
 
 
 @dataclass(frozen=True)
+class PadRows(Each):
+    """From ``source`` rows to ``target`` rows: those that are added repeat the first."""
+
+    source: int
+    target: int
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return (
+            x if self.source == self.target else torch.cat([x, x[:1].expand(self.target - self.source, *x.shape[1:])])
+        )
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return x[: self.source]
+
+
+@dataclass(frozen=True)
 class Reshape(Each):
     """The same numbers in the same order in another shape."""
 

@@ -20,8 +20,8 @@ class Bundle:
     """Tensors of a checkpoint (``sources``) and tensors of a GGUF file (``targets``) that hold the same numbers.
 
     Mostly one of each. ``copies`` may be in the checkpoint as well and must then equal the source. A bundle without
-    sources is computed from the config: its ``values``. ``quantized`` sources are bytes, and the targets hold the same
-    numbers only in a file that stores them as this type. Shapes are in torch order.
+    sources is computed from the config: its ``values``, one of which stands for all. ``quantized`` sources are bytes,
+    and the targets hold the same numbers only in a file that stores them as this type. Shapes are in torch order.
     """
 
     sources: tuple[str, ...]

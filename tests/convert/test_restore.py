@@ -34,6 +34,12 @@ DEEPSEEK: dict[str, Any] = {
     "qk_nope_head_dim": 32,
     "v_head_dim": 24,
 }
+GEMMA3N: dict[str, Any] = {
+    "tie_word_embeddings": True,
+    "num_hidden_layers": 25,
+    "num_kv_shared_layers": 5,
+    "vocab_size_per_layer_input": 384,
+}
 DELTA_NET: dict[str, Any] = {
     "num_hidden_layers": 2,
     "layer_types": ["linear_attention", "full_attention"],
@@ -65,6 +71,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("gemma", {"tie_word_embeddings": True}),
     "gemma2": ("gemma2", {"tie_word_embeddings": True, "query_pre_attn_scalar": 16}),
     "gemma3": ("gemma3_text", {"tie_word_embeddings": True, "query_pre_attn_scalar": 16}),
+    "gemma3n": ("gemma3n_text", GEMMA3N),
     "falcon_h1": ("falcon_h1", {"mamba_d_ssm": 96, "mamba_n_heads": 6, "mamba_norm_before_gate": False}),
     "jamba": ("jamba", {"num_hidden_layers": 4, "attn_layer_period": 3, "attn_layer_offset": 2, "num_experts": 4}),
     "lfm2": ("lfm2", {"num_hidden_layers": 2, "layer_types": ["full_attention", "conv"], "tie_word_embeddings": True}),
