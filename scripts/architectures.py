@@ -31,9 +31,10 @@ one, by `model_type`); the language model inside a multimodal checkpoint; and th
 * MXFP4 experts of {mxfp4}, which stay MXFP4 and keep their numbers.
 
 Tensors stream from the checkpoint into the file: one of them, or those that are joined or split, in memory at a time.
-A bf16 Llama of 3.88 GB in 8 shards took a peak of 0.91 GB resident, libraries included. On two busy cores (three jobs
-for each) it was written at 68 MB/s, start included, where a copy of the shards, which needs no processor, had 342 MB/s:
-20 % of its speed (`python -m benchmarks.convert`, the fastest of two rounds, both from a cold cache to the disk).
+A bf16 Llama of 3.88 GB in 8 shards took a peak of 0.91 GB resident, libraries included, and 38 s of the processor, of
+which 11 s are the start and the check of the tokenizer. On two cores busy with other work it was written at 57
+to 83 MB/s, start included, where a copy of the shards had 256 to 434 MB/s: a fifth of its speed
+(`python -m benchmarks.convert`, three rounds, both from a cold cache to the disk).
 
 ## What is refused, and when
 
