@@ -12,7 +12,15 @@ from typing import Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
-from tests.convert import test_encoders, test_float8, test_llama_cpp, test_minicpm, test_restore, test_text_tower
+from tests.convert import (
+    test_encoders,
+    test_float8,
+    test_gemma3n,
+    test_llama_cpp,
+    test_minicpm,
+    test_restore,
+    test_text_tower,
+)
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
 NOTHING = "–"
@@ -114,7 +122,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
             cases, types = [], set()
             if test_minicpm.CLASS in each.classes:
                 proof = f"stand-in: {test_minicpm.STAND_IN}"
-        elif types <= {family for family, _ in compared.values()}:
+        elif types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
             proof = "logits"
         elif types <= {*embedded}:
             proof = "embeddings"

@@ -19,6 +19,7 @@ from tests.support.llamacpp import LlamaCpp
 from tests.support.multimodal import rename
 
 # 20 layers with keys of their own, and two kinds of layers among the five that use theirs
+FAMILY = "gemma3n_text"
 CONFIG: dict[str, Any] = {
     "tie_word_embeddings": True,
     "num_hidden_layers": 25,
@@ -33,7 +34,7 @@ IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).
 
 
 def build(folder: Path, **config: Any) -> Path:
-    return edit_weights(build_uneven("gemma3n_text", folder, **(CONFIG | config)), damp)
+    return edit_weights(build_uneven(FAMILY, folder, **(CONFIG | config)), damp)
 
 
 def damp(weights: Weights) -> None:
