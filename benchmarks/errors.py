@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.kernels import machine
 from benchmarks.weights import CALIBRATION, DEMO, chunks_of, column_importance, linear_layers
 from hubquant.models import load
-from hubquant.quants import TYPES, dequantize, implemented, quantize
+from hubquant.quants import TYPES, dequantize, implemented, needs_importance, quantize
 from tests.support.weighting import error_weights
 
 Matrix = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -76,6 +76,8 @@ def main() -> None:
     print("|---|---|" + "---|---|" * len(kinds))
     for type in types:
         for weighted in (True, False):
+            if not weighted and needs_importance(type):
+                continue
             cells = []
             for matrices in kinds.values():
                 found = ratio(matrices, type, weighted)
