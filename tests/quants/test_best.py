@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hubquant.quants import TYPES, dequantize, needs_importance, quantize
+from hubquant.quants import TYPES, dequantize, implemented, needs_importance, quantize
 from tests.support.llamacpp import ggml_dequantize
 from tests.support.matrices import IMPORTANCE, MATRICES, heavy_tails
 from tests.support.weighting import error_weights
 
 F32 = NDArray[np.float32]
-BEST = [name for name in TYPES if TYPES[name].block_size > 1]
+BEST = [name for name in TYPES if TYPES[name].block_size > 1 and implemented(name)]
 
 
 def block_errors(data: torch.Tensor, type: str, x: F32, weights: NDArray[np.float64]) -> NDArray[np.float64]:
