@@ -23,8 +23,8 @@ LEAST_CHUNKS = 2  # llama-imatrix refuses fewer
 class Chunks:
     """``ids``: int64 [chunks, chunk_size], the first of each row replaced by BOS when the tokenizer adds one.
 
-    ``datasets`` are the sources' names and ``shares`` the chunks each of them gave. ``fingerprint`` is the sha256 of
-    the ids and their shape.
+    ``datasets`` are the sources' names and ``shares`` the chunks each of them gave, empty where that is not known.
+    ``fingerprint`` is the sha256 of the ids and their shape.
     """
 
     ids: torch.Tensor
@@ -42,6 +42,11 @@ class Chunks:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def part(self, numbers: Sequence[int]) -> Chunks:
+        """Some of the chunks."""
+        ids = self.ids[list(numbers)]
+        return Chunks(ids, self.datasets, (), _fingerprint(ids))
 
 
 def build(

@@ -38,18 +38,19 @@ def tokenize(source: TextSource, tokenizer: PreTrainedTokenizerBase, needed: int
     """At least ``needed`` token ids of ``source``, or all of them when it is shorter.
 
     The documents are tokenized as one text, with the special tokens that the tokenizer adds; one trailing newline is
-    removed. Rows end with a newline each. Special tokens are recognised in rendered conversations only. No more of
+    removed. Rows end with a newline each. Special tokens are recognised in rendered
+    conversations, and where the source says so. No more of
     the source is read than ``needed`` takes.
     """
     first, texts = _rendered(source, tokenizer, seed)
-    is_chat = not isinstance(first, str)
+    special = source.parse_special or not isinstance(first, str)
     buffer = io.StringIO()
     wanted = needed * _CHARACTERS_PER_TOKEN
     while True:
         exhausted = _fill(buffer, texts, wanted)
         text = buffer.getvalue()
         complete = exhausted and len(text) <= wanted
-        ids = _encode(tokenizer, text.removesuffix("\n") if complete else text[:wanted], is_chat)
+        ids = _encode(tokenizer, text.removesuffix("\n") if complete else text[:wanted], special)
         if complete:
             return SourceTokens(ids, complete=True)
         if len(ids) - _CUT_MARGIN >= needed:
@@ -106,13 +107,14 @@ def _fill(buffer: io.StringIO, texts: Iterator[str], wanted: int) -> bool:
     return False
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, is_chat: bool) -> list[int]:
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
+    """Token ids; with ``special`` the names of special tokens stand for these."""
     bos: Any = tokenizer.bos_token
-    has_bos = is_chat and bos is not None and text.startswith(bos)
+    has_bos = special and bos is not None and text.startswith(bos)
     encoded = tokenizer(
         text,
         add_special_tokens=not has_bos,
-        split_special_tokens=not is_chat,
+        split_special_tokens=not special,
         verbose=False,  # transformers would warn that the text is longer than the model's context
     )
     return list(encoded["input_ids"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,18 @@ from hubquant.cli.run import PreTokenizerOption
 
 app = typer.Typer(no_args_is_help=True, help="Collect and read importance matrices.", rich_markup_mode=None)
 
+
+class Offload(StrEnum):
+    auto = "auto"
+    none = "none"
+    cpu = "cpu"
+    disk = "disk"
+    stream = "stream"
+
+
+OffloadOption = Annotated[
+    Offload, typer.Option("--offload", help="For models larger than memory; stream has one block in memory at a time.")
+]
 TextOption = Annotated[
     list[str] | None, typer.Option("--file", "-f", help="A text, jsonl or parquet file or a Hub dataset. Repeatable.")
 ]
@@ -24,18 +37,55 @@ def collect(
     texts: TextOption = None,
     chunks: Annotated[int, typer.Option(min=1, help="At most this many chunks.")] = 250,
     chunk_size: Annotated[int, typer.Option(min=16, help="Tokens in a chunk.")] = 512,
+    chunk: Annotated[int, typer.Option("--chunk", "--from-chunk", min=0, help="Skip so many chunks first.")] = 0,
     process_output: Annotated[bool, typer.Option("--process-output", help="Collect output.weight too.")] = False,
+    parse_special: Annotated[
+        bool, typer.Option("--parse-special", help="Names of special tokens in the text stand for these.")
+    ] = False,
+    no_ppl: Annotated[bool, typer.Option("--no-ppl", help="Do not compute the perplexity.")] = False,
+    output_frequency: Annotated[
+        int, typer.Option("--output-frequency", min=0, help="Write what there is to --out every so many chunks.")
+    ] = 0,
+    save_frequency: Annotated[
+        int, typer.Option("--save-frequency", min=0, help="Write it to OUT.at_N every so many chunks.")
+    ] = 0,
+    shard: Annotated[str | None, typer.Option("--shard", help="One of several parts, to be merged: 2/4.")] = None,
+    offload: OffloadOption = Offload.auto,
+    max_memory: Annotated[
+        list[str] | None,
+        typer.Option("--max-memory", help="For --offload cpu or disk: cpu=12GiB, 0=20GiB. Repeatable."),
+    ] = None,
     pre_tokenizer: PreTokenizerOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a model over calibration text and save the importance of every weight column."""
-    from hubquant.engine.alone import collect_imatrix
+    from hubquant.engine.imatrix_alone import Request, collect_imatrix, parse_max_memory, parse_shard
+    from hubquant.recipe.schema import Imatrix
 
     output = Output(as_json=as_json, quiet=quiet)
-    matrix = collect_imatrix(
-        model, texts or [], out, chunks, chunk_size, process_output, pre_tokenizer, output.progress()
+    request = Request(
+        model,
+        out,
+        texts or (),
+        chunks=chunks,
+        chunk_size=chunk_size,
+        first_chunk=chunk,
+        parse_special=parse_special,
+        pre_tokenizer=pre_tokenizer,
+        shard=parse_shard(shard) if shard else None,
+        perplexity=not no_ppl,
+        output_every=output_frequency,
+        save_every=save_frequency,
+        settings=Imatrix.model_validate(
+            {
+                "process_output": process_output,
+                "offload": offload.value,
+                "max_memory": parse_max_memory(max_memory or ()),
+            }
+        ),
     )
+    matrix = collect_imatrix(request, output.progress())
     output.data(
         {"path": str(out), "entries": len(matrix.entries), "chunks": matrix.chunk_count},
         f"{out}  {len(matrix.entries)} tensors, {matrix.chunk_count} chunks",

@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.operations import Dimensions, Input
+from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules import Rule, Settings
 from hubquant.convert.tables import Bundle, Place, Row
 from hubquant.gguf_file.metadata import Metadata
+from hubquant.imatrix.taps import Tap
 
 if TYPE_CHECKING:
     import torch
@@ -26,10 +27,6 @@ def every_layer(*rows: Row) -> Block:
 
 
 def no_constants(config: PreTrainedConfig) -> Constants:  # noqa: ARG001
-    return {}
-
-
-def no_inputs(config: PreTrainedConfig) -> Mapping[str, Input]:  # noqa: ARG001
     return {}
 
 
@@ -54,8 +51,7 @@ class Architecture:
     those of today (:meth:`Checkpoint.renamed`). ``quantized`` are the methods of quantization that its rows read.
     ``told_by_tensors`` gives settings that a GGUF file tells only by its tensors, from these and the settings known
     before. ``translate`` makes a config.json that transformers knows from one that it does not. ``otherwise`` is the
-    block of checkpoints that hold the same weights in other tensors, one of which is named before it. ``inputs`` tells
-    what flows into weights that no linear module has as they are.
+    block of checkpoints that hold the same weights in other tensors, one of which is named before it.
     ``generates`` is False for encoders, which predict no next token; ``own_code`` is True where transformers lacks
     the model's code.
     """
@@ -79,7 +75,6 @@ class Architecture:
     generates: bool = True
     own_code: bool = False
     otherwise: tuple[str, Block] | None = None
-    inputs: Callable[[PreTrainedConfig], Mapping[str, Input]] = no_inputs
 
     @property
     def cannot_run(self) -> str | None:
@@ -113,9 +108,9 @@ class Architecture:
         for name, values in self.constants(config).items():
             yield Bundle((), {name: (len(values),)}, values=values)
 
-    def linear_modules(self, config: PreTrainedConfig) -> dict[str, str]:
-        """Module name in transformers -> GGUF weight, for the matrices that multiply activations."""
-        return {name: weight for row, place in self.placed(config) for name, weight in row.linear_modules(place)}
+    def taps(self, config: PreTrainedConfig) -> dict[str, Tap]:
+        """GGUF weight -> where its inputs are seen in transformers, for the matrices that multiply activations."""
+        return {weight: tap for row, place in self.placed(config) for weight, tap in row.observed(place)}
 
     def marks(self, metadata: Metadata) -> bool:
         """Whether the ``marker`` is in a file's metadata."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -88,8 +88,13 @@ class Checkpoint:
         x, factors = self._stored(info, tuple(_DTYPES)), self._stored(info.scale.factors, tuple(_DTYPES))
         return apply_scales(x, factors, info.scale.block)
 
-    def _stored(self, info: TensorInfo, dtypes: tuple[str, ...]) -> torch.Tensor:
-        """A tensor as it lies in its file."""
+    def read_rows(self, name: str, rows: Sequence[int]) -> torch.Tensor:
+        """Some rows of a matrix of floats, [len(rows), n]; no more of the file is read."""
+        info = self.tensors[name]
+        return self._stored(info, ("F32", "F16", "BF16"), rows)
+
+    def _stored(self, info: TensorInfo, dtypes: tuple[str, ...], rows: Sequence[int] | None = None) -> torch.Tensor:
+        """A tensor, or some of its rows, as it lies in its file."""
         import torch
 
         if self.folder is None:
@@ -98,15 +103,18 @@ class Checkpoint:
             raise CheckpointError(
                 f"tensor {listed([info.name])} is stored as {info.dtype}", why="weights are F32, F16 or BF16"
             )
-        data = torch.empty(math.prod(info.shape), dtype=getattr(torch, _DTYPES[info.dtype]))
+        shape = info.shape if rows is None else (len(rows), *info.shape[1:])
+        data = torch.empty(math.prod(shape), dtype=getattr(torch, _DTYPES[info.dtype]))
         buffer = data.view(torch.uint8).numpy().data
+        row_bytes = len(buffer) // max(1, shape[0]) if rows is not None else len(buffer)
         try:
             with open(self.folder / info.file, "rb", buffering=0) as file:
-                file.seek(info.begin)
-                _fill(file, buffer, info)
+                for i, row in enumerate((0,) if rows is None else rows):
+                    file.seek(info.begin + row * row_bytes)
+                    _fill(file, buffer[i * row_bytes : (i + 1) * row_bytes], info)
         except OSError as error:
             raise CheckpointError(f"{info.file} cannot be read", why=error.strerror or str(error)) from error
-        return data.reshape(info.shape)
+        return data.reshape(shape)
 
 
 def weight_files(available: Iterable[str], index: Mapping[str, str] | None) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,12 +12,12 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.config import read_architecture
 from hubquant.convert.headers import TensorInfo, listed
-from hubquant.convert.operations import Input
 from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.pooling import pooling_metadata
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, string
+from hubquant.imatrix.taps import Tap
 
 if TYPE_CHECKING:
     import torch
@@ -36,27 +36,21 @@ class Conversion:
 
     ``architecture`` is llama.cpp's name and ``hparams`` has its sizes: n_layer, n_head, n_head_kv, n_embd, n_ff,
     n_vocab, n_expert and some more. ``metadata`` has general.architecture, the architecture's and the tokenizer's keys.
-    ``bundles`` make the tensors. ``modules`` maps the linear modules of the transformers model to GGUF weights.
+    ``bundles`` make the tensors. ``taps`` tell where an importance matrix sees what flows into the GGUF weights.
     ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``renames`` give the
     checkpoint's tensors the names that the bundles have. ``notes`` say what is not converted, and ``cannot_run`` why
-    the model can be neither calibrated nor evaluated, if so. ``inputs`` correct what ``modules`` tell about weights.
+    the model can be neither calibrated nor evaluated, if so.
     """
 
     architecture: str
     hparams: Mapping[str, int]
     metadata: Metadata
     bundles: tuple[Bundle, ...]
-    modules: Mapping[str, str]
+    taps: Mapping[str, Tap]
     float_type: FloatType
     renames: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     cannot_run: str | None = None
-    inputs: Mapping[str, Input] = field(default_factory=dict)
-
-    @property
-    def observed(self) -> tuple[str, ...]:
-        """The weights that an importance matrix has data for."""
-        return tuple(dict.fromkeys((*self.modules.values(), *self.inputs)))
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -95,12 +89,11 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         architecture.dimensions(config),
         metadata | vocabulary.metadata(),
         bundles,
-        architecture.linear_modules(config),
+        architecture.taps(config),
         _float_type(tensors.values()),
         architecture.renames,
         (*notes, *_ahead(architecture.further_layers(config, tensors))),
         architecture.cannot_run,
-        architecture.inputs(config),
     )
 
 

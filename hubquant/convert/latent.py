@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules import Settings, check_count, integer, out_of_range
-from hubquant.convert.tables import Row, Tensors, linear, norm
+from hubquant.convert.tables import Place, Row, TapFor, Tensors, linear, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
+from hubquant.imatrix.latent import LatentMeans
+from hubquant.imatrix.taps import ModuleOutput, Tap
 
 if TYPE_CHECKING:
     import torch
@@ -121,6 +123,16 @@ def _split(sizes: Dimensions) -> SplitLatent:
     return SplitLatent(sizes["n_head"], sizes["n_nope"], sizes["n_value"])
 
 
+def _queries(config: PreTrainedConfig) -> TapFor:
+    """The part of each head's query without position, which llama.cpp multiplies by the head's key matrix."""
+    module = "self_attn.q_proj" if config.q_lora_rank is None else "self_attn.q_b_proj"
+    return lambda place: ModuleOutput(place.prefix + module, place.dimensions["n_head"], place.dimensions["n_nope"])
+
+
+def _latent_means(place: Place) -> Tap:
+    return LatentMeans(f"{place.prefix}self_attn", "kv_b_proj")
+
+
 def attention(config: PreTrainedConfig) -> tuple[Row, ...]:
     whole: tuple[Row, ...] = (linear("self_attn.q_proj", "n_queries", "n_embd"),)
     compressed: tuple[Row, ...] = (
@@ -139,6 +151,7 @@ def attention(config: PreTrainedConfig) -> tuple[Row, ...]:
                 "attn_v_b.weight": ("n_head", "n_value", "n_lora_kv"),
             },
             (_split,),
+            taps=(_queries(config), _latent_means),
         ),
         linear("self_attn.o_proj", "n_embd", "n_values"),
     )

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
+BLOCKS, SCALES = "_blocks", "_scales"
+"""What transformers adds to a weight's name for its codes and for its exponents."""
 _BLOCK = 32
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _BIAS = 127  # of the exponent

@@ -45,22 +45,6 @@ class Each:
 
 
 @dataclass(frozen=True)
-class Input:
-    """What flows into a weight of the file: what flows into the weight ``of``, its columns through ``order``.
-
-    A linear module of transformers is observed for one weight, ``of``; it may have become several, or have columns
-    in another order.
-    """
-
-    of: str
-    order: Each | None = None
-
-    def columns(self, x: torch.Tensor) -> torch.Tensor:
-        """Numbers by column, [n_mat, n_in], from those of ``of``."""
-        return self.order.there(x) if self.order else x
-
-
-@dataclass(frozen=True)
 class InterleaveHalves(Each):
     """Rows of each head from rotate-half order (0, d/2, 1, d/2 + 1, …) to pairs that lie together.
 

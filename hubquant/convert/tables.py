@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hubquant.convert.operations import Dimensions, Operation, OperationFor, Stack
+from hubquant.imatrix.taps import ModuleInput, Tap
 
 if TYPE_CHECKING:
     import torch
@@ -79,13 +80,17 @@ class Place:
         return tuple(operation(self.dimensions) for operation in wanted)
 
 
+TapFor = Callable[[Place], Tap]
+"""A table names taps before the layer and the model's dimensions are known."""
+
+
 class Row(Protocol):
     """A row of the table."""
 
     def bundles(self, place: Place) -> Iterator[Bundle]: ...
 
-    def linear_modules(self, place: Place) -> Iterator[tuple[str, str]]:
-        """(module in transformers, weight in GGUF) for matrices that multiply activations."""
+    def observed(self, place: Place) -> Iterator[tuple[str, Tap]]:
+        """(weight in GGUF, where its inputs are seen in transformers) for matrices that multiply activations."""
 
     def bias_settings(self, place: Place) -> Iterator[tuple[str, str]]:
         """(setting, tensor in GGUF) where a setting decides whether the tensor is there."""
@@ -96,14 +101,14 @@ class Module:
     """A module that owns a weight and perhaps a bias, each of which is one tensor in both files.
 
     ``shape`` holds names of dimensions and is the weight's in GGUF. ``bias`` is True, False or the setting that turns
-    it on. ``linear`` modules multiply activations, which an importance matrix observes. ``operations`` act on the
-    weight and on the bias. ``stem`` is the name in GGUF where the gguf package has none.
+    it on. ``tap`` is where an importance matrix sees the inputs of a weight that multiplies activations.
+    ``operations`` act on the weight and on the bias. ``stem`` is the name in GGUF where the gguf package has none.
     """
 
     name: str
     shape: tuple[str, ...]
     bias: bool | str = False
-    linear: bool = False
+    tap: TapFor | None = None
     operations: tuple[OperationFor, ...] = ()
     stem: str | None = None
 
@@ -117,37 +122,35 @@ class Module:
         if self.has_bias(place.config):
             yield Bundle((f"{name}.bias",), {f"{stem}.bias": shape[:1]}, operations)
 
-    def linear_modules(self, place: Place) -> Iterator[tuple[str, str]]:
-        if self.linear:
-            yield place.prefix + self.name, f"{place.stem(self.name, self.stem)}.weight"
+    def observed(self, place: Place) -> Iterator[tuple[str, Tap]]:
+        if self.tap:
+            yield f"{place.stem(self.name, self.stem)}.weight", self.tap(place)
 
     def bias_settings(self, place: Place) -> Iterator[tuple[str, str]]:
         if isinstance(self.bias, str):
             yield self.bias, f"{place.stem(self.name, self.stem)}.bias"
 
 
-class Unobserved:
-    """Rows without linear modules and without settings for biases."""
-
-    def linear_modules(self, place: Place) -> Iterator[tuple[str, str]]:  # noqa: ARG002
-        return iter(())
+class WithoutBias:
+    """Rows without settings for biases."""
 
     def bias_settings(self, place: Place) -> Iterator[tuple[str, str]]:  # noqa: ARG002
         return iter(())
 
 
 @dataclass(frozen=True)
-class Tensors(Unobserved):
+class Tensors(WithoutBias):
     """Tensors that are no module's weight, or change their number: full names after the layer's prefix.
 
     ``targets`` are GGUF names after "blk.N." with the names of their dimensions, ``quantized`` the type that bytes in
-    the checkpoint stand for.
+    the checkpoint stand for. ``taps`` are where the inputs of the targets are seen, in their order.
     """
 
     sources: tuple[str, ...]
     targets: Mapping[str, tuple[str, ...]]
     operations: tuple[OperationFor, ...] = ()
     quantized: str | None = None
+    taps: tuple[TapFor, ...] = ()
 
     def bundles(self, place: Place) -> Iterator[Bundle]:
         yield Bundle(
@@ -157,17 +160,24 @@ class Tensors(Unobserved):
             quantized=self.quantized,
         )
 
+    def observed(self, place: Place) -> Iterator[tuple[str, Tap]]:
+        if self.taps:
+            for name, tap in zip(self.targets, self.taps, strict=True):
+                yield place.block + name, tap(place)
+
 
 @dataclass(frozen=True)
-class Experts(Unobserved):
+class Experts(WithoutBias):
     """A matrix of every expert, which GGUF holds as one stack [n_expert, rows, columns].
 
-    ``name`` has {} in place of the expert's number; ``operations`` act on each expert's matrix.
+    ``name`` has {} in place of the expert's number; ``operations`` act on each expert's matrix. ``tap`` is where the
+    inputs of all of them are seen.
     """
 
     name: str
     rows: str
     columns: str
+    tap: TapFor
     operations: tuple[OperationFor, ...] = ()
     stem: str | None = None
 
@@ -179,14 +189,21 @@ class Experts(Unobserved):
             (*place.operations(self.operations), Stack()),
         )
 
+    def observed(self, place: Place) -> Iterator[tuple[str, Tap]]:
+        yield f"{place.stem(self.name.replace('.{}', ''), self.stem)}.weight", self.tap(place)
+
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The token embedding and the output layer, which are one matrix when the config ties them."""
+    """The token embedding and the output layer, which are one matrix when the config ties them.
+
+    ``module`` is the output layer in transformers, which checkpoints may call otherwise.
+    """
 
     embedding: str = "model.embed_tokens"
     output: str = "lm_head"
     output_bias: bool = False
+    module: str = "lm_head"
 
     def bundles(self, place: Place) -> Iterator[Bundle]:
         shape = place.shape(("n_vocab", "n_embd"))
@@ -197,8 +214,8 @@ class Embeddings:
         if self.output_bias:
             yield Bundle((f"{self.output}.bias",), {"output.bias": shape[:1]})
 
-    def linear_modules(self, place: Place) -> Iterator[tuple[str, str]]:
-        yield self.output, "token_embd.weight" if _tied(place) else "output.weight"
+    def observed(self, place: Place) -> Iterator[tuple[str, Tap]]:
+        yield "token_embd.weight" if _tied(place) else "output.weight", ModuleInput(self.module)
 
     def bias_settings(self, place: Place) -> Iterator[tuple[str, str]]:  # noqa: ARG002
         return iter(())
@@ -206,6 +223,11 @@ class Embeddings:
 
 def _tied(place: Place) -> bool:
     return bool(place.config.tie_word_embeddings)
+
+
+def inputs_of(module: str) -> TapFor:
+    """What a module of the layer is called with."""
+    return lambda place: ModuleInput(place.prefix + module)
 
 
 def linear(
@@ -216,7 +238,7 @@ def linear(
     operations: tuple[OperationFor, ...] = (),
     stem: str | None = None,
 ) -> Module:
-    return Module(name, (rows, columns), bias, linear=True, operations=operations, stem=stem)
+    return Module(name, (rows, columns), bias, inputs_of(name), operations, stem)
 
 
 def norm(name: str, size: str = "n_embd", bias: bool | str = False, stem: str | None = None) -> Module:

@@ -1,4 +1,4 @@
-"""Single steps on files, without a recipe: what ``hubquant convert``, ``quantize``, ``imatrix`` and ``publish`` do."""
+"""Single steps on files, without a recipe: what ``hubquant convert``, ``quantize`` and ``publish`` do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hubquant.calibration import build
 from hubquant.convert.conversion import Conversion, stream
 from hubquant.disk import writing
 from hubquant.engine.files import (
@@ -24,14 +23,14 @@ from hubquant.engine.given_imatrix import open_imatrix
 from hubquant.engine.plan import check_tokenizer, check_types, conversion_weights
 from hubquant.engine.progress import Progress
 from hubquant.engine.quantizing import Target
-from hubquant.engine.runnable import check_no_pre_tokenizer, open_model, open_runnable
+from hubquant.engine.runnable import check_no_pre_tokenizer, open_model
 from hubquant.engine.source import SourceModel
-from hubquant.engine.steps import collect, write_targets
+from hubquant.engine.steps import write_targets
 from hubquant.engine.workspace import fingerprint
 from hubquant.errors import UserError
 from hubquant.gguf_file import GGUFFile
 from hubquant.mix import file_type
-from hubquant.recipe.schema import Calibration, Quantize, Rule, TextSource
+from hubquant.recipe.schema import Quantize, Rule, TextSource
 
 if TYPE_CHECKING:
     import torch
@@ -138,27 +137,6 @@ def quantize_settings(
     )
 
 
-def collect_imatrix(
-    model: str,
-    texts: Sequence[str],
-    out: Path,
-    chunks: int,
-    chunk_size: int,
-    process_output: bool,
-    pre_tokenizer: str | None,
-    progress: Progress,
-) -> ImportanceMatrix:
-    source = open_runnable(model, pre_tokenizer)
-    tokens = build(text_sources(texts, Calibration().sources), source.tokenizer, chunk_size, chunks, seed=0)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    snapshot = out.with_name(f".{out.name}.partial")
-    matrix = collect(source.load(progress), tokens, source.modules, source.inputs, process_output, snapshot, progress)
-    matrix.save(out)
-    snapshot.unlink(missing_ok=True)
-    return matrix
-
-
 def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
     from hubquant.engine.run import push_folder
     from hubquant.hub.push import can_write
@@ -182,7 +160,7 @@ def checkpoint_readable(source: SourceModel, conversion: Conversion, progress: P
         source.name,
         weights,
         source.identity,
-        conversion.modules,
+        conversion.taps,
         lambda names: stream(conversion, source.checkpoint, names),
     )
 

@@ -11,8 +11,9 @@ from hubquant.disk import writing
 from hubquant.engine.alone import text_sources
 from hubquant.engine.progress import Progress
 from hubquant.engine.runnable import open_runnable
-from hubquant.engine.steps import device, measure_baseline
+from hubquant.engine.steps import measure_baseline
 from hubquant.gguf_file import GGUFFile
+from hubquant.models.load import default_device
 from hubquant.recipe.schema import Evaluate
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def divergence(file: Path, baseline: Path, progress: Progress) -> Divergence:
 
     gguf = GGUFFile.open(file)
     with Baseline.open(baseline) as stored, progress.bar(file.name, stored.n_chunks, "chunks") as advance:
-        return compare(load_model(gguf, device()), stored, advance=advance)
+        return compare(load_model(gguf, default_device()), stored, advance=advance)
 
 
 def perplexity(model: str, texts: Sequence[str], chunks: int, chunk_size: int, progress: Progress) -> Perplexity:

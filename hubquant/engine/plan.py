@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.conversion import Conversion, plan_conversion
 from hubquant.engine.artifacts import Artifacts, plan_artifacts
+from hubquant.engine.collecting import Way, choose_way, streaming_bytes
 from hubquant.engine.files import (
     FilePlan,
     ImatrixFacts,
@@ -25,7 +26,7 @@ from hubquant.engine.files import (
     plan_layouts,
 )
 from hubquant.engine.given_imatrix import GivenImatrix, open_imatrix
-from hubquant.engine.resources import check_disk, check_memory, disk_bytes, peak_ram_bytes, runs_model
+from hubquant.engine.resources import check_disk, check_memory, collects, disk_bytes, peak_ram_bytes, runs_model
 from hubquant.engine.source import SourceModel, open_source
 from hubquant.engine.workspace import Artifact, Workspace
 from hubquant.errors import ImatrixError, NotSupportedYet, RecipeError
@@ -59,6 +60,7 @@ class Plan:
     conversion: Conversion
     vocabulary: VocabularyCheck
     weights: Weights
+    way: Way | None
     imatrix: GivenImatrix | None
     facts: ImatrixFacts | None
     calibration: Chunks | None
@@ -117,7 +119,7 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
         )
     weights = conversion_weights(source, conversion)
     vocabulary = check_tokenizer(source, weights)
-    imatrix = open_imatrix(recipe.imatrix.file, weights, conversion.modules) if recipe.imatrix.file else None
+    imatrix = open_imatrix(recipe.imatrix.file, weights, conversion.taps) if recipe.imatrix.file else None
     calibration, evaluation = _tokenize(recipe, source)
     facts = imatrix.facts if imatrix else collected_facts(calibration, conversion, recipe) if calibration else None
     covered = _covered(imatrix, calibration, conversion, recipe)
@@ -127,7 +129,10 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     notes += _check_overlap(recipe) if calibration and evaluation else []
     artifacts = plan_artifacts(recipe, source, weights, imatrix, calibration, evaluation, files, shard_bytes)
     workspace = Workspace(output)
-    peak = peak_ram_bytes(recipe, weights)
+    way = choose_way(recipe.imatrix, weights.shapes, can_stream=True) if calibration else None
+    streams = way is not None and calibration is not None and way not in ("none", "cpu")
+    streaming = streaming_bytes(weights.shapes, calibration.n_tokens) if streams and calibration else None
+    peak = peak_ram_bytes(recipe, weights, streaming)
     disk = disk_bytes(recipe, weights, files, source.download_bytes)
     check_memory(peak)
     check_disk(disk, output)
@@ -138,6 +143,7 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
         conversion=conversion,
         vocabulary=vocabulary,
         weights=weights,
+        way=way,
         imatrix=imatrix,
         facts=facts,
         calibration=calibration,
@@ -145,7 +151,7 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
         files=files,
         artifacts=artifacts,
         shard_bytes=shard_bytes,
-        steps=_steps(recipe, source, calibration, evaluation, artifacts, workspace),
+        steps=_steps(recipe, source, calibration, way, evaluation, artifacts, workspace),
         peak_ram_bytes=peak,
         disk_bytes=disk,
         notes=notes,
@@ -250,15 +256,16 @@ def _tokenize(recipe: Recipe, source: SourceModel) -> tuple[Chunks | None, Chunk
 
     tokenizer = load_tokenizer(source.folder)
     first, second = recipe.calibration, recipe.evaluate
-    collects = not recipe.imatrix.skip and recipe.imatrix.file is None
-    calibration = build(first.sources, tokenizer, first.chunk_size, first.chunks, first.seed) if collects else None
+    calibration = (
+        build(first.sources, tokenizer, first.chunk_size, first.chunks, first.seed) if collects(recipe) else None
+    )
     evaluation = None if second.skip else build(second.sources, tokenizer, second.chunk_size, second.chunks, 0)
     return calibration, evaluation
 
 
 def collected_facts(chunks: Chunks, conversion: Conversion, recipe: Recipe) -> ImatrixFacts:
     """What a file will record of the matrix that is yet to be collected."""
-    n_entries = len(collected_names(conversion.observed, recipe.imatrix.process_output))
+    n_entries = len(collected_names(conversion.taps, recipe.imatrix.process_output))
     return ImatrixFacts("imatrix.gguf", chunks.datasets[0], n_entries, len(chunks), chunks.fingerprint)
 
 
@@ -268,7 +275,7 @@ def _covered(
     """The tensors that the importance matrix has, or will have, data for."""
     if imatrix is not None:
         return imatrix.matrix.entries.keys()
-    return collected_names(conversion.observed, recipe.imatrix.process_output) if calibration else ()
+    return collected_names(conversion.taps, recipe.imatrix.process_output) if calibration else ()
 
 
 def check_types(types: Mapping[str, str], ftype: str, covered: Collection[str]) -> None:
@@ -313,6 +320,7 @@ def _steps(
     recipe: Recipe,
     source: SourceModel,
     calibration: Chunks | None,
+    way: Way | None,
     evaluation: Chunks | None,
     artifacts: Artifacts,
     workspace: Workspace,
@@ -325,7 +333,8 @@ def _steps(
     if source.remote is not None:
         steps.append(Step("pull", f"{source.id} at {source.revision[:12]}", source.download_bytes == 0))
     if calibration is not None and artifacts.imatrix is not None:
-        steps.append(Step("imatrix", describe(calibration), workspace.has(artifacts.imatrix)))
+        detail = describe(calibration) + ("" if way == "none" else f" (offload: {way})")
+        steps.append(Step("imatrix", detail, workspace.has(artifacts.imatrix)))
     if evaluation is not None and artifacts.baseline is not None:
         steps.append(Step("baseline", describe(evaluation), workspace.has(artifacts.baseline)))
     steps.append(Step("quantize", names, done(artifacts.files)))

@@ -18,11 +18,23 @@ LOGIT_COPIES = 6  # logits, log-probabilities of both models, their difference a
 QUANTIZE_COPIES = 3  # a tensor as read, in fp32, and its quantized forms with scratch
 
 
-def peak_ram_bytes(recipe: Recipe, weights: Weights) -> int:
-    """Upper estimate: the larger of a forward pass in fp32 and of quantizing the largest tensor."""
+def memory_bytes() -> int:
+    """Of the machine."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def peak_ram_bytes(recipe: Recipe, weights: Weights, streaming: int | None) -> int:
+    """Upper estimate: the larger of a forward pass in fp32 and of quantizing the largest tensor.
+
+    ``streaming`` is what collecting the importance matrix takes when the model is streamed.
+    """
     largest = max(math.prod(shape) for shape in weights.shapes.values())
     quantizing = QUANTIZE_COPIES * FP32_BYTES * largest
-    if not runs_model(recipe):
+    if streaming is not None:
+        quantizing = max(quantizing, streaming)
+    if (streaming is not None or not collects(recipe)) and recipe.evaluate.skip:
         return LIBRARIES_BYTES + quantizing
     chunk = max(recipe.calibration.chunk_size, recipe.evaluate.chunk_size)
     logits = LOGIT_COPIES * FP32_BYTES * chunk * vocabulary(weights)
@@ -30,8 +42,11 @@ def peak_ram_bytes(recipe: Recipe, weights: Weights) -> int:
 
 
 def runs_model(recipe: Recipe) -> bool:
-    collects = not recipe.imatrix.skip and recipe.imatrix.file is None
-    return collects or not recipe.evaluate.skip
+    return collects(recipe) or not recipe.evaluate.skip
+
+
+def collects(recipe: Recipe) -> bool:
+    return not recipe.imatrix.skip and recipe.imatrix.file is None
 
 
 def disk_bytes(recipe: Recipe, weights: Weights, files: Sequence[FilePlan], download: int) -> int:
@@ -47,14 +62,12 @@ def vocabulary(weights: Weights) -> int:
 
 
 def check_memory(needed: int) -> None:
-    import psutil
-
-    total = psutil.virtual_memory().total
+    total = memory_bytes()
     if needed > total:
         raise NotSupportedYet(
-            "models larger than memory",
+            "evaluating models larger than memory",
             why=f"this run needs about {needed / 2**30:.1f} GiB and the machine has {total / 2**30:.1f} GiB",
-            hint="give an imatrix.file and set evaluate.skip=true: quantizing alone streams the weights",
+            hint="add --set evaluate.skip=true: calibration and quantization stream the weights",
         )
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.convert.conversion import Conversion, plan_conversion
-from hubquant.convert.operations import Input
+from hubquant.engine.collecting import Observable, Shapes, observe_checkpoint
 from hubquant.engine.gguf_source import gguf_identity
 from hubquant.engine.progress import Progress
 from hubquant.engine.source import SourceModel, open_source
-from hubquant.engine.steps import device, load_source, source_revision
 from hubquant.errors import UserError
 from hubquant.gguf_file import GGUFFile
 from hubquant.models import load_tokenizer
+from hubquant.models.load import Placement, default_device
 from hubquant.recipe.load import model_reference
 from hubquant.recipe.schema import ModelReference
 
@@ -25,14 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runnable:
-    """``modules`` are its linear modules and the GGUF weights that they become; ``load`` reads the weights."""
+    """``tokenizer`` is there at once; ``fetch`` brings the weights to this machine."""
 
     name: str
     revision: str
     tokenizer: PreTrainedTokenizerBase
-    modules: Mapping[str, str]
-    inputs: Mapping[str, Input]
-    load: Callable[[Progress], PreTrainedModel]
+    shapes: Shapes
+    can_stream: bool
+    fetch: Callable[[Progress], Observable]
+
+    def load(self, progress: Progress) -> PreTrainedModel:
+        """The model in memory, spread over all devices."""
+        return self.fetch(progress).load(Placement(spread=True))
 
 
 def open_runnable(model: str, pre_tokenizer: str | None = None) -> Runnable:
@@ -42,11 +46,11 @@ def open_runnable(model: str, pre_tokenizer: str | None = None) -> Runnable:
     source, conversion = open_model(model, pre_tokenizer)
     return Runnable(
         source.id or source.name,
-        source_revision(source),
+        source.exact_revision,
         load_tokenizer(source.folder),
-        conversion.modules,
-        conversion.inputs,
-        lambda progress: load_source(source.download(progress)),
+        conversion.shapes,
+        True,
+        lambda progress: observe_checkpoint(source.download(progress), conversion),
     )
 
 
@@ -69,11 +73,10 @@ def _open_gguf(path: Path, pre_tokenizer: str | None) -> Runnable:
     check_no_pre_tokenizer(pre_tokenizer)
     file = GGUFFile.open(path)
     architecture, config = read_config(file)
-    return Runnable(
-        path.stem,
-        gguf_identity(path)["state"],
-        Vocabulary.from_metadata(file.metadata).tokenizer(),
-        architecture.linear_modules(config),
-        architecture.inputs(config),
-        lambda _: load_model(file, device()),
+    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+    revision = gguf_identity(path)["state"]
+    observable = Observable(
+        path.stem, revision, shapes, architecture.taps(config), lambda _: load_model(file, default_device()), None
     )
+    tokenizer = Vocabulary.from_metadata(file.metadata).tokenizer()
+    return Runnable(path.stem, revision, tokenizer, shapes, False, lambda _: observable)

@@ -42,6 +42,11 @@ class SourceModel:
     weight_files: tuple[str, ...] = ()
     download_bytes: int = 0
 
+    @property
+    def exact_revision(self) -> str:
+        """Of a folder, the state of its files."""
+        return self.revision if self.id else self.identity["state"]
+
     def download(self, progress: Progress) -> SourceModel:
         """The same source with its weights on disk."""
         if self.remote is None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter
 
 from hubquant.convert.conversion import stream
-from hubquant.convert.operations import Input
+from hubquant.engine.collecting import collect, finish, observe_checkpoint
 from hubquant.engine.files import FilePlan
 from hubquant.engine.plan import Plan, describe
 from hubquant.engine.progress import Progress
@@ -68,34 +68,28 @@ class Work:
 
 def observe_model(work: Work) -> ImportanceMatrix | None:
     """Whatever needs the source model in memory: the importance matrix and the baseline. Returns the matrix to use."""
-    from hubquant.imatrix import ImportanceMatrix
+    from hubquant.imatrix import ImportanceMatrix, Keeping
 
-    plan, workspace = work.plan, work.workspace
+    plan, workspace, settings = work.plan, work.workspace, work.plan.recipe.imatrix
     wanted = [a for a in (plan.artifacts.imatrix, plan.artifacts.baseline) if a and not workspace.has(a)]
-    model = load_source(work.source) if wanted else None
+    whole = plan.way == "none" or plan.artifacts.baseline in wanted
+    model = load_source(work.source) if wanted and whole else None
     if plan.calibration is not None and plan.artifacts.imatrix is not None:
         _step(work, "imatrix", describe(plan.calibration), plan.artifacts.imatrix)
-        if model is not None and plan.artifacts.imatrix in wanted:
+        if plan.artifacts.imatrix in wanted:
             folder = workspace.open_building(plan.artifacts.imatrix)
-            output = plan.recipe.imatrix.process_output
-            matrix = collect(
-                model,
-                plan.calibration,
-                plan.conversion.modules,
-                plan.conversion.inputs,
-                output,
-                folder / SNAPSHOT,
-                work.progress,
-            )
-            matrix.save(folder / IMATRIX)
-            (folder / SNAPSHOT).unlink(missing_ok=True)
+            observable = observe_checkpoint(work.source, plan.conversion)
+            keeping = Keeping(folder / SNAPSHOT, plan.artifacts.imatrix.fingerprint)
+            collection = collect(observable, plan.calibration, settings, keeping, work.progress, model=model)
+            finish(collection, observable, work.progress).save(folder / IMATRIX)
+            keeping.path.unlink(missing_ok=True)
             workspace.complete(plan.artifacts.imatrix)
     if plan.evaluation is not None and plan.artifacts.baseline is not None:
         _step(work, "baseline", describe(plan.evaluation), plan.artifacts.baseline)
         if model is not None and plan.artifacts.baseline in wanted:
             folder = workspace.open_building(plan.artifacts.baseline)
             source, path = work.source, folder / BASELINE
-            name, revision = source.id or source.name, source_revision(source)
+            name, revision = source.id or source.name, source.exact_revision
             measure_baseline(model, name, revision, plan.evaluation, path, work.progress)
             workspace.complete(plan.artifacts.baseline)
     if plan.imatrix is not None:
@@ -131,6 +125,7 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
     from hubquant.convert.restore import load_model
     from hubquant.evaluate import Baseline, Divergence, RuntimeCheck, compare, runtime_check
     from hubquant.models import load_tokenizer
+    from hubquant.models.load import default_device
 
     plan, made = work.plan, work.plan.artifacts
     divergences, runtimes = TypeAdapter(Divergence), TypeAdapter(RuntimeCheck)
@@ -143,7 +138,7 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
             missing = [artifact for artifact in (evaluation, runtime) if not work.workspace.has(artifact)]
             work.progress.step("evaluate", file.ftype, reused=not missing)
             path = work.file_paths(file)[0]
-            model = load_model(path, device()) if missing else None
+            model = load_model(path, default_device()) if missing else None
             if model is not None and evaluation in missing:
                 snapshot = work.workspace.open_building(evaluation) / SNAPSHOT
                 with work.progress.bar(file.ftype, baseline.n_chunks, "chunks") as advance:
@@ -170,35 +165,6 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
     )
 
 
-def collect(
-    model: PreTrainedModel,
-    chunks: Chunks,
-    modules: Mapping[str, str],
-    inputs: Mapping[str, Input],
-    process_output: bool,
-    snapshot: Path,
-    progress: Progress,
-) -> ImportanceMatrix:
-    """Run ``model`` over ``chunks``; goes on from ``snapshot`` when it is there."""
-    from hubquant.imatrix import collect as collect_matrix
-
-    with progress.bar("imatrix", len(chunks), "chunks") as advance:
-        matrix = collect_matrix(
-            model, chunks, modules, snapshot=snapshot, process_output=process_output, advance=advance
-        )
-    return by_weight(matrix, inputs)
-
-
-def by_weight(matrix: ImportanceMatrix, inputs: Mapping[str, Input]) -> ImportanceMatrix:
-    """The matrix with the entries of weights whose inputs are those of others, or in another order."""
-    entries = dict(matrix.entries)
-    for name, known in inputs.items():
-        entry = matrix.entries[known.of]
-        in_sum = None if entry.in_sum is None else known.columns(entry.in_sum)
-        entries[name] = replace(entry, in_sum2=known.columns(entry.in_sum2), in_sum=in_sum)
-    return replace(matrix, entries=entries)
-
-
 def measure_baseline(
     model: PreTrainedModel, name: str, revision: str, chunks: Chunks, path: Path, progress: Progress
 ) -> None:
@@ -206,11 +172,6 @@ def measure_baseline(
 
     with progress.bar("baseline", len(chunks), "chunks") as advance:
         write_baseline(model, chunks, path, name=name, revision=revision, advance=advance).close()
-
-
-def source_revision(source: SourceModel) -> str:
-    """Of a folder, the state of its files."""
-    return source.revision if source.id else source.identity["state"]
 
 
 def write_targets(
@@ -230,12 +191,6 @@ def load_source(source: SourceModel) -> PreTrainedModel:
     from hubquant.models import load
 
     return load(source.folder)
-
-
-def device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _step(work: Work, name: str, detail: str, artifact: Artifact) -> None:

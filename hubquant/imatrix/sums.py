@@ -5,116 +5,118 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
-from hubquant.errors import ImatrixError
-from hubquant.imatrix.matrix import Entry
-
 
 @dataclass(eq=False)
-class _Total:
-    """float64 [n_in] on the device of the activations."""
+class Sums:
+    """Σx² and Σx, float64 [n_mat, n_in] on the device of the activations, and the rows of each matrix, [n_mat]."""
 
     sum2: torch.Tensor
     sum: torch.Tensor
-    count: int = 0
+    counts: torch.Tensor
+
+    @classmethod
+    def zeros(cls, n_mat: int, n_in: int, device: torch.device) -> Self:
+        zeros = torch.zeros(n_mat, n_in, dtype=torch.float64, device=device)
+        return cls(zeros, zeros.clone(), torch.zeros(n_mat, dtype=torch.int64))
+
+    def add(self, other: Sums) -> None:
+        self.sum2 = self.sum2.to(other.sum2.device) + other.sum2  # what was restored is not on the device yet
+        self.sum = self.sum.to(other.sum.device) + other.sum
+        self.counts = self.counts + other.counts
 
 
 @dataclass(frozen=True, eq=False)
 class _Input:
-    """Sums over one input of a module; ``finite`` has one value per chunk, or one for all."""
+    """Sums over one input of a module."""
 
     tensor: weakref.ref[torch.Tensor]
     version: int
-    sum2: torch.Tensor
-    sum: torch.Tensor
-    rows: int
-    finite: torch.Tensor
+    sums: Sums
 
 
 class InputSums:
-    """Adds up Σx², Σx and the number of rows for each weight, batch by batch."""
+    """Adds up what taps see, batch by batch: a batch counts once it is committed."""
 
     def __init__(self) -> None:
-        self._totals: dict[str, _Total] = {}
+        self.totals: dict[str, Sums] = {}
+        self._batch: dict[str, Sums] = {}
         self._last: _Input | None = None
-        self._checks: list[tuple[str, torch.Tensor]] = []
-        self._first_chunk = 0
         self._n_chunks = 1
 
-    def begin(self, first_chunk: int, n_chunks: int) -> None:
-        """Start a batch of ``n_chunks`` chunks."""
-        self._first_chunk, self._n_chunks = first_chunk, n_chunks
+    def begin(self, n_chunks: int) -> None:
+        """Start a batch of ``n_chunks`` chunks; an earlier one that was not committed is forgotten."""
+        self._n_chunks = n_chunks
         self._last = None
-        self._checks = []
+        self._batch = {}
 
-    def add(self, weight: str, x: torch.Tensor) -> None:
-        """Add the rows of ``x`` [..., n_in]."""
+    def add(self, key: str, x: torch.Tensor) -> None:
+        """Add the rows of ``x`` [..., n_in] for a weight of one matrix."""
         sums = self._sums_of(x)
-        self._checks.append((weight, sums.finite))
-        total = self._totals.get(weight)
-        if total is None:
-            total = self._totals[weight] = _Total(torch.zeros_like(sums.sum2), torch.zeros_like(sums.sum))
-        total.sum2 = total.sum2.to(sums.sum2.device) + sums.sum2  # what was restored is not on the device yet
-        total.sum = total.sum.to(sums.sum.device) + sums.sum
-        total.count += sums.rows
+        found = self._batch.get(key)
+        if found is None:
+            self._batch[key] = Sums(sums.sum2, sums.sum, sums.counts)
+        else:
+            found.add(sums)
 
-    def check_finite(self) -> None:
-        """Raise ``ImatrixError`` when an input of this batch was not finite; the first one is named."""
-        if not self._checks:
-            return
-        device = self._checks[0][1].device
-        if bool(torch.stack([finite.all().to(device) for _, finite in self._checks]).all()):  # one wait for all
-            return
-        weight, finite = next(check for check in self._checks if not bool(check[1].all()))
+    def add_expert(self, key: str, expert: int, n_experts: int, x: torch.Tensor) -> None:
+        """Add the rows of ``x`` [rows, n_in] for one matrix of a weight that has ``n_experts``."""
+        sums = self._batch.get(key)
+        if sums is None:
+            sums = self._batch[key] = Sums.zeros(n_experts, x.shape[-1], x.device)
+        values = x.float()
+        sums.sum2[expert] += values.square().sum(0)
+        sums.sum[expert] += values.sum(0)
+        sums.counts[expert] += len(x)
+
+    def not_finite(self) -> str | None:
+        """The first key whose input in this batch was NaN, infinite or too large to be squared, None if there is none.
+
+        One wait for the device, however many keys there are.
+        """
+        if not self._batch:
+            return None
+        device = next(iter(self._batch.values())).sum2.device
+        finite = torch.stack([sums.sum2.isfinite().all().to(device) for sums in self._batch.values()])
         bad = (~finite).nonzero().flatten().tolist()
-        chunk = f"chunk {self._first_chunk + bad[0] + 1}" if len(finite) == self._n_chunks else "a chunk"
-        raise ImatrixError(
-            f"the input of {weight} is not finite in {chunk}",
-            why="an activation is NaN, infinite or too large to be squared",
-            hint="run in float32, on the CPU for instance; if it stays, the model's weights are broken",
-        )
+        return list(self._batch)[bad[0]] if bad else None
 
-    def entries(self) -> dict[str, Entry]:
-        return {
-            name: Entry(total.sum2.cpu()[None], torch.tensor([total.count]), total.sum.cpu()[None])
-            for name, total in self._totals.items()
-        }
+    def commit(self) -> None:
+        for key, sums in self._batch.items():
+            if key in self.totals:
+                self.totals[key].add(sums)
+            else:
+                self.totals[key] = sums
+        self.begin(1)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The whole state, by names that ``restore`` understands."""
+        """What was committed, by names that ``restore`` understands."""
         state: dict[str, torch.Tensor] = {}
-        for name, total in self._totals.items():
-            state |= {f"sum2:{name}": total.sum2.cpu(), f"sum:{name}": total.sum.cpu()}
-            state[f"count:{name}"] = torch.tensor(total.count)
+        for key, sums in self.totals.items():
+            state |= {f"sum2:{key}": sums.sum2.cpu(), f"sum:{key}": sums.sum.cpu(), f"counts:{key}": sums.counts}
         return state
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        for key, count in state.items():
-            kind, _, name = key.partition(":")
-            if kind == "count":
-                self._totals[name] = _Total(state[f"sum2:{name}"], state[f"sum:{name}"], int(count))
+        for name, counts in state.items():
+            kind, _, key = name.partition(":")
+            if kind == "counts":
+                self.totals[key] = Sums(state[f"sum2:{key}"], state[f"sum:{key}"], counts)
 
-    def _sums_of(self, x: torch.Tensor) -> _Input:
+    def _sums_of(self, x: torch.Tensor) -> Sums:
         """q, k and v, or gate and up, are called with one tensor: it is summed once."""
         last = self._last
         if last is not None and last.tensor() is x and last.version == x._version:
-            return last
+            return last.sums
         rows = x.numel() // x.shape[-1]
-        per_chunk = self._n_chunks if rows % self._n_chunks == 0 else 1
-        sum2, sum_ = [], []
-        for block in x.reshape(per_chunk, -1, x.shape[-1]):
-            values = block.float()
-            sum_.append(values.sum(0))
-            sum2.append(values.square().sum(0))
-        blocks = torch.stack(sum2)
-        self._last = _Input(
-            weakref.ref(x),
-            x._version,
-            blocks.double().sum(0),
-            torch.stack(sum_).double().sum(0),
-            rows,
-            blocks.isfinite().all(-1),
+        blocks = x.reshape(self._n_chunks if rows % self._n_chunks == 0 else 1, -1, x.shape[-1]).float()
+        # In float32 over one chunk, in float64 over the chunks.
+        sums = Sums(
+            blocks.square().sum(1).sum(0, dtype=torch.float64)[None],
+            blocks.sum(1).sum(0, dtype=torch.float64)[None],
+            torch.tensor([rows]),
         )
-        return self._last
+        self._last = _Input(weakref.ref(x), x._version, sums)
+        return sums

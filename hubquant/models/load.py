@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,13 +19,43 @@ if TYPE_CHECKING:
 Device = Literal["auto", "cpu", "cuda"]
 
 
-def load(folder: Path, device: Device = "auto") -> PreTrainedModel:
+@dataclass(frozen=True)
+class Placement:
+    """Where accelerate may put weights: over all devices and main memory if ``spread``, and in a folder on ``disk``.
+
+    ``max_memory`` is transformers': bytes, or a size such as "12GiB", by device ("0", "1", …, "cpu").
+    """
+
+    spread: bool = False
+    max_memory: Mapping[str, str] = field(default_factory=dict)
+    disk: Path | None = None
+
+    def options(self, *, on_cuda: bool) -> dict[str, Any]:
+        """Arguments of ``from_pretrained``."""
+        if self.disk is None and not (on_cuda and self.spread):
+            return {"device_map": "cuda"} if on_cuda else {}
+        memory: dict[int | str, str | int] = {int(k) if k.isdecimal() else k: v for k, v in self.max_memory.items()}
+        if self.disk is not None and not memory and not on_cuda:
+            import psutil
+
+            memory = {"cpu": psutil.virtual_memory().available // 2}
+        options: dict[str, Any] = {"device_map": "auto", "max_memory": memory or None}
+        return options if self.disk is None else {**options, "offload_folder": str(self.disk)}
+
+
+def default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load(folder: Path, device: Device = "auto", placement: Placement | None = None) -> PreTrainedModel:
     """The causal language model in ``folder``, in eval mode and without gradients.
 
     On the CPU its weights are float32; on CUDA they keep the checkpoint's dtype. ``auto`` takes CUDA when there is one
-    and spreads the model over all devices and main memory. Of a multimodal model only the language model is loaded, as
-    it is alone. Raises ``CheckpointError`` when weights are missing,
-    broken or not safetensors.
+    and, unless ``placement`` says otherwise, spreads the model over all devices and main memory. Of a multimodal model
+    only the language model is loaded, as it is alone. Raises ``CheckpointError`` when weights are missing, broken or
+    not safetensors.
     """
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
@@ -49,7 +80,7 @@ def load(folder: Path, device: Device = "auto") -> PreTrainedModel:
                 trust_remote_code=False,
                 use_safetensors=True,
                 dtype="auto" if on_cuda else torch.float32,
-                device_map=("auto" if device == "auto" else "cuda") if on_cuda else None,
+                **(placement or Placement(spread=device == "auto")).options(on_cuda=on_cuda),
                 output_loading_info=True,
                 **options,
             )

@@ -43,7 +43,11 @@ class ModelReference(Frozen):
 
 
 class TextSource(Frozen):
-    """Text to calibrate or to evaluate on: a local file, a Hub dataset, or a text bundled with the package."""
+    """Text to calibrate or to evaluate on: a local file, a Hub dataset, or a text bundled with the package.
+
+    With ``parse_special`` the names of special tokens in a plain text stand for these tokens, as always in rendered
+    conversations.
+    """
 
     file: str | None = None
     dataset: str | None = None
@@ -53,6 +57,7 @@ class TextSource(Frozen):
     revision: str | None = None
     field: str = "text"
     chat_template: bool = False
+    parse_special: bool = False
     samples: Annotated[int, Field(gt=0)] | None = None
     weight: Annotated[float, Field(gt=0)] = 1.0
 
@@ -82,11 +87,17 @@ class Calibration(Frozen):
 
 
 class Imatrix(Frozen):
-    """``file`` uses an existing matrix; ``skip`` quantizes without one."""
+    """``file`` uses an existing matrix; ``skip`` quantizes without one.
+
+    ``offload`` is for models larger than memory: "cpu" and "disk" are accelerate's, with transformers' ``max_memory``;
+    "stream" has one block in memory at a time; "auto" streams what does not fit.
+    """
 
     file: str | None = None
     skip: bool = False
     process_output: bool = False
+    offload: Literal["auto", "none", "cpu", "disk", "stream"] = "auto"
+    max_memory: dict[str, str] = {}
 
 
 class Rule(Frozen):

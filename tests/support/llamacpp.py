@@ -347,12 +347,17 @@ class LlamaCpp:
     def _accumulate(self, name: str, node: Any, *, experts: bool) -> None:
         assert self._sums is not None
         activation, n_in = node.src[1], node.src[1].contents.ne[0]
-        x = self._bytes(activation).view(np.float32).reshape(-1, activation.contents.ne[1], n_in).astype(np.float64)
-        matrices = node.src[0].contents.ne[2] if experts else 1
-        sums, counts = self._sums.setdefault(name, (np.zeros((matrices, n_in)), np.zeros(matrices, np.int64)))
-        if not experts:
-            sums[0] += (x**2).sum(axis=(0, 1))
-            counts[0] += x.shape[0] * x.shape[1]
+        x = self._floats(activation).reshape(-1, activation.contents.ne[1], n_in).astype(np.float64)
+        matrices = node.src[0].contents.ne[2]
+        sums, counts = self._sums.setdefault(
+            name,
+            (np.zeros((matrices, n_in)), np.zeros(matrices, np.int64))
+            if experts
+            else (np.zeros((1, matrices * n_in)), np.zeros(1, np.int64)),
+        )
+        if not experts:  # matrix i of several gets the slices i, i + matrices, …
+            sums[0] += (x**2).sum(axis=1).reshape(-1, matrices * n_in).sum(axis=0)
+            counts[0] += x.shape[0] * x.shape[1] // matrices
             return
         for rows, chosen in zip(x, self._expert_ids(node.src[2]), strict=True):
             for slot, expert in enumerate(chosen):
@@ -364,6 +369,12 @@ class LlamaCpp:
         ids, raw = pointer.contents, self._bytes(pointer)
         rows = [raw[i * ids.nb[1] :][: 4 * ids.ne[0]].view(np.int32) for i in range(ids.ne[1])]
         return np.stack(rows)
+
+    def _floats(self, pointer: Any) -> NDArray[np.float32]:
+        """float32 [ne3, ne2, ne1, ne0]; the tensor may be a view with gaps."""
+        tensor = pointer.contents
+        shape, strides = tuple(reversed(tensor.ne[:4])), tuple(reversed(tensor.nb[:4]))
+        return np.lib.stride_tricks.as_strided(self._bytes(pointer).view(np.float32), shape, strides)
 
     def _bytes(self, pointer: Any) -> NDArray[np.uint8]:
         data = np.empty(self._lib.ggml_nbytes(pointer), np.uint8)

@@ -18,6 +18,7 @@ from hubquant.convert.rules import Count, Fixed, Settings, check_count, integer,
 from hubquant.convert.state_space import StateHeads, StepsWithoutLimit
 from hubquant.convert.tables import Bundle, Embeddings, Place, Row, Tensors, linear, norm
 from hubquant.gguf_file.metadata import Metadata, u32
+from hubquant.imatrix.taps import ModuleInput, Tap
 
 if TYPE_CHECKING:
     import torch
@@ -80,9 +81,9 @@ def _inner_size(config: PreTrainedConfig) -> int:
 class _ScaledEmbeddings(Embeddings):
     """Embedding and output have multipliers of their own, so that one matrix may become two."""
 
-    def linear_modules(self, place: Place) -> Iterator[tuple[str, str]]:
+    def observed(self, place: Place) -> Iterator[tuple[str, Tap]]:
         targets = [name for bundle in self.bundles(place) for name in bundle.targets]
-        yield self.output, targets[-1]
+        yield targets[-1], ModuleInput(self.module)
 
     def bundles(self, place: Place) -> Iterator[Bundle]:
         factors = place.config.embedding_multiplier, place.config.lm_head_multiplier

@@ -7,13 +7,13 @@ most of the family's sizes in its code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder
-from hubquant.convert.operations import Dimensions, Input, OperationFor, PadRows, Stack, always
+from hubquant.convert.operations import Dimensions, OperationFor, PadRows, Stack, always
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import (
     Constant,
@@ -27,7 +27,7 @@ from hubquant.convert.rules import (
     is_number,
     out_of_range,
 )
-from hubquant.convert.tables import Bundle, Embeddings, Module, Place, Row, Tensors, Unobserved, linear, norm
+from hubquant.convert.tables import Bundle, Embeddings, Module, Place, Row, Tensors, inputs_of, linear, norm
 from hubquant.convert.windows import RopeByLayer, Windows
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, f32, f32s, u32
@@ -136,11 +136,8 @@ class _TableOfLayers:
 
 
 @dataclass(frozen=True)
-class _Unused(Unobserved):
+class _Unused(Module):
     """A tensor that llama.cpp wants and never computes with, of a module that the checkpoint may lack: zeros."""
-
-    name: str
-    shape: tuple[str, ...]
 
     def bundles(self, place: Place) -> Iterator[Bundle]:
         yield Bundle((), {f"{place.stem(self.name)}.weight": place.shape(self.shape)}, values=(0.0,))
@@ -190,14 +187,21 @@ _ROWS: tuple[Row, ...] = (
     linear("laurel.linear_right", "n_embd", "n_rank"),
     norm("laurel.post_laurel_norm"),
 )
-_KEYS = {
-    "self_attn.k_proj": ("n_embd_kv", "n_embd"),
-    "self_attn.v_proj": ("n_embd_kv", "n_embd"),
-    "self_attn.k_norm": ("n_embd_head",),
-}
-_OWN: tuple[Row, ...] = tuple(Module(name, shape, linear=len(shape) > 1) for name, shape in _KEYS.items())
-_STORED: tuple[Row, ...] = tuple(Module(name, shape) for name, shape in _KEYS.items())
-_LACKING: tuple[Row, ...] = tuple(_Unused(name, shape) for name, shape in _KEYS.items())
+
+
+def _keys(row: type[Module], unused: str | None = None) -> tuple[Row, ...]:
+    """Keys and values. Into those that no layer uses would flow what flows into the module ``unused``."""
+    key, value, norm_ = "self_attn.k_proj", "self_attn.v_proj", "self_attn.k_norm"
+    return (
+        row(key, ("n_embd_kv", "n_embd"), tap=inputs_of(unused or key)),
+        row(value, ("n_embd_kv", "n_embd"), tap=inputs_of(unused or value)),
+        row(norm_, ("n_embd_head",)),
+    )
+
+
+_OWN: tuple[Row, ...] = _keys(Module)
+_STORED: tuple[Row, ...] = _keys(Module, "self_attn.q_proj")
+_LACKING: tuple[Row, ...] = _keys(_Unused, "self_attn.q_proj")
 
 
 def _block(_config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
@@ -220,15 +224,6 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
         "n_streams_squared": _STREAMS**2,
         "n_other_streams": _STREAMS - 1,
         "n_rank": _RANK,
-    }
-
-
-def _inputs(config: PreTrainedConfig) -> Mapping[str, Input]:
-    """What would flow into the keys and values that no layer uses: all types of quantization can then hold them."""
-    return {
-        f"blk.{layer}.attn_{part}.weight": Input(f"blk.{layer}.attn_q.weight")
-        for layer in range(_OWN_KEYS, config.num_hidden_layers)
-        for part in "kv"
     }
 
 
@@ -267,5 +262,4 @@ GEMMA3N = Architecture(
     outside=_OUTSIDE,
     block=_block,
     otherwise=(f"model.layers.{_OWN_KEYS}.self_attn.k_proj.weight", _block_of_google),
-    inputs=_inputs,
 )

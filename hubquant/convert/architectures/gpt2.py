@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions, Transpose, always
 from hubquant.convert.rules import Computed, Count, Epsilon, Fixed
-from hubquant.convert.tables import Embeddings, Module, norm
+from hubquant.convert.tables import Embeddings, Module, inputs_of, norm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -29,7 +29,7 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
 
 
 def _conv1d(name: str, rows: str, columns: str) -> Module:
-    return Module(name, (rows, columns), bias=True, linear=True, operations=(always(Transpose()),))
+    return Module(name, (rows, columns), bias=True, tap=inputs_of(name), operations=(always(Transpose()),))
 
 
 def _feed_forward(config: PreTrainedConfig) -> int:

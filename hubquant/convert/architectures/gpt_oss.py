@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
-from hubquant.convert.mxfp4 import UnpackMXFP4, WholeBlocks
+from hubquant.convert.mxfp4 import BLOCKS, SCALES, UnpackMXFP4, WholeBlocks
 from hubquant.convert.operations import Deinterleave, Dimensions, Transpose, always
 from hubquant.convert.rules import Count, Fixed
-from hubquant.convert.tables import Module, Row, Tensors, linear, norm
+from hubquant.convert.tables import Row, Tensors, linear, norm
 from hubquant.convert.windows import Windows
 from hubquant.convert.yarn import UntruncatedYarn
 
@@ -21,20 +21,21 @@ _GATE_AND_UP = {
     "ffn_gate_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
     "ffn_up_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
 }
+_GIVEN, _COMPUTED = 2 * (moe.given_to("mlp.experts"),), (moe.computed_in("mlp.experts"),)
 _DOWN = {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")}
 _FLOATS: tuple[Row, ...] = (
-    Tensors(("mlp.experts.gate_up_proj",), _GATE_AND_UP, (always(Transpose()), _APART)),
-    Tensors(("mlp.experts.down_proj",), _DOWN, (always(Transpose()),)),
+    Tensors(("mlp.experts.gate_up_proj",), _GATE_AND_UP, (always(Transpose()), _APART), taps=_GIVEN),
+    Tensors(("mlp.experts.down_proj",), _DOWN, (always(Transpose()),), taps=_COMPUTED),
 )
 
 
 def _packed(name: str) -> tuple[str, str]:
-    return f"mlp.experts.{name}_blocks", f"mlp.experts.{name}_scales"
+    return f"mlp.experts.{name}{BLOCKS}", f"mlp.experts.{name}{SCALES}"
 
 
 _PACKED: tuple[Row, ...] = (
-    Tensors(_packed("gate_up_proj"), _GATE_AND_UP, (always(UnpackMXFP4()), _APART), quantized="MXFP4"),
-    Tensors(_packed("down_proj"), _DOWN, (always(UnpackMXFP4()),), quantized="MXFP4"),
+    Tensors(_packed("gate_up_proj"), _GATE_AND_UP, (always(UnpackMXFP4()), _APART), "MXFP4", _GIVEN),
+    Tensors(_packed("down_proj"), _DOWN, (always(UnpackMXFP4()),), "MXFP4", _COMPUTED),
 )
 
 
@@ -51,7 +52,7 @@ def _block(config: PreTrainedConfig, _layer: int) -> tuple[Row, ...]:
         linear("self_attn.o_proj", "n_embd", "n_embd_q", bias=True),
         Tensors(("self_attn.sinks",), {"attn_sinks.weight": ("n_head",)}),
         norm("post_attention_layernorm"),
-        Module("mlp.router", ("n_expert", "n_embd"), bias=True),
+        linear("mlp.router", "n_expert", "n_embd", bias=True),
         *(_PACKED if getattr(config, "quantization_config", None) else _FLOATS),
         Tensors(
             ("mlp.experts.gate_up_proj_bias",),

@@ -33,7 +33,10 @@ GPTNEOX = Architecture(
         Fixed("hidden_act", "gelu", same=("gelu_new", "gelu_fast", "gelu_pytorch_tanh")),
     ),
     dimensions=_dimensions,
-    outside=(Embeddings("gpt_neox.embed_in", "embed_out"), norm("gpt_neox.final_layer_norm", bias=True)),
+    outside=(
+        Embeddings("gpt_neox.embed_in", "embed_out", module="lm_head"),
+        norm("gpt_neox.final_layer_norm", bias=True),
+    ),
     block=every_layer(
         norm("input_layernorm", bias=True),
         linear("attention.query_key_value", "n_qkv", "n_embd", bias=True, operations=(ungroup_heads("n_head", "one"),)),

@@ -10,7 +10,7 @@ from hubquant.convert.architectures import decoder, llama, moe
 from hubquant.convert.operations import Dimensions, split
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Count, Number, Rule, Settings, integer
-from hubquant.convert.tables import Module, Tensors
+from hubquant.convert.tables import Module, Tensors, inputs_of
 from hubquant.gguf_file.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -67,7 +67,12 @@ GRANITE_MOE = Architecture(
     outside=decoder.OUTSIDE,
     block=every_layer(
         *llama.ATTENTION,
-        Module("block_sparse_moe.router.layer", ("n_expert", "n_embd"), stem="ffn_gate_inp"),
+        Module(
+            "block_sparse_moe.router.layer",
+            ("n_expert", "n_embd"),
+            tap=inputs_of("block_sparse_moe.router"),
+            stem="ffn_gate_inp",
+        ),
         Tensors(
             ("block_sparse_moe.input_linear.weight",),
             {
@@ -75,9 +80,12 @@ GRANITE_MOE = Architecture(
                 "ffn_up_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
             },
             (split("n_ff_exp", "n_ff_exp", axis=1),),
+            taps=2 * (moe.given_to("block_sparse_moe.experts"),),
         ),
         Tensors(
-            ("block_sparse_moe.output_linear.weight",), {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")}
+            ("block_sparse_moe.output_linear.weight",),
+            {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")},
+            taps=(moe.computed_in("block_sparse_moe.experts"),),
         ),
     ),
 )

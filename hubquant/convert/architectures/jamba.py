@@ -11,7 +11,8 @@ from hubquant.convert.layer_kinds import HeadsByLayer, attends, first_layer, per
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules import Count, Epsilon, Fixed, Settings
 from hubquant.convert.state_space import CountOrAutomatic, TwiceAsWide
-from hubquant.convert.tables import Embeddings, Row, linear, norm
+from hubquant.convert.tables import Embeddings, Place, Row, linear, norm
+from hubquant.imatrix.taps import ModuleOutput, Tap
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +24,14 @@ _ATTENTION: tuple[Row, ...] = (
     linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
     linear("self_attn.o_proj", "n_embd", "n_embd_q"),
 )
+
+
+def _steps(place: Place) -> Tap:
+    return ModuleOutput(f"{place.prefix}mamba.dt_layernorm")
+
+
 _MIXER: tuple[Row, ...] = (
-    *mamba.mixer("mamba"),
+    *mamba.mixer("mamba", _steps),
     norm("mamba.dt_layernorm", "n_dt"),
     norm("mamba.b_layernorm", "n_state"),
     norm("mamba.c_layernorm", "n_state"),

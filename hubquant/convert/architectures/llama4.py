@@ -10,7 +10,7 @@ from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions, Transpose, always, split
 from hubquant.convert.rope import Rope, rope_freqs
 from hubquant.convert.rules import Count, Epsilon, Fixed, Heads, Settings, integer
-from hubquant.convert.tables import Module, Row, Tensors, linear, norm
+from hubquant.convert.tables import Row, Tensors, linear, norm
 from hubquant.convert.windows import LayersWithoutRope
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata
@@ -68,7 +68,7 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
 
 
 _EXPERTS: tuple[Row, ...] = (
-    Module("feed_forward.router", ("n_expert", "n_embd")),
+    linear("feed_forward.router", "n_expert", "n_embd"),
     Tensors(
         ("feed_forward.experts.gate_up_proj",),
         {
@@ -76,11 +76,13 @@ _EXPERTS: tuple[Row, ...] = (
             "ffn_up_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
         },
         (always(Transpose()), split("n_ff_exp", "n_ff_exp", axis=1)),
+        taps=2 * (moe.given_to("feed_forward.experts"),),
     ),
     Tensors(
         ("feed_forward.experts.down_proj",),
         {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")},
         (always(Transpose()),),
+        taps=(moe.computed_in("feed_forward.experts"),),
     ),
     *moe.shared("feed_forward.shared_expert"),
 )

@@ -8,8 +8,9 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions, NegativeExp, always, reshape
 from hubquant.convert.rules import Constant, Count, Epsilon, Fixed, Rule
 from hubquant.convert.state_space import CountOrAutomatic, StateHeads, StepsWithoutLimit, TwiceAsWide
-from hubquant.convert.tables import Embeddings, Module, Row, Tensors, linear, norm
+from hubquant.convert.tables import Embeddings, Module, Place, Row, TapFor, Tensors, linear, norm
 from hubquant.gguf_file.metadata import boolean, u32
+from hubquant.imatrix.taps import ModuleOutput, Tap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -32,17 +33,21 @@ _RULES: tuple[Rule, ...] = (
 _OUTSIDE: tuple[Row, ...] = (Embeddings("backbone.embeddings"), norm("backbone.norm_f"))
 
 
-def mixer(module: str) -> tuple[Row, ...]:
-    """Mamba's mixer. transformers multiplies by the weight of dt_proj without calling the module."""
+def mixer(module: str, steps: TapFor) -> tuple[Row, ...]:
+    """Mamba's mixer. transformers multiplies the time ``steps`` by the weight of dt_proj without calling the module."""
     return (
         *_convolution(module, "n_inner"),
         linear(f"{module}.in_proj", "n_inner_2", "n_embd"),
         linear(f"{module}.x_proj", "n_x", "n_inner"),
-        Module(f"{module}.dt_proj", ("n_inner", "n_dt"), bias=True),
+        Module(f"{module}.dt_proj", ("n_inner", "n_dt"), bias=True, tap=steps),
         linear(f"{module}.out_proj", "n_embd", "n_inner"),
         Tensors((f"{module}.A_log",), {"ssm_a": ("n_inner", "n_state")}, (always(NegativeExp()),)),
         Tensors((f"{module}.D",), {"ssm_d": ("n_inner",)}),
     )
+
+
+def _steps(place: Place) -> Tap:
+    return ModuleOutput(f"{place.prefix}mixer.x_proj", size=place.dimensions["n_dt"])
 
 
 def mixer2(module: str) -> tuple[Row, ...]:
@@ -129,7 +134,7 @@ MAMBA = Architecture(
     dimensions=_dimensions,
     outside=_OUTSIDE,
     blocks="backbone.layers",
-    block=every_layer(norm("norm"), *mixer("mixer")),
+    block=every_layer(norm("norm"), *mixer("mixer", _steps)),
 )
 MAMBA2 = Architecture(
     name="mamba2",

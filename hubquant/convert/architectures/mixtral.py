@@ -32,6 +32,9 @@ MIXTRAL = Architecture(
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(
-        *llama.ATTENTION, *moe.routed("block_sparse_moe.gate", "block_sparse_moe.experts", ("w1", "w3", "w2"))
+        *llama.ATTENTION,
+        *moe.routed(
+            "block_sparse_moe.gate", "block_sparse_moe.experts", ("w1", "w3", "w2"), ("mlp.gate", "mlp.experts")
+        ),
     ),
 )

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import Dimensions, split
 from hubquant.convert.rules import Constant, Count, Fixed, Number, Rule, Switch
-from hubquant.convert.tables import Experts, Module, Row, Tensors, linear
+from hubquant.convert.tables import Experts, Module, Place, Row, TapFor, Tensors, inputs_of, linear
 from hubquant.gguf_file.metadata import u32
+from hubquant.imatrix.experts import ExpertHidden, ExpertInput
+from hubquant.imatrix.taps import Tap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -48,16 +50,41 @@ def with_dense_layers(config: PreTrainedConfig) -> Dimensions:
     return dimensions(config, config.n_routed_experts, width, width * config.n_shared_experts)
 
 
+def given_to(experts: str) -> TapFor:
+    """The tokens that each of the experts is given."""
+
+    def tap(place: Place) -> Tap:
+        return ExpertInput(place.prefix + experts)
+
+    return tap
+
+
+def computed_in(experts: str) -> TapFor:
+    """What each of the experts computes for its last matrix."""
+
+    def tap(place: Place) -> Tap:
+        return ExpertHidden(place.prefix + experts)
+
+    return tap
+
+
 def routed(
-    router: str = "mlp.gate", experts: str = "mlp.experts", names: tuple[str, str, str] = decoder.GATED
+    router: str = "mlp.gate",
+    experts: str = "mlp.experts",
+    names: tuple[str, str, str] = decoder.GATED,
+    modules: tuple[str, str] | None = None,
 ) -> tuple[Row, ...]:
-    """The router and its experts; ``names`` are the experts' gate, up and down matrices."""
+    """The router and its experts; ``names`` are the experts' gate, up and down matrices.
+
+    ``modules`` are the two in transformers where checkpoints call them otherwise.
+    """
     gate, up, down = (f"{experts}.{{}}.{name}" for name in names)
+    routing, computing = modules or (router, experts)
     return (
-        Module(router, ("n_expert", "n_embd")),
-        Experts(gate, "n_ff_exp", "n_embd"),
-        Experts(up, "n_ff_exp", "n_embd"),
-        Experts(down, "n_embd", "n_ff_exp"),
+        Module(router, ("n_expert", "n_embd"), tap=inputs_of(routing)),
+        Experts(gate, "n_ff_exp", "n_embd", given_to(computing)),
+        Experts(up, "n_ff_exp", "n_embd", given_to(computing)),
+        Experts(down, "n_embd", "n_ff_exp", computed_in(computing)),
     )
 
 
@@ -65,13 +92,18 @@ def routed_stacked() -> tuple[Row, ...]:
     """The router and experts that are one stack in the checkpoint too, with gates above the rest of each."""
     stack = ("n_expert", "n_ff_exp", "n_embd")
     return (
-        Module("mlp.gate", ("n_expert", "n_embd")),
+        linear("mlp.gate", "n_expert", "n_embd"),
         Tensors(
             ("mlp.experts.gate_up_proj",),
             {"ffn_gate_exps.weight": stack, "ffn_up_exps.weight": stack},
             (split("n_ff_exp", "n_ff_exp", axis=1),),
+            taps=2 * (given_to("mlp.experts"),),
         ),
-        Tensors(("mlp.experts.down_proj",), {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")}),
+        Tensors(
+            ("mlp.experts.down_proj",),
+            {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")},
+            taps=(computed_in("mlp.experts"),),
+        ),
     )
 
 

@@ -6,16 +6,16 @@ transformers gives it to n neighbours, so that value heads change places.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, gated_delta, moe, qwen3_next
-from hubquant.convert.operations import Dimensions, Input, TileHeads, tile_heads
+from hubquant.convert.operations import Dimensions, tile_heads
 from hubquant.convert.rope import Rope, raw_parameters
 from hubquant.convert.rules import Count, Settings, head_size, out_of_range
-from hubquant.convert.tables import Row, linear
+from hubquant.convert.tables import Module, Place, Row, inputs_of, linear
 from hubquant.gguf_file.metadata import Metadata, i32s
+from hubquant.imatrix.taps import Reordered, Tap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -50,12 +50,19 @@ class _SectionedRope(Rope):
 
 
 _TILED_COLUMNS = tile_heads(axis=1)
+
+
+def _tiled_values(place: Place) -> Tap:
+    """Value heads, which change places, flow out of the delta net."""
+    return Reordered(inputs_of("linear_attn.out_proj")(place), _TILED_COLUMNS(place.dimensions))
+
+
 _PROJECTIONS: tuple[Row, ...] = (
     linear("linear_attn.in_proj_qkv", "n_qkv", "n_embd", operations=(tile_heads(start="n_keys_2"),)),
     linear("linear_attn.in_proj_z", "n_values", "n_embd", operations=(tile_heads(),)),
     linear("linear_attn.in_proj_b", "n_value", "n_embd", operations=(tile_heads(),)),
     linear("linear_attn.in_proj_a", "n_value", "n_embd", operations=(tile_heads(),)),
-    linear("linear_attn.out_proj", "n_embd", "n_values", operations=(_TILED_COLUMNS,)),
+    Module("linear_attn.out_proj", ("n_embd", "n_values"), tap=_tiled_values, operations=(_TILED_COLUMNS,)),
 )
 
 
@@ -63,13 +70,6 @@ def _layers(*feed_forward: Row) -> gated_delta.Layers:
     return gated_delta.Layers(
         _PROJECTIONS, feed_forward, by_head=(tile_heads(),), by_channel=(tile_heads(start="n_keys_2"),)
     )
-
-
-def _inputs(config: PreTrainedConfig) -> Mapping[str, Input]:
-    """Value heads, which change places, flow out of the delta net."""
-    order = TileHeads(config.linear_num_key_heads, config.linear_num_value_heads, axis=1)
-    weights = [f"blk.{layer}.ssm_out.weight" for layer in gated_delta.delta_layers(config)]
-    return {weight: Input(weight, order) for weight in weights}
 
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
@@ -87,7 +87,6 @@ QWEN3_5 = Architecture(
     outside=gated_delta.OUTSIDE,
     block=_layers(*decoder.gated_mlp()),
     ignored=gated_delta.IGNORED,
-    inputs=_inputs,
 )
 QWEN3_5_MOE = Architecture(
     name="qwen35moe",
@@ -99,5 +98,4 @@ QWEN3_5_MOE = Architecture(
     block=_layers(*moe.routed(), *qwen3_next.SHARED),
     otherwise=("model.layers.0.mlp.experts.gate_up_proj", _layers(*moe.routed_stacked(), *qwen3_next.SHARED)),
     ignored=gated_delta.IGNORED,
-    inputs=_inputs,
 )

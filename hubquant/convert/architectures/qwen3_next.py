@@ -5,51 +5,35 @@ Its layers for multi-token prediction (mtp) are not converted: llama.cpp has no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import gated_delta, moe
-from hubquant.convert.operations import Dimensions, Input, split, ungroup
+from hubquant.convert.operations import Dimensions, split, ungroup
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Count, Fixed
-from hubquant.convert.tables import Module, Place, Row, Tensors, linear
+from hubquant.convert.tables import Row, Tensors, inputs_of, linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-@dataclass(frozen=True)
-class _Projection(Tensors):
-    """One linear module that becomes several weights; it is observed for the first."""
-
-    def linear_modules(self, place: Place) -> Iterator[tuple[str, str]]:
-        yield place.prefix + self.sources[0].removesuffix(".weight"), place.block + next(iter(self.targets))
-
-
-def _inputs(config: PreTrainedConfig) -> Mapping[str, Input]:
-    return {
-        f"blk.{layer}.attn_gate.weight": Input(f"blk.{layer}.attn_qkv.weight")
-        for layer in gated_delta.delta_layers(config)
-    }
-
-
 _PROJECTIONS: tuple[Row, ...] = (
-    _Projection(
+    Tensors(
         ("linear_attn.in_proj_qkvz.weight",),
         {"attn_qkv.weight": ("n_qkv", "n_embd"), "attn_gate.weight": ("n_values", "n_embd")},
         (
             ungroup("n_key", "n_value_head", "n_value_head", "n_values_of_key", "n_values_of_key"),
             split("n_qkv", "n_values"),
         ),
+        taps=2 * (inputs_of("linear_attn.in_proj_qkvz"),),
     ),
     linear("linear_attn.in_proj_ba", "n_value_2", "n_embd"),
     linear("linear_attn.out_proj", "n_embd", "n_values"),
 )
 SHARED: tuple[Row, ...] = (
     *moe.shared("mlp.shared_expert"),
-    Module("mlp.shared_expert_gate", ("one", "n_embd")),
+    linear("mlp.shared_expert_gate", "one", "n_embd"),
 )
 EXPERTS = (
     Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
@@ -81,5 +65,4 @@ QWEN3_NEXT = Architecture(
     outside=gated_delta.OUTSIDE,
     block=gated_delta.Layers(_PROJECTIONS, (*moe.routed(), *SHARED)),
     ignored=gated_delta.IGNORED,
-    inputs=_inputs,
 )

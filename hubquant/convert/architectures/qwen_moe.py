@@ -9,7 +9,7 @@ from hubquant.convert.architectures import decoder, moe, qwen2, qwen3
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Count, Fixed, Rule
-from hubquant.convert.tables import Module
+from hubquant.convert.tables import linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -45,7 +45,7 @@ QWEN2_MOE = Architecture(
         *qwen2.ATTENTION,
         *moe.routed(),
         *moe.shared("mlp.shared_expert"),
-        Module("mlp.shared_expert_gate", ("one", "n_embd")),
+        linear("mlp.shared_expert_gate", "one", "n_embd"),
     ),
 )
 QWEN3_MOE = Architecture(

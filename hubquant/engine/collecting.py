@@ -1,0 +1,193 @@
+"""Collect an importance matrix in the memory that there is."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hubquant.convert.checkpoint import Checkpoint
+from hubquant.convert.conversion import Conversion
+from hubquant.engine.progress import Progress
+from hubquant.engine.resources import memory_bytes
+from hubquant.engine.source import SourceModel
+from hubquant.errors import ImatrixError
+from hubquant.imatrix.taps import Tap
+from hubquant.recipe.schema import Imatrix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hubquant.calibration import Chunks
+    from hubquant.imatrix import Collection, ImportanceMatrix, Keeping
+    from hubquant.imatrix.collection import Score
+    from hubquant.models.load import Placement
+    from hubquant.models.stream import Keep
+    from hubquant.models.streamed_weights import StreamedWeights
+
+Way = Literal["none", "cpu", "disk", "stream"]
+Shapes = Mapping[str, tuple[int, ...]]
+
+FP32_BYTES = 4
+SPILLED_SHARE = 4  # hidden states of more than a quarter of the memory wait in files
+
+
+@dataclass(frozen=True)
+class Observable:
+    """A model to collect from: ``shapes`` of its GGUF weights, ``taps`` into it, and two ways to its weights.
+
+    ``stream`` is None where the weights cannot be read block by block.
+    """
+
+    name: str
+    revision: str
+    shapes: Shapes
+    taps: Mapping[str, Tap]
+    load: Callable[[Placement], PreTrainedModel]
+    stream: Callable[[], StreamedWeights] | None
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+def observe_checkpoint(source: SourceModel, conversion: Conversion) -> Observable:
+    """A checkpoint whose weights are on disk."""
+    from hubquant.models import load
+
+    return Observable(
+        source.id or source.name,
+        source.exact_revision,
+        conversion.shapes,
+        conversion.taps,
+        lambda placement: load(source.folder, placement=placement),
+        lambda: open_weights(source.checkpoint),
+    )
+
+
+def choose_way(settings: Imatrix, shapes: Shapes, *, can_stream: bool) -> Way:
+    """How the model is run: as the settings say, or by whether its weights fit into memory in float32.
+
+    Raises ``ImatrixError`` for a model too large to be loaded that cannot be streamed.
+    """
+    if settings.offload == "stream" and not can_stream:
+        raise ImatrixError(
+            "a GGUF file cannot be streamed",
+            why="its weights are read back into transformers' model as a whole",
+            hint="collect from the checkpoint, or use --offload disk",
+        )
+    if settings.offload != "auto":
+        return settings.offload
+    whole = FP32_BYTES * sum(math.prod(shape) for shape in shapes.values())
+    if whole <= memory_bytes() or not can_stream:
+        return "none"
+    return "stream"
+
+
+def streaming_bytes(shapes: Shapes, n_tokens: int) -> int:
+    """Memory that streaming takes: a block in float32, the next as it is stored, and the hidden states in memory."""
+    blocks: dict[str, int] = {}
+    for name, shape in shapes.items():
+        if name.startswith("blk."):
+            number = name.split(".")[1]
+            blocks[number] = blocks.get(number, 0) + math.prod(shape)
+    return 2 * FP32_BYTES * max(blocks.values(), default=0) + min(
+        hidden_bytes(shapes, n_tokens), memory_bytes() // SPILLED_SHARE
+    )
+
+
+def hidden_bytes(shapes: Shapes, n_tokens: int) -> int:
+    return FP32_BYTES * n_tokens * shapes["token_embd.weight"][1]
+
+
+def open_weights(checkpoint: Checkpoint) -> StreamedWeights:
+    """A checkpoint on disk, to be read block by block."""
+    from hubquant.convert.config import read_architecture
+    from hubquant.convert.plain import plain_checkpoint
+    from hubquant.models.load import default_device
+    from hubquant.models.streamed_weights import StreamedWeights
+
+    plain, _ = plain_checkpoint(checkpoint)
+    architecture, config = read_architecture(plain.config)
+    return StreamedWeights(plain.renamed(architecture.renames), config, architecture.blocks, default_device())
+
+
+def collect(
+    observable: Observable,
+    chunks: Chunks,
+    settings: Imatrix,
+    keeping: Keeping,
+    progress: Progress,
+    *,
+    score: Score | None = None,
+    provenance: Mapping[str, str] | None = None,
+    watch: Callable[[Collection], None] = lambda _: None,
+    model: PreTrainedModel | None = None,
+) -> Collection:
+    """Run the model over ``chunks``; goes on from what ``keeping`` kept.
+
+    ``watch`` is shown the collection after every batch, unless the model is streamed. ``model`` is the loaded model, if
+    it is.
+    """
+    from hubquant.imatrix import Wanted
+    from hubquant.imatrix import collect as collect_loaded
+    from hubquant.imatrix.streamed import collect_streamed
+
+    facts = {"model_name": observable.name, "model_revision": observable.revision, **(provenance or {})}
+    wanted = Wanted(settings.process_output, score, facts)
+    way = choose_way(settings, observable.shapes, can_stream=observable.stream is not None)
+    folder = keeping.path.parent
+    if way == "stream" and observable.stream is not None:
+        from hubquant.models.stream import BlockStream
+
+        stream = BlockStream(observable.stream(), _room(observable.shapes, chunks.n_tokens, folder))
+        with progress.bar("imatrix", len(chunks) * stream.n_blocks, "layers") as advance:
+            return collect_streamed(stream, chunks, observable.taps, wanted, keeping=keeping, advance=advance)
+    with _placement(way, settings, folder) as placement:
+        model = model or observable.load(placement)
+        with progress.bar("imatrix", len(chunks), "chunks") as advance:
+            return collect_loaded(model, chunks, observable.taps, wanted, keeping=keeping, advance=advance, watch=watch)
+
+
+def finish(
+    collection: Collection, observable: Observable, progress: Progress, *, partial: bool = False
+) -> ImportanceMatrix:
+    """The collected matrix with estimates where nothing was seen; what is wrong with it is told."""
+    from hubquant.imatrix.coverage import coverage, with_estimates
+
+    matrix = collection.matrix()
+    if collection.skipped:
+        progress.note(
+            f"{len(collection.skipped)} chunks gave activations that are not finite and were left out: "
+            + ", ".join(map(str, collection.skipped[:10]))
+        )
+    if partial:  # what this part did not see, others may have seen
+        return matrix
+    for note in coverage(matrix, collection.taps).notes():
+        progress.note(note)
+    return with_estimates(matrix, {name: observable.shapes[name] for name in collection.taps})
+
+
+def _room(shapes: Shapes, n_tokens: int, folder: Path) -> Keep:
+    """Where hidden states wait."""
+    from hubquant.models.spill import Spill
+    from hubquant.models.stream import in_memory
+
+    return Spill(folder) if hidden_bytes(shapes, n_tokens) > memory_bytes() // SPILLED_SHARE else in_memory
+
+
+@contextmanager
+def _placement(way: Way, settings: Imatrix, folder: Path) -> Iterator[Placement]:
+    """Where weights may be; those on disk are in a folder that is removed afterwards."""
+    from hubquant.models.load import Placement
+
+    if way != "disk":
+        yield Placement(spread=way == "cpu" or settings.offload == "auto", max_memory=settings.max_memory)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".offload-") as offload:
+        yield Placement(spread=True, max_memory=settings.max_memory, disk=Path(offload))

@@ -1,0 +1,51 @@
+"""Hidden states that wait in files instead of memory."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hubquant.disk import writing
+from hubquant.models.stream import Output, Pass
+
+_SMALLEST = 1 << 16  # numbers; a smaller tensor stays where it is
+
+
+class Spill:
+    """Copies what a block returns into memory-mapped files in ``folder``, which the system may write back at any time.
+
+    The files have no name, so that nothing is left of a killed process. Each input has two places for each tensor: what
+    a block returns is written while its own input is still there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+
+    def __call__(self, waiting: Pass, output: Output) -> Output:
+        place = iter(waiting.buffers)
+        written: list[torch.Tensor] = []
+
+        def keep(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor) or value.numel() < _SMALLEST:
+                return value
+            target = next(place, None)
+            if target is None or target.shape != value.shape or target.dtype != value.dtype:
+                target = self._mapped(value)
+            written.append(target)
+            return target.copy_(value)
+
+        kept = tuple(map(keep, output)) if isinstance(output, tuple) else keep(output)
+        waiting.buffers, waiting.spare = waiting.spare, written
+        return kept
+
+    def _mapped(self, like: torch.Tensor) -> torch.Tensor:
+        path = self._folder / f".hidden-states-{next(self._numbers)}"
+        with writing(path):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            mapped = torch.from_file(str(path), shared=True, size=like.numel(), dtype=like.dtype)
+            path.unlink()
+        return mapped.reshape(like.shape)

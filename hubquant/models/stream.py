@@ -1,0 +1,120 @@
+"""A model that is never in memory as a whole: its blocks come one after the other, and all inputs pass each of them.
+
+Every input runs through transformers' own forward method, which stops before each block until it is that block's turn.
+So nothing has to be known of what happens between blocks, and what an input needs to go on is its own stack frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from greenlet import getcurrent, greenlet
+
+from hubquant.models.streamed_weights import StreamedWeights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Output = Any
+"""What a block returns: hidden states, or a tuple that begins with them."""
+
+Keep = Callable[["Pass", Output], Output]
+"""Puts what a block returned where it is to wait for the next one."""
+
+
+def in_memory(_pass: Pass, output: Output) -> Output:
+    return output
+
+
+class _Frames(greenlet):  # type: ignore[misc]
+    """The stack frames of a forward method that waits."""
+
+    owner: Pass
+
+
+@dataclass(eq=False)
+class Pass:
+    """One input on its way through the model, before the block that is next."""
+
+    ids: torch.Tensor
+    frames: _Frames
+    output: Output = None
+    resumable: bool = True
+    buffers: list[torch.Tensor] = field(default_factory=list)
+    spare: list[torch.Tensor] = field(default_factory=list)
+
+    def step(self) -> Any:
+        """Through the next block; after the last one through the rest, which gives the model's output."""
+        return self.frames.switch()
+
+    def pause(self) -> None:
+        """Called in the frames: back to whoever called ``step``."""
+        self.frames.parent.switch()
+
+    def drop(self) -> None:
+        """Give up what has not been run."""
+        self.frames.throw()
+
+
+class BlockStream:
+    """The blocks of a model in turn. ``keep`` says where hidden states wait."""
+
+    def __init__(self, weights: StreamedWeights, keep: Keep = in_memory) -> None:
+        self.weights = weights
+        self.model: PreTrainedModel = weights.skeleton
+        self.n_blocks = len(weights.blocks)
+        self._keep = keep
+        self._next = 0
+
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """While every block waits for its turn."""
+        originals = [block.forward for block in self.weights.blocks]
+        for number, (block, forward) in enumerate(zip(self.weights.blocks, originals, strict=True)):
+            block.forward = self._waiting(number, forward)
+        try:
+            yield
+        finally:
+            for block, forward in zip(self.weights.blocks, originals, strict=True):
+                block.forward = forward
+
+    def start(
+        self, ids: torch.Tensor, forward: Callable[[torch.Tensor], Any], done: int = 0, output: Output = None
+    ) -> Pass:
+        """An input [1, n] before block ``done``, which gets ``output`` from the one before."""
+        self._next = done
+        result = Pass(ids, _Frames(lambda: forward(ids)), output)
+        result.frames.owner = result
+        result.frames.switch()
+        return result
+
+    def loaded(self, first: int = 0) -> Iterator[int]:
+        """Each block from ``first`` on while it is in memory; the next one is read meanwhile."""
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self.weights.read, first) if first < self.n_blocks else None
+            for number in range(first, self.n_blocks):
+                assert ahead is not None
+                self.weights.load(ahead.result())
+                ahead = reader.submit(self.weights.read, number + 1) if number + 1 < self.n_blocks else None
+                self._next = number + 1
+                yield number
+                self.weights.unload(number)
+
+    def _waiting(self, number: int, forward: Callable[..., Output]) -> Callable[..., Output]:
+        def wait(*args: Any, **kwargs: Any) -> Output:
+            current: Pass = getcurrent().owner
+            if number >= self._next:  # else it was passed before this run
+                current.pause()
+                current.output = self._keep(current, forward(*args, **kwargs))
+                # A container that blocks share may carry more than hidden states from one to the next.
+                current.resumable = current.resumable and not any(isinstance(value, dict) for value in kwargs.values())
+            if number == self.n_blocks - 1:
+                current.pause()
+            return current.output
+
+        return wait

@@ -1,0 +1,132 @@
+"""The weights of a model, block by block, each read from disk once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hubquant.convert.checkpoint import Checkpoint
+from hubquant.convert.mxfp4 import BLOCKS, SCALES, UnpackMXFP4
+from hubquant.errors import CheckpointError
+from hubquant.models.load import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class StreamedWeights:
+    """A model without weights (``skeleton``), and its weights to put into it, in float32 on ``device``.
+
+    ``checkpoint`` has the names of today and plain floats; ``blocks_path`` is where the list of blocks is in the model
+    and in the checkpoint. Nothing is read before :meth:`load_rest`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: Any, blocks_path: str, device: str = "cpu") -> None:
+        from accelerate import init_empty_weights
+        from transformers import AutoModelForCausalLM
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        auto: Any = AutoModelForCausalLM
+        with quiet(), init_empty_weights(include_buffers=False):
+            self.skeleton: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+        self.skeleton.eval().requires_grad_(False)
+        self._output: Any = self.skeleton.get_output_embeddings()
+        self.blocks: list[Any] = list(self.skeleton.get_submodule(blocks_path))
+        self._checkpoint, self._prefix, self._device = checkpoint, f"{blocks_path}.", device
+        self._mapping: Any = get_model_conversion_mapping(self.skeleton)
+        for module in self.skeleton.modules():
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = None if buffer is None else buffer.to(device)
+
+    def read(self, block: int) -> dict[str, torch.Tensor]:
+        """The tensors of a block as the checkpoint has them."""
+        prefix = f"{self._prefix}{block}."
+        return self._read(name for name in self._checkpoint.tensors if name.startswith(prefix))
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put tensors into the skeleton, fused as transformers has them."""
+        from transformers.core_model_loading import convert_and_load_state_dict_in_model
+        from transformers.modeling_utils import LoadStateDictConfig
+
+        settings = LoadStateDictConfig(
+            dtype=torch.float32, weight_mapping=self._mapping, device_map={"": torch.device(self._device)}
+        )
+        with quiet():
+            found, _ = convert_and_load_state_dict_in_model(self.skeleton, dict(tensors), settings)
+        if found.conversion_errors or found.mismatched_keys:
+            raise CheckpointError(
+                f"weights of {next(iter(tensors))} do not fit transformers' model",
+                hint="compare config.json and the weights with the original repository",
+            )
+
+    def unload(self, block: int) -> None:
+        for module in self.blocks[block].modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+    def load_rest(self, tokens: torch.Tensor) -> None:
+        """What is in no block but the output layer; of tables with a row for each token the rows of ``tokens``."""
+        tables = self._token_tables()
+        output = self._output_names()
+        names = [
+            name
+            for name in self._checkpoint.tensors
+            if not name.startswith(self._prefix) and name not in output and name not in tables
+        ]
+        self.load(self._read(names))
+        for name, module in tables.items():
+            # A table may be shorter than the vocabulary, and then gives the others the row of token 0.
+            present = torch.tensor(sorted({0, *tokens.flatten().tolist()}))
+            present = present[present < module.num_embeddings]
+            rows = self._checkpoint.read_rows(name, present.tolist())
+            module.weight = torch.nn.Parameter(rows.float().to(self._device), requires_grad=False)
+            module.padding_idx = None
+            module.register_forward_pre_hook(_Renumbered(present.to(self._device)))
+
+    def load_output(self) -> None:
+        """The output layer, which may be the same matrix as the embedding."""
+        head = self._output
+        names = self._output_names()
+        if names:
+            self.load(self._read(names))
+        if head.weight.is_meta:
+            embedding = self.skeleton.get_input_embeddings()
+            (name,) = (name for name, module in self._token_tables().items() if module is embedding)
+            whole = self._checkpoint.read(name).float().to(self._device)
+            head.weight = torch.nn.Parameter(whole, requires_grad=False)
+
+    def _read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        tensors = {name: self._checkpoint.read(name) for name in names}
+        for packed in [name for name in tensors if name.endswith(BLOCKS)]:
+            name = packed.removesuffix(BLOCKS)
+            blocks, scales = tensors.pop(packed), tensors.pop(name + SCALES)
+            tensors[name] = UnpackMXFP4().forward([blocks, scales])[0].transpose(1, 2).contiguous()
+        return tensors
+
+    def _token_tables(self) -> dict[str, Any]:
+        """Embeddings with a row for each token, by the name of their weight in the checkpoint."""
+        config = self.skeleton.config
+        sizes = {config.vocab_size, getattr(config, "vocab_size_per_layer_input", None)}  # the latter in Gemma 3n
+        found = {
+            f"{name}.weight": module
+            for name, module in self.skeleton.named_modules()
+            if isinstance(module, torch.nn.Embedding) and module.num_embeddings in sizes
+        }
+        return {name: module for name, module in found.items() if name in self._checkpoint.tensors}
+
+    def _output_names(self) -> list[str]:
+        path = next(name for name, module in self.skeleton.named_modules() if module is self._output)
+        return [name for name in self._checkpoint.tensors if name.startswith((f"{path}.", "embed_out."))]
+
+
+class _Renumbered:
+    """Token ids become places among the rows that were read."""
+
+    def __init__(self, present: torch.Tensor) -> None:
+        self._present = present
+
+    def __call__(self, _module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (torch.searchsorted(self._present, args[0]), *args[1:])
