@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hubquant.errors import DiskFullError, OutputError
@@ -24,6 +24,22 @@ def writing(path: Path) -> Iterator[None]:
             why=os.strerror(error.errno) if error.errno else str(error),
             hint="choose a folder that you may write to",
         ) from error
+
+
+def write_at_once(path: Path, content: bytes) -> None:
+    """Replace the file at ``path``, or leave it as it was. Raises ``OutputError`` or ``DiskFullError``."""
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def disk_full(path: Path) -> DiskFullError:

@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
+from hubquant.cli import matrices
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
 
-app = typer.Typer(no_args_is_help=True, help="Collect and read importance matrices.", rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True, help="Collect, merge, convert, show and compare importance matrices.", rich_markup_mode=None
+)
 
 
 class Offload(StrEnum):
@@ -92,13 +95,7 @@ def collect(
     )
 
 
-@app.command()
-def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An imatrix in GGUF or .dat format.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Print the statistics of an importance matrix, as llama-imatrix --show-statistics does."""
-    from hubquant.imatrix import ImportanceMatrix, statistics_table
-
-    statistics = ImportanceMatrix.load(file).statistics()
-    Output(as_json=as_json).data(statistics.as_dict(), lambda: statistics_table(statistics))
+app.command("merge")(matrices.merge)
+app.command("convert")(matrices.convert)
+app.command("show")(matrices.show)
+app.command("diff")(matrices.diff)

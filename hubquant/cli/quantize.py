@@ -16,7 +16,16 @@ def quantize(
     types: Annotated[list[str], Option("--type", "-t", help="A file type such as Q4_K_M; repeat it or use commas.")],
     out: Annotated[Path, Option("--out", "-o", help="The folder to write to.")],
     imatrix: Annotated[
-        str | None, Option("--imatrix", help="The importance matrix, a file or hub:org/repo/file.")
+        list[str] | None,
+        Option("--imatrix", help="The importance matrix, a file or hub:org/repo/file. Repeat it to add several up."),
+    ] = None,
+    include_weights: Annotated[
+        list[str] | None,
+        Option("--include-weights", help="Use the matrix only for weights whose name holds this. Repeatable."),
+    ] = None,
+    exclude_weights: Annotated[
+        list[str] | None,
+        Option("--exclude-weights", help="Do not use the matrix for weights whose name holds this. Repeatable."),
     ] = None,
     mode: Annotated[Literal["exact", "best"], Option(help="best: the least error; exact: llama.cpp's bytes.")] = "best",
     rules: Annotated[
@@ -37,16 +46,17 @@ def quantize(
     quiet: QuietOption = False,
 ) -> None:
     """Write a model as GGUF files of several types, reading its weights once."""
+    from hubquant.engine.alone import imatrix_settings, quantize_settings
     from hubquant.engine.alone import quantize as quantize_model
-    from hubquant.engine.alone import quantize_settings
 
     output = Output(as_json=as_json, quiet=quiet)
     names = [name.strip() for part in types for name in part.split(",") if name.strip()]
     settings = quantize_settings(
         names, mode, rules or [], pure, output_tensor_type, token_embedding_type, allow_fork_types
     )
+    matrix = imatrix_settings(imatrix or [], include_weights or [], exclude_weights or [])
     progress = output.progress()
-    made = quantize_model(model, settings, imatrix, pre_tokenizer, out, progress, allow_requantize=allow_requantize)
+    made = quantize_model(model, settings, matrix, pre_tokenizer, out, progress, allow_requantize=allow_requantize)
     output.data(
         [file.as_dict() for file in made], "\n".join(f"{file.path}  {file.type}  {size(file.size)}" for file in made)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,8 +18,8 @@ from hubquant.engine.files import (
     fork_note,
     plan_layouts,
 )
-from hubquant.engine.gguf_source import gguf_identity, gguf_weights, matrices_of, stream_gguf
-from hubquant.engine.given_imatrix import open_imatrix
+from hubquant.engine.gguf_source import gguf_identity, gguf_weights, stream_gguf
+from hubquant.engine.given_imatrix import open_imatrix, use_notes, used, used_artifact
 from hubquant.engine.plan import check_tokenizer, check_types, conversion_weights
 from hubquant.engine.progress import Progress
 from hubquant.engine.quantizing import Target
@@ -30,7 +30,7 @@ from hubquant.engine.workspace import fingerprint
 from hubquant.errors import UserError
 from hubquant.gguf_file import GGUFFile
 from hubquant.mix import file_type
-from hubquant.recipe.schema import Quantize, Rule, TextSource
+from hubquant.recipe.schema import Imatrix, Quantize, Rule, TextSource
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,6 @@ class Readable:
     name: str
     weights: Weights
     identity: Mapping[str, str]
-    modules: Mapping[str, str]
     stream: Callable[[frozenset[str]], Iterator[tuple[str, torch.Tensor]]]
 
 
@@ -75,7 +74,7 @@ def convert(model: str, out: Path, type: str | None, pre_tokenizer: str | None, 
 def quantize(
     model: str,
     settings: Quantize,
-    imatrix: str | None,
+    imatrix: Imatrix,
     pre_tokenizer: str | None,
     out: Path,
     progress: Progress,
@@ -95,16 +94,20 @@ def quantize(
             path.stem,
             gguf_weights(file, allow_requantize=allow_requantize),
             gguf_identity(path),
-            matrices_of(file),
             lambda names: stream_gguf(file, names),
         )
     else:
         source, conversion = open_model(model, pre_tokenizer)
         readable = checkpoint_readable(source, conversion, progress)
     matrix, facts = None, None
-    if imatrix is not None:
-        given = open_imatrix(imatrix, readable.weights, readable.modules)
-        matrix, facts = given.matrix, given.facts
+    if imatrix.given:
+        given = open_imatrix(imatrix, readable.weights)
+        matrix, facts = used(given.matrix, imatrix), given.facts
+        for note in use_notes(len(given.matrix.entries), len(matrix.entries), imatrix):
+            progress.note(note)
+        # what an earlier call left is gone on with only if it was made with the same matrix
+        identity = {**readable.identity, "imatrix": used_artifact(given.artifact, imatrix).fingerprint}
+        readable = replace(readable, identity=identity)
     paths = {ftype: out / f"{readable.name}-{ftype}.gguf" for ftype in settings.types}
     return _write(readable, settings, matrix, facts, paths, progress)
 
@@ -137,6 +140,17 @@ def quantize_settings(
     )
 
 
+def imatrix_settings(references: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> Imatrix:
+    """The command line's matrices and which of their entries are used. Raises ``UserError`` for contradictions."""
+    if include and exclude:
+        raise UserError("--include-weights and --exclude-weights contradict each other", hint="give one of them")
+    if (include or exclude) and not references:
+        raise UserError("there is no importance matrix to choose entries of", hint="add --imatrix FILE")
+    if not all((*include, *exclude)):
+        raise UserError("an empty part of a name stands in every name", hint="write --exclude-weights ffn_down")
+    return Imatrix(files=tuple(references), include_weights=tuple(include), exclude_weights=tuple(exclude))
+
+
 def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
     from hubquant.engine.run import push_folder
     from hubquant.hub.push import can_write
@@ -160,7 +174,6 @@ def checkpoint_readable(source: SourceModel, conversion: Conversion, progress: P
         source.name,
         weights,
         source.identity,
-        conversion.taps,
         lambda names: stream(conversion, source.checkpoint, names),
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hubquant import __version__
 from hubquant.engine.files import FilePlan, Weights, file_artifact
-from hubquant.engine.given_imatrix import GivenImatrix
+from hubquant.engine.given_imatrix import GivenImatrix, used_artifact
 from hubquant.engine.source import SourceModel
 from hubquant.engine.workspace import Artifact
 from hubquant.recipe.schema import Recipe
@@ -45,7 +45,8 @@ def plan_artifacts(
         collected = _of_model("imatrix", source, tokens=calibration.fingerprint, process_output=output)
     if evaluation is not None:
         baseline = _of_model("baseline", source, tokens=evaluation.fingerprint)
-    imatrix = given.artifact if given else collected
+    whole = given.artifact if given else collected
+    imatrix = used_artifact(whole, recipe.imatrix) if whole else None
     made = {
         file.ftype: file_artifact(
             weights, file.name, file.ftype, recipe.quantize, shard_bytes, source.identity, imatrix

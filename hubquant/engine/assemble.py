@@ -66,7 +66,7 @@ def _place_files(work: Work, ftypes: set[str]) -> None:
             wanted |= dict(zip(file.paths, work.file_paths(file), strict=True))
     if plan.artifacts.imatrix is not None:
         wanted[IMATRIX] = work.workspace.path(plan.artifacts.imatrix) / IMATRIX
-    elif plan.imatrix is not None:
+    elif plan.imatrix is not None and plan.imatrix.path is not None:
         wanted[IMATRIX] = plan.imatrix.path
     with writing(plan.output):
         for present in plan.output.rglob("*.gguf"):
@@ -75,6 +75,8 @@ def _place_files(work: Work, ftypes: set[str]) -> None:
                 present.unlink()
     for name, source in wanted.items():
         work.workspace.place(source, plan.output / name)
+    if plan.imatrix is not None and plan.imatrix.path is None:
+        plan.imatrix.matrix.save(plan.output / IMATRIX)
 
 
 def _reproducible(plan: Plan) -> Recipe:

@@ -40,11 +40,11 @@ SPILLED_SHARE = 4  # hidden states of more than a quarter of the memory wait in 
 class Observable:
     """A model to collect from: ``shapes`` of its GGUF weights, ``taps`` into it, and two ways to its weights.
 
-    ``stream`` is None where the weights cannot be read block by block.
+    ``identity`` is the same wherever the model is. ``stream`` is None where the weights cannot be read block by block.
     """
 
     name: str
-    revision: str
+    identity: str
     shapes: Shapes
     taps: Mapping[str, Tap]
     load: Callable[[Placement], PreTrainedModel]
@@ -61,7 +61,7 @@ def observe_checkpoint(source: SourceModel, conversion: Conversion) -> Observabl
 
     return Observable(
         source.id or source.name,
-        source.exact_revision,
+        source.identity["model"],
         conversion.shapes,
         conversion.taps,
         lambda placement: load(source.folder, placement=placement),
@@ -137,7 +137,7 @@ def collect(
     from hubquant.imatrix import collect as collect_loaded
     from hubquant.imatrix.streamed import collect_streamed
 
-    facts = {"model_name": observable.name, "model_revision": observable.revision, **(provenance or {})}
+    facts = {"model": observable.name, "model_identity": observable.identity, **(provenance or {})}
     wanted = Wanted(settings.process_output, score, facts)
     way = choose_way(settings, observable.shapes, can_stream=observable.stream is not None)
     folder = keeping.path.parent

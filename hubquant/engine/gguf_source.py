@@ -52,13 +52,6 @@ def stream_gguf(file: GGUFFile, names: frozenset[str]) -> Iterator[tuple[str, to
             yield name, read_tensor(file, name)
 
 
-def matrices_of(file: GGUFFile) -> dict[str, str]:
-    """The weights of the blocks that an importance matrix has entries for, each under its own name."""
-    return {
-        n: n for n, t in file.tensors.items() if n.startswith("blk.") and n.endswith(".weight") and len(t.shape) > 1
-    }
-
-
 def gguf_identity(path: Path) -> dict[str, str]:
     status = path.stat()
     return {"model": path.name, "state": f"{status.st_size}-{status.st_mtime_ns}"}

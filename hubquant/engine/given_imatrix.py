@@ -1,39 +1,118 @@
-"""An importance matrix that the recipe names instead of having one collected."""
+"""Importance matrices that are named instead of collected, and which of a matrix's entries are used."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hubquant.engine.files import ImatrixFacts, Weights
 from hubquant.engine.workspace import Artifact
 from hubquant.errors import ImatrixError
-from hubquant.imatrix import ImportanceMatrix
-
-HUB_PREFIX = "hub:"
+from hubquant.imatrix import ImportanceMatrix, selected
+from hubquant.recipe.load import HUB_PREFIX
+from hubquant.recipe.schema import Imatrix
 
 
 @dataclass(frozen=True)
 class GivenImatrix:
-    path: Path
+    """``matrix`` has all entries, also those that are not used; ``path`` is the GGUF file that holds it just so, None
+    where there is no such file (several were merged, or it is a .dat)."""
+
+    path: Path | None
     matrix: ImportanceMatrix
     facts: ImatrixFacts
     artifact: Artifact
 
 
-def open_imatrix(reference: str, weights: Weights, modules: Mapping[str, str]) -> GivenImatrix:
-    """A local file, or ``hub:org/repo/file``. Raises ``ImatrixError`` when it belongs to another model."""
-    path = _fetch(reference) if reference.startswith(HUB_PREFIX) else Path(reference).expanduser()
-    if not path.is_file():
-        raise ImatrixError(f"there is no imatrix {path}", hint="check imatrix.file, or remove it to have one collected")
-    matrix = ImportanceMatrix.load(path)
-    matrix.check({name: weights.shapes[name][-1] for name in modules.values() if name in weights.shapes})
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+def open_imatrix(settings: Imatrix, weights: Weights) -> GivenImatrix:
+    """The matrix that ``settings`` name, merged where they name several. Raises ``ImatrixError`` when it belongs to
+    another model."""
+    references = settings.given
+    paths = [imatrix_path(reference) for reference in references]
+    matrix = merged([ImportanceMatrix.load(path) for path in paths]).fit(weights.shapes)
     datasets = matrix.datasets or ("",)
-    facts = ImatrixFacts(Path(reference).name, datasets[0], len(matrix.entries), matrix.chunk_count)
-    return GivenImatrix(path, matrix, facts, Artifact("imatrix", {"sha256": digest}))
+    facts = ImatrixFacts(
+        ", ".join(path.name for path in paths),
+        datasets[0],
+        len(used_names(matrix.entries, settings)),
+        matrix.chunk_count,
+    )
+    digests = "+".join(map(_sha256, paths))
+    path = paths[0] if len(paths) == 1 and _is_gguf(paths[0]) else None
+    return GivenImatrix(path, matrix, facts, Artifact("imatrix", {"sha256": digests}))
+
+
+def merged(matrices: Sequence[ImportanceMatrix], weights: Sequence[float] | None = None) -> ImportanceMatrix:
+    """One matrix as it is, unless it has a weight; several added up."""
+    if len(matrices) == 1 and weights is None:
+        return matrices[0]
+    return matrices[0].merge(matrices[1:], weights)
+
+
+def imatrix_path(reference: str) -> Path:
+    """Where a local file, or ``hub:org/repo/file``, is; that of the Hub is downloaded. Raises ``ImatrixError`` when
+    there is none."""
+    if reference.startswith(HUB_PREFIX):
+        return _fetch(reference)
+    path = Path(reference).expanduser()
+    if not path.is_file():
+        on_the_hub = not path.is_absolute() and len(path.parts) > 2 and not Path(path.parts[0]).exists()
+        raise ImatrixError(
+            f"there is no imatrix {path}",
+            hint=f"if it is on the Hub, write {HUB_PREFIX}{reference}"
+            if on_the_hub
+            else "check the path, or make one with: hubquant imatrix collect MODEL -o imatrix.gguf",
+        )
+    return path
+
+
+def used_names(names: Iterable[str], settings: Imatrix) -> tuple[str, ...]:
+    """The entries that ``settings`` leave. Raises ``ImatrixError`` when that is none."""
+    names = tuple(names)
+    left = selected(names, settings.include_weights, settings.exclude_weights)
+    if names and not left:
+        raise ImatrixError(
+            f"{_filter(settings)} leaves no entry of the importance matrix",
+            why=f"it has {names[0]}, and {len(names) - 1} more",
+            hint="hubquant imatrix show FILE lists its entries",
+        )
+    return left
+
+
+def used(matrix: ImportanceMatrix, settings: Imatrix) -> ImportanceMatrix:
+    return matrix.select(settings.include_weights, settings.exclude_weights)
+
+
+def used_artifact(artifact: Artifact, settings: Imatrix) -> Artifact:
+    """What a file depends on that is quantized with the entries that ``settings`` leave."""
+    if not settings.include_weights and not settings.exclude_weights:
+        return artifact
+    part = {"include_weights": settings.include_weights, "exclude_weights": settings.exclude_weights}
+    return Artifact("imatrix", {"of": artifact.fingerprint, **part})
+
+
+def use_notes(n_entries: int, n_used: int, settings: Imatrix) -> list[str]:
+    """How many of the matrix's entries are dropped, if some may be."""
+    if not settings.include_weights and not settings.exclude_weights:
+        return []
+    return [f"{n_entries - n_used} of the importance matrix's {n_entries} entries are not used ({_filter(settings)})"]
+
+
+def _filter(settings: Imatrix) -> str:
+    names = ("include_weights", "exclude_weights")
+    return ", ".join(f"{name}: {' '.join(parts)}" for name in names if (parts := getattr(settings, name)))
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(reference: str) -> Path:

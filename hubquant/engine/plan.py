@@ -25,7 +25,7 @@ from hubquant.engine.files import (
     fork_note,
     plan_layouts,
 )
-from hubquant.engine.given_imatrix import GivenImatrix, open_imatrix
+from hubquant.engine.given_imatrix import GivenImatrix, open_imatrix, use_notes, used_names
 from hubquant.engine.resources import check_disk, check_memory, collects, disk_bytes, peak_ram_bytes, runs_model
 from hubquant.engine.source import SourceModel, open_source
 from hubquant.engine.workspace import Artifact, Workspace
@@ -119,12 +119,14 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
         )
     weights = conversion_weights(source, conversion)
     vocabulary = check_tokenizer(source, weights)
-    imatrix = open_imatrix(recipe.imatrix.file, weights, conversion.taps) if recipe.imatrix.file else None
+    imatrix = open_imatrix(recipe.imatrix, weights) if recipe.imatrix.given else None
     calibration, evaluation = _tokenize(recipe, source)
     facts = imatrix.facts if imatrix else collected_facts(calibration, conversion, recipe) if calibration else None
-    covered = _covered(imatrix, calibration, conversion, recipe)
+    entries = _entries(imatrix, calibration, conversion, recipe)
+    covered = used_names(entries, recipe.imatrix)
     files = [_plan_file(weights, source, recipe, ftype, facts, covered, shard_bytes) for ftype in recipe.quantize.types]
     notes = [note for note in (vocabulary.note, *conversion.notes) if note]
+    notes += use_notes(len(entries), len(covered), recipe.imatrix)
     notes += [note for file in files for note in fork_note(file.ftype, file.types)]
     notes += _check_overlap(recipe) if calibration and evaluation else []
     artifacts = plan_artifacts(recipe, source, weights, imatrix, calibration, evaluation, files, shard_bytes)
@@ -215,8 +217,6 @@ def _checked(recipe: Recipe) -> Recipe:
             f"gates.kld_mean names {unmeasured[0]}, which is not measured",
             hint="add it to quantize.types and keep evaluate on",
         )
-    if recipe.imatrix.skip and recipe.imatrix.file:
-        raise RecipeError("imatrix.file and imatrix.skip contradict each other", hint="remove one of them")
     settings = recipe.quantize.model_copy(update={"types": types})
     check_fork_types(settings)
     return recipe.model_copy(
@@ -265,14 +265,14 @@ def _tokenize(recipe: Recipe, source: SourceModel) -> tuple[Chunks | None, Chunk
 
 def collected_facts(chunks: Chunks, conversion: Conversion, recipe: Recipe) -> ImatrixFacts:
     """What a file will record of the matrix that is yet to be collected."""
-    n_entries = len(collected_names(conversion.taps, recipe.imatrix.process_output))
-    return ImatrixFacts("imatrix.gguf", chunks.datasets[0], n_entries, len(chunks), chunks.fingerprint)
+    names = used_names(collected_names(conversion.taps, recipe.imatrix.process_output), recipe.imatrix)
+    return ImatrixFacts("imatrix.gguf", chunks.datasets[0], len(names), len(chunks), chunks.fingerprint)
 
 
-def _covered(
+def _entries(
     imatrix: GivenImatrix | None, calibration: Chunks | None, conversion: Conversion, recipe: Recipe
 ) -> Collection[str]:
-    """The tensors that the importance matrix has, or will have, data for."""
+    """The tensors that the importance matrix has, or will have, entries of."""
     if imatrix is not None:
         return imatrix.matrix.entries.keys()
     return collected_names(conversion.taps, recipe.imatrix.process_output) if calibration else ()

@@ -111,13 +111,20 @@ def _submit(
     importance: torch.Tensor | None,
     mode: Mode,
 ) -> Quantizing:
-    rows = tensor.reshape(-1, tensor.shape[-1])
-    step = max(1, _SLICE // (_SLICE_ROWS * rows.shape[1])) * _SLICE_ROWS
+    """``importance`` is [n], or [n_mat, n] for a tensor of so many matrices."""
+    n = tensor.shape[-1]
+    weights = list(importance) if importance is not None and importance.dim() == 2 else [importance]
+    step = max(1, _SLICE // (_SLICE_ROWS * n)) * _SLICE_ROWS
+    slices = [
+        (part, of_columns)
+        for rows, of_columns in zip(tensor.reshape(len(weights), -1, n), weights, strict=True)
+        for part in torch.split(rows, step)
+    ]
     return Quantizing(
         name,
         tensor.numel(),
         {
-            type: [pool.submit(quantize, part, type, importance, mode, threads=1) for part in torch.split(rows, step)]
+            type: [pool.submit(quantize, part, type, of_columns, mode, threads=1) for part, of_columns in slices]
             for type in types
         },
     )

@@ -46,7 +46,7 @@ def runs_model(recipe: Recipe) -> bool:
 
 
 def collects(recipe: Recipe) -> bool:
-    return not recipe.imatrix.skip and recipe.imatrix.file is None
+    return not recipe.imatrix.skip and not recipe.imatrix.given
 
 
 def disk_bytes(recipe: Recipe, weights: Weights, files: Sequence[FilePlan], download: int) -> int:

@@ -76,7 +76,12 @@ def _open_gguf(path: Path, pre_tokenizer: str | None) -> Runnable:
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     revision = gguf_identity(path)["state"]
     observable = Observable(
-        path.stem, revision, shapes, architecture.taps(config), lambda _: load_model(file, default_device()), None
+        path.stem,
+        gguf_identity(path)["model"],
+        shapes,
+        architecture.taps(config),
+        lambda _: load_model(file, default_device()),
+        None,
     )
     tokenizer = Vocabulary.from_metadata(file.metadata).tokenizer()
     return Runnable(path.stem, revision, tokenizer, shapes, False, lambda _: observable)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from hubquant.convert.conversion import stream
 from hubquant.engine.collecting import collect, finish, observe_checkpoint
 from hubquant.engine.files import FilePlan
+from hubquant.engine.given_imatrix import used
 from hubquant.engine.plan import Plan, describe
 from hubquant.engine.progress import Progress
 from hubquant.engine.quantizing import Mode, Target, quantize_files
@@ -93,8 +94,11 @@ def observe_model(work: Work) -> ImportanceMatrix | None:
             measure_baseline(model, name, revision, plan.evaluation, path, work.progress)
             workspace.complete(plan.artifacts.baseline)
     if plan.imatrix is not None:
-        return plan.imatrix.matrix
-    return ImportanceMatrix.load(workspace.path(plan.artifacts.imatrix) / IMATRIX) if plan.artifacts.imatrix else None
+        return used(plan.imatrix.matrix, plan.recipe.imatrix)
+    if plan.artifacts.imatrix is None:
+        return None
+    collected = ImportanceMatrix.load(workspace.path(plan.artifacts.imatrix) / IMATRIX)
+    return used(collected.fit(plan.weights.shapes), plan.recipe.imatrix)
 
 
 def quantize(work: Work, matrix: ImportanceMatrix | None) -> None:

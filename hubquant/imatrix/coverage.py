@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 
@@ -48,7 +49,9 @@ def coverage(matrix: ImportanceMatrix, expected: Iterable[str]) -> Coverage:
     return Coverage(unseen, few, tuple(name for name in expected if not _reached(matrix, name)))
 
 
-def with_estimates(matrix: ImportanceMatrix, shapes: Mapping[str, tuple[int, ...]]) -> ImportanceMatrix:
+def with_estimates(
+    matrix: ImportanceMatrix, shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+) -> ImportanceMatrix:
     """The matrix with pooled statistics where it saw nothing, marked in its provenance.
 
     An expert gets the mean over the rows of its weight's other experts; a weight without data that of the weights in
@@ -57,15 +60,13 @@ def with_estimates(matrix: ImportanceMatrix, shapes: Mapping[str, tuple[int, ...
     """
     entries = dict(matrix.entries)
     marks: dict[str, list[int]] = {}
-    for name, shape in shapes.items():
-        entry = entries.get(name)
-        if entry is None or not _reached(matrix, name):
-            pooled = _of_layer(matrix, name, shape)
-            if pooled is not None:
-                entries[name], marks[name] = pooled, []
-        elif bool((entry.counts == 0).any()):
-            unseen = entry.counts == 0
+    for name, entry in matrix.entries.items():
+        unseen = entry.counts == 0
+        if bool(unseen.any()) and not bool(unseen.all()):
             entries[name], marks[name] = _filled(entry, unseen), torch.where(unseen)[0].tolist()
+    for name, shape in shapes.items():
+        if not _reached(matrix, name) and (pooled := _of_layer(matrix, name, shape)) is not None:
+            entries[name], marks[name] = pooled, []
     if not marks:
         return matrix
     return replace(matrix, entries=entries, provenance={**matrix.provenance, ESTIMATED: json.dumps(marks)})

@@ -1,4 +1,4 @@
-"""Importance matrices on disk: the GGUF format of llama-imatrix, and reading of its older .dat format."""
+"""Importance matrices on disk: the GGUF format of llama-imatrix, and the older one of .dat files."""
 
 from __future__ import annotations
 
@@ -7,24 +7,38 @@ from pathlib import Path
 
 import torch
 
+from hubquant.disk import write_at_once
 from hubquant.errors import GGUFError, ImatrixError
 from hubquant.gguf_file import GGUFFile, GGUFWriter, TensorEntry, plan_layout
 from hubquant.gguf_file.metadata import Metadata, string, strings, u32
-from hubquant.imatrix.legacy import parse_dat
+from hubquant.imatrix.legacy import encode_dat, parse_dat
 from hubquant.imatrix.matrix import Entry, ImportanceMatrix
 
-# ".in_sum" is hubquant's addition; stock tools look at the other two suffixes only.
-SUM2, SUM, COUNTS = ".in_sum2", ".in_sum", ".counts"
+# Stock tools look at the first two suffixes only; the others are hubquant's additions. Sums and counts are float32 in
+# this format, too little for the shards of a collection to add up to the whole: what rounding takes away stands in a
+# second tensor, also float32 (together 48 bits), where there is any.
+SUM2, COUNTS, SUM = ".in_sum2", ".counts", ".in_sum"
+LOW = "_low"
 PROVENANCE = "hubquant."
+DAT = ".dat"
 
 
 def save(matrix: ImportanceMatrix, path: Path) -> None:
-    """Write ``matrix`` as GGUF; sums and counts are float32 there.
+    """Write ``matrix`` as GGUF, or in the older format when the suffix of ``path`` is .dat.
 
-    Raises ``OutputError`` or ``DiskFullError``; then nothing is left behind.
+    Raises ``ImatrixError`` when the format cannot hold it, ``OutputError`` or ``DiskFullError``; then nothing is left
+    behind.
     """
+    if path.suffix == DAT:
+        write_at_once(path, encode_dat(matrix))
+        return
     tensors = dict(_tensors(matrix))
-    layout = plan_layout(_metadata(matrix), [TensorEntry(name, tuple(x.shape), "F32") for name, x in tensors.items()])
+    try:
+        layout = plan_layout(_metadata(matrix), [TensorEntry(n, tuple(x.shape), "F32") for n, x in tensors.items()])
+    except GGUFError as error:
+        raise ImatrixError(
+            "the importance matrix does not fit into a GGUF file", why=str(error), hint="write a .dat file instead"
+        ) from None
     with GGUFWriter(path, layout) as writer:
         try:
             for name, x in tensors.items():
@@ -63,10 +77,13 @@ def _metadata(matrix: ImportanceMatrix) -> Metadata:
 def _tensors(matrix: ImportanceMatrix) -> Iterator[tuple[str, torch.Tensor]]:
     for name in sorted(matrix.entries, key=str.encode):
         entry = matrix.entries[name]
-        yield name + SUM2, _flat(entry.in_sum2)
-        yield name + COUNTS, _flat(entry.counts[:, None])
-        if entry.in_sum is not None:
-            yield name + SUM, _flat(entry.in_sum)
+        sums = {SUM2: entry.in_sum2, COUNTS: entry.counts[:, None], SUM: entry.in_sum}
+        values = {name + suffix: x.to(torch.float64) for suffix, x in sums.items() if x is not None}
+        yield from ((key, _flat(x)) for key, x in values.items())
+        for key, x in values.items():
+            rest = x - x.to(torch.float32).to(torch.float64)
+            if bool(rest.any()):
+                yield key + LOW, _flat(rest)
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:
@@ -124,6 +141,18 @@ def _entry(file: GGUFFile, name: str, path: Path) -> Entry:
 
 def _values(file: GGUFFile, name: str, path: Path) -> torch.Tensor:
     """float64 [n_mat, n]."""
+    high = _floats(file, name, path)
+    if name + LOW not in file.tensors:
+        return high
+    low = _floats(file, name + LOW, path)
+    if low.shape != high.shape:
+        raise ImatrixError(
+            f"{path} is damaged", why=f"{name} and {name + LOW} do not fit together", hint="collect the matrix again"
+        )
+    return high + low
+
+
+def _floats(file: GGUFFile, name: str, path: Path) -> torch.Tensor:
     entry = file.tensors.get(name)
     if entry is None or entry.type != "F32" or len(entry.shape) > 2:
         found = "is missing" if entry is None else f"is {entry.type} of {len(entry.shape)} dimensions"

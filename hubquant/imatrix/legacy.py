@@ -1,8 +1,9 @@
-"""The .dat format that llama-imatrix wrote before GGUF."""
+"""The .dat format: what llama-imatrix wrote before GGUF, and stable-diffusion.cpp writes."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -12,6 +13,10 @@ from hubquant.imatrix.matrix import Entry, ImportanceMatrix
 
 # The file does not tell its chunk size; this is llama-imatrix's default.
 CHUNK_SIZE = 512
+
+# Where stable-diffusion.cpp's weights stand; no weight of llama.cpp does. Its counts are calls, of unknown length each.
+DIFFUSION = ("model.", "cond_stage_model.", "text_encoders.")
+DIFFUSION_PROVENANCE = {"counts": "calls of stable-diffusion.cpp, not rows"}
 
 
 class _Reader:
@@ -42,7 +47,8 @@ def parse_dat(data: bytes, name: str) -> ImportanceMatrix:
     """The matrix in ``data``; ``name`` is for messages.
 
     A value is the mean of x² times the number of chunks, so sums and counts come back up to rounding. Experts have one
-    count in common, and their values stand in one row. Raises ``ImatrixError``.
+    count in common, and their values stand in one row. In a file of stable-diffusion.cpp a value is the mean times
+    the number of calls; each call counts as a chunk of one row there. Raises ``ImatrixError``.
     """
     try:
         return _parse(_Reader(data))
@@ -54,23 +60,78 @@ def parse_dat(data: bytes, name: str) -> ImportanceMatrix:
         ) from None
 
 
+def encode_dat(matrix: ImportanceMatrix) -> bytes:
+    """``matrix`` as llama-imatrix writes it with ``--output-format dat``; :func:`lost_in_dat` tells what is not in it.
+
+    Entries stand by name. The number of chunks of each is rounded up, and its values are computed in float32 as there:
+    a file that llama-imatrix wrote comes back byte by byte. An expert that saw no row has the mean 1. Raises
+    ``ImatrixError`` when no entry has data.
+    """
+    entries = sorted(((n, e) for n, e in matrix.entries.items() if _has_data(e)), key=lambda item: item[0].encode())
+    if not entries:
+        raise ImatrixError("the importance matrix is empty", why="no entry has seen a row")
+    parts = [struct.pack("<i", len(entries))]
+    for name, entry in entries:
+        calls = -(-int(entry.counts.max()) // matrix.chunk_size)
+        values = (entry.means() * calls).numpy().astype("<f4")
+        parts += [_text(name), struct.pack("<ii", calls, values.size), values.tobytes()]
+    parts.append(struct.pack("<i", matrix.chunk_count))
+    if matrix.datasets:
+        parts.append(_text(matrix.datasets[-1]))
+    return b"".join(parts)
+
+
+def lost_in_dat(matrix: ImportanceMatrix) -> list[str]:
+    """What :func:`encode_dat` leaves out, a sentence each."""
+    entries = matrix.entries.values()
+    experts = sum(_has_data(entry) and len(entry.counts) > 1 for entry in entries)
+    empty = sum(not _has_data(entry) for entry in entries)
+    told = [
+        (experts, f"experts have one count in common, not one each (entries: {experts})"),
+        (empty, f"entries without data are left out ({empty})"),
+        (any(entry.in_sum is not None for entry in entries), "signed sums are left out"),
+        (
+            not _is_diffusion(matrix.entries) and matrix.chunk_size != CHUNK_SIZE,
+            f"readers take the chunks to have {CHUNK_SIZE} tokens, and they have {matrix.chunk_size}",
+        ),
+        (len(matrix.datasets) > 1, f"of {len(matrix.datasets)} datasets only the last is named"),
+        (matrix.provenance.keys() - DIFFUSION_PROVENANCE.keys(), "provenance is left out"),
+    ]
+    return [f"a .dat file holds less: {sentence}" for lost, sentence in told if lost]
+
+
 def _parse(reader: _Reader) -> ImportanceMatrix:
-    entries: dict[str, Entry] = {}
+    read: dict[str, tuple[int, torch.Tensor]] = {}
     n_entries = reader.int32()
     if n_entries < 1:
         raise ValueError(f"it promises {n_entries} entries")
     for _ in range(n_entries):
         name, calls, n = reader.text(), reader.int32(), reader.int32()
-        if n < 1 or calls < 0 or not name or name in entries:
+        if n < 1 or calls < 0 or not name or name in read:
             raise ValueError(f"entry {name!r} has {n} values of {calls} chunks")
         values = np.frombuffer(reader.take(4 * n), dtype="<f4").astype(np.float64)
         if not np.isfinite(values).all() or (values < 0).any():
             raise ValueError(f"{name} holds values that are negative, NaN or infinite")
-        in_sum2 = torch.from_numpy(values * CHUNK_SIZE)[None]
-        entries[name] = Entry(in_sum2, torch.tensor([calls * CHUNK_SIZE]))
-    chunk_count = max(int(entry.counts[0]) for entry in entries.values()) // CHUNK_SIZE
+        read[name] = calls, torch.from_numpy(values)[None]
     # Old files end here.
-    if not reader.at_end:
-        chunk_count = max(reader.int32(), 0)
+    chunk_count = max(calls for calls, _ in read.values()) if reader.at_end else max(reader.int32(), 0)
     datasets = (reader.text(),) if not reader.at_end else ()
-    return ImportanceMatrix(entries, datasets, CHUNK_SIZE, chunk_count)
+    diffusion = _is_diffusion(read)
+    chunk_size = 1 if diffusion else CHUNK_SIZE
+    entries = {
+        name: Entry(values * chunk_size, torch.tensor([calls * chunk_size])) for name, (calls, values) in read.items()
+    }
+    return ImportanceMatrix(entries, datasets, chunk_size, chunk_count, DIFFUSION_PROVENANCE if diffusion else {})
+
+
+def _is_diffusion(names: Iterable[str]) -> bool:
+    return any(name.startswith(DIFFUSION) for name in names)
+
+
+def _has_data(entry: Entry) -> bool:
+    return bool((entry.counts > 0).any())
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return struct.pack("<i", len(encoded)) + encoded

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -30,27 +31,32 @@ class Entry:
     counts: torch.Tensor
     in_sum: torch.Tensor | None = None
 
-    def __add__(self, other: Entry) -> Entry:
-        """Element-wise; a single count stands for every matrix of the other (files in .dat format have only one)."""
-        n_mat = max(len(self.counts), len(other.counts))
-        first, second = self._with_matrices(n_mat), other._with_matrices(n_mat)
-        if first.in_sum2.shape != second.in_sum2.shape:
-            raise ValueError(f"{tuple(self.in_sum2.shape)} and {tuple(other.in_sum2.shape)}")
-        in_sum = None if first.in_sum is None or second.in_sum is None else first.in_sum + second.in_sum
-        return Entry(first.in_sum2 + second.in_sum2, first.counts + second.counts, in_sum)
+    def by_matrix(self, n_mat: int) -> Entry:
+        """With ``n_mat`` rows, where a file has them in one with a single count: that count then stands for each.
 
-    def _with_matrices(self, n_mat: int) -> Entry:
+        Files in .dat format have experts so, and both formats the weights that have a matrix per head. An entry that
+        has several rows already, or that does not divide, stays as it is.
+        """
         if len(self.counts) == n_mat or len(self.counts) > 1 or self.in_sum2.numel() % n_mat:
             return self
         in_sum = None if self.in_sum is None else self.in_sum.reshape(n_mat, -1)
         return Entry(self.in_sum2.reshape(n_mat, -1), self.counts.expand(n_mat), in_sum)
+
+    def means(self) -> torch.Tensor:
+        """Mean of x² per input column, float32 [n_mat, n_in]; ones for a matrix that saw nothing.
+
+        Divided in float32 as llama-quantize does, because some of its quantizers are sensitive to the last bit.
+        """
+        counts = self.counts.to(torch.float32)[:, None]
+        return torch.where(counts > 0, self.in_sum2.to(torch.float32) / counts.clamp(min=1), 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class ImportanceMatrix:
     """``entries`` by GGUF weight name; ``datasets`` in the order they were read; ``chunk_size`` in tokens.
 
-    ``provenance`` holds further facts, which a file keeps under ``hubquant.<key>``.
+    ``provenance`` holds further facts, which a file keeps under ``hubquant.<key>``; those whose key begins with
+    ``model_`` tell which weights were observed.
     """
 
     entries: Mapping[str, Entry]
@@ -67,46 +73,41 @@ class ImportanceMatrix:
         return load(Path(path))
 
     def save(self, path: Path | str) -> None:
-        """Write a GGUF file that llama-quantize reads, at once or not at all."""
+        """Write a file that llama-quantize reads, at once or not at all: GGUF, or with the suffix .dat the older
+        format."""
         from hubquant.imatrix.files import save
 
         save(self, Path(path))
 
-    def merge(self, others: Iterable[ImportanceMatrix]) -> ImportanceMatrix:
-        """Add matrices element by element, so each weighs as many tokens as it saw. Raises ``ImatrixError`` naming the
-        first weight whose size differs, and for different chunk sizes."""
-        entries = dict(self.entries)
-        datasets = list(self.datasets)
-        for other in others:
-            if other.chunk_size != self.chunk_size:
-                raise ImatrixError(
-                    "the matrices have different chunk sizes",
-                    why=f"{self.chunk_size} and {other.chunk_size} tokens",
-                    hint="collect them with the same chunk size",
-                )
-            datasets += other.datasets
-            for name, entry in other.entries.items():
-                try:
-                    entries[name] = entries[name] + entry if name in entries else entry
-                except ValueError as error:
-                    raise ImatrixError(
-                        f"the matrices do not belong to one model: {name} has different sizes", why=str(error)
-                    ) from None
-        largest = max((int(entry.counts.max()) for entry in entries.values()), default=0)
-        return ImportanceMatrix(entries, tuple(datasets), self.chunk_size, largest // self.chunk_size)
+    def merge(self, others: Iterable[ImportanceMatrix], weights: Sequence[float] | None = None) -> ImportanceMatrix:
+        """Add matrices element by element, so each weighs as many tokens as it saw, times its weight if there are any.
+
+        See :func:`hubquant.imatrix.merging.merge`.
+        """
+        from hubquant.imatrix.merging import merge
+
+        return merge([self, *others], weights)
+
+    def select(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> ImportanceMatrix:
+        """With the entries that :func:`selected` names."""
+        return replace(self, entries={name: self.entries[name] for name in selected(self.entries, include, exclude)})
 
     def importance(self, name: str) -> torch.Tensor | None:
-        """Mean of x² per input column, float32 [n_in], or [n_mat, n_in] for experts; None when there is no such entry.
-
-        Divided in float32 as llama-quantize does, because some of its quantizers are sensitive to the last bit. A
-        matrix that saw nothing has ones.
-        """
+        """:meth:`Entry.means`, [n_in] of a dense weight; None when there is no such entry."""
         entry = self.entries.get(name)
         if entry is None:
             return None
-        counts = entry.counts.to(torch.float32)[:, None]
-        means = torch.where(counts > 0, entry.in_sum2.to(torch.float32) / counts.clamp(min=1), 1.0)
+        means = entry.means()
         return means[0] if len(means) == 1 else means
+
+    def facts(self) -> dict[str, Any]:
+        """What the matrix says of itself, beside its entries."""
+        return {
+            "datasets": list(self.datasets),
+            "chunk_size": self.chunk_size,
+            "chunk_count": self.chunk_count,
+            "provenance": dict(self.provenance),
+        }
 
     def statistics(self) -> Statistics:
         """The table of ``llama-imatrix --show-statistics``."""
@@ -114,34 +115,58 @@ class ImportanceMatrix:
 
         return statistics(self.entries)
 
-    def check(self, expected: Mapping[str, int]) -> tuple[str, ...]:
-        """Compare with a model: ``expected`` has n_in of each weight that should have an entry.
+    def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> ImportanceMatrix:
+        """The matrix with a row for each matrix of a model's weights; ``shapes`` has all of these, in torch order.
 
-        Returns the weights without an entry. Raises ``ImatrixError`` when sizes differ, when there are entries of
-        blocks that the model does not have, and when nothing matches at all.
+        Raises ``ImatrixError`` when sizes differ, when there are entries of blocks that the model does not have, and
+        when nothing matches at all.
         """
-        sizes = {name: entry.in_sum2.shape[1] for name, entry in self.entries.items()}
-        wrong = [name for name, n_in in expected.items() if sizes.get(name, n_in) != n_in]
+        expected = {name: (math.prod(shapes[name][:-2]), shapes[name][-1]) for name in self.entries if name in shapes}
+        fitted = {
+            name: entry.by_matrix(expected[name][0]) if name in expected else entry
+            for name, entry in self.entries.items()
+        }
+        found = {name: (fitted[name].in_sum2.shape[0], fitted[name].in_sum2.shape[1]) for name in expected}
+        wrong = [name for name in expected if found[name] != expected[name]]
+        blocks = {_block(name) for name in shapes}
+        foreign = [name for name in fitted if _block(name) is not None and _block(name) not in blocks]
+        why = None
         if wrong:
+            first = wrong[0]
+            why = (
+                f"{first} has {_size(*found[first])} columns there and {_size(*expected[first])} in the model "
+                f"({len(wrong)} of {len(expected)} weights differ)"
+            )
+        elif foreign:
+            why = f"it has {foreign[0]}, and the model has no such block"
+        elif not expected:
+            why = f"it has {next(iter(fitted), 'nothing')}, and the model has no such weight"
+        if why is not None:
             raise ImatrixError(
                 "the importance matrix belongs to another model",
-                why=f"{wrong[0]} has {sizes[wrong[0]]} columns there and {expected[wrong[0]]} in the model "
-                f"({len(wrong)} of {len(expected)} weights differ)",
+                why=why,
                 hint="use the matrix of this model, or have one collected",
             )
-        blocks = {_block(name) for name in expected}
-        foreign = [name for name in sizes if _block(name) is not None and _block(name) not in blocks]
-        missing = tuple(name for name in expected if name not in sizes)
-        if foreign or (expected and len(missing) == len(expected)):
-            first = foreign[0] if foreign else next(iter(sizes), "nothing")
-            raise ImatrixError(
-                "the importance matrix belongs to another model",
-                why=f"it has {first}, and the model has no such block"
-                if foreign
-                else f"it has {first}, not {missing[0]}",
-                hint="use the matrix of this model, or have one collected",
-            )
-        return missing
+        return replace(self, entries=fitted)
+
+
+def selected(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
+    """The names that hold one of ``include``, all when there are none, and none of ``exclude``; llama-quantize's
+    --include-weights and --exclude-weights."""
+    return tuple(
+        name
+        for name in names
+        if (not include or any(part in name for part in include)) and not any(part in name for part in exclude)
+    )
+
+
+def chunk_count(entries: Mapping[str, Entry], chunk_size: int) -> int:
+    """llama-imatrix's: as many whole chunks as the most rows that a matrix has seen."""
+    return max((int(entry.counts.max()) for entry in entries.values()), default=0) // chunk_size
+
+
+def _size(n_mat: int, n_in: int) -> str:
+    return str(n_in) if n_mat == 1 else f"{n_mat} × {n_in}"
 
 
 def _block(name: str) -> str | None:

@@ -1,7 +1,9 @@
-"""Statistics as text, with the columns and formats of ``llama-imatrix --show-statistics``."""
+"""Importance matrices as text; statistics have the columns and formats of ``llama-imatrix --show-statistics``."""
 
 from __future__ import annotations
 
+from hubquant.imatrix.difference import EntryDifference, MatrixDifference
+from hubquant.imatrix.matrix import ImportanceMatrix
 from hubquant.imatrix.statistics import LayerStatistics, Statistics, TensorStatistics
 
 _TENSORS = (
@@ -9,6 +11,19 @@ _TENSORS = (
     f"{'Entropy':>10} {'E (norm)':>8} {'ZD':>11} {'CosSim':>8}"
 )
 _LAYERS = f"{'Layer':>5} {'μΣ(Act²)':>14} {'μZD':>11} {'μCosSim':>8}"
+_DIFFERENCES = f"{'Weight':<36} {'Relative':>10} {'CosSim':>10} {'Counts':>10} {'Rows A':>12} {'Rows B':>12}"
+
+
+def facts_table(matrix: ImportanceMatrix) -> str:
+    """What the matrix says of itself, a line each."""
+    facts = {
+        "datasets": ", ".join(matrix.datasets) or "unknown",
+        "chunks": f"{matrix.chunk_count} of {matrix.chunk_size} tokens",
+        "entries": str(len(matrix.entries)),
+        **matrix.provenance,
+    }
+    width = max(map(len, facts))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in facts.items())
 
 
 def statistics_table(statistics: Statistics) -> str:
@@ -28,3 +43,40 @@ def _tensor_row(row: TensorStatistics) -> str:
 
 def _layer_row(row: LayerStatistics) -> str:
     return f"{row.layer:>5d} {row.total:>14.2f} {100 * row.zd:>10.4f}% {row.similarity:>8.4f}"
+
+
+def difference_table(difference: MatrixDifference, tolerance: float) -> str:
+    """What differs by more than ``tolerance``, the largest first, and a summary."""
+    differing = difference.differing(tolerance)
+    lines = [f"only in {place}: {name}" for place, names in _alone(difference) for name in names]
+    lines += [f"{key}: {_fact(first)} in A, {_fact(second)} in B" for key, (first, second) in difference.facts.items()]
+    if differing:
+        lines += [_DIFFERENCES, "-" * len(_DIFFERENCES), *map(_difference_row, differing)]
+    beyond = f" by more than {tolerance:g}" if tolerance else ""
+    largest = max((entry.relative for entry in difference.entries if entry.relative is not None), default=0.0)
+    return "\n".join(
+        [
+            *lines,
+            f"{len(difference.entries)} weights in both: {len(differing)} differ{beyond}, "
+            f"the largest relative difference is {largest:.3g}",
+            f"{len(difference.only_first)} weights only in A, {len(difference.only_second)} only in B",
+        ]
+    )
+
+
+def _alone(difference: MatrixDifference) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return ("A", difference.only_first), ("B", difference.only_second)
+
+
+def _fact(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "nothing" if value is None else str(value)
+
+
+def _difference_row(row: EntryDifference) -> str:
+    if row.relative is None or row.counts is None:
+        sizes = " and ".join(" × ".join(map(str, size)) for size in row.sizes)
+        return f"{row.name:<36} sizes {sizes}"
+    similarity = f"{'-':>10}" if row.similarity is None else f"{row.similarity:>10.6f}"
+    return (
+        f"{row.name:<36} {row.relative:>10.3e} {similarity} {row.counts:>10.3e} {row.rows[0]:>12,} {row.rows[1]:>12,}"
+    )

@@ -129,6 +129,11 @@ def _without_local_files(data: Any, reference: str) -> Any:
     model = data.get("model") if isinstance(data, dict) else None
     if isinstance(model, dict) and model.get("folder"):
         local.append(model["folder"])
+    imatrix = data.get("imatrix") if isinstance(data, dict) else None
+    if isinstance(imatrix, dict):
+        files = imatrix.get("files")
+        given = [imatrix.get("file"), *(files if isinstance(files, list) else ())]
+        local += [file for file in given if isinstance(file, str) and not file.startswith(HUB_PREFIX)]
     if local:
         raise RecipeError(
             f"{reference} cannot be run as it is",

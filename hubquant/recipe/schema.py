@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+Part = Annotated[str, Field(min_length=1)]
 BundledText = Literal["calibration", "demo-calibration", "test"]
 
 
@@ -87,17 +88,36 @@ class Calibration(Frozen):
 
 
 class Imatrix(Frozen):
-    """``file`` uses an existing matrix; ``skip`` quantizes without one.
+    """``file`` uses an existing matrix, ``files`` the sum of several; ``skip`` quantizes without one.
 
+    Of the entries those are used whose name holds one of ``include_weights``, or none of ``exclude_weights``.
     ``offload`` is for models larger than memory: "cpu" and "disk" are accelerate's, with transformers' ``max_memory``;
     "stream" has one block in memory at a time; "auto" streams what does not fit.
     """
 
     file: str | None = None
+    files: tuple[str, ...] = ()
     skip: bool = False
     process_output: bool = False
     offload: Literal["auto", "none", "cpu", "disk", "stream"] = "auto"
     max_memory: dict[str, str] = {}
+    include_weights: tuple[Part, ...] = ()
+    exclude_weights: tuple[Part, ...] = ()
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Self:
+        if self.skip and (self.given or self.include_weights or self.exclude_weights):
+            raise ValueError("skip contradicts the other settings")
+        if self.file is not None and self.files:
+            raise ValueError("file and files contradict each other")
+        if self.include_weights and self.exclude_weights:
+            raise ValueError("include_weights and exclude_weights contradict each other")
+        return self
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The matrices that are there, each a file or ``hub:org/repo/file``."""
+        return self.files if self.file is None else (self.file,)
 
 
 class Rule(Frozen):

@@ -19,34 +19,6 @@ def matrix(entries: dict[str, Entry], datasets: tuple[str, ...] = ("a",), chunk_
     return ImportanceMatrix(entries, datasets, chunk_size, 1)
 
 
-def test_merge_adds_what_both_have() -> None:
-    first = matrix({"p": entry([[1, 2]], [4]), "q": entry([[5, 5]], [4])})
-    second = matrix({"p": entry([[10, 20]], [8], signed=False), "r": entry([[7, 7]], [8])}, ("b",))
-    third = matrix({"p": entry([[100, 200]], [4])}, ("c",))
-    merged = first.merge([second, third])
-    assert merged.entries["p"].in_sum2.tolist() == [[111, 222]]
-    assert merged.entries["p"].counts.tolist() == [16]
-    assert merged.entries["p"].in_sum is None
-    assert merged.entries["q"].in_sum is not None
-    assert merged.entries.keys() == {"p", "q", "r"}
-    assert (merged.datasets, merged.chunk_count) == (("a", "b", "c"), 4)
-
-
-def test_merge_broadcasts_a_single_count() -> None:
-    flat = matrix({"exps": entry([[1, 2, 3, 4]], [8])})
-    by_expert = matrix({"exps": entry([[10, 20], [30, 40]], [3, 0])})
-    for merged in (flat.merge([by_expert]), by_expert.merge([flat])):
-        assert merged.entries["exps"].in_sum2.tolist() == [[11, 22], [33, 44]]
-        assert merged.entries["exps"].counts.tolist() == [11, 8]
-
-
-def test_merge_of_different_models() -> None:
-    with pytest.raises(ImatrixError, match="p has different sizes"):
-        matrix({"p": entry([[1, 2]], [4])}).merge([matrix({"p": entry([[1, 2, 3]], [4])})])
-    with pytest.raises(ImatrixError, match="chunk sizes"):
-        matrix({}).merge([matrix({}, chunk_size=8)])
-
-
 def test_importance() -> None:
     made = matrix({"exps": entry([[2, 3], [9, 9]], [3, 0]), "dense": entry([[1, 2]], [3])})
     by_expert, dense = made.importance("exps"), made.importance("dense")
@@ -59,19 +31,47 @@ def test_importance() -> None:
     assert made.importance("absent") is None
 
 
-def test_check_against_a_model() -> None:
+def test_fit_to_a_model() -> None:
     made = matrix({f"blk.{i}.{t}.weight": entry([[1.0] * 8], [4]) for i in (0, 1) for t in ("q", "k")})
-    expected = {f"blk.{i}.{t}.weight": 8 for i in (0, 1) for t in ("q", "k")}
-    assert made.check(expected) == ()
-    assert made.check(expected | {"blk.1.v.weight": 8, "output.weight": 8}) == ("blk.1.v.weight", "output.weight")
+    shapes = {f"blk.{i}.{t}.weight": (16, 8) for i in (0, 1) for t in ("q", "k")} | {"blk.0.norm.weight": (8,)}
+    assert made.fit(shapes | {"blk.1.v.weight": (4, 8), "output.weight": (99, 8)}).entries == made.entries
     with pytest.raises(ImatrixError, match=r"blk\.1\.k\.weight has 8 columns there and 16 in the model \(1 of 4"):
-        made.check(expected | {"blk.1.k.weight": 16})
+        made.fit(shapes | {"blk.1.k.weight": (16, 16)})
     with pytest.raises(ImatrixError, match=r"it has blk\.1\.q\.weight, and the model has no such block"):
-        made.check({"blk.0.q.weight": 8, "blk.0.k.weight": 8})
-    with pytest.raises(ImatrixError, match="another model"):
-        made.check({"blk.0.ssm_in.weight": 8, "blk.1.ssm_in.weight": 8})
+        made.fit({"blk.0.q.weight": (16, 8), "blk.0.k.weight": (16, 8)})
+    with pytest.raises(ImatrixError, match=r"it has blk\.0\.q\.weight, and the model has no such weight"):
+        made.fit({"blk.0.ssm_in.weight": (16, 8), "blk.1.ssm_in.weight": (16, 8)})
     with pytest.raises(ImatrixError, match="it has nothing"):
-        matrix({}).check(expected)
+        matrix({}).fit(shapes)
+
+
+def test_fit_gives_every_matrix_its_row() -> None:
+    rows = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+    flat = matrix({"exps": entry([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]], [4]), "dense": entry([[1.0, 2.0]], [4])})
+    by_expert = matrix({"exps": entry(rows, [1, 0, 3])})
+    shapes = {"exps": (3, 7, 2), "dense": (7, 2)}
+    fitted = flat.fit(shapes)
+    assert fitted.entries["exps"].in_sum2.tolist() == rows
+    assert fitted.entries["exps"].counts.tolist() == [4, 4, 4]
+    assert fitted.entries["dense"].counts.tolist() == [4]
+    assert by_expert.fit(shapes).entries["exps"].counts.tolist() == [1, 0, 3]
+    with pytest.raises(ImatrixError, match="exps has 3 × 2 columns there and 4 × 2 in the model"):
+        by_expert.fit(shapes | {"exps": (4, 7, 2)})
+    with pytest.raises(ImatrixError, match="exps has 6 columns there and 4 × 2 in the model"):
+        flat.fit(shapes | {"exps": (4, 7, 2)})
+
+
+def test_selection_by_parts_of_names() -> None:
+    made = matrix(
+        {f"blk.{i}.{t}.weight": entry([[1.0]], [1]) for i in (0, 1) for t in ("attn_v", "ffn_up", "ffn_down")}
+    )
+    assert made.select().entries == made.entries
+    assert [*made.select(include=["attn_v", "1.ffn_up"]).entries] == [
+        "blk.0.attn_v.weight",
+        "blk.1.attn_v.weight",
+        "blk.1.ffn_up.weight",
+    ]
+    assert [*made.select(exclude=["ffn", "0.attn"]).entries] == ["blk.1.attn_v.weight"]
 
 
 def test_statistics() -> None:
