@@ -96,7 +96,11 @@ class InputSums:
         """What was committed, by names that ``restore`` understands."""
         state: dict[str, torch.Tensor] = {}
         for key, sums in self.totals.items():
-            state |= {f"sum2:{key}": sums.sum2.cpu(), f"sum:{key}": sums.sum.cpu(), f"counts:{key}": sums.counts}
+            # Weights with one input may have one tensor in common.
+            state |= {
+                f"{kind}:{key}": x.cpu().clone()
+                for kind, x in (("sum2", sums.sum2), ("sum", sums.sum), ("counts", sums.counts))
+            }
         return state
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:

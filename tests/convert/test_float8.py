@@ -106,8 +106,8 @@ def test_the_floats_are_codes_times_scales(source: str, tmp_path: Path) -> None:
     found = dict(stream(conversion, checkpoint))
     assert conversion.float_type == "BF16"
     assert found["blk.1.ffn_down.weight"].dtype == torch.float32
-    for module, weight in conversion.modules.items():
-        assert torch.equal(found[weight].float(), expected[f"{module}.weight"])
+    for weight, tap in conversion.taps.items():
+        assert torch.equal(found[weight].float(), expected[f"{tap.module}.weight"])
     for name, x in load(folder, "cpu").state_dict().items():
         assert torch.equal(x, expected[name])
 

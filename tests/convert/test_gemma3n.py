@@ -108,7 +108,7 @@ def test_the_language_model_of_a_multimodal_checkpoint(tmp_path: Path) -> None:
     found = plan(folder)
     assert found.shapes == alone.shapes
     assert found.metadata == alone.metadata
-    assert found.modules == alone.modules
+    assert found.taps == alone.taps
     assert identify(folder).model_class == "Gemma3nForCausalLM"
     assert torch.equal(logits(load(folder, "cpu")), expected)
 
@@ -121,10 +121,10 @@ def add_towers(weights: Weights) -> None:
 def test_every_matrix_is_observed_but_those_of_streams(folder: Path) -> None:
     conversion, model = plan(folder), AutoModelForCausalLM.from_pretrained(folder)
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    assert linear - conversion.modules.keys() == {
+    assert linear - {tap.module for tap in conversion.taps.values()} == {
         f"model.altup_{kind}projections.{stream}" for kind in ("", "unembed_") for stream in range(3)
     }
-    assert {f"blk.{layer}.attn_{part}.weight" for layer in range(25) for part in "qkv"} <= {*conversion.observed}
+    assert {f"blk.{layer}.attn_{part}.weight" for layer in range(25) for part in "qkv"} <= conversion.taps.keys()
 
 
 def test_tokens_beyond_the_table_of_layers_have_its_first_row(folder: Path, tmp_path: Path) -> None:

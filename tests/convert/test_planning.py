@@ -19,6 +19,7 @@ from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.config import read_architecture
 from hubquant.convert.conversion import architecture_metadata, check_tensors, file_order, plan_conversion, stream
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
+from hubquant.imatrix.taps import ModuleInput
 from hubquant.models.tiny import build
 from tests.support.conversion import Weights, edit_weights, plan
 
@@ -65,9 +66,9 @@ def test_a_plan_covers_the_model(family: str, tmp_path: Path) -> None:
         for name, module in AutoModelForCausalLM.from_pretrained(folder).named_modules()
         if isinstance(module, torch.nn.Linear)
     }
-    assert conversion.modules.keys() == linears
-    assert set(conversion.modules.values()) <= set(names)
-    assert conversion.modules["model.layers.10.mlp.down_proj"] == "blk.10.ffn_down.weight"
+    assert {tap.module for tap in conversion.taps.values()} == linears
+    assert conversion.taps.keys() <= set(names)
+    assert conversion.taps["blk.10.ffn_down.weight"] == ModuleInput("model.layers.10.mlp.down_proj")
 
 
 def test_planning_reads_no_weights(folder: Path) -> None:
@@ -79,7 +80,7 @@ def test_planning_reads_no_weights(folder: Path) -> None:
 def test_tied_embeddings_have_no_output(tmp_path: Path) -> None:
     conversion = plan(build("llama", tmp_path, tie_word_embeddings=True, **SHALLOW))
     assert "output.weight" not in conversion.shapes
-    assert conversion.modules["lm_head"] == "token_embd.weight"
+    assert conversion.taps["token_embd.weight"] == ModuleInput("lm_head")
 
 
 def test_a_stored_copy_of_the_tied_embedding_is_dropped_if_it_is_one(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hubquant.imatrix import Entry, ImportanceMatrix, collect
 from hubquant.models import load, load_tokenizer
 from hubquant.models.tiny import build as build_model
 from hubquant.recipe.schema import TextSource
-from tests.support.conversion import write_gguf
+from tests.support.conversion import plan
 
 
 def entry(sums: list[list[float]], counts: list[int], signed: bool = True) -> Entry:
@@ -97,14 +97,14 @@ def test_counts_stay_whole_and_means_what_they_are() -> None:
 def test_shards_on_disk_add_up_to_the_whole(tmp_path: Path) -> None:
     """A collection in three parts, saved, loaded, merged and saved again, against the one that saw everything."""
     folder = build_model("llama", tmp_path / "model")
-    modules = dict(write_gguf(folder, tmp_path / "f32.gguf", "F32").modules)
+    taps = plan(folder).taps
     whole = build([TextSource(bundled="test")], load_tokenizer(folder), 256, 20, 0)
     model = load(folder, "cpu")
-    collect(model, whole, modules).save(tmp_path / "whole.gguf")
+    collect(model, whole, taps).matrix().save(tmp_path / "whole.gguf")
     # in whole batches of 8 chunks, so that the forward passes are the same
     for number, part in enumerate((slice(0, 8), slice(8, 16), slice(16, 20))):
         ids = whole.ids[part]
-        collect(model, Chunks(ids, whole.datasets, (len(ids),), "x"), modules).save(tmp_path / f"{number}.gguf")
+        collect(model, Chunks(ids, whole.datasets, (len(ids),), "x"), taps).matrix().save(tmp_path / f"{number}.gguf")
     first, *others = (ImportanceMatrix.load(tmp_path / f"{number}.gguf") for number in range(3))
     first.merge(others).save(tmp_path / "merged.gguf")
     merged, expected = (ImportanceMatrix.load(tmp_path / f"{name}.gguf") for name in ("merged", "whole"))
