@@ -6,7 +6,7 @@ So nothing has to be known of what happens between blocks, and what an input nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -112,7 +112,9 @@ class BlockStream:
                 current.pause()
                 current.output = self._keep(current, forward(*args, **kwargs))
                 # A container that blocks share may carry more than hidden states from one to the next.
-                current.resumable = current.resumable and not any(isinstance(value, dict) for value in kwargs.values())
+                current.resumable = current.resumable and not any(
+                    isinstance(value, MutableMapping) for value in kwargs.values()
+                )
             if number == self.n_blocks - 1:
                 current.pause()
             return current.output
