@@ -20,7 +20,7 @@ from hubquant.engine.files import (
 )
 from hubquant.engine.gguf_source import gguf_identity, gguf_weights, stream_gguf
 from hubquant.engine.given_imatrix import open_imatrix, use_notes, used, used_artifact
-from hubquant.engine.plan import check_tokenizer, check_types, conversion_weights
+from hubquant.engine.plan import check_tokenizer, conversion_weights, settle_types
 from hubquant.engine.progress import Progress
 from hubquant.engine.quantizing import Target
 from hubquant.engine.runnable import check_no_pre_tokenizer, open_model
@@ -199,10 +199,10 @@ def _write(
 ) -> list[MadeFile]:
     targets = []
     for ftype, path in paths.items():
-        types = assign_types(readable.weights, ftype, settings, has_imatrix=matrix is not None)
-        for note in fork_note(ftype, types):
+        assigned = assign_types(readable.weights, ftype, settings, has_imatrix=matrix is not None)
+        types, notes = settle_types(assigned, ftype, matrix.entries.keys() if matrix else ())
+        for note in (*notes, *fork_note(ftype, types)):
             progress.note(note)
-        check_types(types, ftype, matrix.entries.keys() if matrix else ())
         metadata = file_metadata(readable.weights, ftype, settings, readable.identity["model"], facts)
         targets.append(
             Target(_hidden(path, readable.identity), plan_layouts(readable.weights, types, metadata, UNSHARDED), types)

@@ -62,13 +62,15 @@ class ImatrixFacts:
 
 @dataclass(frozen=True)
 class FilePlan:
-    """One file type of the recipe; ``layouts`` are its shards, ``name`` is relative to the repository."""
+    """One file type of the recipe; ``layouts`` are its shards, ``name`` is relative to the repository. ``notes`` say
+    where ``types`` are not those of llama-quantize."""
 
     ftype: str
     name: str
     types: Mapping[str, str]
     n_parameters: int
     layouts: Sequence[Layout]
+    notes: Sequence[str] = ()
 
     @property
     def n_shards(self) -> int:

@@ -32,7 +32,7 @@ from hubquant.engine.workspace import Artifact, Workspace
 from hubquant.errors import ImatrixError, NotSupportedYet, RecipeError
 from hubquant.gguf_file.metadata import string
 from hubquant.imatrix import collected_names
-from hubquant.mix import file_type, requires_imatrix
+from hubquant.mix import file_type, requires_imatrix, without_importance
 from hubquant.quants import implemented, needs_importance
 from hubquant.recipe.schema import Recipe
 
@@ -127,7 +127,7 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     files = [_plan_file(weights, source, recipe, ftype, facts, covered, shard_bytes) for ftype in recipe.quantize.types]
     notes = [note for note in (vocabulary.note, *conversion.notes) if note]
     notes += use_notes(len(entries), len(covered), recipe.imatrix)
-    notes += [note for file in files for note in fork_note(file.ftype, file.types)]
+    notes += [note for file in files for note in (*file.notes, *fork_note(file.ftype, file.types))]
     notes += _check_overlap(recipe) if calibration and evaluation else []
     artifacts = plan_artifacts(recipe, source, weights, imatrix, calibration, evaluation, files, shard_bytes)
     workspace = Workspace(output)
@@ -236,8 +236,8 @@ def _plan_file(
     covered: Collection[str],
     shard_bytes: int,
 ) -> FilePlan:
-    types = assign_types(weights, ftype, recipe.quantize, has_imatrix=facts is not None)
-    check_types(types, ftype, covered)
+    assigned = assign_types(weights, ftype, recipe.quantize, has_imatrix=facts is not None)
+    types, notes = settle_types(assigned, ftype, covered)
     metadata = file_metadata(weights, ftype, recipe.quantize, source.identity["model"], facts)
     layouts = plan_layouts(weights, types, metadata, shard_bytes)
     return FilePlan(
@@ -246,6 +246,7 @@ def _plan_file(
         types=types,
         n_parameters=weights.n_parameters,
         layouts=layouts,
+        notes=notes,
     )
 
 
@@ -278,8 +279,15 @@ def _entries(
     return collected_names(conversion.taps, recipe.imatrix.process_output) if calibration else ()
 
 
-def check_types(types: Mapping[str, str], ftype: str, covered: Collection[str]) -> None:
-    """Refuse what no kernel can write (NotSupportedYet), and types that need data which is not there (ImatrixError)."""
+def settle_types(
+    types: Mapping[str, str], ftype: str, covered: Collection[str]
+) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """The types of a file, with others for weights whose types need data that an incomplete matrix lacks; and a note
+    that names them.
+
+    Raises ``NotSupportedYet`` for what no kernel can write, and ``ImatrixError`` when data is needed and there is none
+    at all.
+    """
     missing_kernel = sorted({type for type in types.values() if not implemented(type)})
     if missing_kernel:
         raise NotSupportedYet(
@@ -292,12 +300,21 @@ def check_types(types: Mapping[str, str], ftype: str, covered: Collection[str]) 
         for name, type in types.items()
         if name not in covered and (requires_imatrix(name, type, ftype) or needs_importance(type))
     ]
-    if hungry:
+    if hungry and not covered:
         raise ImatrixError(
             f"{ftype} needs an importance matrix",
             why=f"{hungry[0]} would be {types[hungry[0]]} and has no data ({len(hungry)} such tensors)",
-            hint="remove imatrix.skip, give a complete imatrix.file, or choose Q3_K_M",
+            hint="remove imatrix.skip, give an imatrix.file, or choose Q3_K_M",
         )
+    if not hungry:
+        return types, ()
+    others = {name: without_importance(types[name]) for name in hungry}
+    first = hungry[0]
+    note = (
+        f"{ftype}: the importance matrix has no data for {len(hungry)} weights whose types need it; "
+        f"they get another type, {first} {others[first]} instead of {types[first]}"
+    )
+    return {**types, **others}, (note,)
 
 
 def _check_overlap(recipe: Recipe) -> list[str]:

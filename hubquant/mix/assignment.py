@@ -91,6 +91,11 @@ def requires_imatrix(name: str, type: str, ftype: str) -> bool:
     return type in NEEDS_IMATRIX or (type == "Q2_K" and file_type(ftype).name == "Q2_K_S")
 
 
+def without_importance(type: str) -> str:
+    """The type to take instead of one that needs data which is not there: the next larger that needs none."""
+    return "Q3_K" if type == "Q2_K" else "Q2_K"
+
+
 def _file_order(name: str) -> tuple[int, bytes]:
     return block_number(name), name.encode()
 
