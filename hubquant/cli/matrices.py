@@ -19,7 +19,7 @@ OutOption = Annotated[Path, Option("--out", "-o", help="The file to write: .dat 
 
 
 def merge(
-    files: Annotated[list[str], Argument(metavar="FILE...", help="Two or more, each a file or hub:org/repo/file.")],
+    files: Annotated[list[str], Argument(metavar="FILE", help="Matrices, each a file or hub:org/repo/file.")],
     out: OutOption,
     weights: Annotated[
         list[float] | None,

@@ -11,6 +11,7 @@ from hubquant.engine.files import ImatrixFacts, Weights
 from hubquant.engine.workspace import Artifact
 from hubquant.errors import ImatrixError
 from hubquant.imatrix import ImportanceMatrix, selected
+from hubquant.imatrix.files import is_gguf
 from hubquant.recipe.load import HUB_PREFIX
 from hubquant.recipe.schema import Imatrix
 
@@ -31,7 +32,7 @@ def open_imatrix(settings: Imatrix, weights: Weights) -> GivenImatrix:
     another model."""
     references = settings.given
     paths = [imatrix_path(reference) for reference in references]
-    matrix = merged([ImportanceMatrix.load(path) for path in paths]).fit(weights.shapes)
+    matrix = read_sum(paths).fit(weights.shapes)
     datasets = matrix.datasets or ("",)
     facts = ImatrixFacts(
         ", ".join(path.name for path in paths),
@@ -40,15 +41,16 @@ def open_imatrix(settings: Imatrix, weights: Weights) -> GivenImatrix:
         matrix.chunk_count,
     )
     digests = "+".join(map(_sha256, paths))
-    path = paths[0] if len(paths) == 1 and _is_gguf(paths[0]) else None
+    path = paths[0] if len(paths) == 1 and is_gguf(paths[0]) else None
     return GivenImatrix(path, matrix, facts, Artifact("imatrix", {"sha256": digests}))
 
 
-def merged(matrices: Sequence[ImportanceMatrix], weights: Sequence[float] | None = None) -> ImportanceMatrix:
-    """One matrix as it is, unless it has a weight; several added up."""
-    if len(matrices) == 1 and weights is None:
-        return matrices[0]
-    return matrices[0].merge(matrices[1:], weights)
+def read_sum(paths: Sequence[Path], weights: Sequence[float] | None = None) -> ImportanceMatrix:
+    """One matrix as it is, unless it has a weight; several added up, one in memory at a time."""
+    first = ImportanceMatrix.load(paths[0])
+    if len(paths) == 1 and weights is None:
+        return first
+    return first.merge(map(ImportanceMatrix.load, paths[1:]), weights)
 
 
 def imatrix_path(reference: str) -> Path:
@@ -103,11 +105,6 @@ def use_notes(n_entries: int, n_used: int, settings: Imatrix) -> list[str]:
 def _filter(settings: Imatrix) -> str:
     names = ("include_weights", "exclude_weights")
     return ", ".join(f"{name}: {' '.join(parts)}" for name in names if (parts := getattr(settings, name)))
-
-
-def _is_gguf(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
 
 
 def _sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hubquant.disk import write_at_once
-from hubquant.engine.given_imatrix import imatrix_path, merged
+from hubquant.engine.given_imatrix import imatrix_path, read_sum
 from hubquant.engine.progress import Progress
 from hubquant.errors import ImatrixError, UserError
 from hubquant.imatrix import ImportanceMatrix, Statistics, lost_in_dat
@@ -29,7 +29,7 @@ def merge(
         )
     if weights and not all(math.isfinite(weight) and weight > 0 for weight in weights):
         raise UserError("a weight must be larger than 0", hint="leave out the matrix instead")
-    matrix = merged([read(reference) for reference in references], weights or None)
+    matrix = read_sum([imatrix_path(reference) for reference in references], weights or None)
     _save(matrix, out, progress)
     return matrix
 

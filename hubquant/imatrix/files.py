@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,9 +53,7 @@ def save(matrix: ImportanceMatrix, path: Path) -> None:
 def load(path: Path) -> ImportanceMatrix:
     """Read a file by what it holds, whatever its suffix. Raises ``ImatrixError``."""
     try:
-        with path.open("rb") as file:
-            is_gguf = file.read(4) == b"GGUF"
-        if not is_gguf:
+        if not is_gguf(path):
             return parse_dat(path.read_bytes(), str(path))
     except OSError as error:
         raise ImatrixError(f"{path} cannot be read", why=error.strerror or str(error)) from None
@@ -62,6 +61,12 @@ def load(path: Path) -> ImportanceMatrix:
         return _read(GGUFFile.open(path), path)
     except GGUFError as error:
         raise ImatrixError(error.what, why=error.why, hint=error.hint) from None
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file is in that format, or else in the older one."""
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def _metadata(matrix: ImportanceMatrix) -> Metadata:
@@ -157,11 +162,11 @@ def _floats(file: GGUFFile, name: str, path: Path) -> torch.Tensor:
     if entry is None or entry.type != "F32" or len(entry.shape) > 2:
         found = "is missing" if entry is None else f"is {entry.type} of {len(entry.shape)} dimensions"
         raise ImatrixError(f"{path} is damaged", why=f"{name} {found}", hint="collect the matrix again")
-    values = file.data(name).clone().view(torch.float32).reshape(-1, entry.shape[-1])
-    if not bool(values.isfinite().all()):
+    values = file.data(name).view(torch.float32).to(torch.float64).reshape(-1, entry.shape[-1])
+    if not math.isfinite(float(values.sum())):  # a sum of float32 values in float64 is finite where they are
         raise ImatrixError(
             f"{path} cannot be used",
             why=f"{name} holds values that are NaN or infinite",
             hint="collect the matrix again",
         )
-    return values.to(torch.float64)
+    return values

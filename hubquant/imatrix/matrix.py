@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ class ImportanceMatrix:
         """
         from hubquant.imatrix.merging import merge
 
-        return merge([self, *others], weights)
+        return merge(chain([self], others), weights)
 
     def select(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> ImportanceMatrix:
         """With the entries that :func:`selected` names."""

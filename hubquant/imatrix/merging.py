@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 
 import torch
 
@@ -14,8 +15,8 @@ from hubquant.imatrix.matrix import Entry, ImportanceMatrix, chunk_count
 MODEL_FACT = "model_"  # begins the keys of provenance that must agree
 
 
-def merge(matrices: Sequence[ImportanceMatrix], weights: Sequence[float] | None = None) -> ImportanceMatrix:
-    """Add ``matrices`` element by element, so that each weighs as many tokens as it saw.
+def merge(matrices: Iterable[ImportanceMatrix], weights: Sequence[float] | None = None) -> ImportanceMatrix:
+    """Add ``matrices`` element by element, so that each weighs as many tokens as it saw. One is held at a time.
 
     ``weights`` multiply the sums and the counts of each, as if it had seen so many times the tokens. Where that gives
     counts that are not whole (files keep whole ones) they are rounded, no count to zero, and the sums are scaled
@@ -25,79 +26,80 @@ def merge(matrices: Sequence[ImportanceMatrix], weights: Sequence[float] | None 
     from what all of them saw.
 
     Raises ``ImatrixError`` for different chunk sizes, for facts of the model that differ, and for the first weight
-    whose size differs; ``ValueError`` for weights that are not positive or of another number.
+    whose size differs; ``ValueError`` for no matrices, and for weights that are not positive or of another number.
     """
-    weights = [1.0] * len(matrices) if weights is None else weights
-    if len(weights) != len(matrices) or not all(math.isfinite(weight) and weight > 0 for weight in weights):
-        raise ValueError(f"{len(matrices)} matrices need as many positive weights, not {list(weights)}")
-    _check_together(matrices)
-    matrices = [without_estimates(matrix) for matrix in matrices]
-    entries = {
-        name: _sum(name, matrices, weights) for name in dict.fromkeys(n for matrix in matrices for n in matrix.entries)
-    }
-    chunk_size = matrices[0].chunk_size
-    whole = ImportanceMatrix(
-        entries,
-        tuple(dict.fromkeys(dataset for matrix in matrices for dataset in matrix.datasets)),
-        chunk_size,
-        chunk_count(entries, chunk_size),
-        _common([matrix.provenance for matrix in matrices]),
+    if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise ValueError(f"weights must be positive, not {list(weights)}")
+    totals: dict[str, Entry] = {}
+    datasets: dict[str, None] = {}
+    known: dict[str, tuple[str, int]] = {}
+    common: dict[str, str] | None = None
+    chunk_size = None
+    pairs = zip(matrices, repeat(1.0)) if weights is None else zip(matrices, weights, strict=True)
+    for number, (given, weight) in enumerate(pairs, 1):
+        matrix = without_estimates(given)
+        chunk_size = matrix.chunk_size if chunk_size is None else chunk_size
+        _check_chunk_size(matrix, chunk_size, number)
+        _check_model(matrix.provenance, known, number)
+        for name, entry in matrix.entries.items():
+            part = _weighted(entry, weight)
+            totals[name] = _add(totals[name], part, name, number) if name in totals else part
+        datasets.update(dict.fromkeys(matrix.datasets))
+        facts = matrix.provenance
+        common = {k: v for k, v in (facts if common is None else common).items() if facts.get(k) == v}
+    if chunk_size is None:
+        raise ValueError("there is nothing to merge")
+    entries = {name: _whole(total) for name, total in totals.items()}
+    return with_estimates(
+        ImportanceMatrix(entries, tuple(datasets), chunk_size, chunk_count(entries, chunk_size), common or {})
     )
-    return with_estimates(whole)
 
 
-def _check_together(matrices: Sequence[ImportanceMatrix]) -> None:
-    for number, matrix in enumerate(matrices, 1):
-        if matrix.chunk_size != matrices[0].chunk_size:
+def _check_chunk_size(matrix: ImportanceMatrix, chunk_size: int, number: int) -> None:
+    if matrix.chunk_size != chunk_size:
+        raise ImatrixError(
+            "the matrices have different chunk sizes",
+            why=f"{chunk_size} tokens in matrix 1 and {matrix.chunk_size} in matrix {number}",
+            hint="collect them with the same chunk size",
+        )
+
+
+def _check_model(provenance: Mapping[str, str], known: dict[str, tuple[str, int]], number: int) -> None:
+    """``known`` remembers each fact of the model with the number of the matrix that told it first."""
+    for key, value in provenance.items():
+        if not key.startswith(MODEL_FACT):
+            continue
+        first, since = known.setdefault(key, (value, number))
+        if value != first:
             raise ImatrixError(
-                "the matrices have different chunk sizes",
-                why=f"{matrices[0].chunk_size} tokens in matrix 1 and {matrix.chunk_size} in matrix {number}",
-                hint="collect them with the same chunk size",
-            )
-        for earlier, other in enumerate(matrices[: number - 1], 1):
-            shared = [key for key in other.provenance if key.startswith(MODEL_FACT) and key in matrix.provenance]
-            for key in shared:
-                if other.provenance[key] != matrix.provenance[key]:
-                    raise ImatrixError(
-                        "the matrices do not belong to one model",
-                        why=f"{key} is {other.provenance[key]} in matrix {earlier} and {matrix.provenance[key]} in "
-                        f"matrix {number}",
-                        hint="merge matrices of the same weights",
-                    )
-
-
-def _sum(name: str, matrices: Sequence[ImportanceMatrix], weights: Sequence[float]) -> Entry:
-    numbers = [number for number, matrix in enumerate(matrices) if name in matrix.entries]
-    n_mat = max(len(matrices[number].entries[name].counts) for number in numbers)
-    parts = [matrices[number].entries[name].by_matrix(n_mat) for number in numbers]
-    first = parts[0].in_sum2.shape
-    for number, part in zip(numbers, parts, strict=True):
-        if part.in_sum2.shape != first:
-            raise ImatrixError(
-                f"the matrices do not belong to one model: {name} has different sizes",
-                why=f"{list(first)} in matrix {numbers[0] + 1} and {list(part.in_sum2.shape)} in matrix {number + 1}",
+                "the matrices do not belong to one model",
+                why=f"{key} is {first} in matrix {since} and {value} in matrix {number}",
                 hint="merge matrices of the same weights",
             )
-    of_parts = [weights[number] for number in numbers]
-    counts = _weighted([part.counts.double() for part in parts], of_parts)
-    whole = torch.where(counts > 0, counts.round().clamp(min=1), 0.0)
-    scale = torch.where(counts > 0, whole / counts, 1.0)[:, None]
-    signed = [part.in_sum for part in parts if part.in_sum is not None]
-    return Entry(
-        _weighted([part.in_sum2 for part in parts], of_parts) * scale,
-        whole.to(torch.int64),
-        _weighted(signed, of_parts) * scale if len(signed) == len(parts) else None,
-    )
 
 
-def _weighted(parts: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-    total = parts[0] * weights[0]
-    for part, weight in zip(parts[1:], weights[1:], strict=True):
-        total = total + part * weight
-    return total
+def _weighted(entry: Entry, weight: float) -> Entry:
+    """With counts that need not be whole, float64."""
+    in_sum = None if entry.in_sum is None else entry.in_sum * weight
+    return Entry(entry.in_sum2 * weight, entry.counts.double() * weight, in_sum)
 
 
-def _common(provenances: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    return {
-        key: value for key, value in provenances[0].items() if all(other.get(key) == value for other in provenances)
-    }
+def _add(total: Entry, part: Entry, name: str, number: int) -> Entry:
+    n_mat = max(len(total.counts), len(part.counts))
+    a, b = total.by_matrix(n_mat), part.by_matrix(n_mat)
+    if a.in_sum2.shape != b.in_sum2.shape:
+        raise ImatrixError(
+            f"the matrices do not belong to one model: {name} has different sizes",
+            why=f"{list(b.in_sum2.shape)} in matrix {number} and {list(a.in_sum2.shape)} before",
+            hint="merge matrices of the same weights",
+        )
+    in_sum = None if a.in_sum is None or b.in_sum is None else a.in_sum + b.in_sum
+    return Entry(a.in_sum2 + b.in_sum2, a.counts + b.counts, in_sum)
+
+
+def _whole(total: Entry) -> Entry:
+    seen = total.counts > 0
+    counts = torch.where(seen, total.counts.round().clamp(min=1), 0.0)
+    scale = torch.where(seen, counts / total.counts, 1.0)[:, None]
+    in_sum = None if total.in_sum is None else total.in_sum * scale
+    return Entry(total.in_sum2 * scale, counts.to(torch.int64), in_sum)

@@ -6,6 +6,8 @@ from hubquant.imatrix.difference import EntryDifference, MatrixDifference
 from hubquant.imatrix.matrix import ImportanceMatrix
 from hubquant.imatrix.statistics import LayerStatistics, Statistics, TensorStatistics
 
+LONGEST_FACT = 160  # characters
+
 _TENSORS = (
     f"{'Layer':>5} {'Tensor':<20} {'Σ(Act²)':>10} {'Min':>8} {'Max':>11} {'μ':>6} {'σ':>6} {'% Active':>9} {'N':>6} "
     f"{'Entropy':>10} {'E (norm)':>8} {'ZD':>11} {'CosSim':>8}"
@@ -23,7 +25,7 @@ def facts_table(matrix: ImportanceMatrix) -> str:
         **matrix.provenance,
     }
     width = max(map(len, facts))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in facts.items())
+    return "\n".join(f"{key:<{width}}  {_short(value)}" for key, value in facts.items())
 
 
 def statistics_table(statistics: Statistics) -> str:
@@ -64,12 +66,17 @@ def difference_table(difference: MatrixDifference, tolerance: float) -> str:
     )
 
 
+def _short(value: str) -> str:
+    line = " ".join(value.split())
+    return line if len(line) <= LONGEST_FACT else line[: LONGEST_FACT - 1] + "…"
+
+
 def _alone(difference: MatrixDifference) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return ("A", difference.only_first), ("B", difference.only_second)
 
 
 def _fact(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else "nothing" if value is None else str(value)
+    return "nothing" if value is None else _short(", ".join(value) if isinstance(value, list) else str(value))
 
 
 def _difference_row(row: EntryDifference) -> str:

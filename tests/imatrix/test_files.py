@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from gguf import GGUFReader, GGUFWriter
 
 from hubquant.errors import ImatrixError, OutputError
 from hubquant.imatrix import Entry, ImportanceMatrix
+from tests.support.llamacpp import library
 
 
 def dense(n: int, count: int, seed: int) -> Entry:
@@ -118,6 +120,30 @@ def test_stock_file_has_no_signed_sums(tmp_path: Path) -> None:
     assert importance.tolist() == [2, 1]
     matrix.save(tmp_path / "b")
     assert [t.name for t in GGUFReader(tmp_path / "b").tensors] == ["blk.0.q.weight.in_sum2", "blk.0.q.weight.counts"]
+
+
+def test_llamacpps_reader_finds_what_it_looks_for(matrix: ImportanceMatrix, tmp_path: Path) -> None:
+    class Params(ctypes.Structure):
+        _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+    matrix.save(tmp_path / "imatrix.gguf")
+    lib = library()
+    lib.gguf_init_from_file.restype = ctypes.c_void_p
+    lib.gguf_init_from_file.argtypes = ctypes.c_char_p, Params
+    for function in (lib.gguf_find_key, lib.gguf_find_tensor):
+        function.restype, function.argtypes = ctypes.c_int64, (ctypes.c_void_p, ctypes.c_char_p)
+    lib.gguf_get_tensor_type.argtypes = ctypes.c_void_p, ctypes.c_int64
+    lib.gguf_free.argtypes = (ctypes.c_void_p,)
+    file = lib.gguf_init_from_file(str(tmp_path / "imatrix.gguf").encode(), Params(True, None))
+    assert file
+    keys = [lib.gguf_find_key(file, f"imatrix.{key}".encode()) for key in ("datasets", "chunk_count", "chunk_size")]
+    assert min(keys) >= 0
+    for name in matrix.entries:
+        for suffix in ("in_sum2", "counts"):
+            tensor = lib.gguf_find_tensor(file, f"{name}.{suffix}".encode())
+            assert tensor >= 0
+            assert lib.gguf_get_tensor_type(file, tensor) == 0  # F32
+    lib.gguf_free(file)
 
 
 def test_a_stock_file_comes_back_byte_by_byte(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hubquant.errors import ImatrixError
-from hubquant.imatrix import Entry, ImportanceMatrix, statistics_table
+from hubquant.imatrix import Entry, ImportanceMatrix, facts_table, statistics_table
 
 
 def entry(sums: list[list[float]], counts: list[int], signed: bool = True) -> Entry:
@@ -137,3 +137,12 @@ def test_statistics_of_degenerate_entries() -> None:
     one, zero = made.statistics().tensors
     assert (zero.entropy, zero.zd, zero.active) == (0, 0, 0)
     assert (one.entropy_norm, one.deviation, one.active) == (0, 0, 1)
+
+
+def test_long_facts_stand_on_one_line() -> None:
+    made = ImportanceMatrix({}, (), 4, 1, {"pooled": "blk.0.ffn_up_exps.weight\n" * 20})
+    lines = facts_table(made).splitlines()
+    assert lines[0] == "datasets  unknown"
+    assert len(lines) == 4
+    assert lines[3].startswith("pooled    blk.0.ffn_up_exps.weight blk.0")
+    assert lines[3].endswith("…")

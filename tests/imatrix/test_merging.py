@@ -47,7 +47,7 @@ def test_a_single_count_stands_for_all_experts() -> None:
 
 def test_merge_of_different_models() -> None:
     of_one = matrix({"p": entry([[1, 2]], [4])})
-    with pytest.raises(ImatrixError, match=r"p has different sizes: \[1, 2\] in matrix 1 and \[1, 3\] in matrix 3"):
+    with pytest.raises(ImatrixError, match=r"p has different sizes: \[1, 3\] in matrix 3 and \[1, 2\] before"):
         of_one.merge([of_one, matrix({"p": entry([[1, 2, 3]], [4])})])
     with pytest.raises(ImatrixError, match="chunk sizes: 4 tokens in matrix 1 and 8 in matrix 2"):
         matrix({}).merge([matrix({}, chunk_size=8)])
@@ -89,9 +89,12 @@ def test_counts_stay_whole_and_means_what_they_are() -> None:
     )
     assert weighted.entries["q"].counts.tolist() == [1]  # of 0.3: what was seen stays seen
     torch.testing.assert_close(weighted.entries["q"].in_sum2, torch.tensor([[5.0, 0.0]]).double(), rtol=1e-12, atol=0)
-    for wrong in ([1], [1, 0], [1, -1], [1, float("nan")]):
-        with pytest.raises(ValueError, match="positive weights"):
+    for wrong in ([1, 0], [1, -1], [1, float("nan")]):
+        with pytest.raises(ValueError, match="must be positive"):
             first.merge([second], wrong)
+    for number in (1, 3):
+        with pytest.raises(ValueError, match="zip"):
+            first.merge([second], [1.0] * number)
 
 
 def test_shards_on_disk_add_up_to_the_whole(tmp_path: Path) -> None:
