@@ -17,6 +17,7 @@ from hubquant.evaluate.plot import plot
 from hubquant.hub.card import Card, CardRow, CardText, render
 from hubquant.hub.eval_results import eval_results
 from hubquant.recipe import dump_recipe
+from hubquant.recipe.load import HUB_PREFIX
 from hubquant.recipe.schema import Publish, Recipe, TextSource
 
 if TYPE_CHECKING:
@@ -80,8 +81,13 @@ def _place_files(work: Work, ftypes: set[str]) -> None:
 
 
 def _reproducible(plan: Plan) -> Recipe:
-    """The recipe pinned to the commit that was used, without the place it was published to."""
-    recipe = plan.recipe.model_copy(update={"publish": Publish(shard_size=plan.recipe.publish.shard_size)})
+    """The recipe pinned to the commit that was used, without the place it was published to. Importance matrices of this
+    machine are named by the copy that is published."""
+    recipe, to = plan.recipe, plan.recipe.publish.to
+    recipe = recipe.model_copy(update={"publish": Publish(shard_size=recipe.publish.shard_size)})
+    if to and not all(reference.startswith(HUB_PREFIX) for reference in recipe.imatrix.given):
+        published = {"file": f"{HUB_PREFIX}{to}/{IMATRIX}", "files": ()}
+        recipe = recipe.model_copy(update={"imatrix": recipe.imatrix.model_copy(update=published)})
     if plan.source.id is None:
         return recipe
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"revision": plan.source.revision})})

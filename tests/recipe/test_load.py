@@ -109,11 +109,16 @@ def test_a_hub_recipe_is_fetched_and_may_not_read_local_files(tmp_path: Path) ->
 
     assert load_recipe("hub:me/name-GGUF", fetch=fetch).quantize.types == ("Q4_0",)
     assert fetched == ["me/name-GGUF"]
-    path.write_text(
-        yaml.safe_dump({"model": "org/name", "calibration": {"sources": [{"file": "/etc/passwd"}]}}), "utf-8"
-    )
-    with pytest.raises(RecipeError, match="author's machine"):
-        load_recipe("hub:me/name-GGUF", fetch=fetch)
+    for part in (
+        {"calibration": {"sources": [{"file": "/etc/passwd"}]}},
+        {"imatrix": {"file": "/etc/passwd"}},
+        {"imatrix": {"files": ["hub:org/name/imatrix.gguf", "/etc/passwd"]}},
+    ):
+        path.write_text(yaml.safe_dump({"model": "org/name", **part}), "utf-8")
+        with pytest.raises(RecipeError, match="author's machine: /etc/passwd"):
+            load_recipe("hub:me/name-GGUF", fetch=fetch)
+    path.write_text(yaml.safe_dump({"model": "org/name", "imatrix": {"file": "hub:org/name/imatrix.gguf"}}), "utf-8")
+    assert load_recipe("hub:me/name-GGUF", fetch=fetch).imatrix.given == ("hub:org/name/imatrix.gguf",)
 
 
 def test_recipes_are_mappings() -> None:
