@@ -22,18 +22,18 @@ def is_installed() -> bool:
 
 
 def ask(request: Mapping[str, Any], timeout: float) -> Any:
-    """The answer of ``probe.py`` to ``request``. Raises ``LlamaCppFailure`` after ``timeout`` seconds, or a crash."""
-    script = Path(__file__).with_name("probe.py")
+    """The answer of ``probe.py`` to ``request``.
+
+    Raises ``LlamaCppFailure`` after a crash, or when there is twice no answer in ``timeout`` seconds: once in a while
+    its server never comes up.
+    """
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", str(script)],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
+        done = _run(request, timeout)
     except subprocess.TimeoutExpired:
-        raise LlamaCppFailure(f"it did not answer in {timeout:.0f} seconds") from None
+        try:
+            done = _run(request, timeout)
+        except subprocess.TimeoutExpired:
+            raise LlamaCppFailure(f"it did not answer in {timeout:.0f} seconds") from None
     try:
         reply = json.loads(done.stdout)
     except ValueError:
@@ -41,6 +41,16 @@ def ask(request: Mapping[str, Any], timeout: float) -> Any:
     if "error" in reply:
         raise LlamaCppFailure("; ".join([reply["error"], *_complaints(done.stderr.decode(errors="replace"))]))
     return reply
+
+
+def _run(request: Mapping[str, Any], timeout: float) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-P", str(Path(__file__).with_name("probe.py"))],
+        input=json.dumps(request).encode(),
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 def _complaints(log: str) -> list[str]:

@@ -62,7 +62,7 @@ def check_vocabulary(
     *,
     name: str = "model",
     texts: Mapping[str, str] = TEXTS,
-    timeout: float = 300.0,
+    timeout: float = 120.0,
 ) -> VocabularyCheck:
     """Raises ``TokenizerError`` with the first difference, or when llama.cpp does not load the vocabulary.
 

@@ -24,7 +24,6 @@ def settings(*more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen experts, of which two of the last have a router's row that never wins."""
     folder = tmp_path_factory.mktemp("experts") / "tiny-moe"
     sizes = {"num_experts": 16, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "norm_topk_prob": True}
     return build_uneven("qwen3_moe", folder, **sizes)
