@@ -65,7 +65,8 @@ def parse_max_memory(pairs: Sequence[str]) -> Mapping[str, str]:
 
 def collect_imatrix(request: Request, progress: Progress) -> ImportanceMatrix:
     """Goes on from an earlier, killed call. Raises ``UserError`` before any weight is read."""
-    from hubquant.imatrix import Keeping
+    from hubquant.imatrix import Keeping, lost_in_dat
+    from hubquant.imatrix.files import DAT
 
     source = open_runnable(request.model, request.pre_tokenizer)
     way = choose_way(request.settings, source.shapes, can_stream=source.can_stream)
@@ -96,6 +97,9 @@ def collect_imatrix(request: Request, progress: Progress) -> ImportanceMatrix:
     )
     matrix = finish(collection, observable, progress, partial=request.shard is not None)
     matrix.save(request.out)
+    if request.out.suffix == DAT:
+        for note in lost_in_dat(matrix):
+            progress.note(f"the .dat format: {note}")
     keeping.path.unlink(missing_ok=True)
     if collection.nll:
         progress.note(f"perplexity {perplexity_of(collection)}")

@@ -41,7 +41,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Keeping:
-    """Where the state of a collection is kept, and at most how often; ``source`` tells models apart."""
+    """Where the state of a collection is kept, and at most how often, but never for more than a twentieth of the time;
+    ``source`` tells models apart."""
 
     path: Path
     source: str = ""
@@ -125,15 +126,17 @@ class Keeper:
     ) -> None:
         self._keeping = keeping
         self._fingerprint = fingerprint(model, collection, {**settings, "source": keeping.source}) if keeping else ""
-        self._saved_at = time.monotonic()
+        self._saved_at, self._took = time.monotonic(), 0.0
 
     def found(self) -> Snapshot | None:
         return read_snapshot(self._keeping.path, self._fingerprint) if self._keeping else None
 
     def keep(self, state: Callable[[], Snapshot], *, last: bool) -> None:
-        if self._keeping and (last or time.monotonic() - self._saved_at >= self._keeping.seconds):
+        start = time.monotonic()
+        if self._keeping and (last or start - self._saved_at >= max(self._keeping.seconds, 20 * self._took)):
             write_snapshot(self._keeping.path, state(), self._fingerprint)
             self._saved_at = time.monotonic()
+            self._took = self._saved_at - start
 
 
 def fingerprint(model: PreTrainedModel, collection: Collection, settings: Mapping[str, object]) -> str:

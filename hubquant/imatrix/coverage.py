@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
+from hubquant.errors import ImatrixError
 from hubquant.imatrix.matrix import Entry, ImportanceMatrix
 from hubquant.imatrix.statistics import split_name
 
@@ -77,13 +79,22 @@ def without_estimates(matrix: ImportanceMatrix) -> ImportanceMatrix:
     if ESTIMATED not in matrix.provenance:
         return matrix
     entries = dict(matrix.entries)
-    for name, experts in json.loads(matrix.provenance[ESTIMATED]).items():
+    for name, experts in _marks(matrix.provenance[ESTIMATED]).items():
         if not experts:
             entries.pop(name, None)
-        elif name in entries:
+        elif name in entries and max(experts) < len(entries[name].counts):
             entries[name] = _emptied(entries[name], experts)
     provenance = {key: value for key, value in matrix.provenance.items() if key != ESTIMATED}
     return replace(matrix, entries=entries, provenance=provenance)
+
+
+def _marks(text: str) -> dict[str, list[int]]:
+    try:
+        return TypeAdapter(dict[str, list[NonNegativeInt]]).validate_json(text)
+    except ValidationError:
+        raise ImatrixError(
+            f"the importance matrix is damaged: hubquant.{ESTIMATED} cannot be read", hint="collect it again"
+        ) from None
 
 
 def _reached(matrix: ImportanceMatrix, name: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,18 +37,25 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot | None:
 
 
 def write_snapshot(path: Path, snapshot: Snapshot, fingerprint: str) -> None:
-    """Replace the file at ``path`` at once. Raises ``OutputError`` or ``DiskFullError``."""
-    from safetensors.torch import save
+    """Replace the file at ``path`` at once. Raises ``OutputError`` or ``DiskFullError``.
+
+    The tensors go into the file without a copy: those of a streamed model may be larger than the memory.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     metadata = {"fingerprint": fingerprint, "chunks_done": str(snapshot.chunks_done)}
     temporary = path.with_name(f".{path.name}.writing")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(save(dict(snapshot.tensors), metadata))
-                file.flush()
+            try:
+                save_file(dict(snapshot.tensors), temporary, metadata)
+            except SafetensorError as error:  # which hides the number of the system's error
+                raise OSError(errno.ENOSPC if "No space left" in str(error) else 0, str(error)) from error
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
+from hubquant.errors import ImatrixError
 from hubquant.imatrix import Entry, ImportanceMatrix
 from hubquant.imatrix.coverage import ESTIMATED, coverage, with_estimates, without_estimates
 
@@ -18,10 +20,6 @@ def experts(counts: list[int], n_in: int = 4) -> Entry:
     number = torch.tensor(counts)
     sums = torch.rand(len(counts), n_in, generator=generator, dtype=torch.float64) * number[:, None]
     return Entry(sums, number, sums / 2)
-
-
-def matrix(**entries: Entry) -> ImportanceMatrix:
-    return ImportanceMatrix({name.replace("_weight", ".weight"): x for name, x in entries.items()}, ("x",), 16, 40)
 
 
 def test_experts_and_weights_without_data_are_named() -> None:
@@ -58,6 +56,13 @@ def test_estimates_pool_the_layer_and_are_marked(tmp_path: Path) -> None:
     assert back.entries[UP].counts.tolist() == [0, 640, 160, 0]
     torch.testing.assert_close(back.entries[UP].in_sum2, seen.in_sum2, rtol=1e-12, atol=0)
     assert ESTIMATED not in back.provenance
+
+
+@pytest.mark.parametrize("mark", ["", "[]", '{"a": [-1]}', '{"a": "b"}'])
+def test_damaged_marks(mark: str) -> None:
+    made = ImportanceMatrix({UP: experts([5, 7])}, ("x",), 16, 40, {ESTIMATED: mark})
+    with pytest.raises(ImatrixError, match="damaged"):
+        without_estimates(made)
 
 
 def test_nothing_is_estimated_where_all_was_seen() -> None:

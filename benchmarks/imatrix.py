@@ -1,0 +1,104 @@
+"""Collecting an importance matrix: speed of the forward pass alone, with hooks, and with each way to offload.
+
+    python -m benchmarks.imatrix [MODEL] [--text FILE] [--chunks 16] [--rounds 3]
+
+Forward passes with and without hooks take turns in one process, the ratio is that of the medians. Then each way to
+offload collects in a process of its own, start included, and tells its peak of resident memory; "disk" may keep a
+quarter of the weights in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import torch
+
+from hubquant.calibration import build
+from hubquant.engine.runnable import open_model
+from hubquant.imatrix import collect
+from hubquant.imatrix.collector import batch_chunks
+from hubquant.models import load, load_tokenizer
+from hubquant.recipe.schema import TextSource
+
+WAYS = ("none", "disk", "stream")
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def in_process(model: str, text: TextSource, n_chunks: int, rounds: int) -> None:
+    source, conversion = open_model(model)
+    chunks = build([text], load_tokenizer(source.folder), 512, n_chunks, 0)
+    loaded = load(source.folder, "cpu")
+
+    def forward() -> None:
+        with torch.no_grad():
+            for ids in torch.split(chunks.ids, batch_chunks(512)):
+                loaded.base_model(input_ids=ids, use_cache=False)
+
+    def hooked() -> None:
+        collect(loaded, chunks, conversion.taps)
+
+    ways: dict[str, Callable[[], None]] = {"forward": forward, "with hooks": hooked}
+    for run in ways.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, run in ways.items():
+            times[name].append(seconds(run))
+    print("| in one process | tokens/s | relative |\n|---|---:|---:|")
+    whole = statistics.median(times["forward"])
+    for name, measured in times.items():
+        median = statistics.median(measured)
+        print(f"| {name} | {chunks.n_tokens / median:.0f} | {median / whole:.3f} |", flush=True)
+
+
+def alone(model: str, text: TextSource, n_chunks: int, way: str, weight_bytes: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "hubquant", "imatrix", "collect", model, "--quiet", "--no-ppl"]
+        command += ["-o", f"{folder}/m.gguf", "--chunks", str(n_chunks), "--offload", way]
+        command += ["-f", text.file] if text.file else []
+        command += ["--max-memory", f"cpu={max(1, weight_bytes // 4 // 2**20)}MiB"] if way == "disk" else []
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        output = process.stdout.read().decode() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            sys.exit(f"collecting with --offload {way} failed")
+        elapsed = time.perf_counter() - start
+    n_tokens = 512 * int(re.search(r"(\d+) chunks", output)[1])
+    print(f"| {way} | {elapsed:.1f} | {n_tokens / elapsed:.0f} | {usage.ru_maxrss / 1024:.0f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="demo")
+    parser.add_argument("--text", help="calibration text; the bundled one if not given")
+    parser.add_argument("--chunks", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    text = TextSource(file=arguments.text) if arguments.text else TextSource(bundled="calibration")
+    print(f"{arguments.model}, {arguments.chunks} chunks of 512 tokens, {torch.get_num_threads()} threads\n")
+    # Linux counts the memory of a process that starts another into the peak of the other: the small ones come first.
+    source, conversion = open_model(arguments.model)
+    weight_bytes = 4 * sum(torch.Size(shape).numel() for shape in conversion.shapes.values())
+    print("| offload | s | tokens/s | peak MiB |\n|---|---:|---:|---:|")
+    for way in WAYS:
+        alone(str(source.folder), text, arguments.chunks, way, weight_bytes)
+    print()
+    in_process(arguments.model, text, arguments.chunks, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
