@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hubquant.convert.headers import TensorInfo, listed, load_json, read_header
 from hubquant.errors import CheckpointError
@@ -79,7 +80,7 @@ class Checkpoint:
         return replace(self, tensors=MappingProxyType(found))
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, in memory of its own, with the file's dtype (F32, F16, BF16, U8); FP8 with scales as float32."""
+        """One tensor, to keep or to change, with the file's dtype (F32, F16, BF16, U8); FP8 with scales as float32."""
         info = self.tensors[name]
         if info.scale is None:
             return self._stored(info, _READ_AS_THEY_ARE)
@@ -89,12 +90,11 @@ class Checkpoint:
         return apply_scales(x, factors, info.scale.block)
 
     def read_rows(self, name: str, rows: Sequence[int]) -> torch.Tensor:
-        """Some rows of a matrix of floats, [len(rows), n]; no more of the file is read."""
-        info = self.tensors[name]
-        return self._stored(info, ("F32", "F16", "BF16"), rows)
+        """Some rows of a matrix of floats, [len(rows), n]; the others are not read."""
+        return self._stored(self.tensors[name], ("F32", "F16", "BF16"))[list(rows)]
 
-    def _stored(self, info: TensorInfo, dtypes: tuple[str, ...], rows: Sequence[int] | None = None) -> torch.Tensor:
-        """A tensor, or some of its rows, as it lies in its file."""
+    def _stored(self, info: TensorInfo, dtypes: tuple[str, ...]) -> torch.Tensor:
+        """A tensor as it lies in its file."""
         import torch
 
         if self.folder is None:
@@ -103,18 +103,10 @@ class Checkpoint:
             raise CheckpointError(
                 f"tensor {listed([info.name])} is stored as {info.dtype}", why="weights are F32, F16 or BF16"
             )
-        shape = info.shape if rows is None else (len(rows), *info.shape[1:])
-        data = torch.empty(math.prod(shape), dtype=getattr(torch, _DTYPES[info.dtype]))
-        buffer = data.view(torch.uint8).numpy().data
-        row_bytes = len(buffer) // max(1, shape[0]) if rows is not None else len(buffer)
-        try:
-            with open(self.folder / info.file, "rb", buffering=0) as file:
-                for i, row in enumerate((0,) if rows is None else rows):
-                    file.seek(info.begin + row * row_bytes)
-                    _fill(file, buffer[i * row_bytes : (i + 1) * row_bytes], info)
-        except OSError as error:
-            raise CheckpointError(f"{info.file} cannot be read", why=error.strerror or str(error)) from error
-        return data.reshape(shape)
+        dtype = getattr(torch, _DTYPES[info.dtype])
+        if not info.nbytes:
+            return torch.empty(info.shape, dtype=dtype)
+        return torch.from_numpy(_mapped(self.folder / info.file, info, dtype.itemsize)).view(dtype).reshape(info.shape)
 
 
 def weight_files(available: Iterable[str], index: Mapping[str, str] | None) -> tuple[str, ...]:
@@ -215,9 +207,17 @@ def _merged(
     return MappingProxyType(tensors)
 
 
-def _fill(file: Any, buffer: memoryview, info: TensorInfo) -> None:
-    while buffer:
-        n = file.readinto(buffer)
-        if not n:
-            raise CheckpointError(f"{info.file} ends inside tensor {listed([info.name])}", hint="fetch the file again")
-        buffer = buffer[n:]
+def _mapped(path: Path, info: TensorInfo, itemsize: int) -> np.ndarray[Any, Any]:
+    """The bytes of a tensor where they lie in the page cache; what is changed of them changes in memory only.
+
+    Reading into memory of its own costs several times as much, mostly for the system to find and clear that memory.
+    """
+    try:
+        data = np.memmap(path, np.uint8, "c", info.begin, info.nbytes)
+    except OSError as error:
+        raise CheckpointError(f"{info.file} cannot be read", why=error.strerror or str(error)) from error
+    except ValueError:
+        raise CheckpointError(
+            f"{info.file} ends inside tensor {listed([info.name])}", hint="fetch the file again"
+        ) from None
+    return data if info.begin % itemsize == 0 else data.copy()

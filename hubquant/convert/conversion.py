@@ -126,7 +126,7 @@ def read_bundle(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, torch.Tenso
     sources = []
     for source in bundle.sources:
         x = checkpoint.read(source)
-        _check_finite(source, x)
+        check_finite(source, x)
         sources.append(x)
     for copy in bundle.copies:
         if copy in checkpoint.tensors and not torch.equal(checkpoint.read(copy), sources[0]):
@@ -138,7 +138,7 @@ def read_bundle(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, torch.Tenso
     result = {name: x.contiguous() for name, x in bundle.forward(sources).items()}
     if bundle.quantized:
         for x in result.values():
-            _check_finite(bundle.sources[0], x)
+            check_finite(bundle.sources[0], x)
     return result
 
 
@@ -226,7 +226,8 @@ def _float_type(tensors: Iterable[TensorInfo]) -> FloatType:
     return "F16"
 
 
-def _check_finite(name: str, x: torch.Tensor) -> None:
+def check_finite(name: str, x: torch.Tensor) -> None:
+    """Raises ``CheckpointError`` with the number of weights that are NaN or infinite."""
     low, high = x.aminmax()  # a NaN anywhere makes both NaN, and no mask of x's size is needed
     if not (low.isfinite() and high.isfinite()):
         bad = int((~x.isfinite()).sum())

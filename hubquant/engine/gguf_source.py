@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hubquant.convert.conversion import check_finite
 from hubquant.convert.restore import read_tensor
 from hubquant.engine.files import Weights
 from hubquant.errors import GGUFError
@@ -47,9 +48,12 @@ def gguf_weights(file: GGUFFile, *, allow_requantize: bool = False) -> Weights:
 
 
 def stream_gguf(file: GGUFFile, names: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Float32 tensors in file order. Raises ``CheckpointError`` for weights that are not finite."""
     for name in file.tensors:
         if name in names:
-            yield name, read_tensor(file, name)
+            x = read_tensor(file, name)
+            check_finite(name, x)
+            yield name, x
 
 
 def gguf_identity(path: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """All file types in one pass: each source tensor is read once and quantized once to every distinct type.
 
-Threads share the work as slices of rows, of several tensors and types at a time, while the next tensor is read.
+Threads share the work as slices of rows, of several tensors and types at a time, while the next tensor is read and
+finished ones are written.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from hubquant.quants import quantize
 
 Mode = Literal["exact", "best"]
 Importance = Callable[[str], torch.Tensor | None]
+Slices = Mapping[str, Sequence[Future[torch.Tensor]]]
+"""By type, uint8 [rows, row_bytes] of one slice of a tensor's rows after the other."""
 
+_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SLICE = 1 << 22  # weights of one job
 _SLICE_ROWS = 16  # kernels work on 16 blocks at a time: slices of whole 16 rows give the bytes of the whole
 _IN_FLIGHT = 1 << 26  # weights of the tensors that are being quantized; a larger one goes alone
@@ -49,25 +53,12 @@ class OpenTarget:
             self.writers.append(writer)
             self.writer_of.update(dict.fromkeys(layout.tensors.keys() - writer.completed, writer))
 
-    def write(self, name: str, data: torch.Tensor) -> None:
-        self.writer_of.pop(name).write(name, data)
+    def write(self, name: str, parts: Sequence[torch.Tensor]) -> None:
+        self.writer_of[name].write(name, *parts)
 
     def finish(self) -> None:
         for writer in self.writers:
             writer.finish()
-
-
-@dataclass(frozen=True)
-class Quantizing:
-    """A tensor whose rows are being quantized to each of its types."""
-
-    name: str
-    n_weights: int
-    slices: Mapping[str, Sequence[Future[torch.Tensor]]]
-
-    def data(self, type: str) -> torch.Tensor:
-        """uint8 [rows, row_bytes], when all slices are done."""
-        return torch.cat([part.result() for part in self.slices[type]])
 
 
 def quantize_files(
@@ -88,29 +79,40 @@ def quantize_files(
             advance(
                 sum(e.nbytes for lay in target.layouts for e in lay.tensors.values() if e.name not in files.writer_of)
             )
-        pool = stack.enter_context(ThreadPoolExecutor(torch.get_num_threads()))
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        queue: deque[Quantizing] = deque()
+        n_threads = torch.get_num_threads()
+        stack.callback(torch.set_num_threads, n_threads)
+        torch.set_num_threads(1)  # of each thread here: torch's own would wait for the next call in a loop
+        pool = _open_pool(stack, n_threads)
+        writing = _open_pool(stack, 1)
+        queue: deque[tuple[int, Future[None]]] = deque()
         wanted = frozenset(name for files in opened for name in files.writer_of)
         for name, tensor in stream(wanted) if wanted else ():
-            while queue and sum(waiting.n_weights for waiting in queue) + tensor.numel() > _IN_FLIGHT:
-                _write(queue.popleft(), opened, advance)
+            while queue and (queue[0][1].done() or sum(n for n, _ in queue) + tensor.numel() > _IN_FLIGHT):
+                queue.popleft()[1].result()
             types = sorted({files.types[name] for files in opened if name in files.writer_of})
-            queue.append(_submit(pool, name, tensor, types, importance(name), mode))
-        while queue:
-            _write(queue.popleft(), opened, advance)
+            slices = _submit(pool, tensor, types, importance(name), mode)
+            queue.append((tensor.numel(), writing.submit(_write, name, slices, opened, advance)))
+            del tensor, slices  # the next one is read while these names would hold them
+        for _, written in queue:
+            written.result()
         for files in opened:
             files.finish()
 
 
+def _open_pool(stack: ExitStack, n_threads: int) -> ThreadPoolExecutor:
+    """Threads that end with what they are at when ``stack`` closes."""
+    pool = stack.enter_context(ThreadPoolExecutor(n_threads))
+    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    return pool
+
+
 def _submit(
     pool: ThreadPoolExecutor,
-    name: str,
     tensor: torch.Tensor,
     types: Sequence[str],
     importance: torch.Tensor | None,
     mode: Mode,
-) -> Quantizing:
+) -> Slices:
     """``importance`` is [n], or [n_mat, n] for a tensor of so many matrices."""
     n = tensor.shape[-1]
     weights = list(importance) if importance is not None and importance.dim() == 2 else [importance]
@@ -120,20 +122,20 @@ def _submit(
         for rows, of_columns in zip(tensor.reshape(len(weights), -1, n), weights, strict=True)
         for part in torch.split(rows, step)
     ]
-    return Quantizing(
-        name,
-        tensor.numel(),
-        {
-            type: [pool.submit(quantize, part, type, of_columns, mode, threads=1) for part, of_columns in slices]
-            for type in types
-        },
-    )
+    return {type: [pool.submit(_stored, part, type, of_columns, mode) for part, of_columns in slices] for type in types}
 
 
-def _write(tensor: Quantizing, opened: Sequence[OpenTarget], advance: Callable[[int], None]) -> None:
-    for type in tensor.slices:
-        data = tensor.data(type)
+def _stored(rows: torch.Tensor, type: str, importance: torch.Tensor | None, mode: Mode) -> torch.Tensor:
+    """uint8 [rows, row_bytes]; what has its type already stays where it lies."""
+    if rows.dtype == _FLOATS.get(type):
+        return rows.contiguous().view(torch.uint8)
+    return quantize(rows, type, importance, mode, threads=1)
+
+
+def _write(name: str, slices: Slices, opened: Sequence[OpenTarget], advance: Callable[[int], None]) -> None:
+    for type, futures in slices.items():
+        parts = [future.result() for future in futures]
         for files in opened:
-            if tensor.name in files.writer_of and files.types[tensor.name] == type:
-                files.write(tensor.name, data)
-                advance(data.numel())
+            if name in files.writer_of and files.types[name] == type:
+                files.write(name, parts)
+                advance(sum(part.numel() for part in parts))

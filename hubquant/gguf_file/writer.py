@@ -17,7 +17,7 @@ from hubquant.gguf_file.layout import Layout
 if TYPE_CHECKING:
     import torch
 
-_CHUNK = 1 << 26
+_CHUNK = 1 << 20  # bytes that stay in a core's cache between their checksum and their way to the system
 
 
 class GGUFWriter:
@@ -49,20 +49,21 @@ class GGUFWriter:
         """Names of the tensors that need not be written any more."""
         return frozenset(self._completed)
 
-    def write(self, name: str, data: torch.Tensor | np.ndarray[Any, Any]) -> None:
-        """Write one tensor's bytes; ``data`` has any shape and element type that gives the planned number of bytes."""
+    def write(self, name: str, *parts: torch.Tensor | np.ndarray[Any, Any]) -> None:
+        """Write one tensor's bytes; ``parts`` in a row, of any shape and element type, are the planned number."""
         entry = self.layout.tensors[name]
-        view = _bytes(data)
-        if len(view) != entry.nbytes:
-            raise ValueError(f"{name} takes {entry.nbytes} bytes, not {len(view)}")
+        views = [_bytes(part) for part in parts]
+        if (size := sum(map(len, views))) != entry.nbytes:
+            raise ValueError(f"{name} takes {entry.nbytes} bytes, not {size}")
         with writing(self.path):
             self._file.seek(self.layout.offsets[name])
             checksum = 0
-            for start in range(0, len(view), _CHUNK):
-                chunk = view[start : start + _CHUNK]
-                checksum = zlib.crc32(chunk, checksum)
-                while chunk:
-                    chunk = chunk[self._file.write(chunk) or 0 :]
+            for view in views:
+                for start in range(0, len(view), _CHUNK):
+                    chunk = view[start : start + _CHUNK]
+                    checksum = zlib.crc32(chunk, checksum)
+                    while chunk:
+                        chunk = chunk[self._file.write(chunk) or 0 :]
             self._journal.write(f"{checksum:08x} {name}\n")
         self._completed[name] = checksum
 
