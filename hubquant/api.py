@@ -19,8 +19,9 @@ RECIPE_FILE = "recipe.yaml"
 def plan(recipe: Recipe | str | Path, *, overrides: Sequence[str] = (), out: Path | str | None = None) -> Plan:
     """What ``run`` would do: steps, types, exact sizes, memory, disk and downloads. Raises ``hubquant.HubquantError``.
 
-    ``recipe`` is a ``Recipe``, the path of one, a Hub id, a model folder, ``hub:org/repo``, "quickstart" or "default";
-    ``overrides`` are "quantize.mode=exact" and the like; ``out`` is the output folder, ``<model>-GGUF`` by default.
+    ``recipe`` is a ``Recipe``, the path of one, a Hub id, a model folder, a GGUF file, ``hub:org/repo``, "quickstart"
+    or "default"; ``overrides`` are "quantize.mode=exact" and the like; ``out`` is the output folder, ``<model>-GGUF``
+    by default.
     """
     from hubquant.engine.plan import make_plan
 

@@ -52,11 +52,17 @@ def quantize(
     output = Output(as_json=as_json, quiet=quiet)
     names = [name.strip() for part in types for name in part.split(",") if name.strip()]
     settings = quantize_settings(
-        names, mode, rules or [], pure, output_tensor_type, token_embedding_type, allow_fork_types
+        names,
+        mode,
+        rules or [],
+        pure,
+        output_tensor_type,
+        token_embedding_type,
+        allow_fork_types,
+        allow_requantize,
     )
     matrix = imatrix_settings(imatrix or [], include_weights or [], exclude_weights or [])
-    progress = output.progress()
-    made = quantize_model(model, settings, matrix, pre_tokenizer, out, progress, allow_requantize=allow_requantize)
+    made = quantize_model(model, settings, matrix, pre_tokenizer, out, output.progress())
     output.data(
         [file.as_dict() for file in made], "\n".join(f"{file.path}  {file.type}  {size(file.size)}" for file in made)
     )

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from hubquant.engine.plan import Plan
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe.yaml, a Hub id, a folder, hub:org/repo, or quickstart.")
+    str,
+    typer.Argument(metavar="RECIPE|MODEL", help="A recipe.yaml, Hub id, folder, GGUF file, hub:org/repo, quickstart."),
 ]
 TypesOption = Annotated[str | None, typer.Option("--types", "-t", help="File types, separated by commas: Q8_0,Q4_K_M.")]
 PushOption = Annotated[str | None, typer.Option("--push", help="The Hub repository to publish to.")]

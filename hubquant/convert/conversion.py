@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.checkpoint import Checkpoint
@@ -22,8 +22,6 @@ from hubquant.imatrix.taps import Tap
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
-
-FloatType = Literal["BF16", "F16"]
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 FLOATS = ("F32", "F16", "BF16")
@@ -47,7 +45,7 @@ class Conversion:
     metadata: Metadata
     bundles: tuple[Bundle, ...]
     taps: Mapping[str, Tap]
-    float_type: FloatType
+    float_type: str
     renames: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     cannot_run: str | None = None
@@ -218,7 +216,7 @@ def _ahead(names: Collection[str]) -> Iterator[str]:
         yield f"{len(names)} tensors only predict further tokens and are left out: {listed(names)}"
 
 
-def _float_type(tensors: Iterable[TensorInfo]) -> FloatType:
+def _float_type(tensors: Iterable[TensorInfo]) -> str:
     """llama.cpp's ``--outtype auto``: the first matrix in BF16 or F16 decides; without any it is F16."""
     for tensor in tensors:
         if len(tensor.shape) >= 2 and tensor.float_type in ("BF16", "F16"):

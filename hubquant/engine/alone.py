@@ -14,21 +14,21 @@ from hubquant.engine.files import (
     Weights,
     assign_types,
     check_fork_types,
+    check_quantized,
     file_metadata,
     fork_note,
     plan_layouts,
 )
-from hubquant.engine.gguf_source import gguf_identity, gguf_weights, stream_gguf
+from hubquant.engine.gguf_source import GGUFSource
 from hubquant.engine.given_imatrix import open_imatrix, use_notes, used, used_artifact
 from hubquant.engine.plan import check_tokenizer, conversion_weights, settle_types
 from hubquant.engine.progress import Progress
 from hubquant.engine.quantizing import Target
-from hubquant.engine.runnable import check_no_pre_tokenizer, open_model
+from hubquant.engine.runnable import open_model
 from hubquant.engine.source import SourceModel
 from hubquant.engine.steps import write_targets
 from hubquant.engine.workspace import fingerprint
 from hubquant.errors import UserError
-from hubquant.gguf_file import GGUFFile
 from hubquant.mix import file_type
 from hubquant.recipe.schema import Imatrix, Quantize, Rule, TextSource
 
@@ -67,7 +67,8 @@ def convert(model: str, out: Path, type: str | None, pre_tokenizer: str | None, 
     chosen = file_type(type or conversion.float_type).name
     if chosen not in CONVERTED_TYPES:
         raise UserError(f"convert does not write {chosen}", hint=f"hubquant quantize {model} -t {chosen} -o DIR")
-    readable = checkpoint_readable(source, conversion, progress)
+    check_quantized(source, Quantize())
+    readable = open_readable(source, conversion, progress)
     return _write(readable, Quantize(types=(chosen,)), None, None, {chosen: out}, progress)[0]
 
 
@@ -78,27 +79,12 @@ def quantize(
     pre_tokenizer: str | None,
     out: Path,
     progress: Progress,
-    *,
-    allow_requantize: bool = False,
 ) -> list[MadeFile]:
-    """Quantize a checkpoint or a GGUF file to every type of ``settings`` in one pass.
-
-    The file holds floats, unless ``allow_requantize``.
-    """
+    """Quantize a checkpoint or a GGUF file to every type of ``settings`` in one pass."""
     check_fork_types(settings)
-    if model.endswith(".gguf"):
-        check_no_pre_tokenizer(pre_tokenizer)
-        path = Path(model).expanduser()
-        file = GGUFFile.open(path)
-        readable = Readable(
-            path.stem,
-            gguf_weights(file, allow_requantize=allow_requantize),
-            gguf_identity(path),
-            lambda names: stream_gguf(file, names),
-        )
-    else:
-        source, conversion = open_model(model, pre_tokenizer)
-        readable = checkpoint_readable(source, conversion, progress)
+    source, conversion = open_model(model, pre_tokenizer)
+    check_quantized(source, settings)
+    readable = open_readable(source, conversion, progress)
     matrix, facts = None, None
     if imatrix.given:
         given = open_imatrix(imatrix, readable.weights)
@@ -120,6 +106,7 @@ def quantize_settings(
     output_tensor: str | None,
     token_embedding: str | None,
     allow_fork_types: bool,
+    allow_requantize: bool,
 ) -> Quantize:
     """The command line's flags as settings. Raises ``UserError`` for a rule that is not REGEX=TYPE."""
     parsed = []
@@ -137,6 +124,7 @@ def quantize_settings(
         output_tensor=output_tensor,
         token_embedding=token_embedding,
         allow_fork_types=allow_fork_types,
+        allow_requantize=allow_requantize,
     )
 
 
@@ -163,12 +151,12 @@ def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
     return push_folder(folder, to, private, progress)
 
 
-def checkpoint_readable(source: SourceModel, conversion: Conversion, progress: Progress) -> Readable:
-    """The checkpoint with its weights on disk, once its vocabulary has proved itself in llama.cpp."""
+def open_readable(source: SourceModel, conversion: Conversion, progress: Progress) -> Readable:
+    """The source with its weights on disk, once a vocabulary that was converted has proved itself in llama.cpp."""
     weights = conversion_weights(source, conversion)
-    vocabulary = check_tokenizer(source, weights)
-    for note in filter(None, (vocabulary.note, *conversion.notes)):
-        progress.note(note)
+    note = None if isinstance(source, GGUFSource) else check_tokenizer(source, weights).note
+    for text in filter(None, (note, *conversion.notes)):
+        progress.note(text)
     source = source.download(progress)
     return Readable(
         source.name,

@@ -55,17 +55,15 @@ class Observable:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 
-def observe_checkpoint(source: SourceModel, conversion: Conversion) -> Observable:
-    """A checkpoint whose weights are on disk."""
-    from hubquant.models import load
-
+def observe_source(source: SourceModel, conversion: Conversion) -> Observable:
+    """A source whose weights are on disk."""
     return Observable(
         source.id or source.name,
         source.identity["model"],
         conversion.shapes,
         conversion.taps,
-        lambda placement: load(source.folder, placement=placement),
-        lambda: open_weights(source.checkpoint),
+        source.load,
+        (lambda: open_weights(source.checkpoint)) if source.can_stream else None,
     )
 
 

@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubquant import __version__
+from hubquant.engine.source import SourceModel
 from hubquant.engine.workspace import Artifact, fingerprint
-from hubquant.errors import RecipeError
+from hubquant.errors import GGUFError, RecipeError
 from hubquant.gguf_file import Layout, TensorEntry, shard, shard_paths
 from hubquant.gguf_file.metadata import Metadata, string, u32
 from hubquant.mix import FTYPES, assign
 from hubquant.quants import FORK_TYPES
 from hubquant.quants.formats import fork_of
 from hubquant.recipe.schema import Quantize
+
+PERMISSIONS = ("allow_fork_types", "allow_requantize")  # settings that change no file
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,17 @@ def check_fork_types(settings: Quantize) -> None:
         )
 
 
+def check_quantized(source: SourceModel, settings: Quantize) -> None:
+    """Raises ``GGUFError`` for a file that was quantized before, unless the settings allow to do it again."""
+    if source.quantized_types and not settings.allow_requantize:
+        raise GGUFError(
+            f"the file is quantized already: it holds {', '.join(source.quantized_types)} tensors",
+            why="quantizing again loses more than quantizing the original",
+            hint="start from the F16, BF16 or F32 file, or add --set quantize.allow_requantize=true "
+            "(hubquant quantize: --allow-requantize)",
+        )
+
+
 def fork_note(ftype: str, types: Mapping[str, str]) -> list[str]:
     """A warning when not every llama.cpp loads a file with these types of tensors."""
     fork = fork_of(types.values())
@@ -186,7 +200,7 @@ def file_artifact(
 def _quantize_part(ftype: str, settings: Quantize) -> dict[str, object]:
     """The settings one file depends on: not the list of types, so that a type can be added to a finished run,
     nor a permission."""
-    return {"ftype": ftype, **settings.model_dump(mode="json", exclude={"types", "allow_fork_types"})}
+    return {"ftype": ftype, **settings.model_dump(mode="json", exclude={"types", *PERMISSIONS})}
 
 
 def _cut(text: str, n_bytes: int) -> str:

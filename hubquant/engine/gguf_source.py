@@ -1,64 +1,122 @@
-"""A GGUF file as a source of weights to quantize."""
+"""A GGUF file as the source of others: its tensors are a checkpoint's, and none of them changes its name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubquant.convert.conversion import check_finite
-from hubquant.convert.restore import read_tensor
-from hubquant.engine.files import Weights
-from hubquant.errors import GGUFError
-from hubquant.gguf_file import GGUFFile
+from hubquant.convert.checkpoint import Checkpoint
+from hubquant.convert.conversion import FLOATS, Conversion, file_order
+from hubquant.convert.headers import TensorInfo
+from hubquant.convert.restore import load_model, read_config, read_tensor
+from hubquant.convert.tables import Bundle
+from hubquant.convert.vocab import Vocabulary
+from hubquant.engine.source import SourceModel
+from hubquant.errors import GGUFError, HubquantError, UserError
+from hubquant.gguf_file import GGUFFile, Metadata
+from hubquant.models.load import default_device
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hubquant.models.load import Placement
 
 _OF_THE_LAST_TIME = ("split.", "quantize.imatrix.", "hubquant.calibration_sha256")
-FLOAT_TYPES = ("F32", "F16", "BF16")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
-def gguf_weights(file: GGUFFile, *, allow_requantize: bool = False) -> Weights:
-    """What the file holds.
+@dataclass(frozen=True, kw_only=True)
+class GGUFCheckpoint(Checkpoint):
+    """The tensors of a file, in float32 whatever their type."""
 
-    Raises ``GGUFError`` for a file that is no model or that is quantized, unless ``allow_requantize``.
-    """
-    quantized = sorted({tensor.type for tensor in file.tensors.values()} - set(FLOAT_TYPES))
-    if quantized and not allow_requantize:
-        raise GGUFError(
-            f"the file is quantized already: it holds {', '.join(quantized)} tensors",
-            why="quantizing again loses more than quantizing the original",
-            hint="start from the F16, BF16 or F32 file, or add --allow-requantize",
+    file: GGUFFile
+
+    def read(self, name: str) -> torch.Tensor:
+        return read_tensor(self.file, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GGUFSource(SourceModel):
+    """A file, or a shard of one with the others beside it."""
+
+    file: GGUFFile
+
+    @property
+    def can_stream(self) -> bool:
+        return False
+
+    @property
+    def quantized_types(self) -> tuple[str, ...]:
+        return tuple(sorted({tensor.type for tensor in self.file.tensors.values()} - set(FLOATS)))
+
+    def conversion(self, pre_tokenizer: str | None = None) -> Conversion:
+        """Raises ``UserError`` for a pre-tokenizer, ``GGUFError`` for a file that is no model."""
+        if pre_tokenizer is not None:
+            raise UserError("--pre-tokenizer is for checkpoints", why="a GGUF file has a tokenizer already")
+        if "general.architecture" not in self.file.metadata:
+            raise GGUFError("the file is no model", why="it has no general.architecture")
+        name = str(self.file.metadata["general.architecture"].value)
+        try:
+            architecture, config = read_config(self.file)
+            taps, cannot_run = architecture.taps(config), architecture.cannot_run
+        except HubquantError as error:
+            taps, cannot_run = {}, str(error)
+        tensors = sorted(self.file.tensors.values(), key=lambda tensor: file_order(tensor.name))
+        matrices = [tensor.type for tensor in self.file.tensors.values() if len(tensor.shape) > 1]
+        floats = [type for type in matrices if type in FLOATS]
+        return Conversion(
+            name,
+            _hparams(self.file, name),
+            {k: v for k, v in self.file.metadata.items() if not k.startswith(_OF_THE_LAST_TIME)},
+            tuple(Bundle((tensor.name,), {tensor.name: tensor.shape}) for tensor in tensors),
+            taps,
+            floats[0] if floats else "F16" if self.quantized_types else "F32",
+            cannot_run=cannot_run,
         )
-    architecture = file.metadata.get("general.architecture")
-    if architecture is None:
-        raise GGUFError("the file is no model", why="it has no general.architecture")
-    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
-    kept = {k: v for k, v in file.metadata.items() if not k.startswith(_OF_THE_LAST_TIME)}
-    types = [tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1]
-    matrices = [type for type in types if type in FLOAT_TYPES]
-    return Weights(
-        str(architecture.value),
-        _hparams(file, str(architecture.value)),
-        kept,
-        shapes,
-        matrices[0] if matrices else "F16" if quantized else "F32",
+
+    def general_metadata(self, n_parameters: int) -> Metadata:  # noqa: ARG002
+        """None: the file has these keys already."""
+        return {}
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return Vocabulary.from_metadata(self.file.metadata).tokenizer()
+
+    def load(self, placement: Placement | None = None) -> PreTrainedModel:  # noqa: ARG002
+        return load_model(self.file, default_device())
+
+
+def open_gguf(path: Path) -> GGUFSource:
+    """Raises ``GGUFError`` for anything that is not a sound GGUF file or a complete set of shards."""
+    file = GGUFFile.open(path)
+    states = [part.stat() for part in file.paths]
+    tensors = {
+        tensor.name: TensorInfo(tensor.name, tensor.type, tensor.shape, path.name, 0, tensor.nbytes)
+        for tensor in file.tensors.values()
+    }
+    return GGUFSource(
+        name=_SHARD.sub("", path.stem),
+        id=None,
+        revision="local",
+        folder=path.parent,
+        checkpoint=GGUFCheckpoint({}, tensors, path.parent, file=file),
+        card=_card(file.metadata),
+        identity={
+            "model": path.name,
+            "state": " ".join(f"{state.st_size}-{state.st_mtime_ns}" for state in states),
+        },
+        file=file,
     )
 
 
-def stream_gguf(file: GGUFFile, names: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Float32 tensors in file order. Raises ``CheckpointError`` for weights that are not finite."""
-    for name in file.tensors:
-        if name in names:
-            x = read_tensor(file, name)
-            check_finite(name, x)
-            yield name, x
-
-
-def gguf_identity(path: Path) -> dict[str, str]:
-    status = path.stat()
-    return {"model": path.name, "state": f"{status.st_size}-{status.st_mtime_ns}"}
+def _card(metadata: Metadata) -> dict[str, object]:
+    """What the file says of its licence and languages, as a model card does."""
+    known = {"license": "license", "license_name": "license.name", "license_link": "license.link"}
+    lists = {"language": "languages", "tags": "tags"}
+    found = {name: metadata.get(f"general.{key}") for name, key in (known | lists).items()}
+    return {name: list(kv.value) if isinstance(kv.value, tuple) else kv.value for name, kv in found.items() if kv}
 
 
 def _hparams(file: GGUFFile, architecture: str) -> dict[str, int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.conversion import Conversion, plan_conversion
+from hubquant.convert.conversion import Conversion
 from hubquant.engine.artifacts import Artifacts, plan_artifacts
 from hubquant.engine.collecting import Way, choose_way, streaming_bytes
 from hubquant.engine.files import (
@@ -20,6 +20,7 @@ from hubquant.engine.files import (
     Weights,
     assign_types,
     check_fork_types,
+    check_quantized,
     file_metadata,
     file_name,
     fork_note,
@@ -110,7 +111,8 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
         can_write(recipe.publish.to)
     source = open_source(recipe.model)
     output = output or Path(f"{source.name}-GGUF")
-    conversion = plan_conversion(source.folder, source.checkpoint, pre_tokenizer=recipe.convert.pre_tokenizer)
+    check_quantized(source, recipe.quantize)
+    conversion = source.conversion(recipe.convert.pre_tokenizer)
     if conversion.cannot_run and runs_model(recipe):
         raise NotSupportedYet(
             f"calibrating or evaluating {conversion.architecture} models",
@@ -131,7 +133,7 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     notes += _check_overlap(recipe) if calibration and evaluation else []
     artifacts = plan_artifacts(recipe, source, weights, imatrix, calibration, evaluation, files, shard_bytes)
     workspace = Workspace(output)
-    way = choose_way(recipe.imatrix, weights.shapes, can_stream=True) if calibration else None
+    way = choose_way(recipe.imatrix, weights.shapes, can_stream=source.can_stream) if calibration else None
     streams = way is not None and calibration is not None and way not in ("none", "cpu")
     streaming = streaming_bytes(weights.shapes, calibration.n_tokens) if streams and calibration else None
     peak = peak_ram_bytes(recipe, weights, streaming)
@@ -161,21 +163,17 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
 
 
 def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
-    """What the files of a checkpoint hold: its tensors, and its metadata with ``general.*`` keys from the card."""
-    from hubquant.convert.general import general_metadata
-
+    """What the files hold: the source's tensors, and its metadata with ``general.*`` keys from the card."""
     shapes = conversion.shapes
     weights = Weights(
         conversion.architecture, conversion.hparams, {}, shapes, conversion.float_type, conversion.quantized
     )
     metadata = {
         "general.architecture": string(conversion.architecture),
-        **general_metadata(
-            source.folder, source.card, source.id or source.name, weights.n_parameters, quantized_by="hubquant"
-        ),
+        **source.general_metadata(weights.n_parameters),
         **conversion.metadata,
-        "hubquant.source_revision": string(source.revision),
     }
+    metadata.setdefault("hubquant.source_revision", string(source.revision))
     return replace(weights, metadata=metadata)
 
 
@@ -183,12 +181,11 @@ def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:
     """The vocabulary as the files will hold it, in llama.cpp. Raises ``TokenizerError`` when it gives other tokens."""
     from hubquant.convert.vocab import Vocabulary
     from hubquant.evaluate import check_vocabulary
-    from hubquant.models import load_tokenizer
 
     name = weights.metadata.get("general.name")
     return check_vocabulary(
         Vocabulary.from_metadata(weights.metadata),
-        load_tokenizer(source.folder),
+        source.tokenizer(),
         name=str(name.value) if name else source.name,
     )
 
@@ -253,9 +250,8 @@ def _plan_file(
 def _tokenize(recipe: Recipe, source: SourceModel) -> tuple[Chunks | None, Chunks | None]:
     """The calibration and the evaluation tokens; text that cannot be used raises."""
     from hubquant.calibration import build
-    from hubquant.models import load_tokenizer
 
-    tokenizer = load_tokenizer(source.folder)
+    tokenizer = source.tokenizer()
     first, second = recipe.calibration, recipe.evaluate
     calibration = (
         build(first.sources, tokenizer, first.chunk_size, first.chunks, first.seed) if collects(recipe) else None

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubquant.convert.conversion import Conversion, plan_conversion
-from hubquant.engine.collecting import Observable, Shapes, observe_checkpoint
-from hubquant.engine.gguf_source import gguf_identity
+from hubquant.convert.conversion import Conversion
+from hubquant.engine.collecting import Observable, Shapes, observe_source
 from hubquant.engine.progress import Progress
 from hubquant.engine.source import SourceModel, open_source
-from hubquant.errors import UserError
-from hubquant.gguf_file import GGUFFile
-from hubquant.models import load_tokenizer
-from hubquant.models.load import Placement, default_device
+from hubquant.errors import NotSupportedYet
+from hubquant.models.load import Placement
 from hubquant.recipe.load import model_reference
 from hubquant.recipe.schema import ModelReference
 
@@ -41,47 +37,20 @@ class Runnable:
 
 def open_runnable(model: str, pre_tokenizer: str | None = None) -> Runnable:
     """A Hub id, a folder or a GGUF file of any type; no weight is read yet."""
-    if model.endswith(".gguf"):
-        return _open_gguf(Path(model).expanduser(), pre_tokenizer)
     source, conversion = open_model(model, pre_tokenizer)
+    if conversion.cannot_run:
+        raise NotSupportedYet(f"running {conversion.architecture} models", why=conversion.cannot_run)
     return Runnable(
         source.id or source.name,
         source.exact_revision,
-        load_tokenizer(source.folder),
+        source.tokenizer(),
         conversion.shapes,
-        True,
-        lambda progress: observe_checkpoint(source.download(progress), conversion),
+        source.can_stream,
+        lambda progress: observe_source(source.download(progress), conversion),
     )
 
 
 def open_model(model: str, pre_tokenizer: str | None = None) -> tuple[SourceModel, Conversion]:
     reference = {"bundled": "demo"} if model == "demo" else model_reference(model)
     source = open_source(ModelReference.model_validate(reference))
-    return source, plan_conversion(source.folder, source.checkpoint, pre_tokenizer=pre_tokenizer)
-
-
-def check_no_pre_tokenizer(pre_tokenizer: str | None) -> None:
-    """Raises ``UserError`` for a pre-tokenizer beside a GGUF file."""
-    if pre_tokenizer is not None:
-        raise UserError("--pre-tokenizer is for checkpoints", why="a GGUF file has a tokenizer already")
-
-
-def _open_gguf(path: Path, pre_tokenizer: str | None) -> Runnable:
-    from hubquant.convert.restore import load_model, read_config
-    from hubquant.convert.vocab import Vocabulary
-
-    check_no_pre_tokenizer(pre_tokenizer)
-    file = GGUFFile.open(path)
-    architecture, config = read_config(file)
-    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
-    revision = gguf_identity(path)["state"]
-    observable = Observable(
-        path.stem,
-        gguf_identity(path)["model"],
-        shapes,
-        architecture.taps(config),
-        lambda _: load_model(file, default_device()),
-        None,
-    )
-    tokenizer = Vocabulary.from_metadata(file.metadata).tokenizer()
-    return Runnable(path.stem, revision, tokenizer, shapes, False, lambda _: observable)
+    return source, source.conversion(pre_tokenizer)

@@ -1,6 +1,6 @@
-"""Where a model comes from: a Hub repository, a local folder, or the demo model in the package.
+"""Where a model comes from: a Hub repository, a local folder, the demo model in the package, or a GGUF file.
 
-Opening a source reads metadata only: config, tokenizer files and safetensors headers.
+Opening a source reads metadata only: config, tokenizer files and headers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.checkpoint import Checkpoint, read_header, read_index, weight_files
+from hubquant.convert.conversion import Conversion, plan_conversion
 from hubquant.engine.progress import Progress
 from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.gguf_file import Metadata
 from hubquant.models.identify import identify
 from hubquant.recipe.schema import ModelReference
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from hubquant.hub.pull import RemoteModel
+    from hubquant.models.load import Placement
 
 METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|(vocab|merges)\.txt$|README\.md$")
 LARGEST_METADATA = 100 << 20  # bytes
@@ -41,6 +46,38 @@ class SourceModel:
     remote: RemoteModel | None = None
     weight_files: tuple[str, ...] = ()
     download_bytes: int = 0
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether the model can be run block by block."""
+        return True
+
+    @property
+    def quantized_types(self) -> tuple[str, ...]:
+        """What the weights were quantized to before, if that lost something."""
+        return ()
+
+    def conversion(self, pre_tokenizer: str | None = None) -> Conversion:
+        """What becomes of the weights; see :func:`plan_conversion`."""
+        return plan_conversion(self.folder, self.checkpoint, pre_tokenizer=pre_tokenizer)
+
+    def general_metadata(self, n_parameters: int) -> Metadata:
+        """The keys that come before those of the conversion."""
+        from hubquant.convert.general import general_metadata
+
+        name = self.id or self.name
+        return general_metadata(self.folder, self.card, name, n_parameters, quantized_by="hubquant")
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        from hubquant.models import load_tokenizer
+
+        return load_tokenizer(self.folder)
+
+    def load(self, placement: Placement | None = None) -> PreTrainedModel:
+        """The model in memory; the weights must be on disk."""
+        from hubquant.models import load
+
+        return load(self.folder, placement=placement)
 
     @property
     def exact_revision(self) -> str:
@@ -67,6 +104,10 @@ def open_source(reference: ModelReference) -> SourceModel:
         )
     if reference.id is not None:
         return _open_hub(reference.id, reference.revision)
+    if reference.file is not None:
+        from hubquant.engine.gguf_source import open_gguf
+
+        return open_gguf(Path(reference.file).expanduser())
     if reference.bundled is not None:
         folder = Path(str(resources.files("hubquant") / "data" / "demo"))
         return _open_folder(folder, f"hubquant-{reference.bundled}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import TypeAdapter
 
 from hubquant.convert.conversion import stream
-from hubquant.engine.collecting import collect, finish, observe_checkpoint
+from hubquant.engine.collecting import collect, finish, observe_source
 from hubquant.engine.files import FilePlan
 from hubquant.engine.given_imatrix import used
 from hubquant.engine.plan import Plan, describe
@@ -74,12 +74,12 @@ def observe_model(work: Work) -> ImportanceMatrix | None:
     plan, workspace, settings = work.plan, work.workspace, work.plan.recipe.imatrix
     wanted = [a for a in (plan.artifacts.imatrix, plan.artifacts.baseline) if a and not workspace.has(a)]
     whole = plan.way == "none" or plan.artifacts.baseline in wanted
-    model = load_source(work.source) if wanted and whole else None
+    model = work.source.load() if wanted and whole else None
     if plan.calibration is not None and plan.artifacts.imatrix is not None:
         _step(work, "imatrix", describe(plan.calibration), plan.artifacts.imatrix)
         if plan.artifacts.imatrix in wanted:
             folder = workspace.open_building(plan.artifacts.imatrix)
-            observable = observe_checkpoint(work.source, plan.conversion)
+            observable = observe_source(work.source, plan.conversion)
             keeping = Keeping(folder / SNAPSHOT, plan.artifacts.imatrix.fingerprint)
             collection = collect(observable, plan.calibration, settings, keeping, work.progress, model=model)
             finish(collection, observable, work.progress).save(folder / IMATRIX)
@@ -128,14 +128,13 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
     """By file type: how far each file is from the source model, and whether llama.cpp can use it."""
     from hubquant.convert.restore import load_model
     from hubquant.evaluate import Baseline, Divergence, RuntimeCheck, compare, runtime_check
-    from hubquant.models import load_tokenizer
     from hubquant.models.load import default_device
 
     plan, made = work.plan, work.plan.artifacts
     divergences, runtimes = TypeAdapter(Divergence), TypeAdapter(RuntimeCheck)
     if made.baseline is None:
         return {}, {file.ftype: RuntimeCheck(skipped="nothing was evaluated") for file in plan.files}
-    tokenizer = load_tokenizer(plan.source.folder)
+    tokenizer = plan.source.tokenizer()
     with Baseline.open(work.workspace.path(made.baseline) / BASELINE) as baseline:
         for file in plan.files:
             evaluation, runtime = made.evaluations[file.ftype], made.runtimes[file.ftype]
@@ -189,12 +188,6 @@ def write_targets(
     importance = matrix.importance if matrix is not None else lambda _: None
     with progress.bar("quantize", total, "B") as advance:
         quantize_files(targets, tensors, importance, mode, advance)
-
-
-def load_source(source: SourceModel) -> PreTrainedModel:
-    from hubquant.models import load
-
-    return load(source.folder)
 
 
 def _step(work: Work, name: str, detail: str, artifact: Artifact) -> None:

@@ -17,6 +17,7 @@ from hubquant.recipe.schema import Recipe
 
 LARGEST_RECIPE = 1 << 20  # bytes; a recipe is a page, anything larger is a mistake
 HUB_PREFIX = "hub:"
+GGUF = ".gguf"
 PACKAGED = ("quickstart", "default")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", re.ASCII)
 
@@ -46,7 +47,9 @@ def parse_recipe(data: Any, origin: str = "recipe") -> Recipe:
 
 
 def model_reference(text: str) -> dict[str, str]:
-    """``org/name`` is a Hub id; anything that exists here or looks like a path is a folder."""
+    """``org/name`` is a Hub id; what ends with .gguf is a file; what exists here or looks like a path is a folder."""
+    if text.endswith(GGUF):
+        return {"file": text}
     if Path(text).expanduser().exists() or text.startswith((".", "/", "~")):
         return {"folder": text}
     return {"id": text}
@@ -69,11 +72,12 @@ def _read(reference: str, fetch: Callable[[str], Path] | None) -> Any:
         return _without_local_files(_parse_file(fetch(repository)), reference)
     if reference.endswith((".yaml", ".yml")):
         return _parse_file(Path(reference).expanduser())
-    if Path(reference).expanduser().is_dir() or HUB_ID.match(reference):
+    if Path(reference).expanduser().is_dir() or reference.endswith(GGUF) or HUB_ID.match(reference):
         return {"model": model_reference(reference)}
     raise RecipeError(
         f"{reference!r} is no recipe and no model",
-        why="it is not a .yaml file, a folder, a Hub id such as Qwen/Qwen3-0.6B, or one of " + ", ".join(PACKAGED),
+        why="it is not a .yaml or .gguf file, a folder, a Hub id such as Qwen/Qwen3-0.6B, or one of "
+        + ", ".join(PACKAGED),
         hint="check the spelling, or try: hubquant run quickstart",
     )
 
@@ -127,8 +131,8 @@ def _without_local_files(data: Any, reference: str) -> Any:
     sources = [s for part in parts if isinstance(part, dict) for s in part.get("sources") or ()]
     local = [source["file"] for source in sources if isinstance(source, dict) and source.get("file")]
     model = data.get("model") if isinstance(data, dict) else None
-    if isinstance(model, dict) and model.get("folder"):
-        local.append(model["folder"])
+    if isinstance(model, dict):
+        local += [model[kind] for kind in ("folder", "file") if model.get(kind)]
     imatrix = data.get("imatrix") if isinstance(data, dict) else None
     if isinstance(imatrix, dict):
         files = imatrix.get("files")

@@ -26,21 +26,22 @@ def _exactly_one(model: ModelT, names: tuple[str, ...]) -> ModelT:
 
 
 class ModelReference(Frozen):
-    """Exactly one of a Hub id, a local folder, or a model bundled with the package."""
+    """Exactly one of a Hub id, a local folder, a GGUF file, or a model bundled with the package."""
 
     id: str | None = None
     folder: str | None = None
+    file: str | None = None
     bundled: Literal["demo"] | None = None
     revision: str = "main"
     allow_pickle: bool = False
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        return _exactly_one(self, ("id", "folder", "bundled"))
+        return _exactly_one(self, ("id", "folder", "file", "bundled"))
 
     @property
     def display_name(self) -> str:
-        return self.id or self.folder or f"{self.bundled} (bundled)"
+        return self.id or self.folder or self.file or f"{self.bundled} (bundled)"
 
 
 class TextSource(Frozen):
@@ -135,6 +136,7 @@ class Quantize(Frozen):
     output_tensor: str | None = None
     token_embedding: str | None = None
     allow_fork_types: bool = False
+    allow_requantize: bool = False
 
 
 class Evaluate(Frozen):

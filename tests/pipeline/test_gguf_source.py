@@ -74,3 +74,61 @@ def test_it_has_its_tokenizer(file: Path, tmp_path: Path) -> None:
     refused = hubquant("imatrix", "collect", str(file), "-o", str(tmp_path / "i"), "--pre-tokenizer", "gpt-2")
     assert refused.is_one_message()
     assert "a GGUF file has a tokenizer already" in refused.err
+
+
+def test_a_recipe_takes_it_as_its_model(file: Path, small_settings: list[str], tmp_path: Path) -> None:
+    planned = hubquant("plan", str(file), *small_settings, "-o", str(tmp_path / "out"), "--json")
+    assert planned.code == 0, planned.err
+    sizes = {each["name"]: each["size"] for each in json.loads(planned.out)["files"]}
+    made = hubquant("run", str(file), *small_settings, "-o", str(tmp_path / "out"), "--json")
+    assert made.code == 0, made.err
+    assert sizes.keys() == {"tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"}
+    assert {name: (tmp_path / "out" / name).stat().st_size for name in sizes} == sizes
+    report = {each["type"]: each for each in json.loads(made.out)["files"]}
+    assert report["Q8_0"]["divergence"]["kld"]["mean"] < report["Q4_K_M"]["divergence"]["kld"]["mean"]
+    source, quantized = GGUFFile.open(file), GGUFFile.open(tmp_path / "out" / "tiny-Q8_0.gguf")
+    assert quantized.metadata["hubquant.source_revision"] == source.metadata["hubquant.source_revision"]
+    assert source.metadata.keys() - quantized.metadata.keys() == set()
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "license: apache-2.0" in card
+    recipe = tmp_path / "out" / "recipe.yaml"
+    again = hubquant("run", str(recipe), "-o", str(tmp_path / "out"))
+    assert again.code == 0, again.err
+    assert "quantize: Q8_0, Q4_K_M (done before)" in again.err
+
+
+def test_a_recipe_quantizes_again_only_where_it_says_so(file: Path, small_settings: list[str], tmp_path: Path) -> None:
+    assert hubquant("quantize", str(file), "-t", "Q8_0", "-o", str(tmp_path)).code == 0
+    arguments = ("plan", str(tmp_path / "tiny-Q8_0.gguf"), *small_settings)
+    refused = hubquant(*arguments)
+    assert refused.code == 2
+    assert refused.is_one_message()
+    assert "quantize.allow_requantize=true" in refused.err
+    assert hubquant(*arguments, "--set", "quantize.allow_requantize=true").code == 0
+
+
+def test_what_a_recipe_cannot_do_with_it(file: Path, small_settings: list[str], tmp_path: Path) -> None:
+    cases = {
+        "cannot be read": ("plan", str(tmp_path / "nothing.gguf")),
+        "a GGUF file has a tokenizer already": ("plan", str(file), "--pre-tokenizer", "gpt-2"),
+        "cannot be streamed": ("plan", str(file), *small_settings, "--set", "imatrix.offload=stream"),
+    }
+    for message, arguments in cases.items():
+        refused = hubquant(*arguments)
+        assert refused.code == 2
+        assert refused.is_one_message()
+        assert message in refused.err
+
+
+def test_weights_that_are_not_finite_are_named(file: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(file.read_bytes())
+    _, offset = GGUFFile.open(file).offset("blk.1.ffn_norm.weight")
+    with open(broken, "r+b") as handle:
+        handle.seek(offset)
+        handle.write(b"\0\0\xc0\x7f")  # NaN
+    refused = hubquant("quantize", str(broken), "-t", "F32", "-o", str(tmp_path))
+    assert refused.code == 2
+    assert refused.is_one_message()
+    assert "blk.1.ffn_norm.weight holds 1 values that are NaN" in refused.err
+    assert not list(tmp_path.glob("broken-*.gguf"))
