@@ -36,7 +36,10 @@ Text models in safetensors of F32, F16 or BF16, by the class that config.json na
 one, by `model_type`); the language model inside a multimodal checkpoint; and these quantized sources:
 
 {float8}
-* MXFP4 experts of {mxfp4}, which stay MXFP4 and keep their numbers.
+* MXFP4 experts of {mxfp4}, which stay MXFP4: the same codes and exponents, in the order of GGUF.
+
+A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`
+(`quantize.allow_requantize` in a recipe). Its tensors keep their names, and it has its tokenizer.
 
 Tensors stream from the checkpoint into the file: one of them, or those that are joined or split, in memory at a time.
 A bf16 Llama of 3.88 GB in 8 shards took a peak of 0.91 GB resident, libraries included, and 38 s of the processor, of
@@ -65,8 +68,6 @@ NaN and infinite weights stop the conversion itself, because only the weights te
   plan, of Qwen3-Next and Qwen3.5 without one.
 * Vision and sound towers, with a note in the plan. Files for projectors (mmproj) are not written yet.
 * Poolers and heads of encoders: llama.cpp embeds without them. The pooling of `sentence-transformers` is kept.
-* Importance of experts: not collected yet. Their tensors are quantized without it, and types that need it are refused
-  when the plan is made.
 
 ## What the tests prove
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
+_ROWS_CHECKED = 4096  # at a time, so that a stack of experts need not be in memory in floats
 FLOATS = ("F32", "F16", "BF16")
 _AS_CONFIGURED = "config.json and the weights must come from the same model"
 
@@ -96,26 +97,30 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
 
 
 def stream(
-    conversion: Conversion, checkpoint: Checkpoint, names: Collection[str] | None = None
+    conversion: Conversion, checkpoint: Checkpoint, wanted: Mapping[str, Collection[str]] | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors (of ``names``, if given), one bundle in memory at a time, with the checkpoint's dtype.
+    """The tensors (those ``wanted``, if given), one bundle in memory at a time, with the checkpoint's dtype.
 
-    In file order but for tensors that come from one source. Raises ``CheckpointError`` for weights that are not finite.
+    ``wanted`` has the types that a tensor will be written as. Where that is only the one that the checkpoint has it
+    quantized to, it comes in the bytes of that type, uint8 [..., rows, row_bytes]. In file order but for tensors that
+    come from one source. Raises ``CheckpointError`` for weights that are not finite.
     """
     checkpoint = plain_checkpoint(checkpoint)[0].renamed(conversion.renames)
     for bundle in conversion.bundles:
-        if names is None or not bundle.targets.keys().isdisjoint(names):
-            tensors = read_bundle(bundle, checkpoint)
+        names = bundle.targets.keys() if wanted is None else bundle.targets.keys() & wanted.keys()
+        stay = {name for name in names if wanted is not None and {*wanted[name]} == {bundle.quantized}}
+        if names:
+            tensors = read_bundle(bundle, checkpoint, stay)
             while tensors:
                 name = next(iter(tensors))
-                if names is None or name in names:
+                if name in names:
                     yield name, tensors.pop(name)
                 else:
                     del tensors[name]
 
 
-def read_bundle(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The bundle's tensors of the file, by name."""
+def read_bundle(bundle: Bundle, checkpoint: Checkpoint, stay: Set[str] = frozenset()) -> dict[str, torch.Tensor]:
+    """The bundle's tensors of the file, by name; those that ``stay`` quantized in the bytes of the file."""
     import torch
 
     if not bundle.sources:
@@ -133,11 +138,16 @@ def read_bundle(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, torch.Tenso
                 why="config.json says that they are tied",
                 hint='set "tie_word_embeddings": false in config.json if both are meant',
             )
-    result = {name: x.contiguous() for name, x in bundle.forward(sources).items()}
+    result = bundle.forward(sources) if bundle.targets.keys() - stay else {}
     if bundle.quantized:
         for x in result.values():
             check_finite(bundle.sources[0], x)
-    return result
+    if stay:
+        stored = bundle.forward(sources, stored=True)
+        for name in stay:
+            result[name] = stored[name].contiguous()
+            _check_stored(bundle, name, result[name])
+    return {name: x.contiguous() for name, x in result.items()}
 
 
 def file_order(name: str) -> tuple[int, bytes]:
@@ -222,6 +232,15 @@ def _float_type(tensors: Iterable[TensorInfo]) -> str:
         if len(tensor.shape) >= 2 and tensor.float_type in ("BF16", "F16"):
             return "BF16" if tensor.float_type == "BF16" else "F16"
     return "F16"
+
+
+def _check_stored(bundle: Bundle, name: str, x: torch.Tensor) -> None:
+    import torch
+
+    from hubquant.quants import dequantize
+
+    for rows in torch.split(x.reshape(-1, x.shape[-1]), _ROWS_CHECKED):
+        check_finite(bundle.sources[0], dequantize(rows, str(bundle.quantized), bundle.targets[name][-1]))
 
 
 def check_finite(name: str, x: torch.Tensor) -> None:

@@ -25,9 +25,9 @@ _TOP = 2  # exponent of the largest magnitude
 class UnpackMXFP4:
     """Codes [experts, rows, blocks, 16] and exponents [experts, rows, blocks] become BF16 [experts, rows, 32 * blocks].
 
-    A byte holds the codes of two neighbours, the first in its low half. BF16 holds every such number exactly, and
-    quantized to MXFP4 they are the same numbers again. So they are after ``inverse`` and ``forward``, where codes and
-    exponents may differ: blocks without large numbers can be written in several ways.
+    A byte holds the codes of two neighbours, the first in its low half. BF16 holds every such number exactly. They are
+    the same numbers after ``inverse`` and ``forward``, where codes and exponents may differ: blocks without large
+    numbers can be written in several ways.
     """
 
     def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -54,6 +54,30 @@ class UnpackMXFP4:
         codes = code_of[halves] + 8 * (blocks < 0).to(torch.uint8)
         low, high = codes[..., ::2], codes[..., 1::2]
         return [low | high << 4, (exponents + _BIAS).to(torch.uint8)]
+
+
+@dataclass(frozen=True)
+class RepackMXFP4:
+    """Codes [experts, rows, blocks, 16] and exponents [experts, rows, blocks] become [experts, rows, 17 * blocks].
+
+    GGUF's block is the exponent and 16 bytes, each with the codes of two numbers that are 16 apart, the first in its
+    low half. Nothing is rounded: codes and exponents are those of the checkpoint.
+    """
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        import torch
+
+        codes, exponents = tensors
+        in_order = torch.stack([codes & 15, codes >> 4], dim=-1).flatten(-2)
+        return [torch.cat([exponents[..., None], in_order[..., :16] | in_order[..., 16:] << 4], dim=-1).flatten(-2)]
+
+    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        import torch
+
+        (blocks,) = tensors
+        exponents, pairs = blocks.reshape(*blocks.shape[:-1], -1, 17).split_with_sizes([1, 16], dim=-1)
+        in_order = torch.cat([pairs & 15, pairs >> 4], dim=-1)
+        return [in_order[..., ::2] | in_order[..., 1::2] << 4, exponents[..., 0]]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ class Bundle:
 
     Mostly one of each. ``copies`` may be in the checkpoint as well and must then equal the source. A bundle without
     sources is computed from the config: its ``values``, one of which stands for all. ``quantized`` sources are bytes,
-    and the targets hold the same numbers only in a file that stores them as this type. Shapes are in torch order.
+    and the targets hold the same numbers only in a file that stores them as this type; ``stored`` are the operations
+    that give the bytes of such a file. Shapes are in torch order.
     """
 
     sources: tuple[str, ...]
@@ -31,10 +32,11 @@ class Bundle:
     copies: tuple[str, ...] = ()
     values: tuple[float, ...] = ()
     quantized: str | None = None
+    stored: tuple[Operation, ...] = ()
 
-    def forward(self, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """From the sources to the targets by name."""
-        for operation in self.operations:
+    def forward(self, tensors: list[torch.Tensor], *, stored: bool = False) -> dict[str, torch.Tensor]:
+        """From the sources to the targets by name, in floats or as they are ``stored``."""
+        for operation in self.stored if stored else self.operations:
             tensors = list(operation.forward(tensors))
         return dict(zip(self.targets, tensors, strict=True))
 
@@ -143,13 +145,15 @@ class Tensors(WithoutBias):
     """Tensors that are no module's weight, or change their number: full names after the layer's prefix.
 
     ``targets`` are GGUF names after "blk.N." with the names of their dimensions, ``quantized`` the type that bytes in
-    the checkpoint stand for. ``taps`` are where the inputs of the targets are seen, in their order.
+    the checkpoint stand for, and ``stored`` what makes a file's bytes of them. ``taps`` are where the inputs of the
+    targets are seen, in their order.
     """
 
     sources: tuple[str, ...]
     targets: Mapping[str, tuple[str, ...]]
     operations: tuple[OperationFor, ...] = ()
     quantized: str | None = None
+    stored: tuple[OperationFor, ...] = ()
     taps: tuple[TapFor, ...] = ()
 
     def bundles(self, place: Place) -> Iterator[Bundle]:
@@ -158,6 +162,7 @@ class Tensors(WithoutBias):
             {place.block + name: place.shape(sizes) for name, sizes in self.targets.items()},
             place.operations(self.operations),
             quantized=self.quantized,
+            stored=place.operations(self.stored),
         )
 
     def observed(self, place: Place) -> Iterator[tuple[str, Tap]]:

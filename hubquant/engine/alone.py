@@ -23,7 +23,7 @@ from hubquant.engine.gguf_source import GGUFSource
 from hubquant.engine.given_imatrix import open_imatrix, use_notes, used, used_artifact
 from hubquant.engine.plan import check_tokenizer, conversion_weights, settle_types
 from hubquant.engine.progress import Progress
-from hubquant.engine.quantizing import Target
+from hubquant.engine.quantizing import Target, Wanted
 from hubquant.engine.runnable import open_model
 from hubquant.engine.source import SourceModel
 from hubquant.engine.steps import write_targets
@@ -59,7 +59,7 @@ class Readable:
     name: str
     weights: Weights
     identity: Mapping[str, str]
-    stream: Callable[[frozenset[str]], Iterator[tuple[str, torch.Tensor]]]
+    stream: Callable[[Wanted], Iterator[tuple[str, torch.Tensor]]]
 
 
 def convert(model: str, out: Path, type: str | None, pre_tokenizer: str | None, progress: Progress) -> MadeFile:
@@ -162,7 +162,7 @@ def open_readable(source: SourceModel, conversion: Conversion, progress: Progres
         source.name,
         weights,
         source.identity,
-        lambda names: stream(conversion, source.checkpoint, names),
+        lambda wanted: stream(conversion, source.checkpoint, wanted),
     )
 
 

@@ -7,7 +7,7 @@ finished ones are written.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from hubquant.quants import quantize
 
 Mode = Literal["exact", "best"]
 Importance = Callable[[str], torch.Tensor | None]
+Wanted = Mapping[str, Collection[str]]
 Slices = Mapping[str, Sequence[Future[torch.Tensor]]]
 """By type, uint8 [rows, row_bytes] of one slice of a tensor's rows after the other."""
 
@@ -63,12 +64,13 @@ class OpenTarget:
 
 def quantize_files(
     targets: Sequence[Target],
-    stream: Callable[[frozenset[str]], Iterable[tuple[str, torch.Tensor]]],
+    stream: Callable[[Wanted], Iterable[tuple[str, torch.Tensor]]],
     importance: Importance,
     mode: Mode,
     advance: Callable[[int], None],
 ) -> None:
-    """Write every target. ``stream(names)`` yields those source tensors; ``advance`` counts bytes written.
+    """Write every target. ``stream`` is given names with the types to write and yields those source tensors, in floats
+    or in the bytes of the type; ``advance`` counts bytes written.
 
     As many threads as torch has. A killed run goes on after its last finished tensor and gives the same bytes. Memory:
     the tensors in flight and the one being read, their quantized forms, and a piece in fp32 for each thread.
@@ -85,12 +87,14 @@ def quantize_files(
         pool = _open_pool(stack, n_threads)
         writing = _open_pool(stack, 1)
         queue: deque[tuple[int, Future[None]]] = deque()
-        wanted = frozenset(name for files in opened for name in files.writer_of)
+        wanted: dict[str, set[str]] = {}
+        for files in opened:
+            for name in files.writer_of:
+                wanted.setdefault(name, set()).add(files.types[name])
         for name, tensor in stream(wanted) if wanted else ():
             while queue and (queue[0][1].done() or sum(n for n, _ in queue) + tensor.numel() > _IN_FLIGHT):
                 queue.popleft()[1].result()
-            types = sorted({files.types[name] for files in opened if name in files.writer_of})
-            slices = _submit(pool, tensor, types, importance(name), mode)
+            slices = _submit(pool, tensor, sorted(wanted[name]), importance(name), mode)
             queue.append((tensor.numel(), writing.submit(_write, name, slices, opened, advance)))
             del tensor, slices  # the next one is read while these names would hold them
         for _, written in queue:
@@ -127,7 +131,7 @@ def _submit(
 
 def _stored(rows: torch.Tensor, type: str, importance: torch.Tensor | None, mode: Mode) -> torch.Tensor:
     """uint8 [rows, row_bytes]; what has its type already stays where it lies."""
-    if rows.dtype == _FLOATS.get(type):
+    if rows.dtype in (torch.uint8, _FLOATS.get(type)):
         return rows.contiguous().view(torch.uint8)
     return quantize(rows, type, importance, mode, threads=1)
 

@@ -15,7 +15,7 @@ from hubquant.engine.files import FilePlan
 from hubquant.engine.given_imatrix import used
 from hubquant.engine.plan import Plan, describe
 from hubquant.engine.progress import Progress
-from hubquant.engine.quantizing import Mode, Target, quantize_files
+from hubquant.engine.quantizing import Mode, Target, Wanted, quantize_files
 from hubquant.engine.source import SourceModel
 from hubquant.engine.workspace import Artifact, Workspace
 from hubquant.gguf_file import shard_paths
@@ -115,7 +115,7 @@ def quantize(work: Work, matrix: ImportanceMatrix | None) -> None:
         targets.append(Target(folder / Path(file.name).name, file.layouts, file.types))
     write_targets(
         targets,
-        lambda names: stream(plan.conversion, work.source.checkpoint, names),
+        lambda wanted: stream(plan.conversion, work.source.checkpoint, wanted),
         matrix,
         plan.recipe.quantize.mode,
         work.progress,
@@ -179,7 +179,7 @@ def measure_baseline(
 
 def write_targets(
     targets: Sequence[Target],
-    tensors: Callable[[frozenset[str]], Iterator[tuple[str, torch.Tensor]]],
+    tensors: Callable[[Wanted], Iterator[tuple[str, torch.Tensor]]],
     matrix: ImportanceMatrix | None,
     mode: Mode,
     progress: Progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from hubquant.convert.conversion import stream
-from hubquant.convert.mxfp4 import UnpackMXFP4
+from hubquant.convert.mxfp4 import RepackMXFP4, UnpackMXFP4
 from hubquant.convert.restore import read_state_dict
 from hubquant.engine.files import assign_types
 from hubquant.engine.plan import conversion_weights
@@ -24,6 +24,7 @@ from hubquant.gguf_file import GGUFFile, GGUFWriter, TensorEntry, plan_layout
 from hubquant.models.load import load
 from hubquant.quants import quantize
 from hubquant.recipe.schema import ModelReference, Quantize, Rule
+from tests.support.cli import hubquant
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan
 
 PACKED = ("gate_up_proj", "down_proj")
@@ -74,25 +75,41 @@ def test_packing_again_gives_the_same_numbers() -> None:
     assert torch.equal(operation.forward(packed)[0], numbers[0])
 
 
-@pytest.mark.parametrize("mode", ["exact", "best"])
-def test_experts_keep_their_numbers_in_a_file(mode: Literal["exact", "best"], packed: Path, tmp_path: Path) -> None:
-    source = open_source(ModelReference(folder=str(packed)))
-    conversion = plan(packed)
-    weights = conversion_weights(source, conversion)
-    types = assign_types(weights, "Q8_0", Quantize(types=["Q8_0"]), has_imatrix=False)
-    experts = {name for name in types if name.endswith("_exps.weight")}
-    assert len(experts) == 6
-    assert {name for name, type in types.items() if type == "MXFP4"} == experts
-    entries = [TensorEntry(name, shape, types[name]) for name, shape in weights.shapes.items()]
-    with GGUFWriter(tmp_path / "model.gguf", plan_layout(weights.metadata, entries)) as writer:
-        for name, x in stream(conversion, source.checkpoint):
-            writer.write(name, quantize(x.reshape(-1, x.shape[-1]), types[name], mode=mode))
-        writer.finish()
-    found = dict(read_state_dict(GGUFFile.open(tmp_path / "model.gguf")))
+def test_bytes_are_those_of_the_checkpoint(packed: Path, tmp_path: Path) -> None:
+    assert hubquant("quantize", str(packed), "-t", "Q8_0,Q4_0", "-o", str(tmp_path)).code == 0
     stored = load_file(packed / "model.safetensors")
-    for name in [name for name in found if name.endswith(PACKED)]:
-        expected = convert_moe_packed_tensors(stored[f"{name}_blocks"], stored[f"{name}_scales"], dtype=torch.float32)
-        assert torch.equal(found[name], expected)
+    for path in tmp_path.glob("*.gguf"):
+        file = GGUFFile.open(path)
+        for layer in range(2):
+            experts = f"model.layers.{layer}.mlp.experts."
+            down = [stored[f"{experts}down_proj_{part}"] for part in ("blocks", "scales")]
+            both = [stored[f"{experts}gate_up_proj_{part}"] for part in ("blocks", "scales")]
+            expected = {
+                "down": down,
+                "gate": [x[:, 0::2] for x in both],
+                "up": [x[:, 1::2] for x in both],
+            }
+            for name, (codes, exponents) in expected.items():
+                entry = file.tensors[f"blk.{layer}.ffn_{name}_exps.weight"]
+                assert entry.type == "MXFP4"
+                blocks = file.data(entry.name).reshape(*exponents.shape, 17)
+                assert torch.equal(blocks[..., 0], exponents)
+                for i in range(32):  # a byte of the checkpoint holds neighbours, one of a block numbers 16 apart
+                    code = codes[..., i // 2] >> 4 if i % 2 else codes[..., i // 2] & 15
+                    found = blocks[..., 1 + i % 16] >> 4 if i >= 16 else blocks[..., 1 + i % 16] & 15
+                    assert torch.equal(found, code)
+        found = dict(read_state_dict(file))
+        for name in [name for name in found if name.endswith(PACKED)]:
+            numbers = convert_moe_packed_tensors(
+                stored[f"{name}_blocks"], stored[f"{name}_scales"], dtype=torch.float32
+            )
+            assert torch.equal(found[name], numbers)
+
+
+def test_repacking_can_be_undone() -> None:
+    codes, exponents = random_codes(24, 3)
+    (blocks,) = RepackMXFP4().forward([codes, exponents])
+    assert all(map(torch.equal, RepackMXFP4().inverse([blocks]), (codes, exponents)))
 
 
 def test_transformers_loads_the_same_numbers(packed: Path) -> None:
@@ -141,8 +158,10 @@ def test_exponents_that_are_no_numbers(packed: Path, tmp_path: Path) -> None:
 
     edit_weights(folder, spoil)
     source = open_source(ModelReference(folder=str(folder)))
-    with pytest.raises(CheckpointError, match=r"down_proj_blocks holds .* NaN or infinite"):
-        list(stream(plan(folder), source.checkpoint))
+    conversion = plan(folder)
+    for wanted in (None, {name: {"MXFP4"} for name in conversion.shapes}):
+        with pytest.raises(CheckpointError, match=r"down_proj_blocks holds .* NaN or infinite"):
+            list(stream(conversion, source.checkpoint, wanted))
 
 
 def test_widths_must_fill_blocks(packed: Path, tmp_path: Path) -> None:

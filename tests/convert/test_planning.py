@@ -126,7 +126,7 @@ def test_older_names_are_understood(tmp_path: Path) -> None:
 def test_streaming_some_tensors(folder: Path) -> None:
     checkpoint = Checkpoint.from_folder(folder)
     conversion = plan_conversion(folder, checkpoint)
-    wanted = {"blk.0.attn_q.weight", "token_embd.weight"}
+    wanted = {"blk.0.attn_q.weight": {"F32"}, "token_embd.weight": {"F32", "Q8_0"}}
     assert [name for name, _ in stream(conversion, checkpoint, wanted)] == ["token_embd.weight", "blk.0.attn_q.weight"]
 
 

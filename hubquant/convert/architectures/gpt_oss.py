@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
-from hubquant.convert.mxfp4 import BLOCKS, SCALES, UnpackMXFP4, WholeBlocks
+from hubquant.convert.mxfp4 import BLOCKS, SCALES, RepackMXFP4, UnpackMXFP4, WholeBlocks
 from hubquant.convert.operations import Deinterleave, Dimensions, Transpose, always
 from hubquant.convert.rules import Count, Fixed
 from hubquant.convert.tables import Row, Tensors, linear, norm
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _APART = always(Deinterleave(axis=1))
+_UNPACK, _REPACK = always(UnpackMXFP4()), always(RepackMXFP4())
 _GATE_AND_UP = {
     "ffn_gate_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
     "ffn_up_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
@@ -34,8 +35,8 @@ def _packed(name: str) -> tuple[str, str]:
 
 
 _PACKED: tuple[Row, ...] = (
-    Tensors(_packed("gate_up_proj"), _GATE_AND_UP, (always(UnpackMXFP4()), _APART), "MXFP4", _GIVEN),
-    Tensors(_packed("down_proj"), _DOWN, (always(UnpackMXFP4()),), "MXFP4", _COMPUTED),
+    Tensors(_packed("gate_up_proj"), _GATE_AND_UP, (_UNPACK, _APART), "MXFP4", (_REPACK, _APART), taps=_GIVEN),
+    Tensors(_packed("down_proj"), _DOWN, (_UNPACK,), "MXFP4", (_REPACK,), taps=_COMPUTED),
 )
 
 
