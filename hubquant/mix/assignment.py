@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from hubquant.errors import MixError, NotSupportedYet
 from hubquant.mix.file_types import BLOCK_SIZES, FLOAT_TYPES, FTYPES, file_type, tensor_type
@@ -19,6 +19,7 @@ SHAPE_FALLBACK: Mapping[str, str] = (
     | dict.fromkeys(("Q2_K", "Q3_K", "Q3_K_HIFI", "TQ1_0", "TQ2_0", "Q2_0"), "Q4_0")
     | {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 )
+LAST_RESORT = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4")  # blocks of 32
 MIXED_AS: Mapping[str, str] = {"Q3_K_HIFI": "Q3_K_S"}  # llama.cpp has no rules for it
 NEEDS_IMATRIX = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S")
 
@@ -42,7 +43,8 @@ def assign(
     The lower-cased patterns of ``rules`` are searched in the tensor's name; the first match decides before llama.cpp's
     own rules, which ``pure`` switches off. ``output_tensor`` and ``token_embedding`` override the type of those two.
     Tensors that are never quantized become F32 or ``float_type``; the float file types store every matrix as themselves
-    and ignore ``rules``, as llama-quantize does.
+    and ignore ``rules``, as llama-quantize does. Where llama-quantize stops at a row that no block type fits, it is F16
+    as llama.cpp's converter does, unless a rule names the type.
     Raises MixError for unknown names, a pattern that is no regular expression, and a type whose blocks do not divide a
     row.
     """
@@ -76,11 +78,11 @@ def assign(
             types[name] = _fitting(name, shape, override)
         elif not target.quantized:
             types[name] = target.default
-        elif (ruled := _first_match(user_rules, name)) or pure:
-            types[name] = _fallback(name, shape, ruled or target.default)
+        elif ruled := _first_match(user_rules, name):
+            types[name] = _fallback(name, shape, ruled)
         else:
-            mixed = mixed_type(model, name, shape, _place(model, name, seen))
-            types[name] = _fallback(name, shape, mixed or target.default)
+            mixed = None if pure else mixed_type(model, name, shape, _place(model, name, seen))
+            types[name] = _fallback(name, shape, mixed or target.default, last_resort=LAST_RESORT)
     return {name: types[name] for name in tensors}
 
 
@@ -128,11 +130,16 @@ def _first_match(rules: Sequence[tuple[re.Pattern[str], str]], name: str) -> str
     return next((type for pattern, type in rules if pattern.search(name)), None)
 
 
-def _fallback(name: str, shape: Shape, type: str) -> str:
-    """``type``, or where its blocks do not divide a row the type that llama.cpp takes instead."""
+def _fallback(name: str, shape: Shape, type: str, last_resort: Collection[str] = ()) -> str:
+    """``type``, or where its blocks do not divide a row the type that llama.cpp takes instead.
+
+    That is F16 where blocks of 32 do not, also in place of types of ``last_resort``.
+    """
     n_in = shape[-1]
     if n_in % BLOCK_SIZES[type] == 0:
         return type
+    if type in last_resort:
+        return "F16"
     if type not in SHAPE_FALLBACK:
         return _fitting(name, shape, type)
     other = SHAPE_FALLBACK[type]

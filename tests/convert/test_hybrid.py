@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from hubquant.errors import CheckpointError, GGUFError, HubquantError, NotSuppor
 from hubquant.gguf_file import GGUFFile
 from hubquant.gguf_file.metadata import i32s
 from hubquant.models.tiny import build
+from tests.support.cli import hubquant
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan, write_gguf
 
 SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
@@ -93,6 +95,20 @@ def test_settings_that_llama_cpp_does_not_compute(case: str, tmp_path: Path) -> 
     family, config, reason = REFUSED[case]
     with pytest.raises(NotSupportedYet, match=reason):
         plan(build(family, tmp_path, **config))
+
+
+def test_time_steps_of_a_rank_that_fits_no_block(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    from tests.support.llamacpp import LlamaCpp
+
+    folder = build_uneven("jamba", tmp_path / "jamba", **JAMBA, mamba_dt_rank=20)
+    assert hubquant("quantize", str(folder), "-t", "Q8_0", "-o", str(tmp_path)).code == 0
+    tensors = GGUFFile.open(tmp_path / "jamba-Q8_0.gguf").tensors
+    assert {name for name, entry in tensors.items() if entry.type == "F16"} == {
+        f"blk.{layer}.ssm_dt.weight" for layer in (0, 2, 3)
+    }
+    with LlamaCpp(tmp_path / "jamba-Q8_0.gguf") as llama:
+        assert np.isfinite(llama.logits(list(range(3, 60)))).all()
 
 
 def test_rotated_sections_wider_than_heads(tmp_path: Path) -> None:

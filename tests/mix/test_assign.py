@@ -235,6 +235,15 @@ def test_mistakes_are_explained(options: dict[str, object], words: str) -> None:
     assert isinstance(caught.value, UserError)
 
 
+@pytest.mark.parametrize("ftype", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4_MOE", "Q4_K_M", "IQ4_XS"])
+@pytest.mark.parametrize("pure", [False, True])
+def test_rows_that_no_block_fits_are_f16(ftype: str, pure: bool) -> None:
+    tensors: Shapes = {"token_embd.weight": (64, 256), "blk.0.ssm_dt.weight": (64, 20), "blk.0.ssm_x.weight": (20, 64)}
+    types = assign(tensors, ftype, "jamba", {"n_layer": 1}, has_imatrix=True, pure=pure)
+    assert types["blk.0.ssm_dt.weight"] == "F16"
+    assert "F16" not in (types["token_embd.weight"], types["blk.0.ssm_x.weight"])
+
+
 def test_nvfp4_files_are_not_made() -> None:
     with pytest.raises(NotSupportedYet):
         assign_small("NVFP4")
