@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "TensorInfo", "read_header", "weight_files"]
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DTYPES = {  # of safetensors, in torch
     "F32": "float32",
@@ -47,8 +49,8 @@ class Checkpoint:
     @classmethod
     def from_folder(cls, folder: Path) -> Checkpoint:
         """A folder with config.json and safetensors files, whose headers are read; ``CheckpointError`` otherwise."""
-        config = read_config(folder)
         files = weight_files((path.name for path in folder.iterdir()), read_index(folder))
+        config = read_config(folder)
         headers = {file: _local_header(folder / file) for file in files}
         return cls(config, _merged(headers, read_index(folder)), folder)
 
@@ -115,6 +117,12 @@ def weight_files(available: Iterable[str], index: Mapping[str, str] | None) -> t
     ``index`` maps tensors to files. ``CheckpointError`` when a shard is missing or there are no safetensors.
     """
     available = set(available)
+    if ADAPTER in available and CONFIG not in available:
+        raise CheckpointError(
+            "this is an adapter, not a model",
+            why=f"it has {ADAPTER} and no {CONFIG}",
+            hint="merge it into its base model, save that, and convert the result",
+        )
     if index is not None:
         files = sorted(set(index.values()))
         if missing := [file for file in files if file not in available]:
@@ -131,6 +139,12 @@ def weight_files(available: Iterable[str], index: Mapping[str, str] | None) -> t
             "this model has pickled weights only",
             why=f"{listed(pickles)} could run code when loaded",
             hint="use a repository with safetensors, or convert it: https://huggingface.co/spaces/safetensors/convert",
+        )
+    if shards := sorted(filter(_SHARD.fullmatch, available)):
+        raise CheckpointError(
+            f"this model has no {INDEX}",
+            why=f"it tells what belongs to the model of {listed(shards)}",
+            hint="fetch it from the model's repository",
         )
     raise CheckpointError(
         f"this model has no {SINGLE}", hint=f"check that the folder or repository holds {SINGLE} or {INDEX}"

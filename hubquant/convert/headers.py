@@ -71,6 +71,8 @@ def read_header(read_range: ReadRange, file: str, file_size: int) -> dict[str, T
         raise _corrupt(file, f"it has {file_size} bytes")
     length = int.from_bytes(_exactly(read_range, 0, LENGTH_BYTES, file), "little")
     data = LENGTH_BYTES + length
+    if length == _POINTER:
+        raise _corrupt(file, "it is a pointer of Git LFS to the file", hint="git lfs pull, or fetch the file again")
     if length > LARGEST_HEADER:
         raise _corrupt(file, f"its header claims {length:,} bytes, more than the format's {LARGEST_HEADER:,}")
     if data > file_size:
@@ -165,6 +167,7 @@ def _check_cover(tensors: list[TensorInfo], file: str, data: int, file_size: int
         raise _corrupt(file, f"no tensor owns the last {file_size - position:,} bytes")
 
 
+_POINTER = int.from_bytes(b"version ", "little")  # as every such text begins
 _AGAIN = "the download may be incomplete: fetch the file again"
 
 

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubquant.convert.architectures import CLASSES
 from hubquant.convert.checkpoint import Checkpoint, read_header, read_index, weight_files
 from hubquant.convert.conversion import Conversion, plan_conversion
 from hubquant.engine.progress import Progress
@@ -121,7 +122,7 @@ def open_source(reference: ModelReference) -> SourceModel:
 
 def _open_folder(folder: Path, name: str) -> SourceModel:
     checkpoint = Checkpoint.from_folder(folder)
-    identify(folder)
+    identify(folder, CLASSES)
     return SourceModel(
         name=name,
         id=None,
@@ -140,7 +141,7 @@ def _open_hub(repo_id: str, revision: str) -> SourceModel:
     remote = resolve(repo_id, revision)
     folder = fetch_metadata(remote)
     files = weight_files(remote.files, read_index(folder))
-    identify(folder)
+    identify(folder, CLASSES)
     headers = {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files}
     missing = [file for file in files if not cache.cached_file(remote.id, remote.revision, file)]
     return SourceModel(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ class Identity:
     model_class: str
 
 
-def identify(folder: Path) -> Identity:
+def identify(folder: Path, supported: Collection[str] = ()) -> Identity:
     """The identity of a model for text generation or embeddings, as optimum's ``TasksManager`` sees it.
 
     Of a multimodal model it is that of the language model in it.
-    ``folder`` needs the repository's JSON files only. Raises ``CheckpointError`` for a folder that is no model and
+    ``folder`` needs the repository's JSON files only. Of the ``supported`` classes messages name the nearest.
+    Raises ``CheckpointError`` for a folder that is no model and
     ``NotSupportedYet`` for every other library or task, for checkpoints that are quantized in a way that cannot be
     unpacked, and for models whose code is in their repository.
     """
@@ -48,7 +50,7 @@ def identify(folder: Path) -> Identity:
         return Identity(library, SUPPORTED_TASK, str(config["model_type"]), config["architectures"][0])
     if is_multimodal(config):
         config = text_settings(config)
-    model_class = _model_class(config)
+    model_class = _model_class(config, supported)
     task = _task(model_class)
     if task not in (SUPPORTED_TASK, *EMBEDDING_TASKS):
         raise NotSupportedYet(
@@ -99,7 +101,7 @@ def _read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is not valid JSON", why=str(error), hint="download the model again") from None
 
 
-def _model_class(config: Mapping[str, Any]) -> type:
+def _model_class(config: Mapping[str, Any], supported: Collection[str]) -> type:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -109,12 +111,16 @@ def _model_class(config: Mapping[str, Any]) -> type:
     found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
     if not isinstance(found, type):
         brings_code = "auto_map" in config
+        nearest = difflib.get_close_matches(str(name or config["model_type"]), supported, n=3, cutoff=0.0)
+        hints = [f"the nearest supported ones are {', '.join(nearest)}"] if nearest else []
+        if not brings_code:
+            hints.append("update transformers if the model is newer: pip install -U transformers")
         raise NotSupportedYet(
             f"the model class {name or config['model_type']}",
             why="its code is in its repository, and hubquant never runs remote code"
             if brings_code
             else f"transformers {transformers.__version__} has no such class",
-            hint=None if brings_code else "update transformers if the model is newer: pip install -U transformers",
+            hint="; ".join(hints) or None,
         )
     return found
 

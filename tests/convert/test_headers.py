@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from hubquant.convert.checkpoint import Checkpoint
+from hubquant.convert.checkpoint import Checkpoint, weight_files
 from hubquant.convert.headers import TensorInfo, read_header
 from hubquant.errors import CheckpointError
 
@@ -226,3 +226,19 @@ def test_a_file_cut_after_planning(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(CheckpointError, match=r"model-1\.safetensors ends inside tensor"):
         [checkpoint.read(name) for name in ("a", "b")]
+
+
+def test_adapters_shards_and_pointers_are_told_apart(tmp_path: Path) -> None:
+    cases = {
+        "an adapter, not a model": ["adapter_config.json", "adapter_model.safetensors"],
+        "no model.safetensors.index.json": ["config.json", "model-00001-of-00002.safetensors"],
+        "no model.safetensors$": ["config.json", "other.safetensors"],
+    }
+    for message, names in cases.items():
+        with pytest.raises(CheckpointError, match=message):
+            weight_files(names, None)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(pointer)
+    with pytest.raises(CheckpointError, match="a pointer of Git LFS"):
+        Checkpoint.from_folder(tmp_path)

@@ -82,6 +82,13 @@ def test_code_in_the_repository_is_refused(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def test_unknown_classes_are_shown_the_nearest(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLLM"]}
+    with pytest.raises(NotSupportedYet, match="no such class") as error:
+        identify(folder_with(tmp_path, config), ["GemmaForCausalLM", "LlamaForCausalLM"])
+    assert str(error.value.hint).startswith("the nearest supported ones are LlamaForCausalLM")
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"architectures": ["LlamaForCausalLM"]}', '{"model_type": 3}', "[" * 9999]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.bert import BERT, NOMIC_BERT
@@ -61,6 +62,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 
 
+CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
+
+
 def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
     """The architecture of a config.json and its transformers model type; ``NotSupportedYet`` for others."""
     known = {name: (each, model_type) for each in ARCHITECTURES for name, model_type in each.classes.items()}
@@ -68,7 +72,7 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
     if isinstance(names, list) and names and isinstance(names[0], str):
         if names[0] in known:
             return known[names[0]]
-        raise _unknown(names[0], list(known))
+        raise _unknown(names[0], CLASSES)
     by_type = {model_type: (each, model_type) for each, model_type in known.values()}
     model_type = settings.get("model_type")
     if not isinstance(model_type, str):
@@ -92,6 +96,6 @@ def of_gguf(name: str, metadata: Metadata) -> Architecture:
     return (marked or [each for each in named if each.marker is None])[0]
 
 
-def _unknown(name: str, known: list[str]) -> NotSupportedYet:
+def _unknown(name: str, known: Sequence[str]) -> NotSupportedYet:
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
     return NotSupportedYet(f"architecture {name[:80]!r}", hint=f"the nearest supported ones are {', '.join(nearest)}")
