@@ -99,7 +99,8 @@ class StreamedWeights:
             head.weight = torch.nn.Parameter(whole, requires_grad=False)
 
     def _read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        tensors = {name: self._checkpoint.read(name) for name in names}
+        # What a checkpoint gives lies in its file until it is used; a copy is there when the block's turn comes.
+        tensors = {name: self._checkpoint.read(name).clone() for name in names}
         for packed in [name for name in tensors if name.endswith(BLOCKS)]:
             name = packed.removesuffix(BLOCKS)
             blocks, scales = tensors.pop(packed), tensors.pop(name + SCALES)
