@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.conversion import Conversion
 from hubquant.engine.progress import Progress
-from hubquant.engine.resources import memory_bytes
+from hubquant.engine.resources import FP32_BYTES, device_memory_bytes, memory_bytes
 from hubquant.engine.source import SourceModel
 from hubquant.errors import ImatrixError
 from hubquant.imatrix.taps import Tap
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 Way = Literal["none", "cpu", "disk", "stream"]
 Shapes = Mapping[str, tuple[int, ...]]
 
-FP32_BYTES = 4
 SPILLED_SHARE = 4  # hidden states of more than a quarter of the memory wait in files
 
 
@@ -50,10 +49,6 @@ class Observable:
     load: Callable[[Placement], PreTrainedModel]
     stream: Callable[[], StreamedWeights] | None
 
-    @property
-    def n_parameters(self) -> int:
-        return sum(math.prod(shape) for shape in self.shapes.values())
-
 
 def observe_source(source: SourceModel, conversion: Conversion) -> Observable:
     """A source whose weights are on disk."""
@@ -68,7 +63,7 @@ def observe_source(source: SourceModel, conversion: Conversion) -> Observable:
 
 
 def choose_way(settings: Imatrix, shapes: Shapes, *, can_stream: bool) -> Way:
-    """How the model is run: as the settings say, or by whether its weights fit into memory in float32.
+    """How the model is run: as the settings say, or by whether its weights leave a fifth of the memory free.
 
     Raises ``ImatrixError`` for a model too large to be loaded that cannot be streamed.
     """
@@ -80,10 +75,16 @@ def choose_way(settings: Imatrix, shapes: Shapes, *, can_stream: bool) -> Way:
         )
     if settings.offload != "auto":
         return settings.offload
-    whole = FP32_BYTES * sum(math.prod(shape) for shape in shapes.values())
-    if whole <= memory_bytes() or not can_stream:
-        return "none"
-    return "stream"
+    n_parameters = sum(math.prod(shape) for shape in shapes.values())
+    fits = bytes_of_weight() * n_parameters <= 0.8 * (memory_bytes() + device_memory_bytes())
+    return "none" if fits or not can_stream else "stream"
+
+
+def bytes_of_weight() -> int:
+    """Weights are float32 on a CPU, and mostly in half precision on a GPU."""
+    from hubquant.models.load import default_device
+
+    return FP32_BYTES if default_device() == "cpu" else FP32_BYTES // 2
 
 
 def streaming_bytes(shapes: Shapes, n_tokens: int) -> int:

@@ -25,6 +25,14 @@ def memory_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
+def device_memory_bytes() -> int:
+    """Of all GPUs."""
+    import torch
+
+    devices = range(torch.cuda.device_count())
+    return sum(int(torch.cuda.get_device_properties(device).total_memory) for device in devices)
+
+
 def peak_ram_bytes(recipe: Recipe, weights: Weights, streaming: int | None) -> int:
     """Upper estimate: the larger of a forward pass in fp32 and of quantizing the largest tensor.
 
@@ -65,9 +73,9 @@ def check_memory(needed: int) -> None:
     total = memory_bytes()
     if needed > total:
         raise NotSupportedYet(
-            "evaluating models larger than memory",
-            why=f"this run needs about {needed / 2**30:.1f} GiB and the machine has {total / 2**30:.1f} GiB",
-            hint="add --set evaluate.skip=true: calibration and quantization stream the weights",
+            "this run in this memory",
+            why=f"it needs about {needed / 2**30:.1f} GiB and the machine has {total / 2**30:.1f} GiB",
+            hint="add --set evaluate.skip=true and leave imatrix.offload at auto: then the weights are streamed",
         )
 
 

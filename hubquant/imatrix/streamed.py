@@ -49,14 +49,9 @@ def collect_streamed(
         def forward(ids: torch.Tensor) -> Any:
             return run_model(stream.model, ids, wanted)
 
+        waiting = [_output(found, i) if found else None for i in range(len(chunks))]
         passes = [
-            stream.start(
-                ids[None],
-                forward,
-                first,
-                _output(found, i) if found and first else None,
-            )
-            for i, ids in enumerate(chunks.ids)
+            stream.start(ids[None], forward, first, output) for ids, output in zip(chunks.ids, waiting, strict=True)
         ]
         for block in stream.loaded(first):
             for i, each in enumerate(passes):

@@ -38,6 +38,17 @@ class _Input:
     sums: Sums
 
 
+def sum_of_squares(blocks: torch.Tensor) -> torch.Tensor:
+    """Σx² over the rows of each block, float32 [blocks, n], from [blocks, rows, n] of any float type.
+
+    On a GPU one kernel squares and sums without writing the squares; its root costs the last bit of float32.
+    """
+    if blocks.device.type == "cpu":
+        return blocks.float().square().sum(1)
+    norms: torch.Tensor = torch.linalg.vector_norm(blocks, dim=1, dtype=torch.float32)
+    return norms.square()
+
+
 class InputSums:
     """Adds up what taps see, batch by batch: a batch counts once it is committed."""
 
@@ -67,9 +78,8 @@ class InputSums:
         sums = self._batch.get(key)
         if sums is None:
             sums = self._batch[key] = Sums.zeros(n_experts, x.shape[-1], x.device)
-        values = x.float()
-        sums.sum2[expert] += values.square().sum(0)
-        sums.sum[expert] += values.sum(0)
+        sums.sum2[expert] += sum_of_squares(x[None])[0]
+        sums.sum[expert] += x.sum(0, dtype=torch.float32)
         sums.counts[expert] += len(x)
 
     def not_finite(self) -> str | None:
@@ -115,11 +125,11 @@ class InputSums:
         if last is not None and last.tensor() is x and last.version == x._version:
             return last.sums
         rows = x.numel() // x.shape[-1]
-        blocks = x.reshape(self._n_chunks if rows % self._n_chunks == 0 else 1, -1, x.shape[-1]).float()
+        blocks = x.reshape(self._n_chunks if rows % self._n_chunks == 0 else 1, -1, x.shape[-1])
         # In float32 over one chunk, in float64 over the chunks.
         sums = Sums(
-            blocks.square().sum(1).sum(0, dtype=torch.float64)[None],
-            blocks.sum(1).sum(0, dtype=torch.float64)[None],
+            sum_of_squares(blocks).sum(0, dtype=torch.float64)[None],
+            blocks.sum(1, dtype=torch.float32).sum(0, dtype=torch.float64)[None],
             torch.tensor([rows]),
         )
         self._last = _Input(weakref.ref(x), x._version, sums)

@@ -18,7 +18,7 @@ class Spill:
     """Copies what a block returns into memory-mapped files in ``folder``, which the system may write back at any time.
 
     The files have no name, so that nothing is left of a killed process. Each input has two places for each tensor: what
-    a block returns is written while its own input is still there.
+    a block returns is written while its own input is still there: ``buffers`` are free, ``spare`` hold that input.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -39,7 +39,11 @@ class _Frames(greenlet):  # type: ignore[misc]
 
 @dataclass(eq=False)
 class Pass:
-    """One input on its way through the model, before the block that is next."""
+    """One input on its way through the model, before the block that is next.
+
+    ``output`` is what the block before returned, and all that the next one needs if the pass is ``resumable``.
+    ``buffers`` and ``spare`` belong to whoever keeps outputs.
+    """
 
     ids: torch.Tensor
     frames: _Frames

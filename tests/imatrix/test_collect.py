@@ -15,6 +15,7 @@ import torch
 from hubquant.calibration import Chunks, build
 from hubquant.errors import ImatrixError
 from hubquant.imatrix import Collection, ImportanceMatrix, Keeping, Wanted, collect, collected_names
+from hubquant.imatrix.sums import sum_of_squares
 from hubquant.imatrix.taps import ModuleInput, Tap
 from hubquant.models import load, load_tokenizer
 from hubquant.models.tiny import build as build_model
@@ -262,3 +263,11 @@ def test_broken_snapshot_is_ignored(tiny: Tiny, model: Any, tmp_path: Path, cont
     snapshot.write_bytes(content)
     found, _ = resumed(tiny, model, snapshot)
     assert_identical(found.matrix(), collect(model, tiny.chunks, tiny.taps).matrix())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_ways_to_sum_squares_agree(dtype: torch.dtype) -> None:
+    """The one for GPUs is computed here as it stands, the one for CPUs is the product's."""
+    x = torch.randn(3, 512, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    fused = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32).square()
+    torch.testing.assert_close(fused, sum_of_squares(x), rtol=5e-6, atol=0)
