@@ -53,16 +53,22 @@ def shapes(hidden: int, n_layer: int) -> Iterator[tuple[int, dict[str, tuple[int
 
 
 def make_models(folder: Path, small: Path, n_bytes: float, n_shards: int) -> None:
-    """A Llama of two layers a shard, as wide as ``n_bytes`` allow, and a small one with the same vocabulary."""
+    """A Llama as large as ``n_bytes`` allow, and a small one with the same vocabulary."""
+    make_model(folder, width(n_bytes, n_shards), n_shards)
+    make_model(small, 256, 1)
+
+
+def width(n_bytes: float, n_shards: int) -> int:
+    """The hidden size of a model of that size."""
     n_layer, step = 2 * n_shards, 256
     hidden = step
     while 2 * (11.5 * n_layer * (hidden + step) ** 2 + 2 * VOCABULARY * (hidden + step)) <= n_bytes:
         hidden += step
-    make_model(folder, hidden, n_shards)
-    make_model(small, 256, 1)
+    return hidden
 
 
 def make_model(folder: Path, hidden: int, n_shards: int) -> None:
+    """A Llama of random bf16 weights with two layers in each shard."""
     import torch
     from safetensors.torch import save_file
     from transformers import LlamaConfig

@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.convert import forget, make_model
+from benchmarks.convert import forget, make_model, width
 
+SHARDS = 8
 CGROUPS = Path("/sys/fs/cgroup/memory")
 """Version 1; those of version 2 cannot be made beside processes without further ado."""
 
@@ -97,7 +98,7 @@ def collect(model: Path, way: str, chunks: int, limit: int, group: Path | None) 
 def run(folder: Path, n_bytes: float, chunks: int, limit: int) -> None:
     model = folder / "model"
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(make_model, model, n_bytes, 8).result()
+        pool.submit(make_model, model, width(n_bytes, SHARDS), SHARDS).result()
     shards = sorted(model.glob("*.safetensors"))
     size = sum(shard.stat().st_size for shard in shards)
     with limited(limit) as group:

@@ -172,11 +172,13 @@ def finish(
 
 
 def _room(shapes: Shapes, n_tokens: int, folder: Path) -> Keep:
-    """Where hidden states wait."""
+    """Where hidden states wait: on a GPU where they are."""
+    from hubquant.models.load import default_device
     from hubquant.models.spill import Spill
     from hubquant.models.stream import in_memory
 
-    return Spill(folder) if hidden_bytes(shapes, n_tokens) > memory_bytes() // SPILLED_SHARE else in_memory
+    spills = hidden_bytes(shapes, n_tokens) > memory_bytes() // SPILLED_SHARE
+    return Spill(folder) if spills and default_device() == "cpu" else in_memory
 
 
 @contextmanager
