@@ -55,12 +55,11 @@ def codebook(name: str) -> Codebook:
     bits = (levels - 1).bit_length()
     powers = 1 << bits * np.arange(dim)
     keys = (entries @ powers).astype(np.int32)
-    points = np.stack(np.meshgrid(*[np.arange(levels)] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
     lookup = np.full(1 << bits * dim, -1, np.int32)
-    rows, columns = _neighbours(points, entries, reach)
-    point_keys = points @ powers
+    rows, columns = _neighbours(entries, levels, reach)
+    point_keys = _points(dim, levels) @ powers
 
-    counts = np.bincount(rows, minlength=len(points))
+    counts = np.bincount(rows, minlength=len(point_keys))
     vectors = -(-counts // LANES)
     firsts = np.cumsum(vectors) - vectors
     starts = np.cumsum(counts) - counts
@@ -93,14 +92,22 @@ def entry_levels(name: str, dim: int) -> Array:
     return np.searchsorted(np.asarray(kind.grid_map, values.dtype), values)
 
 
-def _neighbours(points: Array, entries: Array, reach: int) -> tuple[Array, Array]:
+def _points(dim: int, levels: int) -> Array:
+    """All points, int [levels ** dim, dim], the last level running fastest."""
+    return np.stack(np.meshgrid(*[np.arange(levels)] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
+
+
+def _neighbours(entries: Array, levels: int, reach: int) -> tuple[Array, Array]:
     """Pairs (point, entry) within the ``reach`` smallest different distances of each point, by point,
-    distance, entry."""
-    p, e = points.astype(np.float32), entries.astype(np.float32)
-    distance = (p * p).sum(axis=1)[:, None] + (e * e).sum(axis=1) - 2 * p @ e.T
+    distance, entry.
+    """
+    halves = _points(entries.shape[1] // 2, levels)[:, None]
+    first, second = (np.square(halves - half).sum(axis=2, dtype=np.uint8) for half in np.hsplit(entries, 2))
+    distance = (first[:, None] + second).reshape(-1, len(entries))
     limit = distance.min(axis=1, keepdims=True)
     for _ in range(reach - 1):
-        limit = np.where(distance > limit, distance, np.inf).min(axis=1, keepdims=True)
-    rows, columns = np.nonzero(distance <= limit)
-    order = np.lexsort((columns, distance[rows, columns], rows))
-    return rows[order], columns[order]
+        limit = np.where(distance > limit, distance, 255).min(axis=1, keepdims=True)
+    within = np.flatnonzero(distance <= limit)
+    rows, columns = np.divmod(within, len(entries))
+    order = np.sort(rows << 32 | distance.ravel()[within].astype(np.int64) << 16 | columns)
+    return order >> 32, order & 0xFFFF
