@@ -194,8 +194,8 @@ def _finish_q3(x: Pointer, fallback: Pointer, scales: Pointer, d: Vector, block:
 @primitive
 def _search_q3(x: Pointer, _w: Pointer, block: Pointer) -> None:
     codes, scale, scales = vectors(_SIZE), vectors(16), vectors(16)
-    for j in range(16):
-        scale[j] = descent(16, _f(4), offset(x, 16 * j), offset(codes, 16 * j))
+    for j in range(0, 16, 4):
+        descent(4, 16, _f(4), offset(x, 16 * j), offset(codes, 16 * j), offset(scale, j))
     value, _ = extreme(16, scale)
     alive = value != _ZERO
     inverse = _f(-32) / value

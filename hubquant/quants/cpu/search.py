@@ -11,7 +11,18 @@ import numpy as np
 
 from hubquant.quants.cpu.block import clamp, maximum, minimum, nearest
 from hubquant.quants.cpu.compile import primitive
-from hubquant.quants.cpu.simd import Pointer, Vector, absolute, any_lane, splat, to_float, to_int, vectors, where
+from hubquant.quants.cpu.simd import (
+    Pointer,
+    Vector,
+    absolute,
+    any_lane,
+    offset,
+    splat,
+    to_float,
+    to_int,
+    vectors,
+    where,
+)
 
 _f = np.float32
 ZERO, ONE = _f(0), _f(1)
@@ -192,40 +203,44 @@ def _as_byte(code: Vector) -> Vector:
 
 
 @primitive
-def descent(n: int, levels: np.float32, x: Pointer, codes: Pointer) -> Vector:
-    """Scale for codes −levels … levels − 1 weighted by x² (``make_q3_quants``): rounding, then up to five rounds of
+def descent(groups: int, n: int, levels: np.float32, x: Pointer, codes: Pointer, scale: Pointer) -> None:
+    """Scales for codes −levels … levels − 1 weighted by x² (``make_q3_quants``): rounding, then up to five rounds of
     coordinate descent.
 
-    Writes the stored codes (offset by ``levels``; 0 in groups that are all but zero) and returns the scale.
+    Writes ``scale`` and the stored codes (offset by ``levels``; 0 in groups that are all but zero) of neighbouring
+    groups. These take their steps in turns, because each step waits for the division in the one before.
     """
-    value, magnitude = extreme(n, x)
-    alive = magnitude >= _TINY
-    inverse = where(alive, -levels / value, ZERO)
-    sum_xl = splat(ZERO)
-    sum_l2 = splat(ZERO)
-    for i in range(n):
-        code = clamp(nearest(inverse * x[i]), -levels, levels - ONE)
-        codes[i] = code
-        weight = x[i] * x[i]
-        sum_xl = sum_xl + weight * x[i] * code
-        sum_l2 = sum_l2 + weight * code * code
+    inverse, sum_xl, sum_l2 = vectors(16), vectors(16), vectors(16)
+    for j in range(groups):
+        value, magnitude = extreme(n, offset(x, n * j))
+        inverse[j] = where(magnitude >= _TINY, -levels / value, ZERO)
+        sum_xl[j], sum_l2[j] = splat(ZERO), splat(ZERO)
+        for i in range(n * j, n * j + n):
+            code = clamp(nearest(inverse[j] * x[i]), -levels, levels - ONE)
+            codes[i] = code
+            weight = x[i] * x[i]
+            sum_xl[j] = sum_xl[j] + weight * x[i] * code
+            sum_l2[j] = sum_l2[j] + weight * code * code
     for _ in range(5):
         changed = splat(ZERO)
         for i in range(n):
-            weight = x[i] * x[i]
-            xl = sum_xl - weight * x[i] * codes[i]
-            l2 = sum_l2 - weight * codes[i] * codes[i]
-            code = clamp(nearest(x[i] * l2 / xl), -levels, levels - ONE)
-            open_lane = alive & (xl > ZERO) & (code != codes[i])
-            xl = xl + weight * x[i] * code
-            l2 = l2 + weight * code * code
-            better = open_lane & (l2 > ZERO) & (xl * xl * sum_l2 > sum_xl * sum_xl * l2)
-            codes[i] = where(better, code, codes[i])
-            sum_xl = where(better, xl, sum_xl)
-            sum_l2 = where(better, l2, sum_l2)
-            changed = where(better, ONE, changed)
+            for j in range(groups):
+                value, old = x[n * j + i], codes[n * j + i]
+                weight = value * value
+                xl = sum_xl[j] - weight * value * old
+                l2 = sum_l2[j] - weight * old * old
+                code = clamp(nearest(value * l2 / xl), -levels, levels - ONE)
+                possible = (xl > ZERO) & (code != old)
+                xl = xl + weight * value * code
+                l2 = l2 + weight * code * code
+                better = possible & (l2 > ZERO) & (xl * xl * sum_l2[j] > sum_xl[j] * sum_xl[j] * l2)
+                codes[n * j + i] = where(better, code, old)
+                sum_xl[j] = where(better, xl, sum_xl[j])
+                sum_l2[j] = where(better, l2, sum_l2[j])
+                changed = where(better, ONE, changed)
         if not any_lane(changed > ZERO):
             break
-    for i in range(n):
-        codes[i] = where(alive, codes[i] + levels, ZERO)
-    return where(alive & (sum_l2 > ZERO), sum_xl / sum_l2, ZERO)
+    for j in range(groups):
+        for i in range(n * j, n * j + n):
+            codes[i] = where(inverse[j] != ZERO, codes[i] + levels, ZERO)
+        scale[j] = where(sum_l2[j] > ZERO, sum_xl[j] / sum_l2[j], ZERO)
