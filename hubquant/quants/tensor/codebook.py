@@ -147,7 +147,8 @@ def search_ternary(x: Tensor, w: Tensor, found: Book) -> tuple[Tensor, Tensor, T
 
 def search(x: Tensor, w: Tensor, found: Book) -> tuple[Tensor, Tensor, Tensor]:
     """Half-precision d [blocks], odd multiples [blocks, subs] and indices: from the best real scales, each round tries
-    the neighbouring multiples with the nearest entries of each, then fits d by least squares.
+    the neighbouring multiples with the nearest entries of each, then fits d by least squares; at last d grows so that
+    Σ w·x·x̂ = Σ w·x², see :mod:`cpu.best_codebook`.
     """
     scale, power = _real_scales(x, w, found)
     squares = total((w * x * x).flatten(-2))
@@ -163,11 +164,13 @@ def search(x: Tensor, w: Tensor, found: Book) -> tuple[Tensor, Tensor, Tensor]:
             trial = (squares - 2 * real * xg + real * real * gg, other, index, xg, gg)
             near = keep_better(trial[0] < near[0], trial, near) if near else trial
         errors, m, index, xg, gg = near
-        now = (total(errors), d, m, index)
+        now = (total(errors), d, m, index, total(m * xg))
         best = keep_better(now[0] < best[0], now, best) if best else now
         d = to_half(_fitted(m, xg, gg, d))
         scale = d.unsqueeze(-1) * m
-    return best[1], best[2], best[3]
+    _, d, m, index, xg = best
+    grown = to_half(total(squares) / xg)
+    return torch.where((grown > d) & (grown < 2 * d), grown, d), m, index
 
 
 def magnitudes(x: Tensor, w: Tensor, even: bool) -> tuple[Tensor, Tensor]:
