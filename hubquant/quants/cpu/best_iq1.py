@@ -16,7 +16,7 @@ import numpy as np
 from hubquant.quants.cpu.block import clamp, half_bits, maximum, nearest, put_half, reciprocal
 from hubquant.quants.cpu.compile import primitive
 from hubquant.quants.cpu.frame import Array, by_block_twice, by_square, framed
-from hubquant.quants.cpu.refine import to_half
+from hubquant.quants.cpu.refine import growth, to_half
 from hubquant.quants.cpu.search import extreme
 from hubquant.quants.cpu.simd import (
     Pointer,
@@ -46,6 +46,7 @@ _REFITS = 1
 _STRETCH = _f(1.03)  # of the d of least squares
 _HUGE = np.finfo(np.float32).max
 _UNIT, _COARSE = _f(2.0**-24), _f(2.0**-20)  # of half precision
+_SHARE = _f(0.5)  # of the shrinkage that d makes up for
 _CHOSEN_AT = _f(0.9)  # of d: the scale the entries are chosen for
 _S, _M = TYPES["IQ1_S"], TYPES["IQ1_M"]
 _S_D, _S_QS, _S_QH = (_S.offset(name) for name in ("d", "qs", "qh"))
@@ -167,6 +168,9 @@ def _fit(
     d = to_half(stretched)
     trial = d
     best = splat(_HUGE)
+    square, product = splat(_ZERO), splat(_ZERO)
+    for i in range(256):
+        square = square + w[i] * (x[i] * x[i])
     # the unit of the smallest half floats can be too coarse for the nearest d to be the best
     tries = 4 if any_lane(alive & (d < _COARSE)) else 1
     for k in range(tries):
@@ -175,7 +179,7 @@ def _fit(
         for j in range(subs):
             factors[j] = scale[j]
         _round_factors(subs, factors, stretched * reciprocal(trial))
-        error = splat(_ZERO)
+        error, trial_product = splat(_ZERO), splat(_ZERO)
         for j in range(subs):
             at, sub_scale = groups * j, trial * inverse * factors[j]
             part_x, part_v = _sums(
@@ -188,10 +192,12 @@ def _fit(
                 offset(states, at),
             )
             error = error + sub_scale * (sub_scale * part_v - _TWO * part_x)
+            trial_product = trial_product + sub_scale * part_x
         better = error < best
         best = where(better, error, best)
         d = where(better, trial, d)
-    return d
+        product = where(better, trial_product, product)
+    return to_half(d * growth(_SHARE, square, product))
 
 
 @primitive

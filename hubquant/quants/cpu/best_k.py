@@ -19,15 +19,16 @@ from hubquant.quants.cpu.frame import (
 )
 from hubquant.quants.cpu.k_scales import put_signed_six_bit_scales, put_six_bit_scales
 from hubquant.quants.cpu.native import Kernel
-from hubquant.quants.cpu.pairs import best_pairs
-from hubquant.quants.cpu.refine import code
-from hubquant.quants.cpu.refine_signed import best_scales, half_shrunk
+from hubquant.quants.cpu.pairs import affine_growth, best_pairs
+from hubquant.quants.cpu.refine import code, to_half
+from hubquant.quants.cpu.refine_signed import best_scales, signed_growth
 from hubquant.quants.cpu.simd import Pointer, Vector, absolute, offset, put_byte, sqrt, to_int, vectors
 from hubquant.quants.cpu.weights import sum_squares
 from hubquant.quants.formats import TYPES
 
 _f = np.float32
 _ZERO = _f(0)
+_SHARE = _f(0.5)  # of the shrinkage that Q2_K's and Q3_K's d make up for
 _Q2_D, _Q2_DMIN, _Q2_SCALES = (TYPES["Q2_K"].offset(name) for name in ("d", "dmin", "scales"))
 _Q4_D, _Q4_DMIN = (TYPES["Q4_K"].offset(name) for name in ("d", "dmin"))  # the same in Q5_K
 _Q3_D = TYPES["Q3_K"].offset("d")
@@ -81,8 +82,9 @@ def _signed_codes(bottom: np.float32, top: np.float32, x: Pointer, d: Vector, sc
 def _search_q2(x: Pointer, w: Pointer, block: Pointer) -> None:
     scales, minima = vectors(16), vectors(16)
     d, dmin = best_pairs(16, 16, _f(3), _f(15), _f(-0.45), _f(0.6), 4, _f(0.1), x, w, scales, minima)
-    put_half(block, _Q2_D, half_bits(d))
-    put_half(block, _Q2_DMIN, half_bits(dmin))
+    grown = affine_growth(16, 16, _f(3), _SHARE, x, w, d, dmin, scales, minima)
+    put_half(block, _Q2_D, half_bits(to_half(d * grown)))
+    put_half(block, _Q2_DMIN, half_bits(to_half(dmin * grown)))
     for j in range(16):
         put_byte(block, _Q2_SCALES + j, to_int(scales[j]) | to_int(minima[j]) << 4)
     _affine_codes(16, 16, _f(3), x, d, dmin, scales, minima)
@@ -120,14 +122,13 @@ q5_k, q5_k_weighted = _kernels("Q5_K", _f(31))
 
 @primitive
 def _search_q3(x: Pointer, w: Pointer, block: Pointer) -> None:
-    # scales that clip the extreme further, up to 2 codes, lower the error by 1 % and raise the divergence by 2 %
     scales = vectors(16)
-    d = best_scales(16, 16, _f(-4), _f(3), _f(-32), _f(31), _f(-1.2), _f(0.9), 6, 1, x, w, scales)
-    d = half_shrunk(16, 16, _f(-4), _f(3), x, w, d, scales)
+    d = best_scales(16, 16, _f(-4), _f(3), _f(-32), _f(31), _f(-0.8), _f(1.8), 6, 1, x, w, scales)
+    grown = signed_growth(16, 16, _f(-4), _f(3), _SHARE, x, w, d, scales)
     _signed_codes(_f(-4), _f(3), x, d, scales)
     for j in range(16):
         scales[j] = scales[j] + _f(32)
-    put_half(block, _Q3_D, half_bits(d))
+    put_half(block, _Q3_D, half_bits(to_half(d * grown)))
     put_signed_six_bit_scales(block, scales)
     _put_q3(block, x)
 

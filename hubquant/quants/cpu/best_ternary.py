@@ -13,7 +13,7 @@ import numpy as np
 
 from hubquant.quants.cpu.block import half_bits, load_tile, maximum, minimum, put_bits, put_half, reciprocal, store_tile
 from hubquant.quants.cpu.compile import kernel, primitive
-from hubquant.quants.cpu.refine import code, signed_error, to_half
+from hubquant.quants.cpu.refine import code, growth, signed_error, to_half
 from hubquant.quants.cpu.search import extreme
 from hubquant.quants.cpu.simd import (
     LANES,
@@ -42,6 +42,7 @@ _Q1_BYTES, _Q1_D, _Q1_QS = _Q1_0.block_bytes, _Q1_0.offset("d"), _Q1_0.plane("qs
 _Q2_BYTES, _Q2_D, _Q2_QS = _Q2_0.block_bytes, _Q2_0.offset("d"), _Q2_0.plane("qs")
 _LOWEST = _f(0.7)
 _REFITS = 2
+_SHARE = _f(0.5)  # of the shrinkage that d makes up for; Q1_0's error would exceed that of llama.cpp
 
 
 @primitive
@@ -159,9 +160,14 @@ def _finish(n: int, top: np.float32, x: Pointer, w: Pointer) -> Vector:
     worse = signed_error(n, _f(-1), top, x, w, first * inverse) < signed_error(n, _f(-1), top, x, w, found * inverse)
     d = where(worse, first, found)
     per_code = reciprocal(d * inverse)
+    square, product = splat(_ZERO), splat(_ZERO)
     for i in range(n):
-        x[i] = code(x[i] * per_code, _f(-1), top) + _ONE
-    return half_bits(where(alive, d, _ZERO))
+        level = code(x[i] * per_code, _f(-1), top)
+        square = square + w[i] * (x[i] * x[i])
+        product = product + w[i] * (x[i] * level)
+        x[i] = level + _ONE
+    grown = to_half(d * growth(_SHARE, square, product * (d * inverse)))
+    return half_bits(where(alive, grown, _ZERO))
 
 
 @primitive

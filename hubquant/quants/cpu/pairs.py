@@ -12,7 +12,7 @@ import numpy as np
 
 from hubquant.quants.cpu.block import clamp, maximum, minimum, reciprocal
 from hubquant.quants.cpu.compile import primitive
-from hubquant.quants.cpu.refine import affine_error, code, to_half
+from hubquant.quants.cpu.refine import affine_error, code, growth, to_half
 from hubquant.quants.cpu.search import positive
 from hubquant.quants.cpu.simd import Pointer, Vector, offset, splat, vectors, where
 from hubquant.quants.cpu.weights import total
@@ -244,6 +244,32 @@ def _improve(
         best_low = where(better, found_low, best_low)
         _keep(better, trial, moments)
     return best_scale, best_low
+
+
+@primitive
+def affine_growth(
+    n: int,
+    groups: int,
+    top: np.float32,
+    share: np.float32,
+    x: Pointer,
+    w: Pointer,
+    d: Vector,
+    dmin: Vector,
+    scales: Pointer,
+    minima: Pointer,
+) -> Vector:
+    """:func:`growth` of d and dmin with the codes that these ``scales`` and ``minima`` give."""
+    square = splat(_ZERO)
+    product = splat(_ZERO)
+    for j in range(groups):
+        scale, low = d * scales[j], dmin * minima[j]
+        inverse = reciprocal(scale)
+        for i in range(n * j, n * j + n):
+            value = scale * code((x[i] + low) * inverse, _ZERO, top) - low
+            square = square + w[i] * (x[i] * x[i])
+            product = product + w[i] * (x[i] * value)
+    return growth(share, square, product)
 
 
 @primitive

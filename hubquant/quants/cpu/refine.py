@@ -34,6 +34,19 @@ def to_half(value: Vector) -> Vector:
 
 
 @primitive
+def growth(share: np.float32, square: Vector, product: Vector) -> Vector:
+    """What to multiply x̂ by to go ``share`` of the way to Σ w·x·x̂ = Σ w·x², the two sums being ``product`` and
+    ``square``.
+
+    Least squares makes x̂ too small by the share that the error has in Σ w·x²: 1 % with 3 bits, 4 % with 2, a third with
+    ternary codes. The sum of squares does not see that all these errors are in step, but the outputs of a layer do. The
+    error rises by ``share``² times that share. Codes must stay as they are: rounded anew, they would shrink again.
+    """
+    excess = square / product - _f(1)
+    return where((excess > _ZERO) & (excess < _f(1)), _f(1) + share * excess, _f(1))
+
+
+@primitive
 def affine_error(n: int, top: np.float32, x: Pointer, w: Pointer, scale: Vector, low: Vector) -> Vector:
     """Σ w·(scale·code − low − x)² with the best codes 0 … top."""
     inverse = reciprocal(scale)

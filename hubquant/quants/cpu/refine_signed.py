@@ -6,7 +6,7 @@ import numpy as np
 
 from hubquant.quants.cpu.block import clamp, reciprocal
 from hubquant.quants.cpu.compile import primitive
-from hubquant.quants.cpu.refine import code, signed_error, to_half
+from hubquant.quants.cpu.refine import code, growth, signed_error, to_half
 from hubquant.quants.cpu.search import extreme
 from hubquant.quants.cpu.simd import Pointer, Vector, absolute, offset, splat, vectors, where
 
@@ -212,20 +212,23 @@ def best_scales(
 
 
 @primitive
-def half_shrunk(
-    n: int, groups: int, bottom: np.float32, top: np.float32, x: Pointer, w: Pointer, d: Vector, scales: Pointer
+def signed_growth(
+    n: int,
+    groups: int,
+    bottom: np.float32,
+    top: np.float32,
+    share: np.float32,
+    x: Pointer,
+    w: Pointer,
+    d: Vector,
+    scales: Pointer,
 ) -> Vector:
-    """d halfway to the one with Σ w·x·x̂ = Σ w·x².
-
-    Least squares makes x̂ too small by the share of the error in Σ w·x², some 3 % with 3 bits. The sum of squares does
-    not see that these errors are all in step, but the outputs of a layer do.
-    """
-    xx = splat(_ZERO)
-    xy = splat(_ZERO)
+    """:func:`growth` of d with the codes that ``d`` and ``scales`` give."""
+    square = splat(_ZERO)
+    product = splat(_ZERO)
     for j in range(groups):
         lx, _ = _fit(n, bottom, top, offset(x, n * j), offset(w, n * j), reciprocal(d * scales[j]))
-        xy = xy + d * scales[j] * lx
+        product = product + d * scales[j] * lx
         for i in range(n * j, n * j + n):
-            xx = xx + w[i] * (x[i] * x[i])
-    growth = xx / xy
-    return where((growth > _f(1)) & (growth < _f(2)), to_half(d * (_f(0.5) + _f(0.5) * growth)), d)
+            square = square + w[i] * (x[i] * x[i])
+    return growth(share, square, product)

@@ -43,6 +43,14 @@ def square_root(value: Tensor) -> Tensor:
     return torch.sqrt(value.double()).float() if value.device.type == "cpu" else torch.sqrt(value)
 
 
+def growth(share: float, x: Tensor, w: Tensor, values: Tensor) -> Tensor:
+    """What to multiply the ``values`` x̂ [blocks, …] of each block by to go ``share`` of the way to Σ w·x·x̂ = Σ w·x²,
+    see :func:`cpu.refine.growth`.
+    """
+    excess = total((w * x * x).flatten(1)) / total((w * x * values).flatten(1)) - 1
+    return torch.where((excess > 0) & (excess < 1), 1 + share * excess, 1)
+
+
 def extreme(x: Tensor) -> Tensor:
     """The first value of largest magnitude along the last dimension."""
     return x.gather(-1, x.abs().argmax(-1, keepdim=True)).squeeze(-1)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hubquant.quants.tensor.arithmetic import (
     LARGEST,
+    growth,
     keep_better,
     reciprocal,
     rounded,
@@ -28,7 +29,8 @@ from hubquant.quants.tensor.arithmetic import (
 from hubquant.quants.tensor.fusion import fused
 
 _ROUNDS = 3
-_STRETCH, _CHOSEN_AT = 1.03, 0.9  # of d in IQ1, see :mod:`cpu.best_iq1`
+_SHARE = 0.75  # of the shrinkage that d makes up for, see :mod:`cpu.best_codebook`
+_STRETCH, _CHOSEN_AT, _TERNARY_SHARE = 1.03, 0.9, 0.5  # in IQ1, see :mod:`cpu.best_iq1`
 _TERNARY_STARTS = (1.0, 1.3)  # root mean squares
 # how many scales bring the largest weight so many steps of 1 / 8 (IQ2) or 1 around the largest level
 _TRIES = {"IQ2_XXS": (8, 2.0), "IQ2_XS": (8, 2.0), "IQ2_S": (3, 1.5), "IQ3_XXS": (5, 3.0), "IQ3_S": (3, 2.5)}
@@ -131,9 +133,14 @@ def _fitted(m: Tensor, xg: Tensor, gg: Tensor, d: Tensor) -> Tensor:
     return torch.where((fitted > 0) & (fitted < LARGEST), fitted, d)
 
 
+def _grown(share: float, x: Tensor, w: Tensor, d: Tensor, m: Tensor, index: Tensor, found: Book) -> Tensor:
+    values = (d.unsqueeze(-1) * m)[..., None, None] * found.entries[index]
+    return to_half(d * growth(share, x, w, values))
+
+
 def search_ternary(x: Tensor, w: Tensor, found: Book) -> tuple[Tensor, Tensor, Tensor]:
-    """Half-precision d [blocks], odd multiples [blocks, subs] and indices: d is a little larger than by least squares,
-    and the entries are those for a somewhat smaller scale.
+    """Half-precision d [blocks], odd multiples [blocks, subs] and indices: d is larger than by least squares, and the
+    entries are those for a somewhat smaller scale.
     """
     scale, _ = _real_scales(x, w, found)
     d = scale.amax(-1) / found.most
@@ -142,13 +149,13 @@ def search_ternary(x: Tensor, w: Tensor, found: Book) -> tuple[Tensor, Tensor, T
     stretched = _STRETCH * _fitted(m, xg, gg, d)
     d = to_half(stretched)
     m = _odd(m * stretched.unsqueeze(-1), d, found)
-    return d, m, _nearest_entries(x, w, _CHOSEN_AT * d.unsqueeze(-1) * m, found)
+    index = _nearest_entries(x, w, _CHOSEN_AT * d.unsqueeze(-1) * m, found)
+    return _grown(_TERNARY_SHARE, x, w, d, m, index, found), m, index
 
 
 def search(x: Tensor, w: Tensor, found: Book) -> tuple[Tensor, Tensor, Tensor]:
     """Half-precision d [blocks], odd multiples [blocks, subs] and indices: from the best real scales, each round tries
-    the neighbouring multiples with the nearest entries of each, then fits d by least squares; at last d grows so that
-    Σ w·x·x̂ = Σ w·x², see :mod:`cpu.best_codebook`.
+    the neighbouring multiples with the nearest entries of each, then fits d by least squares; at last d grows.
     """
     scale, power = _real_scales(x, w, found)
     squares = total((w * x * x).flatten(-2))
@@ -164,13 +171,12 @@ def search(x: Tensor, w: Tensor, found: Book) -> tuple[Tensor, Tensor, Tensor]:
             trial = (squares - 2 * real * xg + real * real * gg, other, index, xg, gg)
             near = keep_better(trial[0] < near[0], trial, near) if near else trial
         errors, m, index, xg, gg = near
-        now = (total(errors), d, m, index, total(m * xg))
+        now = (total(errors), d, m, index)
         best = keep_better(now[0] < best[0], now, best) if best else now
         d = to_half(_fitted(m, xg, gg, d))
         scale = d.unsqueeze(-1) * m
-    _, d, m, index, xg = best
-    grown = to_half(total(squares) / xg)
-    return torch.where((grown > d) & (grown < 2 * d), grown, d), m, index
+    _, d, m, index = best
+    return _grown(_SHARE, x, w, d, m, index, found), m, index
 
 
 def magnitudes(x: Tensor, w: Tensor, even: bool) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from hubquant.quants import packing
 from hubquant.quants.formats import TypeFormat
 from hubquant.quants.tensor import affine, scaled
-from hubquant.quants.tensor.arithmetic import extreme, keep_better, ramp, reciprocal, spread, to_half, total
+from hubquant.quants.tensor.arithmetic import extreme, growth, keep_better, ramp, reciprocal, spread, to_half, total
 from hubquant.quants.tensor.codebook_types import CODEBOOK_SEARCHES
 from hubquant.quants.tensor.pairs import best_pairs
 from hubquant.quants.tensor.scaled import Even, Uneven
@@ -22,6 +22,7 @@ Search = Callable[[Tensor, Tensor, bool, TypeFormat], Tensor]
 _TWO_BIT_SHIFTS = tuple(0.5 * 1.17**k - 1 for k in range(28))
 _LINE_SHIFTS = ramp(-0.9, 0.05, 37)
 _SIX_BITS = Even(-32, 31)
+_SHARE = 0.5  # of the shrinkage that d makes up for with 2 bits and less
 _IQ4 = Uneven((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), tuple(range(16)))
 _FLOAT4 = Uneven(
     (-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12), (15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7)
@@ -64,8 +65,11 @@ def _pairs(
     shape = (x.shape[0], groups, -1)
     x, w = x.view(shape), w.view(shape)
     d, dmin, scales, minima = best_pairs(x, w, top, most, ends, reach)
-    codes = affine.codes_of(x, d.unsqueeze(-1) * scales, -(dmin.unsqueeze(-1) * minima), top)
+    scale, low = d.unsqueeze(-1) * scales, -(dmin.unsqueeze(-1) * minima)
+    codes = affine.codes_of(x, scale, low, top)
     if most == 15:
+        grown = growth(_SHARE, x, w, scale.unsqueeze(-1) * codes + low.unsqueeze(-1))
+        d, dmin = to_half(d * grown), to_half(dmin * grown)
         packed = scales.to(torch.uint8) | minima.to(torch.uint8) << 4
     else:
         packed = packing.six_bit_pairs(scales, minima)
@@ -152,9 +156,14 @@ def _ternary_scale(x: Tensor, w: Tensor) -> Tensor:
     return to_half((sum_x.gather(-1, count) * reciprocal(sum_w.gather(-1, count))).squeeze(-1))
 
 
+def _grown(x: Tensor, w: Tensor, d: Tensor, levels: Even) -> tuple[Tensor, Tensor]:
+    """d made larger for the codes that it gives, and these."""
+    codes = scaled.codes_of(x, d, levels)
+    return to_half(d * growth(_SHARE, x, w, d.unsqueeze(-1) * (codes + levels.low))), codes
+
+
 def _ternary(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
-    d = _ternary_scale(x, w)
-    codes = scaled.codes_of(x, d, Even(-1, 1))
+    d, codes = _grown(x, w, _ternary_scale(x, w), Even(-1, 1))
     if fmt.name == "TQ2_0":
         return packing.pack(fmt, {"d": d}, codes)
     first, second, rest = codes[:, :160], codes[:, 160:240], codes[:, 240:]
@@ -170,8 +179,8 @@ def _binary(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
 def _two_bits(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     """Levels −1, 0, 1, 2."""
     levels = Even(-1, 2)
-    d = scaled.half_scale(x, w, extreme(x), levels, _TWO_BIT_SHIFTS)
-    return packing.pack(fmt, {"d": d}, scaled.codes_of(x, d, levels))
+    d, codes = _grown(x, w, scaled.half_scale(x, w, extreme(x), levels, _TWO_BIT_SHIFTS), levels)
+    return packing.pack(fmt, {"d": d}, codes)
 
 
 SEARCHES: Mapping[str, Search] = {
