@@ -67,6 +67,13 @@ def six_bit_pairs(scales: Tensor, minima: Tensor) -> Tensor:
     )
 
 
+def signed_six_bits(scales: Tensor) -> Tensor:
+    """16 scales −32 … 31 as :func:`layout.signed_six_bit_scales` reads them: uint8 [blocks, 12]."""
+    stored = (scales + 32).to(torch.uint8)
+    low = stored[:, :8] & 15 | (stored[:, 8:] & 15) << 4
+    return torch.cat([low, joined((stored >> 4).view(-1, 4, 4), 2, dim=1)], dim=1)
+
+
 def trits(digits: Tensor, count: int) -> Tensor:
     """Digits 0, 1, 2 [blocks, ≤ 5 · count], ``count`` apart, as the base-3 fractions of TQ1_0: uint8 [blocks, count].
 

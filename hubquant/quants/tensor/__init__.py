@@ -1,4 +1,4 @@
-"""The searches of the mode "best" in torch, for tensors on other devices than the CPU; all types but Q3_K."""
+"""The searches of the mode "best" in torch, for tensors on other devices than the CPU."""
 
 from __future__ import annotations
 

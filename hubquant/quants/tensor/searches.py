@@ -22,7 +22,7 @@ Search = Callable[[Tensor, Tensor, bool, TypeFormat], Tensor]
 _TWO_BIT_SHIFTS = tuple(0.5 * 1.17**k - 1 for k in range(28))
 _LINE_SHIFTS = ramp(-0.9, 0.05, 37)
 _SIX_BITS = Even(-32, 31)
-_SHARE = 0.5  # of the shrinkage that d makes up for with 2 bits and less
+_SHARE = 0.5  # of the shrinkage that d makes up for with 3 bits and less
 _IQ4 = Uneven((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), tuple(range(16)))
 _FLOAT4 = Uneven(
     (-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12), (15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7)
@@ -76,11 +76,22 @@ def _pairs(
     return packing.pack(fmt, {"d": d, "dmin": dmin, "scales": packed}, codes.flatten(1))
 
 
+def _q3_k(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+    """Integer scales of sub-blocks of 16."""
+    x, w = x.view(-1, 16, 16), w.view(-1, 16, 16)
+    levels = Even(-4, 3)
+    d, scales = best_scales(x, w, levels, _SIX_BITS, ramp(-0.8, 0.52, 6), rounds=1)
+    scale = d.unsqueeze(-1) * scales
+    codes = scaled.codes_of(x, scale, levels)
+    d = to_half(d * growth(_SHARE, x, w, scale.unsqueeze(-1) * (codes + levels.low)))
+    return packing.pack(fmt, {"d": d, "scales": packing.signed_six_bits(scales)}, codes.flatten(1))
+
+
 def _q6_k(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     """Integer scales of sub-blocks of 16."""
     x, w = x.view(-1, 16, 16), w.view(-1, 16, 16)
     levels = Even(-32, 31)
-    d, scales = best_scales(x, w, levels, Even(-128, 127), ramp(-5, 1.75, 5))
+    d, scales = best_scales(x, w, levels, Even(-128, 127), ramp(-5, 1.75, 5), rounds=0)
     codes = scaled.codes_of(x, d.unsqueeze(-1) * scales, levels)
     return packing.pack(fmt, {"d": d, "scales": scales}, codes.flatten(1))
 
@@ -192,6 +203,7 @@ SEARCHES: Mapping[str, Search] = {
     "Q2_K": partial(_pairs, 16, 3, 15, ramp(-0.45, 0.35, 4), 0.1),
     "Q4_K": partial(_pairs, 8, 15, 63, ramp(-1, 0.5, 5), 0.03),
     "Q5_K": partial(_pairs, 8, 31, 63, ramp(-1, 0.5, 5), 0.03),
+    "Q3_K": _q3_k,
     "Q6_K": _q6_k,
     "IQ4_NL": _iq4_nl,
     "IQ4_XS": _iq4_xs,

@@ -1,4 +1,4 @@
-"""The search of Q6_K: x ≈ d·s·code, whole s of either sign per sub-block; as :mod:`cpu.refine_signed`.
+"""The search of Q3_K and Q6_K: x ≈ d·s·code, whole s of either sign per sub-block; as :mod:`cpu.refine_signed`.
 
 ``x`` and ``w`` [blocks, groups, n]; scales [blocks, groups]; d [blocks]. For given codes the error of a scale is a
 quadratic with the moments Σ w·x·code and Σ w·code² [blocks, groups, 2] as coefficients.
@@ -74,14 +74,32 @@ def _start(moments: Tensor, value: Tensor, bounds: Even) -> tuple[Tensor, ...]:
     return best[1:]
 
 
-def best_scales(x: Tensor, w: Tensor, levels: Even, bounds: Even, shifts: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """d and whole scales within ``bounds``."""
+@fused(per_block)
+def _improve(x: Tensor, w: Tensor, d: Tensor, scales: Tensor, levels: Even, bounds: Even) -> tuple[Tensor, Tensor]:
+    """The best whole scales for the codes of the present ones and of their two neighbours, and their moments."""
+    best: tuple[Tensor, ...] = ()
+    for up in (-1, 0, 1):
+        other = (scales + up).clamp(bounds.low, bounds.high)
+        moments = _moments(x, w, reciprocal(d.unsqueeze(-1) * other), levels)
+        found = (*_whole(moments, d, bounds), moments)
+        best = keep_better(found[0] < best[0], found, best) if best else found
+    return best[1], best[2]
+
+
+def best_scales(
+    x: Tensor, w: Tensor, levels: Even, bounds: Even, shifts: tuple[float, ...], rounds: int
+) -> tuple[Tensor, Tensor]:
+    """d and whole scales within ``bounds``; each of ``rounds`` rounds codes anew, and fits d to them."""
     start = extreme(x) / levels.low
     d = to_half(extreme(start) / bounds.low)
     scales = bounds.nearest(start * reciprocal(d).unsqueeze(-1))
     best: tuple[Tensor, ...] = (_error(x, w, d.unsqueeze(-1) * scales, levels), d, scales)
     scale, moments = _search_scale(x, w, start, levels, shifts)
     d, scales = _start(moments, extreme(scale), bounds)
-    error = _error(x, w, d.unsqueeze(-1) * scales, levels)
-    best = keep_better(error < best[0], (error, d, scales), best)
+    for step in range(rounds + 1):
+        error = _error(x, w, d.unsqueeze(-1) * scales, levels)
+        best = keep_better(error < best[0], (error, d, scales), best)
+        if step < rounds:
+            scales, moments = _improve(x, w, d, scales, levels, bounds)
+            d = _fit_super(moments, scales, d)
     return best[1], best[2]

@@ -43,6 +43,6 @@ def _plain(x: Tensor, type: str) -> Tensor:
     mean = (total(x * x) / x.shape[1]).unsqueeze(-1)
     if type in {"IQ4_NL", "IQ4_XS"}:
         return mean + x * x
-    if type in {"IQ2_S", "IQ3_XXS", "IQ3_S"}:
+    if type in {"Q3_K", "IQ2_S", "IQ3_XXS", "IQ3_S"}:
         return square_root(2 * mean + x * x)
     return x * x
