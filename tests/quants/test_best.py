@@ -131,7 +131,8 @@ def test_any_shape_and_magnitude(
     values = rng.standard_normal((rows, n)) * np.exp(spread * rng.standard_normal((rows, n)))
     x = np.clip(values * 10.0**exponent, -limit, limit).astype(np.float32)
     # few blocks may be worse: the candidates are others than llama.cpp's
-    assert ratio(x, type, IMPORTANCE["lognormal"](rng, n) if weighted else None) <= 1.25
+    worst = 1.25 if rows * blocks > 16 else 2
+    assert ratio(x, type, IMPORTANCE["lognormal"](rng, n) if weighted else None) <= worst
 
 
 @pytest.mark.parametrize("type", BEST)
