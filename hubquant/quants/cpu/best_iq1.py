@@ -3,10 +3,9 @@
 Errors are weighed as in :mod:`iq1`. Each sub-block tries scales with the best entries for both shifts and keeps the
 best by least squares; then d is fitted to the 3-bit scales, and the entries are chosen anew.
 
-The d of least squares makes a row shorter than it was, and what a row lost is lost in every product with it, while the
-rest of the error averages out. So d is stored a little larger, and the entries are chosen for a somewhat smaller scale,
-which leaves fewer levels at 0. Both factors are where the divergence of the demo model is least; with entries chosen
-for an enlarged d itself it is 15 % larger.
+The d of least squares makes a row shorter than it was (:func:`refine.growth`). So the entries are chosen for a scale
+somewhat smaller than a d somewhat larger, which leaves fewer levels at 0, and then d grows. The first two factors are
+where the divergence of the demo model was least before d grew.
 """
 
 from __future__ import annotations

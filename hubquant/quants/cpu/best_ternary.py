@@ -1,5 +1,5 @@
 """TQ1_0, TQ2_0, Q1_0 and Q2_0 with scales by least squares, weighted by importance (llama.cpp takes the largest
-magnitude, or the mean one, and ignores importance).
+magnitude, or the mean one, and ignores importance), and but for Q1_0 a little larger (:func:`refine.growth`).
 
 Kernels have the arguments of those in :mod:`ternary`, with importance float32 [tiles, size, 16] before ``out`` in the
 weighted ones; the error is Σ importance·(x̂ − x)².
