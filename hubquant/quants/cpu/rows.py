@@ -77,7 +77,8 @@ def quantize_rows(x: Tensor, fmt: TypeFormat, kernels: Kernels, importance: Tens
     rows, n = x.shape
     out = np.empty((rows, fmt.row_bytes(n)), dtype=np.uint8)
     tiles = None if importance is None else _tiles(importance.float().cpu().numpy(), fmt.block_size)
-    chunk = min(max(x.numel() // (_CHUNKS * threads), _SMALL_CHUNK), _LARGE_CHUNK)
+    share = x.numel() // (_CHUNKS * threads if threads > 1 else 1)
+    chunk = min(max(share, _SMALL_CHUNK), _LARGE_CHUNK)
     step = LANES * max(1, chunk // (LANES * n))
 
     def work(start: int) -> None:
