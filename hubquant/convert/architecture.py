@@ -34,6 +34,10 @@ def nothing_more(tensors: Mapping[str, torch.Tensor], settings: Settings) -> Map
     return {}
 
 
+def nothing_unused(config: PreTrainedConfig) -> Collection[str]:  # noqa: ARG001
+    return ()
+
+
 def as_it_is(settings: Settings) -> Settings:
     return settings
 
@@ -52,6 +56,7 @@ class Architecture:
     ``told_by_tensors`` gives settings that a GGUF file tells only by its tensors, from these and the settings known
     before. ``translate`` makes a config.json that transformers knows from one that it does not. ``otherwise`` is the
     block of checkpoints that hold the same weights in other tensors, one of which is named before it.
+    ``unused`` names tensors that checkpoints may hold although no layer computes with them.
     ``generates`` is False for encoders, which predict no next token; ``own_code`` is True where transformers lacks
     the model's code.
     """
@@ -72,6 +77,7 @@ class Architecture:
     renames: tuple[tuple[str, str], ...] = ()
     told_by_tensors: Callable[[Mapping[str, torch.Tensor], Settings], Mapping[str, Any]] = nothing_more
     translate: Callable[[Settings], Settings] = as_it_is
+    unused: Callable[[PreTrainedConfig], Collection[str]] = nothing_unused
     generates: bool = True
     own_code: bool = False
     otherwise: tuple[str, Block] | None = None

@@ -182,7 +182,7 @@ def check_tensors(
     bundles = tuple(bundles)
     allowed = {name: shape for bundle in bundles for name, shape in bundle.source_shapes().items()}
     ignored = re.compile("|".join(architecture.ignored))
-    further = set(architecture.further_layers(config, found))
+    further = {*architecture.further_layers(config, found), *architecture.unused(config)}
     missing = [name for bundle in bundles for name in bundle.sources if name not in found]
     extra = [name for name in found if name not in allowed and name not in further and not ignored.search(name)]
     if missing:

@@ -42,6 +42,10 @@ def boolean(value: bool) -> KV:
     return KV(bool(value), GGUFValueType.BOOL)
 
 
+def booleans(values: Iterable[bool]) -> KV:
+    return KV(tuple(bool(v) for v in values), GGUFValueType.ARRAY, GGUFValueType.BOOL)
+
+
 def string(value: str) -> KV:
     return KV(str(value), GGUFValueType.STRING)
 

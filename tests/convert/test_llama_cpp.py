@@ -38,6 +38,20 @@ GEMMA3 = {
         "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
     },
 }
+GEMMA4 = TIED | {
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    "head_dim": 32,
+    "global_head_dim": 64,
+    "sliding_window": 32,
+    "hidden_size_per_layer_input": 0,
+}
+GEMMA4_SMALL = {
+    "num_kv_shared_layers": 3,
+    "use_double_wide_mlp": True,
+    "hidden_size_per_layer_input": 32,
+    "vocab_size_per_layer_input": 384,
+}
 GRANITE = {
     "attention_multiplier": 0.1,
     "embedding_multiplier": 3.0,
@@ -212,6 +226,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek3": ("deepseek_v3", LATENT | GROUPS),
     "deepseek3 with yarn": ("deepseek_v3", LATENT | GROUPS | {"rope_parameters": YARN_LATENT}),
     "glm4_moe": ("glm4_moe", GLM_EXPERTS | {"attention_bias": True}),
+    "gemma4": ("gemma4_text", GEMMA4),
+    "gemma4 small": ("gemma4_text", GEMMA4 | GEMMA4_SMALL),
+    "gemma4 with keys as values": (
+        "gemma4_text",
+        GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "final_logit_softcapping": 30.0},
+    ),
+    "gemma4 with experts": (
+        "gemma4_text",
+        GEMMA4
+        | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}
+        # llama.cpp takes GELU from a table in F16, and more layers of it add up
+        | {"num_hidden_layers": 3, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
+    ),
     "glm4_moe with norms of heads": ("glm4_moe", GLM_EXPERTS | {"use_qk_norm": True, "norm_topk_prob": False}),
     "ministral3": ("ministral3", {"rope_parameters": TEMPERED}),
     "mixtral": ("mixtral", EXPERTS),

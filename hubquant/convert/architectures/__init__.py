@@ -14,6 +14,7 @@ from hubquant.convert.architectures.falcon import FALCON
 from hubquant.convert.architectures.falcon_h1 import FALCON_H1
 from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.gemma3n import GEMMA3N
+from hubquant.convert.architectures.gemma4 import GEMMA4
 from hubquant.convert.architectures.glm4 import GLM4
 from hubquant.convert.architectures.glm4_moe import GLM4_MOE
 from hubquant.convert.architectures.gpt2 import GPT2
@@ -50,7 +51,7 @@ from hubquant.gguf_file.metadata import Metadata
 ARCHITECTURES: tuple[Architecture, ...] = (
     *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM3, SMOLLM3),
     *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
-    *(GEMMA, GEMMA2, GEMMA3, GEMMA3N),
+    *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
     *(GRANITE, GRANITE_MOE),
     *(OLMO, OLMO2, OLMO3, OLMOE),
     *(FALCON, GPT2, GPTNEOX),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder
-from hubquant.convert.operations import Dimensions, OperationFor, PadRows, Stack, always
+from hubquant.convert.operations import Dimensions, PadRows, Stack, always
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import (
     Constant,
@@ -119,7 +119,7 @@ class _SharedKeys:
 
 
 @dataclass(frozen=True)
-class _TableOfLayers:
+class TableOfLayers:
     """The layers' embeddings may be for fewer tokens than the model has; a GGUF file has them for all."""
 
     def check(self, settings: Settings) -> None:
@@ -127,7 +127,7 @@ class _TableOfLayers:
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         size = config.vocab_size_per_layer_input
-        if size > config.vocab_size:
+        if config.hidden_size_per_layer_input and size > config.vocab_size:
             raise out_of_range("vocab_size_per_layer_input", size, f"no more than vocab_size {config.vocab_size}")
         return {}
 
@@ -143,7 +143,8 @@ class _Unused(Module):
         yield Bundle((), {f"{place.stem(self.name)}.weight": place.shape(self.shape)}, values=(0.0,))
 
 
-def _pad(dimensions: Dimensions) -> PadRows:
+def pad_to_vocabulary(dimensions: Dimensions) -> PadRows:
+    """Of the layers' embeddings."""
     return PadRows(dimensions["n_vocab_per_layer"], dimensions["n_vocab"])
 
 
@@ -156,11 +157,10 @@ def _stack(name: str, stem: str) -> Tensors:
     )
 
 
-_PAD: tuple[OperationFor, ...] = (_pad,)
 _OUTSIDE: tuple[Row, ...] = (
     Embeddings(),
     norm("model.norm"),
-    Module("model.embed_tokens_per_layer", ("n_vocab", "n_per_layer_all"), operations=_PAD),
+    Module("model.embed_tokens_per_layer", ("n_vocab", "n_per_layer_all"), operations=(pad_to_vocabulary,)),
     linear("model.per_layer_model_projection", "n_per_layer_all", "n_embd"),
     norm("model.per_layer_projection_norm", "n_per_layer"),
     _stack("altup_projections", "altup_proj"),
@@ -254,7 +254,7 @@ GEMMA3N = Architecture(
         Fixed("hidden_size_per_layer_input", _PER_LAYER),
         Constant("embedding_length_per_layer_input", u32(_PER_LAYER)),
         Fixed("laurel_rank", _RANK),
-        _TableOfLayers(),
+        TableOfLayers(),
         _Sparsity(),
         _SharedKeys(),
     ),
