@@ -290,7 +290,7 @@ _OUTSIDE: tuple[Row, ...] = (
     _InSmallModels(
         Module("model.embed_tokens_per_layer", ("n_vocab", "n_per_layer_all"), operations=(pad_to_vocabulary,))
     ),
-    _InSmallModels(linear("model.per_layer_model_projection", "n_per_layer_all", "n_embd")),
+    _InSmallModels(Module("model.per_layer_model_projection", ("n_per_layer_all", "n_embd"))),  # never quantized
     _InSmallModels(norm("model.per_layer_projection_norm", "n_per_layer")),
 )
 _PER_LAYER: tuple[Row, ...] = (
