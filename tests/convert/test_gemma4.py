@@ -91,6 +91,7 @@ def rope(**changes: Any) -> dict[str, Any]:
         ({"tie_word_embeddings": False}, NotSupportedYet, "tie_word_embeddings"),
         ({"hidden_activation": "silu"}, NotSupportedYet, "hidden_activation"),
         ({"num_kv_shared_layers": 4}, CheckpointError, "num_kv_shared_layers|configuration"),
+        ({"num_kv_shared_layers": 1}, NotSupportedYet, "layers that share these keys"),
         ({"enable_moe_block": True}, CheckpointError, "num_experts"),
         ({"layer_types": KINDS[:3]}, HubquantError, "layer_types|configuration"),
         ({"layer_types": ["full_attention"] * 4, "num_kv_shared_layers": 0}, NotSupportedYet, "no layer of the kind"),
