@@ -1,12 +1,13 @@
 """Peak memory and speed of ``hubquant convert`` beside those of copying the same bytes.
 
-    python -m benchmarks.convert [--gigabytes 4] [--shards 8] [--rounds 3] [--folder DIR]
+    python -m benchmarks.convert [--gigabytes 4] [--shards 8] [--rounds 3] [--warm] [--folder DIR]
 
 The model is a Llama of random bf16 weights, made in a temporary folder (on the disk of DIR) and removed. Both jobs
-begin with its files out of the page cache and end when what they wrote is on the disk; they take turns. A conversion's
-time includes its start: the interpreter, the libraries, the plan and the check of the tokenizer, which take as long for
-a model of no size, converted just before. Ratios are medians over the rounds, of the whole conversion and of what
-remains without the start. "CPU s" is what a job takes of the processor, whatever else the machine does.
+begin with its files out of the page cache (in it, with --warm) and end when what they wrote is on the disk; they take
+turns. A conversion's time includes its start, until the file appears: the interpreter, the libraries, the plan, the
+check of the tokenizer, which take as long for a model of any size. Ratios are medians over the rounds, of the whole
+conversion and of what remains without the start. "CPU s" is what a job takes of the processor, whatever else the
+machine does.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+
+import psutil
 
 VOCABULARY = 32768
 SHARD = "model-{:05}-of-{:05}.safetensors"
@@ -50,12 +54,6 @@ def shapes(hidden: int, n_layer: int) -> Iterator[tuple[int, dict[str, tuple[int
         if layer == n_layer - 1:
             tensors |= {"model.norm.weight": (hidden,), "lm_head.weight": (VOCABULARY, hidden)}
         yield layer, tensors
-
-
-def make_models(folder: Path, small: Path, n_bytes: float, n_shards: int) -> None:
-    """A Llama as large as ``n_bytes`` allow, and a small one with the same vocabulary."""
-    make_model(folder, width(n_bytes, n_shards), n_shards)
-    make_model(small, 256, 1)
 
 
 def width(n_bytes: float, n_shards: int) -> int:
@@ -102,6 +100,14 @@ def make_model(folder: Path, hidden: int, n_shards: int) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def prepare(files: list[Path], *, warm: bool) -> None:
+    """Read the files, or forget them."""
+    if warm:
+        subprocess.run(["cat", *map(str, files)], stdout=subprocess.DEVNULL, check=True)
+    else:
+        forget(files)
+
+
 def forget(files: list[Path]) -> None:
     """Drop the files from the page cache, where the system lets one."""
     os.sync()
@@ -122,18 +128,33 @@ def settle(files: list[Path]) -> float:
     return time.monotonic() - start
 
 
-def convert(model: Path, target: Path) -> tuple[float, float, int]:
-    """Seconds, CPU seconds, and the peak of resident bytes."""
-    start = time.monotonic()
+@dataclass(frozen=True)
+class Conversion:
+    """``start`` and ``start_cpu`` are the parts of ``seconds`` and ``cpu`` before the file appears."""
+
+    seconds: float
+    cpu: float
+    start: float
+    start_cpu: float
+    peak: int  # resident bytes
+
+
+def convert(model: Path, target: Path) -> Conversion:
+    begin = time.monotonic()
+    start = start_cpu = 0.0
     command = [sys.executable, "-m", "hubquant", "convert", str(model), "-o", str(target), "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    while not (found := os.wait4(process.pid, os.WNOHANG))[0]:
+        if not start and any(target.parent.glob(f".{target.name}.*")):
+            start, start_cpu = time.monotonic() - begin, sum(psutil.Process(process.pid).cpu_times()[:2])
+        time.sleep(0.01)
+    _, status, usage = found
     if status:
         sys.exit("the conversion failed")
-    seconds = time.monotonic() - start + settle([target])
+    seconds = time.monotonic() - begin + settle([target])
     target.unlink()
     scale = 1 if sys.platform == "darwin" else 1024
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * scale
+    return Conversion(seconds, usage.ru_utime + usage.ru_stime, start, start_cpu, usage.ru_maxrss * scale)
 
 
 def copy(shards: list[Path], folder: Path) -> tuple[float, float]:
@@ -148,11 +169,11 @@ def copy(shards: list[Path], folder: Path) -> tuple[float, float]:
     return seconds, busy
 
 
-def run(folder: Path, n_bytes: float, n_shards: int, rounds: int) -> None:
-    model, small = folder / "model", folder / "small"
+def run(folder: Path, n_bytes: float, n_shards: int, rounds: int, *, warm: bool) -> None:
+    model = folder / "model"
     # Linux counts the memory of a process that starts another into the peak of the other: this one must stay small.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(make_models, model, small, n_bytes, n_shards).result()
+        pool.submit(make_model, model, width(n_bytes, n_shards), n_shards).result()
     shards = sorted(model.glob("*.safetensors"))
     size = sum(shard.stat().st_size for shard in shards)
     print(f"{size / 1e9:.2f} GB in {len(shards)} shards, {os.cpu_count()} cores, {rounds} rounds\n")
@@ -160,19 +181,18 @@ def run(folder: Path, n_bytes: float, n_shards: int, rounds: int) -> None:
     print("|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     whole, streams, peaks = [], [], []
     for _ in range(rounds):
-        start, start_cpu, _ = convert(small, folder / "small.gguf")
-        forget(shards)
-        seconds, cpu, peak = convert(model, folder / "model.gguf")
-        forget(shards)
+        prepare(shards, warm=warm)
+        made = convert(model, folder / "model.gguf")
+        prepare(shards, warm=warm)
         plain, plain_cpu = copy(shards, folder / "copy")
         print(
-            f"| {seconds:.1f} | {start:.1f} | {cpu:.1f} | {start_cpu:.1f} | {peak / 2**20:.0f} "
-            f"| {plain:.1f} | {plain_cpu:.1f} | {size / plain / 1e6:.0f} |",
+            f"| {made.seconds:.1f} | {made.start:.1f} | {made.cpu:.1f} | {made.start_cpu:.1f} "
+            f"| {made.peak / 2**20:.0f} | {plain:.1f} | {plain_cpu:.1f} | {size / plain / 1e6:.0f} |",
             flush=True,
         )
-        whole.append(plain / seconds)
-        streams.append(plain / (seconds - start))
-        peaks.append(peak)
+        whole.append(plain / made.seconds)
+        streams.append(plain / (made.seconds - made.start))
+        peaks.append(made.peak)
     shares = f"{median(streams):.0%} of the copy's speed, {median(whole):.0%} with the start"
     print(f"\npeak {max(peaks) / 1e9:.2f} GB; {shares}")
 
@@ -182,6 +202,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=4)
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm", action="store_true", help="begin with the files in the page cache")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="work on this disk")
     arguments = parser.parse_args()
     n_bytes = arguments.gigabytes * 1e9
@@ -189,7 +210,7 @@ def main() -> None:
     if free < 3 * n_bytes:
         sys.exit(f"{arguments.folder} has {free / 1e9:.1f} GB free; {3 * n_bytes / 1e9:.1f} GB may be needed")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        run(Path(folder), n_bytes, arguments.shards, arguments.rounds)
+        run(Path(folder), n_bytes, arguments.shards, arguments.rounds, warm=arguments.warm)
 
 
 if __name__ == "__main__":

@@ -42,10 +42,11 @@ A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a qu
 (`quantize.allow_requantize` in a recipe). Its tensors keep their names, and it has its tokenizer.
 
 Tensors stream from the checkpoint into the file: one of them, or those that are joined or split, in memory at a time.
-A bf16 Llama of 3.88 GB in 8 shards took a peak of 0.91 GB resident, libraries included, and 38 s of the processor, of
-which 11 s are the start and the check of the tokenizer. On two cores busy with other work it was written at 57
-to 83 MB/s, start included, where a copy of the shards had 256 to 434 MB/s: a fifth of its speed
-(`python -m benchmarks.convert`, three rounds, both from a cold cache to the disk).
+A bf16 Llama of 3.88 GB in 8 shards took a peak of 0.66 GB resident, libraries included, and 5.3 to 8.1 s of the
+processor. The start, with the check of the tokenizer, takes 4 s for a model of any size. After it the file was written
+at 122 % of the speed of a copy of the shards from a cold cache (the copy at 582 to 794 MB/s) and at 74 % from a warm
+one (2.3 GB/s); with the start at 64 % and 27 % (`python -m benchmarks.convert`, medians of five and four rounds, until
+all is on the disk, on two cores that had some other work).
 
 ## What is refused, and when
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import xxhash
 
 from hubquant.disk import writing
 from hubquant.gguf_file.layout import Layout
@@ -23,7 +23,7 @@ _CHUNK = 1 << 20  # bytes that stay in a core's cache between their checksum and
 class GGUFWriter:
     """Fills the tensors of ``layout`` in any order and renames the file to ``path`` when all are there.
 
-    The bytes go to ``<path>.partial``; ``<path>.partial.journal`` lists finished tensors with their CRC-32. A
+    The bytes go to ``<path>.partial``; ``<path>.partial.journal`` lists finished tensors with their XXH3. A
     writer opened again with an identical header takes over every tensor whose bytes still have that checksum; any
     other header starts from nothing. The header must therefore tell apart work that gives different bytes (it holds the
     recipe's fingerprint). Raises ``DiskFullError`` or ``OutputError`` when the place cannot be written.
@@ -57,15 +57,15 @@ class GGUFWriter:
             raise ValueError(f"{name} takes {entry.nbytes} bytes, not {size}")
         with writing(self.path):
             self._file.seek(self.layout.offsets[name])
-            checksum = 0
+            checksum = xxhash.xxh3_64()
             for view in views:
                 for start in range(0, len(view), _CHUNK):
                     chunk = view[start : start + _CHUNK]
-                    checksum = zlib.crc32(chunk, checksum)
+                    checksum.update(chunk)
                     while chunk:
                         chunk = chunk[self._file.write(chunk) or 0 :]
-            self._journal.write(f"{checksum:08x} {name}\n")
-        self._completed[name] = checksum
+            self._completed[name] = checksum.hexdigest()
+            self._journal.write(f"{self._completed[name]} {name}\n")
 
     def finish(self) -> Path:
         """Give the file its name. ``ValueError`` when tensors are missing."""
@@ -112,7 +112,7 @@ class GGUFWriter:
             self._partial.unlink(missing_ok=True)
             raise
 
-    def _recover(self) -> dict[str, int] | None:
+    def _recover(self) -> dict[str, str] | None:
         """Checksums of the tensors an earlier writer finished; None when there is nothing to go on from."""
         try:
             if self._partial.stat().st_size != self.layout.size:
@@ -128,27 +128,24 @@ class GGUFWriter:
             return None
         # A torn last line would swallow the next one, so the journal is written afresh.
         replacement = self._journal_path.with_name(self._journal_path.name + ".new")
-        replacement.write_text("".join(f"{sum_:08x} {name}\n" for name, sum_ in completed.items()), encoding="utf-8")
+        replacement.write_text("".join(f"{sum_} {name}\n" for name, sum_ in completed.items()), encoding="utf-8")
         os.replace(replacement, self._journal_path)
         return completed
 
-    def _checksum(self, file: Any, name: str) -> int:
+    def _checksum(self, file: Any, name: str) -> str:
         file.seek(self.layout.offsets[name])
-        left, checksum = self.layout.tensors[name].nbytes, 0
-        while left > 0:
-            chunk = file.read(min(left, _CHUNK))
-            if not chunk:
-                return -1
-            checksum = zlib.crc32(chunk, checksum)
+        left, checksum = self.layout.tensors[name].nbytes, xxhash.xxh3_64()
+        while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+            checksum.update(chunk)
             left -= len(chunk)
-        return checksum
+        return checksum.hexdigest()
 
 
-def _journal_lines(journal: str) -> Iterator[tuple[str, int]]:
+def _journal_lines(journal: str) -> Iterator[tuple[str, str]]:
+    """(name, checksum) of the lines that are whole."""
     for line in journal.split("\n")[:-1]:
         checksum, _, name = line.partition(" ")
-        if len(checksum) == 8 and all(digit in "0123456789abcdef" for digit in checksum):
-            yield name, int(checksum, 16)
+        yield name, checksum
 
 
 def _bytes(data: torch.Tensor | np.ndarray[Any, Any]) -> memoryview:
