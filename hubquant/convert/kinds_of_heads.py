@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, booleans, f32, i32s, u32
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig
 
 MOST_LAYERS = 10_000
-UNROTATED = 1e30  # what llama.cpp divides the frequencies by that do not rotate
+_UNROTATED = 1e30  # what llama.cpp divides the frequencies by that do not rotate
 _PATTERN, _HEADS_KV = "attention.sliding_window_pattern", "attention.head_count_kv"
 
 
@@ -24,7 +26,10 @@ def sees_all(config: PreTrainedConfig, layer: int) -> bool:
 
 
 def of_kind(config: PreTrainedConfig, kind: str) -> tuple[int, int]:
-    """Size of a head, and number of key-value heads, in the layers of a kind. All of them have the same."""
+    """Size of a head, and number of key-value heads, in the layers of a kind.
+
+    Raises ``NotSupportedYet`` where they differ, ``CheckpointError`` for numbers that no model has.
+    """
     found = {
         (int(each.head_dim), int(each.num_key_value_heads))
         for layer, each in enumerate(config.per_layer_config[i] for i in range(config.num_hidden_layers))
@@ -34,7 +39,13 @@ def of_kind(config: PreTrainedConfig, kind: str) -> tuple[int, int]:
         raise NotSupportedYet(f"heads that differ between layers of the kind {kind}")
     if not found:
         raise NotSupportedYet(f"no layer of the kind {kind}")
-    return found.pop()
+    size, kv_heads = found.pop()
+    if size < 1 or size % 2:
+        raise out_of_range("head_dim", size, "even, because rope rotates pairs")
+    if kv_heads < 1 or config.num_attention_heads % kv_heads:
+        heads = config.num_attention_heads
+        raise out_of_range("num_key_value_heads", kv_heads, f"a divisor of the {heads} attention heads")
+    return size, kv_heads
 
 
 @dataclass(frozen=True)
@@ -55,19 +66,11 @@ class HeadsByKind:
         if len(config.layer_types) != config.num_hidden_layers:
             raise out_of_range("layer_types", config.layer_types, f"{config.num_hidden_layers} kinds of layers")
         (size, kv_heads), (wide, wide_kv_heads) = of_kind(config, SLIDING), of_kind(config, FULL)
-        for each in (kv_heads, wide_kv_heads):
-            if config.num_attention_heads % each:
-                raise out_of_range(
-                    "num_key_value_heads", each, f"a divisor of the {config.num_attention_heads} attention heads"
-                )
-        for each in (size, wide):
-            if each % 2:
-                raise out_of_range("head_dim", each, "even, because rope rotates pairs")
         whole = [sees_all(config, layer) for layer in range(config.num_hidden_layers)]
-        by_layer = [wide_kv_heads if here else kv_heads for here in whole]
+        counts = [wide_kv_heads if here else kv_heads for here in whole]
         return {
             "attention.head_count": u32(config.num_attention_heads),
-            _HEADS_KV: u32(kv_heads) if kv_heads == wide_kv_heads else i32s(by_layer),
+            _HEADS_KV: u32(kv_heads) if kv_heads == wide_kv_heads else i32s(counts),
             "attention.key_length": u32(wide),
             "attention.value_length": u32(wide),
             "attention.key_length_swa": u32(size),
@@ -99,6 +102,7 @@ class HeadsByKind:
 
 
 def by_layer(metadata: Metadata, key: str, n_layer: int) -> tuple[Any, ...]:
+    """A number of each layer, from one for all or one for each."""
     found = metadata[key].value if key in metadata else 0
     values = found if isinstance(found, tuple) else (found,) * n_layer
     if len(values) != n_layer or not all(isinstance(value, int) for value in values):
@@ -144,9 +148,16 @@ class RopeByKind:
         return {"rope_parameters": {FULL: full, SLIDING: window}}
 
 
-def rotated_share(config: PreTrainedConfig) -> dict[str, tuple[float, ...]]:
-    """What each frequency is divided by: 1 where it rotates."""
+def frequency_divisors(config: PreTrainedConfig) -> dict[str, tuple[float, ...]]:
+    """``rope_freqs.weight`` of the layers that see the whole text: 1 where a frequency rotates."""
     size, _ = of_kind(config, FULL)
     share = config.rope_parameters[FULL].get("partial_rotary_factor", 1.0)
     rotated = int(share * size // 2)  # as transformers rounds
-    return {FREQS: (1.0,) * rotated + (UNROTATED,) * (size // 2 - rotated)}
+    return {FREQS: (1.0,) * rotated + (_UNROTATED,) * (size // 2 - rotated)}
+
+
+def rotated_share(divisors: torch.Tensor) -> float:
+    """The ``partial_rotary_factor`` that gives these divisors."""
+    rotated, n = int((divisors < _UNROTATED / 2).sum()), divisors.numel()
+    share = rotated / n
+    return share if int(share * 2 * n // 2) == rotated else math.nextafter(share, 1)

@@ -97,6 +97,7 @@ def rope(**changes: Any) -> dict[str, Any]:
         ({"layer_types": ["full_attention"] * 4, "num_kv_shared_layers": 0}, NotSupportedYet, "no layer of the kind"),
         ({"layer_types": "all"}, CheckpointError, "layer_types"),
         ({"per_layer_config": {"1": {"head_dim": 32}, "3": {"head_dim": 16}}}, NotSupportedYet, "heads that differ"),
+        ({"per_layer_config": {layer: {"num_key_value_heads": 0} for layer in "13"}}, CheckpointError, "num_key_value"),
         ({"vocab_size_per_layer_input": 1000}, CheckpointError, "vocab_size_per_layer_input"),
         ({"intermediate_size": 128}, CheckpointError, "12 tensors have other shapes"),
     ],

@@ -16,10 +16,10 @@ from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.architectures.gemma3n import TableOfLayers, pad_to_vocabulary
 from hubquant.convert.kinds_of_heads import (
     MOST_LAYERS,
-    UNROTATED,
     HeadsByKind,
     RopeByKind,
     by_layer,
+    frequency_divisors,
     of_kind,
     rotated_share,
     sees_all,
@@ -130,8 +130,7 @@ class _SoftCap(Number):
 def _told_by_tensors(tensors: Mapping[str, torch.Tensor], settings: Settings) -> Mapping[str, Any]:
     parameters = {kind: {**each} for kind, each in settings["rope_parameters"].items()}
     if FREQS in tensors:
-        divisors = tensors[FREQS]
-        parameters[FULL]["partial_rotary_factor"] = int((divisors < UNROTATED / 2).sum()) / divisors.numel()
+        parameters[FULL]["partial_rotary_factor"] = rotated_share(tensors[FREQS])
     layers = [layer for layer, kind in enumerate(settings["layer_types"]) if kind == FULL]
     own = [layer for layer in layers if f"blk.{layer}.attn_k.weight" in tensors]
     keys_are_values = bool(own) and f"blk.{own[0]}.attn_v.weight" not in tensors
@@ -225,11 +224,8 @@ def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
 
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
-    heads, (size, kv_heads), (wide, wide_kv_heads) = (
-        config.num_attention_heads,
-        of_kind(config, SLIDING),
-        of_kind(config, FULL),
-    )
+    heads = config.num_attention_heads
+    (size, kv_heads), (wide, wide_kv_heads) = of_kind(config, SLIDING), of_kind(config, FULL)
     experts = config.num_experts if config.enable_moe_block else 0
     n_ff_exp = config.moe_intermediate_size if experts else 0
     per_layer = config.hidden_size_per_layer_input or 0
@@ -282,7 +278,7 @@ GEMMA4 = Architecture(
     dimensions=_dimensions,
     outside=_OUTSIDE,
     block=_block,
-    constants=rotated_share,
+    constants=frequency_divisors,
     told_by_tensors=_told_by_tensors,
     unused=_unused,
 )
