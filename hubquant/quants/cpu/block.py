@@ -44,6 +44,12 @@ def nearest(value: Vector) -> Vector:
 
 
 @primitive
+def nearest_small(value: Vector) -> Vector:
+    """:func:`nearest` for magnitudes below 2²²."""
+    return (value + _MAGIC) - _MAGIC
+
+
+@primitive
 def minimum(a: Vector, b: Vector) -> Vector:
     """``a < b ? a : b``"""
     return where(a < b, a, b)

@@ -209,11 +209,11 @@ def _search_q3_weighted(x: Pointer, w: Pointer, block: Pointer) -> None:
     codes, scale, scales, mass = vectors(_SIZE), vectors(16), vectors(16), vectors(16)
     for j in range(16):
         sub, sub_w = offset(x, 16 * j), offset(w, 16 * j)
-        scale[j], inverse = symmetric(16, _f(4), sub, sub_w)
+        scale[j], inverse = symmetric(16, _f(4), sub, sub_w, True)
         mass[j] = total(16, sub_w)
         for i in range(16):
             codes[16 * j + i] = symmetric_code(inverse, _f(4), sub[i])
-    d, inverse = symmetric(16, _f(32), scale, mass)
+    d, inverse = symmetric(16, _f(32), scale, mass, False)
     for j in range(16):
         scales[j] = symmetric_code(inverse, _f(32), scale[j])
     _finish_q3(x, codes, scales, half_bits(d), block)
@@ -254,7 +254,7 @@ def _search_q6(x: Pointer, w: Pointer, block: Pointer) -> None:
     codes, scale = vectors(_SIZE), vectors(16)
     for j in range(16):
         sub = offset(x, 16 * j)
-        scale[j], inverse = symmetric(16, _f(32), sub, offset(w, 16 * j))
+        scale[j], inverse = symmetric(16, _f(32), sub, offset(w, 16 * j), True)
         for i in range(16):
             codes[16 * j + i] = symmetric_code(inverse, _f(32), sub[i])
     _finish_q6(x, scale, codes, block)

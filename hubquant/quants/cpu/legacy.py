@@ -76,7 +76,7 @@ def _symmetric(type: str, levels: np.float32) -> Kernel:
 
     @primitive
     def search(x: Pointer, w: Pointer, block: Pointer) -> None:
-        scale, inverse = symmetric(_SIZE, levels, x, w)
+        scale, inverse = symmetric(_SIZE, levels, x, w, True)
         put_half(block, 0, half_bits(scale))
         for i in range(_SIZE):
             x[i] = symmetric_code(inverse, levels, x[i])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubquant.quants.cpu.block import clamp, maximum, minimum, nearest
+from hubquant.quants.cpu.block import clamp, maximum, minimum, nearest, nearest_small
 from hubquant.quants.cpu.compile import primitive
 from hubquant.quants.cpu.simd import (
     Pointer,
@@ -28,6 +28,7 @@ _f = np.float32
 ZERO, ONE = _f(0), _f(1)
 _TINY = _f(1e-15)  # GROUP_MAX_EPS: groups below it count as zero
 _TENTH = _f(0.1)
+_SMALL = _f(2.0**21)
 
 
 @primitive
@@ -43,9 +44,9 @@ def extreme(n: int, x: Pointer) -> tuple[Vector, Vector]:
 
 
 @primitive
-def symmetric(n: int, levels: np.float32, x: Pointer, w: Pointer) -> tuple[Vector, Vector]:
+def symmetric(n: int, levels: np.float32, x: Pointer, w: Pointer, finite: bool) -> tuple[Vector, Vector]:
     """Scale for codes −levels … levels − 1 (``make_qx_quants``, rmse_type 1): 19 inverse scales around −levels /
-    extreme, the best by least squares.
+    extreme, the best by least squares. Values that are ``finite`` stay small when they are scaled.
 
     Returns ``(scale, inverse)``: the codes are those of ``inverse``, which is 0 in groups that are all but zero.
     """
@@ -54,6 +55,9 @@ def symmetric(n: int, levels: np.float32, x: Pointer, w: Pointer) -> tuple[Vecto
     scale = splat(ZERO)
     best = splat(ZERO)
     inverse = splat(ZERO)
+    products = vectors(32)
+    for i in range(n):
+        products[i] = w[i] * x[i]
     for step in range(19):
         shift = step - 10 if step < 10 else step - 9  # 0 first, then −9 … 9 without 0
         numerator = -(levels if step == 0 else levels + _TENTH * _f(shift))
@@ -61,8 +65,9 @@ def symmetric(n: int, levels: np.float32, x: Pointer, w: Pointer) -> tuple[Vecto
         lx = splat(ZERO)
         ll = splat(ZERO)
         for i in range(n):
-            code = clamp(nearest(candidate * x[i]), -levels, levels - ONE)
-            lx = lx + w[i] * x[i] * code
+            scaled = candidate * x[i]
+            code = clamp(nearest_small(scaled) if finite else nearest(scaled), -levels, levels - ONE)
+            lx = lx + products[i] * code
             ll = ll + w[i] * code * code
         if step == 0:
             inverse = candidate
@@ -80,6 +85,25 @@ def symmetric(n: int, levels: np.float32, x: Pointer, w: Pointer) -> tuple[Vecto
 def symmetric_code(inverse: Vector, levels: np.float32, x: Vector) -> Vector:
     """The stored code (offset by ``levels``) that :func:`symmetric` ended with."""
     return where(inverse == ZERO, ZERO, clamp(nearest(inverse * x), -levels, levels - ONE) + levels)
+
+
+@primitive
+def _line_sums(
+    n: int, top: np.float32, small: bool, x: Pointer, w: Pointer, inverse: Vector, base: Vector, codes: Pointer
+) -> tuple[Vector, Vector, Vector]:
+    """``codes`` 0 … top of inverse · (x − base), and Σ w·code, Σ w·code², Σ w·code·x."""
+    sum_l = splat(ZERO)
+    sum_l2 = splat(ZERO)
+    sum_xl = splat(ZERO)
+    for i in range(n):
+        scaled = inverse * (x[i] - base)
+        code = clamp(nearest_small(scaled) if small else nearest(scaled), ZERO, top)
+        codes[i] = code
+        weighted = w[i] * code
+        sum_l = sum_l + weighted
+        sum_l2 = sum_l2 + weighted * code
+        sum_xl = sum_xl + weighted * x[i]
+    return sum_l, sum_l2, sum_xl
 
 
 @primitive
@@ -103,6 +127,7 @@ def asymmetric(
         high = maximum(x[i], high)
         sum_w = sum_w + w[i]
         sum_x = sum_x + w[i] * x[i]
+    least = low
     low = where(low > ZERO, ZERO, low)
     alive = high > low
     inverse = where(alive, top / (high - low), ZERO)
@@ -114,16 +139,11 @@ def asymmetric(
         best = best + w[i] * (absolute(error) if linear else error * error)
     for step in range(steps + 1):
         candidate = where(alive, (start + delta * _f(step) + top) / (high - low), ZERO)
-        sum_l = splat(ZERO)
-        sum_l2 = splat(ZERO)
-        sum_xl = splat(ZERO)
-        for i in range(n):
-            code = clamp(nearest(candidate * (x[i] - low)), ZERO, top)
-            codes[i] = code
-            weighted = w[i] * code
-            sum_l = sum_l + weighted
-            sum_l2 = sum_l2 + weighted * code
-            sum_xl = sum_xl + weighted * x[i]
+        largest = absolute(candidate) * maximum(absolute(high - low), absolute(least - low))
+        if any_lane(~(largest < _SMALL)):  # all but never
+            sum_l, sum_l2, sum_xl = _line_sums(n, top, False, x, w, candidate, low, codes)
+        else:
+            sum_l, sum_l2, sum_xl = _line_sums(n, top, True, x, w, candidate, low, codes)
         determinant = sum_w * sum_l2 - sum_l * sum_l
         intercept = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
         positive = intercept > ZERO
