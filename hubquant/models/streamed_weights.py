@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +61,14 @@ class StreamedWeights:
                 f"weights of {next(iter(tensors))} do not fit transformers' model",
                 hint="compare config.json and the weights with the original repository",
             )
+        _give_back()
 
     def unload(self, block: int) -> None:
         for module in self.blocks[block].modules():
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     module._parameters[name] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+        _give_back()
 
     def load_rest(self, tokens: torch.Tensor) -> None:
         """What is in no block but the output layer; of tables with a row for each token the rows of ``tokens``."""
@@ -121,6 +124,13 @@ class StreamedWeights:
     def _output_names(self) -> list[str]:
         path = next(name for name, module in self.skeleton.named_modules() if module is self._output)
         return [name for name in self._checkpoint.tensors if name.startswith((f"{path}.", "embed_out."))]
+
+
+def _give_back() -> None:
+    """Let the C library return freed memory to the system: glibc keeps what was freed in each thread's arena."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class _Renumbered:
