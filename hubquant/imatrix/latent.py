@@ -72,12 +72,8 @@ def _attend(
     if state is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     latents, show = state
-    latent = latents.pop().reshape(len(value), 1, -1, latents_size(module))
+    latent = latents.pop().reshape(len(value), 1, -1, module.kv_lora_rank)
     both = torch.cat([value, latent.expand(-1, value.shape[1], -1, -1)], dim=-1)
     result, _ = sdpa_attention_forward(module, query, key, both, attention_mask, **settings)
     show(result[..., value.shape[-1] :].flatten(2))
     return result[..., : value.shape[-1]], None
-
-
-def latents_size(module: Any) -> int:
-    return int(module.kv_lora_rank)
