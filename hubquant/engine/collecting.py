@@ -65,13 +65,13 @@ def observe_source(source: SourceModel, conversion: Conversion) -> Observable:
 def choose_way(settings: Imatrix, shapes: Shapes, *, can_stream: bool) -> Way:
     """How the model is run: as the settings say, or by whether its weights leave a fifth of the memory free.
 
-    Raises ``ImatrixError`` for a model too large to be loaded that cannot be streamed.
+    Raises ``ImatrixError`` when a GGUF file, which cannot be streamed, is to be offloaded.
     """
-    if settings.offload == "stream" and not can_stream:
+    if settings.offload not in ("auto", "none") and not can_stream:
         raise ImatrixError(
-            "a GGUF file cannot be streamed",
+            "a GGUF file cannot be offloaded",
             why="its weights are read back into transformers' model as a whole",
-            hint="collect from the checkpoint, or use --offload disk",
+            hint="collect from the checkpoint, or leave imatrix.offload (--offload) at auto",
         )
     if settings.offload != "auto":
         return settings.offload

@@ -111,7 +111,16 @@ def test_what_a_recipe_cannot_do_with_it(file: Path, small_settings: list[str], 
     cases = {
         "cannot be read": ("plan", str(tmp_path / "nothing.gguf")),
         "a GGUF file has a tokenizer already": ("plan", str(file), "--pre-tokenizer", "gpt-2"),
-        "cannot be streamed": ("plan", str(file), *small_settings, "--set", "imatrix.offload=stream"),
+        "file cannot be offloaded": ("plan", str(file), *small_settings, "--set", "imatrix.offload=stream"),
+        "GGUF file cannot be offloaded": (
+            "imatrix",
+            "collect",
+            str(file),
+            "-o",
+            str(tmp_path / "x"),
+            "--offload",
+            "disk",
+        ),
     }
     for message, arguments in cases.items():
         refused = hubquant(*arguments)
