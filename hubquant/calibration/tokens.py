@@ -38,9 +38,8 @@ def tokenize(source: TextSource, tokenizer: PreTrainedTokenizerBase, needed: int
     """At least ``needed`` token ids of ``source``, or all of them when it is shorter.
 
     The documents are tokenized as one text, with the special tokens that the tokenizer adds; one trailing newline is
-    removed. Rows end with a newline each. Special tokens are recognised in rendered
-    conversations, and where the source says so. No more of
-    the source is read than ``needed`` takes.
+    removed. Rows end with a newline each. Special tokens are recognised in rendered conversations, and where the source
+    says so. No more of the source is read than ``needed`` takes.
     """
     first, texts = _rendered(source, tokenizer, seed)
     special = source.parse_special or not isinstance(first, str)

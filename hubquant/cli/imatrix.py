@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,16 +16,9 @@ app = typer.Typer(
 )
 
 
-class Offload(StrEnum):
-    auto = "auto"
-    none = "none"
-    cpu = "cpu"
-    disk = "disk"
-    stream = "stream"
-
-
 OffloadOption = Annotated[
-    Offload, typer.Option("--offload", help="For models larger than memory; stream has one block in memory at a time.")
+    Literal["auto", "none", "cpu", "disk", "stream"],
+    typer.Option("--offload", help="For models larger than memory; stream has one block in memory at a time."),
 ]
 TextOption = Annotated[
     list[str] | None, typer.Option("--file", "-f", help="A text, jsonl or parquet file or a Hub dataset. Repeatable.")
@@ -53,7 +45,7 @@ def collect(
         int, typer.Option("--save-frequency", min=0, help="Write it to OUT.at_N every so many chunks.")
     ] = 0,
     shard: Annotated[str | None, typer.Option("--shard", help="One of several parts, to be merged: 2/4.")] = None,
-    offload: OffloadOption = Offload.auto,
+    offload: OffloadOption = "auto",
     max_memory: Annotated[
         list[str] | None,
         typer.Option("--max-memory", help="For --offload cpu or disk: cpu=12GiB, 0=20GiB. Repeatable."),
@@ -80,13 +72,7 @@ def collect(
         perplexity=not no_ppl,
         output_every=output_frequency,
         save_every=save_frequency,
-        settings=Imatrix.model_validate(
-            {
-                "process_output": process_output,
-                "offload": offload.value,
-                "max_memory": parse_max_memory(max_memory or ()),
-            }
-        ),
+        settings=Imatrix(process_output=process_output, offload=offload, max_memory=parse_max_memory(max_memory or ())),
     )
     matrix = collect_imatrix(request, output.progress())
     output.data(

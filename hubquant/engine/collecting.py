@@ -107,18 +107,21 @@ def open_weights(checkpoint: Checkpoint) -> StreamedWeights:
     """A checkpoint on disk, to be read block by block."""
     from hubquant.convert.config import read_architecture
     from hubquant.convert.plain import plain_checkpoint
+    from hubquant.convert.tables import Embeddings
     from hubquant.models.load import default_device
     from hubquant.models.streamed_weights import StreamedWeights
 
     plain, _ = plain_checkpoint(checkpoint)
     architecture, config = read_architecture(plain.config)
-    return StreamedWeights(plain.renamed(architecture.renames), config, architecture.blocks, default_device())
+    output = next(row.output for row in architecture.outside if isinstance(row, Embeddings))
+    return StreamedWeights(plain.renamed(architecture.renames), config, architecture.blocks, output, default_device())
 
 
 def collect(
     observable: Observable,
     chunks: Chunks,
     settings: Imatrix,
+    way: Way,
     keeping: Keeping,
     progress: Progress,
     *,
@@ -127,7 +130,7 @@ def collect(
     watch: Callable[[Collection], None] = lambda _: None,
     model: PreTrainedModel | None = None,
 ) -> Collection:
-    """Run the model over ``chunks``; goes on from what ``keeping`` kept.
+    """Run the model over ``chunks`` in the ``way`` that was chosen; goes on from what ``keeping`` kept.
 
     ``watch`` is shown the collection after every batch, unless the model is streamed. ``model`` is the loaded model, if
     it is.
@@ -138,7 +141,6 @@ def collect(
 
     facts = {"model": observable.name, "model_identity": observable.identity, **(provenance or {})}
     wanted = Wanted(settings.process_output, score, facts)
-    way = choose_way(settings, observable.shapes, can_stream=observable.stream is not None)
     folder = keeping.path.parent
     if way == "stream" and observable.stream is not None:
         from hubquant.models.stream import BlockStream

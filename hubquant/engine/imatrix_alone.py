@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +55,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def parse_max_memory(pairs: Sequence[str]) -> Mapping[str, str]:
+def parse_max_memory(pairs: Sequence[str]) -> dict[str, str]:
     """ "cpu=12GiB" by device, as transformers has it."""
     parsed = [re.fullmatch(r"(cpu|\d+)=(\d+(?:\.\d+)?\s*[KMGT]i?B)", pair, re.IGNORECASE) for pair in pairs]
     if None in parsed:
@@ -89,6 +89,7 @@ def collect_imatrix(request: Request, progress: Progress) -> ImportanceMatrix:
         observable,
         tokens,
         request.settings,
+        way,
         keeping,
         progress,
         score=_score if request.perplexity else None,

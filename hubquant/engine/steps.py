@@ -77,11 +77,11 @@ def observe_model(work: Work) -> ImportanceMatrix | None:
     model = work.source.load() if wanted and whole else None
     if plan.calibration is not None and plan.artifacts.imatrix is not None:
         _step(work, "imatrix", describe(plan.calibration), plan.artifacts.imatrix)
-        if plan.artifacts.imatrix in wanted:
+        if plan.way is not None and plan.artifacts.imatrix in wanted:
             folder = workspace.open_building(plan.artifacts.imatrix)
             observable = observe_source(work.source, plan.conversion)
             keeping = Keeping(folder / SNAPSHOT, plan.artifacts.imatrix.fingerprint)
-            collection = collect(observable, plan.calibration, settings, keeping, work.progress, model=model)
+            collection = collect(observable, plan.calibration, settings, plan.way, keeping, work.progress, model=model)
             finish(collection, observable, work.progress).save(folder / IMATRIX)
             keeping.path.unlink(missing_ok=True)
             workspace.complete(plan.artifacts.imatrix)

@@ -21,10 +21,11 @@ class StreamedWeights:
     """A model without weights (``skeleton``), and its weights to put into it, in float32 on ``device``.
 
     ``checkpoint`` has the names of today and plain floats; ``blocks_path`` is where the list of blocks is in the model
-    and in the checkpoint. Nothing is read before :meth:`load_rest`.
+    and in the checkpoint, ``output`` what the checkpoint calls the output layer. Nothing is read before
+    :meth:`load_rest`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: Any, blocks_path: str, device: str = "cpu") -> None:
+    def __init__(self, checkpoint: Checkpoint, config: Any, blocks_path: str, output: str, device: str) -> None:
         from accelerate import init_empty_weights
         from transformers import AutoModelForCausalLM
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -36,6 +37,7 @@ class StreamedWeights:
         self._output: Any = self.skeleton.get_output_embeddings()
         self.blocks: list[Any] = list(self.skeleton.get_submodule(blocks_path))
         self._checkpoint, self._prefix, self._device = checkpoint, f"{blocks_path}.", device
+        self._output_names = [name for name in checkpoint.tensors if name.startswith(f"{output}.")]
         self._mapping: Any = get_model_conversion_mapping(self.skeleton)
         for module in self.skeleton.modules():
             for name, buffer in module._buffers.items():
@@ -73,11 +75,10 @@ class StreamedWeights:
     def load_rest(self, tokens: torch.Tensor) -> None:
         """What is in no block but the output layer; of tables with a row for each token the rows of ``tokens``."""
         tables = self._token_tables()
-        output = self._output_names()
         names = [
             name
             for name in self._checkpoint.tensors
-            if not name.startswith(self._prefix) and name not in output and name not in tables
+            if not name.startswith(self._prefix) and name not in self._output_names and name not in tables
         ]
         self.load(self._read(names))
         for name, module in tables.items():
@@ -91,15 +92,13 @@ class StreamedWeights:
 
     def load_output(self) -> None:
         """The output layer, which may be the same matrix as the embedding."""
-        head = self._output
-        names = self._output_names()
-        if names:
-            self.load(self._read(names))
-        if head.weight.is_meta:
+        if self._output_names:
+            self.load(self._read(self._output_names))
+        if self._output.weight.is_meta:
             embedding = self.skeleton.get_input_embeddings()
             (name,) = (name for name, module in self._token_tables().items() if module is embedding)
             whole = self._checkpoint.read(name).float().to(self._device)
-            head.weight = torch.nn.Parameter(whole, requires_grad=False)
+            self._output.weight = torch.nn.Parameter(whole, requires_grad=False)
 
     def _read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         # What a checkpoint gives lies in its file until it is used; a copy is there when the block's turn comes.
@@ -120,10 +119,6 @@ class StreamedWeights:
             if isinstance(module, torch.nn.Embedding) and module.num_embeddings in sizes
         }
         return {name: module for name, module in found.items() if name in self._checkpoint.tensors}
-
-    def _output_names(self) -> list[str]:
-        path = next(name for name, module in self.skeleton.named_modules() if module is self._output)
-        return [name for name in self._checkpoint.tensors if name.startswith((f"{path}.", "embed_out."))]
 
 
 def _give_back() -> None:
