@@ -53,7 +53,7 @@ class Observable:
 def observe_source(source: SourceModel, conversion: Conversion) -> Observable:
     """A source whose weights are on disk."""
     return Observable(
-        source.id or source.name,
+        source.full_name,
         source.identity["model"],
         conversion.shapes,
         conversion.taps,

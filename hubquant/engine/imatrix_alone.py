@@ -68,20 +68,23 @@ def collect_imatrix(request: Request, progress: Progress) -> ImportanceMatrix:
     from hubquant.imatrix import Keeping, lost_in_dat
     from hubquant.imatrix.files import DAT
 
-    source = open_runnable(request.model, request.pre_tokenizer)
-    way = choose_way(request.settings, source.shapes, can_stream=source.can_stream)
+    runnable = open_runnable(request.model, request.pre_tokenizer)
+    source = runnable.source
+    way = choose_way(request.settings, runnable.conversion.shapes, can_stream=source.can_stream)
     if way == "stream" and (request.output_every or request.save_every):
         raise UserError(
             "a streamed collection has no matrix before its end",
             why="all chunks pass one block after the other",
             hint="leave out --output-frequency and --save-frequency",
         )
-    whole = _chunks(request, source.tokenizer)
+    whole = _chunks(request, source.tokenizer())
     tokens = whole if request.shard is None else _shard(whole, *request.shard)
     with writing(request.out):
         request.out.parent.mkdir(parents=True, exist_ok=True)
-    observable = source.fetch(progress)
-    keeping = Keeping(request.out.with_name(f".{request.out.name}.partial"), f"{source.name} {source.revision}")
+    observable = runnable.observable(progress)
+    keeping = Keeping(
+        request.out.with_name(f".{request.out.name}.partial"), f"{source.full_name} {source.exact_revision}"
+    )
     provenance = {"calibration_sha256": whole.fingerprint}
     if request.shard:
         provenance["shard"] = "{}/{}".format(*request.shard)

@@ -24,11 +24,12 @@ def baseline(model: str, texts: Sequence[str], out: Path, chunks: int, chunk_siz
     """Store the source model's next-token distributions in ``out``."""
     from hubquant.calibration import build
 
-    source = open_runnable(model)
-    tokens = build(text_sources(texts, Evaluate().sources), source.tokenizer, chunk_size, chunks, seed=0)
+    runnable = open_runnable(model)
+    tokens = build(text_sources(texts, Evaluate().sources), runnable.source.tokenizer(), chunk_size, chunks, seed=0)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    measure_baseline(source.load(progress), source.name, source.revision, tokens, out, progress)
+    source = runnable.source
+    measure_baseline(runnable.load(progress), source.full_name, source.exact_revision, tokens, out, progress)
     return out
 
 
@@ -46,8 +47,8 @@ def perplexity(model: str, texts: Sequence[str], chunks: int, chunk_size: int, p
     from hubquant.calibration import build
     from hubquant.evaluate import perplexity as measure
 
-    source = open_runnable(model)
-    tokens = build(text_sources(texts, Evaluate().sources), source.tokenizer, chunk_size, chunks, seed=0)
-    loaded = source.load(progress)
+    runnable = open_runnable(model)
+    tokens = build(text_sources(texts, Evaluate().sources), runnable.source.tokenizer(), chunk_size, chunks, seed=0)
+    loaded = runnable.load(progress)
     with progress.bar("perplexity", len(tokens), "chunks") as advance:
         return measure(loaded, tokens, advance=advance)

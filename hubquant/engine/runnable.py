@@ -1,13 +1,12 @@
-"""A model that can be run: a checkpoint or a GGUF file, with the tokenizer that belongs to it."""
+"""A model that can be run: a checkpoint or a GGUF file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hubquant.convert.conversion import Conversion
-from hubquant.engine.collecting import Observable, Shapes, observe_source
+from hubquant.engine.collecting import Observable, observe_source
 from hubquant.engine.progress import Progress
 from hubquant.engine.source import SourceModel, open_source
 from hubquant.errors import NotSupportedYet
@@ -16,23 +15,23 @@ from hubquant.recipe.load import model_reference
 from hubquant.recipe.schema import ModelReference
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
 class Runnable:
-    """``tokenizer`` is there at once; ``fetch`` brings the weights to this machine."""
+    """A source and what its weights become."""
 
-    name: str
-    revision: str
-    tokenizer: PreTrainedTokenizerBase
-    shapes: Shapes
-    can_stream: bool
-    fetch: Callable[[Progress], Observable]
+    source: SourceModel
+    conversion: Conversion
+
+    def observable(self, progress: Progress) -> Observable:
+        """With its weights on this machine."""
+        return observe_source(self.source.download(progress), self.conversion)
 
     def load(self, progress: Progress) -> PreTrainedModel:
         """The model in memory, spread over all devices."""
-        return self.fetch(progress).load(Placement(spread=True))
+        return self.source.download(progress).load(Placement(spread=True))
 
 
 def open_runnable(model: str, pre_tokenizer: str | None = None) -> Runnable:
@@ -40,14 +39,7 @@ def open_runnable(model: str, pre_tokenizer: str | None = None) -> Runnable:
     source, conversion = open_model(model, pre_tokenizer)
     if conversion.cannot_run:
         raise NotSupportedYet(f"running {conversion.architecture} models", why=conversion.cannot_run)
-    return Runnable(
-        source.id or source.name,
-        source.exact_revision,
-        source.tokenizer(),
-        conversion.shapes,
-        source.can_stream,
-        lambda progress: observe_source(source.download(progress), conversion),
-    )
+    return Runnable(source, conversion)
 
 
 def open_model(model: str, pre_tokenizer: str | None = None) -> tuple[SourceModel, Conversion]:

@@ -66,8 +66,7 @@ class SourceModel:
         """The keys that come before those of the conversion."""
         from hubquant.convert.general import general_metadata
 
-        name = self.id or self.name
-        return general_metadata(self.folder, self.card, name, n_parameters, quantized_by="hubquant")
+        return general_metadata(self.folder, self.card, self.full_name, n_parameters, quantized_by="hubquant")
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         from hubquant.models import load_tokenizer
@@ -79,6 +78,11 @@ class SourceModel:
         from hubquant.models import load
 
         return load(self.folder, placement=placement)
+
+    @property
+    def full_name(self) -> str:
+        """With its owner where it is on the Hub."""
+        return self.id or self.name
 
     @property
     def exact_revision(self) -> str:

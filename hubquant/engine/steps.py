@@ -90,7 +90,7 @@ def observe_model(work: Work) -> ImportanceMatrix | None:
         if model is not None and plan.artifacts.baseline in wanted:
             folder = workspace.open_building(plan.artifacts.baseline)
             source, path = work.source, folder / BASELINE
-            name, revision = source.id or source.name, source.exact_revision
+            name, revision = source.full_name, source.exact_revision
             measure_baseline(model, name, revision, plan.evaluation, path, work.progress)
             workspace.complete(plan.artifacts.baseline)
     if plan.imatrix is not None:
