@@ -15,12 +15,18 @@ def publish(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of a run.")],
     to: Annotated[str, typer.Option("--to", help="The Hub repository, such as me/Qwen3-0.6B-GGUF.")],
     private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be uploaded and stop.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Upload a finished folder: files first, the card last. What is there already is not sent again."""
+    """Upload what a run made in a folder: files first, the card last. What is there already is not sent again."""
+    from hubquant.engine.alone import finished_folder
     from hubquant.engine.alone import publish as publish_folder
 
     output = Output(as_json=as_json, quiet=quiet)
+    if dry_run:
+        names = list(finished_folder(folder).publishable())
+        output.data({"to": to, "uploads": names}, "\n".join([f"would upload to {to}:", *names]))
+        return
     pushed = publish_folder(folder, to, private, output.progress())
     output.data(asdict(pushed), f"{pushed.url}  {len(pushed.uploaded)} files uploaded")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.convert.conversion import Conversion, stream
 from hubquant.disk import writing
+from hubquant.engine.contents import CARD
 from hubquant.engine.files import (
     ImatrixFacts,
     Weights,
@@ -21,13 +22,14 @@ from hubquant.engine.files import (
 )
 from hubquant.engine.gguf_source import GGUFSource
 from hubquant.engine.given_imatrix import open_imatrix, use_notes, used, used_artifact
+from hubquant.engine.output_folder import OutputFolder
 from hubquant.engine.plan import check_tokenizer, conversion_weights, settle_types
 from hubquant.engine.progress import Progress
 from hubquant.engine.quantizing import Target, Wanted
 from hubquant.engine.runnable import open_model
 from hubquant.engine.source import SourceModel
 from hubquant.engine.steps import write_targets
-from hubquant.engine.workspace import fingerprint
+from hubquant.engine.workspace import FOLDER, fingerprint
 from hubquant.errors import UserError
 from hubquant.mix import file_type
 from hubquant.recipe.schema import Imatrix, Quantize, Rule, TextSource
@@ -140,15 +142,33 @@ def imatrix_settings(references: Sequence[str], include: Sequence[str], exclude:
 
 
 def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
+    """Upload a finished folder of a run. Raises ``UserError`` for any other folder."""
     from hubquant.engine.run import push_folder
     from hubquant.hub.push import can_write
 
-    if not folder.is_dir() or not any(folder.rglob("*.gguf")):
-        raise UserError(
-            f"there is nothing to publish in {folder}", hint="make it first: hubquant run MODEL --out " + str(folder)
-        )
+    made = finished_folder(folder)
     can_write(to)
-    return push_folder(folder, to, private, progress)
+    return push_folder(made, to, private, progress)
+
+
+def finished_folder(folder: Path) -> OutputFolder:
+    """The folder of a run. Raises ``UserError`` for any other."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}", hint=f"make it first: hubquant run MODEL --out {folder}")
+    if not (folder / FOLDER).is_dir():
+        raise UserError(
+            f"hubquant did not make {folder}",
+            why="only what `hubquant run` made and checked is published",
+            hint="hubquant run MODEL --push REPO",
+        )
+    made = OutputFolder(folder)
+    if CARD not in made:
+        raise UserError(
+            f"there is nothing to publish in {folder}",
+            why="no run has finished there",
+            hint=f"run it to its end first: hubquant run MODEL --out {folder}",
+        )
+    return made
 
 
 def open_readable(source: SourceModel, conversion: Conversion, progress: Progress) -> Readable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from hubquant import __version__
 from hubquant.disk import writing
+from hubquant.engine.contents import CARD, IMATRIX, PLOT, RECIPE, dataset_of_results
+from hubquant.engine.given_imatrix import GivenImatrix
+from hubquant.engine.output_folder import OutputFolder
 from hubquant.engine.plan import Plan
 from hubquant.engine.report import FileReport, Report
-from hubquant.engine.steps import IMATRIX, Work
+from hubquant.engine.steps import Work
 from hubquant.evaluate import MeasuredFile, recommend
 from hubquant.evaluate.plot import plot
 from hubquant.hub.card import Card, CardRow, CardText, render
@@ -23,13 +27,10 @@ from hubquant.recipe.schema import Publish, Recipe, TextSource
 if TYPE_CHECKING:
     from hubquant.evaluate import Divergence, RuntimeCheck, TensorCheck
 
-PLOT = "plot.png"
-CARD = "README.md"
-RECIPE = "recipe.yaml"
-
 
 def assemble(
     work: Work,
+    output: OutputFolder,
     divergences: Mapping[str, Divergence],
     verified: Mapping[str, TensorCheck],
     runtimes: Mapping[str, RuntimeCheck],
@@ -49,17 +50,21 @@ def assemble(
     report = Report(plan.source.name, plan.output, reports)
     measured = [file.measured for file in report.passed]
     work.progress.step("card", str(plan.output / CARD))
-    _place_files(work, {file.type for file in measured})
-    work.workspace.write(plan.output / RECIPE, dump_recipe(_reproducible(plan)).encode())
+    placed = _place_files(work, output, {file.type for file in measured})
+    contents = {RECIPE: dump_recipe(_reproducible(plan)).encode()}
     if divergences and measured:
-        work.workspace.write(plan.output / PLOT, plot(measured, f"{plan.source.name}: size and divergence"))
-    for path, text in _eval_results(plan, measured).items():
-        work.workspace.write(plan.output / path, text.encode())
-    work.workspace.write(plan.output / CARD, render(_card(plan, report)).encode())
+        contents[PLOT] = plot(measured, f"{plan.source.name}: size and divergence")
+    contents |= {path: text.encode() for path, text in _eval_results(plan, measured).items()}
+    contents[CARD] = render(_card(plan, report)).encode()
+    for name in set(output) - placed - contents.keys():
+        output.remove(name)
+    for name, content in contents.items():
+        if kept := output.write(name, content):
+            work.progress.note(f"{name} may have been edited by hand: what it was is kept as {kept}")
     return report
 
 
-def _place_files(work: Work, ftypes: set[str]) -> None:
+def _place_files(work: Work, output: OutputFolder, ftypes: set[str]) -> set[str]:
     plan = work.plan
     wanted: dict[str, Path] = {}
     for file in plan.files:
@@ -67,17 +72,24 @@ def _place_files(work: Work, ftypes: set[str]) -> None:
             wanted |= dict(zip(file.paths, work.file_paths(file), strict=True))
     if plan.artifacts.imatrix is not None:
         wanted[IMATRIX] = work.workspace.path(plan.artifacts.imatrix) / IMATRIX
-    elif plan.imatrix is not None and plan.imatrix.path is not None:
-        wanted[IMATRIX] = plan.imatrix.path
-    with writing(plan.output):
-        for present in plan.output.rglob("*.gguf"):
-            name = present.relative_to(plan.output).as_posix()
-            if name not in wanted and not name.startswith("."):
-                present.unlink()
+    elif plan.imatrix is not None:
+        wanted[IMATRIX] = _own_copy(work, plan.imatrix)
     for name, source in wanted.items():
-        work.workspace.place(source, plan.output / name)
-    if plan.imatrix is not None and plan.imatrix.path is None:
-        plan.imatrix.matrix.save(plan.output / IMATRIX)
+        output.place(source, name)
+    return set(wanted)
+
+
+def _own_copy(work: Work, given: GivenImatrix) -> Path:
+    """The given matrix as an artifact: what is placed in the output is never the user's own file."""
+    if not work.workspace.has(given.artifact):
+        target = work.workspace.open_building(given.artifact) / IMATRIX
+        if given.path is None:
+            given.matrix.save(target)
+        else:
+            with writing(target):
+                shutil.copyfile(given.path, target)
+        work.workspace.complete(given.artifact)
+    return work.workspace.path(given.artifact) / IMATRIX
 
 
 def _reproducible(plan: Plan) -> Recipe:
@@ -94,16 +106,15 @@ def _reproducible(plan: Plan) -> Recipe:
 
 
 def _eval_results(plan: Plan, files: Sequence[MeasuredFile]) -> dict[str, str]:
-    """The Hub's own format knows Hub datasets only, and one of them for a value."""
-    datasets = [source for source in plan.recipe.evaluate.sources if source.dataset]
-    if plan.evaluation is None or len(datasets) != 1 or len(plan.recipe.evaluate.sources) != 1:
+    dataset = dataset_of_results(plan.recipe)
+    if dataset is None:
         return {}
     measurements = {
         file.type: {"kld_mean": file.divergence.kld.mean, "perplexity": file.divergence.ppl.ppl}
         for file in files
         if file.divergence
     }
-    return eval_results(datasets[0].dataset, measurements, dataset_revision=datasets[0].revision)
+    return eval_results(dataset.dataset, measurements, dataset_revision=dataset.revision)
 
 
 def _card(plan: Plan, report: Report) -> Card:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.conversion import Conversion
 from hubquant.engine.artifacts import Artifacts, plan_artifacts
 from hubquant.engine.collecting import Way, choose_way, streaming_bytes
+from hubquant.engine.contents import IMATRIX, planned_names
 from hubquant.engine.files import (
     FilePlan,
     ImatrixFacts,
@@ -27,6 +28,7 @@ from hubquant.engine.files import (
     plan_layouts,
 )
 from hubquant.engine.given_imatrix import GivenImatrix, open_imatrix, use_notes, used_names
+from hubquant.engine.output_folder import OutputFolder
 from hubquant.engine.resources import check_disk, check_memory, collects, disk_bytes, peak_ram_bytes, runs_model
 from hubquant.engine.source import SourceModel, open_source
 from hubquant.engine.workspace import Artifact, Workspace
@@ -72,6 +74,7 @@ class Plan:
     steps: Sequence[Step]
     peak_ram_bytes: int
     disk_bytes: int
+    uploads: Sequence[str]
     notes: Sequence[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class Plan:
             "disk_bytes": self.disk_bytes,
             "download_bytes": self.source.download_bytes,
             "output": str(self.output),
+            "uploads": list(self.uploads),
             "notes": list(self.notes),
         }
 
@@ -111,6 +115,7 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
         can_write(recipe.publish.to)
     source = open_source(recipe.model)
     output = output or Path(f"{source.name}-GGUF")
+    folder = OutputFolder(output)
     check_quantized(source, recipe.quantize)
     conversion = source.conversion(recipe.convert.pre_tokenizer)
     if conversion.cannot_run and runs_model(recipe):
@@ -133,6 +138,9 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     notes += _check_overlap(recipe) if calibration and evaluation else []
     artifacts = plan_artifacts(recipe, source, weights, imatrix, calibration, evaluation, files, shard_bytes)
     workspace = Workspace(output)
+    names = planned_names(recipe, files, has_imatrix=facts is not None)
+    folder.check(names, _sources(files, artifacts, workspace))
+    notes += _foreign_note(folder)
     way = choose_way(recipe.imatrix, weights.shapes, can_stream=source.can_stream) if calibration else None
     streams = way is not None and calibration is not None and way not in ("none", "cpu")
     streaming = streaming_bytes(weights.shapes, calibration.n_tokens) if streams and calibration else None
@@ -155,9 +163,10 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
         files=files,
         artifacts=artifacts,
         shard_bytes=shard_bytes,
-        steps=_steps(recipe, source, calibration, way, evaluation, artifacts, workspace),
+        steps=_steps(recipe, source, calibration, way, evaluation, artifacts, workspace, names),
         peak_ram_bytes=peak,
         disk_bytes=disk,
+        uploads=names if recipe.publish.to else (),
         notes=notes,
     )
 
@@ -263,7 +272,7 @@ def _tokenize(recipe: Recipe, source: SourceModel) -> tuple[Chunks | None, Chunk
 def collected_facts(chunks: Chunks, conversion: Conversion, recipe: Recipe) -> ImatrixFacts:
     """What a file will record of the matrix that is yet to be collected."""
     names = used_names(collected_names(conversion.taps, recipe.imatrix.process_output), recipe.imatrix)
-    return ImatrixFacts("imatrix.gguf", chunks.datasets[0], len(names), len(chunks), chunks.fingerprint)
+    return ImatrixFacts(IMATRIX, chunks.datasets[0], len(names), len(chunks), chunks.fingerprint)
 
 
 def _entries(
@@ -329,6 +338,21 @@ def _check_overlap(recipe: Recipe) -> list[str]:
     ]
 
 
+def _sources(files: Sequence[FilePlan], artifacts: Artifacts, workspace: Workspace) -> dict[str, Path]:
+    """Where the files of the output are in their artifacts, of which they are links."""
+    folders = {file.ftype: workspace.path(artifacts.files[file.ftype]) for file in files}
+    found = {path: folders[file.ftype] / Path(path).name for file in files for path in file.paths}
+    if artifacts.imatrix is not None:
+        found[IMATRIX] = workspace.path(artifacts.imatrix) / IMATRIX
+    return found
+
+
+def _foreign_note(folder: OutputFolder) -> list[str]:
+    if not (foreign := folder.foreign()):
+        return []
+    return [f"{len(foreign)} files in {folder.root} are not hubquant's and are left alone: {', '.join(foreign[:3])}"]
+
+
 def _steps(
     recipe: Recipe,
     source: SourceModel,
@@ -337,11 +361,12 @@ def _steps(
     evaluation: Chunks | None,
     artifacts: Artifacts,
     workspace: Workspace,
+    names: Sequence[str],
 ) -> list[Step]:
     def done(made: Mapping[str, Artifact]) -> bool:
         return all(workspace.has(artifact) for artifact in made.values())
 
-    names = ", ".join(recipe.quantize.types)
+    types = ", ".join(recipe.quantize.types)
     steps = []
     if source.remote is not None:
         steps.append(Step("pull", f"{source.id} at {source.revision[:12]}", source.download_bytes == 0))
@@ -350,13 +375,13 @@ def _steps(
         steps.append(Step("imatrix", detail, workspace.has(artifacts.imatrix)))
     if evaluation is not None and artifacts.baseline is not None:
         steps.append(Step("baseline", describe(evaluation), workspace.has(artifacts.baseline)))
-    steps.append(Step("quantize", names, done(artifacts.files)))
-    steps.append(Step("verify", names, done(artifacts.verifications)))
+    steps.append(Step("quantize", types, done(artifacts.files)))
+    steps.append(Step("verify", types, done(artifacts.verifications)))
     if evaluation is not None:
-        steps.append(Step("evaluate", names, done(artifacts.evaluations)))
+        steps.append(Step("evaluate", types, done(artifacts.evaluations)))
     steps.append(Step("card", "README.md, recipe.yaml" + (", plot.png" if evaluation is not None else "")))
     if recipe.publish.to is not None:
-        steps.append(Step("push", recipe.publish.to))
+        steps.append(Step("push", f"{recipe.publish.to}: {', '.join(names)}"))
     return steps
 
 

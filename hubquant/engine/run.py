@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.engine.assemble import assemble
+from hubquant.engine.output_folder import OutputFolder
 from hubquant.engine.plan import Plan
 from hubquant.engine.progress import Progress
 from hubquant.engine.report import Report
@@ -26,7 +26,9 @@ def execute(plan: Plan, progress: Progress, *, fresh: bool = False) -> Report:
     for note in plan.notes:
         progress.note(note)
     workspace = Workspace(plan.output)
+    folder = OutputFolder(plan.output)
     with workspace.locked():
+        folder.save()
         if fresh:
             workspace.forget_artifacts()
         work = Work(plan, plan.source, workspace, progress)
@@ -36,22 +38,24 @@ def execute(plan: Plan, progress: Progress, *, fresh: bool = False) -> Report:
         quantize(work, matrix)
         verified = verify(work)
         divergences, runtimes = measure_files(work)
-        report = assemble(work, divergences, verified, runtimes)
+        report = assemble(work, folder, divergences, verified, runtimes)
     return publish(report, plan, progress) if plan.recipe.publish.to else report
 
 
 def publish(report: Report, plan: Plan, progress: Progress) -> Report:
-    pushed = push_folder(plan.output, str(plan.recipe.publish.to), plan.recipe.publish.private, progress)
+    pushed = push_folder(OutputFolder(plan.output), str(plan.recipe.publish.to), plan.recipe.publish.private, progress)
     return report.published(pushed.url)
 
 
-def push_folder(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
-    from hubquant.hub.push import publishable, push
+def push_folder(folder: OutputFolder, to: str, private: bool, progress: Progress) -> Pushed:
+    """Upload what hubquant made in ``folder``, which is listed first."""
+    from hubquant.hub.push import push
 
-    progress.step("push", to)
-    total = sum(path.stat().st_size for path in publishable(folder).values())
+    digests = folder.publishable()
+    progress.step("push", f"{to}: {', '.join(digests)}")
+    total = sum((folder.root / name).stat().st_size for name in digests)
     with progress.bar("push", total, "B") as advance:
-        pushed = push(folder, to, private=private, advance=advance)
+        pushed = push(folder.root, digests, to, private=private, advance=advance)
     if not pushed.uploaded:
         progress.note(f"{to} holds all of it already")
     return pushed

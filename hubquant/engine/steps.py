@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from hubquant.convert.conversion import stream
 from hubquant.engine.collecting import collect, finish, observe_source
+from hubquant.engine.contents import IMATRIX
 from hubquant.engine.files import FilePlan
 from hubquant.engine.given_imatrix import used
 from hubquant.engine.plan import Plan, describe
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from hubquant.evaluate import Divergence, RuntimeCheck
     from hubquant.imatrix import ImportanceMatrix
 
-IMATRIX = "imatrix.gguf"
 BASELINE = "baseline.h5"
 SNAPSHOT = "snapshot"
 RESULT = "result.json"

@@ -1,4 +1,4 @@
-"""To the Hub: a folder as it stands becomes a repository, in one commit."""
+"""To the Hub: files of a folder become a repository, in one commit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from hubquant.hub.retry import PATIENT, Retry
 from hubquant.hub.transfer import ignore
 
 CARD = "README.md"
-PUBLISHED_HIDDEN = ".eval_results"
 ALONE = 1 << 20  # bytes; a file from here on is uploaded on its own, so that progress moves and a break loses little
 CONFLICTS = 5
 WRITING_ROLES = {"admin", "write", "contributor"}
@@ -64,14 +63,9 @@ def can_write(repo_id: str, *, retry: Retry = PATIENT) -> str:
     return full_id
 
 
-def publishable(folder: Path) -> dict[str, Path]:
-    """What ``push`` uploads, by path in the repository: everything but hidden files, ``.eval_results/`` excepted."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in files.items() if not _is_hidden(name)}
-
-
 def push(
     folder: Path,
+    digests: Mapping[str, str],
     repo_id: str,
     *,
     private: bool = False,
@@ -79,14 +73,16 @@ def push(
     advance: Callable[[int], None] = ignore,
     retry: Retry = PATIENT,
 ) -> Pushed:
-    """Make the repository hold what ``folder`` holds; files that only the repository has stay.
+    """Make the repository hold the files of ``folder`` that ``digests`` names; what else it has stays.
+
+    ``digests`` has the sha256 in hex by path: what differs from it is not uploaded (``OutputError``).
 
     The contents of large files go up first. One commit then makes all files visible together, the card last in it: a
     broken push leaves the repository as it was, and what has arrived is not sent again. A push of what is there
     already makes no commit. ``private`` matters for a new repository only. ``advance`` is called with the size of each
     file, in bytes, once the Hub has it.
     """
-    files = publishable(folder)
+    files = {name: folder / name for name in sorted(digests)}
     if not files:
         raise OutputError(f"there is nothing to publish in {folder}", why="it holds no files")
     retry = retry.persistent()
@@ -94,7 +90,7 @@ def push(
         api = HfApi()
         url = retry.call(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
         push = _Push(api, url.repo_id, retry, advance)
-        return push.run(files, commit_message, str(url))
+        return push.run(files, digests, commit_message, str(url))
 
 
 @dataclass
@@ -104,7 +100,7 @@ class _Push:
     retry: Retry
     advance: Callable[[int], None]
 
-    def run(self, files: Mapping[str, Path], message: str, url: str) -> Pushed:
+    def run(self, files: Mapping[str, Path], digests: Mapping[str, str], message: str, url: str) -> Pushed:
         uploaded: set[str] = set()
         counted: set[str] = set()
         for _ in range(CONFLICTS):
@@ -115,7 +111,7 @@ class _Push:
             if not changed:
                 return Pushed(url, tuple(sorted(uploaded)), head.sha if uploaded else None)
             uploaded.update(changed)
-            operations = {name: CommitOperationAdd(name, files[name]) for name in sorted(changed, key=_card_last)}
+            operations = {name: _add(name, files[name], digests[name]) for name in sorted(changed, key=_card_last)}
             self._upload_large(operations, files, counted)
             try:
                 commit = self._commit(list(operations.values()), message, head.sha)
@@ -169,9 +165,13 @@ def _same(path: Path, present: RepoSibling | None) -> bool:
         return blob.hexdigest() == present.blob_id
 
 
-def _is_hidden(name: str) -> bool:
-    first, *rest = name.split("/")
-    return (first.startswith(".") and first != PUBLISHED_HIDDEN) or any(part.startswith(".") for part in rest)
+def _add(name: str, path: Path, sha256: str) -> CommitOperationAdd:
+    operation = CommitOperationAdd(name, path)
+    if operation.upload_info.sha256.hex() != sha256:
+        raise OutputError(
+            f"{path} is not what hubquant made", why="its sha256 is another", hint="run the same line again"
+        )
+    return operation
 
 
 def _card_last(name: str) -> tuple[bool, str]:

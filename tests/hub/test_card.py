@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,8 @@ def test_odd_front_matter_is_taken_where_it_makes_sense(source: dict[str, Any]) 
 def test_the_hub_accepts_the_card(hub: LocalHub, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "README.md").write_text(render(CARD))
-    push(tmp_path / "out", "alice/Qwen3-0.6B-GGUF")
+    digests = {"README.md": hashlib.sha256(render(CARD).encode()).hexdigest()}
+    push(tmp_path / "out", digests, "alice/Qwen3-0.6B-GGUF")
     info = HfApi().model_info("alice/Qwen3-0.6B-GGUF")
     assert info.card_data is not None
     assert info.card_data.base_model == "Qwen/Qwen3-0.6B"

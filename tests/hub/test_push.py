@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hubquant.errors import HubAccessError, HubUnavailableError, OutputError
-from hubquant.hub.push import publishable, push
+from hubquant.hub.push import Pushed
+from hubquant.hub.push import push as push_files
 from hubquant.hub.retry import Retry
 from tests.support.localhub import ALICE, ALICE_READ_ONLY, BOB, LocalHub
 
@@ -39,6 +42,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+def publishable(folder: Path) -> dict[str, Path]:
+    """What the manifest of such a folder would name."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path for name, path in files.items() if not name.startswith((".hubquant", ".hidden", "Q8_0/."))}
+
+
+def push(folder: Path, to: str, **options: Any) -> Pushed:
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in publishable(folder).items()}
+    return push_files(folder, digests, to, **options)
+
+
 def total(folder: Path) -> int:
     return sum(path.stat().st_size for path in publishable(folder).values())
 
@@ -47,17 +61,13 @@ def names(hub: LocalHub, id: str = "alice/model-GGUF") -> set[str]:
     return set(hub.repository(id).files) - {".gitattributes"}
 
 
-def test_what_is_published(folder: Path) -> None:
-    assert set(publishable(folder)) == {
-        "README.md",
-        "recipe.yaml",
-        "imatrix.gguf",
-        "model-Q4_K_M.gguf",
-        "Q8_0/model-Q8_0-00001-of-00002.gguf",
-        "Q8_0/model-Q8_0-00002-of-00002.gguf",
-        ".eval_results/org_texts_Q8_0.yaml",
-        "kld.png",
-    }
+def test_what_is_not_as_it_was_made_is_not_uploaded(hub: LocalHub, folder: Path) -> None:
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in publishable(folder).items()}
+    (folder / "model-Q4_K_M.gguf").write_bytes(bytes(LARGE))
+    with pytest.raises(OutputError, match="not what hubquant made"):
+        push_files(folder, digests, "alice/model-GGUF")
+    assert names(hub) == set()
+    assert not hub.requests("PUT")
 
 
 def test_push_creates_the_repository_with_every_file_in_one_commit(hub: LocalHub, folder: Path) -> None:
