@@ -177,7 +177,7 @@ def run(folder: Path, n_bytes: float, n_shards: int, rounds: int, *, warm: bool)
     shards = sorted(model.glob("*.safetensors"))
     size = sum(shard.stat().st_size for shard in shards)
     print(f"{size / 1e9:.2f} GB in {len(shards)} shards, {os.cpu_count()} cores, {rounds} rounds\n")
-    print("| convert s | of it start s | CPU s | of it start s | peak MiB | copy s | CPU s | MB/s |")
+    print("| convert s | of it start s | CPU s | of it start s | peak MB | copy s | CPU s | MB/s |")
     print("|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     whole, streams, peaks = [], [], []
     for _ in range(rounds):
@@ -187,7 +187,7 @@ def run(folder: Path, n_bytes: float, n_shards: int, rounds: int, *, warm: bool)
         plain, plain_cpu = copy(shards, folder / "copy")
         print(
             f"| {made.seconds:.1f} | {made.start:.1f} | {made.cpu:.1f} | {made.start_cpu:.1f} "
-            f"| {made.peak / 2**20:.0f} | {plain:.1f} | {plain_cpu:.1f} | {size / plain / 1e6:.0f} |",
+            f"| {made.peak / 1e6:.0f} | {plain:.1f} | {plain_cpu:.1f} | {size / plain / 1e6:.0f} |",
             flush=True,
         )
         whole.append(plain / made.seconds)

@@ -78,7 +78,7 @@ def alone(model: str, text: TextSource, n_chunks: int, way: str, weight_bytes: i
             sys.exit(f"collecting with --offload {way} failed")
         elapsed = time.perf_counter() - start
     n_tokens = 512 * int(re.search(r"(\d+) chunks", output)[1])
-    print(f"| {way} | {elapsed:.1f} | {n_tokens / elapsed:.0f} | {usage.ru_maxrss / 1024:.0f} |", flush=True)
+    print(f"| {way} | {elapsed:.1f} | {n_tokens / elapsed:.0f} | {usage.ru_maxrss * 1024 / 1e6:.0f} |", flush=True)
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def main() -> None:
     # Linux counts the memory of a process that starts another into the peak of the other: the small ones come first.
     source, conversion = open_model(arguments.model)
     weight_bytes = 4 * sum(torch.Size(shape).numel() for shape in conversion.shapes.values())
-    print("| offload | s | tokens/s | peak MiB |\n|---|---:|---:|---:|")
+    print("| offload | s | tokens/s | peak MB |\n|---|---:|---:|---:|")
     for way in WAYS:
         alone(str(source.folder), text, arguments.chunks, way, weight_bytes)
     print()

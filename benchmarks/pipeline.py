@@ -32,7 +32,7 @@ class Measured:
 
     def row(self) -> str:
         speed = f"{self.weights / self.seconds / 1e6:8.1f}" if self.weights else f"{'':8}"
-        return f"| {self.stage:<28} | {self.seconds:8.1f} | {self.peak_bytes / 2**20:9.0f} | {speed} |"
+        return f"| {self.stage:<28} | {self.seconds:8.1f} | {self.peak_bytes / 1e6:9.0f} | {speed} |"
 
 
 def make_model(folder: Path, n_parameters: float) -> int:
@@ -90,7 +90,7 @@ def run(folder: Path, n_parameters: float, types: list[str]) -> None:
         n = pool.submit(make_model, model, n_parameters).result()
     chunks = ["--chunks", str(CHUNKS)]
     print(f"{n / 1e6:.0f} M weights, {os.cpu_count()} cores; a forward stage sees {CHUNKS} chunks of 512 tokens\n")
-    print(f"| {'stage':<28} | {'wall s':>8} | {'peak MiB':>9} | {'Mw/s':>8} |\n|---|---:|---:|---:|", flush=True)
+    print(f"| {'stage':<28} | {'wall s':>8} | {'peak MB':>9} | {'Mw/s':>8} |\n|---|---:|---:|---:|", flush=True)
 
     def show(stage: str, weights: float, *command: str) -> None:
         print(measure(stage, weights, *command).row(), flush=True)

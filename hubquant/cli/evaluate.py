@@ -44,7 +44,7 @@ def run_file(
 ) -> None:
     """Measure how far a GGUF file is from its source model."""
     from hubquant.engine.measuring import divergence
-    from hubquant.evaluate import divergence_table
+    from hubquant.publish.table import divergence_table
 
     output = Output(as_json=as_json, quiet=quiet)
     measured = divergence(file, baseline, output.progress())
@@ -58,7 +58,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two stored baselines of one text."""
-    from hubquant.evaluate import compare_baselines, divergence_table
+    from hubquant.evaluate import compare_baselines
+    from hubquant.publish.table import divergence_table
 
     measured = compare_baselines(first, second)
     Output(as_json=as_json).data(asdict(measured), lambda: divergence_table(measured))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hubquant.cli.output import JsonOption, Output, size
+from hubquant.cli.output import JsonOption, Output
+from hubquant.units import size
 
 LONGEST_VALUE = 100  # characters of one metadata value on a terminal
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hubquant.errors import HubquantError
+from hubquant.units import size
 
 if TYPE_CHECKING:
     from hubquant.engine.progress import Advance, Progress
@@ -129,25 +130,20 @@ class TerminalProgress:
     def _bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
         from rich.progress import (
             BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
             ProgressColumn,
             Task,
             TextColumn,
             TimeRemainingColumn,
-            TransferSpeedColumn,
         )
         from rich.progress import Progress as RichProgress
         from rich.text import Text
 
-        class Rate(ProgressColumn):
+        class Amounts(ProgressColumn):
             def render(self, task: Task) -> Text:
-                return Text(f"{task.speed or 0:.1f} {unit}/s")
+                done = f"{amount(int(task.completed), unit)} of {amount(total, unit)}"
+                return Text(f"{done}, {amount(float(task.speed or 0), unit)}/s")
 
-        amounts: list[ProgressColumn] = [MofNCompleteColumn(), Rate()]
-        if unit == "B":
-            amounts = [DownloadColumn(binary_units=True), TransferSpeedColumn()]
-        columns = [TextColumn("{task.description:>10}"), BarColumn(), *amounts, TimeRemainingColumn()]
+        columns = [TextColumn("{task.description:>10}"), BarColumn(), Amounts(), TimeRemainingColumn()]
         with RichProgress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(label, total=total)
             yield lambda n: progress.advance(task, n)
@@ -179,15 +175,6 @@ class Meter:
 
 def amount(value: float, unit: str) -> str:
     return size(value) if unit == "B" else f"{value:.1f} {unit}" if isinstance(value, float) else f"{value} {unit}"
-
-
-def size(n_bytes: float) -> str:
-    """Binary units, as files are listed: 4.58 GiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(n_bytes) < 1024:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.2f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.2f} TiB"
 
 
 def duration(seconds: float) -> str:

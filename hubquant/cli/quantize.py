@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from hubquant.cli.output import JsonOption, Output, QuietOption, size
+from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
+from hubquant.units import size
 
 
 def quantize(

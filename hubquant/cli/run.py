@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hubquant.cli.output import JsonOption, Output, QuietOption, size
+from hubquant.cli.output import JsonOption, Output, QuietOption
+from hubquant.units import size
 
 if TYPE_CHECKING:
     from hubquant.engine.plan import Plan

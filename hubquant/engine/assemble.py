@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +15,10 @@ from hubquant.engine.output_folder import OutputFolder
 from hubquant.engine.plan import Plan
 from hubquant.engine.report import FileReport, Report
 from hubquant.engine.steps import Work
-from hubquant.evaluate import MeasuredFile, recommend
-from hubquant.evaluate.plot import plot
-from hubquant.hub.card import Card, CardRow, CardText, render
 from hubquant.hub.eval_results import eval_results
+from hubquant.publish.card import Card, CardText, render
+from hubquant.publish.plot import plot
+from hubquant.publish.recommendation import MeasuredFile
 from hubquant.recipe import dump_recipe
 from hubquant.recipe.load import HUB_PREFIX
 from hubquant.recipe.schema import Publish, Recipe, TextSource
@@ -40,9 +39,16 @@ def assemble(
     bounds = plan.recipe.gates.kld_mean
     reports = [
         FileReport(
-            MeasuredFile(file.paths[0], file.ftype, file.size, file.bpw, divergences.get(file.ftype)),
+            MeasuredFile(
+                file.paths[0],
+                file.ftype,
+                file.size,
+                file.bpw,
+                divergences.get(file.ftype),
+                runtimes[file.ftype],
+                file.fork,
+            ),
             worst_tensor=verified[file.ftype],
-            runtime=runtimes[file.ftype],
             gate=bounds.get(file.ftype),
         )
         for file in sorted(plan.files, key=lambda file: -file.size)
@@ -121,13 +127,10 @@ def _card(plan: Plan, report: Report) -> Card:
     recipe, source = plan.recipe, plan.source
     calibration, evaluation = plan.calibration, plan.evaluation
     files = [file.measured for file in report.passed]
-    forks = {file.ftype: file.fork for file in plan.files}
-    portable = [file for file in report.passed if not forks[file.measured.type]]
-    recommendations = recommend([file.measured for file in portable])
     scored = max((file.divergence.n_tokens for file in files if file.divergence), default=0)
     return Card(
         model_name=source.name,
-        rows=tuple(_card_row(file, recommendations.get(file.file, ""), forks[file.type]) for file in files),
+        files=tuple(files),
         reproduce=_one_line(recipe),
         version=__version__,
         model_id=source.id,
@@ -141,21 +144,6 @@ def _card(plan: Plan, report: Report) -> Card:
         tokens_scored=scored,
         plot=PLOT if scored else None,
         verified=True,
-        loaded_in_llama_cpp=bool(portable) and all(file.runtime.skipped is None for file in portable),
-    )
-
-
-def _card_row(file: MeasuredFile, recommendation: str, fork: str | None) -> CardRow:
-    row = CardRow(file.file, file.type, file.size, file.bpw, fork=fork)
-    if file.divergence is None:
-        return row
-    return replace(
-        row,
-        kld_mean=file.divergence.kld.mean,
-        kld_999=file.divergence.kld.percentiles[99.9],
-        same_top=file.divergence.same_top,
-        ppl_ratio=file.divergence.ratio,
-        recommendation=recommendation,
     )
 
 

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.evaluate import MeasuredFile, plain, table
+from hubquant.publish.checks import llama_cpp_checks
+from hubquant.publish.recommendation import MeasuredFile, recommend
+from hubquant.publish.table import NARROW, plain, table
 
 if TYPE_CHECKING:
-    from hubquant.evaluate import RuntimeCheck, TensorCheck
+    from hubquant.evaluate import TensorCheck
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,6 @@ class FileReport:
 
     measured: MeasuredFile
     worst_tensor: TensorCheck
-    runtime: RuntimeCheck
     gate: float | None
 
     @property
@@ -32,7 +33,7 @@ class FileReport:
         return {
             **asdict(self.measured),
             "worst_tensor": asdict(self.worst_tensor),
-            "runtime": str(self.runtime),
+            "runtime": str(self.measured.runtime),
             "gate": self.gate,
             "passed": self.passed,
         }
@@ -67,9 +68,14 @@ class Report:
         }
 
     def text(self) -> str:
-        """The table of sizes and measurements, what llama.cpp said, and where the files are."""
-        lines = [plain(table([file.measured for file in self.files]))]
-        lines += [f"llama.cpp  {file.measured.type:<8} {file.runtime}" for file in self.files]
+        """The table of sizes and measurements, what to make of it, what llama.cpp said, and where the files are."""
+        files = [file.measured for file in self.files]
+        lines = [plain(table(files, NARROW))]
+        if any(file.divergence for file in files):
+            width = max(len(file.type) for file in files)
+            recommendations = recommend(files)
+            lines += [*(f"{file.type:<{width}}  {recommendations[file.file]}" for file in files), ""]
+        lines += llama_cpp_checks(files)
         for file in self.failed_gates:
             lines.append(f"{file.measured.type} is not published: its mean KLD is above {file.gate}")
         return "\n".join([*lines, "", f"files in {self.output}", *([self.url] if self.url else [])])

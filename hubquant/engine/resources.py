@@ -11,6 +11,7 @@ from pathlib import Path
 from hubquant.engine.files import FilePlan, Weights
 from hubquant.errors import NotSupportedYet, OutputError
 from hubquant.recipe.schema import Recipe
+from hubquant.units import size
 
 FP32_BYTES = 4
 LIBRARIES_BYTES = 1 << 30  # the interpreter with torch, transformers and compiled kernels
@@ -74,7 +75,7 @@ def check_memory(needed: int) -> None:
     if needed > total:
         raise NotSupportedYet(
             "this run in this memory",
-            why=f"it needs about {needed / 2**30:.1f} GiB and the machine has {total / 2**30:.1f} GiB",
+            why=f"it needs about {size(needed)} and the machine has {size(total)}",
             hint="add --set evaluate.skip=true and leave imatrix.offload at auto: then the weights are streamed",
         )
 
@@ -91,7 +92,7 @@ def check_disk(needed: int, output: Path) -> None:
     if needed > free + present:
         raise OutputError(
             f"not enough disk space in {place}",
-            why=f"the run needs {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free",
+            why=f"the run needs {size(needed)} and {size(free)} are free",
             hint="free some space, or pass --out with a folder on another disk",
         )
 

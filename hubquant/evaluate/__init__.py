@@ -1,4 +1,4 @@
-"""How good the written files are: divergence from the source, verification, reports."""
+"""How good the written files are: divergence from the source, verification."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from hubquant.evaluate.comparison import compare, compare_baselines
     from hubquant.evaluate.divergence import Distribution, Divergence, TokenStatistics, summarize, token_statistics
     from hubquant.evaluate.likelihood import Perplexity, perplexity
-    from hubquant.evaluate.report import MeasuredFile, divergence_table, plain, recommend, table
     from hubquant.evaluate.runtime import RuntimeCheck, runtime_check
     from hubquant.evaluate.verify import FileCheck, TensorCheck, verify_files
     from hubquant.evaluate.vocabulary import VocabularyCheck, check_vocabulary
@@ -22,7 +21,6 @@ _MODULES = {
     "comparison": ("compare", "compare_baselines"),
     "divergence": ("Distribution", "Divergence", "TokenStatistics", "summarize", "token_statistics"),
     "likelihood": ("Perplexity", "perplexity"),
-    "report": ("MeasuredFile", "divergence_table", "plain", "recommend", "table"),
     "runtime": ("RuntimeCheck", "runtime_check"),
     "verify": ("FileCheck", "TensorCheck", "verify_files"),
     "vocabulary": ("VocabularyCheck", "check_vocabulary"),
@@ -33,7 +31,6 @@ __all__ = [
     "Distribution",
     "Divergence",
     "FileCheck",
-    "MeasuredFile",
     "Perplexity",
     "RuntimeCheck",
     "TensorCheck",
@@ -42,13 +39,9 @@ __all__ = [
     "check_vocabulary",
     "compare",
     "compare_baselines",
-    "divergence_table",
     "perplexity",
-    "plain",
-    "recommend",
     "runtime_check",
     "summarize",
-    "table",
     "token_statistics",
     "verify_files",
     "write_baseline",

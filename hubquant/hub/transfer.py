@@ -17,6 +17,7 @@ from huggingface_hub.utils import tqdm as ProgressBar
 from hubquant.errors import DiskFullError, HubUnavailableError
 from hubquant.hub import cache
 from hubquant.hub.retry import Retry
+from hubquant.units import size
 
 PIECE = 1 << 20  # bytes
 TIMEOUT = httpx2.Timeout(30.0)
@@ -155,8 +156,8 @@ def require_room(needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DiskFullError(
-            f"{needed / 1e9:.1f} GB of weights do not fit on the disk of {folder}",
-            why=f"{free / 1e9:.1f} GB are free",
+            f"{size(needed)} of weights do not fit on the disk of {folder}",
+            why=f"{size(free)} are free",
             hint="make room, or set HF_HOME to a folder on another disk",
         )
 

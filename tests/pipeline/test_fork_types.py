@@ -57,7 +57,7 @@ def test_a_run_warns_and_measures(tiny_llama: Path, tmp_path: Path, small_settin
 
     card = (out / "README.md").read_text("utf-8")
     assert f"**Warning:** {path.name} is loaded only by [{FORK}]" in card
-    assert "Each other file was loaded in llama.cpp" in card
+    assert "llama.cpp loads every other file, cuts" in card
     assert f"llama-server -m {tiny_llama.name}-Q3_K_S.gguf" in card
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +18,9 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hubquant.hub.front_matter import plain
+from hubquant.publish.checks import llama_cpp_checks
+from hubquant.publish.recommendation import MeasuredFile
+from hubquant.publish.table import TEXT_COLUMNS, table
 
 HUB = "https://huggingface.co"
 OWN_TAGS = ("gguf", "quantized", "hubquant")
@@ -26,27 +29,6 @@ GATING = ("extra_gated_prompt", "extra_gated_heading", "extra_gated_description"
 LONGEST_TEXT = 20_000  # characters of an inherited text
 MARKDOWN = re.compile(r"[\\`*\[\]!|~$#]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")
 SPACES = re.compile(r"[\s\x00-\x1f\x7f]+")
-
-
-@dataclass(frozen=True)
-class CardRow:
-    """One quantized file. ``file`` is its path in the repository, the first shard's if it has several.
-
-    ``size`` in bytes, ``bpw`` in bits per weight, ``same_top`` a share from 0 to 1; the measurements against the source
-    model are ``None`` where none were made. ``recommendation`` is a short plain text. ``fork`` is the repository of the
-    only llama.cpp that loads the file, ``None`` where any does.
-    """
-
-    file: str
-    type: str
-    size: int
-    bpw: float
-    kld_mean: float | None = None
-    kld_999: float | None = None
-    same_top: float | None = None
-    ppl_ratio: float | None = None
-    recommendation: str = ""
-    fork: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +51,7 @@ class Card:
     """
 
     model_name: str
-    rows: tuple[CardRow, ...]
+    files: tuple[MeasuredFile, ...]
     reproduce: str
     version: str
     model_id: str | None = None
@@ -83,7 +65,6 @@ class Card:
     tokens_scored: int = 0
     plot: str | None = None
     verified: bool = False
-    loaded_in_llama_cpp: bool = False
 
 
 class _Dumper(yaml.SafeDumper):
@@ -96,7 +77,7 @@ class _Dumper(yaml.SafeDumper):
 def render(card: Card) -> str:
     """The text of README.md."""
     environment = Environment(
-        loader=PackageLoader("hubquant.hub", "templates"),
+        loader=PackageLoader("hubquant.publish", "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -106,14 +87,16 @@ def render(card: Card) -> str:
     environment.filters.update(text=escape, code=code, shell=_shell, reference=_reference, fork=_fork)
     metadata = front_matter(card)
     head = yaml.dump(metadata, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
-    portable = [row for row in card.rows if row.fork is None]
-    example = next((row for row in portable if row.type == "Q4_K_M"), portable[0] if portable else None)
+    portable = [file for file in card.files if file.fork is None]
+    example = next((file for file in portable if file.type == "Q4_K_M"), portable[0] if portable else None)
     body = environment.get_template("card.md.jinja").render(
         card=card,
         source=_source(card),
-        table=table(card),
+        table=rows(card.files),
+        text_columns=TEXT_COLUMNS,
         example=example,
-        fork_only=[row for row in card.rows if row.fork],
+        fork_only=[file for file in card.files if file.fork],
+        llama_cpp=" ".join(llama_cpp_checks(card.files)),
         inherits_license="license" in metadata,
     )
     return f"---\n{head}---\n\n{body.strip()}\n"
@@ -141,22 +124,12 @@ def front_matter(card: Card) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value}
 
 
-def table(card: Card) -> list[list[str]]:
-    """Header and rows of the table of files; columns that nothing was measured for are left out."""
-    columns: list[tuple[str, Any]] = [
-        ("File", lambda row: link(row.file, _address(row.file))),
-        ("Type", lambda row: escape(row.type)),
-        ("Size", lambda row: human_size(row.size)),
-        ("bpw", lambda row: f"{row.bpw:.2f}"),
-        ("Mean KLD", lambda row: _number(row.kld_mean, ".4g")),
-        ("99.9 % KLD", lambda row: _number(row.kld_999, ".4g")),
-        ("Same top token", lambda row: _number(row.same_top, ".2%")),
-        ("PPL ratio", lambda row: _number(row.ppl_ratio, ".4f")),
-        ("Recommendation", lambda row: escape(row.recommendation)),
-    ]
-    kept = [(title, [cell(row) for row in card.rows]) for title, cell in columns]
-    kept = [(title, cells) for title, cells in kept if any(cells)]
-    return [[title for title, _ in kept], *map(list, zip(*(cells for _, cells in kept), strict=True))]
+def rows(files: Sequence[MeasuredFile]) -> list[list[str]]:
+    """Header and rows of the table of files, each cell in Markdown."""
+    made = table(files)
+    links = [link(file.file, _address(file.file)) for file in files]
+    body = [[to, *map(escape, row[1:])] for to, row in zip(links, made.rows, strict=True)]
+    return [list(made.columns), *body]
 
 
 def escape(value: str) -> str:
@@ -171,15 +144,6 @@ def code(value: str) -> str:
 
 def link(label: str, address: str) -> str:
     return f"[{escape(label)}]({address})"
-
-
-def human_size(size: int) -> str:
-    """Decimal units, as the Hub shows them."""
-    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value /= 1000
-        units.pop(0)
-    return f"{value:.3g} {units[0]}"
 
 
 def _source(card: Card) -> str:
@@ -204,10 +168,6 @@ def _shell(value: str) -> str:
 
 def _address(path: str) -> str:
     return "./" + quote(path)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def _tags(card: Card) -> list[str]:

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hubquant.evaluate.report import MeasuredFile
+from hubquant.publish.recommendation import MeasuredFile
+from hubquant.units import unit
 
 WIDTH, HEIGHT, DPI = 8.0, 5.0, 120
 INK, FAINT, FRONT, BEHIND = "#222222", "#d9d9d9", "#1f5fa8", "#9aa4ae"
@@ -34,8 +35,8 @@ def plot(files: Sequence[MeasuredFile], title: str) -> bytes:
     )
     if not points:
         raise ValueError("no file was measured")
-    unit, name = (1e9, "GB") if points[-1][0] >= 1e9 else (1e6, "MB")
-    sizes, klds = [size / unit for size, _, _ in points], [kld for _, kld, _ in points]
+    scale, name = unit(points[-1][0])
+    sizes, klds = [size / scale for size, _, _ in points], [kld for _, kld, _ in points]
     front = [i for i in range(len(points)) if all(klds[i] < kld for kld in klds[:i])]
 
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained", facecolor="white")

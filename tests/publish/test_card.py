@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubquant.hub.card import Card, CardRow, CardText, escape, front_matter, human_size, render, table
+from hubquant.evaluate import RuntimeCheck
 from hubquant.hub.eval_results import eval_results
 from hubquant.hub.front_matter import read_front_matter
 from hubquant.hub.push import push
+from hubquant.publish.card import Card, CardText, escape, front_matter, render
+from hubquant.publish.recommendation import MeasuredFile
 from tests.support.localhub import LocalHub
+from tests.support.measured import measured_file
 
-ROWS = (
-    CardRow("Qwen3-0.6B-Q8_0.gguf", "Q8_0", 639_446_688, 8.5, 0.00123, 0.05, 0.987, 1.0003, "no visible loss"),
-    CardRow(
-        "Q4_K_M/Qwen3-0.6B-Q4_K_M-00001-of-00002.gguf", "Q4_K_M", 396_705_472, 4.85, 0.0312, 0.9, 0.91, 1.02, "most"
-    ),
+SHARDED = "Q4_K_M/Qwen3-0.6B-Q4_K_M-00001-of-00002.gguf"
+FILES = (
+    replace(measured_file("Q8_0", 0.639, 0.00123, 0.987), file="Qwen3-0.6B-Q8_0.gguf", bpw=8.5),
+    replace(measured_file("Q4_K_M", 0.397, 0.0312, 0.91), file=SHARDED, bpw=4.85),
 )
 SOURCE: dict[str, Any] = {
     "license": "other",
@@ -42,7 +44,7 @@ SOURCE: dict[str, Any] = {
 }
 CARD = Card(
     model_name="Qwen3-0.6B",
-    rows=ROWS,
+    files=FILES,
     reproduce="hubquant run hub:alice/Qwen3-0.6B-GGUF",
     version="0.1.0",
     model_id="Qwen/Qwen3-0.6B",
@@ -56,7 +58,6 @@ CARD = Card(
     tokens_scored=12_288,
     plot="kld.png",
     verified=True,
-    loaded_in_llama_cpp=True,
 )
 
 
@@ -91,23 +92,24 @@ def test_body_tells_how_to_run_and_what_was_measured() -> None:
         "![Size against divergence](./kld.png)",
         "- [Salesforce/wikitext](https://huggingface.co/datasets/Salesforce/wikitext) (wikitext-2-raw-v1, train)",
         "- hubquant:test",
-        "| [Qwen3-0.6B-Q8_0.gguf](./Qwen3-0.6B-Q8_0.gguf) | Q8_0 | 639 MB | 8.50 | 0.00123 | 0.05 | 98.70% | 1.0003"
-        " | no visible loss |",
+        "| [Qwen3-0.6B-Q8_0.gguf](./Qwen3-0.6B-Q8_0.gguf) | Q8_0 | 639 MB | 8.50 | 0.001230 ± 0.000007"
+        " | 0.00246 | 98.70 ± 0.11 % | 1.0012 | hardly measurable losses |",
     ]:
         assert line in body.splitlines()
     assert "128,000 tokens" in body
     assert "12,288 tokens" in body
-    assert "loaded in llama.cpp" in body
+    assert "llama.cpp loads every file" in body
+    assert "for 14 of 16 prompts" in body
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
-    assert render(CARD) == render(dataclasses.replace(CARD))
+    assert render(CARD) == render(replace(CARD))
 
 
 def test_a_local_model_in_a_local_folder_without_measurements() -> None:
-    rows = (CardRow("my model-F16.gguf", "F16", 1000, 16.0),)
-    text = render(Card("my model", rows, "hubquant run ./model", "0.1.0"))
-    assert front_matter(Card("my model", rows, "", "")) == {
+    files = (MeasuredFile("my model-F16.gguf", "F16", 1000, 16.0),)
+    text = render(Card("my model", files, "hubquant run ./model", "0.1.0"))
+    assert front_matter(Card("my model", files, "", "")) == {
         "pipeline_tag": "text-generation",
         "library_name": "gguf",
         "tags": ["gguf", "quantized", "hubquant"],
@@ -119,37 +121,37 @@ def test_a_local_model_in_a_local_folder_without_measurements() -> None:
 
 
 def test_files_for_a_fork_are_warned_of_and_no_example() -> None:
-    fork = CardRow("a-Q3_K_HIFI.gguf", "Q3_K_HIFI", 1000, 4.6, fork="alice/llama.cpp")
-    both = render(dataclasses.replace(CARD, rows=(fork, *ROWS)))
+    fork = MeasuredFile("a-Q3_K_HIFI.gguf", "Q3_K_HIFI", 1000, 4.6, fork="alice/llama.cpp")
+    both = render(replace(CARD, files=(fork, *FILES)))
     assert both.count("**Warning:**") == 1
     assert "is loaded only by [alice/llama.cpp](https://github.com/alice/llama.cpp)" in both
-    assert "Each other file was loaded in llama.cpp" in both
+    assert "llama.cpp loads every other file, cuts" in both
     assert "llama-server -hf alice/Qwen3-0.6B-GGUF:Q4_K_M" in both
-    alone = render(dataclasses.replace(CARD, rows=(fork,), loaded_in_llama_cpp=False))
+    alone = render(replace(CARD, files=(fork,)))
     assert "**Warning:**" in alone
     assert "llama-server" not in alone
     assert "**Warning:**" not in render(CARD)
 
 
-def test_columns_follow_what_was_measured() -> None:
-    assert table(CARD)[0][-2:] == ["PPL ratio", "Recommendation"]
-    bare = dataclasses.replace(CARD, rows=(dataclasses.replace(ROWS[0], kld_999=None, recommendation=""), ROWS[1]))
-    assert table(bare)[1][5] == ""
-    assert len({len(row) for row in table(bare)}) == 1
+def test_a_card_says_what_llama_cpp_was_not_asked() -> None:
+    without = replace(FILES[0], runtime=RuntimeCheck(skipped="xllamacpp is not installed"))
+    body = ModelCard(render(replace(CARD, files=(without,)))).text
+    assert "Not checked, whether llama.cpp loads every file" in body
+    assert r"pip install 'hubquant\[llamacpp\]'" in body
 
 
 HOSTILE = "x](javascript:alert(1)) <script>a</script> | b\n\n# c\n---\n```\n`d` ![i](http://e) ~~f~~ *g* __h__ \\"
 
 
 def test_foreign_values_stay_text() -> None:
-    hostile = dataclasses.replace(
+    hostile = replace(
         CARD,
         model_name=HOSTILE,
         reproduce=HOSTILE,
         source={**SOURCE, "license": HOSTILE, "tags": [HOSTILE], "license_link": HOSTILE, "pipeline_tag": HOSTILE},
         calibration=(CardText(HOSTILE, True, HOSTILE), CardText(HOSTILE)),
         evaluation=(CardText(HOSTILE),),
-        rows=(dataclasses.replace(ROWS[0], file=HOSTILE, recommendation=HOSTILE),),
+        files=(replace(FILES[0], file=HOSTILE, type=HOSTILE),),
     )
     text = render(hostile)
     card = ModelCard(text)
@@ -188,7 +190,7 @@ def test_escaped_text_is_one_line_without_markup(text: str) -> None:
     ],
 )
 def test_odd_front_matter_is_taken_where_it_makes_sense(source: dict[str, Any]) -> None:
-    text = render(dataclasses.replace(CARD, source=source))
+    text = render(replace(CARD, source=source))
     data = ModelCard(text).data.to_dict()
     assert data["base_model"] == "Qwen/Qwen3-0.6B"
     assert len(text) < 50_000
@@ -250,14 +252,3 @@ def test_eval_results_are_in_the_form_of_the_hub() -> None:
 
 def test_texts_that_are_not_on_the_hub_have_no_eval_results() -> None:
     assert eval_results(None, {"Q8_0": {"perplexity": 12.5}}) == {}
-
-
-def test_sizes() -> None:
-    assert [human_size(size) for size in (0, 999, 1000, 7_654_321, 999_600_000, 45 << 30)] == [
-        "0 B",
-        "999 B",
-        "1 kB",
-        "7.65 MB",
-        "1 GB",
-        "48.3 GB",
-    ]

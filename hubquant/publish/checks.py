@@ -1,0 +1,43 @@
+"""What llama.cpp made of the files, and what was not asked of it, in sentences for a terminal and for the card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hubquant.evaluate.llama_process import NOT_INSTALLED
+from hubquant.publish.recommendation import MeasuredFile
+
+HOW_TO_ADD = "To add it: pip install 'hubquant[llamacpp]', then the same line again."
+
+
+def llama_cpp_checks(files: Sequence[MeasuredFile]) -> list[str]:
+    """Without files that only a fork loads: those are warned of elsewhere."""
+    common = [file for file in files if file.fork is None]
+    checked = [file for file in common if file.runtime and not file.runtime.skipped]
+    sentences = []
+    if checked:
+        n_same = sum(file.runtime.n_same_top for file in checked if file.runtime)
+        n_prompts = sum(file.runtime.n_prompts for file in checked if file.runtime)
+        sentences.append(
+            f"llama.cpp loads {_names(checked, files)}, cuts a text in many languages into the same tokens as "
+            f"transformers, and for {n_same} of {n_prompts} prompts finds the same next token most likely as the "
+            "file's weights do in transformers."
+        )
+    reasons = {file.file: (file.runtime.skipped if file.runtime else None) or "" for file in common}
+    for reason in dict.fromkeys(reasons[file.file] for file in common if file not in checked):
+        unchecked = [file for file in common if file not in checked and reasons[file.file] == reason]
+        sentences.append(
+            f"Not checked, whether llama.cpp loads {_names(unchecked, files)}, tokenizes as transformers does and "
+            f"predicts the same{': ' + reason if reason else ''}."
+        )
+        if reason == NOT_INSTALLED:
+            sentences.append(HOW_TO_ADD)
+    return sentences
+
+
+def _names(chosen: Sequence[MeasuredFile], files: Sequence[MeasuredFile]) -> str:
+    """``chosen`` of ``files``."""
+    if len(chosen) == len(files):
+        return "every file"
+    others = sum(file.fork is None for file in files) > len(chosen)
+    return ", ".join(file.type for file in chosen) if others else "every other file"

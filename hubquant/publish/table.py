@@ -1,0 +1,96 @@
+"""Measurements as tables: one for a terminal and for the card, one with every statistic of one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hubquant.publish.recommendation import MeasuredFile, recommend
+from hubquant.units import measured, number, share, size
+
+if TYPE_CHECKING:
+    from hubquant.evaluate import Divergence
+
+Cell = Callable[[MeasuredFile], str]
+
+MISSING = "–"
+FILE, RECOMMENDATION = "File", "Recommendation"
+TEXT_COLUMNS = (FILE, "Type", RECOMMENDATION)
+OF_FILES: Mapping[str, Cell] = {
+    FILE: lambda file: file.file,
+    "Type": lambda file: file.type,
+    "Size": lambda file: size(file.size),
+    "bpw": lambda file: f"{file.bpw:.2f}",
+}
+OF_MEASUREMENTS: Mapping[str, Callable[[Divergence], str]] = {
+    "Mean KLD": lambda found: measured(found.kld.mean, found.kld.error),
+    "99.9 % KLD": lambda found: number(found.kld.percentiles[99.9]),
+    "Same top token": lambda found: share(found.same_top, found.same_top_error),
+    "PPL ratio": lambda found: measured(found.ratio, found.ratio_error),
+}
+COLUMNS = (*OF_FILES, *OF_MEASUREMENTS, RECOMMENDATION)
+# What fits the 80 columns of a terminal.
+NARROW = ("Type", "Size", "bpw", "Mean KLD", "Same top token", "PPL ratio")
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def table(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> Table:
+    """One row per file, in the order given; where nothing was measured, without the columns of measurements."""
+    if not any(file.divergence for file in files):
+        columns = [name for name in columns if name in OF_FILES]
+    recommendations = recommend(files)
+
+    def cell(file: MeasuredFile, column: str) -> str:
+        if column == RECOMMENDATION:
+            return recommendations[file.file]
+        if column in OF_FILES:
+            return OF_FILES[column](file)
+        return OF_MEASUREMENTS[column](file.divergence) if file.divergence else MISSING
+
+    return Table(tuple(columns), tuple(tuple(cell(file, column) for column in columns) for file in files))
+
+
+def plain(table: Table) -> str:
+    """Columns aligned with spaces."""
+    lines = [table.columns, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [
+        [
+            cell.ljust(width) if name in TEXT_COLUMNS else cell.rjust(width)
+            for cell, width, name in zip(line, widths, table.columns, strict=True)
+        ]
+        for line in lines
+    ]
+    return "".join("  ".join(line).rstrip() + "\n" for line in aligned)
+
+
+def divergence_table(measured: Divergence) -> str:
+    """The statistics that llama-perplexity prints, in its order, as aligned lines."""
+    kld, delta_p = measured.kld, measured.delta_p
+    lines = [
+        ("scored tokens", f"{measured.n_tokens}"),
+        ("PPL", f"{measured.ppl.ppl:.4f} ± {measured.ppl.error:.4f}"),
+        ("PPL of the source", f"{measured.ppl_base.ppl:.4f} ± {measured.ppl_base.error:.4f}"),
+        ("correlation of ln PPL", f"{measured.correlation:.2%}"),
+        ("PPL ratio", f"{measured.ratio:.6f} ± {measured.ratio_error:.6f}"),
+        ("PPL difference", f"{measured.difference:.6f} ± {measured.difference_error:.6f}"),
+        ("KLD mean", f"{kld.mean:.6f} ± {kld.error:.6f}"),
+        ("KLD maximum", f"{kld.maximum:.6f}"),
+        *((f"KLD {percent:g} %", f"{kld.percentiles[percent]:.6f}") for percent in (99.9, 99.0, 95.0, 90.0)),
+        ("KLD median", f"{kld.median:.6f}"),
+        ("KLD minimum", f"{kld.minimum:.6f}"),
+        ("Δp mean", f"{delta_p.mean:.3%} ± {delta_p.error:.3%}"),
+        ("Δp RMS", f"{measured.delta_p_rms:.3%} ± {measured.delta_p_rms_error:.3%}"),
+        ("Δp maximum", f"{delta_p.maximum:.3%}"),
+        *((f"Δp {percent:g} %", f"{delta_p.percentiles[percent]:.3%}") for percent in (99.0, 95.0, 5.0, 1.0)),
+        ("Δp minimum", f"{delta_p.minimum:.3%}"),
+        ("same top token", f"{measured.same_top:.2%} ± {measured.same_top_error:.2%}"),
+    ]
+    width = max(len(name) for name, _ in lines)
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in lines)
