@@ -82,7 +82,7 @@ def choose_way(settings: Imatrix, shapes: Shapes, *, can_stream: bool) -> Way:
 
 def bytes_of_weight() -> int:
     """Weights are float32 on a CPU, and mostly in half precision on a GPU."""
-    from hubquant.models.load import default_device
+    from hubquant.devices import default_device
 
     return FP32_BYTES if default_device() == "cpu" else FP32_BYTES // 2
 
@@ -108,7 +108,7 @@ def open_weights(checkpoint: Checkpoint) -> StreamedWeights:
     from hubquant.convert.config import read_architecture
     from hubquant.convert.plain import plain_checkpoint
     from hubquant.convert.tables import Embeddings
-    from hubquant.models.load import default_device
+    from hubquant.devices import default_device
     from hubquant.models.streamed_weights import StreamedWeights
 
     plain, _ = plain_checkpoint(checkpoint)
@@ -175,7 +175,7 @@ def finish(
 
 def _room(shapes: Shapes, n_tokens: int, folder: Path) -> Keep:
     """Where hidden states wait: on a GPU where they are."""
-    from hubquant.models.load import default_device
+    from hubquant.devices import default_device
     from hubquant.models.spill import Spill
     from hubquant.models.stream import in_memory
 

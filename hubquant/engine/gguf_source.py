@@ -13,10 +13,10 @@ from hubquant.convert.headers import TensorInfo
 from hubquant.convert.restore import load_model, read_config, read_tensor
 from hubquant.convert.tables import Bundle
 from hubquant.convert.vocab import Vocabulary
+from hubquant.devices import default_device
 from hubquant.engine.source import SourceModel
 from hubquant.errors import GGUFError, HubquantError, UserError
 from hubquant.gguf_file import GGUFFile, Metadata
-from hubquant.models.load import default_device
 
 if TYPE_CHECKING:
     import torch

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.convert.restore import load_model
+from hubquant.devices import default_device
 from hubquant.disk import writing
 from hubquant.engine.alone import text_sources
 from hubquant.engine.progress import Progress
 from hubquant.engine.runnable import open_runnable
 from hubquant.engine.steps import measure_baseline
 from hubquant.gguf_file import GGUFFile
-from hubquant.models.load import default_device
 from hubquant.recipe.schema import Evaluate
 
 if TYPE_CHECKING:

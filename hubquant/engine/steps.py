@@ -127,8 +127,8 @@ def quantize(work: Work, matrix: ImportanceMatrix | None) -> None:
 def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeCheck]]:
     """By file type: how far each file is from the source model, and whether llama.cpp can use it."""
     from hubquant.convert.restore import load_model
+    from hubquant.devices import default_device
     from hubquant.evaluate import Baseline, Divergence, RuntimeCheck, compare, runtime_check
-    from hubquant.models.load import default_device
 
     plan, made = work.plan, work.plan.artifacts
     divergences, runtimes = TypeAdapter(Divergence), TypeAdapter(RuntimeCheck)

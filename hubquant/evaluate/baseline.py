@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hubquant.devices import in_float64
 from hubquant.errors import BaselineError
 from hubquant.evaluate.likelihood import Perplexity
 from hubquant.evaluate.scoring import n_scored, row_blocks
@@ -44,7 +45,7 @@ def encode(logits: Tensor, targets: Tensor) -> EncodedRows:
     """``logits`` [n, n_vocab] and the tokens [n] that follow; a stored ln p is off by half a ``scale`` at most."""
     parts = []
     for rows in row_blocks(logits):
-        log_p = logits[rows].double().log_softmax(1).cpu()
+        log_p = in_float64(logits[rows]).log_softmax(1).cpu()
         minimum, maximum = log_p.amin(1).float(), log_p.amax(1).float()
         scale = (maximum - minimum) / LEVELS
         steps = (log_p - minimum[:, None]) / torch.where(scale > 0, scale, 1.0)[:, None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from hubquant.devices import in_float64
 from hubquant.evaluate.likelihood import Perplexity, mean_and_error
 from hubquant.evaluate.scoring import row_blocks
 
@@ -42,8 +43,8 @@ def token_statistics(
     """
     parts = []
     for rows in row_blocks(logits):
-        log_q = logits[rows].double().log_softmax(1)
-        log_p = base_log_probs[rows].to(log_q.device).double().log_softmax(1)
+        log_q = in_float64(logits[rows]).log_softmax(1)
+        log_p = in_float64(base_log_probs[rows].to(log_q.device)).log_softmax(1)
         nll = -log_q.gather(1, targets[rows, None].to(log_q.device)).squeeze(1).cpu()
         nll_base = base_nll[rows].double()
         kld = (log_p.exp() * (log_p - log_q)).sum(1).cpu()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hubquant.devices import in_float64
 from hubquant.evaluate.scoring import LanguageModel, row_blocks, scored_logits, scored_targets
 
 if TYPE_CHECKING:
@@ -54,6 +55,6 @@ def negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
     """-ln p(target) in float64 [n] of ``logits`` [n, n_vocab]; natural logarithm."""
     parts = []
     for rows in row_blocks(logits):
-        log_p = logits[rows].double().log_softmax(1).cpu()
+        log_p = in_float64(logits[rows]).log_softmax(1).cpu()
         parts.append(-log_p.gather(1, targets[rows, None]).squeeze(1))
     return torch.cat(parts)

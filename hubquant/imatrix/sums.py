@@ -9,10 +9,13 @@ from typing import Self
 
 import torch
 
+from hubquant.devices import in_float64
+
 
 @dataclass(eq=False)
 class Sums:
-    """Σx² and Σx, float64 [n_mat, n_in] on the device of the activations, and the rows of each matrix, [n_mat]."""
+    """Σx² and Σx, float64 [n_mat, n_in] on the device of the activations if that has float64, and the rows of each
+    matrix, [n_mat]."""
 
     sum2: torch.Tensor
     sum: torch.Tensor
@@ -20,7 +23,7 @@ class Sums:
 
     @classmethod
     def zeros(cls, n_mat: int, n_in: int, device: torch.device) -> Self:
-        zeros = torch.zeros(n_mat, n_in, dtype=torch.float64, device=device)
+        zeros = in_float64(torch.zeros(n_mat, n_in, device=device))
         return cls(zeros, zeros.clone(), torch.zeros(n_mat, dtype=torch.int64))
 
     def add(self, other: Sums) -> None:
@@ -78,8 +81,8 @@ class InputSums:
         sums = self._batch.get(key)
         if sums is None:
             sums = self._batch[key] = Sums.zeros(n_experts, x.shape[-1], x.device)
-        sums.sum2[expert] += sum_of_squares(x[None])[0]
-        sums.sum[expert] += x.sum(0, dtype=torch.float32)
+        sums.sum2[expert] += in_float64(sum_of_squares(x[None])[0])
+        sums.sum[expert] += in_float64(x.sum(0, dtype=torch.float32))
         sums.counts[expert] += len(x)
 
     def not_finite(self) -> str | None:
@@ -128,8 +131,8 @@ class InputSums:
         blocks = x.reshape(self._n_chunks if rows % self._n_chunks == 0 else 1, -1, x.shape[-1])
         # In float32 over one chunk, in float64 over the chunks.
         sums = Sums(
-            sum_of_squares(blocks).sum(0, dtype=torch.float64)[None],
-            blocks.sum(1, dtype=torch.float32).sum(0, dtype=torch.float64)[None],
+            in_float64(sum_of_squares(blocks)).sum(0)[None],
+            in_float64(blocks.sum(1, dtype=torch.float32)).sum(0)[None],
             torch.tensor([rows]),
         )
         self._last = _Input(weakref.ref(x), x._version, sums)

@@ -17,6 +17,9 @@ SUPPORTED_LIBRARY = "transformers"
 SUPPORTED_TASK = "text-generation"
 EMBEDDING_TASKS = ("feature-extraction", "fill-mask")
 WITHOUT_CODE = ("MiniCPMForCausalLM",)  # text generation classes that transformers lacks and conversion knows
+# Where none of these is found it is transformers', and optimum need not be imported to say so.
+_MARKS_OF_OTHERS = ("model_index.json", "modules.json", "sentence_*.json", "config_sentence_transformers.json")
+_KEYS_OF_OTHERS = ("pretrained_cfg", "architecture", "_diffusers_version")
 _MODEL_HINT = "name a folder or a repository with a transformers model"
 
 
@@ -73,10 +76,12 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 def infer_library(folder: Path) -> str:
     """ "transformers", "diffusers", "sentence_transformers" or "timm"."""
+    if (folder / "config.json").is_file():
+        config = _read_json(folder / "config.json")  # TasksManager would call a broken file an unknown library
+        if _plainly_transformers(folder, config):
+            return SUPPORTED_LIBRARY
     from optimum.exporters.tasks import TasksManager
 
-    if (folder / "config.json").is_file():
-        _read_json(folder / "config.json")  # TasksManager would call a broken file an unknown library
     try:
         return str(TasksManager.infer_library_from_model(str(folder)))
     except (ValueError, OSError):
@@ -85,6 +90,11 @@ def infer_library(folder: Path) -> str:
             why="it holds neither config.json nor model_index.json",
             hint=_MODEL_HINT,
         ) from None
+
+
+def _plainly_transformers(folder: Path, config: Any) -> bool:
+    marked = any(next(folder.glob(pattern), None) for pattern in _MARKS_OF_OTHERS)
+    return not marked and isinstance(config, dict) and "model_type" in config and not {*_KEYS_OF_OTHERS} & config.keys()
 
 
 def _read_card(folder: Path) -> Mapping[str, Any]:
@@ -126,6 +136,10 @@ def _model_class(config: Mapping[str, Any], supported: Collection[str]) -> type:
 
 
 def _task(model_class: type) -> str:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if model_class.__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        return SUPPORTED_TASK
     # TasksManager cannot infer the task of a folder, but it can that of a class.
     from optimum.exporters.tasks import TasksManager
 

@@ -9,6 +9,7 @@ from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hubquant.devices import default_device
 from hubquant.errors import CheckpointError, NotSupportedYet, TokenizerError
 from hubquant.models.identify import read_config
 from hubquant.models.storage import read_storage
@@ -17,7 +18,7 @@ from hubquant.models.text_tower import TEXT_NAMES, is_multimodal
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,13 @@ class Placement:
     max_memory: Mapping[str, str] = field(default_factory=dict)
     disk: Path | None = None
 
-    def options(self, *, on_cuda: bool) -> dict[str, Any]:
+    def options(self, device: str) -> dict[str, Any]:
         """Arguments of ``from_pretrained``."""
-        if self.disk is None and not (on_cuda and self.spread):
-            return {"device_map": "cuda"} if on_cuda else {}
+        on_gpu = device != "cpu"
+        if self.disk is None and not (on_gpu and self.spread):
+            return {"device_map": device} if on_gpu else {}
         memory: dict[int | str, str | int] = {int(k) if k.isdecimal() else k: v for k, v in self.max_memory.items()}
-        if self.disk is not None and not memory and not on_cuda:
+        if self.disk is not None and not memory and not on_gpu:
             import psutil
 
             memory = {"cpu": psutil.virtual_memory().available // 2}
@@ -44,25 +46,19 @@ class Placement:
         return options if self.disk is None else {**options, "offload_folder": str(self.disk)}
 
 
-def default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def load(folder: Path, device: Device = "auto", placement: Placement | None = None) -> PreTrainedModel:
     """The causal language model in ``folder``, in eval mode and without gradients.
 
-    On the CPU its weights are float32; on CUDA they keep the checkpoint's dtype. ``auto`` takes CUDA when there is one
-    and, unless ``placement`` says otherwise, spreads the model over all devices and main memory. Of a multimodal model
-    only the language model is loaded, as it is alone. Raises ``CheckpointError`` when weights are missing, broken or
-    not safetensors.
+    On the CPU its weights are float32; on a GPU they keep the checkpoint's dtype. ``auto`` takes a GPU when there is
+    one and, unless ``placement`` says otherwise, spreads the model over all devices and main memory. Of a multimodal
+    model only the language model is loaded, as it is alone. Raises ``CheckpointError`` when weights are missing, broken
+    or not safetensors.
     """
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
     kind: Any = AutoModelForCausalLM
-    on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    chosen = default_device() if device == "auto" else device
     _check_weights(folder)
     config = read_config(folder)
     place: Path | None = folder
@@ -80,8 +76,8 @@ def load(folder: Path, device: Device = "auto", placement: Placement | None = No
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
-                dtype="auto" if on_cuda else torch.float32,
-                **(placement or Placement(spread=device == "auto")).options(on_cuda=on_cuda),
+                dtype=torch.float32 if chosen == "cpu" else "auto",
+                **(placement or Placement(spread=device == "auto")).options(chosen),
                 output_loading_info=True,
                 **options,
             )

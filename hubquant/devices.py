@@ -1,0 +1,22 @@
+"""The device that models run on, and what it can compute with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def default_device() -> str:
+    """ "cuda" where there is one, "mps" on Apple's GPUs, else "cpu"."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def in_float64(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in float64 on its device, or on the CPU where the device, one of Apple's, does not have float64."""
+    return (x.cpu() if x.device.type == "mps" else x).double()

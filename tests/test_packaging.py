@@ -1,0 +1,51 @@
+"""What is imported is declared, and what is declared is used."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+# transformers reads SentencePiece models with these, and only if they are there.
+FOR_TRANSFORMERS = {"protobuf", "sentencepiece"}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(requirements: list[str]) -> set[str]:
+    return {normal(re.split(r"[\[<>=!~; ]", requirement)[0]) for requirement in requirements}
+
+
+def imported() -> set[str]:
+    """The distributions whose modules the package imports."""
+    modules: set[str] = set()
+    for path in (ROOT / "hubquant").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules.add(str(node.module).split(".")[0])
+    owners = packages_distributions()
+    foreign = modules - set(sys.stdlib_module_names) - {"hubquant"}
+    return {normal(owners[module][0]) if module in owners else module for module in foreign}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    core, extras = declared(PROJECT["dependencies"]), PROJECT["optional-dependencies"]
+    optional = declared([*extras["llamacpp"], *extras["ui"]])
+    found = imported()
+    assert found - optional <= core
+    assert core - FOR_TRANSFORMERS <= found
+    assert core >= FOR_TRANSFORMERS
+
+
+def test_every_requirement_is_pinned() -> None:
+    pinned = declared((ROOT / "constraints.txt").read_text("utf-8").splitlines()) - {"#", ""}
+    extras = PROJECT["optional-dependencies"].values()
+    wanted = declared(PROJECT["dependencies"]).union(*map(declared, extras)) - {"hubquant"}
+    assert wanted <= pinned
