@@ -6,12 +6,14 @@ python -m scripts.architectures
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
+from hubquant.convert.windows import DroppedWindow
 from tests.convert import (
     test_encoders,
     test_float8,
@@ -68,6 +70,7 @@ NaN and infinite weights stop the conversion itself, because only the weights te
 * Layers that predict further tokens (MTP): of {ahead} with a note in the
   plan, of Qwen3-Next and Qwen3.5 without one.
 * Vision and sound towers, with a note in the plan. Files for projectors (mmproj) are not written yet.
+{windows}
 * Poolers and heads of encoders: llama.cpp embeds without them. The pooling of `sentence-transformers` is kept.
 
 ## What the tests prove
@@ -106,9 +109,19 @@ def document() -> str:
         own_code=_names(each for each in ARCHITECTURES if each.own_code),
         encoders=_names(each for each in ARCHITECTURES if not each.generates),
         ahead=_names(each for each in ARCHITECTURES if each.predicts_ahead),
+        windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("checkpoint", "language model", "llama.cpp's name"), _towers()),
     )
+
+
+def _windows() -> str:
+    dropped = (each for each in ARCHITECTURES if any(isinstance(rule, DroppedWindow) for rule in each.rules))
+    text = (
+        f"* Windows of attention where llama.cpp has none: of {_names(dropped)}. A note in the plan says from which "
+        "length on the file computes otherwise than the original."
+    )
+    return textwrap.fill(text, 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _rows() -> Iterator[tuple[str, ...]]:

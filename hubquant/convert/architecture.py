@@ -118,6 +118,10 @@ class Architecture:
         """GGUF weight -> where its inputs are seen in transformers, for the matrices that multiply activations."""
         return {weight: tap for row, place in self.placed(config) for weight, tap in row.observed(place)}
 
+    def notes(self, config: PreTrainedConfig) -> tuple[str, ...]:
+        """Where the file computes otherwise than the checkpoint."""
+        return tuple(note for rule in self.rules for note in rule.notes(config))
+
     def marks(self, metadata: Metadata) -> bool:
         """Whether the ``marker`` is in a file's metadata."""
         key, value = self.marker if isinstance(self.marker, tuple) else (self.marker, None)

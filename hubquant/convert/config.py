@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import of_checkpoint
@@ -31,7 +31,7 @@ def read_architecture(settings: Settings) -> tuple[Architecture, PreTrainedConfi
     return architecture, make_config(model_type, architecture.translate(relevant), architecture.rules)
 
 
-def make_config(model_type: str, settings: Settings, rules: Iterable[Rule]) -> PreTrainedConfig:
+def make_config(model_type: str, settings: Settings, rules: Collection[Rule]) -> PreTrainedConfig:
     """transformers' config class fills in defaults and translates older spellings."""
     from transformers import CONFIG_MAPPING
 
@@ -45,7 +45,14 @@ def make_config(model_type: str, settings: Settings, rules: Iterable[Rule]) -> P
             why=" ".join(str(error).split())[:200] or type(error).__name__,
             hint="compare config.json with the one of the original repository",
         ) from error
+    for rule in rules:  # once more with the defaults, which may be what llama.cpp does not compute
+        rule.check({name: setting(config, name) for name in rule.reads})
     return config
+
+
+def setting(config: PreTrainedConfig, name: str) -> Any:
+    """A setting by any of its names; None where the config has none. Layers may have others of their own."""
+    return vars(config).get(config.attribute_map.get(name, name))
 
 
 def _number(value: Any) -> Any:

@@ -91,7 +91,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         architecture.taps(config),
         _float_type(tensors.values()),
         architecture.renames,
-        (*notes, *_ahead(architecture.further_layers(config, tensors))),
+        (*notes, *architecture.notes(config), *_ahead(architecture.further_layers(config, tensors))),
         architecture.cannot_run,
     )
 

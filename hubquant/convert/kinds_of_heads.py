@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.rope import FREQS
-from hubquant.convert.rules import Settings, check_count, integer, is_number, number, out_of_range
+from hubquant.convert.rules import Rule, Settings, check_count, integer, is_number, number, out_of_range
 from hubquant.convert.windows import FULL, SLIDING
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, booleans, f32, i32s, u32
@@ -49,14 +49,17 @@ def of_kind(config: PreTrainedConfig, kind: str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class HeadsByKind:
+class HeadsByKind(Rule):
     """Heads of two sizes, with key-value heads of two numbers, by the kind of layer."""
 
+    counts = (
+        *("num_attention_heads", "num_key_value_heads", "head_dim", "global_head_dim"),
+        *("num_global_key_value_heads", "sliding_window"),
+    )
+    reads = (*counts, "layer_types", "per_layer_config")
+
     def check(self, settings: Settings) -> None:
-        for setting in (
-            *("num_attention_heads", "num_key_value_heads", "head_dim", "global_head_dim"),
-            *("num_global_key_value_heads", "sliding_window"),
-        ):
+        for setting in self.counts:
             check_count(settings, setting, (1 << 31) - 1 if setting == "sliding_window" else 1 << 16)
         layers = settings.get("layer_types")
         if layers is not None and not (isinstance(layers, list) and {*map(str, layers)} <= {FULL, SLIDING}):
@@ -111,8 +114,10 @@ def by_layer(metadata: Metadata, key: str, n_layer: int) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True)
-class RopeByKind:
+class RopeByKind(Rule):
     """Layers that see the whole text rotate a share of each head, which ``rope_freqs.weight`` tells."""
+
+    reads = ("rope_parameters",)
 
     def check(self, settings: Settings) -> None:
         parameters = settings.get("rope_parameters")

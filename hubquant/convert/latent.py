@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import Settings, check_count, integer, out_of_range
+from hubquant.convert.rules import Rule, Settings, check_count, integer, out_of_range
 from hubquant.convert.tables import Place, Row, TapFor, Tensors, linear, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
-_SIZES = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "num_attention_heads")
 _WITHOUT_QUERY_RANK = (26, 27)  # layers of the models that llama.cpp expects without
 
 
@@ -48,11 +47,16 @@ class SplitLatent:
 
 
 @dataclass(frozen=True)
-class LatentHeads:
+class LatentHeads(Rule):
     """The heads' number, the ranks, and the sizes of heads compressed and expanded (``*_mla``)."""
 
+    reads = (
+        *("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+        *("num_attention_heads", "num_key_value_heads"),
+    )
+
     def check(self, settings: Settings) -> None:
-        for setting in _SIZES:
+        for setting in self.reads:
             check_count(settings, setting, 1 << 20)
         if (settings.get("qk_rope_head_dim") or 0) % 2:
             raise out_of_range("qk_rope_head_dim", settings["qk_rope_head_dim"], "even, because rope rotates pairs")

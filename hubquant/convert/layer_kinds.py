@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import Heads, Settings, head_size, integer, key_value_heads, out_of_range
+from hubquant.convert.rules import Heads, Rule, Settings, check_list, head_size, integer, key_value_heads, out_of_range
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, i32s
 
@@ -43,7 +43,7 @@ def periodic(layers: Sequence[bool]) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class HeadsByLayer:
+class HeadsByLayer(Rule):
     """Attention heads, with 0 key-value heads in the layers that have no attention.
 
     The heads together are as wide as the model. ``layer_settings`` are the settings that put attention in the layers
@@ -51,12 +51,11 @@ class HeadsByLayer:
     """
 
     layer_settings: Callable[[Sequence[bool]], dict[str, Any]]
+    reads = (*Heads.reads, "layer_types")
 
     def check(self, settings: Settings) -> None:
         Heads().check(settings)
-        layers = settings.get("layer_types")
-        if layers is not None and not isinstance(layers, list):
-            raise out_of_range("layer_types", layers, "a list")
+        check_list(settings, "layer_types")
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         width, size, kv_heads = config.hidden_size, head_size(config), key_value_heads(config)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.rope import Rope, raw_parameters, rope_type
-from hubquant.convert.rules import Settings, check_count, integer, is_number, number, out_of_range
+from hubquant.convert.rules import Rule, Settings, check_count, integer, is_number, number, out_of_range
 from hubquant.gguf_file.metadata import Metadata, f32, u32
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ _PRETRAINED = "original_max_position_embeddings"
 
 
 @dataclass(frozen=True)
-class LongRope:
+class LongRope(Rule):
     """Rope as it is without scaling, or LongRoPE, whose factors are tensors of the file."""
 
     plain: Rope
+    reads = (*Rope.reads, _PRETRAINED)
 
     def check(self, settings: Settings) -> None:
         check_count(settings, _PRETRAINED, (1 << 31) - 1)

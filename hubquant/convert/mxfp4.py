@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hubquant.convert.rules import Settings, out_of_range
-from hubquant.gguf_file.metadata import Metadata
+from hubquant.convert.rules import Rule, Settings, out_of_range
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig
 
 BLOCKS, SCALES = "_blocks", "_scales"
 """What transformers adds to a weight's name for its codes and for its exponents."""
@@ -81,7 +79,7 @@ class RepackMXFP4:
 
 
 @dataclass(frozen=True)
-class WholeBlocks:
+class WholeBlocks(Rule):
     """The widths ``settings_of`` packed weights, which blocks must fill."""
 
     settings_of: tuple[str, ...]
@@ -90,9 +88,3 @@ class WholeBlocks:
         for name in self.settings_of:
             if settings.get("quantization_config") and type(settings.get(name)) is int and settings[name] % _BLOCK:
                 raise out_of_range(name, settings[name], f"a multiple of {_BLOCK} for weights in MXFP4")
-
-    def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
-        return {}
-
-    def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002
-        return {}

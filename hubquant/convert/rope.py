@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.rules import Settings, head_size, integer, is_number, number, out_of_range
+from hubquant.convert.rules import Rule, Settings, head_size, integer, is_number, number, out_of_range
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, f32, string, u32
 
@@ -37,13 +37,16 @@ _LARGEST = {  # of numbers above 0
 
 
 @dataclass(frozen=True)
-class Rope:
+class Rope(Rule):
     """``types`` are the rope types that llama.cpp computes for the architecture, of whole heads unless ``partial``."""
 
     types: tuple[str, ...] = ("default", "linear", "yarn")
     partial: bool = False
+    reads = ("rope_parameters",)
 
     def check(self, settings: Settings) -> None:
+        if not tells_rope(settings):
+            return
         parameters = raw_parameters(settings)
         kind = rope_type(parameters)
         if kind not in self.types:
@@ -150,6 +153,11 @@ def apply_freqs(model: torch.nn.Module, divisors: torch.Tensor) -> None:
             buffer = getattr(module, name, None)
             if buffer is not None:
                 buffer.div_(divisors.to(buffer.device))
+
+
+def tells_rope(settings: Settings) -> bool:
+    """Whether there is a table: without one, not even the type is known before the config class adds its defaults."""
+    return bool(settings.get("rope_parameters") or settings.get("rope_scaling"))
 
 
 def raw_parameters(settings: Settings) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import KV, Metadata, boolean, f32, u32
@@ -16,21 +16,33 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Any]
 
 
-class Rule(Protocol):
+class Rule:
     """``metadata`` and ``settings`` are each other's inverse; keys are without the architecture's prefix."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The settings that it answers for, by the names of the config class."""
+        setting = getattr(self, "setting", None)
+        return () if setting is None else (setting,)
 
     def check(self, settings: Settings) -> None:
         """Refuse values of config.json that no model has. What is absent has transformers' default."""
 
-    def metadata(self, config: PreTrainedConfig) -> Metadata:
+    def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
         """Raises ``CheckpointError`` for values that do not fit together."""
+        return {}
 
-    def settings(self, metadata: Metadata) -> dict[str, Any]:
+    def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002
         """What the config class is to be told. Absent keys stay absent."""
+        return {}
+
+    def notes(self, config: PreTrainedConfig) -> Iterator[str]:  # noqa: ARG002
+        """Where llama.cpp computes otherwise than transformers, though the model is useful there too."""
+        return iter(())
 
 
 @dataclass(frozen=True)
-class Count:
+class Count(Rule):
     """A whole number from ``least`` to ``most``."""
 
     key: str
@@ -49,7 +61,7 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Computed:
+class Computed(Rule):
     """A whole number that the config may leave to a convention: ``value`` knows it."""
 
     key: str
@@ -68,7 +80,7 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class Epsilon:
+class Epsilon(Rule):
     """A number above 0 and below 1."""
 
     key: str
@@ -87,7 +99,7 @@ class Epsilon:
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(Rule):
     """A number above 0; ``None`` where the model has none."""
 
     key: str
@@ -107,7 +119,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Rule):
     """A setting for which llama.cpp has one ``value``; GGUF does not mention it. ``same`` are other names for it."""
 
     setting: str
@@ -121,16 +133,12 @@ class Fixed:
                 f"{self.setting} {str(value)[:40]!r}", why=f"llama.cpp computes this architecture with {self.value!r}"
             )
 
-    def metadata(self, config: PreTrainedConfig) -> Metadata:
-        self.check({self.setting: getattr(config, self.setting, None)})  # transformers' default may be another
-        return {}
-
     def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002
         return {self.setting: self.value}
 
 
 @dataclass(frozen=True)
-class Switch:
+class Switch(Rule):
     """Something that a model has or has not."""
 
     key: str
@@ -149,30 +157,25 @@ class Switch:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Rule):
     """A key with the same value for every model of the architecture."""
 
     key: str
     value: KV
 
-    def check(self, settings: Settings) -> None:
-        """The config has no say."""
-
     def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
         return {self.key: self.value}
 
-    def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002
-        return {}
-
 
 @dataclass(frozen=True)
-class Heads:
+class Heads(Rule):
     """Attention heads, their size, and the key-value heads that groups of them share where they may be ``grouped``."""
 
     grouped: bool = True
+    reads = ("num_attention_heads", "num_key_value_heads", "head_dim")
 
     def check(self, settings: Settings) -> None:
-        for setting in ("num_attention_heads", "num_key_value_heads", "head_dim"):
+        for setting in self.reads:
             check_count(settings, setting, 1 << 16)
         _check_even(settings.get("head_dim") or 0)
         heads, size = settings.get("num_attention_heads"), settings.get("hidden_size")
@@ -233,6 +236,12 @@ def check_count(settings: Settings, setting: str, most: int, least: int = 1) -> 
     value = settings.get(setting)
     if value is not None and not (type(value) is int and least <= value <= most):
         raise out_of_range(setting, value, f"a whole number from {least} to {most:,}")
+
+
+def check_list(settings: Settings, setting: str) -> None:
+    value = settings.get(setting)
+    if value is not None and not isinstance(value, list):
+        raise out_of_range(setting, value, "a list")
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

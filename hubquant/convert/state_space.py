@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.rules import Count, Fixed, Settings, check_count, integer, out_of_range
+from hubquant.convert.rules import Count, Fixed, Rule, Settings, check_count, integer, out_of_range
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
 
@@ -17,7 +17,7 @@ AUTOMATIC = "auto"
 
 
 @dataclass(frozen=True)
-class TwiceAsWide:
+class TwiceAsWide(Rule):
     """The states are twice as wide as the model: the only factor that llama.cpp computes with."""
 
     setting: str
@@ -42,15 +42,19 @@ class CountOrAutomatic(Count):
 
 
 @dataclass(frozen=True)
-class StateHeads:
+class StateHeads(Rule):
     """The heads of Mamba 2, which share the inner width evenly, and the groups of them that share B and C."""
 
     heads: str
     size: str
     groups: str
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.heads, self.size, self.groups
+
     def check(self, settings: Settings) -> None:
-        for setting in (self.heads, self.size, self.groups):
+        for setting in self.reads:
             if settings.get(setting) != AUTOMATIC:
                 check_count(settings, setting, 1 << 16)
 
@@ -70,7 +74,7 @@ class StateHeads:
 
 
 @dataclass(frozen=True)
-class StepsWithoutLimit:
+class StepsWithoutLimit(Rule):
     """Time steps that nothing clamps, as llama.cpp computes them."""
 
     setting: str = "time_step_limit"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Settings, check_count, head_size, integer, number, out_of_range
+from hubquant.convert.rules import Rule, Settings, check_count, check_list, head_size, integer, number
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, f32, u32
 
@@ -19,16 +20,15 @@ LAST_OF_EACH = "llama.cpp gives the whole text to the last layer of every {}"
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(Rule):
     """Every ``period``-th layer sees the whole text, the others the last ``sliding_window`` tokens."""
 
     period: int
+    reads = ("sliding_window", "layer_types")
 
     def check(self, settings: Settings) -> None:
         check_count(settings, "sliding_window", (1 << 31) - 1)
-        layers = settings.get("layer_types")
-        if layers is not None and not isinstance(layers, list):
-            raise out_of_range("layer_types", layers, "a list")
+        check_list(settings, "layer_types")
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         if list(config.layer_types) != self._layers(config.num_hidden_layers):
@@ -47,22 +47,46 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class IgnoredWindow:
-    """A window that transformers has and llama.cpp writes down without heeding it; 0 stands for none."""
+class DroppedWindow(Rule):
+    """A window of all layers, or of some by ``layer_types``, that transformers has and llama.cpp does not compute."""
+
+    reads: tuple[str, ...] = ("sliding_window",)
 
     def check(self, settings: Settings) -> None:
-        check_count(settings, "sliding_window", (1 << 31) - 1)
+        check_count(settings, "sliding_window", (1 << 31) - 1, least=0)
+        check_list(settings, "layer_types")
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002
+        return {"sliding_window": None}
+
+    def notes(self, config: PreTrainedConfig) -> Iterator[str]:
+        window, n_layer = config.sliding_window or 0, config.num_hidden_layers
+        layers = list(config.layer_types).count(SLIDING) if "layer_types" in self.reads else n_layer
+        if layers and 0 < window < config.max_position_embeddings:
+            where = "" if layers == n_layer else f" in {layers} of {n_layer} layers"
+            yield (
+                f"texts of more than {window:,} tokens come out otherwise than in transformers: "
+                f"llama.cpp has no window in this architecture and attends to all of them{where}, "
+                f"not to the last {window:,} (sliding_window)"
+            )
+
+
+QWEN_WINDOW = DroppedWindow(("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"))
+
+
+@dataclass(frozen=True)
+class WrittenWindow(DroppedWindow):
+    """A dropped window that llama.cpp writes down; 0 stands for none."""
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         return {"attention.sliding_window": u32(config.sliding_window or 0)}
 
-    def settings(self, metadata: Metadata) -> dict[str, Any]:
-        return {"sliding_window": integer(metadata, "attention.sliding_window") or None}
-
 
 @dataclass(frozen=True)
-class NoWindows:
+class NoWindows(Rule):
     """Every layer sees the whole text, in a family that has windows elsewhere."""
+
+    reads = Windows.reads
 
     def check(self, settings: Settings) -> None:
         if settings.get("sliding_window") is not None:
@@ -78,12 +102,13 @@ class NoWindows:
 
 
 @dataclass(frozen=True)
-class WindowsOfLargest:
+class WindowsOfLargest(Rule):
     """Windows in the largest model of the family, which llama.cpp knows by its ``n_layer`` layers, and in no other."""
 
     n_layer: int
     windows: Windows
     none = NoWindows()
+    reads = Windows.reads
 
     def check(self, settings: Settings) -> None:
         self.windows.check(settings)
@@ -102,15 +127,14 @@ class WindowsOfLargest:
 
 
 @dataclass(frozen=True)
-class LayersWithoutRope:
+class LayersWithoutRope(Rule):
     """Every ``period``-th layer knows no positions."""
 
     period: int
+    reads = ("no_rope_layers",)
 
     def check(self, settings: Settings) -> None:
-        layers = settings.get("no_rope_layers")
-        if layers is not None and not isinstance(layers, list):
-            raise out_of_range("no_rope_layers", layers, "a list")
+        check_list(settings, "no_rope_layers")
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         if list(config.no_rope_layers) != self._layers(config.num_hidden_layers):
@@ -128,13 +152,14 @@ class LayersWithoutRope:
 
 
 @dataclass(frozen=True)
-class QueryScale:
+class QueryScale(Rule):
     """Gemma's queries are divided by the root of the head size, in its largest model by that of width / heads.
 
     llama.cpp knows the largest model by its number of layers.
     """
 
     n_layer_of_27b: int
+    reads = ("query_pre_attn_scalar",)
 
     def check(self, settings: Settings) -> None:
         check_count(settings, "query_pre_attn_scalar", 1 << 16)
@@ -156,10 +181,11 @@ class QueryScale:
 
 
 @dataclass(frozen=True)
-class RopeByLayer:
+class RopeByLayer(Rule):
     """Layers with a window have a frequency base of their own and no scaling."""
 
     full: Rope
+    reads = Rope.reads
 
     def check(self, settings: Settings) -> None:
         parameters = settings.get("rope_parameters")
@@ -184,10 +210,11 @@ class RopeByLayer:
 
 
 @dataclass(frozen=True)
-class UnscaledInWindows:
+class UnscaledInWindows(Rule):
     """Layers with a window have the same frequency base and no scaling."""
 
     full: Rope
+    reads = Rope.reads
 
     def check(self, settings: Settings) -> None:
         RopeByLayer(self.full).check(settings)

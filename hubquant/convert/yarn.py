@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.rope import Rope, raw_parameters, rope_type
-from hubquant.convert.rules import Settings, is_number, number, out_of_range
+from hubquant.convert.rope import Rope, raw_parameters, rope_type, tells_rope
+from hubquant.convert.rules import Rule, Settings, is_number, number, out_of_range
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, f32
 
@@ -29,10 +29,11 @@ def _check_scales(settings: Settings, wanted: str) -> None:
 
 
 @dataclass(frozen=True)
-class LatentYarn:
+class LatentYarn(Rule):
     """yarn that scales attention by (0.1 mscale_all_dim ln factor + 1)² and nothing else, as DeepSeek does."""
 
     rope = Rope(("default", "yarn"))
+    reads = Rope.reads
 
     def check(self, settings: Settings) -> None:
         self.rope.check(settings)
@@ -54,12 +55,15 @@ class LatentYarn:
 
 
 @dataclass(frozen=True)
-class TemperedYarn:
+class TemperedYarn(Rule):
     """yarn of Ministral 3, with a temperature of attention that grows by ``llama_4_scaling_beta`` with the position."""
 
     rope = Rope(("yarn",))
+    reads = Rope.reads
 
     def check(self, settings: Settings) -> None:
+        if not tells_rope(settings):
+            return
         self.rope.check(settings)
         _check_scales(settings, "1")
         beta = raw_parameters(settings).get("llama_4_scaling_beta")

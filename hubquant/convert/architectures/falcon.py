@@ -61,6 +61,8 @@ def _block(config: PreTrainedConfig, _layer: int) -> tuple[Row, ...]:
 class Groups(Computed):
     """More than one group of keys and values is the newer decoder."""
 
+    reads = ("num_kv_heads", "multi_query", "new_decoder_architecture")
+
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         groups = integer(metadata, self.key) or 1
         return {"num_kv_heads": groups, "multi_query": True, "new_decoder_architecture": groups > 1}

@@ -14,7 +14,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, mamba
 from hubquant.convert.operations import Dimensions, Fork, OperationFor, Scale, always
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Count, Fixed, Settings, check_count, integer, is_number, out_of_range
+from hubquant.convert.rules import Count, Fixed, Rule, Settings, check_count, integer, is_number, out_of_range
 from hubquant.convert.state_space import StateHeads, StepsWithoutLimit
 from hubquant.convert.tables import Bundle, Embeddings, Place, Row, Tensors, linear, norm
 from hubquant.gguf_file.metadata import Metadata, u32
@@ -31,8 +31,10 @@ _SINGLE = (
 _SEVERAL = {"mlp_multipliers": 2, "ssm_multipliers": 5}
 
 
-class _Multipliers:
+class _Multipliers(Rule):
     """Numbers above 0 that the weights are multiplied by."""
+
+    reads = (*_SINGLE, *_SEVERAL)
 
     def check(self, settings: Settings) -> None:
         for name in _SINGLE:
@@ -58,11 +60,13 @@ def _is_multiplier(value: object) -> bool:
     return is_number(value) and 0 < value < 1e6
 
 
-class _InnerSize:
+class _InnerSize(Rule):
     """The width of the mixer."""
 
+    reads = ("mamba_d_ssm", "mamba_expand")
+
     def check(self, settings: Settings) -> None:
-        for setting in ("mamba_d_ssm", "mamba_expand"):
+        for setting in self.reads:
             check_count(settings, setting, 1 << 24)
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:

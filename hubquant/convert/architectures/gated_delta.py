@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architectures import decoder
 from hubquant.convert.layer_kinds import FULL, attends
 from hubquant.convert.operations import AddOne, Dimensions, NegativeExp, OperationFor, always, reshape
-from hubquant.convert.rules import Count, Epsilon, Fixed, Heads, Rule, Settings, check_count, integer, out_of_range
+from hubquant.convert.rules import (
+    Count,
+    Epsilon,
+    Fixed,
+    Heads,
+    Rule,
+    Settings,
+    check_count,
+    check_list,
+    integer,
+    out_of_range,
+)
 from hubquant.convert.tables import Embeddings, Module, Row, Tensors, linear, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
@@ -22,14 +33,14 @@ _KEY_HEADS, _VALUE_HEADS = "linear_num_key_heads", "linear_num_value_heads"
 _KEY_SIZE, _VALUE_SIZE = "linear_key_head_dim", "linear_value_head_dim"
 
 
-class _Interval:
+class _Interval(Rule):
     """Attention in the last of every so many layers."""
+
+    reads = ("layer_types",)
 
     def check(self, settings: Settings) -> None:
         check_count(settings, _INTERVAL, 10_000)
-        layers = settings.get("layer_types")
-        if layers is not None and not isinstance(layers, list):
-            raise out_of_range("layer_types", layers, "a list")
+        check_list(settings, "layer_types")
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         layers = list(config.layer_types)
@@ -48,11 +59,13 @@ class _Interval:
         return [FULL if (layer + 1) % interval == 0 else "linear_attention" for layer in range(n_layer)]
 
 
-class _DeltaHeads:
+class _DeltaHeads(Rule):
     """Heads of keys and of values, all of one size; as many value heads share each key head."""
 
+    reads = (_KEY_HEADS, _VALUE_HEADS, _KEY_SIZE, _VALUE_SIZE)
+
     def check(self, settings: Settings) -> None:
-        for setting in (_KEY_HEADS, _VALUE_HEADS, _KEY_SIZE, _VALUE_SIZE):
+        for setting in self.reads:
             check_count(settings, setting, 1 << 16)
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:

@@ -21,6 +21,7 @@ from hubquant.convert.rules import (
     Epsilon,
     Fixed,
     Heads,
+    Rule,
     Settings,
     check_count,
     integer,
@@ -43,8 +44,10 @@ _MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
-class _OneWidth:
+class _OneWidth(Rule):
     """The width of the MLP, which config.json may tell for each layer."""
+
+    reads = ("intermediate_size",)
 
     def check(self, settings: Settings) -> None:
         widths = settings.get("intermediate_size")
@@ -66,10 +69,11 @@ class _OneWidth:
 
 
 @dataclass(frozen=True)
-class _Sparsity:
+class _Sparsity(Rule):
     """The first layers keep the largest of their activations: those above the mean by so many standard deviations."""
 
     key = "activation_sparsity_scale"
+    reads = ("activation_sparsity_pattern",)
 
     def check(self, settings: Settings) -> None:
         shares = settings.get("activation_sparsity_pattern")
@@ -94,10 +98,11 @@ class _Sparsity:
 
 
 @dataclass(frozen=True)
-class _SharedKeys:
+class _SharedKeys(Rule):
     """How many of the last layers use the keys and values of layers before them."""
 
     key = "attention.shared_kv_layers"
+    reads = ("num_kv_shared_layers",)
 
     def check(self, settings: Settings) -> None:
         check_count(settings, "num_kv_shared_layers", _MOST_LAYERS, least=0)
@@ -119,8 +124,10 @@ class _SharedKeys:
 
 
 @dataclass(frozen=True)
-class TableOfLayers:
+class TableOfLayers(Rule):
     """The layers' embeddings may be for fewer tokens than the model has; a GGUF file has them for all."""
+
+    reads = ("vocab_size_per_layer_input",)
 
     def check(self, settings: Settings) -> None:
         check_count(settings, "vocab_size_per_layer_input", 1 << 24)

@@ -55,10 +55,11 @@ def _first_shared(config: PreTrainedConfig) -> int:
 
 
 @dataclass(frozen=True)
-class _Width:
+class _Width(Rule):
     """The width of the MLP, which layers without keys of their own may have twice."""
 
     key = "feed_forward_length"
+    reads = ("intermediate_size", "num_kv_shared_layers", "use_double_wide_mlp")
 
     def check(self, settings: Settings) -> None:
         check_count(settings, "intermediate_size", 1 << 24)
@@ -92,7 +93,7 @@ class _Width:
 
 
 @dataclass(frozen=True)
-class _Experts:
+class _Experts(Rule):
     """Experts beside the MLP, in models that have them."""
 
     counts = (
@@ -100,6 +101,7 @@ class _Experts:
         Count("expert_used_count", "top_k_experts", most=moe.MOST_EXPERTS),
         Count("expert_feed_forward_length", "moe_intermediate_size"),
     )
+    reads = ("enable_moe_block", *(each.setting for each in counts))
 
     def check(self, settings: Settings) -> None:
         for each in self.counts:

@@ -9,7 +9,7 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, llama, moe
 from hubquant.convert.operations import Dimensions, split
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Count, Number, Rule, Settings, integer
+from hubquant.convert.rules import Count, Number, Rule, integer
 from hubquant.convert.tables import Module, Tensors, inputs_of
 from hubquant.gguf_file.metadata import Metadata
 
@@ -27,14 +27,10 @@ RULES: tuple[Rule, ...] = (
 
 
 @dataclass(frozen=True)
-class PlainAttentionScale:
+class PlainAttentionScale(Rule):
     """Attention scaled by the root of the head size, which llama.cpp does unasked and Granite's config spells out."""
 
-    def check(self, settings: Settings) -> None:
-        """The config's own rules suffice."""
-
-    def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
-        return {}
+    reads = ("attention_multiplier",)
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         size = integer(metadata, "attention.key_length")

@@ -11,7 +11,7 @@ from hubquant.convert.architectures import decoder
 from hubquant.convert.layer_kinds import FULL, HeadsByLayer, attends, first_layer
 from hubquant.convert.operations import Dimensions, reshape
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Count, Epsilon, Fixed, Settings, check_count, integer, is_number, out_of_range
+from hubquant.convert.rules import Count, Epsilon, Fixed, Rule, Settings, check_count, integer, is_number, out_of_range
 from hubquant.convert.tables import Embeddings, Row, Tensors, linear, norm
 from hubquant.gguf_file.metadata import Metadata, u32
 
@@ -35,8 +35,13 @@ _CONVOLUTION: tuple[Row, ...] = (
 
 
 @dataclass(frozen=True)
-class _FeedForward:
+class _FeedForward(Rule):
     """The width after the config's adjustments: 2/3, a factor, and up to the next multiple."""
+
+    reads = (
+        "intermediate_size",
+        *("block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of"),
+    )
 
     def check(self, settings: Settings) -> None:
         for setting in ("intermediate_size", "block_ff_dim", "block_multiple_of"):

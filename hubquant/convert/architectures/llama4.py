@@ -9,7 +9,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions, Transpose, always, split
 from hubquant.convert.rope import Rope, rope_freqs
-from hubquant.convert.rules import Count, Epsilon, Fixed, Heads, Settings, integer
+from hubquant.convert.rules import Count, Epsilon, Fixed, Heads, Rule, Settings, integer
 from hubquant.convert.tables import Row, Tensors, linear, norm
 from hubquant.convert.windows import LayersWithoutRope
 from hubquant.errors import NotSupportedYet
@@ -22,11 +22,10 @@ _WITHOUT_NORM = 128  # experts of the model whose queries and keys llama.cpp doe
 
 
 @dataclass(frozen=True)
-class NormOfHeads:
+class NormOfHeads(Rule):
     """llama.cpp knows by the number of experts whether queries and keys are normalized."""
 
-    def check(self, settings: Settings) -> None:
-        """transformers refuses what is neither true nor false."""
+    reads = ("use_qk_norm", "num_local_experts")
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         if config.use_qk_norm == (config.num_local_experts == _WITHOUT_NORM):
@@ -41,10 +40,11 @@ class NormOfHeads:
 
 
 @dataclass(frozen=True)
-class ExpertLayers:
+class ExpertLayers(Rule):
     """The last of every ``interleave_moe_layer_step`` layers has experts."""
 
     step = Count("interleave_moe_layer_step", "interleave_moe_layer_step", most=10_000)
+    reads = (*step.reads, "moe_layers")
 
     def check(self, settings: Settings) -> None:
         self.step.check(settings)

@@ -1,7 +1,8 @@
-"""Mistral, which is Llama to llama.cpp: its converter does not write the sliding window either."""
+"""Mistral, which is Llama to llama.cpp, without a window."""
 
 from dataclasses import replace
 
 from hubquant.convert.architectures.llama import LLAMA
+from hubquant.convert.windows import DroppedWindow
 
-MISTRAL = replace(LLAMA, classes={"MistralForCausalLM": "mistral"})
+MISTRAL = replace(LLAMA, classes={"MistralForCausalLM": "mistral"}, rules=(*LLAMA.rules, DroppedWindow()))

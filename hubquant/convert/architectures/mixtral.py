@@ -9,6 +9,7 @@ from hubquant.convert.architectures import decoder, llama, moe
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Count
+from hubquant.convert.windows import DroppedWindow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -26,6 +27,7 @@ MIXTRAL = Architecture(
     rules=(
         *decoder.RULES,
         Rope(),
+        DroppedWindow(),
         Count("expert_count", "num_local_experts", most=moe.MOST_EXPERTS),
         Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
     ),

@@ -10,7 +10,7 @@ from hubquant.convert.longrope import LongRope, rope_factors, told_by_factors
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rope import Rope
 from hubquant.convert.tables import linear, norm
-from hubquant.convert.windows import IgnoredWindow
+from hubquant.convert.windows import WrittenWindow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -25,7 +25,7 @@ PHI3 = Architecture(
     name="phi3",
     classes={"Phi3ForCausalLM": "phi3"},
     restored_as="phi3",
-    rules=(*decoder.RULES, LongRope(Rope(("default",), partial=True)), IgnoredWindow()),
+    rules=(*decoder.RULES, LongRope(Rope(("default",), partial=True)), WrittenWindow()),
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(

@@ -4,6 +4,7 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope
 from hubquant.convert.tables import Row, linear, norm
+from hubquant.convert.windows import QWEN_WINDOW
 
 ATTENTION: tuple[Row, ...] = (
     norm("input_layernorm"),
@@ -17,7 +18,7 @@ QWEN2 = Architecture(
     name="qwen2",
     classes={"Qwen2ForCausalLM": "qwen2"},
     restored_as="qwen2",
-    rules=(*decoder.RULES, Rope()),
+    rules=(*decoder.RULES, Rope(), QWEN_WINDOW),
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(*ATTENTION, *decoder.gated_mlp()),

@@ -5,6 +5,7 @@ from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Fixed
 from hubquant.convert.tables import Row, linear, norm
+from hubquant.convert.windows import QWEN_WINDOW
 
 ATTENTION: tuple[Row, ...] = (
     norm("input_layernorm"),
@@ -20,7 +21,7 @@ QWEN3 = Architecture(
     name="qwen3",
     classes={"Qwen3ForCausalLM": "qwen3"},
     restored_as="qwen3",
-    rules=(*decoder.RULES, Rope(), Fixed("attention_bias", False)),
+    rules=(*decoder.RULES, Rope(), QWEN_WINDOW, Fixed("attention_bias", False)),
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(*ATTENTION, *decoder.gated_mlp()),

@@ -10,6 +10,7 @@ from hubquant.convert.operations import Dimensions
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Count, Fixed, Rule
 from hubquant.convert.tables import linear
+from hubquant.convert.windows import QWEN_WINDOW, DroppedWindow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -36,6 +37,7 @@ QWEN2_MOE = Architecture(
     restored_as="qwen2_moe",
     rules=(
         *RULES,
+        QWEN_WINDOW,
         Count("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
         Fixed("norm_topk_prob", False),
     ),
@@ -52,7 +54,12 @@ QWEN3_MOE = Architecture(
     name="qwen3moe",
     classes={"Qwen3MoeForCausalLM": "qwen3_moe"},
     restored_as="qwen3_moe",
-    rules=(*RULES, Fixed("attention_bias", False), Fixed("norm_topk_prob", True)),
+    rules=(
+        *RULES,
+        DroppedWindow(("sliding_window", "use_sliding_window")),
+        Fixed("attention_bias", False),
+        Fixed("norm_topk_prob", True),
+    ),
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(*qwen3.ATTENTION, *moe.routed()),

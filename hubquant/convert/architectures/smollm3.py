@@ -3,14 +3,18 @@
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, llama
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Fixed
-from hubquant.convert.windows import LayersWithoutRope
+from hubquant.convert.windows import DroppedWindow, LayersWithoutRope
 
 SMOLLM3 = Architecture(
     name="smollm3",
     classes={"SmolLM3ForCausalLM": "smollm3"},
     restored_as="smollm3",
-    rules=(*decoder.RULES, Rope(), LayersWithoutRope(period=4), Fixed("use_sliding_window", False)),
+    rules=(
+        *decoder.RULES,
+        Rope(),
+        LayersWithoutRope(period=4),
+        DroppedWindow(("sliding_window", "use_sliding_window", "layer_types")),
+    ),
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(*llama.ATTENTION, *decoder.gated_mlp(bias="mlp_bias")),

@@ -5,6 +5,7 @@ from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Epsilon, Fixed, Heads
 from hubquant.convert.tables import Embeddings, linear, norm
+from hubquant.convert.windows import DroppedWindow
 
 STARCODER2 = Architecture(
     name="starcoder2",
@@ -14,6 +15,7 @@ STARCODER2 = Architecture(
         *decoder.SIZES,
         Heads(),
         Rope(("default",)),
+        DroppedWindow(),
         Epsilon("attention.layer_norm_epsilon", "norm_epsilon"),
         Fixed("use_bias", True),
         Fixed("hidden_act", "gelu_pytorch_tanh"),
