@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
+import xxhash
+
 from hubquant.errors import DiskFullError, OutputError
+
+_PIECE = 1 << 22  # bytes
 
 
 @contextmanager
@@ -17,7 +22,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # HDF5 tells the system's error in its text only
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
             raise disk_full(path) from error
         raise OutputError(
             f"cannot write {path}",
@@ -32,14 +38,42 @@ def write_at_once(path: Path, content: bytes) -> None:
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            with temporary.open("wb", buffering=0) as file:
+                write_all(file, content)
+            sync(temporary)
             temporary.replace(path)
+            sync(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_all(file: FileIO, content: bytes | memoryview) -> None:
+    """To an unbuffered file, which may take less than it is given."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) or 0 :]
+
+
+def sync(path: Path) -> None:
+    """Wait until the contents of a file, or the names in a folder, would survive a power cut."""
+    if os.name == "nt":  # which opens no folder, and syncs no file that is open for reading
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def checksum(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
+    """XXH3-128 of a file; ``advance`` is called with bytes read."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            advance(len(piece))
+    return digest.hexdigest()
 
 
 def disk_full(path: Path) -> DiskFullError:

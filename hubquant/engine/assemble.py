@@ -87,7 +87,7 @@ def _place_files(work: Work, output: OutputFolder, ftypes: set[str]) -> set[str]
 
 def _own_copy(work: Work, given: GivenImatrix) -> Path:
     """The given matrix as an artifact: what is placed in the output is never the user's own file."""
-    if not work.workspace.has(given.artifact):
+    if work.workspace.damage(given.artifact):
         target = work.workspace.open_building(given.artifact) / IMATRIX
         if given.path is None:
             given.matrix.save(target)

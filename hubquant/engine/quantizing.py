@@ -48,7 +48,7 @@ class OpenTarget:
         self.writer_of: dict[str, GGUFWriter] = {}
         self.writers: list[GGUFWriter] = []
         for path, layout in zip(shard_paths(target.path, len(target.layouts)), target.layouts, strict=True):
-            if path.exists():
+            if layout.fits(path):
                 continue
             writer = stack.enter_context(GGUFWriter(path, layout))
             self.writers.append(writer)

@@ -10,6 +10,7 @@ from hubquant.engine.output_folder import OutputFolder
 from hubquant.engine.plan import Plan
 from hubquant.engine.progress import Progress
 from hubquant.engine.report import Report
+from hubquant.engine.reuse import discard_damaged
 from hubquant.engine.steps import Work, measure_files, observe_model, quantize
 from hubquant.engine.verifying import verify
 from hubquant.engine.workspace import Workspace
@@ -32,6 +33,7 @@ def execute(plan: Plan, progress: Progress, *, fresh: bool = False) -> Report:
         if fresh:
             workspace.forget_artifacts()
         work = Work(plan, plan.source, workspace, progress)
+        discard_damaged(work)
         if work.needs_weights():
             work = replace(work, source=plan.source.download(progress))
         matrix = observe_model(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import TypeAdapter
 
 from hubquant.convert.conversion import stream
+from hubquant.disk import write_at_once, writing
 from hubquant.engine.collecting import collect, finish, observe_source
 from hubquant.engine.contents import IMATRIX
 from hubquant.engine.files import FilePlan
@@ -55,11 +57,21 @@ class Work:
 
     def keep_result(self, artifact: Artifact, adapter: TypeAdapter[Result], result: Result) -> None:
         """Complete an artifact that is one small value."""
-        (self.workspace.open_building(artifact) / RESULT).write_bytes(adapter.dump_json(result, indent=1))
+        path = self.workspace.open_building(artifact) / RESULT
+        write_at_once(path, json.dumps(adapter.dump_python(result), indent=1).encode())
         self.workspace.complete(artifact)
 
     def result(self, artifact: Artifact, adapter: TypeAdapter[Result]) -> Result:
         return adapter.validate_json((self.workspace.path(artifact) / RESULT).read_bytes())
+
+    def forget(self, artifact: Artifact) -> None:
+        """Remove an artifact with its hard links in the output folder, so that nothing damaged is published."""
+        for path in self.workspace.path(artifact).glob("*.gguf"):
+            for placed in (self.plan.output / path.name, *self.plan.output.glob(f"*/{path.name}")):
+                with writing(placed):
+                    if placed.exists() and placed.samefile(path):
+                        placed.unlink()
+        self.workspace.forget(artifact)
 
     def file_paths(self, file: FilePlan) -> list[Path]:
         """The finished shards of a file in its artifact."""

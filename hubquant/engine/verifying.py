@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 
 from pydantic import TypeAdapter
@@ -31,7 +30,7 @@ def verify(work: Work) -> Mapping[str, TensorCheck]:
                 checks = verify_files([work.file_paths(file)[0] for file in missing], tensors, advance=advance)
             except VerificationError:
                 for file in missing:
-                    shutil.rmtree(work.workspace.path(made.files[file.ftype]))
+                    work.forget(made.files[file.ftype])
                 raise
         for file, check in zip(missing, checks, strict=True):
             work.keep_result(made.verifications[file.ftype], WORST, check.worst[0])

@@ -6,6 +6,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +14,7 @@ import h5py
 import numpy as np
 from torch import Tensor
 
-from hubquant.disk import disk_full, writing
+from hubquant.disk import disk_full, sync, write_all, writing
 from hubquant.errors import BaselineError
 from hubquant.evaluate.baseline import DATASETS, Baseline, EncodedRows, Identity, encode
 from hubquant.evaluate.scoring import LanguageModel, n_scored, scored_logits, scored_targets
@@ -82,7 +83,7 @@ class _Writer:
         self._offsets = offsets
         self.done = set(journal)
         with writing(path):
-            self._file = os.open(_partial(path), os.O_RDWR)
+            self._file = FileIO(_partial(path), "r+")
             _journal(path).write_text("".join(f"{chunk} {checksum}\n" for chunk, checksum in journal.items()))
 
     @classmethod
@@ -131,17 +132,19 @@ class _Writer:
             for name in DATASETS:
                 data = getattr(rows, name).numpy().tobytes()
                 checksum = zlib.crc32(data, checksum)
-                _write_at(self._file, data, self._offsets[name] + chunk * len(data))
+                self._file.seek(self._offsets[name] + chunk * len(data))
+                write_all(self._file, data)
             with _journal(self._path).open("a") as journal:
                 journal.write(f"{chunk} {checksum}\n")
         self.done.add(chunk)
 
     def finish(self) -> None:
         with writing(self._path):
-            os.fsync(self._file)
-            os.close(self._file)
+            os.fsync(self._file.fileno())
+            self._file.close()
             _partial(self._path).replace(self._path)
-            _journal(self._path).unlink()
+            sync(self._path.parent)
+            _journal(self._path).unlink(missing_ok=True)
 
 
 def _partial(path: Path) -> Path:
@@ -153,8 +156,8 @@ def _journal(path: Path) -> Path:
 
 
 def _read_journal(path: Path) -> dict[int, int]:
-    text = _journal(path).read_text() if _journal(path).exists() else ""
-    lines = [line.split() for line in text[: text.rfind("\n") + 1].splitlines()]
+    text = _journal(path).read_bytes() if _journal(path).exists() else b""
+    lines = [line.split() for line in text[: text.rfind(b"\n") + 1].splitlines()]
     return {int(line[0]): int(line[1]) for line in lines if len(line) == 2 and all(part.isdigit() for part in line)}
 
 
@@ -171,10 +174,3 @@ def _preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any)
 def _offsets(path: Path) -> dict[str, int]:
     with h5py.File(path, "r") as file:
         return {name: file[name].id.get_offset() for name in DATASETS}
-
-
-def _write_at(file: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file, view, offset)
-        view, offset = view[written:], offset + written

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hubquant.disk import writing
+from hubquant.disk import write_all, writing
 
 Rows = NDArray[np.float64]
 KEY_BYTES = 32
@@ -30,11 +31,10 @@ class Snapshot:
             stored = path.read_bytes() if path.exists() else b""
             self.records = list(self._whole_records(stored)) if stored[:KEY_BYTES] == key else []
             kept = KEY_BYTES + len(self.records) * self._record_bytes
-            self._file = path.open("r+b" if path.exists() else "w+b")
-            self._file.write(key)
+            self._file = FileIO(path, "r+" if path.exists() else "w+")
+            write_all(self._file, key)
             self._file.truncate(kept)
             self._file.seek(kept)
-            self._file.flush()
 
     def _whole_records(self, stored: bytes) -> Iterator[Rows]:
         for start in range(KEY_BYTES, len(stored) - self._record_bytes + 1, self._record_bytes):
@@ -48,8 +48,7 @@ class Snapshot:
         if len(payload) + 4 != self._record_bytes:
             raise ValueError(f"a record holds {self._record_bytes - 4} bytes, not {len(payload)}")
         with writing(self._path):
-            self._file.write(zlib.crc32(payload).to_bytes(4, "little") + payload)
-            self._file.flush()
+            write_all(self._file, zlib.crc32(payload).to_bytes(4, "little") + payload)
         self.records.append(np.frombuffer(payload, dtype="<f8"))
 
     def close(self) -> None:

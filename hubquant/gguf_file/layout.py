@@ -54,6 +54,13 @@ class Layout:
     offsets: Mapping[str, int] = field(repr=False)
     size: int
 
+    def fits(self, path: Path) -> bool:
+        """Whether ``path`` is a file of this size with this header."""
+        if not path.is_file() or path.stat().st_size != self.size:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(self.header)) == self.header
+
 
 def plan_layout(metadata: Metadata, entries: Iterable[TensorEntry]) -> Layout:
     """Lay a file out: metadata and tensors in the order given, tensors aligned to 32 bytes (or ``general.alignment``).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import xxhash
 
-from hubquant.disk import writing
+from hubquant.disk import sync, write_all, writing
 from hubquant.gguf_file.layout import Layout
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class GGUFWriter:
                 self._start_over()
             self._completed = recovered or {}
             # Unbuffered, and the journal's line follows the tensor's bytes: a kill loses at most the current tensor.
-            self._file = open(self._partial, "r+b", buffering=0)  # noqa: SIM115
-            self._journal = open(self._journal_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            self._file = FileIO(self._partial, "r+")
+            self._journal = FileIO(self._journal_path, "a")
 
     @property
     def completed(self) -> frozenset[str]:
@@ -62,10 +63,9 @@ class GGUFWriter:
                 for start in range(0, len(view), _CHUNK):
                     chunk = view[start : start + _CHUNK]
                     checksum.update(chunk)
-                    while chunk:
-                        chunk = chunk[self._file.write(chunk) or 0 :]
+                    write_all(self._file, chunk)
             self._completed[name] = checksum.hexdigest()
-            self._journal.write(f"{self._completed[name]} {name}\n")
+            write_all(self._journal, f"{self._completed[name]} {name}\n".encode())
 
     def finish(self) -> Path:
         """Give the file its name. ``ValueError`` when tensors are missing."""
@@ -76,13 +76,15 @@ class GGUFWriter:
             os.fsync(self._file.fileno())
             self.close()
             os.replace(self._partial, self.path)
+            sync(self.path.parent)
             self._journal_path.unlink(missing_ok=True)
         return self.path
 
     def close(self) -> None:
         """Let go of the files; a later writer goes on from them."""
-        self._file.close()
-        self._journal.close()
+        with writing(self.path):  # some file systems tell only now that they are full
+            self._file.close()
+            self._journal.close()
 
     def discard(self) -> None:
         """Remove everything that was written."""
@@ -120,8 +122,8 @@ class GGUFWriter:
             with open(self._partial, "rb") as file:
                 if file.read(len(self.layout.header)) != self.layout.header:
                     return None
-                journal = self._journal_path.read_text(encoding="utf-8") if self._journal_path.exists() else ""
-                claimed = dict(_journal_lines(journal))
+                journal = self._journal_path.read_bytes() if self._journal_path.exists() else b""
+                claimed = dict(_journal_lines(journal.decode(errors="replace")))
                 found = {name: sum_ for name, sum_ in claimed.items() if name in self.layout.tensors}
                 completed = {name: sum_ for name, sum_ in found.items() if self._checksum(file, name) == sum_}
         except FileNotFoundError:

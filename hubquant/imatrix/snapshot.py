@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import xxhash
 
-from hubquant.disk import writing
+from hubquant.disk import sync, writing
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,10 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot | None:
             metadata = file.metadata() or {}
             if metadata.get("fingerprint") != fingerprint:
                 return None
-            return Snapshot({name: file.get_tensor(name) for name in file.keys()}, int(metadata["chunks_done"]))  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata.get("xxh3_128") != _checksum(tensors):
+                return None
+            return Snapshot(tensors, int(metadata["chunks_done"]))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
@@ -44,7 +48,11 @@ def write_snapshot(path: Path, snapshot: Snapshot, fingerprint: str) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    metadata = {"fingerprint": fingerprint, "chunks_done": str(snapshot.chunks_done)}
+    metadata = {
+        "fingerprint": fingerprint,
+        "chunks_done": str(snapshot.chunks_done),
+        "xxh3_128": _checksum(snapshot.tensors),
+    }
     temporary = path.with_name(f".{path.name}.writing")
     try:
         with writing(path):
@@ -53,9 +61,16 @@ def write_snapshot(path: Path, snapshot: Snapshot, fingerprint: str) -> None:
                 save_file(dict(snapshot.tensors), temporary, metadata)
             except SafetensorError as error:  # which hides the number of the system's error
                 raise OSError(errno.ENOSPC if "No space left" in str(error) else 0, str(error)) from error
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
             os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

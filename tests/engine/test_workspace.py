@@ -1,12 +1,15 @@
 """Artifacts: whole or not there, addressed by what made them."""
 
+import json
 import multiprocessing
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hubquant.engine.workspace import Artifact, Workspace
+from hubquant.engine.workspace import RECORD, Artifact, Workspace
 from hubquant.errors import OutputError
 
 
@@ -49,6 +52,57 @@ def test_a_folder_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
         Workspace(tmp_path / "out").open_building(Artifact("x", {}))
 
 
+def _artifact(root: Path) -> tuple[Workspace, Artifact, Path]:
+    workspace, artifact = Workspace(root), Artifact("imatrix", {"model": "a@1"})
+    (workspace.open_building(artifact) / "data").write_text("whole")
+    return workspace, artifact, workspace.complete(artifact)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "another byte": lambda folder: (folder / "data").write_text("Whole"),
+    "cut": lambda folder: (folder / "data").write_text("who"),
+    "empty": lambda folder: (folder / "data").write_text(""),
+    "missing": lambda folder: (folder / "data").unlink(),
+    "a folder": lambda folder: ((folder / "data").unlink(), (folder / "data").mkdir()),
+    "an empty record": lambda folder: (folder / RECORD).write_text(""),
+    "a record cut": lambda folder: (folder / RECORD).write_text((folder / RECORD).read_text()[:-9]),
+    "a record that is not UTF-8": lambda folder: (folder / RECORD).write_bytes(b"\xff"),
+    "a record of another type": lambda folder: (folder / RECORD).write_text("7"),
+    "a record of something else": lambda folder: (folder / RECORD).write_text('{"model": "a@2"}'),
+    "no record": lambda folder: (folder / RECORD).unlink(),
+    "a file in its place": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_found_and_can_be_made_good(kind: str, tmp_path: Path) -> None:
+    workspace, artifact, folder = _artifact(tmp_path)
+    assert workspace.damage(artifact) is None
+    DAMAGES[kind](folder)
+    assert workspace.damage(artifact)
+    workspace.forget(artifact)
+    assert not workspace.is_there(artifact)
+    (workspace.open_building(artifact) / "data").write_text("whole")
+    workspace.complete(artifact)
+    assert workspace.damage(artifact) is None
+
+
+def test_what_has_no_checksums_is_told_apart(tmp_path: Path) -> None:
+    workspace, artifact, folder = _artifact(tmp_path)
+    (folder / RECORD).write_text(json.dumps(artifact.made_from))
+    assert workspace.has(artifact)
+    assert not workspace.is_recorded(artifact)
+    workspace.record(artifact)
+    assert workspace.is_recorded(artifact)
+
+
+def test_a_file_where_something_is_to_be_built_is_in_nobodys_way(tmp_path: Path) -> None:
+    workspace, artifact = Workspace(tmp_path), Artifact("x", {})
+    workspace.building_path(artifact).parent.mkdir(parents=True)
+    workspace.building_path(artifact).write_text("")
+    assert workspace.open_building(artifact).is_dir()
+
+
 def _hold(root: Path, held: "multiprocessing.synchronize.Event", leave: "multiprocessing.synchronize.Event") -> None:
     with Workspace(root).locked():
         held.set()
@@ -67,5 +121,17 @@ def test_two_processes_do_not_share_a_workspace(tmp_path: Path) -> None:
     finally:
         leave.set()
         process.join(30)
+    with Workspace(tmp_path).locked():
+        pass
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, leave = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, held, leave))
+    process.start()
+    assert held.wait(30)
+    process.kill()
+    process.join(30)
     with Workspace(tmp_path).locked():
         pass

@@ -1,0 +1,106 @@
+"""A disk that is really full, at any byte of any writer: one kind of error, and the same call goes on after."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hubquant.disk import write_at_once
+from hubquant.engine.workspace import Artifact, Workspace
+from hubquant.errors import DiskFullError
+from hubquant.evaluate import write_baseline
+from hubquant.evaluate.snapshot import Snapshot as Records
+from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
+from hubquant.imatrix import ImportanceMatrix
+from hubquant.imatrix.matrix import Entry
+from hubquant.imatrix.snapshot import Snapshot, write_snapshot
+from tests.support.evaluation import random_chunks
+
+PAGE = 4096
+PAGES = 40
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={PAGES * PAGE}", "tmpfs", str(place)]
+    if os.name == "nt" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def gguf(folder: Path) -> None:
+    names = [f"blk.{i}.weight" for i in range(120)]  # with a journal of more than a page
+    layout = plan_layout({}, [TensorEntry(name, (4, 32), "F32") for name in names])
+    with GGUFWriter(folder / "x.gguf", layout) as writer:
+        for name in names:
+            if name not in writer.completed:
+                writer.write(name, np.zeros((4, 32), np.float32))
+        writer.finish()
+
+
+def matrix(folder: Path) -> None:
+    entries = {f"blk.{i}.weight": Entry(torch.ones(1, 999), torch.tensor([4])) for i in range(5)}
+    ImportanceMatrix(entries, ("x",), 512, 2, {}).save(folder / "imatrix.gguf")
+
+
+def baseline(folder: Path) -> None:
+    def model(ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*ids.shape, 97)
+
+    write_baseline(model, random_chunks(2, 32, 97), folder / "b.h5", name="m", revision="r").close()
+
+
+def records(folder: Path) -> None:
+    store = Records(folder / "snapshot", b"k" * 32, 500)
+    try:
+        for _ in range(len(store.records), 5):
+            store.append(np.zeros(500))
+    finally:
+        store.close()
+
+
+def sums(folder: Path) -> None:
+    write_snapshot(folder / "snapshot", Snapshot({"x": torch.zeros(3000)}, 1), "f")
+
+
+def small_file(folder: Path) -> None:
+    write_at_once(folder / "README.md", bytes(3 * PAGE))
+
+
+def artifact(folder: Path) -> None:
+    workspace, artifact = Workspace(folder), Artifact("x", {"text": "x" * PAGE})
+    with workspace.locked():
+        write_at_once(workspace.open_building(artifact) / "data", bytes(PAGE))
+        workspace.write(folder / "card", bytes(PAGE))
+        workspace.place(workspace.complete(artifact) / "data", folder / "placed")
+
+
+@pytest.mark.parametrize("write", [gguf, matrix, baseline, records, sums, small_file, artifact])
+def test_a_full_disk_is_one_kind_of_error_and_not_the_end(write: Callable[[Path], None], disk: Path) -> None:
+    ballast, n_full = disk / "ballast", 0
+    for free in range(PAGES):
+        folder = disk / str(free)
+        try:
+            folder.mkdir()
+            ballast.write_bytes(bytes((PAGES - free) * PAGE))
+        except OSError:
+            pass  # this page is the folder's own
+        try:
+            write(folder)
+            break
+        except DiskFullError:
+            n_full += 1
+        ballast.unlink()
+        write(folder)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+    assert n_full > 2
