@@ -20,9 +20,8 @@ READ_AT_ONCE = 100  # rows
 
 
 def local_folder(source: TextSource) -> Path | None:
-    """The dataset folder that ``source`` names, be it as a file or as a dataset."""
-    name = source.dataset or source.file
-    folder = Path(name).expanduser() if name else None
+    """The dataset folder that ``source`` names. A dataset is on the Hub, whatever has its name here."""
+    folder = Path(source.file).expanduser() if source.file else None
     return folder if folder and folder.is_dir() else None
 
 
@@ -51,7 +50,7 @@ def _open(source: TextSource) -> datasets.IterableDataset:
 
     folder = local_folder(source)
     if folder is None:
-        return load_dataset(source.dataset, source.config, split=source.split, revision=source.revision, streaming=True)
+        return _open_hub(source)
     if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return load_dataset(str(folder), source.config, split=source.split, streaming=True)
     stored = load_from_disk(str(folder))
@@ -60,6 +59,19 @@ def _open(source: TextSource) -> datasets.IterableDataset:
             raise ValueError(f"Bad split: {source.split}. Available splits: {sorted(stored)}")
         stored = stored[source.split]
     return stored.to_iterable_dataset()
+
+
+def _open_hub(source: TextSource) -> datasets.IterableDataset:
+    """Never what lies here under that name, nor, for the name of a format, what lies in the current folder."""
+    from datasets import load_dataset
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    if source.dataset in _PACKAGED_DATASETS_MODULES:
+        raise CalibrationError(
+            f"{source.dataset} is a format and no dataset", hint="write a Hub id such as Salesforce/wikitext"
+        )
+    place = f"hf://datasets/{source.dataset}"
+    return load_dataset(place, source.config, split=source.split, revision=source.revision, streaming=True)
 
 
 def _next(iterator: Iterator[Row]) -> list[Row]:

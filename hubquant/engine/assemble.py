@@ -20,8 +20,7 @@ from hubquant.publish.card import Card, CardText, render
 from hubquant.publish.plot import plot
 from hubquant.publish.recommendation import MeasuredFile
 from hubquant.recipe import dump_recipe
-from hubquant.recipe.load import HUB_PREFIX
-from hubquant.recipe.schema import Publish, Recipe, TextSource
+from hubquant.recipe.schema import HUB_PREFIX, Publish, Recipe, TextSource
 
 if TYPE_CHECKING:
     from hubquant.evaluate import Divergence, RuntimeCheck, TensorCheck

@@ -12,8 +12,7 @@ from hubquant.engine.workspace import Artifact
 from hubquant.errors import ImatrixError
 from hubquant.imatrix import ImportanceMatrix, selected
 from hubquant.imatrix.files import is_gguf
-from hubquant.recipe.load import HUB_PREFIX
-from hubquant.recipe.schema import Imatrix
+from hubquant.recipe.schema import HUB_PREFIX, Imatrix
 
 
 @dataclass(frozen=True)

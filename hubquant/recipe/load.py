@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,13 +12,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hubquant.errors import RecipeError
-from hubquant.recipe.schema import Recipe
+from hubquant.recipe.schema import HUB_ID, HUB_PREFIX, Recipe
+from hubquant.recipe.trust import check_stranger
 
 LARGEST_RECIPE = 1 << 20  # bytes; a recipe is a page, anything larger is a mistake
-HUB_PREFIX = "hub:"
 GGUF = ".gguf"
 PACKAGED = ("quickstart", "default")
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", re.ASCII)
 
 
 def load_recipe(reference: str, overrides: Sequence[str] = (), *, fetch: Callable[[str], Path] | None = None) -> Recipe:
@@ -28,6 +26,8 @@ def load_recipe(reference: str, overrides: Sequence[str] = (), *, fetch: Callabl
     ``fetch`` downloads the ``recipe.yaml`` of a Hub repository; it is needed for ``hub:org/repo`` only.
     """
     data = _read(reference, fetch)
+    if reference.startswith(HUB_PREFIX):
+        data = _of_a_stranger(data, reference, overrides)
     for override in overrides:
         _apply_override(data, override)
     return parse_recipe(data, reference)
@@ -67,12 +67,12 @@ def _read(reference: str, fetch: Callable[[str], Path] | None) -> Any:
         return _parse_yaml(packaged.read_text("utf-8"), reference)
     if reference.startswith(HUB_PREFIX):
         repository = reference.removeprefix(HUB_PREFIX)
-        if fetch is None or not HUB_ID.match(repository):
+        if fetch is None or not HUB_ID.fullmatch(repository):
             raise RecipeError(f"{reference} is not a Hub repository", hint="write hub:org/name")
-        return _without_local_files(_parse_file(fetch(repository)), reference)
+        return _parse_file(fetch(repository))
     if reference.endswith((".yaml", ".yml")):
         return _parse_file(Path(reference).expanduser())
-    if Path(reference).expanduser().is_dir() or reference.endswith(GGUF) or HUB_ID.match(reference):
+    if Path(reference).expanduser().is_dir() or reference.endswith(GGUF) or HUB_ID.fullmatch(reference):
         return {"model": model_reference(reference)}
     raise RecipeError(
         f"{reference!r} is no recipe and no model",
@@ -125,25 +125,11 @@ def _parse_yaml(text: str, origin: str) -> Any:
         raise RecipeError(f"{origin}{where} is not YAML", why=getattr(error, "problem", None) or str(error)) from None
 
 
-def _without_local_files(data: Any, reference: str) -> Any:
-    """A recipe from the Hub must not read files of this machine."""
-    parts = [data.get(section) for section in ("calibration", "evaluate")] if isinstance(data, dict) else []
-    sources = [s for part in parts if isinstance(part, dict) for s in part.get("sources") or ()]
-    local = [source["file"] for source in sources if isinstance(source, dict) and source.get("file")]
-    model = data.get("model") if isinstance(data, dict) else None
-    if isinstance(model, dict):
-        local += [model[kind] for kind in ("folder", "file") if model.get(kind)]
-    imatrix = data.get("imatrix") if isinstance(data, dict) else None
-    if isinstance(imatrix, dict):
-        files = imatrix.get("files")
-        given = [imatrix.get("file"), *(files if isinstance(files, list) else ())]
-        local += [file for file in given if isinstance(file, str) and not file.startswith(HUB_PREFIX)]
-    if local:
-        raise RecipeError(
-            f"{reference} cannot be run as it is",
-            why=f"it was made with files of its author's machine: {', '.join(map(str, local))}",
-            hint=f"hf download {reference.removeprefix(HUB_PREFIX)} recipe.yaml, and name your own files in it",
-        )
+def _of_a_stranger(data: Any, reference: str, overrides: Sequence[str]) -> Any:
+    """Checked by itself, as it will be understood: what the user overrides is the user's own."""
+    if isinstance(data, dict) and isinstance(data.get("model"), str):
+        data = {**data, "model": {"id": data["model"]}}  # whatever lies here under that name
+    check_stranger(parse_recipe(data, reference), reference, [override.partition("=")[0] for override in overrides])
     return data
 
 

@@ -5,12 +5,15 @@ Every model is frozen and refuses unknown keys; every field has a default, so ``
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Part = Annotated[str, Field(min_length=1)]
+HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+HUB_PREFIX = "hub:"
 BundledText = Literal["calibration", "demo-calibration", "test"]
 
 
@@ -25,10 +28,19 @@ def _exactly_one(model: ModelT, names: tuple[str, ...]) -> ModelT:
     return model
 
 
+def _hub_id(value: str) -> str:
+    if not HUB_ID.fullmatch(value):
+        raise ValueError("a Hub id such as org/name is wanted; what is on this machine is named by folder or file")
+    return value
+
+
+HubId = Annotated[str, AfterValidator(_hub_id)]
+
+
 class ModelReference(Frozen):
     """Exactly one of a Hub id, a local folder, a GGUF file, or a model bundled with the package."""
 
-    id: str | None = None
+    id: HubId | None = None
     folder: str | None = None
     file: str | None = None
     bundled: Literal["demo"] | None = None
@@ -45,14 +57,14 @@ class ModelReference(Frozen):
 
 
 class TextSource(Frozen):
-    """Text to calibrate or to evaluate on: a local file, a Hub dataset, or a text bundled with the package.
+    """Text to calibrate or to evaluate on: a local file or folder, a Hub dataset, or a text bundled with the package.
 
     With ``parse_special`` the names of special tokens in a plain text stand for these tokens, as always in rendered
     conversations.
     """
 
     file: str | None = None
-    dataset: str | None = None
+    dataset: HubId | None = None
     bundled: BundledText | None = None
     config: str | None = None
     split: str = "train"

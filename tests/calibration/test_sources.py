@@ -115,12 +115,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_dataset_folder(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for source in ({"dataset": str(folder)}, {"file": str(folder)}):
-        assert read(**source) == TEXTS
-    assert read(dataset=str(folder), split="test", field="messages")[1] == [{"role": "user", "content": "q1"}]
-    sample = read(dataset=str(folder), samples=10, seed=3)
+    assert read(file=str(folder)) == TEXTS
+    assert read(file=str(folder), split="test", field="messages")[1] == [{"role": "user", "content": "q1"}]
+    sample = read(file=str(folder), samples=10, seed=3)
     assert len(set(sample)) == 10
-    assert sample == read(dataset=str(folder), samples=10, seed=3) != read(dataset=str(folder), samples=10, seed=4)
+    assert sample == read(file=str(folder), samples=10, seed=3) != read(file=str(folder), samples=10, seed=4)
     assert capfd.readouterr() == ("", "")
 
 
@@ -134,28 +133,28 @@ def test_dataset_folder(folder: Path, capfd: pytest.CaptureFixture[str]) -> None
 )
 def test_what_a_folder_does_not_have(folder: Path, settings: dict[str, str], message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
-        read(dataset=str(folder), **settings)
+        read(file=str(folder), **settings)
 
 
 def test_folder_without_data(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="contain any data files"):
-        read(dataset=str(tmp_path))
+        read(file=str(tmp_path))
 
 
 def test_saved_dataset(tmp_path: Path) -> None:
     data = datasets.Dataset.from_list(ROWS)
     data.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "dict")
-    assert read(dataset=str(tmp_path / "one")) == read(dataset=str(tmp_path / "dict")) == TEXTS
+    assert read(file=str(tmp_path / "one")) == read(file=str(tmp_path / "dict")) == TEXTS
     with pytest.raises(CalibrationError, match=r"Bad split: x. Available splits: \['train'\]"):
-        read(dataset=str(tmp_path / "dict"), split="x")
+        read(file=str(tmp_path / "dict"), split="x")
 
 
 def test_scripts_in_a_folder_are_not_run(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "data.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
     with pytest.raises(CalibrationError):
-        read(dataset=str(tmp_path / "data"))
+        read(file=str(tmp_path / "data"))
     assert not (tmp_path / "executed").exists()
 
 
@@ -174,6 +173,38 @@ def test_hub_dataset(hub: LocalHub, folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HF_TOKEN", BOB)
     with pytest.raises(HubAccessError, match=r"org/gated is gated"):
         read(dataset="org/gated")
+
+
+def test_a_hub_dataset_is_never_one_of_this_machine(
+    hub: LocalHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("org/rows", {path.name: path.read_bytes() for path in folder.iterdir()}, kind="dataset")
+    (tmp_path / "org").mkdir()
+    secret = datasets.Dataset.from_list([{"text": "secret"}])
+    for place in ("org/rows", "org/absent", "train"):
+        secret.to_json(tmp_path / place / "train.jsonl")
+    (tmp_path / "train.txt").write_text("secret")
+    monkeypatch.chdir(tmp_path)
+    assert read(dataset="org/rows") == TEXTS
+    for name in ("org/absent", "text", "json"):
+        with pytest.raises(CalibrationError):
+            read(dataset=name)
+    card = f"---\nconfigs:\n- config_name: default\n  data_files: {tmp_path / 'train.txt'}\n---\n"
+    hub.add("org/pointing", {"README.md": card.encode(), "train.txt": b"x"}, kind="dataset")
+    with pytest.raises(CalibrationError, match="don't belong to org/pointing"):
+        read(dataset="org/pointing")
+    for name in (
+        str(tmp_path),
+        "./org",
+        "~/texts",
+        "../org/rows",
+        "hf://datasets/org/rows",
+        "org/rows/",
+        "a/b/c",
+        "org/rows\n",
+    ):
+        with pytest.raises(ValueError, match="Hub id"):
+            TextSource(dataset=name)
 
 
 def test_hub_dataset_offline() -> None:
@@ -212,15 +243,15 @@ def test_fingerprint(jsonl: Path, folder: Path, tmp_path: Path) -> None:
             (source.model_copy(update={"weight": 2.0}), 0),
             (TextSource(bundled="test"), 0),
             (TextSource(bundled="calibration"), 0),
-            (TextSource(dataset=str(folder)), 0),
+            (TextSource(file=str(folder)), 0),
             (TextSource(dataset="org/rows", revision="a" * 40), 0),
             (TextSource(dataset="org/rows", revision="b" * 40), 0),
         ]
     }
     assert len(different) == 10
-    before = fingerprint(TextSource(dataset=str(folder)), 0)
+    before = fingerprint(TextSource(file=str(folder)), 0)
     (folder / "more.parquet").write_bytes(b"x")
-    assert fingerprint(TextSource(dataset=str(folder)), 0) != before
+    assert fingerprint(TextSource(file=str(folder)), 0) != before
     moved.write_text(moved.read_text() + "\n")
     assert fingerprint(TextSource(file=str(moved)), 0) != fingerprint(source, 0)
 

@@ -72,6 +72,27 @@ def test_a_published_recipe_gives_the_same_files(source: str, tmp_path: Path, sm
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        "model: {here}",
+        "model: {{id: org/tiny}}\ncalibration: {{sources: [{{dataset: '{here}'}}]}}",
+        "model: {{id: org/tiny}}\nevaluate: {{sources: [{{dataset: '{here}'}}]}}",
+        "model: {{id: org/tiny}}\npublish: {{to: alice/precious-GGUF}}",
+    ],
+)
+@pytest.mark.usefixtures("source")
+def test_a_recipe_of_a_stranger_stays_on_the_hub(hub: LocalHub, tmp_path: Path, part: str) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps({"text": "my private diary " * 60}))
+    hub.add("alice/precious-GGUF", {"README.md": b"# mine"})
+    hub.add("evil/recipe", {"recipe.yaml": part.format(here=tmp_path).encode()})
+    outcome = hubquant("run", "hub:evil/recipe", "--out", str(tmp_path / "out"))
+    assert outcome.code == 2, outcome.err
+    assert outcome.is_one_message(), outcome.err
+    assert set(hub.repository("alice/precious-GGUF").files) == {"README.md"}
+    assert not (tmp_path / "out").exists()
+
+
 def test_broken_transfers_are_continued(hub: LocalHub, source: str, tmp_path: Path, small_settings: list[str]) -> None:
     line = ["run", source, "--push", TARGET, "--out", str(tmp_path / "out"), *small_settings]
     hub.fail("PUT /_lfs", status=400, times=100)

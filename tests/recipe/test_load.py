@@ -1,6 +1,7 @@
 """Recipes: every way to name one, and every mistake in one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -98,7 +99,7 @@ def test_recipe_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "folder.yaml"))
 
 
-def test_a_hub_recipe_is_fetched_and_may_not_read_local_files(tmp_path: Path) -> None:
+def test_a_hub_recipe_is_fetched(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("model: org/name\nquantize: {types: [Q4_0]}", "utf-8")
     fetched: list[str] = []
@@ -109,16 +110,71 @@ def test_a_hub_recipe_is_fetched_and_may_not_read_local_files(tmp_path: Path) ->
 
     assert load_recipe("hub:me/name-GGUF", fetch=fetch).quantize.types == ("Q4_0",)
     assert fetched == ["me/name-GGUF"]
-    for part in (
-        {"calibration": {"sources": [{"file": "/etc/passwd"}]}},
-        {"imatrix": {"file": "/etc/passwd"}},
-        {"imatrix": {"files": ["hub:org/name/imatrix.gguf", "/etc/passwd"]}},
-    ):
-        path.write_text(yaml.safe_dump({"model": "org/name", **part}), "utf-8")
-        with pytest.raises(RecipeError, match="author's machine: /etc/passwd"):
-            load_recipe("hub:me/name-GGUF", fetch=fetch)
     path.write_text(yaml.safe_dump({"model": "org/name", "imatrix": {"file": "hub:org/name/imatrix.gguf"}}), "utf-8")
     assert load_recipe("hub:me/name-GGUF", fetch=fetch).imatrix.given == ("hub:org/name/imatrix.gguf",)
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ({"calibration": {"sources": [{"file": "/etc/passwd"}]}}, "calibration.sources"),
+        ({"evaluate": {"sources": [{"bundled": "test"}, {"file": "~/.ssh/id_rsa"}]}}, "evaluate.sources"),
+        ({"calibration": {"sources": [{"dataset": "/etc"}]}}, "calibration.sources.0.dataset"),
+        ({"calibration": {"sources": [{"dataset": "./texts"}]}}, "calibration.sources.0.dataset"),
+        ({"evaluate": {"sources": [{"dataset": "~/texts"}]}}, "evaluate.sources.0.dataset"),
+        ({"calibration": {"sources": [{"plugin": "my.py:Mine"}]}}, "unknown key calibration.sources.0.plugin"),
+        ({"imatrix": {"file": "/etc/passwd"}}, "imatrix.file"),
+        ({"imatrix": {"files": ["hub:org/name/imatrix.gguf", "/etc/passwd"]}}, "imatrix.files"),
+        ({"imatrix": {"files": "/etc/passwd"}}, "imatrix.files"),
+        ({"imatrix": {"file": "HUB:org/name/imatrix.gguf"}}, "imatrix.file"),
+        ({"model": "/etc"}, "model.id"),
+        ({"model": "./x"}, "model.id"),
+        ({"model": "~"}, "model.id"),
+        ({"model": "file.gguf/../../x"}, "model.id"),
+        ({"model": {"id": "/etc"}}, "model.id"),
+        ({"model": {"folder": "org/name"}}, "model.folder"),
+        ({"model": {"file": "a.gguf"}}, "model.file"),
+        ({"model": {"id": "org/name", "allow_pickle": True}}, "model.allow_pickle"),
+        ({"model": ["org/name"]}, "model"),
+        ({"publish": {"to": "alice/precious"}}, "publish.to"),
+        ({"publish": {"private": True}}, "publish.private"),
+        ({"publish": "alice/precious"}, "publish"),
+    ],
+)
+def test_a_hub_recipe_does_not_reach_this_machine(part: dict[str, Any], field: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"model": "org/name", **part}), "utf-8")
+    with pytest.raises(RecipeError) as error:
+        load_recipe("hub:me/name-GGUF", fetch=lambda _: path)
+    assert "hub:me/name-GGUF" in str(error.value)
+    assert field in str(error.value)
+
+
+def test_merged_keys_do_not_hide_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: {id: org/name}\nimatrix: {<<: {file: /etc/passwd}}", "utf-8")
+    with pytest.raises(RecipeError):
+        load_recipe("hub:me/name-GGUF", fetch=lambda _: path)
+
+
+def test_what_the_user_sets_is_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    text = "publish: {to: alice/precious}\nmodel: {folder: /theirs}\ncalibration: {sources: [{file: a.txt}]}"
+    path.write_text(text, "utf-8")
+    mine = ["publish.to=alice/precious", "model={folder: /mine}", "calibration.sources=[{file: a.txt}]"]
+    recipe = load_recipe("hub:me/name-GGUF", mine, fetch=lambda _: path)
+    assert (recipe.publish.to, recipe.model.folder) == ("alice/precious", "/mine")
+    for left_out in range(3):
+        with pytest.raises(RecipeError, match="cannot be run as it is"):
+            load_recipe("hub:me/name-GGUF", mine[:left_out] + mine[left_out + 1 :], fetch=lambda _: path)
+
+
+def test_a_name_on_the_hub_is_not_a_folder_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    (tmp_path / "recipe.yaml").write_text("model: org/name", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("hub:me/name-GGUF", fetch=lambda _: tmp_path / "recipe.yaml")
+    assert (recipe.model.id, recipe.model.folder) == ("org/name", None)
 
 
 def test_recipes_are_mappings() -> None:

@@ -1,0 +1,49 @@
+"""What a recipe of somebody else may not do: reach the machine that it runs on, or its user's account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hubquant.errors import RecipeError
+from hubquant.recipe.schema import HUB_PREFIX, Recipe
+
+SHOWN = 3
+
+
+def check_stranger(recipe: Recipe, reference: str, overridden: Sequence[str]) -> None:
+    """Raise ``RecipeError`` when ``recipe`` names files or folders of this machine, or a place to publish to.
+
+    ``overridden`` are the fields, with dots, that the user sets: they are the user's own.
+    """
+    found = [(field, value) for field, value in _reaches(recipe) if not _is_overridden(field, overridden)]
+    if not found:
+        return
+    named = ", ".join(f"{field} ({value})" for field, value in found[:SHOWN])
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    raise RecipeError(
+        f"{reference} cannot be run as it is",
+        why=f"it reaches for files or an account, which are for you to name: {named}{more}",
+        hint=f"give your own: --set {found[0][0]}=…",
+    )
+
+
+def _reaches(recipe: Recipe) -> Iterator[tuple[str, object]]:
+    model, publish = recipe.model, recipe.publish
+    values = {
+        "model.folder": model.folder,
+        "model.file": model.file,
+        "model.allow_pickle": model.allow_pickle,
+        "publish.to": publish.to,
+        "publish.private": publish.private,
+    }
+    yield from ((field, value) for field, value in values.items() if value)
+    for part in ("calibration", "evaluate"):
+        for source in getattr(recipe, part).sources:
+            if source.file is not None:
+                yield f"{part}.sources", source.file
+    field = "imatrix.files" if recipe.imatrix.files else "imatrix.file"
+    yield from ((field, name) for name in recipe.imatrix.given if not name.startswith(HUB_PREFIX))
+
+
+def _is_overridden(field: str, overridden: Sequence[str]) -> bool:
+    return any(field == path or field.startswith(f"{path}.") for path in map(str.strip, overridden))
