@@ -11,20 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hubquant.convert.headers import TensorInfo, listed, load_json, read_header
+from hubquant.convert.headers import TensorInfo, listed, read_header
+from hubquant.convert.json_files import read_config
+from hubquant.convert.weight_files import WeightFiles, local_files, weight_files
 from hubquant.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Checkpoint", "TensorInfo", "read_header", "weight_files"]
+__all__ = ["Checkpoint", "TensorInfo", "read_header"]
 
-CONFIG = "config.json"
-ADAPTER = "adapter_config.json"
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DTYPES = {  # of safetensors, in torch
     "F32": "float32",
     "F16": "float16",
@@ -34,30 +30,45 @@ _DTYPES = {  # of safetensors, in torch
     "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu",
 }
-_READ_AS_THEY_ARE = ("F32", "F16", "BF16", "U8")
-LARGEST_JSON = 100_000_000  # bytes
+_FLOATS = ("F32", "F16", "BF16")
+_READ_AS_THEY_ARE = (*_FLOATS, "U8")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """``config`` is config.json as it stands; ``tensors`` comes from the headers; ``folder`` holds the weight files."""
+    """``config`` is config.json as it stands; ``tensors`` comes from the headers; ``folder`` holds the weight files.
+
+    ``notes`` tell what of the files is not read.
+    """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     folder: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_folder(cls, folder: Path) -> Checkpoint:
         """A folder with config.json and safetensors files, whose headers are read; ``CheckpointError`` otherwise."""
-        files = weight_files((path.name for path in folder.iterdir()), read_index(folder))
+        files = weight_files(folder, local_files(folder))
         config = read_config(folder)
-        headers = {file: _local_header(folder / file) for file in files}
-        return cls(config, _merged(headers, read_index(folder)), folder)
+        tensors, notes = _merged({file: _local_header(folder / file, file) for file in files.names})
+        return cls(config, tensors, folder, (*files.notes, *notes))
 
     @classmethod
-    def from_headers(cls, folder: Path, headers: Mapping[str, Mapping[str, TensorInfo]]) -> Checkpoint:
-        """``folder`` holds config.json and the index; the headers of the weight files came from elsewhere."""
-        return cls(read_config(folder), _merged(headers, read_index(folder)))
+    def from_headers(
+        cls, folder: Path, files: WeightFiles, headers: Mapping[str, Mapping[str, TensorInfo]]
+    ) -> Checkpoint:
+        """``folder`` holds config.json; the headers of the weight ``files`` came from elsewhere."""
+        tensors, notes = _merged({file: headers[file] for file in files.names})
+        return cls(read_config(folder), tensors, notes=(*files.notes, *notes))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the first matrix that holds floats; published models have one for all."""
+        import torch
+
+        types = (info.float_type for info in self.tensors.values() if len(info.shape) > 1)
+        return getattr(torch, next((_DTYPES[each] for each in types if each in _FLOATS), "float32"))  # type: ignore[no-any-return]
 
     def with_folder(self, folder: Path) -> Checkpoint:
         return replace(self, folder=folder)
@@ -93,7 +104,7 @@ class Checkpoint:
 
     def read_rows(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         """Some rows of a matrix of floats, [len(rows), n]; the others are not read."""
-        return self._stored(self.tensors[name], ("F32", "F16", "BF16"))[list(rows)]
+        return self._stored(self.tensors[name], _FLOATS)[list(rows)]
 
     def _stored(self, info: TensorInfo, dtypes: tuple[str, ...]) -> torch.Tensor:
         """A tensor as it lies in its file."""
@@ -111,82 +122,7 @@ class Checkpoint:
         return torch.from_numpy(_mapped(self.folder / info.file, info, dtype.itemsize)).view(dtype).reshape(info.shape)
 
 
-def weight_files(available: Iterable[str], index: Mapping[str, str] | None) -> tuple[str, ...]:
-    """The safetensors files that make up the model, of the file names that are there.
-
-    ``index`` maps tensors to files. ``CheckpointError`` when a shard is missing or there are no safetensors.
-    """
-    available = set(available)
-    if ADAPTER in available and CONFIG not in available:
-        raise CheckpointError(
-            "this is an adapter, not a model",
-            why=f"it has {ADAPTER} and no {CONFIG}",
-            hint="merge it into its base model, save that, and convert the result",
-        )
-    if index is not None:
-        files = sorted(set(index.values()))
-        if missing := [file for file in files if file not in available]:
-            raise CheckpointError(
-                f"{len(missing)} of {len(files)} weight files are missing: {listed(missing)}",
-                why=f"{INDEX} lists them",
-                hint="download the whole repository again",
-            )
-        return tuple(files)
-    if SINGLE in available:
-        return (SINGLE,)
-    if pickles := sorted(name for name in available if name.endswith(PICKLES)):
-        raise CheckpointError(
-            "this model has pickled weights only",
-            why=f"{listed(pickles)} could run code when loaded",
-            hint="use a repository with safetensors, or convert it: https://huggingface.co/spaces/safetensors/convert",
-        )
-    if shards := sorted(filter(_SHARD.fullmatch, available)):
-        raise CheckpointError(
-            f"this model has no {INDEX}",
-            why=f"it tells what belongs to the model of {listed(shards)}",
-            hint="fetch it from the model's repository",
-        )
-    raise CheckpointError(
-        f"this model has no {SINGLE}", hint=f"check that the folder or repository holds {SINGLE} or {INDEX}"
-    )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    return _json_table(folder / CONFIG, hint="check that this is a transformers model")
-
-
-def read_index(folder: Path) -> dict[str, str] | None:
-    """Tensor name -> file name, or None for a model in one file."""
-    if not (folder / INDEX).is_file():
-        return None
-    weight_map = _json_table(folder / INDEX, hint="download the file again").get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{INDEX} has no weight_map")
-    for file in weight_map.values():
-        if not isinstance(file, str) or not file.endswith(".safetensors") or "/" in file or "\\" in file:
-            raise CheckpointError(
-                f"{INDEX} names {listed([str(file)])}", why="only safetensors files beside it can be read"
-            )
-    return weight_map
-
-
-def _json_table(path: Path, hint: str) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise CheckpointError(f"{path.name} has more than {LARGEST_JSON:,} bytes", hint=hint)
-        table = load_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no {path.name} in {path.parent}", hint=hint) from error
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read", why=error.strerror or str(error), hint=hint) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path.name} is not sound JSON", why=str(error), hint=hint) from error
-    if not isinstance(table, dict):
-        raise CheckpointError(f"{path.name} does not hold a table", hint=hint)
-    return table
-
-
-def _local_header(path: Path) -> dict[str, TensorInfo]:
+def _local_header(path: Path, name: str) -> dict[str, TensorInfo]:
     try:
         with open(path, "rb", buffering=0) as file:
 
@@ -194,31 +130,20 @@ def _local_header(path: Path) -> dict[str, TensorInfo]:
                 file.seek(begin)
                 return file.read(end - begin)
 
-            return read_header(read_range, path.name, path.stat().st_size)
+            return read_header(read_range, name, path.stat().st_size)
     except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read", why=error.strerror or str(error)) from error
+        raise CheckpointError(f"{name} cannot be read", why=error.strerror or str(error)) from error
 
 
-def _merged(
-    headers: Mapping[str, Mapping[str, TensorInfo]], index: Mapping[str, str] | None
-) -> Mapping[str, TensorInfo]:
+def _merged(headers: Mapping[str, Mapping[str, TensorInfo]]) -> tuple[Mapping[str, TensorInfo], tuple[str, ...]]:
+    """All tensors, and notes. As in transformers, of a tensor in two files the later one counts."""
     tensors: dict[str, TensorInfo] = {}
-    for file, header in headers.items():
-        if twice := [name for name in header if name in tensors]:
-            raise CheckpointError(
-                f"{len(twice)} tensors are in two files: {listed(twice)}",
-                why=f"{file} and {tensors[twice[0]].file} both hold {listed(twice[:1])}",
-            )
+    twice = []
+    for header in headers.values():
+        twice += [name for name in header if name in tensors]
         tensors.update(header)
-    if index is not None:
-        absent = [name for name, file in index.items() if name not in tensors or tensors[name].file != file]
-        if absent:
-            raise CheckpointError(
-                f"{len(absent)} tensors are not in the file that {INDEX} names: {listed(absent)}",
-                why=f"{index[absent[0]]} does not hold {listed(absent[:1])}",
-                hint="download the repository again",
-            )
-    return MappingProxyType(tensors)
+    notes = (f"{len(twice)} tensors are in two files, and the later one is read: {listed(twice)}",) if twice else ()
+    return MappingProxyType(tensors), notes
 
 
 def _mapped(path: Path, info: TensorInfo, itemsize: int) -> np.ndarray[Any, Any]:

@@ -16,7 +16,7 @@ def plain_checkpoint(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...
 
     Matrices of FP8 have their scales with them. Raises ``NotSupportedYet`` for other quantized weights.
     """
-    notes: tuple[str, ...] = ()
+    notes = checkpoint.notes
     storage = read_storage(checkpoint.config)
     if storage is not None:
         checkpoint = replace(checkpoint, tensors=MappingProxyType(with_scales(checkpoint.tensors, storage)))
@@ -24,7 +24,7 @@ def plain_checkpoint(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...
         text = {name: info for name, info in checkpoint.tensors.items() if is_text(name)}
         settings = text_settings(checkpoint.config, text)
         if n_others := len(checkpoint.tensors) - len(text):
-            notes = (f"only the language model is converted, not the {n_others} tensors for images or sound",)
+            notes += (f"only the language model is converted, not the {n_others} tensors for images or sound",)
         checkpoint = replace(checkpoint, config=MappingProxyType(settings), tensors=text).renamed(TEXT_NAMES)
     if storage is not None:
         settings = {name: value for name, value in checkpoint.config.items() if name not in QUANTIZATION}

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import CLASSES
-from hubquant.convert.checkpoint import Checkpoint, read_header, read_index, weight_files
+from hubquant.convert.checkpoint import Checkpoint, read_header
 from hubquant.convert.conversion import Conversion, plan_conversion
+from hubquant.convert.weight_files import weight_files
 from hubquant.engine.progress import Progress
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file import Metadata
@@ -121,7 +122,13 @@ def open_source(reference: ModelReference) -> SourceModel:
         raise CheckpointError(
             f"there is no folder {folder}", hint="check the path, or name a Hub id such as Qwen/Qwen3-0.6B"
         )
-    return _open_folder(folder, folder.resolve().name)
+    return _open_folder(folder, _folder_name(folder.resolve()))
+
+
+def _folder_name(folder: Path) -> str:
+    """A snapshot in the Hub's cache, models--org--name/snapshots/<commit>, has its repository's name."""
+    kind, *names = folder.parent.parent.name.split("--")
+    return names[-1] if names and kind == "models" and folder.parent.name == "snapshots" else folder.name
 
 
 def _open_folder(folder: Path, name: str) -> SourceModel:
@@ -144,20 +151,20 @@ def _open_hub(repo_id: str, revision: str) -> SourceModel:
 
     remote = resolve(repo_id, revision)
     folder = fetch_metadata(remote)
-    files = weight_files(remote.files, read_index(folder))
+    files = weight_files(folder, remote.files)
     identify(folder, CLASSES)
-    headers = {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files}
-    missing = [file for file in files if not cache.cached_file(remote.id, remote.revision, file)]
+    headers = {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files.names}
+    missing = [file for file in files.names if not cache.cached_file(remote.id, remote.revision, file)]
     return SourceModel(
         name=repo_id.rsplit("/", 1)[-1],
         id=repo_id,
         revision=remote.revision,
         folder=folder,
-        checkpoint=Checkpoint.from_headers(folder, headers),
+        checkpoint=Checkpoint.from_headers(folder, files, headers),
         card=remote.card,
         identity={"model": f"{repo_id}@{remote.revision}"},
         remote=remote,
-        weight_files=files,
+        weight_files=files.names,
         download_bytes=sum(remote.files[file].size for file in missing),
     )
 

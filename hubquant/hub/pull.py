@@ -38,7 +38,7 @@ METADATA = re.compile(
     | tokenizer\.json | tokenizer\.model | tokenizer_config\.json | special_tokens_map\.json | added_tokens\.json
     | vocab\.json | vocab\.txt | merges\.txt | spiece\.model | sentencepiece\.bpe\.model | tekken\.json
     | chat_template\.jinja | chat_template\.json | additional_chat_templates/[\w.-]+\.jinja
-    | model\.safetensors\.index\.json | README\.md | 1_Pooling/config\.json
+    | [\w.-]+\.safetensors\.index\.json | README\.md | 1_Pooling/config\.json
     """,
     re.VERBOSE,
 )

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.devices import default_device
-from hubquant.errors import CheckpointError, NotSupportedYet, TokenizerError
-from hubquant.models.identify import read_config
-from hubquant.models.storage import read_storage
-from hubquant.models.text_tower import TEXT_NAMES, is_multimodal
+from hubquant.errors import CheckpointError, TokenizerError
+from hubquant.models.text_tower import QUANTIZATION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,77 +47,62 @@ class Placement:
 def load(folder: Path, device: Device = "auto", placement: Placement | None = None) -> PreTrainedModel:
     """The causal language model in ``folder``, in eval mode and without gradients.
 
-    On the CPU its weights are float32; on a GPU they keep the checkpoint's dtype. ``auto`` takes a GPU when there is
-    one and, unless ``placement`` says otherwise, spreads the model over all devices and main memory. Of a multimodal
-    model only the language model is loaded, as it is alone. Raises ``CheckpointError`` when weights are missing, broken
-    or not safetensors.
+    Its weights are what conversion reads, from the same files and under the same names. On the CPU they are float32; on
+    a GPU they keep the checkpoint's dtype. ``auto`` takes a GPU when there is one and, unless ``placement`` says
+    otherwise, spreads the model over all devices and main memory. Of a multimodal model only the language model is
+    loaded, as it is alone. Raises ``CheckpointError`` when weights are missing, broken or not safetensors.
     """
     import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    kind: Any = AutoModelForCausalLM
+    from hubquant.convert.checkpoint import Checkpoint
+    from hubquant.convert.plain import plain_checkpoint
+    from hubquant.models.stored import stored_tensors
+
     chosen = default_device() if device == "auto" else device
-    _check_weights(folder)
-    config = read_config(folder)
-    place: Path | None = folder
-    options: dict[str, Any] = {}
-    if read_storage(config) is not None:
-        place, options = None, _dequantized(folder)
-        mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING
-        kind = mapping[type(options["config"])]  # the general class needs a folder
-    elif is_multimodal(config):
-        options = _language_model(folder)
+    placement = placement or Placement(spread=device == "auto")
+    checkpoint = Checkpoint.from_folder(folder)
+    plain, _ = plain_checkpoint(checkpoint)
+    config, place = _config(plain.config), None
+    weights: dict[str, Any] = {"state_dict": stored_tensors(plain)}
+    if placement.disk is not None and weights["state_dict"].keys() == checkpoint.tensors.keys():
+        # Given the files, transformers leaves on disk what is there, and else writes float32 copies of it.
+        place, weights = folder, {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+    mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING
     with quiet():
         try:
-            model, info = kind.from_pretrained(
+            model, info = mapping[type(config)].from_pretrained(
                 place,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=torch.float32 if chosen == "cpu" else "auto",
-                **(placement or Placement(spread=device == "auto")).options(chosen),
+                config=config,
+                dtype=torch.float32 if chosen == "cpu" else config.dtype or plain.dtype,
+                **placement.options(chosen),
                 output_loading_info=True,
-                **options,
+                **weights,
             )
-        except Exception as error:  # safetensors, json, transformers and torch each raise their own for a bad file
+        except CheckpointError:
+            raise
+        except Exception as error:  # transformers and torch each raise their own for weights that do not fit
             raise CheckpointError(
                 f"the model in {folder} cannot be loaded",
                 why=_first_line(error),
-                hint="compare the files with the repository's, and download them again",
+                hint="compare the files with those of the repository that the model comes from",
             ) from error
     # transformers would give a missing weight random values.
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(
             f"{folder} lacks {len(missing)} of the model's weights, first {missing[0]}",
-            hint="a shard may be missing: download the model again",
+            hint="compare the files with those of the repository that the model comes from",
         )
     loaded: PreTrainedModel = model.eval().requires_grad_(False)
     return loaded
-
-
-def _dequantized(folder: Path) -> dict[str, Any]:
-    """What makes transformers load weights of FP8 as the floats that conversion reads."""
-    from hubquant.convert.checkpoint import Checkpoint
-    from hubquant.convert.plain import plain_checkpoint
-
-    plain, _ = plain_checkpoint(Checkpoint.from_folder(folder))
-    return {"config": _config(plain.config), "state_dict": {name: plain.read(name) for name in plain.tensors}}
 
 
 def _config(settings: Mapping[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING
 
     kind: Any = CONFIG_MAPPING[settings["model_type"]]
-    return kind.from_dict(dict(settings))
-
-
-def _language_model(folder: Path) -> dict[str, Any]:
-    """What makes transformers load the language model of a multimodal checkpoint and nothing else."""
-    from hubquant.convert.checkpoint import Checkpoint
-    from hubquant.convert.plain import plain_checkpoint
-
-    plain, _ = plain_checkpoint(Checkpoint.from_folder(folder))
-    return {"config": _config(plain.config), "key_mapping": dict(TEXT_NAMES)}
+    # What is quantized is read as floats.
+    return kind.from_dict({name: value for name, value in settings.items() if name not in QUANTIZATION})
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -153,18 +136,6 @@ def _of_sentencepiece(folder: Path) -> PreTrainedTokenizerBase:
     from hubquant.convert.vocab.special import load_json
 
     return read_vocabulary(folder, load_json(folder / "config.json")).tokenizer()
-
-
-def _check_weights(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(path for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern)):
-        raise NotSupportedYet(
-            "pickled weights",
-            why=f"{folder} holds no safetensors, and unpickling can run any code",
-            hint="convert the model to safetensors first: huggingface.co/spaces/safetensors/convert",
-        )
-    raise CheckpointError(f"{folder} holds no safetensors", hint="name a folder with the weights of a model")
 
 
 def _first_line(error: Exception) -> str:

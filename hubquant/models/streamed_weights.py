@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hubquant.convert.checkpoint import Checkpoint
-from hubquant.convert.mxfp4 import BLOCKS, SCALES, UnpackMXFP4
 from hubquant.errors import CheckpointError
 from hubquant.models.load import quiet
+from hubquant.models.stored import stored_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,6 +37,7 @@ class StreamedWeights:
         self._output: Any = self.skeleton.get_output_embeddings()
         self.blocks: list[Any] = list(self.skeleton.get_submodule(blocks_path))
         self._checkpoint, self._prefix, self._device = checkpoint, f"{blocks_path}.", device
+        self._stored = stored_tensors(checkpoint)
         self._output_names = [name for name in checkpoint.tensors if name.startswith(f"{output}.")]
         self._mapping: Any = get_model_conversion_mapping(self.skeleton)
         for module in self.skeleton.modules():
@@ -46,7 +47,7 @@ class StreamedWeights:
     def read(self, block: int) -> dict[str, torch.Tensor]:
         """The tensors of a block as the checkpoint has them."""
         prefix = f"{self._prefix}{block}."
-        return self._read(name for name in self._checkpoint.tensors if name.startswith(prefix))
+        return self._read(name for name in self._stored if name.startswith(prefix))
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put tensors into the skeleton, fused as transformers has them."""
@@ -77,7 +78,7 @@ class StreamedWeights:
         tables = self._token_tables()
         names = [
             name
-            for name in self._checkpoint.tensors
+            for name in self._stored
             if not name.startswith(self._prefix) and name not in self._output_names and name not in tables
         ]
         self.load(self._read(names))
@@ -102,12 +103,7 @@ class StreamedWeights:
 
     def _read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         # What a checkpoint gives lies in its file until it is used; a copy is there when the block's turn comes.
-        tensors = {name: self._checkpoint.read(name).clone() for name in names}
-        for packed in [name for name in tensors if name.endswith(BLOCKS)]:
-            name = packed.removesuffix(BLOCKS)
-            blocks, scales = tensors.pop(packed), tensors.pop(name + SCALES)
-            tensors[name] = UnpackMXFP4().forward([blocks, scales])[0].transpose(1, 2).contiguous()
-        return tensors
+        return {name: self._stored[name][...].clone() for name in names}
 
     def _token_tables(self) -> dict[str, Any]:
         """Embeddings with a row for each token, by the name of their weight in the checkpoint."""

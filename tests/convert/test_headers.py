@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
+from transformers.modeling_utils import _get_resolved_checkpoint_files
 
-from hubquant.convert.checkpoint import Checkpoint, weight_files
+from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.headers import TensorInfo, read_header
-from hubquant.errors import CheckpointError
+from hubquant.convert.weight_files import local_files, weight_files
+from hubquant.errors import CheckpointError, HubquantError
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "U8": torch.uint8}
 
@@ -158,7 +161,7 @@ def test_headers_from_elsewhere_give_the_same_checkpoint(tmp_path: Path) -> None
     for file in ("model-1.safetensors", "model-2.safetensors"):
         data = (folder / file).read_bytes()
         headers[file] = read_header(lambda begin, end, data=data: data[begin:end], file, len(data))
-    remote = Checkpoint.from_headers(folder, headers)
+    remote = Checkpoint.from_headers(folder, weight_files(folder, local_files(folder)), headers)
     assert remote.tensors == Checkpoint.from_folder(folder).tensors
     with pytest.raises(CheckpointError, match="not on this machine"):
         remote.read("a")
@@ -167,8 +170,6 @@ def test_headers_from_elsewhere_give_the_same_checkpoint(tmp_path: Path) -> None
 
 INDEXES: dict[str, tuple[Callable[[dict[str, str]], object], str]] = {
     "missing shard": (lambda index: index.update(d="model-3.safetensors"), "1 of 3 weight files are missing: model-3"),
-    "absent tensor": (lambda index: index.update(d="model-2.safetensors"), "1 tensors are not in the file.*: d"),
-    "wrong shard": (lambda index: index.update(a="model-2.safetensors"), "model-2.safetensors does not hold a"),
     "path outside": (lambda index: index.update(a="../secret.safetensors"), "names ../secret.safetensors"),
     "not safetensors": (lambda index: index.update(a="weights.bin"), "names weights.bin"),
     "nothing": (lambda index: index.clear(), "no weight_map"),
@@ -182,11 +183,17 @@ def test_wrong_indexes_are_named(case: str, tmp_path: Path) -> None:
         Checkpoint.from_folder(sharded(tmp_path, change))
 
 
-def test_a_name_in_two_shards(tmp_path: Path) -> None:
+def test_which_tensors_there_are_is_told_by_the_files(tmp_path: Path) -> None:
+    listed = sharded(tmp_path, lambda index: index.update(a="model-2.safetensors", d="model-1.safetensors"))
+    assert Checkpoint.from_folder(listed).tensors.keys() == {"a", "b", "c"}
+
+
+def test_of_a_name_in_two_shards_the_later_one_counts(tmp_path: Path) -> None:
     folder = sharded(tmp_path)
-    save_file({"a": torch.zeros(1), "c": torch.zeros(1)}, folder / "model-2.safetensors")
-    with pytest.raises(CheckpointError, match="1 tensors are in two files: a"):
-        Checkpoint.from_folder(folder)
+    save_file({"a": torch.full((1,), 7.0), "c": torch.zeros(1)}, folder / "model-2.safetensors")
+    checkpoint = Checkpoint.from_folder(folder)
+    assert checkpoint.read("a").tolist() == [7.0]
+    assert checkpoint.notes == ("1 tensors are in two files, and the later one is read: a",)
 
 
 def test_pickles_are_refused(tmp_path: Path) -> None:
@@ -228,15 +235,109 @@ def test_a_file_cut_after_planning(tmp_path: Path) -> None:
         [checkpoint.read(name) for name in ("a", "b")]
 
 
-def test_adapters_shards_and_pointers_are_told_apart(tmp_path: Path) -> None:
-    cases = {
-        "an adapter, not a model": ["adapter_config.json", "adapter_model.safetensors"],
-        "no model.safetensors.index.json": ["config.json", "model-00001-of-00002.safetensors"],
-        "no model.safetensors$": ["config.json", "other.safetensors"],
-    }
-    for message, names in cases.items():
-        with pytest.raises(CheckpointError, match=message):
-            weight_files(names, None)
+FOLDERS: dict[str, tuple[list[str], str, str]] = {
+    "adapter": (
+        ["adapter_config.json", "adapter_model.safetensors"],
+        "an adapter, not a model",
+        "load org/base with this adapter, then merge_and_unload",
+    ),
+    "adapter beside a config": (
+        ["config.json", "tokenizer.json", "adapter_config.json", "adapter_model.bin"],
+        "an adapter, not a model",
+        "load org/base",
+    ),
+    "shards alone": (
+        ["config.json", "model-00001-of-00002.safetensors"],
+        r"no model\.safetensors\.index\.json, and model-00002-of-00002\.safetensors are missing",
+        "get what is missing",
+    ),
+    "all shards": (
+        ["config.json", "model-00001-of-00001.safetensors"],
+        r"no model\.safetensors\.index\.json: ",
+        "get what is missing",
+    ),
+    "another name": (
+        ["config.json", "llama.safetensors"],
+        r"look for llama\.safetensors",
+        r"name it model\.safetensors",
+    ),
+    "Mistral's own": (
+        ["params.json", "consolidated.safetensors", "tekken.json"],
+        "Mistral's own format",
+        r"config\.json and model\*\.safetensors",
+    ),
+    "GGUF": (["config.json", "tiny-Q8_0.gguf", "README.md"], "GGUF files and no safetensors", r"tiny-Q8_0\.gguf"),
+    "pickles": (["config.json", "pytorch_model.bin"], r"pickled weights only: pytorch_model\.bin", "save_pretrained"),
+    "a folder below": (["out/config.json", "out/model.safetensors"], "the model lies below it: out", "name .*/out$"),
+    "a cached repository": (
+        ["refs/main", "snapshots/0af1/config.json", "snapshots/0af1/model.safetensors"],
+        "the model lies below it: snapshots/0af1",
+        "name .*/snapshots/0af1$",
+    ),
+    "weights below": (["config.json", "fp16/model.safetensors"], "fp16/model.safetensors", "into one folder"),
+    "a pipeline": (["model_index.json", "unet/config.json"], "diffusers models", "text-generation model"),
+    "nothing": (["config.json", "tokenizer.json"], r"no model\.safetensors$", "check that"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_folders_without_weights_that_transformers_reads(case: str, tmp_path: Path) -> None:
+    files, message, hint = FOLDERS[case]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        text = '{"base_model_name_or_path": "org/base"}' if name == "adapter_config.json" else "{}"
+        (tmp_path / name).write_text(text)
+    with pytest.raises(HubquantError, match=message) as caught:
+        Checkpoint.from_folder(tmp_path)
+    assert re.search(hint, str(caught.value.hint))
+
+
+def test_the_files_are_those_that_transformers_takes(tmp_path: Path) -> None:
+    """``_get_resolved_checkpoint_files`` decides there."""
+    folder, found = sharded(tmp_path), []
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    (folder / "other.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {"c": "model-2.safetensors"}})
+    )
+
+    def same(explicit: str | None = None) -> None:
+        (folder / "config.json").write_text(json.dumps({"transformers_weights": explicit}))
+        theirs, _ = _get_resolved_checkpoint_files(folder, None, None, True, None, False, explicit)
+        ours = weight_files(folder, local_files(folder)).names
+        assert [str(folder / name) for name in ours] == theirs
+        found.append(ours)
+
+    same()
+    same("other.safetensors.index.json")
+    same("model-1.safetensors")
+    save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+    same()
+    same("model-1.safetensors")
+    both = ("model-1.safetensors", "model-2.safetensors")
+    assert found == [both, both[1:], both[:1], ("model.safetensors",), both[:1]]
+
+
+def test_what_lies_beside_the_model_is_noted(tmp_path: Path) -> None:
+    folder = sharded(tmp_path)
+    save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text("not even JSON")
+    (folder / "adapter_config.json").write_text("{}")
+    (note, adapter) = Checkpoint.from_folder(folder).notes
+    assert note == "as transformers does, model.safetensors is read, and not what model.safetensors.index.json lists"
+    assert "the adapter beside it is not applied" in adapter
+
+
+@pytest.mark.parametrize(
+    "explicit", ["../model.safetensors", "/model.safetensors", "weights.bin", 1, "none.safetensors"]
+)
+def test_explicit_files_that_are_not_there(explicit: object, tmp_path: Path) -> None:
+    folder = sharded(tmp_path)
+    (folder / "config.json").write_text(json.dumps({"transformers_weights": explicit}))
+    with pytest.raises(CheckpointError, match=r"transformers_weights in config\.json"):
+        Checkpoint.from_folder(folder)
+
+
+def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(pointer)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from hubquant.errors import CheckpointError, NotSupportedYet, TokenizerError
+from hubquant.errors import CheckpointError, TokenizerError
 from hubquant.models.load import load, load_tokenizer
 from hubquant.models.tiny import TOKENIZERS, build
 
@@ -51,7 +51,7 @@ def test_missing_weight_is_not_invented(copy: Path, capfd: pytest.CaptureFixture
 def test_cut_file(copy: Path) -> None:
     data = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"not a sound safetensors file"):
         load(copy, "cpu")
 
 
@@ -65,13 +65,13 @@ def test_wrong_shape(copy: Path) -> None:
 
 def test_pickles_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(NotSupportedYet, match="pickled weights"):
+    with pytest.raises(CheckpointError, match="pickled weights"):
         load(copy, "cpu")
 
 
 def test_no_weights(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="no safetensors"):
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
         load(copy, "cpu")
 
 
