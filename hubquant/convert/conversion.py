@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
+    from hubquant.convert.vocab import ModelFacts
+
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _ROWS_CHECKED = 4096  # at a time, so that a stack of experts need not be in memory in floats
 FLOATS = ("F32", "F16", "BF16")
@@ -82,7 +84,8 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
     architecture = architecture.reading(tensors)
     bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
     check_tensors(architecture, config, bundles, tensors)
-    vocabulary = read_vocabulary(folder, checkpoint.config, pre_tokenizer=pre_tokenizer)
+    facts = _facts(architecture, config, bundles)
+    vocabulary = read_vocabulary(folder, checkpoint.config, facts, pre_tokenizer=pre_tokenizer)
     return Conversion(
         architecture.name,
         architecture.dimensions(config),
@@ -91,7 +94,12 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         architecture.taps(config),
         _float_type(tensors.values()),
         architecture.renames,
-        (*notes, *architecture.notes(config), *_ahead(architecture.further_layers(config, tensors))),
+        (
+            *notes,
+            *architecture.notes(config),
+            *_ahead(architecture.further_layers(config, tensors)),
+            *vocabulary.notes,
+        ),
         architecture.cannot_run,
     )
 
@@ -224,6 +232,19 @@ def _extra(extra: list[str], architecture: Architecture) -> HubquantError:
 def _ahead(names: Collection[str]) -> Iterator[str]:
     if names:
         yield f"{len(names)} tensors only predict further tokens and are left out: {listed(names)}"
+
+
+def _facts(architecture: Architecture, config: PreTrainedConfig, bundles: Iterable[Bundle]) -> ModelFacts:
+    from hubquant.convert.vocab import ModelFacts
+
+    shapes = {name: shape for bundle in bundles for name, shape in bundle.targets.items()}
+    ids = {role: getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")}
+    return ModelFacts(
+        architecture=architecture.name,
+        rows=shapes["token_embd.weight"][0],
+        n_token_types=shapes["token_types.weight"][0] if "token_types.weight" in shapes else 0,
+        ids={role: id for role, id in ids.items() if isinstance(id, int)},
+    )
 
 
 def _float_type(tensors: Iterable[TensorInfo]) -> str:

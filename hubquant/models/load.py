@@ -133,7 +133,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def _of_sentencepiece(folder: Path) -> PreTrainedTokenizerBase:
     from hubquant.convert.vocab import read_vocabulary
-    from hubquant.convert.vocab.special import load_json
+    from hubquant.convert.vocab.files import load_json
 
     return read_vocabulary(folder, load_json(folder / "config.json")).tokenizer()
 

@@ -12,7 +12,7 @@ from gguf import TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hubquant.convert.vocab import Vocabulary, known_differences, read_vocabulary
+from hubquant.convert.vocab import ModelFacts, Vocabulary, known_differences, read_vocabulary
 from hubquant.convert.vocab.pretokenizers import PRE_TOKENIZERS, structure_of
 from hubquant.convert.vocab.structure import Step, Structure
 from hubquant.errors import NotSupportedYet, TokenizerError
@@ -91,7 +91,7 @@ def test_tiny_models(tmp_path: Path, family: str) -> None:
     tokenizer.add_tokens([AddedToken("<|im_end|>", special=True), AddedToken("<think>", special=False)])
     tokenizer.save_pretrained(tmp_path)
     n = len(tokenizer)
-    vocabulary = read_vocabulary(tmp_path, {"vocab_size": n + 3})
+    vocabulary = read_vocabulary(tmp_path, {}, ModelFacts(rows=n + 3))
     assert vocabulary.tokens[n - 2 :] == ("<|im_end|>", "<think>", f"[PAD{n}]", f"[PAD{n + 1}]", f"[PAD{n + 2}]")
     assert vocabulary.types[n - 2 :] == (TokenType.CONTROL, TokenType.USER_DEFINED, *[TokenType.UNUSED] * 3)
     assert vocabulary.types[:2] == (TokenType.CONTROL, TokenType.CONTROL if family == "llama" else TokenType.NORMAL)
@@ -143,7 +143,7 @@ def test_runs_of_spaces_as_added_tokens(tmp_path: Path) -> None:
     source = AutoTokenizer.from_pretrained(tmp_path)
     source.add_tokens([AddedToken(" " * n, normalized=True, special=False) for n in range(24, 1, -1)])
     source.save_pretrained(tmp_path)
-    vocabulary = read_vocabulary(tmp_path, {"vocab_size": 640})
+    vocabulary = read_vocabulary(tmp_path, {}, ModelFacts(rows=640))
     assert vocabulary.pre == "olmo"
     assert vocabulary.types.count(TokenType.USER_DEFINED) == 23
     texts = [*TEXTS.values(), TEXT, f"{' ' * 23}def x():\n{' ' * 50}return"]
@@ -220,7 +220,7 @@ def test_tokens_around_a_text_as_roberta_has_them(tmp_path: Path) -> None:
     train(structure_of("gpt-2"), tmp_path)
     around = {"sep": ["<|eos|>", 1], "cls": ["<|bos|>", 0], "trim_offsets": True, "add_prefix_space": False}
     edit(tmp_path, post_processor={"type": "RobertaProcessing", **around})
-    vocabulary = read_vocabulary(tmp_path, {"type_vocab_size": 1})
+    vocabulary = read_vocabulary(tmp_path, {}, ModelFacts(n_token_types=1))
     assert (vocabulary.add_bos, vocabulary.add_eos, vocabulary.n_token_types) == (True, True, 1)
     assert vocabulary.metadata()[gguf.Keys.Tokenizer.TOKEN_TYPE_COUNT].value == 1
     expected = ids(AutoTokenizer.from_pretrained(tmp_path), TEXT)
@@ -247,15 +247,19 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "no bytes": (lambda f: edit(f, pre_tokenizer=None), NotSupportedYet, "neither byte-level"),
     "prefix space": (prefixed, TokenizerError, "no pre-tokenizer like"),
     "normalizer": (lambda f: edit(f, normalizer={"type": "NFKC"}), TokenizerError, "its normalizer is NFKC"),
-    "huge id": (lambda f: edit(f, model={"vocab": {"a": 10**12}}), TokenizerError, "ids must be numbers below"),
+    "huge id": (lambda f: edit(f, model={"vocab": {"a": 10**12}}), TokenizerError, "must be numbers below"),
     "id twice": (lambda f: edit(f, model={"vocab": {"a": 3, "b": 3}}), TokenizerError, "the same id"),
     "text id": (lambda f: edit(f, model={"vocab": {"a": "b"}}), TokenizerError, "vocabulary cannot be read"),
-    "merges": (lambda f: edit(f, model={"merges": ["a b c"]}), TokenizerError, "merge 0 is not a pair"),
+    "merges": (
+        lambda f: edit(f, model={"merges": ["a b c"]}),
+        TokenizerError,
+        "model.merges.0 is 'a b c', which is no pair",
+    ),
     "no merges": (lambda f: edit(f, model={"merges": None}), TokenizerError, "no merges"),
     "added": (
         lambda f: edit(f, added_tokens=[{"id": -1, "content": "a"}]),
         TokenizerError,
-        "added tokens cannot be read",
+        "added_tokens.0.id is -1",
     ),
     "two ids": (lambda f: edit(f, added_tokens=[{"id": 9999, "content": "a"}]), TokenizerError, "'a' has two ids"),
 }
@@ -281,12 +285,12 @@ def test_embedding_smaller_than_the_vocabulary(tmp_path: Path, sound: dict[str, 
     for name, content in sound.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(TokenizerError, match="the model 100 embeddings"):
-        read_vocabulary(tmp_path, {"vocab_size": 100})
+        read_vocabulary(tmp_path, {}, ModelFacts(rows=100))
     with pytest.raises(TokenizerError, match="embeddings"):
-        read_vocabulary(tmp_path, {"vocab_size": 10**12})
+        read_vocabulary(tmp_path, {}, ModelFacts(rows=10**12))
     whole = read_vocabulary(tmp_path, {})
     parts = json.loads((tmp_path / "tokenizer.json").read_text())
     edit(tmp_path, added_tokens=[*parts["added_tokens"], {"id": len(whole.tokens), "content": "<image>"}])
     assert read_vocabulary(tmp_path, {}).tokens == (*whole.tokens, "<image>")
-    assert read_vocabulary(tmp_path, {"vocab_size": len(whole.tokens)}) == whole
-    assert len(read_vocabulary(tmp_path, {"text_config": {"vocab_size": 620}}).tokens) == 620
+    assert read_vocabulary(tmp_path, {}, ModelFacts(rows=len(whole.tokens))) == whole
+    assert len(read_vocabulary(tmp_path, {}, ModelFacts(rows=620)).tokens) == 620

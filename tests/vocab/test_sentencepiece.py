@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from hubquant.convert.vocab import Vocabulary, known_differences, read_vocabulary
+from hubquant.convert.vocab import ModelFacts, Vocabulary, known_differences, read_vocabulary
 from hubquant.convert.vocab.sentencepiece import read_model
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.evaluate.texts import TEXTS
@@ -87,7 +87,7 @@ def write_json(folder: Path, model: bytes, **changes: Any) -> Path:
 
 def test_model_file(tmp_path: Path, model: bytes) -> None:
     (tmp_path / "tokenizer.model").write_bytes(model)
-    vocabulary = read_vocabulary(tmp_path, {"vocab_size": 700})
+    vocabulary = read_vocabulary(tmp_path, {}, ModelFacts(rows=700))
     assert Vocabulary.from_metadata(vocabulary.metadata()) == vocabulary
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     assert vocabulary.scores[: len(processor)] == tuple(processor.get_score(id) for id in range(len(processor)))
@@ -161,7 +161,7 @@ def test_added_tokens_of_a_fine_tune(tmp_path: Path, model: bytes) -> None:
     (tmp_path / "tokenizer.model").write_bytes(model)
     added = {"600": {"content": "<|im_end|>", "special": True}, "601": {"content": "<tool>", "special": False}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added, "add_bos_token": False}))
-    vocabulary = read_vocabulary(tmp_path, {"vocab_size": 602})
+    vocabulary = read_vocabulary(tmp_path, {}, ModelFacts(rows=602))
     assert vocabulary.types[600:] == (TokenType.CONTROL, TokenType.USER_DEFINED)
     assert not vocabulary.add_bos
     ids = rebuilt(vocabulary)("hello<|im_end|>")["input_ids"]

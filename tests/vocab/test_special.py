@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from gguf import Keys
 
-from hubquant.convert.vocab import Vocabulary, read_vocabulary
+from hubquant.convert.vocab import ModelFacts, Vocabulary, read_vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.gguf_file import KV, Metadata
 from hubquant.gguf_file.metadata import i32s, string, strings, u32
@@ -45,7 +45,9 @@ def test_where_ids_come_from(folder: Path) -> None:
     config = {"bos_token_id": 5, "pad_token_id": 7, "eos_token_id": [6, 8]}
     assert read_vocabulary(folder, config).specials == {"bos": 0, "eos": 1, "pad": 7}
     configure(folder, bos_token=None, eos_token={"content": "!"}, pad_token="absent")
-    assert read_vocabulary(folder, config).specials == {"bos": 5, "eos": 2, "pad": 7}
+    assert read_vocabulary(folder, config).specials == {"bos": 5, "eos": 2, "pad": 384}  # transformers adds it
+    assert read_vocabulary(folder, config, ModelFacts(rows=384)).specials == {"bos": 5, "eos": 2, "pad": 7}
+    configure(folder, pad_token=None)
     configure(folder, eos_token=None)
     assert read_vocabulary(folder, config | {"pad_token_id": -1}).specials == {"bos": 5, "eos": 6}
     assert read_vocabulary(folder, {"text_config": config}).specials == {"bos": 5, "eos": 6, "pad": 7}

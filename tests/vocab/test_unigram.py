@@ -12,7 +12,7 @@ import sentencepiece
 from gguf import Keys, TokenType
 from transformers import AutoTokenizer
 
-from hubquant.convert.vocab import Vocabulary, read_vocabulary
+from hubquant.convert.vocab import ModelFacts, Vocabulary, read_vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.evaluate.texts import TEXTS
 from hubquant.models.tiny import CORPUS
@@ -69,7 +69,7 @@ def write_older(folder: Path, model: bytes, kind: str) -> Path:
 def test_model_file(tmp_path: Path, options: dict[str, Any]) -> None:
     model = train(**options)
     (tmp_path / "tokenizer.model").write_bytes(model)
-    vocabulary = read_vocabulary(tmp_path, {"vocab_size": 800})
+    vocabulary = read_vocabulary(tmp_path, {}, ModelFacts(rows=800))
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     assert vocabulary.scores[: len(processor)] == tuple(processor.get_score(id) for id in range(len(processor)))
     assert vocabulary.specials == {"unk": 0, "bos": 1, "eos": 2}
@@ -89,8 +89,8 @@ def test_families(tmp_path: Path, kind: str) -> None:
     folder = write_older(tmp_path / "old", train(**options), kind)
     source = AutoTokenizer.from_pretrained(folder)
     source.save_pretrained(tmp_path / "new")
-    vocabulary = read_vocabulary(tmp_path / "new", {"type_vocab_size": 1})
-    assert read_vocabulary(folder, {"type_vocab_size": 1}) == vocabulary
+    vocabulary = read_vocabulary(tmp_path / "new", {}, ModelFacts(n_token_types=1))
+    assert read_vocabulary(folder, {}, ModelFacts(n_token_types=1)) == vocabulary
     assert (vocabulary.add_bos, vocabulary.add_eos) == (kind == "XLMRoberta", True)
     assert vocabulary.metadata()[Keys.Tokenizer.MODEL].value == "t5"
     again = rebuilt(vocabulary)

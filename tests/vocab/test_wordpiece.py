@@ -11,7 +11,7 @@ from gguf import Keys, TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hubquant.convert.vocab import Vocabulary, known_differences, read_vocabulary
+from hubquant.convert.vocab import ModelFacts, Vocabulary, known_differences, read_vocabulary
 from hubquant.errors import TokenizerError
 from hubquant.evaluate.texts import TEXTS
 from hubquant.models.tiny import CORPUS
@@ -55,7 +55,7 @@ def edit(folder: Path, **changes: Any) -> None:
 def test_every_normalization(tmp_path: Path, lowercase: bool, strip_accents: bool | None, differing: set[str]) -> None:
     train(tmp_path, lowercase=lowercase, strip_accents=strip_accents)
     source = AutoTokenizer.from_pretrained(tmp_path)
-    vocabulary = read_vocabulary(tmp_path, {"type_vocab_size": 2})
+    vocabulary = read_vocabulary(tmp_path, {}, ModelFacts(n_token_types=2))
     assert Vocabulary.from_metadata(vocabulary.metadata()) == vocabulary
     assert vocabulary.specials == {"unk": 1, "sep": 3, "pad": 0, "mask": 4, "bos": 2, "eos": 3}
     again = Vocabulary.from_metadata(vocabulary.metadata()).tokenizer()
@@ -71,7 +71,7 @@ def test_every_normalization(tmp_path: Path, lowercase: bool, strip_accents: boo
 def test_keys(tmp_path: Path) -> None:
     train(tmp_path)
     ids = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"]
-    vocabulary = read_vocabulary(tmp_path, {"vocab_size": len(ids) + 2, "type_vocab_size": 2})
+    vocabulary = read_vocabulary(tmp_path, {}, ModelFacts(rows=len(ids) + 2, n_token_types=2))
     assert vocabulary.tokens[:5] == (*SPECIALS.values(),)
     assert vocabulary.tokens[ids["fox"]] == "▁fox"
     assert vocabulary.tokens[ids["##s"]] == "s"

@@ -8,8 +8,9 @@ from typing import Any
 
 from gguf import TokenType
 
+from hubquant.convert.vocab.files import Files
 from hubquant.convert.vocab.pretokenizers import recognise, structure_of
-from hubquant.convert.vocab.special import Files, around, chat_templates, special_ids
+from hubquant.convert.vocab.special import around, chat_templates, notes, special_ids
 from hubquant.convert.vocab.structure import read_structure
 from hubquant.convert.vocab.vocabulary import Vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
@@ -43,8 +44,9 @@ def read_byte_level(files: Files, pre_tokenizer: str | None) -> Vocabulary:
         specials=specials,
         add_bos=add_bos,
         add_eos=add_eos,
-        n_token_types=files.n_token_types(),
+        n_token_types=files.facts.n_token_types,
         chat_templates=chat_templates(files),
+        notes=notes(files, ids),
     )
 
 
@@ -52,20 +54,24 @@ def token_ids(files: Files) -> dict[str, int]:
     """Every token of tokenizer.json, added ones included. ``TokenizerError`` for ids that cannot be."""
     vocab = files.tokenizer["model"].get("vocab")
     if not isinstance(vocab, dict) or not all(isinstance(id, int) and 0 <= id < MAX_TOKENS for id in vocab.values()):
-        raise TokenizerError("the tokenizer's vocabulary cannot be read", why=f"ids must be numbers below {MAX_TOKENS}")
-    ids = dict(vocab)
-    for token in files.added_tokens():
-        if token.id >= MAX_TOKENS or ids.setdefault(token.content, token.id) != token.id:
-            raise TokenizerError(f"token {token.content!r} has two ids", why=f"{ids[token.content]} and {token.id}")
+        raise TokenizerError(
+            "the tokenizer's vocabulary cannot be read",
+            why=f"the ids in model.vocab must be numbers below {MAX_TOKENS}",
+        )
+    ids = files.join(dict(vocab))
     if len(set(ids.values())) != len(ids):
         raise TokenizerError("two tokens of the vocabulary have the same id")
     return ids
 
 
 def lay_out(ids: Mapping[str, int], files: Files) -> tuple[list[str], list[int]]:
-    """Tokens and types by id. Ids without a token up to the embedding's size become unused padding, as in llama.cpp."""
-    size = max(ids.values(), default=-1) + 1
-    rows = files.vocab_size() or size
+    """Tokens and types by id. Ids without a token up to the embedding's size become unused padding, as in llama.cpp.
+
+    Added tokens without an embedding are left out, such as Gemma 3's token for images in a text model.
+    """
+    added = {token.content for token in files.added_tokens} | {*files.special_texts}
+    size = max((id for text, id in ids.items() if text not in added), default=-1) + 1
+    rows = max(ids.values(), default=-1) + 1 if files.facts.rows is None else files.facts.rows
     if not 0 < size <= rows <= MAX_TOKENS:
         raise TokenizerError(
             f"the tokenizer has ids up to {size - 1}, the model {rows} embeddings",
@@ -73,31 +79,39 @@ def lay_out(ids: Mapping[str, int], files: Files) -> tuple[list[str], list[int]]
         )
     tokens = [f"[PAD{id}]" for id in range(rows)]
     types = [int(TokenType.UNUSED)] * rows
-    for text, id in ids.items():
+    kept = {text: id for text, id in ids.items() if id < rows}
+    for text, id in kept.items():
         tokens[id], types[id] = text, int(TokenType.NORMAL)
-    for token in files.added_tokens():
-        types[token.id] = int(TokenType.CONTROL if token.special else TokenType.USER_DEFINED)
-    for text in files.named_specials().values():
-        if text in ids:
-            types[ids[text]] = int(TokenType.CONTROL)
+    for token in files.added_tokens:
+        if token.id < rows:
+            types[token.id] = int(TokenType.CONTROL if token.special else TokenType.USER_DEFINED)
+    for text in files.special_texts:
+        if text in kept:
+            types[kept[text]] = int(TokenType.CONTROL)
     if len(set(tokens)) != rows:
         raise TokenizerError("two ids of the vocabulary have the same text", why="llama.cpp refuses such a file")
     return tokens, types
 
 
 def _merges(model: Mapping[str, Any]) -> tuple[str, ...]:
+    # A space inside a half would read as the separator; byte-level text has no other use for it.
+    return tuple(f"{left.replace(' ', 'Ġ')} {right.replace(' ', 'Ġ')}" for left, right in merge_pairs(model))
+
+
+def merge_pairs(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The merges of tokenizer.json, in either of its notations."""
     merges = model.get("merges")
     if not isinstance(merges, list):
         raise TokenizerError("the tokenizer has no merges")
-    # A space inside a half would read as the separator; byte-level text has no other use for it.
-    pairs = (
-        merge.split(" ") if isinstance(merge, str) else [str(half).replace(" ", "Ġ") for half in merge]
-        for merge in merges
-    )
-    joined = tuple(" ".join(pair) if len(pair) == 2 else "" for pair in pairs)
-    if not all(joined):
-        raise TokenizerError("the tokenizer's merges cannot be read", why=f"merge {joined.index('')} is not a pair")
-    return joined
+    pairs = []
+    for number, merge in enumerate(merges):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(half, str) and half for half in pair):
+            raise TokenizerError(
+                "tokenizer.json cannot be used", why=f"model.merges.{number} is {merge!r:.60}, which is no pair"
+            )
+        pairs.append((pair[0], pair[1]))
+    return pairs
 
 
 def _unreachable(files: Files) -> list[str]:
@@ -106,6 +120,6 @@ def _unreachable(files: Files) -> list[str]:
 
     model = {**files.tokenizer["model"], "ignore_merges": False}
     merging = Tokenizer.from_str(json.dumps({**files.tokenizer, "model": model})).model
-    added = {token.content for token in files.added_tokens()}
+    added = {token.content for token in files.added_tokens}
     words = [text for text in model["vocab"] if text not in added]
     return [word for word in words if len(merging.tokenize(word)) != 1]

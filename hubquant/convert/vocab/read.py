@@ -9,21 +9,33 @@ from typing import Any
 
 from hubquant.convert.vocab import spm, unigram
 from hubquant.convert.vocab.bpe import read_byte_level
+from hubquant.convert.vocab.files import ROLES, Files, ModelFacts
 from hubquant.convert.vocab.sentencepiece import UNIGRAM, read_model
-from hubquant.convert.vocab.special import ROLES, Files
 from hubquant.convert.vocab.structure import flatten
 from hubquant.convert.vocab.vocabulary import Vocabulary
 from hubquant.convert.vocab.wordpiece import read_wordpiece
 from hubquant.errors import NotSupportedYet, TokenizerError
 
 
-def read_vocabulary(folder: Path, config: Mapping[str, Any], *, pre_tokenizer: str | None = None) -> Vocabulary:
+def read_vocabulary(
+    folder: Path, config: Mapping[str, Any], facts: ModelFacts | None = None, *, pre_tokenizer: str | None = None
+) -> Vocabulary:
     """Read the tokenizer in ``folder``; ``config`` is the model's config.json. No code of the model is run.
 
     ``pre_tokenizer`` overrides what the structure of a byte-level BPE tokenizer says. Raises ``TokenizerError`` for a
-    tokenizer that is missing, damaged or treats text as llama.cpp cannot, ``NotSupportedYet`` for other algorithms.
+    tokenizer that is missing, damaged, does not belong to the model or treats text as llama.cpp cannot,
+    ``NotSupportedYet`` for other algorithms.
     """
-    files = Files.read(folder, config)
+    files = Files.read(folder, config, facts or ModelFacts())
+    vocabulary = _read(files, config, pre_tokenizer)
+    for role, id in vocabulary.specials.items():
+        if not 0 <= id < len(vocabulary.tokens):
+            raise TokenizerError(f"the tokenizer's {role} is token {id}", why=f"it has {len(vocabulary.tokens)}")
+    return vocabulary
+
+
+def _read(files: Files, config: Mapping[str, Any], pre_tokenizer: str | None) -> Vocabulary:
+    folder = files.folder
     sentencepiece = folder / "tokenizer.model"
     if not files.tokenizer and sentencepiece.is_file():
         _refuse_override(pre_tokenizer)
@@ -32,7 +44,7 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], *, pre_tokenizer: s
             return unigram.read_from_model(files, pieces)
         return spm.read_from_model(files, pieces)
     if not files.tokenizer:
-        files = _converted(files)
+        files = _converted(files, config)
     model = files.tokenizer.get("model")
     if not isinstance(model, dict):
         raise TokenizerError("tokenizer.json has no model", hint="download it again")
@@ -65,7 +77,7 @@ def _refuse_override(pre_tokenizer: str | None) -> None:
 _OLDER = (("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",), ("sentencepiece.bpe.model",))
 
 
-def _converted(files: Files) -> Files:
+def _converted(files: Files, config: Mapping[str, Any]) -> Files:
     """The tokenizer.json that transformers makes of older files."""
     folder = files.folder
     if (folder / "tekken.json").is_file():
@@ -84,10 +96,10 @@ def _converted(files: Files) -> Files:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         text = tokenizer.backend_tokenizer.to_str()
-        named = {f"{role}_token": getattr(tokenizer, f"{role}_token", None) for role in ROLES}
+        texts = {f"{role}_token": getattr(tokenizer, f"{role}_token", None) for role in ROLES}
     except Exception as error:  # transformers and tokenizers raise anything here
         raise TokenizerError(
             f"the tokenizer in {folder} cannot be loaded", why=str(error).splitlines()[0][:200]
         ) from error
-    config = {**named, **files.tokenizer_config}
-    return Files(folder, json.loads(text), config, files.generation_config, files.config)
+    named = {name: str(text) for name, text in texts.items() if text}
+    return Files.read(folder, config, files.facts, tokenizer=json.loads(text), named=named)

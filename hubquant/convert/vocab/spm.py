@@ -9,9 +9,10 @@ from typing import Any
 
 from gguf import TokenType
 
-from hubquant.convert.vocab.bpe import lay_out, token_ids
+from hubquant.convert.vocab.bpe import lay_out, merge_pairs, token_ids
+from hubquant.convert.vocab.files import Files
 from hubquant.convert.vocab.sentencepiece import BPE, SentencePieceModel, read_model
-from hubquant.convert.vocab.special import Files, around, chat_templates, special_ids
+from hubquant.convert.vocab.special import around, chat_templates, notes, special_ids
 from hubquant.convert.vocab.vocabulary import Vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
 
@@ -34,11 +35,11 @@ def read_from_model(files: Files, model: SentencePieceModel) -> Vocabulary:
 def ids_of_model(files: Files, model: SentencePieceModel) -> dict[str, int]:
     """Pieces, and the tokens that the files beside the model add or put in their place."""
     ids = {piece.text: id for id, piece in enumerate(model.pieces)}
-    for token in files.added_tokens():
+    for token in files.added_tokens:
         if token.id < len(model.pieces):
             ids.pop(model.pieces[token.id].text, None)
         ids[token.content] = token.id
-    return ids
+    return files.join(ids)
 
 
 def read_from_json(files: Files, path: Path) -> Vocabulary:
@@ -60,10 +61,10 @@ def _vocabulary(
     files: Files, ids: dict[str, int], model: SentencePieceModel | None, add_space_prefix: bool
 ) -> Vocabulary:
     tokens, types = lay_out(ids, files)
-    added = {token.id for token in files.added_tokens()}
+    added = {token.id for token in files.added_tokens}
     scores = [ADDED_SCORE] * len(tokens)
     if model is not None:
-        for id, piece in enumerate(model.pieces):
+        for id, piece in enumerate(model.pieces[: len(tokens)]):
             if tokens[id] == piece.text:
                 scores[id] = piece.score
                 if id not in added or piece.type not in (TokenType.NORMAL, TokenType.USER_DEFINED):
@@ -71,7 +72,7 @@ def _vocabulary(
     else:
         scores = _scores_of_merges(files.tokenizer["model"], ids, scores)
         unknown = files.tokenizer["model"].get("unk_token")
-        for text, id in ids.items():
+        for id, text in enumerate(tokens):
             if text == unknown:
                 types[id] = int(TokenType.UNKNOWN)
             elif _BYTE.fullmatch(text):
@@ -97,8 +98,9 @@ def _vocabulary(
         add_bos=add_bos,
         add_eos=add_eos,
         add_space_prefix=add_space_prefix,
-        n_token_types=files.n_token_types(),
+        n_token_types=files.facts.n_token_types,
         chat_templates=chat_templates(files),
+        notes=notes(files, ids),
     )
 
 
@@ -153,17 +155,12 @@ def _scores_of_merges(model: Mapping[str, Any], ids: Mapping[str, int], scores: 
 
     Pieces that no merge makes, single characters among them, come last.
     """
-    merges = model.get("merges")
-    if not isinstance(merges, list):
-        raise TokenizerError("the tokenizer has no merges")
     ranks: dict[str, int] = {}
-    for merge in merges:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if len(pair) != 2 or not all(isinstance(half, str) for half in pair):
-            raise TokenizerError("the tokenizer's merges cannot be read", why=f"{merge!r:.60} is not a pair")
-        ranks.setdefault("".join(pair), len(ranks))
+    for left, right in merge_pairs(model):
+        ranks.setdefault(left + right, len(ranks))
     for text, id in ids.items():
-        scores[id] = float(-ranks.get(text, len(ranks)))
+        if id < len(scores):
+            scores[id] = float(-ranks.get(text, len(ranks)))
     return scores
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from gguf import TokenType
 
 from hubquant.convert.vocab.bpe import MAX_TOKENS, lay_out
+from hubquant.convert.vocab.files import Files
 from hubquant.convert.vocab.sentencepiece import SentencePieceModel
-from hubquant.convert.vocab.special import Files, around, chat_templates, special_ids
+from hubquant.convert.vocab.special import around, chat_templates, notes, special_ids
 from hubquant.convert.vocab.spm import SPACE, ids_of_model, members, plain, usual_specials
 from hubquant.convert.vocab.vocabulary import Vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
@@ -51,9 +52,7 @@ def read_from_json(files: Files) -> Vocabulary:
     if len(scores) != len(pieces):
         raise TokenizerError("two ids of the vocabulary have the same text", why="llama.cpp refuses such a file")
     ids = {text: id for id, text in enumerate(scores)}
-    for token in files.added_tokens():
-        if ids.setdefault(token.content, token.id) != token.id:
-            raise TokenizerError(f"token {token.content!r} has two ids", why=f"{ids[token.content]} and {token.id}")
+    ids = files.join(ids)
     unknown = model.get("unk_id")
     if not isinstance(unknown, int) or not 0 <= unknown < len(pieces):
         raise TokenizerError("the tokenizer has no token for unknown text", why="llama.cpp needs one for Unigram")
@@ -64,9 +63,9 @@ def _vocabulary(
     files: Files, ids: dict[str, int], scores: Mapping[str, float], known: Mapping[str, int], text: _Text
 ) -> Vocabulary:
     tokens, types = lay_out(ids, files)
-    added = {token.content for token in files.added_tokens()}
+    added = {token.content for token in files.added_tokens}
     for piece, type in known.items():
-        if ids.get(piece) is not None and (piece not in added or type == TokenType.UNKNOWN):
+        if ids.get(piece, len(types)) < len(types) and (piece not in added or type == TokenType.UNKNOWN):
             types[ids[piece]] = type
     specials = special_ids(files, ids)
     unknowns = [id for id, type in enumerate(types) if type == TokenType.UNKNOWN]
@@ -91,8 +90,9 @@ def _vocabulary(
         add_space_prefix=text.add_space_prefix,
         remove_extra_whitespaces=text.remove_extra_whitespaces,
         charsmap=text.charsmap,
-        n_token_types=files.n_token_types(),
+        n_token_types=files.facts.n_token_types,
         chat_templates=chat_templates(files),
+        notes=notes(files, ids),
     )
 
 

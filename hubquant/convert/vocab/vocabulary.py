@@ -46,7 +46,8 @@ class Vocabulary:
     ``add_space_prefix`` to "llama" and "t5"; ``remove_extra_whitespaces`` and ``charsmap``, SentencePiece's table of
     replacements, to "t5"; ``lowercase`` and ``strip_accents`` to "bert". ``specials`` maps bos, eos, unk, sep, pad,
     mask, eot, eom to ids. ``n_token_types`` is the number of the embeddings for parts of a text, 0 when there are
-    none. ``chat_templates`` are by name, the usual one is "default".
+    none. ``chat_templates`` are by name, the usual one is "default". ``notes`` say what of the tokenizer it was read
+    from is not in it.
     """
 
     model: Model
@@ -66,6 +67,7 @@ class Vocabulary:
     strip_accents: bool = False
     n_token_types: int = 0
     chat_templates: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def metadata(self) -> Metadata:
         """The keys of llama.cpp's converter, in its order."""

@@ -8,7 +8,8 @@ from typing import Any
 from gguf import TokenType
 
 from hubquant.convert.vocab.bpe import lay_out, token_ids
-from hubquant.convert.vocab.special import Files, around, chat_templates, special_ids
+from hubquant.convert.vocab.files import Files
+from hubquant.convert.vocab.special import around, chat_templates, notes, special_ids
 from hubquant.convert.vocab.spm import SPACE
 from hubquant.convert.vocab.structure import flatten
 from hubquant.convert.vocab.vocabulary import Vocabulary
@@ -37,7 +38,7 @@ def read_wordpiece(files: Files) -> Vocabulary:
             if unknown is None
             else "llama.cpp puts a token before and one after every text",
         )
-    named = files.named_specials()
+    named = files.named_specials
     specials |= {"unk": unknown, "sep": ids.get(named.get("sep", ""), specials["eos"])}
     tokens = [
         with_phantom_space(text) if type == TokenType.NORMAL else text for text, type in zip(tokens, types, strict=True)
@@ -53,8 +54,9 @@ def read_wordpiece(files: Files) -> Vocabulary:
         add_eos=True,
         lowercase=lowercase,
         strip_accents=strip_accents,
-        n_token_types=files.n_token_types(),
+        n_token_types=files.facts.n_token_types,
         chat_templates=chat_templates(files),
+        notes=notes(files, ids),
     )
 
 
