@@ -172,10 +172,11 @@ class Heads(Rule):
     """Attention heads, their size, and the key-value heads that groups of them share where they may be ``grouped``."""
 
     grouped: bool = True
-    reads = ("num_attention_heads", "num_key_value_heads", "head_dim")
+    counts = ("num_attention_heads", "num_key_value_heads", "head_dim")
+    reads = (*counts, "hidden_size")
 
     def check(self, settings: Settings) -> None:
-        for setting in self.reads:
+        for setting in self.counts:
             check_count(settings, setting, 1 << 16)
         _check_even(settings.get("head_dim") or 0)
         heads, size = settings.get("num_attention_heads"), settings.get("hidden_size")

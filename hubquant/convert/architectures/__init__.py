@@ -74,7 +74,7 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
         if names[0] in known:
             return known[names[0]]
         raise _unknown(names[0], CLASSES)
-    by_type = {model_type: (each, model_type) for each, model_type in known.values()}
+    by_type = {model_type: (each, model_type) for each, model_type in known.values() if not each.own_code}
     model_type = settings.get("model_type")
     if not isinstance(model_type, str):
         raise CheckpointError(
