@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -49,3 +50,18 @@ def test_every_requirement_is_pinned() -> None:
     extras = PROJECT["optional-dependencies"].values()
     wanted = declared(PROJECT["dependencies"]).union(*map(declared, extras)) - {"hubquant"}
     assert wanted <= pinned
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+sys.modules.update(dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios")))  # as on Windows
+import hubquant
+for module in pkgutil.walk_packages(hubquant.__path__, "hubquant."):
+    if not module.name.endswith(("__main__", ".evaluate.probe")):
+        importlib.import_module(module.name)
+"""
+
+
+def test_every_module_is_imported_without_what_only_unix_has() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ numba 0.68; pyproject.toml excludes others until the tests of this room have pas
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -134,7 +135,8 @@ def _compile(function: Callable[..., None], signature: Signature) -> Machine:
         passes.run(module, builder)
         module.verify()
         needed = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
-        known = ctypes.CDLL(None)  # what any process can provide; code that needs more is of no use to another
+        # What any process can provide; code that needs more is of no use to another.
+        known = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
         movable = all(hasattr(known, name) for name in needed)
         library._finalize_final_module()
         code = library._get_compiled_object() if movable else None
