@@ -1,4 +1,4 @@
-"""What the file system refuses while writing, as errors a user can act on."""
+"""Paths as users type them, and what the file system refuses while writing, as errors a user can act on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ import xxhash
 from hubquant.errors import DiskFullError, OutputError
 
 _PIECE = 1 << 22  # bytes
+
+
+def user_path(text: str) -> Path:
+    """With ``~`` expanded where that is somebody's; unlike ``Path.expanduser`` it takes any text."""
+    return Path(os.path.expanduser(text))
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 import os
 import socket
 import tempfile
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # Bound but not listening: nobody else gets the port, and connections are refused while no test runs a Hub on it.
@@ -30,3 +32,21 @@ settings.register_profile("steady", derandomize=True)
 settings.load_profile("steady")
 
 pytest_plugins = ["tests.support.hub_fixtures"]
+
+CARD = """---
+license: apache-2.0
+language: [en]
+pipeline_tag: text-generation
+tags: [tiny]
+---
+# A tiny model
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from hubquant.models.tiny import build
+
+    folder = build("llama", tmp_path_factory.mktemp("models") / "tiny-llama")
+    (folder / "README.md").write_text(CARD, "utf-8")
+    return folder

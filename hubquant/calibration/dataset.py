@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.calibration.files import Row
+from hubquant.disk import user_path
 from hubquant.errors import CalibrationError, HubAccessError, HubquantError, HubUnavailableError
 from hubquant.recipe.schema import TextSource
 
@@ -21,8 +23,8 @@ READ_AT_ONCE = 100  # rows
 
 def local_folder(source: TextSource) -> Path | None:
     """The dataset folder that ``source`` names. A dataset is on the Hub, whatever has its name here."""
-    folder = Path(source.file).expanduser() if source.file else None
-    return folder if folder and folder.is_dir() else None
+    folder = user_path(source.file) if source.file else None
+    return folder if folder and os.path.isdir(folder) else None
 
 
 def read_dataset(source: TextSource, seed: int) -> Iterator[Row]:

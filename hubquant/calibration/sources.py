@@ -11,6 +11,7 @@ from typing import Any
 from hubquant.calibration.bundled import bundled_path
 from hubquant.calibration.dataset import local_folder, read_dataset
 from hubquant.calibration.files import Row, read_jsonl, read_parquet, read_text_file
+from hubquant.disk import user_path
 from hubquant.errors import CalibrationError
 from hubquant.recipe.schema import TextSource
 
@@ -78,7 +79,7 @@ def fingerprint(source: TextSource, seed: int) -> str:
 
 
 def _path(source: TextSource) -> Path:
-    return bundled_path(source.bundled) if source.bundled else Path(source.file or "").expanduser()
+    return bundled_path(source.bundled) if source.bundled else user_path(source.file or "")
 
 
 def _table_reader(path: Path, field: str) -> Callable[[], Iterator[Row]] | None:

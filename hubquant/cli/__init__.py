@@ -4,11 +4,21 @@ from __future__ import annotations
 
 
 def main() -> None:
-    """Entry point of ``hubquant``; exit code 2 for the user's mistakes, 1 for failures, 130 when interrupted."""
+    """Entry point of ``hubquant``. Exit codes: 2 for the user's mistakes, 1 for failures, 130 and 143 when stopped."""
     import gc
+    import sys
 
-    from hubquant.cli.app import run_app
+    from hubquant.cli.line import farewell
+    from hubquant.cli.signals import Stopped, die_quietly, stopping
 
-    code = run_app()
+    die_quietly()
+    try:
+        with stopping():  # while the commands are read
+            from hubquant.cli.app import run_app
+
+            code = run_app()
+    except Stopped as stop:
+        print(farewell(sys.argv[1:]), file=sys.stderr)
+        code = stop.exit_code
     gc.freeze()  # or else the interpreter looks through all that the libraries made before it ends, for a second
     raise SystemExit(code)

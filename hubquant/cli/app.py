@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from hubquant import __version__
 from hubquant.cli import convert, evaluate, imatrix, inspect, publish, quantize, run
-from hubquant.cli.output import Output
-from hubquant.errors import HubquantError
+from hubquant.cli.line import farewell, has_flag
+from hubquant.cli.output import Output, say
+from hubquant.cli.signals import Stopped, stopping
+from hubquant.cli.streams import ReaderGone, guarded
+from hubquant.cli.usage import Command, Group
+from hubquant.errors import HubquantError, UserError
 
 app = typer.Typer(
     name="hubquant",
+    cls=Group,
     help="One line takes a Hugging Face model to a published, measured GGUF repository.",
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("run")(run.run)
-app.command("plan")(run.plan)
-app.command("convert")(convert.convert)
-app.command("quantize")(quantize.quantize)
+app.command("run", cls=Command)(run.run)
+app.command("plan", cls=Command)(run.plan)
+app.command("convert", cls=Command)(convert.convert)
+app.command("quantize", cls=Command)(quantize.quantize)
 app.add_typer(imatrix.app, name="imatrix")
 app.add_typer(evaluate.app, name="evaluate")
-app.command("inspect")(inspect.inspect)
-app.command("publish")(publish.publish)
+app.command("inspect", cls=Command)(inspect.inspect)
+app.command("publish", cls=Command)(publish.publish)
 
 
 def _show_version(wanted: bool) -> None:
@@ -48,41 +53,47 @@ def _root(
 
 
 def run_app(arguments: list[str] | None = None) -> int:
+    """The exit code of the command that ``arguments`` are (default: the process's own)."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    output = Output(as_json="--json" in arguments)
+    output = Output(as_json=has_flag(arguments, "--json"), quiet=has_flag(arguments, "--quiet", "-q"))
     _quieten_libraries()
-    try:
-        return app(arguments, standalone_mode=False) or 0
-    except HubquantError as error:
-        output.error(error)
-        return error.exit_code
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write("\nInterrupted. Run the same line again: it continues where it stopped.\n")
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if os.environ.get("HUBQUANT_DEBUG"):
-            raise
-        output.error(
-            HubquantError(
-                "hubquant failed in a way it does not know",
-                why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
-                hint="run it again with HUBQUANT_DEBUG=1 and report what it prints",
-            )
-        )
-        return 1
+    with guarded(as_json=output.as_json), output.warnings():
+        try:
+            with stopping():
+                code = int(app(arguments, prog_name="hubquant", standalone_mode=False) or 0)
+                sys.stdout.flush()
+            return code
+        except Stopped as stop:
+            say(farewell(arguments))
+            return stop.exit_code
+        except ReaderGone as gone:
+            return gone.exit_code
+        except HubquantError as error:
+            output.error(error)
+            return error.exit_code
+        except Exception as error:
+            if os.environ.get("HUBQUANT_DEBUG"):
+                raise
+            explained = _explained(error)
+            output.error(explained)
+            return explained.exit_code
+
+
+def _explained(error: Exception) -> HubquantError:
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{error.filename} is no path", why="the name is too long", hint="check what was typed")
+    return HubquantError(
+        "hubquant failed in a way it does not know",
+        why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
+        hint="run it again with HUBQUANT_DEBUG=1 and report what it prints",
+    )
 
 
 def _quieten_libraries() -> None:
     """Our output is the only output; a user who wants the libraries' own says so in the environment."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -10,14 +10,15 @@ import typer
 
 from hubquant.cli.imatrix import TextOption
 from hubquant.cli.output import JsonOption, Output, QuietOption
+from hubquant.cli.usage import Command, Group
 
-app = typer.Typer(no_args_is_help=True, help="Measure perplexity and KL divergence.", rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="Measure perplexity and KL divergence.", rich_markup_mode=None)
 
 ChunksOption = Annotated[int, typer.Option(min=1, help="At most this many chunks.")]
 ChunkSizeOption = Annotated[int, typer.Option(min=16, help="Tokens in a chunk; the second half of each is scored.")]
 
 
-@app.command()
+@app.command(cls=Command)
 def baseline(
     model: Annotated[str, typer.Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HDF5 file to write.")],
@@ -35,7 +36,7 @@ def baseline(
     output.data({"path": str(path)}, str(path))
 
 
-@app.command("run")
+@app.command("run", cls=Command)
 def run_file(
     file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="The file to measure.")],
     baseline: Annotated[Path, typer.Option("--baseline", "-b", help="What `hubquant evaluate baseline` wrote.")],
@@ -51,7 +52,7 @@ def run_file(
     output.data(asdict(measured), lambda: divergence_table(measured))
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A.h5", help="The baseline to compare with.")],
     second: Annotated[Path, typer.Argument(metavar="B.h5", help="The baseline of another model on the same text.")],
@@ -65,7 +66,7 @@ def compare(
     Output(as_json=as_json).data(asdict(measured), lambda: divergence_table(measured))
 
 
-@app.command()
+@app.command(cls=Command)
 def ppl(
     model: Annotated[str, typer.Argument(metavar="FILE.gguf|MODEL", help="A GGUF file, a Hub id or a folder.")],
     texts: TextOption = None,

@@ -10,9 +10,10 @@ import typer
 from hubquant.cli import matrices
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
+from hubquant.cli.usage import Command, Group
 
 app = typer.Typer(
-    no_args_is_help=True, help="Collect, merge, convert, show and compare importance matrices.", rich_markup_mode=None
+    cls=Group, help="Collect, merge, convert, show and compare importance matrices.", rich_markup_mode=None
 )
 
 
@@ -25,7 +26,7 @@ TextOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def collect(
     model: Annotated[str, typer.Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The imatrix file to write.")],
@@ -81,7 +82,7 @@ def collect(
     )
 
 
-app.command("merge")(matrices.merge)
-app.command("convert")(matrices.convert)
-app.command("show")(matrices.show)
-app.command("diff")(matrices.diff)
+app.command("merge", cls=Command)(matrices.merge)
+app.command("convert", cls=Command)(matrices.convert)
+app.command("show", cls=Command)(matrices.show)
+app.command("diff", cls=Command)(matrices.diff)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hubquant.cli.text import finite, message, table
 from hubquant.errors import HubquantError
 from hubquant.units import size
 
@@ -30,7 +33,7 @@ class Output:
 
     def data(self, value: Any, text: str | Callable[[], str]) -> None:
         """Print ``value`` as JSON with ``--json``, else ``text``."""
-        shown = json.dumps(value, ensure_ascii=False) if self.as_json else text if isinstance(text, str) else text()
+        shown = json.dumps(finite(value)) if self.as_json else table(text if isinstance(text, str) else text())
         sys.stdout.write(shown.rstrip("\n") + "\n")
         sys.stdout.flush()
 
@@ -44,16 +47,42 @@ class Output:
         return TerminalProgress() if sys.stderr.isatty() else LineProgress()
 
     def error(self, error: HubquantError) -> None:
+        parts = {"what": error.what, "why": error.why, "hint": error.hint}
+        shown = {name: message(text) if text else None for name, text in parts.items()}
         if self.as_json:
-            event = {"event": "error", "what": error.what, "why": error.why, "hint": error.hint}
-            sys.stderr.write(json.dumps(event, ensure_ascii=False) + "\n")
+            say(json.dumps({"event": "error", **shown}))
             return
-        sys.stderr.write(f"Error: {error}\n")
-        if error.hint:
-            sys.stderr.write(f"  next: {error.hint}\n")
+        say("Error: " + ": ".join(text for text in (shown["what"], shown["why"]) if text))
+        if shown["hint"]:
+            say(f"  next: {shown['hint']}")
+
+    @contextmanager
+    def warnings(self) -> Iterator[None]:
+        """What libraries warn of are notes."""
+        handler, root = _Notes(self), logging.getLogger()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda text, *_, **__: self.progress().note(str(text))
+            root.addHandler(handler)
+            try:
+                yield
+            finally:
+                root.removeHandler(handler)
 
 
-def _say(text: str) -> None:
+class _Notes(logging.Handler):
+    """Records of loggers that have no handler of their own."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger(record.name.partition(".")[0]).handlers:
+            self._output.progress().note(record.getMessage())
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
@@ -62,10 +91,10 @@ class JsonProgress:
     """One JSON object a line: step, note, and progress with done, total, unit, rate and seconds left."""
 
     def step(self, name: str, detail: str, *, reused: bool = False) -> None:
-        self._event("step", name=name, detail=detail, reused=reused)
+        self._event("step", name=name, detail=message(detail), reused=reused)
 
     def note(self, text: str) -> None:
-        self._event("note", text=text)
+        self._event("note", text=message(text))
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
@@ -83,23 +112,24 @@ class JsonProgress:
         yield Meter(total, every=1.0, show=show).advance
 
     def _event(self, event: str, **fields: Any) -> None:
-        _say(json.dumps({"event": event, **fields}, ensure_ascii=False))
+        say(json.dumps({"event": event, **finite(fields)}))
 
 
 class LineProgress:
     """Plain lines for logs and pipes."""
 
     def step(self, name: str, detail: str, *, reused: bool = False) -> None:
-        _say(f"{name}: {detail}{' (done before)' if reused else ''}")
+        say(f"{name}: {message(detail)}{' (done before)' if reused else ''}")
 
     def note(self, text: str) -> None:
-        _say(f"note: {text}")
+        say(f"note: {message(text)}")
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
         def show(meter: Meter) -> None:
             left = "" if meter.seconds_left is None else f", {duration(meter.seconds_left)} left"
-            _say(f"  {label}: {amount(meter.done, unit)} of {amount(total, unit)}, {amount(meter.rate, unit)}/s{left}")
+            done, rate = f"{amount(meter.done, unit)} of {amount(total, unit)}", amount(meter.rate, unit)
+            say(f"  {message(label)}: {done}, {rate}/s{left}")
 
         yield Meter(total, every=LINE_EVERY, show=show).advance
 
@@ -116,18 +146,19 @@ class TerminalProgress:
         from rich.markup import escape
 
         tail = " [dim](done before)[/dim]" if reused else ""
-        self.console.print(f"[bold]{escape(name):>10}[/bold]  {escape(detail)}{tail}")
+        self.console.print(f"[bold]{escape(name):>10}[/bold]  {escape(message(detail))}{tail}")
 
     def note(self, text: str) -> None:
         from rich.markup import escape
 
-        self.console.print(f"[yellow]{'note':>10}[/yellow]  {escape(text)}")
+        self.console.print(f"[yellow]{'note':>10}[/yellow]  {escape(message(text))}")
 
     def bar(self, label: str, total: int, unit: str) -> AbstractContextManager[Advance]:
         return self._bar(label, total, unit)
 
     @contextmanager
     def _bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
+        from rich.markup import escape
         from rich.progress import (
             BarColumn,
             ProgressColumn,
@@ -145,7 +176,7 @@ class TerminalProgress:
 
         columns = [TextColumn("{task.description:>10}"), BarColumn(), Amounts(), TimeRemainingColumn()]
         with RichProgress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(label, total=total)
+            task = progress.add_task(escape(message(label)), total=total)
             yield lambda n: progress.advance(task, n)
 
 

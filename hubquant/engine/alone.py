@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.convert.conversion import Conversion, stream
-from hubquant.disk import writing
+from hubquant.disk import user_path, writing
 from hubquant.engine.contents import CARD
 from hubquant.engine.files import (
     ImatrixFacts,
@@ -190,7 +191,7 @@ def text_sources(texts: Sequence[str], default: tuple[TextSource, ...]) -> tuple
     """An existing file or folder, or else a Hub dataset."""
     return (
         tuple(
-            TextSource(file=text) if Path(text).expanduser().exists() or "/" not in text else TextSource(dataset=text)
+            TextSource(file=text) if os.path.exists(user_path(text)) or "/" not in text else TextSource(dataset=text)
             for text in texts
         )
         or default

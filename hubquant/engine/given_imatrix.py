@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hubquant.disk import user_path
 from hubquant.engine.files import ImatrixFacts, Weights
 from hubquant.engine.workspace import Artifact
 from hubquant.errors import ImatrixError
@@ -57,9 +59,9 @@ def imatrix_path(reference: str) -> Path:
     there is none."""
     if reference.startswith(HUB_PREFIX):
         return _fetch(reference)
-    path = Path(reference).expanduser()
-    if not path.is_file():
-        on_the_hub = not path.is_absolute() and len(path.parts) > 2 and not Path(path.parts[0]).exists()
+    path = user_path(reference)
+    if not os.path.isfile(path):
+        on_the_hub = not path.is_absolute() and len(path.parts) > 2 and not os.path.exists(path.parts[0])
         raise ImatrixError(
             f"there is no imatrix {path}",
             hint=f"if it is on the Hub, write {HUB_PREFIX}{reference}"

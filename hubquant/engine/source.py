@@ -6,6 +6,7 @@ Opening a source reads metadata only: config, tokenizer files and headers.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from hubquant.convert.architectures import CLASSES
 from hubquant.convert.checkpoint import Checkpoint, read_header
 from hubquant.convert.conversion import Conversion, plan_conversion
 from hubquant.convert.weight_files import weight_files
+from hubquant.disk import user_path
 from hubquant.engine.progress import Progress
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file import Metadata
@@ -113,12 +115,12 @@ def open_source(reference: ModelReference) -> SourceModel:
     if reference.file is not None:
         from hubquant.engine.gguf_source import open_gguf
 
-        return open_gguf(Path(reference.file).expanduser())
+        return open_gguf(user_path(reference.file))
     if reference.bundled is not None:
         folder = Path(str(resources.files("hubquant") / "data" / "demo"))
         return _open_folder(folder, f"hubquant-{reference.bundled}")
-    folder = Path(str(reference.folder)).expanduser()
-    if not folder.is_dir():
+    folder = user_path(str(reference.folder))
+    if not os.path.isdir(folder):
         raise CheckpointError(
             f"there is no folder {folder}", hint="check the path, or name a Hub id such as Qwen/Qwen3-0.6B"
         )

@@ -89,6 +89,10 @@ def file_type(name: str) -> FileType:
     return FTYPES[canonical]
 
 
+def is_file_type(name: str) -> bool:
+    return ALIASES.get(name.upper(), name.upper()) in FTYPES
+
+
 def tensor_type(name: str) -> str:
     """The upper-case ggml tensor type called ``name``. Raises MixError, and explains when a file type was given."""
     upper = name.upper()
@@ -103,5 +107,5 @@ def tensor_type(name: str) -> str:
 
 def _suggestion(name: str, valid: Iterable[str]) -> str:
     names = list(valid)
-    nearest = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.0)[0]
-    return f"did you mean {nearest}? valid names: {', '.join(names)}"
+    nearest = difflib.get_close_matches(name.upper(), names, n=1)
+    return f"{f'did you mean {nearest[0]}? ' if nearest else ''}valid names: {', '.join(names)}"

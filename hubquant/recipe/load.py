@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from hubquant.disk import user_path
 from hubquant.errors import RecipeError
 from hubquant.recipe.schema import HUB_ID, HUB_PREFIX, Recipe
 from hubquant.recipe.trust import check_stranger
@@ -50,7 +52,7 @@ def model_reference(text: str) -> dict[str, str]:
     """``org/name`` is a Hub id; what ends with .gguf is a file; what exists here or looks like a path is a folder."""
     if text.endswith(GGUF):
         return {"file": text}
-    if Path(text).expanduser().exists() or text.startswith((".", "/", "~")):
+    if os.path.exists(user_path(text)) or text.startswith((".", "/", "~")):
         return {"folder": text}
     return {"id": text}
 
@@ -71,8 +73,8 @@ def _read(reference: str, fetch: Callable[[str], Path] | None) -> Any:
             raise RecipeError(f"{reference} is not a Hub repository", hint="write hub:org/name")
         return _parse_file(fetch(repository))
     if reference.endswith((".yaml", ".yml")):
-        return _parse_file(Path(reference).expanduser())
-    if Path(reference).expanduser().is_dir() or reference.endswith(GGUF) or HUB_ID.fullmatch(reference):
+        return _parse_file(user_path(reference))
+    if os.path.isdir(user_path(reference)) or reference.endswith(GGUF) or HUB_ID.fullmatch(reference):
         return {"model": model_reference(reference)}
     raise RecipeError(
         f"{reference!r} is no recipe and no model",

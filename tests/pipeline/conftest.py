@@ -1,28 +1,8 @@
-"""Models that the pipeline tests share."""
+"""What the pipeline tests share."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-
-from hubquant.models.tiny import build
-
-CARD = """---
-license: apache-2.0
-language: [en]
-pipeline_tag: text-generation
-tags: [tiny]
----
-# A tiny model
-"""
-
-
-@pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = build("llama", tmp_path_factory.mktemp("models") / "tiny-llama")
-    (folder / "README.md").write_text(CARD, "utf-8")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,13 @@
-"""The command line in this process."""
+"""The command line, in this process and installed."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from hubquant.cli.app import run_app
 
@@ -27,3 +30,10 @@ def hubquant(*arguments: str) -> Outcome:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run_app(list(arguments))
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def installed(*arguments: str) -> Outcome:
+    """The command beside this Python, in a process of its own."""
+    command = Path(sys.executable).with_name("hubquant")
+    done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr)
