@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from hubquant.calibration.sources import Conversation, Document, documents
+from hubquant.calibration.chat import ChatTemplate
+from hubquant.calibration.sources import Document, documents
 from hubquant.errors import CalibrationError
 from hubquant.recipe.schema import TextSource
 
@@ -65,35 +67,18 @@ def _rendered(
     first = next(iterator, None)
 
     def texts() -> Iterator[str]:
-        if first is not None:
-            yield _render(first, source, tokenizer)
-        for document in iterator:
-            yield _render(document, source, tokenizer)
+        template: ChatTemplate | None = None
+        for document in iterator if first is None else chain([first], iterator):
+            if isinstance(document, str):
+                yield document if document.endswith("\n") else document + "\n"
+                continue
+            try:
+                template = template or ChatTemplate(tokenizer)
+                yield template(document)
+            except CalibrationError as error:
+                raise CalibrationError(f"{source.display_name}: {error.what}", why=error.why, hint=error.hint) from None
 
     return first, texts()
-
-
-def _render(document: Document, source: TextSource, tokenizer: PreTrainedTokenizerBase) -> str:
-    if isinstance(document, str):
-        return document if document.endswith("\n") else document + "\n"
-    return _apply_chat_template(document, source, tokenizer)
-
-
-def _apply_chat_template(conversation: Conversation, source: TextSource, tokenizer: PreTrainedTokenizerBase) -> str:
-    if not tokenizer.chat_template:
-        raise CalibrationError(
-            f"the conversations of {source.display_name} cannot be rendered",
-            why="the model's tokenizer has no chat template",
-            hint="use plain text for this model, or the instruction-tuned model's folder",
-        )
-    try:
-        return str(tokenizer.apply_chat_template([dict(message) for message in conversation], tokenize=False))
-    except Exception as error:  # templates raise what they like
-        raise CalibrationError(
-            f"a conversation of {source.display_name} does not fit the model's chat template",
-            why=(str(error).strip() or type(error).__name__).splitlines()[0],
-            hint="many templates want user and assistant to alternate, and no system message",
-        ) from error
 
 
 def _fill(buffer: io.StringIO, texts: Iterator[str], wanted: int) -> bool:

@@ -10,24 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
 from hubquant.devices import in_float64
 from hubquant.errors import BaselineError
+from hubquant.evaluate.hdf5 import Array, Structure, read_structure
 from hubquant.evaluate.likelihood import Perplexity
 from hubquant.evaluate.scoring import n_scored, row_blocks
 
 FORMAT = "hubquant baseline 1"
 LEVELS = 65535
 DATASETS = ("codes", "scale", "minimum", "nll", "top")
+DTYPES = {"codes": "<u2", "scale": "<f4", "minimum": "<f4", "nll": "<f4", "top": "<i4", "tokens": "<i4"}
 
 
 @dataclass(frozen=True)
@@ -75,31 +77,34 @@ class Identity:
 class Baseline:
     """A stored baseline, read chunk by chunk."""
 
-    def __init__(self, file: h5py.File, identity: Identity) -> None:
-        self._file = file
+    def __init__(self, arrays: Mapping[str, np.ndarray[Any, Any]], identity: Identity) -> None:
+        self._arrays = arrays
         self.identity = identity
-        self.n_chunks, self.n_scored, self.n_vocab = file["codes"].shape
+        self.n_chunks, self.n_scored, self.n_vocab = arrays["codes"].shape
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Raises BaselineError for a file that is missing, damaged, or not a baseline."""
         hint = "write it again: hubquant evaluate baseline"
         try:
-            file = h5py.File(path, "r")
+            structure = read_structure(path)
         except OSError as error:
-            why = "there is no such file" if not path.exists() else "it is not a complete HDF5 file"
+            why = "there is no such file" if not path.exists() else error.strerror or str(error)
             raise BaselineError(f"{path} cannot be read", why=why, hint=hint) from error
+        except ValueError as error:
+            raise BaselineError(f"{path} cannot be read", why=str(error), hint=hint) from None
         try:
-            identity = _checked_identity(file)
-        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-            file.close()
+            identity = _checked_identity(structure)
+            arrays = {name: _mapped(path, structure.arrays[name]) for name in DTYPES}
+            _check_values(arrays)
+        except (ValueError, OSError) as error:
             raise BaselineError(f"{path} is not a baseline", why=str(error), hint=hint) from None
-        return cls(file, identity)
+        return cls(arrays, identity)
 
     @property
     def ids(self) -> Tensor:
         """Token ids, int64 [chunks, chunk_size]."""
-        return torch.from_numpy(self._file["tokens"][...].astype(np.int64))
+        return torch.from_numpy(self._arrays["tokens"].astype(np.int64))
 
     @property
     def key(self) -> bytes:
@@ -108,7 +113,7 @@ class Baseline:
 
     @property
     def perplexity(self) -> Perplexity:
-        return Perplexity.of(torch.from_numpy(self._file["nll"][...]).flatten())
+        return Perplexity.of(torch.from_numpy(np.array(self._arrays["nll"])).flatten())
 
     def log_probs(self, chunk: int, rows: slice = slice(None)) -> Tensor:
         """ln p of the scored rows of a chunk, float32 [n, n_vocab]."""
@@ -123,14 +128,14 @@ class Baseline:
     def checksum(self, chunk: int) -> int:
         checksum = 0
         for name in DATASETS:
-            checksum = zlib.crc32(self._file[name][chunk].tobytes(), checksum)
+            checksum = zlib.crc32(self._arrays[name][chunk].tobytes(), checksum)
         return checksum
 
     def _read(self, name: str, chunk: int, rows: slice = slice(None)) -> Tensor:
-        return torch.from_numpy(self._file[name][chunk, rows])
+        return torch.from_numpy(np.array(self._arrays[name][chunk, rows]))
 
     def close(self) -> None:
-        self._file.close()
+        self._arrays = {}
 
     def __enter__(self) -> Self:
         return self
@@ -141,17 +146,40 @@ class Baseline:
         self.close()
 
 
-def _checked_identity(file: h5py.File) -> Identity:
-    """Raises ValueError, KeyError, TypeError or AttributeError for a file of another structure."""
-    found = str(file.attrs["format"])
+def _checked_identity(structure: Structure) -> Identity:
+    """Raises ValueError for a file of another structure."""
+    found, arrays = structure.attributes.get("format"), structure.arrays
     if found != FORMAT:
-        raise ValueError(f"its format is {found!r}, not {FORMAT!r}")
-    n_chunks, scored, n_vocab = file["codes"].shape
-    expected = dict.fromkeys(DATASETS, (n_chunks, scored)) | {"codes": (n_chunks, scored, n_vocab)}
-    for name, shape in expected.items():
-        if file[name].shape != shape:
-            raise ValueError(f"its {name} have the shape {list(file[name].shape)}, not {list(shape)}")
-    chunks, chunk_size = file["tokens"].shape
+        raise ValueError(f"its format is {found!r:.80}, not {FORMAT!r}")
+    names = tuple(Identity.__dataclass_fields__)
+    if missing := [
+        name for name in (*names, *DTYPES) if name not in (structure.attributes if name in names else arrays)
+    ]:
+        raise ValueError(f"it has no {missing[0]}")
+    for name, dtype in DTYPES.items():
+        if arrays[name].dtype != dtype or len(arrays[name].shape) != (3 if name == "codes" else 2):
+            raise ValueError(f"its {name} are {len(arrays[name].shape)} dimensions of {arrays[name].dtype:.40}")
+    n_chunks, scored, _ = arrays["codes"].shape
+    for name in DATASETS[1:]:
+        if arrays[name].shape != (n_chunks, scored):
+            raise ValueError(f"its {name} have the shape {list(arrays[name].shape)}, not {[n_chunks, scored]}")
+    chunks, chunk_size = arrays["tokens"].shape
     if chunks != n_chunks or scored != n_scored(chunk_size):
         raise ValueError(f"its {chunks} chunks of {chunk_size} tokens do not belong to the scores")
-    return Identity(*(str(file.attrs[name]) for name in Identity.__dataclass_fields__))
+    return Identity(*(structure.attributes[name] for name in names))
+
+
+def _mapped(path: Path, array: Array) -> np.ndarray[Any, Any]:
+    if 0 in array.shape:
+        return np.empty(array.shape, array.dtype)
+    return np.memmap(path, array.dtype, "r", array.offset, array.shape)
+
+
+def _check_values(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    n_vocab = arrays["codes"].shape[2]
+    for name in ("tokens", "top"):
+        if arrays[name].size and not (arrays[name].min() >= 0 and arrays[name].max() < n_vocab):
+            raise ValueError(f"its {name} are not of a vocabulary of {n_vocab}")
+    for name in ("scale", "minimum", "nll"):
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"its {name} are not all finite")

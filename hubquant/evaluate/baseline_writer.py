@@ -17,6 +17,7 @@ from torch import Tensor
 from hubquant.disk import disk_full, sync, write_all, writing
 from hubquant.errors import BaselineError
 from hubquant.evaluate.baseline import DATASETS, Baseline, EncodedRows, Identity, encode
+from hubquant.evaluate.hdf5 import read_structure
 from hubquant.evaluate.scoring import LanguageModel, n_scored, scored_logits, scored_targets
 
 if TYPE_CHECKING:
@@ -172,5 +173,5 @@ def _preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any)
 
 
 def _offsets(path: Path) -> dict[str, int]:
-    with h5py.File(path, "r") as file:
-        return {name: file[name].id.get_offset() for name in DATASETS}
+    arrays = read_structure(path).arrays
+    return {name: arrays[name].offset for name in DATASETS}

@@ -178,3 +178,28 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     with pytest.raises(BaselineError) as caught:
         Baseline.open(path)
     assert "hubquant evaluate baseline" in str(caught.value.hint)
+
+
+def hang(path: Path) -> None:
+    """Zeroes in its attributes make HDF5 loop."""
+    data = path.read_bytes()
+    at = data.index(b"hubquant baseline 1")
+    path.write_bytes(data[: at - 64] + bytes(200) + data[at + 136 :])
+
+
+@pytest.mark.parametrize("damage", ["attributes", "tokens", "scale", "chunked"])
+def test_hostile_files_are_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "base.h5"
+    write(path).close()
+    if damage == "attributes":
+        hang(path)
+    else:
+        with h5py.File(path, "a") as file:
+            if damage == "chunked":
+                codes = file["codes"][...]
+                del file["codes"]
+                file.create_dataset("codes", data=codes, chunks=(1, 15, N_VOCAB), compression="gzip")
+            else:
+                file[damage][0, 0] = N_VOCAB if damage == "tokens" else float("nan")
+    with pytest.raises(BaselineError):
+        Baseline.open(path)

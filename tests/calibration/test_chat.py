@@ -1,0 +1,52 @@
+"""Chat templates are programs of strangers."""
+
+from __future__ import annotations
+
+import pytest
+
+from hubquant.calibration.chat import ChatTemplate
+from hubquant.errors import CalibrationError
+from hubquant.models import load_tokenizer
+from hubquant.models.tiny import build
+
+HELLO = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "you"}]
+HOSTILE = {
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}": "3 seconds of computing",
+    "{% set x = 'a' * 3000000000 %}": "MiB of memory",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}": "nested too deeply",
+    "{{ 'a' * 99999999 }}": "characters",
+    "{{ ''.__class__.__mro__ }}": "unsafe",
+    "{% if %}": "Expected an expression",
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    return load_tokenizer(build("llama", tmp_path_factory.mktemp("model")))
+
+
+def test_it_renders_as_transformers_does(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ loop.index }} {{ m.role }}: {{ m.content | tojson }}{% endfor %}"
+    )
+    template = ChatTemplate(tokenizer)
+    assert template(HELLO) == template(HELLO) == tokenizer.apply_chat_template(HELLO, tokenize=False)
+
+
+@pytest.mark.parametrize("template", HOSTILE)
+def test_a_hostile_template_is_one_error(tokenizer, template: str) -> None:  # type: ignore[no-untyped-def]
+    tokenizer.chat_template = template + "{{ messages[0].content }}"
+    with pytest.raises(CalibrationError, match=HOSTILE[template]):
+        ChatTemplate(tokenizer)(HELLO)
+
+
+def test_templates_without_a_default_are_one_error(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    tokenizer.chat_template = {"rag": "x"}
+    with pytest.raises(CalibrationError, match="no default"):
+        ChatTemplate(tokenizer)
+
+
+def test_a_folder_without_a_template(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    tokenizer.chat_template = None
+    with pytest.raises(CalibrationError, match="no chat template"):
+        ChatTemplate(tokenizer)
