@@ -8,17 +8,11 @@ from typing import Any
 
 import yaml
 
+from hubquant.plain_yaml import load_yaml
+
 BLOCK = re.compile(r"\A\s*---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 LARGEST = 1 << 20  # characters
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only. Anchors are refused: a few of them can stand for gigabytes."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
+MOST_TOKENS = 200_000  # the longest cards, of embedding models, have some 50,000
 
 
 def read_front_matter(text: str) -> dict[str, Any]:
@@ -27,8 +21,8 @@ def read_front_matter(text: str) -> dict[str, Any]:
     if block is None:
         return {}
     try:
-        data = plain(yaml.load(block[1], _Loader))
-    except (yaml.YAMLError, ValueError, RecursionError):
+        data = plain(load_yaml(block[1], most_tokens=MOST_TOKENS, unique_keys=False))
+    except yaml.YAMLError:
         return {}
     return data if isinstance(data, dict) else {}
 

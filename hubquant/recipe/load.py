@@ -14,10 +14,12 @@ from pydantic import BaseModel, ValidationError
 
 from hubquant.disk import user_path
 from hubquant.errors import RecipeError
+from hubquant.plain_yaml import load_yaml
 from hubquant.recipe.schema import HUB_ID, HUB_PREFIX, Recipe
 from hubquant.recipe.trust import check_stranger
 
 LARGEST_RECIPE = 1 << 20  # bytes; a recipe is a page, anything larger is a mistake
+MOST_TOKENS = 20_000  # keys, values and punctuation
 GGUF = ".gguf"
 PACKAGED = ("quickstart", "default")
 
@@ -100,31 +102,14 @@ def _parse_file(path: Path) -> Any:
     return _parse_yaml(text, str(path))
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses what a recipe never needs: repeated keys and aliases (a few lines of which can fill the memory)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def _parse_yaml(text: str, origin: str) -> Any:
     try:
-        for token in yaml.scan(text):
-            if isinstance(token, yaml.TagToken | yaml.AliasToken):
-                kind = "tag" if isinstance(token, yaml.TagToken) else "alias"
-                line = token.start_mark.line + 1
-                raise RecipeError(
-                    f"{origin}, line {line}: a YAML {kind}", why="recipes are plain data", hint=f"remove the {kind}"
-                )
-        return yaml.load(text, _StrictLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        return load_yaml(text, most_tokens=MOST_TOKENS)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{origin}{where} is not YAML", why=getattr(error, "problem", None) or str(error)) from None
+        why = getattr(error, "problem", None) or str(error)
+        raise RecipeError(f"{origin}{where} is not YAML that a recipe is written in", why=why) from None
 
 
 def _of_a_stranger(data: Any, reference: str, overrides: Sequence[str]) -> Any:
