@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,10 @@ from hubquant.convert.conversion import FLOATS, Conversion, file_order
 from hubquant.convert.headers import TensorInfo
 from hubquant.convert.restore import load_model, read_config, read_tensor
 from hubquant.convert.tables import Bundle
-from hubquant.convert.vocab import Vocabulary
+from hubquant.convert.vocab import Vocabulary, build_tokenizer, with_pre_tokenizer
 from hubquant.devices import default_device
 from hubquant.engine.source import SourceModel
-from hubquant.errors import GGUFError, HubquantError, UserError
+from hubquant.errors import GGUFError, HubquantError
 from hubquant.gguf_file import GGUFFile, Metadata
 
 if TYPE_CHECKING:
@@ -52,10 +53,15 @@ class GGUFSource(SourceModel):
     def quantized_types(self) -> tuple[str, ...]:
         return tuple(sorted({tensor.type for tensor in self.file.tensors.values()} - set(FLOATS)))
 
-    def conversion(self, pre_tokenizer: str | None = None) -> Conversion:
-        """Raises ``UserError`` for a pre-tokenizer, ``GGUFError`` for a file that is no model."""
-        if pre_tokenizer is not None:
-            raise UserError("--pre-tokenizer is for checkpoints", why="a GGUF file has a tokenizer already")
+    @cached_property
+    def metadata(self) -> Metadata:
+        """The file's, with the pre-tokenizer that was asked for. Raises ``TokenizerError`` where there can be none."""
+        if self.pre_tokenizer is None:
+            return self.file.metadata
+        return with_pre_tokenizer(self.file.metadata, self.pre_tokenizer)
+
+    def conversion(self) -> Conversion:
+        """Raises ``GGUFError`` for a file that is no model."""
         if "general.architecture" not in self.file.metadata:
             raise GGUFError("the file is no model", why="it has no general.architecture")
         name = str(self.file.metadata["general.architecture"].value)
@@ -70,7 +76,7 @@ class GGUFSource(SourceModel):
         return Conversion(
             name,
             _hparams(self.file, name),
-            {k: v for k, v in self.file.metadata.items() if not k.startswith(_OF_THE_LAST_TIME)},
+            {k: v for k, v in self.metadata.items() if not k.startswith(_OF_THE_LAST_TIME)},
             tuple(Bundle((tensor.name,), {tensor.name: tensor.shape}) for tensor in tensors),
             taps,
             floats[0] if floats else "F16" if self.quantized_types else "F32",
@@ -82,7 +88,7 @@ class GGUFSource(SourceModel):
         return {}
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return Vocabulary.from_metadata(self.file.metadata).tokenizer()
+        return build_tokenizer(Vocabulary.from_metadata(self.metadata))
 
     def load(self, placement: Placement | None = None) -> PreTrainedModel:  # noqa: ARG002
         return load_model(self.file, default_device())

@@ -113,11 +113,11 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
         from hubquant.hub.push import can_write
 
         can_write(recipe.publish.to)
-    source = open_source(recipe.model)
+    source = open_source(recipe.model, recipe.convert.pre_tokenizer)
     output = output or Path(f"{source.name}-GGUF")
     folder = OutputFolder(output)
     check_quantized(source, recipe.quantize)
-    conversion = source.conversion(recipe.convert.pre_tokenizer)
+    conversion = source.conversion()
     if conversion.cannot_run and runs_model(recipe):
         raise NotSupportedYet(
             f"calibrating or evaluating {conversion.architecture} models",

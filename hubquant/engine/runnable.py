@@ -44,5 +44,5 @@ def open_runnable(model: str, pre_tokenizer: str | None = None) -> Runnable:
 
 def open_model(model: str, pre_tokenizer: str | None = None) -> tuple[SourceModel, Conversion]:
     reference = {"bundled": "demo"} if model == "demo" else model_reference(model)
-    source = open_source(ModelReference.model_validate(reference))
-    return source, source.conversion(pre_tokenizer)
+    source = open_source(ModelReference.model_validate(reference), pre_tokenizer)
+    return source, source.conversion()

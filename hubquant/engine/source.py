@@ -38,7 +38,8 @@ LARGEST_METADATA = 100 << 20  # bytes
 @dataclass(frozen=True)
 class SourceModel:
     """``identity`` is what every artifact made from these weights depends on, its "model" part is the same on every
-    machine. ``folder`` holds the weights once ``remote`` is None."""
+    machine. ``folder`` holds the weights once ``remote`` is None. ``pre_tokenizer`` stands in the place of that which
+    would be recognised."""
 
     name: str
     id: str | None
@@ -50,6 +51,7 @@ class SourceModel:
     remote: RemoteModel | None = None
     weight_files: tuple[str, ...] = ()
     download_bytes: int = 0
+    pre_tokenizer: str | None = None
 
     @property
     def can_stream(self) -> bool:
@@ -61,9 +63,9 @@ class SourceModel:
         """What the weights were quantized to before, if that lost something."""
         return ()
 
-    def conversion(self, pre_tokenizer: str | None = None) -> Conversion:
+    def conversion(self) -> Conversion:
         """What becomes of the weights; see :func:`plan_conversion`."""
-        return plan_conversion(self.folder, self.checkpoint, pre_tokenizer=pre_tokenizer)
+        return plan_conversion(self.folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer)
 
     def general_metadata(self, n_parameters: int) -> Metadata:
         """The keys that come before those of the conversion."""
@@ -104,8 +106,12 @@ class SourceModel:
         return replace(self, folder=folder, checkpoint=self.checkpoint.with_folder(folder), remote=None)
 
 
-def open_source(reference: ModelReference) -> SourceModel:
+def open_source(reference: ModelReference, pre_tokenizer: str | None = None) -> SourceModel:
     """Raises ``HubAccessError``, ``CheckpointError`` or ``NotSupportedYet`` when the model cannot be used."""
+    return replace(_open(reference), pre_tokenizer=pre_tokenizer)
+
+
+def _open(reference: ModelReference) -> SourceModel:
     if reference.allow_pickle:
         raise NotSupportedYet(
             "pickled weights", hint="convert the repository to safetensors first, then remove allow_pickle"

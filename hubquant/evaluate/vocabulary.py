@@ -30,12 +30,13 @@ WIDTH = 32
 class VocabularyCheck:
     """``skipped`` tells why nothing was compared. ``differing`` names those of the ``n_texts`` texts that llama.cpp is
     known to split otherwise for such tokenizers, and did. ``left_out`` are tokens that transformers puts around a text
-    and llama.cpp cannot."""
+    and llama.cpp cannot, ``put_before`` is one that llama.cpp puts before every text and transformers does not."""
 
     skipped: str | None = None
     n_texts: int = 0
     differing: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    put_before: str | None = None
 
     def __str__(self) -> str:
         if self.skipped:
@@ -53,6 +54,8 @@ class VocabularyCheck:
             notes.append(f"is known to split some text otherwise than this tokenizer: {', '.join(self.differing)}")
         if self.left_out:
             notes.append(f"does not put {' '.join(self.left_out)} around a text: prompts must hold them")
+        if self.put_before:
+            notes.append(f"puts {self.put_before} before every text, as this tokenizer does not")
         return f"llama.cpp {', and '.join(notes)}" if notes else None
 
 
@@ -93,10 +96,13 @@ def check_vocabulary(
             ) from None
     tolerated = known_differences(vocabulary)
     differing = []
-    around: list[int] = [] if vocabulary.add_bos or vocabulary.add_eos else tokenizer("")["input_ids"]
-    left_out = around if len(around) > 1 else []
+    around: list[int] = tokenizer("")["input_ids"]
+    left_out = around if len(around) > 1 and not (vocabulary.add_bos or vocabulary.add_eos) else []
+    # llama.cpp insists on it for Gemma 4.
+    forced = [vocabulary.specials["bos"]] if vocabulary.model == "gemma4" else []
+    put_before = forced if around[:1] != forced else []
     for (kind, text), ids in zip(compared.items(), found, strict=True):
-        expected: list[int] = tokenizer(text, add_special_tokens=not left_out)["input_ids"]
+        expected = [*put_before, *tokenizer(text, add_special_tokens=not left_out)["input_ids"]]
         if ids == expected:
             continue
         if kind not in tolerated:
@@ -106,6 +112,7 @@ def check_vocabulary(
         n_texts=len(compared),
         differing=tuple(differing),
         left_out=tuple(vocabulary.tokens[id] for id in left_out),
+        put_before=vocabulary.tokens[put_before[0]] if put_before else None,
     )
 
 

@@ -132,10 +132,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _of_sentencepiece(folder: Path) -> PreTrainedTokenizerBase:
-    from hubquant.convert.vocab import read_vocabulary
+    from hubquant.convert.vocab import build_tokenizer, read_vocabulary
     from hubquant.convert.vocab.files import load_json
 
-    return read_vocabulary(folder, load_json(folder / "config.json")).tokenizer()
+    return build_tokenizer(read_vocabulary(folder, load_json(folder / "config.json")))
 
 
 def _first_line(error: Exception) -> str:

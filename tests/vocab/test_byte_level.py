@@ -12,7 +12,7 @@ from gguf import TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, known_differences, read_vocabulary
+from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, known_differences, read_vocabulary
 from hubquant.convert.vocab.pretokenizers import PRE_TOKENIZERS, structure_of
 from hubquant.convert.vocab.structure import Step, Structure
 from hubquant.errors import NotSupportedYet, TokenizerError
@@ -49,7 +49,7 @@ def train(structure: Structure, folder: Path) -> Path:
 
 
 def rebuilt(vocabulary: Vocabulary) -> Any:
-    return Vocabulary.from_metadata(vocabulary.metadata()).tokenizer()
+    return build_tokenizer(Vocabulary.from_metadata(vocabulary.metadata()))
 
 
 def ids(tokenizer: Any, text: str) -> list[int]:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, known_differences, read_vocabulary
+from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, known_differences, read_vocabulary
 from hubquant.convert.vocab.sentencepiece import read_model
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.evaluate.texts import TEXTS
@@ -65,7 +65,7 @@ def reference(model: bytes, text: str) -> list[int]:
 
 
 def rebuilt(vocabulary: Vocabulary) -> Any:
-    return Vocabulary.from_metadata(vocabulary.metadata()).tokenizer()
+    return build_tokenizer(Vocabulary.from_metadata(vocabulary.metadata()))
 
 
 def llama_ids(path: Path, vocabulary: Vocabulary, text: str) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from gguf import Keys
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, read_vocabulary
+from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.gguf_file import KV, Metadata
 from hubquant.gguf_file.metadata import i32s, string, strings, u32
@@ -97,7 +97,7 @@ def test_chat_templates(folder: Path) -> None:
     assert metadata[T.CHAT_TEMPLATES].value == ("tool_use",)
     assert metadata["tokenizer.chat_template.tool_use"].value == "T"
     assert Vocabulary.from_metadata(metadata).chat_templates == vocabulary.chat_templates
-    assert Vocabulary.from_metadata(metadata).tokenizer().chat_template == {"default": "D", "tool_use": "T"}
+    assert build_tokenizer(Vocabulary.from_metadata(metadata)).chat_template == {"default": "D", "tool_use": "T"}
 
     (folder / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
     (folder / "additional_chat_templates").mkdir()
@@ -105,7 +105,7 @@ def test_chat_templates(folder: Path) -> None:
     assert read_vocabulary(folder, {}).chat_templates["rag"] == "R"
     configure(folder, chat_template=None)
     (folder / "additional_chat_templates/rag.jinja").unlink()
-    again = Vocabulary.from_metadata(read_vocabulary(folder, {}).metadata()).tokenizer()
+    again = build_tokenizer(Vocabulary.from_metadata(read_vocabulary(folder, {}).metadata()))
     message = [{"role": "user", "content": "hi"}]
     assert again.apply_chat_template(message, tokenize=False) == "<|begin_of_text|>hi"
 
@@ -124,7 +124,7 @@ def test_metadata_of_other_writers() -> None:
     vocabulary = Vocabulary.from_metadata(FOREIGN)
     assert vocabulary.types == (1, 1, 1, 1)
     assert vocabulary.add_bos
-    assert vocabulary.tokenizer()("ab")["input_ids"] == [3, 2]
+    assert build_tokenizer(vocabulary)("ab")["input_ids"] == [3, 2]
     assert not Vocabulary.from_metadata(FOREIGN | {T.PRE: string("qwen2")}).add_bos
     sentencepiece = {T.MODEL: string("llama"), T.LIST: strings(["<unk>", "<s>", "</s>"]), T.TOKEN_TYPE: i32s([2, 3, 3])}
     assert Vocabulary.from_metadata(sentencepiece).add_bos
@@ -151,4 +151,4 @@ def test_damaged_metadata(changes: dict[str, KV], error: type[Exception], messag
 def test_unknown_pre_tokenizer_of_a_file() -> None:
     vocabulary = Vocabulary.from_metadata(FOREIGN | {T.PRE: string("kimi-k2")})
     with pytest.raises(TokenizerError, match="'kimi-k2' is not known"):
-        vocabulary.tokenizer()
+        build_tokenizer(vocabulary)

@@ -12,7 +12,7 @@ import sentencepiece
 from gguf import Keys, TokenType
 from transformers import AutoTokenizer
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, read_vocabulary
+from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.evaluate.texts import TEXTS
 from hubquant.models.tiny import CORPUS
@@ -44,7 +44,7 @@ def model() -> bytes:
 def rebuilt(vocabulary: Vocabulary) -> Any:
     again = Vocabulary.from_metadata(vocabulary.metadata())
     assert again == vocabulary
-    return again.tokenizer()
+    return build_tokenizer(again)
 
 
 def write_older(folder: Path, model: bytes, kind: str) -> Path:

@@ -11,7 +11,7 @@ from gguf import Keys, TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, known_differences, read_vocabulary
+from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, known_differences, read_vocabulary
 from hubquant.errors import TokenizerError
 from hubquant.evaluate.texts import TEXTS
 from hubquant.models.tiny import CORPUS
@@ -58,7 +58,7 @@ def test_every_normalization(tmp_path: Path, lowercase: bool, strip_accents: boo
     vocabulary = read_vocabulary(tmp_path, {}, ModelFacts(n_token_types=2))
     assert Vocabulary.from_metadata(vocabulary.metadata()) == vocabulary
     assert vocabulary.specials == {"unk": 1, "sep": 3, "pad": 0, "mask": 4, "bos": 2, "eos": 3}
-    again = Vocabulary.from_metadata(vocabulary.metadata()).tokenizer()
+    again = build_tokenizer(Vocabulary.from_metadata(vocabulary.metadata()))
     with LlamaCpp(write_vocab_gguf(tmp_path / "model.gguf", vocabulary)) as llama:
         found = {name for name, text in TEXTS.items() if llama.tokenize(text) != source(text)["input_ids"]}
     assert found == differing == known_differences(vocabulary)
@@ -82,7 +82,7 @@ def test_keys(tmp_path: Path) -> None:
     assert metadata[Keys.Tokenizer.TOKEN_TYPE_COUNT].value == 2
     assert metadata[Keys.Tokenizer.ADD_SEP].value is True
     assert metadata["tokenizer.ggml.normalizer.lowercase"].value is True
-    assert Vocabulary.from_metadata(metadata).tokenizer().cls_token == "[CLS]"
+    assert build_tokenizer(Vocabulary.from_metadata(metadata)).cls_token == "[CLS]"
 
 
 def test_added_tokens_and_an_old_folder(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_added_tokens_and_an_old_folder(tmp_path: Path) -> None:
     assert vocabulary.types[-2:] == (TokenType.USER_DEFINED, TokenType.CONTROL)
     text = "the <tool> fox [X] jumps"
     expected = source(text)["input_ids"]
-    assert Vocabulary.from_metadata(vocabulary.metadata()).tokenizer()(text)["input_ids"] == expected
+    assert build_tokenizer(Vocabulary.from_metadata(vocabulary.metadata()))(text)["input_ids"] == expected
     with LlamaCpp(write_vocab_gguf(tmp_path / "model.gguf", vocabulary)) as llama:
         assert llama.tokenize(text) == expected
 
@@ -104,7 +104,7 @@ def test_added_tokens_and_an_old_folder(tmp_path: Path) -> None:
     (old / "vocab.txt").write_text("\n".join(sorted(tokens, key=tokens.__getitem__)) + "\n")
     (old / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True}))
     (old / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    again = Vocabulary.from_metadata(read_vocabulary(old, {}).metadata()).tokenizer()
+    again = build_tokenizer(Vocabulary.from_metadata(read_vocabulary(old, {}).metadata()))
     assert again(TEXTS["English"])["input_ids"] == source(TEXTS["English"])["input_ids"]
 
 

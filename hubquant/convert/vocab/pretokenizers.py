@@ -99,6 +99,13 @@ _DEEPSEEK_LLM = (
     Step("Split", r"\s+$"),
     Step("Split", _CJK),
 )
+# What llama.cpp does with files from before it knew names.
+_DEFAULT = _split(
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"\p{N}+",
+    "[0-9][0-9][0-9]",
+)
 _FALCON = (Step("Punctuation", "contiguous"), WORDS, Step("Digits", "runs"), Step("Split", "[0-9][0-9][0-9]"))
 
 PRE_TOKENIZERS = (
@@ -122,6 +129,7 @@ PRE_TOKENIZERS = (
     _known("bailingmoe bailingmoe2 llada-moe", _split(BAILING)),
     _known("exaone-moe", _split(EXAONE_MOE)),
     _known("minicpm5", _split(r"\p{N}{1,3}", MINICPM5), ignore_merges=True),
+    _known("default", _DEFAULT),
     _known("bloom poro-chat gpt3-finnish", _split(r" ?[^(\s|[.,!?…。，、।۔،])]+")),
 )
 

@@ -10,9 +10,10 @@ from typing import Any
 from hubquant.convert.vocab import spm, unigram
 from hubquant.convert.vocab.bpe import read_byte_level
 from hubquant.convert.vocab.files import ROLES, Files, ModelFacts
+from hubquant.convert.vocab.gemma4 import read_gemma4
 from hubquant.convert.vocab.sentencepiece import UNIGRAM, read_model
 from hubquant.convert.vocab.structure import flatten
-from hubquant.convert.vocab.vocabulary import Vocabulary
+from hubquant.convert.vocab.vocabulary import Vocabulary, no_pre_tokenizer
 from hubquant.convert.vocab.wordpiece import read_wordpiece
 from hubquant.errors import NotSupportedYet, TokenizerError
 
@@ -59,6 +60,8 @@ def _read(files: Files, config: Mapping[str, Any], pre_tokenizer: str | None) ->
         return unigram.read_from_json(files)
     if kind != "BPE":
         raise NotSupportedYet(f"{kind} tokenizers", hint="BPE, Unigram and WordPiece are supported")
+    if model.get("byte_fallback") and files.facts.architecture == "gemma4":
+        return read_gemma4(files)
     if model.get("byte_fallback"):
         return spm.read_from_json(files, sentencepiece)
     raise NotSupportedYet("BPE tokenizers that are neither byte-level nor SentencePiece's")
@@ -66,11 +69,7 @@ def _read(files: Files, config: Mapping[str, Any], pre_tokenizer: str | None) ->
 
 def _refuse_override(pre_tokenizer: str | None) -> None:
     if pre_tokenizer is not None:
-        raise TokenizerError(
-            f"the tokenizer cannot have the pre-tokenizer {pre_tokenizer!r}",
-            why="it is not byte-level BPE, and llama.cpp has pre-tokenizers for that only",
-            hint="leave --pre-tokenizer out",
-        )
+        raise no_pre_tokenizer(pre_tokenizer)
 
 
 # What transformers makes a tokenizer.json of.

@@ -9,6 +9,7 @@ from gguf import TokenType
 
 from hubquant.convert.vocab.pretokenizers import structure_of
 from hubquant.convert.vocab.spm import SPACE
+from hubquant.convert.vocab.unigram import EDGES
 from hubquant.convert.vocab.vocabulary import DEFAULT_TEMPLATE, Vocabulary
 from hubquant.convert.vocab.wordpiece import without_phantom_space
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
+    """The transformers tokenizer that gives the ids of the one the vocabulary was read from."""
     from tokenizers import AddedToken, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -28,10 +30,11 @@ def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
         found = [text for text, type in zip(texts, vocabulary.types, strict=True) if type in types]
         backend.add_tokens([AddedToken(text, special=special, normalized=False) for text in found])
     before = [texts[specials["bos"]]] if vocabulary.add_bos and "bos" in specials else []
-    after = [texts[specials["eos"]]] if vocabulary.add_eos and "eos" in specials else []
+    last = "sep" if vocabulary.model == "bert" else "eos"
+    after = [texts[specials[last]]] if vocabulary.add_eos and last in specials else []
     if before or after:
         one = [*before, "$A", *after]
-        ids = {text: specials[role] for role, used in (("bos", before), ("eos", after)) for text in used}
+        ids = {text: specials[role] for role, used in (("bos", before), (last, after)) for text in used}
         backend.post_processor = processors.TemplateProcessing(
             single=one,
             pair=[*one, *(f"{text}:1" for text in before), "$B:1", *(f"{text}:1" for text in after)],
@@ -53,9 +56,7 @@ def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
 
     structure = structure_of(vocabulary.pre)
     ids = {text: id for id, text in enumerate(vocabulary.tokens)}
-    merges = [
-        (left, right) for left, _, right in (_halves(merge) for merge in vocabulary.merges) if left + right in ids
-    ]
+    merges = _given_merges(vocabulary, ids)
     backend = Tokenizer(models.BPE(vocab=ids, merges=merges, ignore_merges=structure.ignore_merges))
     if vocabulary.normalizer == "NFC":
         backend.normalizer = normalizers.NFC()
@@ -72,6 +73,11 @@ def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
     backend.decoder = decoders.ByteLevel()
     return backend
+
+
+def _given_merges(vocabulary: Vocabulary, ids: Mapping[str, int]) -> list[tuple[str, str]]:
+    halves = (_halves(merge) for merge in vocabulary.merges)
+    return [(left, right) for left, _, right in halves if {left, right, left + right} <= ids.keys()]
 
 
 def _halves(merge: str) -> tuple[str, str, str]:
@@ -99,6 +105,25 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
     return backend
 
 
+def _gemma4(vocabulary: Vocabulary) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    ids = {text: id for id, text in enumerate(vocabulary.tokens)}
+    unknown = vocabulary.specials.get("unk")
+    backend = Tokenizer(
+        models.BPE(
+            vocab=ids,
+            merges=_given_merges(vocabulary, ids),
+            unk_token=None if unknown is None else vocabulary.tokens[unknown],
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    backend.normalizer = normalizers.Replace(" ", SPACE)
+    backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    return backend
+
+
 def _unigram(vocabulary: Vocabulary) -> Tokenizer:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -115,7 +140,7 @@ def _unigram(vocabulary: Vocabulary) -> Tokenizer:
     )
     steps: list[Any] = [normalizers.Precompiled(vocabulary.charsmap)] if vocabulary.charsmap else []
     if vocabulary.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex(EDGES), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if vocabulary.add_space_prefix or vocabulary.remove_extra_whitespaces:
         steps.append(normalizers.Prepend(SPACE))
     backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
@@ -164,6 +189,7 @@ def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
 _BUILD: Mapping[str, Callable[[Vocabulary], Tokenizer]] = {
     "gpt2": _byte_level,
     "llama": _sentencepiece,
+    "gemma4": _gemma4,
     "t5": _unigram,
     "bert": _wordpiece,
 }

@@ -19,8 +19,8 @@ from hubquant.errors import NotSupportedYet, TokenizerError
 SPACE = "▁"
 ADDED_SCORE = -1000.0
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-_ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-_PREFIX = {"type": "Prepend", "prepend": SPACE}
+ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+PREFIX = {"type": "Prepend", "prepend": SPACE}
 # Gemma's: nothing is left to split once spaces are escaped.
 _NO_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
@@ -44,7 +44,7 @@ def ids_of_model(files: Files, model: SentencePieceModel) -> dict[str, int]:
 
 def read_from_json(files: Files, path: Path) -> Vocabulary:
     """tokenizer.json decides; tokenizer.model at ``path``, when it is there and belongs to it, gives the scores."""
-    add_space_prefix = _space_prefix(files.tokenizer)
+    add_space_prefix = space_prefix(files.tokenizer)
     ids = token_ids(files)
     model = None
     if path.is_file():
@@ -75,7 +75,7 @@ def _vocabulary(
         for id, text in enumerate(tokens):
             if text == unknown:
                 types[id] = int(TokenType.UNKNOWN)
-            elif _BYTE.fullmatch(text):
+            elif is_byte(text):
                 types[id] = int(TokenType.BYTE)
     # llama.cpp looks for these in the text as it stands, before spaces are escaped.
     tokens = [
@@ -120,14 +120,14 @@ def _belongs(model: SentencePieceModel, ids: Mapping[str, int]) -> bool:
     return same >= len(model.pieces) - max(len(model.pieces) // 100, 8)
 
 
-def _space_prefix(tokenizer: Mapping[str, Any]) -> bool:
+def space_prefix(tokenizer: Mapping[str, Any]) -> bool:
     """Whether a text is given a leading space. ``TokenizerError`` unless llama.cpp treats text alike."""
     normalizers = [plain(each) for each in members(tokenizer.get("normalizer"), "normalizers")]
     splits = [plain(each) for each in members(tokenizer.get("pre_tokenizer"), "pretokenizers")]
-    if splits == [_NO_SPLIT] and _ESCAPE in normalizers:
+    if splits == [_NO_SPLIT] and ESCAPE in normalizers:
         splits = []
-    if normalizers in ([_PREFIX, _ESCAPE], [_ESCAPE]) and not splits:
-        return _PREFIX in normalizers
+    if normalizers in ([PREFIX, ESCAPE], [ESCAPE]) and not splits:
+        return PREFIX in normalizers
     metaspace = splits[0] if len(splits) == 1 and splits[0].get("type") == "Metaspace" else {}
     unsplit = metaspace.get("replacement") == SPACE and metaspace.get("split") is False
     if not normalizers and unsplit and metaspace.get("prepend_scheme") in ("first", "always", "never"):
@@ -162,6 +162,10 @@ def _scores_of_merges(model: Mapping[str, Any], ids: Mapping[str, int], scores: 
         if id < len(scores):
             scores[id] = float(-ranks.get(text, len(ranks)))
     return scores
+
+
+def is_byte(text: str) -> bool:
+    return _BYTE.fullmatch(text) is not None
 
 
 def usual_specials(specials: dict[str, int], ids: Mapping[str, int]) -> None:

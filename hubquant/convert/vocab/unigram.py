@@ -14,12 +14,13 @@ from hubquant.convert.vocab.bpe import MAX_TOKENS, lay_out
 from hubquant.convert.vocab.files import Files
 from hubquant.convert.vocab.sentencepiece import SentencePieceModel
 from hubquant.convert.vocab.special import around, chat_templates, notes, special_ids
-from hubquant.convert.vocab.spm import SPACE, ids_of_model, members, plain, usual_specials
+from hubquant.convert.vocab.spm import ESCAPE, PREFIX, SPACE, ids_of_model, members, plain, usual_specials
 from hubquant.convert.vocab.vocabulary import Vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
 
 ADDED_SCORE = -10000.0
 _RUNS = {"Regex": " {2,}"}
+EDGES = "^ +| +$"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,10 @@ def _text(tokenizer: Mapping[str, Any]) -> _Text:
     normalizers = [plain(each) for each in members(tokenizer.get("normalizer"), "normalizers")]
     splits = [plain(each) for each in members(tokenizer.get("pre_tokenizer"), "pretokenizers")]
     charsmap = _charsmap(normalizers.pop(0)) if normalizers and normalizers[0].get("type") == "Precompiled" else b""
-    strips = [each for each in normalizers if each.get("type") == "Strip"]
+    # As hubquant builds tokenizers from GGUF files: with the escape beside the normalizers, not within Metaspace.
+    escapes = normalizers[-1:] == [ESCAPE] and normalizers.pop() == ESCAPE
+    prefixed = escapes and normalizers[-1:] == [PREFIX] and normalizers.pop() == PREFIX
+    strips = [each for each in normalizers if each.get("type") == "Strip" or each.get("pattern") == {"Regex": EDGES}]
     runs = [each for each in normalizers if each.get("pattern") == _RUNS and each.get("content") in (" ", SPACE)]
     words = splits[:1] == [{"type": "WhitespaceSplit"}]
     metaspace = splits[-1] if splits else {}
@@ -126,7 +130,9 @@ def _text(tokenizer: Mapping[str, Any]) -> _Text:
         and metaspace.get("type") == "Metaspace"
         and metaspace.get("replacement", SPACE) == SPACE
     )
-    prefix = metaspace.get("prepend_scheme", "always") != "never" and metaspace.get("add_prefix_space", True)
+    prefix = prefixed or (
+        metaspace.get("prepend_scheme", "always") != "never" and metaspace.get("add_prefix_space", True)
+    )
     if fits and (prefix or not (words or runs)):
         return _Text(charsmap, bool(prefix), bool(words or runs))
     steps = [str(step.get("type")) for step in (*normalizers, *splits)]

@@ -1,0 +1,56 @@
+"""Gemma 4's vocabulary: SentencePiece's pieces with merges (GGUF's "gemma4" model), from tokenizer.json."""
+
+from __future__ import annotations
+
+from gguf import TokenType
+
+from hubquant.convert.vocab.bpe import lay_out, merge_pairs, token_ids
+from hubquant.convert.vocab.files import Files
+from hubquant.convert.vocab.special import around, chat_templates, notes, special_ids
+from hubquant.convert.vocab.spm import ADDED_SCORE, SPACE, is_byte, space_prefix
+from hubquant.convert.vocab.vocabulary import Vocabulary
+from hubquant.errors import TokenizerError
+
+# Shown in generated text, whatever tokenizer.json says: llama.cpp's chat parser reads tool calls and channels by them.
+VISIBLE = (
+    "<|channel>",
+    "<channel|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|tool_response>",
+    "<tool_response|>",
+    '<|"|>',
+)
+
+
+def read_gemma4(files: Files) -> Vocabulary:
+    if space_prefix(files.tokenizer):
+        raise TokenizerError("the tokenizer puts a space before a text", why="llama.cpp puts none for Gemma 4")
+    ids = token_ids(files)
+    tokens, types = lay_out(ids, files)
+    for id, text in enumerate(tokens):
+        if text in VISIBLE:
+            types[id] = int(TokenType.USER_DEFINED)
+        elif is_byte(text):
+            types[id] = int(TokenType.BYTE)
+        elif types[id] == TokenType.USER_DEFINED and SPACE in text:
+            types[id] = int(TokenType.NORMAL)  # no text holds it before spaces are escaped
+    specials = special_ids(files, ids)
+    _, add_eos = around(files, specials, default_bos=True)
+    if "bos" not in specials:
+        raise TokenizerError("the tokenizer has no token that begins a text", why="llama.cpp needs one for Gemma 4")
+    pairs = merge_pairs(files.tokenizer["model"])
+    if odd := next((pair for pair in pairs if " " in "".join(pair)), None):
+        raise TokenizerError("the tokenizer's merges cannot be written", why=f"{odd!r:.60} holds a space")
+    return Vocabulary(
+        model="gemma4",
+        tokens=tuple(tokens),
+        types=tuple(types),
+        merges=tuple(map(" ".join, pairs)),
+        scores=(ADDED_SCORE,) * len(tokens),
+        specials=specials,
+        add_bos=True,
+        add_eos=add_eos,
+        chat_templates=chat_templates(files),
+        notes=notes(files, ids),
+    )
