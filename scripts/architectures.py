@@ -57,7 +57,9 @@ tokenizer's files and the headers of the weights, before any weight is downloade
 and what to do instead; the exit code is 2:
 
 * other classes and model types, with the nearest ones that are known;
-* settings in config.json that llama.cpp's code for the architecture does not compute, each by its name and value;
+* settings in config.json that llama.cpp's code for the architecture does not compute, each by its name and value, and
+  those that hubquant does not know: every field of transformers' config classes is in a table or read
+  (`hubquant/convert/settings.py`), and a test fails when a new version adds one;
 * tensors that are missing, left over, of another shape than config.json says, or of another type;
 * weights quantized in other ways (GPTQ, AWQ, bitsandbytes, integers), with the model they were made from if named;
 * commands that would have to run a model whose code transformers lacks ({own_code}) or an encoder
@@ -71,6 +73,7 @@ NaN and infinite weights stop the conversion itself, because only the weights te
   plan, of Qwen3-Next and Qwen3.5 without one.
 * Vision and sound towers, with a note in the plan. Files for projectors (mmproj) are not written yet.
 {windows}
+* What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
 * Poolers and heads of encoders: llama.cpp embeds without them. The pooling of `sentence-transformers` is kept.
 
 ## What the tests prove

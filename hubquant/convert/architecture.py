@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules import Rule, Settings
-from hubquant.convert.tables import Bundle, Place, Row
+from hubquant.convert.tables import Bundle, Module, Place, Row
 from hubquant.gguf_file.metadata import Metadata
 from hubquant.imatrix.taps import Tap
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Constants = Mapping[str, tuple[float, ...]]
+_TIED = "tie_word_embeddings"
 Block = Callable[["PreTrainedConfig", int], tuple[Row, ...]]
 
 
@@ -56,6 +58,8 @@ class Architecture:
     ``told_by_tensors`` gives settings that a GGUF file tells only by its tensors, from these and the settings known
     before. ``translate`` makes a config.json that transformers knows from one that it does not. ``otherwise`` is the
     block of checkpoints that hold the same weights in other tensors, one of which is named before it.
+    ``layout`` are the settings that only its rows read, beside those for biases, and ``without_effect`` those that
+    change nothing in this family. ``translated`` are the names that only ``translate`` knows.
     ``unused`` names tensors that checkpoints may hold although no layer computes with them.
     ``generates`` is False for encoders, which predict no next token; ``own_code`` is True where transformers lacks
     the model's code.
@@ -81,6 +85,9 @@ class Architecture:
     generates: bool = True
     own_code: bool = False
     otherwise: tuple[str, Block] | None = None
+    layout: tuple[str, ...] = ()
+    without_effect: tuple[str, ...] = ()
+    translated: tuple[str, ...] = ()
 
     @property
     def cannot_run(self) -> str | None:
@@ -117,6 +124,13 @@ class Architecture:
     def taps(self, config: PreTrainedConfig) -> dict[str, Tap]:
         """GGUF weight -> where its inputs are seen in transformers, for the matrices that multiply activations."""
         return {weight: tap for row, place in self.placed(config) for weight, tap in row.observed(place)}
+
+    def reads(self, config: PreTrainedConfig) -> set[str]:
+        """The settings that decide what is written."""
+        layers = (self.block(config, layer) for layer in (0, self.dimensions(config)["n_layer"] - 1))
+        modules = (row for row in chain(self.outside, *layers) if isinstance(row, Module))
+        biases = {row.bias for row in modules if isinstance(row.bias, str)}
+        return {_TIED, *self.layout, *biases, *(name for rule in self.rules for name in rule.reads)}
 
     def notes(self, config: PreTrainedConfig) -> tuple[str, ...]:
         """Where the file computes otherwise than the checkpoint."""

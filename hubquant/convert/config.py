@@ -7,8 +7,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import of_checkpoint
-from hubquant.convert.rules import Rule, Settings
-from hubquant.errors import CheckpointError
+from hubquant.convert.rules import Rule, Settings, plain_setting
+from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.models.storage import method_of, refusal
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Nothing that the conversion depends on, and each a way to make transformers stumble.
 _IRRELEVANT = ("architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "num_labels", "model_type")
 
+_LAYERS = "per_layer_config"
 _SPECIAL_NUMBERS = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -45,14 +46,11 @@ def make_config(model_type: str, settings: Settings, rules: Collection[Rule]) ->
             why=" ".join(str(error).split())[:200] or type(error).__name__,
             hint="compare config.json with the one of the original repository",
         ) from error
+    if config.to_dict().get(_LAYERS) and not any(_LAYERS in rule.reads for rule in rules):
+        raise NotSupportedYet(f"{_LAYERS} in config.json", why="llama.cpp gives the layers here the same settings")
     for rule in rules:  # once more with the defaults, which may be what llama.cpp does not compute
-        rule.check({name: setting(config, name) for name in rule.reads})
+        rule.check({name: plain_setting(config, name) for name in rule.reads})
     return config
-
-
-def setting(config: PreTrainedConfig, name: str) -> Any:
-    """A setting by any of its names; None where the config has none. Layers may have others of their own."""
-    return vars(config).get(config.attribute_map.get(name, name))
 
 
 def _number(value: Any) -> Any:

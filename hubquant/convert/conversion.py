@@ -14,6 +14,7 @@ from hubquant.convert.config import read_architecture
 from hubquant.convert.headers import TensorInfo, listed
 from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.pooling import pooling_metadata
+from hubquant.convert.settings import check_answered, setting_notes
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, string
@@ -78,6 +79,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
     plain, notes = plain_checkpoint(checkpoint)
     architecture, config = read_architecture(plain.config)
     metadata = architecture_metadata(architecture, config)
+    check_answered(architecture, config)
     if not architecture.generates:
         metadata |= {f"{architecture.name}.{key}": value for key, value in pooling_metadata(folder).items()}
     tensors = plain.renamed(architecture.renames).tensors
@@ -96,7 +98,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         architecture.renames,
         (
             *notes,
-            *architecture.notes(config),
+            *setting_notes(architecture, config, plain.config),
             *_ahead(architecture.further_layers(config, tensors)),
             *vocabulary.notes,
         ),
@@ -169,7 +171,7 @@ def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) 
     for rule in architecture.rules:
         try:
             keys = rule.metadata(config)
-        except (TypeError, ValueError, OverflowError) as error:  # null or a number that is none, where one is needed
+        except (TypeError, ValueError, ArithmeticError) as error:  # null or a number that is none, where one is needed
             setting = getattr(rule, "setting", None) or type(rule).__name__
             raise CheckpointError(
                 f"config.json cannot be used: {setting}",

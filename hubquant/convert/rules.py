@@ -137,6 +137,9 @@ class Fixed(Rule):
         return {self.setting: self.value}
 
 
+SILU = Fixed("hidden_act", "silu", same=("swish",))
+
+
 @dataclass(frozen=True)
 class Switch(Rule):
     """Something that a model has or has not."""
@@ -209,6 +212,11 @@ class Heads(Rule):
 def _check_even(size: int) -> None:
     if size % 2:
         raise out_of_range("head_dim", size, "even, because rope rotates pairs")
+
+
+def plain_setting(config: PreTrainedConfig, name: str) -> Any:
+    """A setting by any of its names; None where the config has none. Layers may have others of their own."""
+    return vars(config).get(config.attribute_map.get(name, name))
 
 
 def head_size(config: PreTrainedConfig) -> int:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Rule, Settings, check_count, check_list, head_size, integer, number
+from hubquant.convert.rules import Rule, Settings, check_count, check_list, head_size, integer, number, plain_setting
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, f32, u32
 
@@ -60,7 +60,7 @@ class DroppedWindow(Rule):
         return {"sliding_window": None}
 
     def notes(self, config: PreTrainedConfig) -> Iterator[str]:
-        window, n_layer = config.sliding_window or 0, config.num_hidden_layers
+        window, n_layer = plain_setting(config, "sliding_window") or 0, config.num_hidden_layers
         layers = list(config.layer_types).count(SLIDING) if "layer_types" in self.reads else n_layer
         if layers and 0 < window < config.max_position_embeddings:
             where = "" if layers == n_layer else f" in {layers} of {n_layer} layers"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Constant, Count, Epsilon, Fixed, Rule, Settings
+from hubquant.convert.rules import SILU, Constant, Count, Epsilon, Fixed, Rule, Settings
 from hubquant.convert.tables import Module, Row, norm
-from hubquant.gguf_file.metadata import boolean
+from hubquant.errors import NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, boolean
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +26,7 @@ _RENAMES = (
 )
 _HEADS = (r"^pooler\.", r"^cls\.", r"(^|\.)position_ids$")  # llama.cpp embeds without them
 
+_NO_OTHER = (Fixed("add_cross_attention", False), Fixed("position_embedding_type", "absolute"))
 _RULES: tuple[Rule, ...] = (
     Count("vocab_size", "vocab_size"),
     Count("context_length", "max_position_embeddings", most=(1 << 31) - 1),
@@ -34,6 +37,18 @@ _RULES: tuple[Rule, ...] = (
     Epsilon("attention.layer_norm_epsilon", "layer_norm_eps"),
     Constant("attention.causal", boolean(False)),
 )
+
+
+@dataclass(frozen=True)
+class _WholeHeads(Rule):
+    """Heads that are together as wide as the model."""
+
+    reads = ("head_dim",)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        if config.head_dim * config.num_attention_heads != config.hidden_size:
+            raise NotSupportedYet(f"head_dim {config.head_dim}", why="in llama.cpp heads are as wide as the model here")
+        return {}
 
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
@@ -66,8 +81,20 @@ _NOMIC_NAMES = {  # in the config.json of nomic-ai's own code
 _NOMIC_ONLY = (
     Fixed("activation_function", "swiglu"),
     Fixed("rotary_emb_fraction", 1.0),
-    *(Fixed(name, False) for name in ("causal", "prenorm", "rotary_emb_interleaved")),
+    Fixed("rotary_emb_scale_base", None),
+    Fixed("rotary_scaling_factor", None),
+    Fixed("scale_attn_weights", True),
+    *(Fixed(name, False) for name in ("causal", "prenorm", "rotary_emb_interleaved", "use_rms_norm")),
+    *(Fixed(name, False) for name in ("scale_attn_by_inverse_layer_idx", "parallel_block", "add_cross_attention")),
     *(Fixed(name, False) for name in ("moe_every_n_layers", "qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias")),
+)
+
+
+_NOMIC_KEYS = (
+    *(*_NOMIC_NAMES, *(rule.setting for rule in _NOMIC_ONLY), "rotary_emb_base"),
+    *("n_positions", "attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_type", "summary_use_proj"),
+    *("summary_first_dropout", "summary_proj_to_labels", "reorder_and_upcast_attn", "parallel_block_tied_norm"),
+    *("mlp_multiple_of", "residual_in_fp32", "dense_seq_output", "shared_rope", "last_layer_subset"),
 )
 
 
@@ -95,7 +122,7 @@ BERT = Architecture(
     name="bert",
     classes=dict.fromkeys(("BertModel", "BertForMaskedLM"), "bert"),
     restored_as="bert",
-    rules=(*_RULES, Fixed("hidden_act", "gelu"), Fixed("is_decoder", False)),
+    rules=(*_RULES, Fixed("hidden_act", "gelu"), Fixed("is_decoder", False), *_NO_OTHER),
     dimensions=_dimensions,
     outside=(
         *_EMBEDDINGS,
@@ -116,13 +143,14 @@ BERT = Architecture(
     ignored=_HEADS,
     renames=_RENAMES,
     told_by_tensors=_told_by_tensors,
+    layout=("type_vocab_size",),
     generates=False,
 )
 NOMIC_BERT = Architecture(
     name="nomic-bert",
     classes={"NomicBertModel": "nomic_bert"},
     restored_as="nomic_bert",
-    rules=(*_RULES, Rope(("default",)), Fixed("hidden_act", "silu")),
+    rules=(*_RULES, Rope(("default",)), SILU, _WholeHeads()),
     dimensions=_dimensions,
     outside=(*_EMBEDDINGS, norm("emb_ln", bias=True)),
     block=every_layer(
@@ -138,6 +166,8 @@ NOMIC_BERT = Architecture(
     ignored=_HEADS,
     renames=_RENAMES,
     told_by_tensors=_told_by_tensors,
+    layout=("type_vocab_size",),
     translate=_translate_nomic,
+    translated=_NOMIC_KEYS,
     generates=False,
 )

@@ -3,7 +3,7 @@
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Epsilon, Fixed, Heads, Number, Rule
+from hubquant.convert.rules import SILU, Epsilon, Fixed, Heads, Number, Rule
 from hubquant.convert.tables import Row, linear, norm
 from hubquant.convert.windows import Windows
 
@@ -14,7 +14,7 @@ _RULES: tuple[Rule, ...] = (
     Epsilon("attention.layer_norm_epsilon", "layer_norm_eps"),
     Number("logit_scale", "logit_scale"),
     Fixed("attention_bias", False),
-    Fixed("hidden_act", "silu"),
+    SILU,
     Fixed("tie_word_embeddings", True),
 )
 _BLOCK: tuple[Row, ...] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import Count, Epsilon, Fixed, Heads, Rule, head_size, key_value_heads
+from hubquant.convert.rules import SILU, Count, Epsilon, Heads, Rule, head_size, key_value_heads
 from hubquant.convert.tables import Embeddings, Module, Row, linear, norm
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ RULES: tuple[Rule, ...] = (
     *SIZES,
     Heads(),
     Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-    Fixed("hidden_act", "silu"),
+    SILU,
 )
 
 GATED = ("gate_proj", "up_proj", "down_proj")

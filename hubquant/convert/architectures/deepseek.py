@@ -8,7 +8,7 @@ from hubquant.convert import latent
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import Constant, Epsilon, Fixed, Rule
+from hubquant.convert.rules import SILU, Constant, Epsilon, Fixed, Rule
 from hubquant.convert.tables import Row, norm
 from hubquant.convert.yarn import LatentYarn
 from hubquant.gguf_file.metadata import u32
@@ -24,7 +24,7 @@ _RULES: tuple[Rule, ...] = (
     *moe.WITH_DENSE_LAYERS,
     Fixed("moe_layer_freq", 1),
     Fixed("attention_bias", False),
-    Fixed("hidden_act", "silu"),
+    SILU,
 )
 
 
@@ -61,6 +61,7 @@ DEEPSEEK2 = Architecture(
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,
     block=_block,
+    without_effect=("head_dim", "n_group", "topk_group"),  # the greedy choice knows no groups
 )
 DEEPSEEK3 = Architecture(
     name="deepseek2",

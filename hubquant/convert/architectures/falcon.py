@@ -72,6 +72,15 @@ def _told_by_tensors(tensors: Mapping[str, torch.Tensor], _settings: Settings) -
     return {"num_ln_in_parallel_attn": 2 if "blk.0.attn_norm_2.weight" in tensors else 1}
 
 
+_RW_NAMES = {"n_head": "num_attention_heads", "n_layer": "num_hidden_layers", "n_head_kv": "num_kv_heads"}
+
+
+def _translate_rw(settings: Settings) -> Settings:
+    """RWForCausalLM of 40B has groups of queries without calling it a new architecture."""
+    renamed = {_RW_NAMES.get(name, name): value for name, value in settings.items()}
+    return {"new_decoder_architecture": True, **renamed} if "n_head_kv" in settings else renamed
+
+
 FALCON = Architecture(
     name="falcon",
     classes={"FalconForCausalLM": "falcon", "RWForCausalLM": "falcon"},
@@ -95,6 +104,9 @@ FALCON = Architecture(
     dimensions=_dimensions,
     outside=(Embeddings("transformer.word_embeddings"), norm("transformer.ln_f", bias=True)),
     block=_block,
+    translate=_translate_rw,
+    translated=tuple(_RW_NAMES),
     blocks="transformer.h",
     told_by_tensors=_told_by_tensors,
+    layout=("num_ln_in_parallel_attn",),
 )

@@ -168,4 +168,5 @@ FALCON_H1 = Architecture(
     outside=(_ScaledEmbeddings(), norm("model.final_layernorm")),
     block=_block,
     told_by_tensors=_normed,
+    layout=("mamba_rms_norm",),
 )

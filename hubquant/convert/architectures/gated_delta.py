@@ -10,6 +10,7 @@ from hubquant.convert.architectures import decoder
 from hubquant.convert.layer_kinds import FULL, attends
 from hubquant.convert.operations import AddOne, Dimensions, NegativeExp, OperationFor, always, reshape
 from hubquant.convert.rules import (
+    SILU,
     Count,
     Epsilon,
     Fixed,
@@ -96,7 +97,7 @@ RULES: tuple[Rule, ...] = (
     *(rule for rule in decoder.SIZES if rule != Count("feed_forward_length", "intermediate_size")),
     Heads(),
     Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-    Fixed("hidden_act", "silu"),
+    SILU,
     Fixed("attention_bias", False),
     Count("ssm.conv_kernel", "linear_conv_kernel_dim", most=1 << 10),
     _DeltaHeads(),

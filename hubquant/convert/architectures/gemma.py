@@ -15,6 +15,7 @@ _SIZES: tuple[Rule, ...] = (
     Heads(),
     Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
     Fixed("attention_bias", False),
+    Fixed("use_bidirectional_attention", False),
     Fixed("tie_word_embeddings", True),
 )
 _WINDOWED: tuple[Rule, ...] = (*_SIZES, Fixed("hidden_activation", "gelu_pytorch_tanh"))

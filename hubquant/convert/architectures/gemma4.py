@@ -283,4 +283,5 @@ GEMMA4 = Architecture(
     constants=frequency_divisors,
     told_by_tensors=_told_by_tensors,
     unused=_unused,
+    layout=("attention_k_eq_v",),
 )

@@ -51,4 +51,5 @@ GLM4_MOE = Architecture(
     block=_block,
     predicts_ahead=True,
     told_by_tensors=_told_by_tensors,
+    layout=("use_qk_norm",),
 )

@@ -46,5 +46,6 @@ GPTNEOX = Architecture(
         linear("mlp.dense_4h_to_h", "n_embd", "n_ff", bias=True),
     ),
     blocks="gpt_neox.layers",
+    without_effect=("is_decoder",),
     ignored=(r"\.attention\.(masked_)?bias$", r"\.rotary_emb\.inv_freq$"),
 )

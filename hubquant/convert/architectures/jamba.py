@@ -9,7 +9,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, mamba, moe
 from hubquant.convert.layer_kinds import HeadsByLayer, attends, first_layer, periodic
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import Count, Epsilon, Fixed, Settings
+from hubquant.convert.rules import SILU, Count, Epsilon, Fixed, Settings
 from hubquant.convert.state_space import CountOrAutomatic, TwiceAsWide
 from hubquant.convert.tables import Embeddings, Place, Row, linear, norm
 from hubquant.imatrix.taps import ModuleOutput, Tap
@@ -79,7 +79,7 @@ JAMBA = Architecture(
         *decoder.SIZES,
         HeadsByLayer(_attention_layers),
         Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-        Fixed("hidden_act", "silu"),
+        SILU,
         Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
         Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
         Count("ssm.conv_kernel", "mamba_d_conv", most=1 << 10),
@@ -93,4 +93,5 @@ JAMBA = Architecture(
     outside=(Embeddings(), norm("model.final_layernorm")),
     block=_block,
     told_by_tensors=_expert_layers,
+    layout=("attn_layer_period", "attn_layer_offset", "expert_layer_period", "expert_layer_offset"),
 )

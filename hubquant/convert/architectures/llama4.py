@@ -9,9 +9,9 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions, Transpose, always, split
 from hubquant.convert.rope import Rope, rope_freqs
-from hubquant.convert.rules import Count, Epsilon, Fixed, Heads, Rule, Settings, integer
+from hubquant.convert.rules import SILU, Count, Epsilon, Fixed, Heads, Rule, Settings, check_list, integer
 from hubquant.convert.tables import Row, Tensors, linear, norm
-from hubquant.convert.windows import LayersWithoutRope
+from hubquant.convert.windows import FULL, LayersWithoutRope
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata
 
@@ -59,6 +59,24 @@ class ExpertLayers(Rule):
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         return self.step.settings(metadata)
+
+
+@dataclass(frozen=True)
+class Chunks(Rule):
+    """Layers with rope see their chunk of the text, those without see all of it."""
+
+    reads = ("layer_types", "attention_chunk_size")
+    size = Fixed("attention_chunk_size", 8192)
+
+    def check(self, settings: Settings) -> None:
+        check_list(settings, "layer_types")
+        self.size.check(settings)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        chunked = ["chunked_attention" if rope else FULL for rope in config.no_rope_layers]
+        if list(config.layer_types) != chunked or config.attention_chunk_size is None:
+            raise NotSupportedYet("these layer_types", why="llama.cpp sees chunks where there is rope, and only there")
+        return {}
 
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
@@ -124,12 +142,12 @@ LLAMA4 = Architecture(
         Rope(("default", "llama3")),
         LayersWithoutRope(period=4),
         Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-        Fixed("attention_chunk_size", 8192),
+        Chunks(),
         Fixed("attn_temperature_tuning", True),
         Fixed("floor_scale", 8192),
         Fixed("attn_scale", 0.1),
         Fixed("attention_bias", False),
-        Fixed("hidden_act", "silu"),
+        SILU,
     ),
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,

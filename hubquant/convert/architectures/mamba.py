@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions, NegativeExp, always, reshape
-from hubquant.convert.rules import Constant, Count, Epsilon, Fixed, Rule
+from hubquant.convert.rules import SILU, Constant, Count, Epsilon, Fixed, Rule
 from hubquant.convert.state_space import CountOrAutomatic, StateHeads, StepsWithoutLimit, TwiceAsWide
 from hubquant.convert.tables import Embeddings, Module, Place, Row, TapFor, Tensors, linear, norm
 from hubquant.gguf_file.metadata import boolean, u32
@@ -28,7 +28,7 @@ _RULES: tuple[Rule, ...] = (
     Count("ssm.state_size", "state_size", most=1 << 16),
     Fixed("use_bias", False),
     Fixed("use_conv_bias", True),
-    Fixed("hidden_act", "silu"),
+    SILU,
 )
 _OUTSIDE: tuple[Row, ...] = (Embeddings("backbone.embeddings"), norm("backbone.norm_f"))
 
@@ -151,4 +151,5 @@ MAMBA2 = Architecture(
         linear("mixer.in_proj", "n_in", "n_embd"),
         linear("mixer.out_proj", "n_embd", "n_inner"),
     ),
+    without_effect=("time_step_rank",),  # of Mamba 1
 )

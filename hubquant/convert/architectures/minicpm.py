@@ -9,10 +9,12 @@ from hubquant.convert.architectures import decoder, granite, llama
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import Fixed, Number, Settings, check_count, is_number, out_of_range
 
+_SCALES = ("scale_emb", "scale_depth", "dim_model_base")
+
 
 def _as_granite(settings: Settings) -> dict[str, Any]:
     """``scale_depth`` / √layers weighs residuals, width / ``dim_model_base`` divides logits (MiniCPM's own code)."""
-    for name in ("scale_emb", "scale_depth", "dim_model_base"):
+    for name in _SCALES:
         if not (is_number(settings.get(name)) and settings[name] > 0):
             raise out_of_range(name, settings.get(name), "a number above 0")
     for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
@@ -45,5 +47,6 @@ MINICPM = Architecture(
     outside=decoder.OUTSIDE,
     block=every_layer(*llama.ATTENTION, *decoder.gated_mlp()),
     translate=_as_granite,
+    translated=_SCALES,
     own_code=True,
 )

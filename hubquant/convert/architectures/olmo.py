@@ -8,7 +8,7 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import interleave_halves
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Constant, Fixed, Heads, Number
+from hubquant.convert.rules import SILU, Constant, Fixed, Heads, Number
 from hubquant.convert.tables import Embeddings, linear, norm
 from hubquant.convert.windows import UnscaledInWindows, Windows
 from hubquant.gguf_file.metadata import f32
@@ -24,7 +24,7 @@ OLMO = Architecture(
         Constant("attention.layer_norm_epsilon", f32(1e-5)),
         Number("attention.clamp_kqv", "clip_qkv"),
         Fixed("attention_bias", False),
-        Fixed("hidden_act", "silu"),
+        SILU,
     ),
     dimensions=decoder.dimensions,
     outside=(Embeddings(),),

@@ -8,8 +8,9 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Count, Epsilon, Fixed, Heads
+from hubquant.convert.rules import SILU, Count, Epsilon, Fixed, Heads
 from hubquant.convert.tables import linear, norm
+from hubquant.convert.windows import DroppedWindow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -27,8 +28,9 @@ OLMOE = Architecture(
         *decoder.SIZES,
         Heads(grouped=False),
         Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-        Fixed("hidden_act", "silu"),
+        SILU,
         Rope(),
+        DroppedWindow(),
         Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
         Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
         Fixed("attention_bias", False),

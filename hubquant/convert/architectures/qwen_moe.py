@@ -40,6 +40,7 @@ QWEN2_MOE = Architecture(
         QWEN_WINDOW,
         Count("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
         Fixed("norm_topk_prob", False),
+        Fixed("qkv_bias", True),
     ),
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Epsilon, Fixed, Heads, Switch
+from hubquant.convert.rules import SILU, Epsilon, Fixed, Heads, Settings, Switch
 from hubquant.convert.tables import Embeddings, Row, linear, norm
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ def _block(config: PreTrainedConfig, _layer: int) -> tuple[Row, ...]:
     )
 
 
+_EPOCH_NAMES = {"rope_pct": "partial_rotary_factor", "norm_eps": "layer_norm_eps"}  # of StableLMEpochForCausalLM
+
+
+def _translate_epoch(settings: Settings) -> Settings:
+    return {_EPOCH_NAMES.get(name, name): value for name, value in settings.items()}
+
+
 STABLELM = Architecture(
     name="stablelm",
     classes={"StableLmForCausalLM": "stablelm", "StableLMEpochForCausalLM": "stablelm"},
@@ -38,9 +45,11 @@ STABLELM = Architecture(
         Epsilon("attention.layer_norm_epsilon", "layer_norm_eps"),
         Switch("use_parallel_residual", "use_parallel_residual"),
         Fixed("qk_layernorm", False),
-        Fixed("hidden_act", "silu"),
+        SILU,
     ),
     dimensions=decoder.dimensions,
     outside=(Embeddings(), norm("model.norm", bias=True)),
     block=_block,
+    translate=_translate_epoch,
+    translated=tuple(_EPOCH_NAMES),
 )
