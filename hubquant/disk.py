@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import xxhash
 
@@ -19,6 +19,19 @@ _PIECE = 1 << 22  # bytes
 def user_path(text: str) -> Path:
     """With ``~`` expanded where that is somebody's; unlike ``Path.expanduser`` it takes any text."""
     return Path(os.path.expanduser(text))
+
+
+def inside(name: str) -> str:
+    """A path relative to a folder, with slashes. ValueError for one that leads out of it or to its hidden state."""
+    parts = PurePosixPath(name).parts
+    if not parts or "\\" in name or ":" in parts[0] or ".." in parts or parts[0] in ("/", "//", ".hubquant"):
+        raise ValueError(f"{name} is no file of the folder")
+    return name
+
+
+def without_folders(path: str) -> str:
+    """What may be shown of a file or folder of this machine: its name."""
+    return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or path
 
 
 @contextmanager

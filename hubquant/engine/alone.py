@@ -30,7 +30,7 @@ from hubquant.engine.quantizing import Target, Wanted
 from hubquant.engine.runnable import open_model
 from hubquant.engine.source import SourceModel
 from hubquant.engine.steps import write_targets
-from hubquant.engine.workspace import FOLDER, fingerprint
+from hubquant.engine.workspace import FOLDER, Workspace, fingerprint
 from hubquant.errors import UserError
 from hubquant.mix import file_type
 from hubquant.recipe.schema import Imatrix, Quantize, Rule, TextSource
@@ -144,12 +144,12 @@ def imatrix_settings(references: Sequence[str], include: Sequence[str], exclude:
 
 def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
     """Upload a finished folder of a run. Raises ``UserError`` for any other folder."""
-    from hubquant.engine.run import push_folder
-    from hubquant.hub.push import can_write
+    from hubquant.engine.pushing import place_to_publish, push_folder
 
     made = finished_folder(folder)
-    can_write(to)
-    return push_folder(made, to, private, progress)
+    place = place_to_publish(to)
+    with Workspace(folder).locked():
+        return push_folder(made, place, private, progress)
 
 
 def finished_folder(folder: Path) -> OutputFolder:

@@ -11,6 +11,8 @@ CARD = "README.md"
 RECIPE = "recipe.yaml"
 PLOT = "plot.png"
 IMATRIX = "imatrix.gguf"
+MEASUREMENTS = "measurements.json"
+MARK = "\nMade with hubquant "
 
 
 def planned_names(recipe: Recipe, files: Sequence[FilePlan], *, has_imatrix: bool) -> list[str]:
@@ -24,10 +26,15 @@ def planned_names(recipe: Recipe, files: Sequence[FilePlan], *, has_imatrix: boo
         from hubquant.hub.eval_results import eval_results
 
         names += eval_results(dataset.dataset, {file.ftype: {} for file in files})
-    return [*names, RECIPE, CARD]
+    return [*names, MEASUREMENTS, RECIPE, CARD]
 
 
 def dataset_of_results(recipe: Recipe) -> TextSource | None:
     """The Hub's own format for measurements knows Hub datasets only, and one of them for a value."""
     sources = () if recipe.evaluate.skip else recipe.evaluate.sources
     return sources[0] if len(sources) == 1 and sources[0].dataset else None
+
+
+def is_own_card(text: str) -> bool:
+    """Whether hubquant wrote a README.md, be it edited since."""
+    return MARK in text

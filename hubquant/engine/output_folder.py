@@ -12,24 +12,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from hubquant.disk import writing
-from hubquant.engine.contents import CARD, IMATRIX, PLOT, RECIPE
+from hubquant.disk import inside, writing
+from hubquant.engine.contents import CARD, IMATRIX, MEASUREMENTS, PLOT, RECIPE, is_own_card
 from hubquant.engine.workspace import FOLDER, Workspace
 from hubquant.errors import OutputError
 
 MANIFEST = "manifest.json"
 OF_THE_SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}
 SHOWN = 4  # names in one message
-MARK = "\nMade with hubquant "
 TEXTS = (CARD, RECIPE)
-UNTRACED = (*TEXTS, PLOT, IMATRIX)
-
-
-def _inside(name: str) -> str:
-    parts = PurePosixPath(name).parts
-    if not parts or "\\" in name or ":" in parts[0] or ".." in parts or parts[0] in ("/", FOLDER):
-        raise ValueError(f"{name} is no file of the folder")
-    return name
+UNTRACED = (*TEXTS, PLOT, IMATRIX, MEASUREMENTS)
 
 
 class Made(BaseModel):
@@ -46,7 +38,7 @@ class _Manifest(BaseModel):
     """By path in the folder, with slashes. A file has several states only while one replaces the other."""
 
     version: Literal[1] = 1
-    files: dict[Annotated[str, AfterValidator(_inside)], tuple[Made, ...]] = {}
+    files: dict[Annotated[str, AfterValidator(inside)], tuple[Made, ...]] = {}
 
 
 class OutputFolder:
@@ -222,7 +214,7 @@ class OutputFolder:
             if any(_is_same(path, a) for a in named_so) or any(_is_same(path, a, content=True) for a in named_so):
                 found[name] = path
         card = self.root / CARD
-        if found and _is_regular(card) and MARK in card.read_text("utf-8", "replace"):
+        if found and _is_regular(card) and is_own_card(card.read_text("utf-8", "replace")):
             of_results = (p for p in self.root.glob(".eval_results/*.yaml") if not p.parent.is_symlink())
             names = [*UNTRACED, *(f".eval_results/{path.name}" for path in of_results)]
             self._untraced = {name for name in names if name not in found and _is_regular(self.root / name)}

@@ -110,9 +110,10 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     recipe = _checked(recipe)
     shard_bytes = parse_size(recipe.publish.shard_size, "publish.shard_size")
     if recipe.publish.to is not None:
-        from hubquant.hub.push import can_write
+        from hubquant.engine.pushing import place_to_publish
 
-        can_write(recipe.publish.to)
+        to = place_to_publish(recipe.publish.to)
+        recipe = recipe.model_copy(update={"publish": recipe.publish.model_copy(update={"to": to})})
     source = open_source(recipe.model, recipe.convert.pre_tokenizer)
     output = output or Path(f"{source.name}-GGUF")
     folder = OutputFolder(output)
@@ -140,6 +141,7 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     workspace = Workspace(output)
     names = planned_names(recipe, files, has_imatrix=facts is not None)
     folder.check(names, _sources(files, artifacts, workspace))
+    names += [name for name in folder if name not in names]
     notes += _foreign_note(folder)
     way = choose_way(recipe.imatrix, weights.shapes, can_stream=source.can_stream) if calibration else None
     streams = way is not None and calibration is not None and way not in ("none", "cpu")

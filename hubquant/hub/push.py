@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import (
@@ -26,6 +26,9 @@ CARD = "README.md"
 ALONE = 1 << 20  # bytes; a file from here on is uploaded on its own, so that progress moves and a break loses little
 CONFLICTS = 5
 WRITING_ROLES = {"admin", "write", "contributor"}
+
+
+Operation = CommitOperationAdd | CommitOperationDelete
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def push(
     digests: Mapping[str, str],
     repo_id: str,
     *,
+    outdated: Collection[str] = (),
     private: bool = False,
     commit_message: str = "Publish quantized files",
     advance: Callable[[int], None] = ignore,
@@ -75,7 +79,8 @@ def push(
 ) -> Pushed:
     """Make the repository hold the files of ``folder`` that ``digests`` names; what else it has stays.
 
-    ``digests`` has the sha256 in hex by path: what differs from it is not uploaded (``OutputError``).
+    ``digests`` has the sha256 in hex by path: what differs from it is not uploaded (``OutputError``). Those that are
+    ``outdated`` are removed from the repository.
 
     The contents of large files go up first. One commit then makes all files visible together, the card last in it: a
     broken push leaves the repository as it was, and what has arrived is not sent again. A push of what is there
@@ -89,7 +94,7 @@ def push(
     with hub_errors(repo_id, writing=True), disable_progress_bars():
         api = HfApi()
         url = retry.call(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-        push = _Push(api, url.repo_id, retry, advance)
+        push = _Push(api, url.repo_id, retry, advance, frozenset(outdated) - digests.keys())
         return push.run(files, digests, commit_message, str(url))
 
 
@@ -99,6 +104,7 @@ class _Push:
     repo_id: str
     retry: Retry
     advance: Callable[[int], None]
+    outdated: Collection[str]
 
     def run(self, files: Mapping[str, Path], digests: Mapping[str, str], message: str, url: str) -> Pushed:
         uploaded: set[str] = set()
@@ -108,13 +114,15 @@ class _Push:
             present = {file.rfilename: file for file in head.siblings or ()}
             changed = [name for name, path in files.items() if not _same(path, present.get(name))]
             self._count(counted, {name: files[name] for name in files if name not in changed})
-            if not changed:
+            removed = sorted(name for name in self.outdated if name in present)
+            if not changed and not removed:
                 return Pushed(url, tuple(sorted(uploaded)), head.sha if uploaded else None)
             uploaded.update(changed)
             operations = {name: _add(name, files[name], digests[name]) for name in sorted(changed, key=_card_last)}
             self._upload_large(operations, files, counted)
             try:
-                commit = self._commit(list(operations.values()), message, head.sha)
+                everything: list[Operation] = [*map(CommitOperationDelete, removed), *operations.values()]
+                commit = self._commit(everything, message, head.sha)
             except HfHubHTTPError as error:
                 if error.response.status_code != 412:
                     raise
@@ -133,11 +141,13 @@ class _Push:
                 self.retry.call(partial(self.api.preupload_lfs_files, self.repo_id, [operation], free_memory=False))
                 self._count(counted, {name: files[name]})
 
-    def _commit(self, operations: list[CommitOperationAdd], message: str, parent: str | None) -> str:
+    def _commit(self, operations: list[Operation], message: str, parent: str | None) -> str:
         try:
             return self.retry.call(
                 lambda: (
-                    self.api.create_commit(self.repo_id, operations, commit_message=message, parent_commit=parent).oid
+                    self.api.create_commit(
+                        self.repo_id, list(operations), commit_message=message, parent_commit=parent
+                    ).oid
                 )
             )
         except ValueError as error:

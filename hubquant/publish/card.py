@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hubquant.hub.front_matter import plain
 from hubquant.publish.checks import llama_cpp_checks
 from hubquant.publish.recommendation import MeasuredFile
-from hubquant.publish.table import TEXT_COLUMNS, table
+from hubquant.publish.table import COLUMNS, TEXT_COLUMNS, table
 
 HUB = "https://huggingface.co"
 OWN_TAGS = ("gguf", "quantized", "hubquant")
@@ -41,21 +41,34 @@ class CardText:
 
 
 @dataclass(frozen=True)
+class EarlierFile:
+    """A file of an earlier run that is not comparable; ``differences`` say how it was made, in words."""
+
+    measured: MeasuredFile
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Card:
     """What a card tells. ``source`` is the front matter of the source model's card.
 
-    ``reproduce`` is the one line that makes the repository again. ``repo_id`` and ``model_id`` are ``None`` for a local
-    folder and a local model. ``calibration`` is empty where no imatrix was collected, ``evaluation`` where nothing was
-    measured. ``imatrix`` and ``plot`` are paths in the repository; ``tokens_calibrated`` and ``tokens_scored`` count
-    tokens.
+    ``reproduce`` is the one line that makes the repository again, with ``needs`` in the current folder: names of files
+    that are not in it. ``repo_id`` and ``model_id`` are ``None`` for a local folder and a local model; ``base_models``
+    are Hub ids. ``others`` are paths of files that nothing is known of. ``calibration`` is empty where no imatrix was
+    collected, ``evaluation`` where nothing was measured. ``imatrix`` and ``plot`` are paths in the repository;
+    ``tokens_calibrated`` and ``tokens_scored`` count tokens.
     """
 
     model_name: str
     files: tuple[MeasuredFile, ...]
     reproduce: str
     version: str
+    earlier: tuple[EarlierFile, ...] = ()
+    others: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     model_id: str | None = None
     revision: str | None = None
+    base_models: tuple[str, ...] = ()
     repo_id: str | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
     imatrix: str | None = None
@@ -93,6 +106,7 @@ def render(card: Card) -> str:
         card=card,
         source=_source(card),
         table=rows(card.files),
+        earlier=rows([file.measured for file in card.earlier], COLUMNS[:-1]),
         text_columns=TEXT_COLUMNS,
         example=example,
         fork_only=[file for file in card.files if file.fork],
@@ -105,9 +119,10 @@ def render(card: Card) -> str:
 def front_matter(card: Card) -> dict[str, Any]:
     """The metadata that the Hub reads, in a fixed order, without empty entries."""
     source = card.source
+    bases = list(card.base_models) or ([card.model_id] if card.model_id else [])
     data = {
-        "base_model": card.model_id,
-        "base_model_relation": "quantized" if card.model_id else None,
+        "base_model": bases[0] if len(bases) == 1 else bases,
+        "base_model_relation": "quantized" if bases else None,
         "quantized_by": card.repo_id.split("/")[0] if card.repo_id and "/" in card.repo_id else None,
         "license": _names(source.get("license")),
         "license_name": _text(source.get("license_name")),
@@ -124,9 +139,9 @@ def front_matter(card: Card) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value}
 
 
-def rows(files: Sequence[MeasuredFile]) -> list[list[str]]:
+def rows(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> list[list[str]]:
     """Header and rows of the table of files, each cell in Markdown."""
-    made = table(files)
+    made = table(files, columns)
     links = [link(file.file, _address(file.file)) for file in files]
     body = [[to, *map(escape, row[1:])] for to, row in zip(links, made.rows, strict=True)]
     return [list(made.columns), *body]
@@ -148,7 +163,8 @@ def link(label: str, address: str) -> str:
 
 def _source(card: Card) -> str:
     if card.model_id is None:
-        return escape(card.model_name)
+        bases = " and ".join(link(id, f"{HUB}/{quote(id)}") for id in card.base_models)
+        return escape(card.model_name) + (f", which is based on {bases}," if bases else "")
     page = f"{HUB}/{quote(card.model_id)}"
     commit = f" at commit {link(card.revision[:12], f'{page}/tree/{quote(card.revision)}')}" if card.revision else ""
     return link(card.model_id, page) + commit

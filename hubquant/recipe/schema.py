@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from hubquant.disk import without_folders
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Part = Annotated[str, Field(min_length=1)]
 HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
@@ -84,7 +86,7 @@ class TextSource(Frozen):
         """As it stands in provenance: a dataset's id, a file's name (never its folder), or the bundled text's name."""
         if self.dataset:
             return self.dataset
-        return self.file.replace("\\", "/").rsplit("/", 1)[-1] if self.file else f"hubquant:{self.bundled}"
+        return without_folders(self.file) if self.file else f"hubquant:{self.bundled}"
 
 
 class Convert(Frozen):
@@ -165,7 +167,10 @@ class Gates(Frozen):
 
 
 class Publish(Frozen):
+    """``base_model`` is the Hub id that the card of a local model names."""
+
     to: str | None = None
+    base_model: HubId | None = None
     private: bool = False
     shard_size: str = "45GiB"
 

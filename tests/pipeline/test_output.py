@@ -51,7 +51,7 @@ def test_only_what_hubquant_made_is_published(hub: LocalHub, finished: Path, tin
     (out / "notes.txt").write_text("my secret notes")
     (tmp_path / "elsewhere.txt").write_text("outside")
     (out / "link.txt").symlink_to(tmp_path / "elsewhere.txt")
-    ours = {"README.md", "recipe.yaml", "tiny-llama-Q8_0.gguf"}
+    ours = {"README.md", "recipe.yaml", "measurements.json", "tiny-llama-Q8_0.gguf"}
     line = [str(tiny_llama), "--out", str(out), "--push", TARGET, *QUICK]
     planned = hubquant("plan", *line, "--json")
     assert set(json.loads(planned.out)["uploads"]) == ours

@@ -1,0 +1,37 @@
+"""What a repository holds that files are to be published to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from hubquant.hub.failures import hub_errors
+from hubquant.hub.pull import fetch_file
+from hubquant.hub.retry import PATIENT, Retry
+
+LARGEST = 16 << 20  # bytes of a file that is read
+
+
+@dataclass(frozen=True)
+class Published:
+    """``files`` are its paths, ``contents`` those of them that were asked for, at ``commit``."""
+
+    commit: str | None = None
+    files: Collection[str] = ()
+    contents: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def look_up(repo_id: str, wanted: Collection[str], *, retry: Retry = PATIENT) -> Published:
+    """The repository as it is now; an empty one where there is none yet. ``wanted`` names small files to be read."""
+    with hub_errors(repo_id, writing=True):
+        try:
+            head = retry.call(lambda: HfApi().model_info(repo_id, files_metadata=True))
+        except RepositoryNotFoundError:
+            return Published()
+    sizes = {file.rfilename: file.size or 0 for file in head.siblings or ()}
+    read = [name for name in wanted if name in sizes and sizes[name] <= LARGEST]
+    contents = {name: fetch_file(repo_id, name, str(head.sha), retry=retry).read_bytes() for name in read}
+    return Published(head.sha, tuple(sizes), contents)
