@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import Rule, Settings, check_count, integer, out_of_range
+from hubquant.convert.rules import Epsilon, Rule, Settings, check_count, integer, out_of_range
 from hubquant.convert.tables import Place, Row, TapFor, Tensors, linear, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
@@ -100,6 +100,22 @@ class LatentHeads(Rule):
             "qk_nope_head_dim": length - rope,
             "v_head_dim": integer(metadata, "attention.value_length_mla"),
         }
+
+
+@dataclass(frozen=True)
+class LatentEpsilon(Epsilon):
+    """The norms' epsilon, which llama.cpp has in latents too, where transformers always has 1e-6.
+
+    Up to 1e-5, as models have it, that is no difference.
+    """
+
+    most = 1e-5
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        value = getattr(config, self.setting)
+        if value > self.most:
+            raise NotSupportedYet(f"{self.setting} {value}", why="transformers computes latents with 1e-6 all the same")
+        return super().metadata(config)
 
 
 def dimensions(config: PreTrainedConfig) -> Dimensions:

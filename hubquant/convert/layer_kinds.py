@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import Heads, Rule, Settings, check_list, head_size, integer, key_value_heads, out_of_range
+from hubquant.convert.rules import Heads, Rule, Settings, check_list, integer, key_value_heads, out_of_range
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, i32s
 
@@ -58,16 +58,11 @@ class HeadsByLayer(Rule):
         check_list(settings, "layer_types")
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
-        width, size, kv_heads = config.hidden_size, head_size(config), key_value_heads(config)
-        if size * config.num_attention_heads != width:
-            raise NotSupportedYet(
-                f"{config.num_attention_heads} heads of {size} in a model of width {width}",
-                why="llama.cpp takes them to be as wide as the model here",
-            )
+        kv_heads = key_value_heads(config)
         if len(config.layer_types) != config.num_hidden_layers:
             raise out_of_range("layer_types", config.layer_types, f"{config.num_hidden_layers} kinds of layers")
         by_layer = [kv_heads * attends(config, layer) for layer in range(config.num_hidden_layers)]
-        return {**Heads().metadata(config), _KV: i32s(by_layer)}
+        return {**Heads(whole=True).metadata(config), _KV: i32s(by_layer)}
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         n_layer = min(integer(metadata, "block_count") or 0, 10_000)

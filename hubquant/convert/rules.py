@@ -172,9 +172,13 @@ class Constant(Rule):
 
 @dataclass(frozen=True)
 class Heads(Rule):
-    """Attention heads, their size, and the key-value heads that groups of them share where they may be ``grouped``."""
+    """Attention heads, their size, and the key-value heads that groups of them share where they may be ``grouped``.
+
+    ``whole`` heads are together as wide as the model, or llama.cpp loads no file.
+    """
 
     grouped: bool = True
+    whole: bool = False
     counts = ("num_attention_heads", "num_key_value_heads", "head_dim")
     reads = (*counts, "hidden_size")
 
@@ -193,6 +197,11 @@ class Heads(Rule):
         if heads != kv_heads and not self.grouped:
             raise NotSupportedYet(f"{kv_heads} key-value heads for {heads} heads", why="llama.cpp groups none here")
         _check_even(size)
+        if self.whole and size * heads != config.hidden_size:
+            raise NotSupportedYet(
+                f"{heads} heads of {size} in a model of width {config.hidden_size}",
+                why="llama.cpp takes them to be as wide as the model here",
+            )
         return {
             "attention.head_count": u32(heads),
             "attention.head_count_kv": u32(kv_heads),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from hubquant.convert.operations import Dimensions, Operation, OperationFor, Stack
+from hubquant.convert.operations import Dimensions, Fork, Operation, OperationFor, Scale, Stack
 from hubquant.imatrix.taps import ModuleInput, Tap
 
 if TYPE_CHECKING:
@@ -202,25 +202,32 @@ class Experts(WithoutBias):
 class Embeddings:
     """The token embedding and the output layer, which are one matrix when the config ties them.
 
-    ``module`` is the output layer in transformers, which checkpoints may call otherwise.
+    ``module`` is the output layer in transformers, which checkpoints may call otherwise. With ``both`` llama.cpp loads
+    no file without an output layer: a matrix that the config ties is written twice.
     """
 
     embedding: str = "model.embed_tokens"
     output: str = "lm_head"
     output_bias: bool = False
     module: str = "lm_head"
+    both: bool = False
 
     def bundles(self, place: Place) -> Iterator[Bundle]:
         shape = place.shape(("n_vocab", "n_embd"))
-        copies = (f"{self.output}.weight",) if _tied(place) else ()
-        yield Bundle((f"{self.embedding}.weight",), {"token_embd.weight": shape}, copies=copies)
+        embedding, output = f"{self.embedding}.weight", f"{self.output}.weight"
         if not _tied(place):
-            yield Bundle((f"{self.output}.weight",), {"output.weight": shape})
+            yield Bundle((embedding,), {"token_embd.weight": shape})
+            yield Bundle((output,), {"output.weight": shape})
+        elif self.both:
+            targets = {"token_embd.weight": shape, "output.weight": shape}
+            yield Bundle((embedding,), targets, (Fork(2 * (Scale((1.0,)),)),), copies=(output,))
+        else:
+            yield Bundle((embedding,), {"token_embd.weight": shape}, copies=(output,))
         if self.output_bias:
             yield Bundle((f"{self.output}.bias",), {"output.bias": shape[:1]})
 
     def observed(self, place: Place) -> Iterator[tuple[str, Tap]]:
-        yield "token_embd.weight" if _tied(place) else "output.weight", ModuleInput(self.module)
+        yield "token_embd.weight" if _tied(place) and not self.both else "output.weight", ModuleInput(self.module)
 
     def bias_settings(self, place: Place) -> Iterator[tuple[str, str]]:  # noqa: ARG002
         return iter(())

@@ -125,6 +125,41 @@ def test_settings_that_llama_cpp_has_no_place_for(setting: str) -> None:
     assert setting in outcome(given | settings)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "OlmoForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+        *("OlmoeForCausalLM", "Exaone4ForCausalLM", "NemotronForCausalLM", "PhiForCausalLM", "Phi3ForCausalLM"),
+        *("StableLmForCausalLM", "Starcoder2ForCausalLM", "CohereForCausalLM", "Cohere2ForCausalLM"),
+    ],
+)
+def test_heads_that_llama_cpp_cannot_load(name: str) -> None:
+    """Where its table of tensors has one width for the model and for all heads."""
+    heads = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32}
+    layers = {"num_hidden_layers": 2, "sliding_window": None, "layer_types": ["full_attention"] * 2}
+    given = {"architectures": [name], **layers, **heads}
+    assert "4 heads of 32 in a model of width 256" in outcome(given)
+
+
+def test_epsilons_that_transformers_does_not_read_everywhere() -> None:
+    latent = {"architectures": ["DeepseekV3ForCausalLM"]}
+    assert not isinstance(outcome(latent | {"rms_norm_eps": 1e-5}), str)  # Moonlight
+    assert "rms_norm_eps 0.001" in outcome(latent | {"rms_norm_eps": 1e-3})
+    assert "rms_norm_eps '1e-05'" in outcome({"architectures": ["Qwen3_5ForCausalLM"], "rms_norm_eps": 1e-5})
+
+
+@pytest.mark.parametrize(
+    ("groups", "reason"),
+    [
+        ({"n_group": 7}, "a divisor of the 256 experts"),
+        ({"n_group": 4, "topk_group": 8}, "no more than the 4 groups"),
+        ({"n_group": 256, "topk_group": 4}, "llama.cpp wants fewer groups"),
+    ],
+)
+def test_groups_of_experts_that_stop_llama_cpp(groups: dict[str, int], reason: str) -> None:
+    assert reason in outcome({"architectures": ["DeepseekV3ForCausalLM"], **groups})
+
+
 LEFTOVERS: dict[str, Any] = {
     "_name_or_path": "org/base",
     "_attn_implementation": "eager",

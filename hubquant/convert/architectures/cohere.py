@@ -9,7 +9,7 @@ from hubquant.convert.windows import Windows
 
 _RULES: tuple[Rule, ...] = (
     *decoder.SIZES,
-    Heads(),
+    Heads(whole=True),
     Rope(("default",)),
     Epsilon("attention.layer_norm_epsilon", "layer_norm_eps"),
     Number("logit_scale", "logit_scale"),

@@ -18,15 +18,14 @@ SIZES: tuple[Rule, ...] = (
     Count("block_count", "num_hidden_layers", most=10_000),
     Count("feed_forward_length", "intermediate_size"),
 )
-RULES: tuple[Rule, ...] = (
-    *SIZES,
-    Heads(),
-    Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-    SILU,
-)
+_REST: tuple[Rule, ...] = (Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"), SILU)
+RULES: tuple[Rule, ...] = (*SIZES, Heads(), *_REST)
+RULES_OF_WHOLE_HEADS: tuple[Rule, ...] = (*SIZES, Heads(whole=True), *_REST)
+"""The heads are together as wide as the model."""
 
 GATED = ("gate_proj", "up_proj", "down_proj")
 OUTSIDE: tuple[Row, ...] = (Embeddings(), norm("model.norm"))
+OUTSIDE_WITH_OUTPUT: tuple[Row, ...] = (Embeddings(both=True), norm("model.norm"))
 
 
 def dimensions(config: PreTrainedConfig) -> Dimensions:

@@ -8,7 +8,7 @@ from hubquant.convert import latent
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import SILU, Constant, Epsilon, Fixed, Rule
+from hubquant.convert.rules import SILU, Constant, Fixed, Rule
 from hubquant.convert.tables import Row, norm
 from hubquant.convert.yarn import LatentYarn
 from hubquant.gguf_file.metadata import u32
@@ -20,7 +20,7 @@ _RULES: tuple[Rule, ...] = (
     *decoder.SIZES,
     latent.LatentHeads(),
     LatentYarn(),
-    Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    latent.LatentEpsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
     *moe.WITH_DENSE_LAYERS,
     Fixed("moe_layer_freq", 1),
     Fixed("attention_bias", False),

@@ -10,7 +10,7 @@ EXAONE4 = Architecture(
     name="exaone4",
     classes={"Exaone4ForCausalLM": "exaone4"},
     restored_as="exaone4",
-    rules=(*decoder.RULES, Rope(("default", "llama3")), WindowsOfLargest(64, Windows(period=4))),
+    rules=(*decoder.RULES_OF_WHOLE_HEADS, Rope(("default", "llama3")), WindowsOfLargest(64, Windows(period=4))),
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(

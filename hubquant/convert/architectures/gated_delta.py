@@ -97,6 +97,7 @@ RULES: tuple[Rule, ...] = (
     *(rule for rule in decoder.SIZES if rule != Count("feed_forward_length", "intermediate_size")),
     Heads(),
     Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    Fixed("rms_norm_eps", 1e-6),  # transformers has it in the delta net too, whatever the config says
     SILU,
     Fixed("attention_bias", False),
     Count("ssm.conv_kernel", "linear_conv_kernel_dim", most=1 << 10),

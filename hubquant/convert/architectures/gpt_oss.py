@@ -81,7 +81,7 @@ GPT_OSS = Architecture(
         Fixed("swiglu_limit", 7.0),
     ),
     dimensions=_dimensions,
-    outside=decoder.OUTSIDE,
+    outside=decoder.OUTSIDE_WITH_OUTPUT,
     block=_block,
     quantized=("mxfp4",),
 )

@@ -25,7 +25,7 @@ GPTNEOX = Architecture(
     restored_as="gpt_neox",
     rules=(
         *decoder.SIZES,
-        Heads(),
+        Heads(whole=True),
         Rope(("default",), partial=True),
         Epsilon("attention.layer_norm_epsilon", "layer_norm_eps"),
         Switch("use_parallel_residual", "use_parallel_residual"),
@@ -34,7 +34,7 @@ GPTNEOX = Architecture(
     ),
     dimensions=_dimensions,
     outside=(
-        Embeddings("gpt_neox.embed_in", "embed_out", module="lm_head"),
+        Embeddings("gpt_neox.embed_in", "embed_out", module="lm_head", both=True),
         norm("gpt_neox.final_layer_norm", bias=True),
     ),
     block=every_layer(

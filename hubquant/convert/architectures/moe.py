@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import Dimensions, split
-from hubquant.convert.rules import Constant, Count, Fixed, Number, Rule, Switch
+from hubquant.convert.rules import Constant, Count, Fixed, Number, Rule, Settings, Switch, out_of_range
 from hubquant.convert.tables import Experts, Module, Place, Row, TapFor, Tensors, inputs_of, linear
-from hubquant.gguf_file.metadata import u32
+from hubquant.errors import NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, u32
 from hubquant.imatrix.experts import ExpertHidden, ExpertInput
 from hubquant.imatrix.taps import Tap
 
@@ -17,6 +19,37 @@ if TYPE_CHECKING:
 
 MOST_EXPERTS = 1 << 16
 SOFTMAX, SIGMOID = 1, 2  # expert_gating_func
+
+
+@dataclass(frozen=True)
+class Groups(Rule):
+    """Experts are chosen from ``topk_group`` of the ``n_group`` groups that they are in."""
+
+    counts = (
+        Count("expert_group_count", "n_group", most=MOST_EXPERTS),
+        Count("expert_group_used_count", "topk_group", most=MOST_EXPERTS),
+    )
+    reads = tuple(each.setting for each in counts)
+
+    def check(self, settings: Settings) -> None:
+        for each in self.counts:
+            each.check(settings)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        experts, groups, used = config.n_routed_experts, config.n_group, config.topk_group
+        if experts % groups:
+            raise out_of_range("n_group", groups, f"a divisor of the {experts} experts")
+        if used > groups:
+            raise out_of_range("topk_group", used, f"no more than the {groups} groups")
+        if 1 < groups == experts:
+            raise NotSupportedYet(f"{groups} groups for {experts} experts", why="llama.cpp wants fewer groups")
+        if used == groups:  # there is nothing to choose, for which llama.cpp has one group
+            groups = used = 1
+        return {"expert_group_count": u32(groups), "expert_group_used_count": u32(used)}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        return {name: value for each in self.counts for name, value in each.settings(metadata).items()}
+
 
 WITH_DENSE_LAYERS: tuple[Rule, ...] = (
     Count("leading_dense_block_count", "first_k_dense_replace", most=10_000, least=0),
@@ -28,8 +61,7 @@ WITH_DENSE_LAYERS: tuple[Rule, ...] = (
 )
 SIGMOID_IN_GROUPS: tuple[Rule, ...] = (
     Constant("expert_gating_func", u32(SIGMOID)),
-    Count("expert_group_count", "n_group", most=MOST_EXPERTS),
-    Count("expert_group_used_count", "topk_group", most=MOST_EXPERTS),
+    Groups(),
     Switch("expert_weights_norm", "norm_topk_prob"),
     Fixed("scoring_func", "sigmoid"),
     Fixed("topk_method", "noaux_tc"),

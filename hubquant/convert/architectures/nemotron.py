@@ -23,13 +23,13 @@ NEMOTRON = Architecture(
     restored_as="nemotron",
     rules=(
         *decoder.SIZES,
-        Heads(),
+        Heads(whole=True),
         Rope(("default", "linear"), partial=True),
         Epsilon("attention.layer_norm_epsilon", "norm_eps"),
         Fixed("hidden_act", "relu2"),
     ),
     dimensions=decoder.dimensions,
-    outside=(Embeddings(), *_norm("model.norm", "output_norm")),
+    outside=(Embeddings(both=True), *_norm("model.norm", "output_norm")),
     block=every_layer(
         *_norm("input_layernorm", "attn_norm"),
         linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias"),

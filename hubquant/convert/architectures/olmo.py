@@ -19,7 +19,7 @@ OLMO = Architecture(
     restored_as="olmo",
     rules=(
         *decoder.SIZES,
-        Heads(),
+        Heads(whole=True),
         Rope(),
         Constant("attention.layer_norm_epsilon", f32(1e-5)),
         Number("attention.clamp_kqv", "clip_qkv"),
@@ -40,9 +40,9 @@ OLMO2 = Architecture(
     name="olmo2",
     classes={"Olmo2ForCausalLM": "olmo2"},
     restored_as="olmo2",
-    rules=(*decoder.RULES, Rope(), Fixed("attention_bias", False)),
+    rules=(*decoder.RULES_OF_WHOLE_HEADS, Rope(), Fixed("attention_bias", False)),
     dimensions=decoder.dimensions,
-    outside=decoder.OUTSIDE,
+    outside=decoder.OUTSIDE_WITH_OUTPUT,
     block=every_layer(
         linear("self_attn.q_proj", "n_embd_q", "n_embd"),
         linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
@@ -59,6 +59,6 @@ OLMO3 = replace(
     OLMO2,
     classes={"Olmo3ForCausalLM": "olmo3"},
     restored_as="olmo3",
-    rules=(*decoder.RULES, UnscaledInWindows(Rope()), Windows(period=4), Fixed("attention_bias", False)),
+    rules=(*decoder.RULES_OF_WHOLE_HEADS, UnscaledInWindows(Rope()), Windows(period=4), Fixed("attention_bias", False)),
     marker="attention.sliding_window",
 )

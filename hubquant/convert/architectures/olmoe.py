@@ -26,7 +26,7 @@ OLMOE = Architecture(
     restored_as="olmoe",
     rules=(
         *decoder.SIZES,
-        Heads(grouped=False),
+        Heads(grouped=False, whole=True),
         Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
         SILU,
         Rope(),
@@ -38,7 +38,7 @@ OLMOE = Architecture(
         Fixed("norm_topk_prob", False),
     ),
     dimensions=_dimensions,
-    outside=decoder.OUTSIDE,
+    outside=decoder.OUTSIDE_WITH_OUTPUT,
     block=every_layer(
         norm("input_layernorm"),
         linear("self_attn.q_proj", "n_embd_q", "n_embd"),

@@ -12,14 +12,14 @@ PHI2 = Architecture(
     restored_as="phi",
     rules=(
         *decoder.SIZES,
-        Heads(),
+        Heads(whole=True),
         Rope(("default",), partial=True),
         Epsilon("attention.layer_norm_epsilon", "layer_norm_eps"),
         Fixed("qk_layernorm", False),
         Fixed("hidden_act", "gelu_new"),
     ),
     dimensions=decoder.dimensions,
-    outside=(Embeddings(output_bias=True), norm("model.final_layernorm", bias=True)),
+    outside=(Embeddings(output_bias=True, both=True), norm("model.final_layernorm", bias=True)),
     block=every_layer(
         norm("input_layernorm", bias=True),
         linear("self_attn.q_proj", "n_embd_q", "n_embd", bias=True),

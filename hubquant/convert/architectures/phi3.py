@@ -25,7 +25,7 @@ PHI3 = Architecture(
     name="phi3",
     classes={"Phi3ForCausalLM": "phi3"},
     restored_as="phi3",
-    rules=(*decoder.RULES, LongRope(Rope(("default",), partial=True)), WrittenWindow()),
+    rules=(*decoder.RULES_OF_WHOLE_HEADS, LongRope(Rope(("default",), partial=True)), WrittenWindow()),
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(

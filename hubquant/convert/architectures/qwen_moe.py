@@ -15,8 +15,7 @@ from hubquant.convert.windows import QWEN_WINDOW, DroppedWindow
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-RULES: tuple[Rule, ...] = (
-    *decoder.RULES,
+_EXPERTS: tuple[Rule, ...] = (
     Rope(),
     Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
     Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
@@ -36,14 +35,15 @@ QWEN2_MOE = Architecture(
     classes={"Qwen2MoeForCausalLM": "qwen2_moe"},
     restored_as="qwen2_moe",
     rules=(
-        *RULES,
+        *decoder.RULES_OF_WHOLE_HEADS,
+        *_EXPERTS,
         QWEN_WINDOW,
         Count("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
         Fixed("norm_topk_prob", False),
         Fixed("qkv_bias", True),
     ),
     dimensions=_dimensions,
-    outside=decoder.OUTSIDE,
+    outside=decoder.OUTSIDE_WITH_OUTPUT,
     block=every_layer(
         *qwen2.ATTENTION,
         *moe.routed(),
@@ -56,7 +56,8 @@ QWEN3_MOE = Architecture(
     classes={"Qwen3MoeForCausalLM": "qwen3_moe"},
     restored_as="qwen3_moe",
     rules=(
-        *RULES,
+        *decoder.RULES,
+        *_EXPERTS,
         DroppedWindow(("sliding_window", "use_sliding_window")),
         Fixed("attention_bias", False),
         Fixed("norm_topk_prob", True),

@@ -40,7 +40,7 @@ STABLELM = Architecture(
     restored_as="stablelm",
     rules=(
         *decoder.SIZES,
-        Heads(),
+        Heads(whole=True),
         Rope(("default",), partial=True),
         Epsilon("attention.layer_norm_epsilon", "layer_norm_eps"),
         Switch("use_parallel_residual", "use_parallel_residual"),
@@ -48,7 +48,7 @@ STABLELM = Architecture(
         SILU,
     ),
     dimensions=decoder.dimensions,
-    outside=(Embeddings(), norm("model.norm", bias=True)),
+    outside=(Embeddings(both=True), norm("model.norm", bias=True)),
     block=_block,
     translate=_translate_epoch,
     translated=tuple(_EPOCH_NAMES),

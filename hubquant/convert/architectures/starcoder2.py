@@ -13,7 +13,7 @@ STARCODER2 = Architecture(
     restored_as="starcoder2",
     rules=(
         *decoder.SIZES,
-        Heads(),
+        Heads(whole=True),
         Rope(("default",)),
         DroppedWindow(),
         Epsilon("attention.layer_norm_epsilon", "norm_epsilon"),
