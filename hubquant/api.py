@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubquant.recipe import Recipe, load_recipe
+from hubquant.mix import check_recipe
+from hubquant.recipe import Override, Recipe, load_recipe, override_recipe
 
 if TYPE_CHECKING:
     from hubquant.engine.plan import Plan
@@ -16,23 +17,29 @@ if TYPE_CHECKING:
 RECIPE_FILE = "recipe.yaml"
 
 
-def plan(recipe: Recipe | str | Path, *, overrides: Sequence[str] = (), out: Path | str | None = None) -> Plan:
+def plan(
+    recipe: Recipe | str | Path, *, overrides: Sequence[str | Override] = (), out: Path | str | None = None
+) -> Plan:
     """What ``run`` would do: steps, types, exact sizes, memory, disk and downloads. Raises ``hubquant.HubquantError``.
 
     ``recipe`` is a ``Recipe``, the path of one, a Hub id, a model folder, a GGUF file, ``hub:org/repo``, "quickstart"
     or "default"; ``overrides`` are "quantize.mode=exact" and the like; ``out`` is the output folder, ``<model>-GGUF``
     by default.
     """
-    from hubquant.engine.plan import make_plan
+    if isinstance(recipe, Recipe):
+        loaded = override_recipe(recipe, overrides)
+    else:
+        loaded = load_recipe(str(recipe), overrides, fetch=_fetch_recipe)
+    checked = check_recipe(loaded)
+    from hubquant.engine.plan import make_plan  # after mistakes in the recipe are found: it imports torch
 
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides, fetch=_fetch_recipe)
-    return make_plan(loaded, None if out is None else Path(out))
+    return make_plan(checked, None if out is None else Path(out))
 
 
 def run(
     recipe: Recipe | str | Path,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str | Override] = (),
     out: Path | str | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
@@ -41,10 +48,11 @@ def run(
 
     Arguments as for ``plan``. Raises ``hubquant.HubquantError``.
     """
+    made = plan(recipe, overrides=overrides, out=out)
     from hubquant.engine.progress import Silent
     from hubquant.engine.run import execute
 
-    return execute(plan(recipe, overrides=overrides, out=out), progress or Silent(), fresh=fresh)
+    return execute(made, progress or Silent(), fresh=fresh)
 
 
 def _fetch_recipe(repository: str) -> Path:

@@ -97,7 +97,7 @@ def _explained(source: TextSource, error: Exception) -> HubquantError:
                 why=why,
                 hint="check the network, or use a local file or the bundled text instead",
             )
-    hint = "check config, split and revision in the recipe"
+    hint = "check config, split and revision of the dataset"
     if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError", "HFValidationError"}:
         hint = f"check it at https://huggingface.co/datasets/{name}; if it is private, run: hf auth login"
     return CalibrationError(f"dataset {name} cannot be read", why=why, hint=hint)

@@ -24,7 +24,7 @@ def read_text_file(path: Path) -> str:
         ) from None
     except OSError as error:
         raise CalibrationError(
-            f"{path} cannot be read", why=error.strerror or str(error), hint="check the path in the recipe"
+            f"{path} cannot be read", why=error.strerror or str(error), hint="check the path"
         ) from None
 
 

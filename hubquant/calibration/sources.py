@@ -109,7 +109,7 @@ def _field(source: TextSource, rows: Iterator[Row]) -> Iterator[Document]:
             raise CalibrationError(
                 f"{source.display_name} has no field {source.field!r}",
                 why=f"row {number:,} has: {', '.join(map(str, row)) or 'nothing'}",
-                hint="set field in the recipe to one of them",
+                hint=f"set the source's field to one of them, or rename one to {source.field!r}",
             )
         value = row[source.field]
         if value is None:
@@ -122,7 +122,7 @@ def _field(source: TextSource, rows: Iterator[Row]) -> Iterator[Document]:
             raise CalibrationError(
                 f"row {number:,} of {source.display_name} holds no text",
                 why=f"{source.field!r} is a {type(value).__name__}",
-                hint="set field in the recipe to a field with text or with a list of messages",
+                hint="a source's field must hold text, or a list of messages",
             )
 
 
@@ -134,7 +134,7 @@ def _conversation(value: Any, source: TextSource, number: int) -> Conversation:
         raise CalibrationError(
             f"row {number:,} of {source.display_name} is no conversation",
             why=f"{source.field!r} must be a list of messages with role and content",
-            hint="set field in the recipe to the messages, or remove chat_template",
+            hint="set the source's field to the messages, or leave chat_template out",
         )
     return [message for message in converted if message is not None]
 
@@ -154,7 +154,7 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise CalibrationError(
-            f"{path} cannot be read", why=error.strerror or str(error), hint="check the path in the recipe"
+            f"{path} cannot be read", why=error.strerror or str(error), hint="check the path"
         ) from None
 
 

@@ -11,7 +11,7 @@ import typer
 
 from hubquant import __version__
 from hubquant.cli import convert, evaluate, imatrix, inspect, publish, quantize, run
-from hubquant.cli.line import farewell, has_flag
+from hubquant.cli.line import command, farewell, has_flag
 from hubquant.cli.output import Output, say
 from hubquant.cli.signals import Stopped, stopping
 from hubquant.cli.streams import ReaderGone, guarded
@@ -55,7 +55,11 @@ def _root(
 def run_app(arguments: list[str] | None = None) -> int:
     """The exit code of the command that ``arguments`` are (default: the process's own)."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    output = Output(as_json=has_flag(arguments, "--json"), quiet=has_flag(arguments, "--quiet", "-q"))
+    output = Output(
+        as_json=has_flag(arguments, "--json"),
+        quiet=has_flag(arguments, "--quiet", "-q"),
+        command=command(arguments),
+    )
     _quieten_libraries()
     with guarded(as_json=output.as_json), output.warnings():
         try:

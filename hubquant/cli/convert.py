@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
+from hubquant.cli.settings import converted_type
 from hubquant.units import size
 
 ModelArgument = Annotated[str, Argument(metavar="MODEL", help="A Hub id or a folder.")]
@@ -16,15 +17,16 @@ ModelArgument = Annotated[str, Argument(metavar="MODEL", help="A Hub id or a fol
 
 def convert(
     model: ModelArgument,
-    out: Annotated[Path, Option("--out", "-o", help="The GGUF file to write.")],
+    out: Annotated[Path, Option("--out", "-o", help="The GGUF file to write, or a folder.")],
     type: Annotated[str | None, Option("--type", "-t", help="F32, F16, BF16 or Q8_0 (default: as the source).")] = None,
     pre_tokenizer: PreTokenizerOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Convert a model to one GGUF file, streaming its tensors."""
-    from hubquant.engine.alone import convert as convert_model
-
     output = Output(as_json=as_json, quiet=quiet)
-    made = convert_model(model, out, type, pre_tokenizer, output.progress())
+    chosen = converted_type(type, model) if type else None
+    from hubquant.engine.alone import convert as convert_model  # after the type is right: it imports torch
+
+    made = convert_model(model, out, chosen, pre_tokenizer, output.progress())
     output.data(made.as_dict(), f"{made.path}  {made.type}  {size(made.size)}")

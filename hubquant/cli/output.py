@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hubquant.cli.hints import fitted
 from hubquant.cli.text import finite, message, table
 from hubquant.errors import HubquantError
 from hubquant.units import size
@@ -27,9 +28,12 @@ LINE_EVERY = 5.0  # seconds between progress lines where no bar can be drawn
 
 
 class Output:
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+    """``command`` is the one whose flags hints are to name."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, command: str = "") -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self.command = command
 
     def data(self, value: Any, text: str | Callable[[], str]) -> None:
         """Print ``value`` as JSON with ``--json``, else ``text``."""
@@ -47,7 +51,7 @@ class Output:
         return TerminalProgress() if sys.stderr.isatty() else LineProgress()
 
     def error(self, error: HubquantError) -> None:
-        parts = {"what": error.what, "why": error.why, "hint": error.hint}
+        parts = {"what": error.what, "why": error.why, "hint": fitted(error.hint or "", self.command)}
         shown = {name: message(text) if text else None for name, text in parts.items()}
         if self.as_json:
             say(json.dumps({"event": "error", **shown}))

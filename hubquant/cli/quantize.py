@@ -9,13 +9,14 @@ from typer import Argument, Option
 
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
+from hubquant.cli.settings import imatrix_settings, quantize_settings
 from hubquant.units import size
 
 
 def quantize(
     model: Annotated[str, Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file.")],
     types: Annotated[list[str], Option("--type", "-t", help="A file type such as Q4_K_M; repeat it or use commas.")],
-    out: Annotated[Path, Option("--out", "-o", help="The folder to write to.")],
+    out: Annotated[Path, Option("--out", "-o", help="The folder, or with one type the .gguf file to write.")],
     imatrix: Annotated[
         list[str] | None,
         Option("--imatrix", help="The importance matrix, a file or hub:org/repo/file. Repeat it to add several up."),
@@ -47,13 +48,9 @@ def quantize(
     quiet: QuietOption = False,
 ) -> None:
     """Write a model as GGUF files of several types, reading its weights once."""
-    from hubquant.engine.alone import imatrix_settings, quantize_settings
-    from hubquant.engine.alone import quantize as quantize_model
-
     output = Output(as_json=as_json, quiet=quiet)
-    names = [name.strip() for part in types for name in part.split(",") if name.strip()]
     settings = quantize_settings(
-        names,
+        types,
         mode,
         rules or [],
         pure,
@@ -63,6 +60,8 @@ def quantize(
         allow_requantize,
     )
     matrix = imatrix_settings(imatrix or [], include_weights or [], exclude_weights or [])
+    from hubquant.engine.alone import quantize as quantize_model  # after the settings are right: it imports torch
+
     made = quantize_model(model, settings, matrix, pre_tokenizer, out, output.progress())
     output.data(
         [file.as_dict() for file in made], "\n".join(f"{file.path}  {file.type}  {size(file.size)}" for file in made)

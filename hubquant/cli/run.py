@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hubquant.cli.output import JsonOption, Output, QuietOption
+from hubquant.cli.settings import type_names
 from hubquant.units import size
 
 if TYPE_CHECKING:
     from hubquant.engine.plan import Plan
+    from hubquant.recipe import Override
 
 RecipeArgument = Annotated[
     str,
     typer.Argument(metavar="RECIPE|MODEL", help="A recipe.yaml, Hub id, folder, GGUF file, hub:org/repo, quickstart."),
 ]
-TypesOption = Annotated[str | None, typer.Option("--types", "-t", help="File types, separated by commas: Q8_0,Q4_K_M.")]
+TypesOption = Annotated[
+    list[str] | None, typer.Option("--types", "-t", help="File types, separated by commas: Q8_0,Q4_K_M. Repeatable.")
+]
 PushOption = Annotated[str | None, typer.Option("--push", help="The Hub repository to publish to.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a field: quantize.mode=exact. Repeatable.")
@@ -69,16 +73,21 @@ def plan(
     _show_plan(recipe, _overrides(types, push, pre_tokenizer, set), out, Output(as_json=as_json))
 
 
-def _overrides(types: str | None, push: str | None, pre_tokenizer: str | None, given: list[str] | None) -> list[str]:
+def _overrides(
+    types: list[str] | None, push: str | None, pre_tokenizer: str | None, given: list[str] | None
+) -> list[str | Override]:
+    from hubquant.recipe import Override
+
     options = {
-        "quantize.types": types and f"[{types}]",
-        "publish.to": push,
-        "convert.pre_tokenizer": pre_tokenizer,
+        "--types": ("quantize.types", type_names(types, "--types") if types else None),
+        "--push": ("publish.to", push),
+        "--pre-tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
     }
-    return [*(f"{field}={value}" for field, value in options.items() if value), *(given or [])]
+    flags = [Override(path, value, flag) for flag, (path, value) in options.items() if value]
+    return [*flags, *(given or [])]
 
 
-def _show_plan(recipe: str, overrides: list[str], out: Path | None, output: Output) -> None:
+def _show_plan(recipe: str, overrides: list[str | Override], out: Path | None, output: Output) -> None:
     from hubquant.api import plan as plan_recipe
 
     made = plan_recipe(recipe, overrides=overrides, out=out)

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
+from hubquant.disk import user_path
 from hubquant.errors import UserError
 
 UsageError: Any = typer.BadParameter.__base__
@@ -78,6 +79,16 @@ class Command(TyperCommand):
                     raise UserError(f"{_name(param)}: {value!r} is {wrong}", hint=_instead(ctx, param, value, hints))
         if rest:
             raise _left_over(ctx, given, rest)
+        model, out = given.get("model"), given.get("out")
+        if model and out and _is_one_file(model, out):
+            raise UserError(f"{model} would be written over", why="it is the model", hint="give --out another name")
+
+
+def _is_one_file(first: str, second: str) -> bool:
+    try:
+        return os.path.isfile(second) and os.path.samefile(user_path(first), second)
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.conversion import Conversion, stream
 from hubquant.disk import user_path, writing
@@ -15,7 +16,6 @@ from hubquant.engine.files import (
     ImatrixFacts,
     Weights,
     assign_types,
-    check_fork_types,
     check_quantized,
     file_metadata,
     fork_note,
@@ -32,8 +32,8 @@ from hubquant.engine.source import SourceModel
 from hubquant.engine.steps import write_targets
 from hubquant.engine.workspace import FOLDER, Workspace, fingerprint
 from hubquant.errors import UserError
-from hubquant.mix import file_type
-from hubquant.recipe.schema import Imatrix, Quantize, Rule, TextSource
+from hubquant.recipe.load import GGUF
+from hubquant.recipe.schema import Imatrix, Quantize, TextSource
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from hubquant.hub.push import Pushed
     from hubquant.imatrix import ImportanceMatrix
 
+IMATRIX_HINT = "add --imatrix FILE (hubquant imatrix collect MODEL -o FILE makes one)"
 UNSHARDED = 1 << 62  # bytes
-CONVERTED_TYPES = ("F32", "F16", "BF16", "Q8_0")
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,15 @@ class Readable:
 
 
 def convert(model: str, out: Path, type: str | None, pre_tokenizer: str | None, progress: Progress) -> MadeFile:
+    """``out`` is the file, or a folder that is there."""
+    if not names_file(out) and not out.is_dir():
+        raise UserError(f"{out} is no GGUF file", why="there is no such folder either", hint=f"write -o {out}.gguf")
     source, conversion = open_model(model, pre_tokenizer)
-    chosen = file_type(type or conversion.float_type).name
-    if chosen not in CONVERTED_TYPES:
-        raise UserError(f"convert does not write {chosen}", hint=f"hubquant quantize {model} -t {chosen} -o DIR")
+    chosen = type or conversion.float_type
     check_quantized(source, Quantize())
     readable = open_readable(source, conversion, progress)
-    return _write(readable, Quantize(types=(chosen,)), None, None, {chosen: out}, progress)[0]
+    settings = Quantize(types=(chosen,))
+    return _write(readable, settings, None, None, _paths(out, readable.name, settings.types), progress)[0]
 
 
 def quantize(
@@ -83,8 +85,14 @@ def quantize(
     out: Path,
     progress: Progress,
 ) -> list[MadeFile]:
-    """Quantize a checkpoint or a GGUF file to every type of ``settings`` in one pass."""
-    check_fork_types(settings)
+    """Quantize a checkpoint or a GGUF file to every type of ``settings`` in one pass.
+
+    ``out`` is the file if it ends with .gguf, and else a folder.
+    """
+    if names_file(out) and len(settings.types) > 1:
+        raise UserError(
+            f"{out} is one file, and {len(settings.types)} types are asked for", hint="write -o with a folder"
+        )
     source, conversion = open_model(model, pre_tokenizer)
     check_quantized(source, settings)
     readable = open_readable(source, conversion, progress)
@@ -97,49 +105,18 @@ def quantize(
         # what an earlier call left is gone on with only if it was made with the same matrix
         identity = {**readable.identity, "imatrix": used_artifact(given.artifact, imatrix).fingerprint}
         readable = replace(readable, identity=identity)
-    paths = {ftype: out / f"{readable.name}-{ftype}.gguf" for ftype in settings.types}
-    return _write(readable, settings, matrix, facts, paths, progress)
+    return _write(readable, settings, matrix, facts, _paths(out, readable.name, settings.types), progress)
 
 
-def quantize_settings(
-    types: Sequence[str],
-    mode: Literal["exact", "best"],
-    rules: Sequence[str],
-    pure: bool,
-    output_tensor: str | None,
-    token_embedding: str | None,
-    allow_fork_types: bool,
-    allow_requantize: bool,
-) -> Quantize:
-    """The command line's flags as settings. Raises ``UserError`` for a rule that is not REGEX=TYPE."""
-    parsed = []
-    for rule in rules:
-        match, equals, type = rule.rpartition("=")
-        if not equals or not match or not type:
-            raise UserError(f"{rule!r} is not a tensor rule", hint="write --tensor-type 'ffn_down=Q6_K'")
-        parsed.append(Rule(match=match, type=type))
-    names = tuple(dict.fromkeys(file_type(name).name for name in types))
-    return Quantize(
-        types=names,
-        mode=mode,
-        rules=tuple(parsed),
-        pure=pure,
-        output_tensor=output_tensor,
-        token_embedding=token_embedding,
-        allow_fork_types=allow_fork_types,
-        allow_requantize=allow_requantize,
-    )
+def names_file(out: Path) -> bool:
+    return out.name.lower().endswith(GGUF) and not out.is_dir()
 
 
-def imatrix_settings(references: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> Imatrix:
-    """The command line's matrices and which of their entries are used. Raises ``UserError`` for contradictions."""
-    if include and exclude:
-        raise UserError("--include-weights and --exclude-weights contradict each other", hint="give one of them")
-    if (include or exclude) and not references:
-        raise UserError("there is no importance matrix to choose entries of", hint="add --imatrix FILE")
-    if not all((*include, *exclude)):
-        raise UserError("an empty part of a name stands in every name", hint="write --exclude-weights ffn_down")
-    return Imatrix(files=tuple(references), include_weights=tuple(include), exclude_weights=tuple(exclude))
+def _paths(out: Path, name: str, types: Sequence[str]) -> dict[str, Path]:
+    """Where the file of each type goes."""
+    if names_file(out):
+        return dict.fromkeys(types, out)
+    return {ftype: out / f"{name}-{ftype}.gguf" for ftype in types}
 
 
 def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
@@ -209,7 +186,7 @@ def _write(
     targets = []
     for ftype, path in paths.items():
         assigned = assign_types(readable.weights, ftype, settings, has_imatrix=matrix is not None)
-        types, notes = settle_types(assigned, ftype, matrix.entries.keys() if matrix else ())
+        types, notes = settle_types(assigned, ftype, matrix.entries.keys() if matrix else (), where_from=IMATRIX_HINT)
         for note in (*notes, *fork_note(ftype, types)):
             progress.note(note)
         metadata = file_metadata(readable.weights, ftype, settings, readable.identity["model"], facts)
@@ -227,7 +204,7 @@ def _hidden(path: Path, identity: Mapping[str, str]) -> Path:
     name = f".{path.name}.{fingerprint(dict(identity))[:12]}"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".{path.name}.*"):
+        for leftover in path.parent.glob(f".{escape(path.name)}.*"):
             if not leftover.name.startswith(name):
                 leftover.unlink()
     return path.with_name(name)

@@ -71,7 +71,7 @@ def choose_way(settings: Imatrix, shapes: Shapes, *, can_stream: bool) -> Way:
         raise ImatrixError(
             "a GGUF file cannot be offloaded",
             why="its weights are read back into transformers' model as a whole",
-            hint="collect from the checkpoint, or leave imatrix.offload (--offload) at auto",
+            hint="collect from the checkpoint, or leave imatrix.offload out",
         )
     if settings.offload != "auto":
         return settings.offload

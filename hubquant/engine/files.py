@@ -11,11 +11,10 @@ from pathlib import Path
 from hubquant import __version__
 from hubquant.engine.source import SourceModel
 from hubquant.engine.workspace import Artifact, fingerprint
-from hubquant.errors import GGUFError, RecipeError
+from hubquant.errors import GGUFError
 from hubquant.gguf_file import Layout, TensorEntry, shard, shard_paths
 from hubquant.gguf_file.metadata import Metadata, string, u32
 from hubquant.mix import FTYPES, assign
-from hubquant.quants import FORK_TYPES
 from hubquant.quants.formats import fork_of
 from hubquant.recipe.schema import Quantize
 
@@ -99,27 +98,13 @@ class FilePlan:
         return self.size * 8 / self.n_parameters
 
 
-def check_fork_types(settings: Quantize) -> None:
-    """Raises ``RecipeError`` for a type that only a fork of llama.cpp reads, unless the settings allow such types."""
-    named = [FTYPES[ftype].default for ftype in settings.types] + [rule.type.upper() for rule in settings.rules]
-    named += [type.upper() for type in (settings.output_tensor, settings.token_embedding) if type]
-    found = [name for name in named if name in FORK_TYPES]
-    if found and not settings.allow_fork_types:
-        raise RecipeError(
-            f"{found[0]} is not a type of llama.cpp",
-            why=f"only its fork {fork_of(found)} loads such files",
-            hint="choose Q3_K_M, or add --set quantize.allow_fork_types=true (hubquant quantize: --allow-fork-types)",
-        )
-
-
 def check_quantized(source: SourceModel, settings: Quantize) -> None:
     """Raises ``GGUFError`` for a file that was quantized before, unless the settings allow to do it again."""
     if source.quantized_types and not settings.allow_requantize:
         raise GGUFError(
             f"the file is quantized already: it holds {', '.join(source.quantized_types)} tensors",
             why="quantizing again loses more than quantizing the original",
-            hint="start from the F16, BF16 or F32 file, or add --set quantize.allow_requantize=true "
-            "(hubquant quantize: --allow-requantize)",
+            hint="start from the F16, BF16 or F32 file, or add --set quantize.allow_requantize=true",
         )
 
 

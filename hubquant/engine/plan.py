@@ -20,7 +20,6 @@ from hubquant.engine.files import (
     ImatrixFacts,
     Weights,
     assign_types,
-    check_fork_types,
     check_quantized,
     file_metadata,
     file_name,
@@ -35,7 +34,7 @@ from hubquant.engine.workspace import Artifact, Workspace
 from hubquant.errors import ImatrixError, NotSupportedYet, RecipeError
 from hubquant.gguf_file.metadata import string
 from hubquant.imatrix import collected_names
-from hubquant.mix import file_type, requires_imatrix, without_importance
+from hubquant.mix import requires_imatrix, without_importance
 from hubquant.quants import implemented, needs_importance
 from hubquant.recipe.schema import Recipe
 
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from hubquant.calibration import Chunks
     from hubquant.evaluate import VocabularyCheck
 
-TARGET_SIZE = re.compile(r"^\d+(\.\d+)?\s*(bpw|[KMGT]i?B)$", re.IGNORECASE)
 SHARD_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT])(i?)B$", re.IGNORECASE)
 COMPARED_CHARACTERS = 4_000_000  # of each source; more than a calibration run reads
 
@@ -107,7 +105,6 @@ class Plan:
 
 def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
     """Raises a ``UserError`` for everything that would fail later and can be known now."""
-    recipe = _checked(recipe)
     shard_bytes = parse_size(recipe.publish.shard_size, "publish.shard_size")
     if recipe.publish.to is not None:
         from hubquant.engine.pushing import place_to_publish
@@ -210,31 +207,6 @@ def parse_size(text: str, field: str) -> int:
     return int(float(match[1]) * base ** ("KMGT".index(match[2].upper()) + 1))
 
 
-def _checked(recipe: Recipe) -> Recipe:
-    """The recipe with canonical type names. Raises ``RecipeError`` or ``NotSupportedYet``."""
-    if not recipe.quantize.types:
-        raise RecipeError("quantize.types is empty", hint="name at least one, such as --types Q4_K_M")
-    for name in recipe.quantize.types:
-        if TARGET_SIZE.match(name):
-            raise NotSupportedYet(f"a size as a target ({name})", hint="name a file type, such as Q4_K_M or Q3_K_M")
-    types = tuple(dict.fromkeys(file_type(name).name for name in recipe.quantize.types))
-    gates = {file_type(name).name: bound for name, bound in recipe.gates.kld_mean.items()}
-    unmeasured = [name for name in gates if name not in types or recipe.evaluate.skip]
-    if unmeasured:
-        raise RecipeError(
-            f"gates.kld_mean names {unmeasured[0]}, which is not measured",
-            hint="add it to quantize.types and keep evaluate on",
-        )
-    settings = recipe.quantize.model_copy(update={"types": types})
-    check_fork_types(settings)
-    return recipe.model_copy(
-        update={
-            "quantize": settings,
-            "gates": recipe.gates.model_copy(update={"kld_mean": gates}),
-        }
-    )
-
-
 def _plan_file(
     weights: Weights,
     source: SourceModel,
@@ -245,7 +217,7 @@ def _plan_file(
     shard_bytes: int,
 ) -> FilePlan:
     assigned = assign_types(weights, ftype, recipe.quantize, has_imatrix=facts is not None)
-    types, notes = settle_types(assigned, ftype, covered)
+    types, notes = settle_types(assigned, ftype, covered, where_from="leave imatrix.skip out")
     metadata = file_metadata(weights, ftype, recipe.quantize, source.identity["model"], facts)
     layouts = plan_layouts(weights, types, metadata, shard_bytes)
     return FilePlan(
@@ -287,10 +259,10 @@ def _entries(
 
 
 def settle_types(
-    types: Mapping[str, str], ftype: str, covered: Collection[str]
+    types: Mapping[str, str], ftype: str, covered: Collection[str], *, where_from: str
 ) -> tuple[Mapping[str, str], tuple[str, ...]]:
     """The types of a file, with others for weights whose types need data that an incomplete matrix lacks; and a note
-    that names them.
+    that names them. ``where_from`` says how to get a matrix where there is none.
 
     Raises ``NotSupportedYet`` for what no kernel can write, and ``ImatrixError`` when data is needed and there is none
     at all.
@@ -311,7 +283,7 @@ def settle_types(
         raise ImatrixError(
             f"{ftype} needs an importance matrix",
             why=f"{hungry[0]} would be {types[hungry[0]]} and has no data ({len(hungry)} such tensors)",
-            hint="remove imatrix.skip, give an imatrix.file, or choose Q3_K_M",
+            hint=f"{where_from}, or choose Q3_K_M",
         )
     if not hungry:
         return types, ()

@@ -1,6 +1,17 @@
 """Which tensor gets which type."""
 
 from hubquant.mix.assignment import assign, requires_imatrix, without_importance
+from hubquant.mix.checks import check_recipe, check_settings
 from hubquant.mix.file_types import FTYPES, FileType, file_type, tensor_type
 
-__all__ = ["FTYPES", "FileType", "assign", "file_type", "requires_imatrix", "tensor_type", "without_importance"]
+__all__ = [
+    "FTYPES",
+    "FileType",
+    "assign",
+    "check_recipe",
+    "check_settings",
+    "file_type",
+    "requires_imatrix",
+    "tensor_type",
+    "without_importance",
+]

@@ -51,7 +51,7 @@ def assign(
     target = file_type(ftype)
     if target.name == "NVFP4":
         raise NotSupportedYet("files of type NVFP4", hint="use MXFP4_MOE or Q4_K_M")
-    user_rules = [(_pattern(rule.match), tensor_type(rule.type)) for rule in rules]
+    user_rules = [(pattern(rule.match), tensor_type(rule.type)) for rule in rules]
     output_type = tensor_type(output_tensor) if output_tensor else None
     token_type = tensor_type(token_embedding) if token_embedding else None
     model = Model(
@@ -117,7 +117,8 @@ def _place(model: Model, name: str, seen: Counter[Role]) -> Place:
     return Place(i=i, layer=layer, n=model.n_attention_wv if tensor_role is Role.ATTN_V else model.n_layer)
 
 
-def _pattern(match: str) -> re.Pattern[str]:
+def pattern(match: str) -> re.Pattern[str]:
+    """Searched in lower-case names. Raises ``MixError`` for what is no regular expression."""
     try:
         return re.compile(match.lower())
     except re.error as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from hubquant.errors import MixError
+from hubquant.errors import MixError, NotSupportedYet
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,18 @@ FTYPES: Mapping[str, FileType] = MappingProxyType(
     }
 )
 
+TARGET_SIZE = re.compile(r"^\d+(\.\d+)?\s*(bpw|[KMGT]i?B)$", re.IGNORECASE)
+
 ALIASES: Mapping[str, str] = MappingProxyType({"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"})
 
 
 def file_type(name: str) -> FileType:
-    """The file type called ``name``, case-insensitive, llama-quantize's short names included. Raises MixError."""
+    """The file type called ``name``, case-insensitive, llama-quantize's short names included.
+
+    Raises ``MixError``, or ``NotSupportedYet`` for a size.
+    """
+    if TARGET_SIZE.match(name):
+        raise NotSupportedYet(f"a size as a target ({name})", hint="name a file type, such as Q4_K_M or Q3_K_M")
     canonical = ALIASES.get(name.upper(), name.upper())
     if canonical not in FTYPES:
         raise MixError(f"unknown file type {name!r}", hint=_suggestion(name, FTYPES))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from hubquant.disk import user_path
 from hubquant.errors import RecipeError
 from hubquant.plain_yaml import load_yaml
+from hubquant.recipe.explain import explain
 from hubquant.recipe.schema import HUB_ID, HUB_PREFIX, Recipe
 from hubquant.recipe.trust import check_stranger
 
@@ -24,21 +26,48 @@ GGUF = ".gguf"
 PACKAGED = ("quickstart", "default")
 
 
-def load_recipe(reference: str, overrides: Sequence[str] = (), *, fetch: Callable[[str], Path] | None = None) -> Recipe:
+@dataclass(frozen=True)
+class Override:
+    """Plain data for the field at ``path``, with dots; ``typed`` is what the user said it with."""
+
+    path: str
+    value: Any
+    typed: str
+
+
+def load_recipe(
+    reference: str, overrides: Sequence[str | Override] = (), *, fetch: Callable[[str], Path] | None = None
+) -> Recipe:
     """The recipe that ``reference`` names, with ``key.path=value`` overrides applied before it is checked.
 
     ``fetch`` downloads the ``recipe.yaml`` of a Hub repository; it is needed for ``hub:org/repo`` only.
     """
+    given = list(map(_override, overrides))
     data = _read(reference, fetch)
     if reference.startswith(HUB_PREFIX):
-        data = _of_a_stranger(data, reference, overrides)
+        data = _of_a_stranger(data, reference, given)
+    return _overridden(data, reference, given)
+
+
+def override_recipe(recipe: Recipe, overrides: Sequence[str | Override]) -> Recipe:
+    """``recipe`` with other values for some of its fields. Raises ``RecipeError``."""
+    if not overrides:
+        return recipe
+    data = {"model": {}, **recipe.model_dump(mode="json", exclude_defaults=True)}
+    return _overridden(data, "recipe", list(map(_override, overrides)))
+
+
+def _overridden(data: Any, origin: str, overrides: Sequence[Override]) -> Recipe:
     for override in overrides:
         _apply_override(data, override)
-    return parse_recipe(data, reference)
+    return parse_recipe(data, origin, {override.path: override.typed for override in overrides})
 
 
-def parse_recipe(data: Any, origin: str = "recipe") -> Recipe:
-    """Validate plain data. Raises ``RecipeError`` with the first problem and the nearest valid name."""
+def parse_recipe(data: Any, origin: str = "recipe", typed: Mapping[str, str] = MappingProxyType({})) -> Recipe:
+    """Validate plain data. Raises ``RecipeError`` with the first problem and the nearest valid name.
+
+    ``typed`` is, by field, how the user has overridden it.
+    """
     if not isinstance(data, dict):
         raise RecipeError(f"{origin} is not a recipe", why="a recipe is a mapping of keys to values")
     data = dict(data)
@@ -47,7 +76,7 @@ def parse_recipe(data: Any, origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise _explain(error, origin) from None
+        raise explain(error, origin, typed) from None
 
 
 def model_reference(text: str) -> dict[str, str]:
@@ -112,56 +141,32 @@ def _parse_yaml(text: str, origin: str) -> Any:
         raise RecipeError(f"{origin}{where} is not YAML that a recipe is written in", why=why) from None
 
 
-def _of_a_stranger(data: Any, reference: str, overrides: Sequence[str]) -> Any:
+def _of_a_stranger(data: Any, reference: str, overrides: Sequence[Override]) -> Any:
     """Checked by itself, as it will be understood: what the user overrides is the user's own."""
     if isinstance(data, dict) and isinstance(data.get("model"), str):
         data = {**data, "model": {"id": data["model"]}}  # whatever lies here under that name
-    check_stranger(parse_recipe(data, reference), reference, [override.partition("=")[0] for override in overrides])
+    check_stranger(parse_recipe(data, reference), reference, [override.path for override in overrides])
     return data
 
 
-def _apply_override(data: Any, override: str) -> None:
-    path, equals, value = override.partition("=")
-    keys = path.strip().split(".")
+def _override(given: str | Override) -> Override:
+    if isinstance(given, Override):
+        return given
+    path, equals, value = given.partition("=")
+    keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):
-        raise RecipeError(f"--set {override!r} is not an override", hint="write --set quantize.mode=exact")
+        raise RecipeError(f"--set {given!r} is not an override", hint="write --set quantize.mode=exact")
+    path = ".".join(keys)
+    return Override(path, _parse_yaml(value, f"--set {path}"), f"--set {path}")
+
+
+def _apply_override(data: Any, override: Override) -> None:
+    keys = override.path.split(".")
     place = data
     for position, key in enumerate(keys[:-1]):
         if isinstance(place, dict) and key == "model" and isinstance(place.get("model"), str):
             place["model"] = model_reference(place["model"])
         place = place.setdefault(key, {}) if isinstance(place, dict) else None
         if not isinstance(place, dict):
-            raise RecipeError(f"--set {override!r}", why=f"{'.'.join(keys[: position + 1])} has no keys below it")
-    place[keys[-1]] = _parse_yaml(value, f"--set {path}")
-
-
-def _explain(error: ValidationError, origin: str) -> RecipeError:
-    problem = error.errors()[0]
-    more = error.error_count() - 1
-    location = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    rest = f" (and {more} more)" if more else ""
-    if problem["type"] == "extra_forbidden":
-        valid = _valid_names(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"valid here: {', '.join(valid)}"
-        return RecipeError(f"{origin}: unknown key {location}{rest}", hint=hint)
-    if problem["type"] == "missing":
-        return RecipeError(f"{origin}: {location} is missing{rest}", hint=f"add it, or pass --set {location}=…")
-    message = problem["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
-    return RecipeError(f"{origin}: {location}{rest}", why=message[:1].lower() + message[1:] + given)
-
-
-def _valid_names(location: Sequence[str | int]) -> list[str]:
-    """The field names of the model that stands at ``location``."""
-    model: type[BaseModel] = Recipe
-    for part in location:
-        if isinstance(part, str) and part in model.model_fields:
-            model = _nested_model(model.model_fields[part].annotation) or model
-    return list(model.model_fields)
-
-
-def _nested_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((m for a in getattr(annotation, "__args__", ()) if (m := _nested_model(a))), None)
+            raise RecipeError(override.typed, why=f"{'.'.join(keys[: position + 1])} has no keys below it")
+    place[keys[-1]] = override.value

@@ -1,13 +1,17 @@
 """Recipes: every way to name one, and every mistake in one."""
 
+import re
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from hubquant.errors import RecipeError
-from hubquant.recipe import dump_recipe, load_recipe, parse_recipe
+from hubquant.recipe import Override, Recipe, dump_recipe, load_recipe, override_recipe, parse_recipe, schema
 
 
 def test_a_model_id_is_a_recipe() -> None:
@@ -180,3 +184,122 @@ def test_a_name_on_the_hub_is_not_a_folder_of_this_machine(tmp_path: Path, monke
 def test_recipes_are_mappings() -> None:
     with pytest.raises(RecipeError, match="mapping"):
         parse_recipe(["model"])
+
+
+PYDANTIC = (
+    *("a valid", "input should", "instance of", "tuple", "dictionary", "pydantic", "string", "integer", "boolean"),
+    *("unable to", "parsing", "model_", "validation"),
+)
+WRONG: dict[str, Any] = {
+    "number": 7,
+    "fraction": 7.5,
+    "negative": -3,
+    "text": "zzz",
+    "empty": "",
+    "truth": True,
+    "nothing": None,
+    "list": [1, {"zzz": 1}],
+    "list of lists": [[1]],
+    "mapping": {"zzz": {"zzz": []}},
+    "odd keys": {1: 2},
+    "date": date(2026, 11, 29),
+    "not a number": float("nan"),
+    "long": "z" * 5000,
+}
+
+
+def _fields(model: type[BaseModel] = Recipe, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every field of the schema; "0" stands for the first of a list."""
+    for name, info in model.model_fields.items():
+        yield (*above, name)
+        for nested in re.findall(r"hubquant\.recipe\.schema\.(\w+)", str(info.annotation)):
+            kind = getattr(schema, nested)
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _fields(kind, (*above, name, "0") if "tuple" in str(info.annotation) else (*above, name))
+
+
+def _with(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A recipe with ``value`` at ``path``."""
+    data: dict[str, Any] = {"model": {"id": "org/name"}}
+    place: Any = data
+    for part, after in zip(path, (*path[1:], None), strict=True):
+        if after is None:
+            place[part] = value
+        else:
+            place = place[0] if part == "0" else place.setdefault(part, [{}] if after == "0" else {})
+    return data
+
+
+@pytest.mark.parametrize("path", _fields(), ids=".".join)
+def test_a_wrong_kind_of_value_is_explained_in_plain_words(path: tuple[str, ...]) -> None:
+    refused = 0
+    for value in WRONG.values():
+        try:
+            parse_recipe(_with(path, value), "recipe.yaml")
+        except RecipeError as error:
+            refused += 1
+            message = f"{error} {error.hint or ''}".lower()
+            assert not [word for word in PYDANTIC if word in message], message
+            assert path[0] in message
+            assert len(message) < 500
+    assert refused >= len(WRONG) // 2
+
+
+def test_every_field_is_covered() -> None:
+    assert {("quantize", "rules", "0", "match"), ("gates", "kld_mean"), ("model", "id")} <= set(_fields())
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "hint"),
+    [
+        ("quantize.types=Q8_0", "--set quantize.types must be a list, not 'Q8_0'", "--set quantize.types=[Q8_0]"),
+        ("quantize.types=[1]", "--set quantize.types: quantize.types.0 must be text, not 1", "'1'"),
+        ("quantize.mode=Exat", "--set quantize.mode must be one of exact, best, not 'Exat'", "did you mean exact?"),
+        ("quantize.pure=maybe", "--set quantize.pure must be true or false, not 'maybe'", "quantize.pure=true"),
+        ("calibration.chunks=0", "must be a whole number larger than 0, not 0", "--set calibration.chunks=250"),
+        ("calibration.chunk_size=3", "must be a whole number of at least 16, not 3", "calibration.chunk_size=512"),
+        ("calibration.chunks=2.5", "must be a whole number larger than 0, not 2.5", "250"),
+        ("evaluate=skip", "--set evaluate must be a mapping of keys to values, not 'skip'", "its keys are sources"),
+        ("gates.kld_mean=0.05", "must be a mapping of names to numbers, not 0.05", "{name: 0.05}"),
+        ("gates.kld_mean={Q4_K_M: low}", "gates.kld_mean.Q4_K_M must be a number, not 'low'", "Q4_K_M=0.05"),
+        ("model.revision=1234567", "--set model.revision must be text, not 1234567", "'1234567'"),
+        ("imatrix.include_weights=['']", "must be text that is not empty", "text"),
+        ("chunks=10", "--set chunks: unknown key chunks", "did you mean calibration.chunks or evaluate.chunks?"),
+        ("mode=exact", "unknown key mode", "did you mean quantize.mode?"),
+        ("quantize.xyzzy=1", "unknown key quantize.xyzzy", "valid here: types, mode"),
+        ("calibration.sources=[{file: a.txt, weight: 0}]", "sources.0.weight must be a number larger than 0", "1.0"),
+    ],
+)
+def test_messages_say_what_a_field_takes(override: str, what: str, hint: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe("org/name", [override])
+    assert what in str(error.value)
+    assert hint in (error.value.hint or "")
+
+
+def test_in_a_file_the_message_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: org/name\nquantize: {types: Q8_0}", "utf-8")
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(path))
+    assert str(error.value) == f"{path}: quantize.types must be a list, not 'Q8_0'"
+    assert error.value.hint == "write types: [Q8_0]"
+    path.write_text("quantize: {types: [Q8_0]}", "utf-8")
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(path))
+    assert error.value.what == f"{path}: model is missing"
+
+
+def test_a_flag_is_named_as_it_was_typed() -> None:
+    with pytest.raises(RecipeError, match="--push must be text"):
+        load_recipe("org/name", [Override("publish.to", 5, "--push")])
+
+
+def test_a_recipe_object_takes_overrides() -> None:
+    recipe = load_recipe("org/name", ["calibration.chunks=3", "quantize.types=[Q4_0]"])
+    changed = override_recipe(recipe, ["quantize.mode=exact", "model.revision=v2"])
+    assert (changed.quantize.mode, changed.quantize.types, changed.model.revision) == ("exact", ("Q4_0",), "v2")
+    assert changed.calibration == recipe.calibration
+    assert override_recipe(recipe, []) == recipe
+    with pytest.raises(RecipeError, match=r"--set quantize\.mode must be one of"):
+        override_recipe(recipe, ["quantize.mode=fast"])

@@ -1,0 +1,22 @@
+"""Hints speak of settings as ``hubquant run`` takes them; other commands have flags for some of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+FLAGS: Mapping[str, Mapping[str, str]] = {
+    "quantize": {
+        "--set quantize.allow_requantize=true": "--allow-requantize",
+        "--set quantize.allow_fork_types=true": "--allow-fork-types",
+        "with a rule": "with --tensor-type",
+    },
+    "convert": {"add --set quantize.allow_requantize=true": "use hubquant quantize with --allow-requantize"},
+    "imatrix collect": {"leave imatrix.offload out": "leave --offload out"},
+}
+
+
+def fitted(hint: str, command: str) -> str:
+    """``hint`` with the flags of ``command``."""
+    for setting, flag in FLAGS.get(command, {}).items():
+        hint = hint.replace(setting, flag)
+    return hint

@@ -1,0 +1,78 @@
+"""Flags as settings, checked before torch and transformers are imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from hubquant.errors import UserError
+
+if TYPE_CHECKING:
+    from hubquant.recipe.schema import Imatrix, Quantize
+
+CONVERTED_TYPES = ("F32", "F16", "BF16", "Q8_0")
+
+
+def type_names(texts: Sequence[str], flag: str) -> list[str]:
+    """The file types in texts like "Q8_0,q4_k_m", each once. Raises ``UserError`` for none, or for an unknown one."""
+    from hubquant.mix import file_type
+
+    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"{flag} names no type", hint=f"write {flag} Q8_0,Q4_K_M")
+    try:
+        return list(dict.fromkeys(file_type(name).name for name in names))
+    except UserError as error:
+        raise UserError(f"{flag}: {error.what}", why=error.why, hint=error.hint) from None
+
+
+def converted_type(text: str, model: str) -> str:
+    """What ``hubquant convert`` writes. Raises ``UserError`` for a type that needs ``hubquant quantize``."""
+    [name] = type_names([text], "--type")
+    if name not in CONVERTED_TYPES:
+        raise UserError(f"convert does not write {name}", hint=f"hubquant quantize {model} -t {name} -o DIR")
+    return name
+
+
+def quantize_settings(
+    types: Sequence[str],
+    mode: Literal["exact", "best"],
+    rules: Sequence[str],
+    pure: bool,
+    output_tensor: str | None,
+    token_embedding: str | None,
+    allow_fork_types: bool,
+    allow_requantize: bool,
+) -> Quantize:
+    """Raises ``UserError`` for a name that no type has, and for a rule that is not REGEX=TYPE."""
+    from hubquant.mix import check_settings
+    from hubquant.recipe.schema import Quantize, Rule
+
+    parsed = []
+    for rule in rules:
+        match, equals, type = rule.rpartition("=")
+        if not equals or not match or not type:
+            raise UserError(f"{rule!r} is not a tensor rule", hint="write --tensor-type 'ffn_down=Q6_K'")
+        parsed.append(Rule(match=match, type=type))
+    settings = Quantize(
+        types=tuple(type_names(types, "--type")),
+        mode=mode,
+        rules=tuple(parsed),
+        pure=pure,
+        output_tensor=output_tensor,
+        token_embedding=token_embedding,
+        allow_fork_types=allow_fork_types,
+        allow_requantize=allow_requantize,
+    )
+    return check_settings(settings)
+
+
+def imatrix_settings(references: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> Imatrix:
+    """Matrices and which of their entries are used. Raises ``UserError`` for contradictions."""
+    from hubquant.recipe.schema import Imatrix
+
+    if include and exclude:
+        raise UserError("--include-weights and --exclude-weights contradict each other", hint="give one of them")
+    if (include or exclude) and not references:
+        raise UserError("there is no importance matrix to choose entries of", hint="add --imatrix FILE")
+    return Imatrix(files=tuple(references), include_weights=tuple(include), exclude_weights=tuple(exclude))
