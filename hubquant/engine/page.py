@@ -43,6 +43,7 @@ class Page(BaseModel):
     evaluation: tuple[CardText, ...]
     recipe: Recipe
     made_with: MadeWith
+    not_as_source: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, plan: Plan) -> Page:
@@ -61,6 +62,7 @@ class Page(BaseModel):
             evaluation=tuple(map(_text, recipe.evaluate.sources)) if plan.evaluation else (),
             recipe=public_recipe(recipe, model),
             made_with=_made_with(plan),
+            not_as_source=plan.conversion.notes,
         )
 
     @classmethod
@@ -108,6 +110,7 @@ class Page(BaseModel):
             tokens_scored=scored,
             plot=PLOT if scored else None,
             verified=True,
+            not_as_source=self.not_as_source,
         )
         text = render(card).encode()
         return {**contents, MEASUREMENTS: dump_measurements(files, hashlib.sha256(text).hexdigest()), CARD: text}

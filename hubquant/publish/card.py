@@ -56,7 +56,8 @@ class Card:
     that are not in it. ``repo_id`` and ``model_id`` are ``None`` for a local folder and a local model; ``base_models``
     are Hub ids. ``others`` are paths of files that nothing is known of. ``calibration`` is empty where no imatrix was
     collected, ``evaluation`` where nothing was measured. ``imatrix`` and ``plot`` are paths in the repository;
-    ``tokens_calibrated`` and ``tokens_scored`` count tokens.
+    ``tokens_calibrated`` and ``tokens_scored`` count tokens. ``not_as_source`` says what the source model has or
+    computes and the files do not.
     """
 
     model_name: str
@@ -78,6 +79,7 @@ class Card:
     tokens_scored: int = 0
     plot: str | None = None
     verified: bool = False
+    not_as_source: tuple[str, ...] = ()
 
 
 class _Dumper(yaml.SafeDumper):

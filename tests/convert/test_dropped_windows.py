@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from hubquant.convert.config import read_architecture
 from hubquant.convert.restore import load_model
 from tests.convert.test_llama_cpp import IDS, logits, relative_error
+from tests.support.cli import hubquant
 from tests.support.conversion import build_uneven, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
@@ -67,6 +68,7 @@ def test_the_file_is_the_original_up_to_the_window(family: str, settings: dict[s
     expected = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
     (note,) = write_gguf(folder, tmp_path / "model.gguf", "F32").notes
     assert "more than 64 tokens" in note
+    assert note in " ".join(hubquant("plan", str(folder), "-t", "Q8_0").out.split())
     with LlamaCpp(tmp_path / "model.gguf") as llama:
         found = llama.logits(IDS)
     assert relative_error(found[:64], expected[:64]) <= 1e-3

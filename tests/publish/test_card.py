@@ -81,6 +81,13 @@ def test_front_matter_is_what_the_hub_reads() -> None:
     }
 
 
+def test_what_is_not_as_in_the_source_model_is_told() -> None:
+    assert "What is not as in the source model" not in render(CARD)
+    body = render(replace(CARD, not_as_source=("texts of more than 4,096 tokens come out otherwise", "<b>")))
+    lines = body[body.index("What is not as in the source model:") :].splitlines()
+    assert lines[1:5] == ["", "- texts of more than 4,096 tokens come out otherwise", "- &lt;b&gt;", ""]
+
+
 def test_body_tells_how_to_run_and_what_was_measured() -> None:
     body = ModelCard(render(CARD)).text
     for line in [
