@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -14,6 +15,8 @@ import xxhash
 from hubquant.errors import DiskFullError, OutputError
 
 _PIECE = 1 << 22  # bytes
+_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_TEXT_FILES = (".txt", ".raw", ".md", ".json", ".jsonl", ".parquet", ".csv")
 
 
 def user_path(text: str) -> Path:
@@ -32,6 +35,11 @@ def inside(name: str) -> str:
 def without_folders(path: str) -> str:
     """What may be shown of a file or folder of this machine: its name."""
     return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or path
+
+
+def public_name(name: str) -> str:
+    """Of a text that was read: a dataset's id as it is, a path of some machine without its folders."""
+    return name if _ID.fullmatch(name) and not name.endswith(_TEXT_FILES) else without_folders(name)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from hubquant.gguf_file.metadata import KV, Metadata, f32, i32, string, strings,
 HUB = "https://huggingface.co/"
 MAX_TEXT = 500
 MAX_ITEMS = 100
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_ADDRESS = re.compile(r"https?://.+")
 
 # general.sampling.* key, names in generation_config.json, type
 _SAMPLING: tuple[tuple[str, tuple[str, ...], Callable[[Any], KV]], ...] = (
@@ -59,7 +60,7 @@ def general_metadata(
         "size_label": names.get("size_label") or size,
         "license": ",".join(_texts(card.get("license"))),
         "license.name": _text(card.get("license_name")),
-        "license.link": _text(card.get("license_link")),
+        "license.link": _link(card.get("license_link")),
         "repo_url": repo_url,
         "source.repo_url": HUB + model_id if model_id and _HUB_ID.fullmatch(model_id) else None,
     }
@@ -90,7 +91,11 @@ def _names(model_id: str | None, n_parameters: int) -> dict[str, str]:
 
 
 def _origins(kind: str, ids: list[str], n_parameters: int) -> Metadata:
-    """``general.base_model.*`` or ``general.dataset.*`` for a list of Hub ids or addresses."""
+    """``general.base_model.*`` or ``general.dataset.*`` for a list of Hub ids, addresses or plain names.
+
+    Cards that training tools write may hold paths of the machine they ran on, which are left out.
+    """
+    ids = [id for id in ids if ("/" not in id and "\\" not in id) or _HUB_ID.fullmatch(id) or _ADDRESS.fullmatch(id)]
     if not ids:
         return {}
     keys: Metadata = {f"general.{kind}.count": u32(len(ids))}
@@ -124,6 +129,12 @@ def _text(value: object) -> str | None:
     text = "no" if value is False else value if isinstance(value, str) else str(value) if _is_number(value) else ""
     text = text.encode("utf-8", "replace").decode().strip()[:MAX_TEXT]
     return text or None
+
+
+def _link(value: object) -> str | None:
+    """An address, or a file beside the card."""
+    text = _text(value)
+    return text if text and (_ADDRESS.fullmatch(text) or not re.match(r"[/~\\]|[A-Za-z]:", text)) else None
 
 
 def _texts(value: object) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.conversion import FLOATS, Conversion, file_order
+from hubquant.convert.general import HUB
 from hubquant.convert.headers import TensorInfo
 from hubquant.convert.restore import load_model, read_config, read_tensor
 from hubquant.convert.tables import Bundle
@@ -118,11 +119,16 @@ def open_gguf(path: Path) -> GGUFSource:
 
 
 def _card(metadata: Metadata) -> dict[str, object]:
-    """What the file says of its licence and languages, as a model card does."""
+    """What the file says of its licence, its languages and its model, as a model card does."""
     known = {"license": "license", "license_name": "license.name", "license_link": "license.link"}
     lists = {"language": "languages", "tags": "tags"}
     found = {name: metadata.get(f"general.{key}") for name, key in (known | lists).items()}
-    return {name: list(kv.value) if isinstance(kv.value, tuple) else kv.value for name, kv in found.items() if kv}
+    card: dict[str, object] = {
+        name: list(kv.value) if isinstance(kv.value, tuple) else kv.value for name, kv in found.items() if kv
+    }
+    addresses = [metadata.get(f"general.{key}.repo_url") for key in ("source", "base_model.0")]
+    models = [str(kv.value).removeprefix(HUB) for kv in addresses if kv]
+    return {**card, "base_model": models[0]} if models else card
 
 
 def _hparams(file: GGUFFile, architecture: str) -> dict[str, int]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hubquant.disk import user_path
+from hubquant.disk import public_name, user_path
 from hubquant.engine.files import ImatrixFacts, Weights
 from hubquant.engine.workspace import Artifact
 from hubquant.errors import ImatrixError
@@ -20,7 +20,7 @@ from hubquant.recipe.schema import HUB_PREFIX, Imatrix
 @dataclass(frozen=True)
 class GivenImatrix:
     """``matrix`` has all entries, also those that are not used; ``path`` is the GGUF file that holds it just so, None
-    where there is no such file (several were merged, or it is a .dat)."""
+    where there is no such file (several were merged, it is a .dat, or it names a text with its folders)."""
 
     path: Path | None
     matrix: ImportanceMatrix
@@ -34,16 +34,18 @@ def open_imatrix(settings: Imatrix, weights: Weights) -> GivenImatrix:
     references = settings.given
     paths = [imatrix_path(reference) for reference in references]
     matrix = read_sum(paths).fit(weights.shapes)
-    datasets = matrix.datasets or ("",)
+    # llama-imatrix records the text as it was typed, with its folders; what is published shows its name only
+    datasets = tuple(map(public_name, matrix.datasets))
+    as_it_is = datasets == matrix.datasets and len(paths) == 1 and is_gguf(paths[0])
+    matrix = replace(matrix, datasets=datasets)
     facts = ImatrixFacts(
         ", ".join(path.name for path in paths),
-        datasets[0],
+        datasets[0] if datasets else "",
         len(used_names(matrix.entries, settings)),
         matrix.chunk_count,
     )
     digests = "+".join(map(_sha256, paths))
-    path = paths[0] if len(paths) == 1 and is_gguf(paths[0]) else None
-    return GivenImatrix(path, matrix, facts, Artifact("imatrix", {"sha256": digests}))
+    return GivenImatrix(paths[0] if as_it_is else None, matrix, facts, Artifact("imatrix", {"sha256": digests}))
 
 
 def read_sum(paths: Sequence[Path], weights: Sequence[float] | None = None) -> ImportanceMatrix:

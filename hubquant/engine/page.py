@@ -16,7 +16,7 @@ from hubquant.publish.card import Card, CardText, EarlierFile, render
 from hubquant.publish.measurements import FileMeasurement, MadeWith, dump_measurements, read_measurements
 from hubquant.publish.plot import plot
 from hubquant.recipe import dump_recipe
-from hubquant.recipe.public import base_models, needed_files, placed, public_recipe
+from hubquant.recipe.public import base_models, local_recipe, needed_files, placed, public_recipe
 from hubquant.recipe.schema import ModelReference, Recipe, TextSource
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ STATE = "page.json"
 
 
 class Page(BaseModel):
-    """What there is to tell besides the files; it is kept so that they can be published later. ``recipe`` names no
-    place of this machine and none to publish to."""
+    """What there is to tell besides the files; it is kept so that they can be published later. Neither recipe names a
+    place to publish to, and the one that is published none of this machine."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,6 +42,7 @@ class Page(BaseModel):
     tokens_calibrated: int
     evaluation: tuple[CardText, ...]
     recipe: Recipe
+    local_recipe: Recipe
     made_with: MadeWith
     not_as_source: tuple[str, ...] = ()
 
@@ -61,6 +62,7 @@ class Page(BaseModel):
             tokens_calibrated=plan.calibration.n_tokens if plan.calibration else 0,
             evaluation=tuple(map(_text, recipe.evaluate.sources)) if plan.evaluation else (),
             recipe=public_recipe(recipe, model),
+            local_recipe=local_recipe(recipe, model),
             made_with=_made_with(plan),
             not_as_source=plan.conversion.notes,
         )
@@ -80,12 +82,12 @@ class Page(BaseModel):
         """The page by path. ``others`` are files that are there without measurements; ``to`` is the repository."""
         current = [file.measured for file in files if not file.made_with.differences(self.made_with)]
         reproduced = [file.type for file in files if file.made_with.is_reproduced_by(self.made_with)]
-        recipe = placed(self.recipe, reproduced, to)
+        recipe = placed(self.recipe if to else self.local_recipe, reproduced, to)
         contents = {RECIPE: dump_recipe(recipe).encode()}
         scored = max((file.divergence.n_tokens for file in current if file.divergence), default=0)
         if scored:
             contents[PLOT] = plot(current, f"{self.model_name}: size and divergence")
-        needs = needed_files(recipe)
+        needs = needed_files(placed(self.recipe, reproduced, to))
         card = Card(
             model_name=self.model_name,
             files=tuple(current),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hubquant.disk import without_folders
-from hubquant.recipe.schema import HUB_ID, HUB_PREFIX, ModelReference, Publish, Recipe
+from hubquant.recipe.schema import HUB_ID, HUB_PREFIX, Frozen, ModelReference, Publish, Recipe
 
 IMATRIX = "imatrix.gguf"
 
@@ -15,25 +15,44 @@ IMATRIX = "imatrix.gguf"
 def public_recipe(recipe: Recipe, model: ModelReference | None) -> Recipe:
     """Files and folders by their names alone; ``model`` pins the model where it is on the Hub. Given importance
     matrices of this machine are the one that lies beside the recipe."""
-    names = _Names()
-    reference = recipe.model
-    changed: dict[str, Any] = {
-        "model": model
-        if model
-        else reference.model_copy(update={"folder": names.of(reference.folder), "file": names.of(reference.file)}),
-        "publish": Publish(shard_size=recipe.publish.shard_size, base_model=recipe.publish.base_model),
-    }
+    recipe = _with_paths(_pinned(recipe, model), _Names().of)
+    if all(reference.startswith(HUB_PREFIX) for reference in recipe.imatrix.given):
+        return recipe
+    return recipe.model_copy(update={"imatrix": recipe.imatrix.model_copy(update={"file": IMATRIX, "files": ()})})
+
+
+def local_recipe(recipe: Recipe, model: ModelReference | None) -> Recipe:
+    """What runs on this machine from any folder."""
+    recipe = _with_paths(_pinned(recipe, model), _absolute)
+    matrices = [name if name.startswith(HUB_PREFIX) else _absolute(name) for name in recipe.imatrix.given]
+    update = {"files": tuple(matrices)} if recipe.imatrix.files else {"file": next(iter(matrices), None)}
+    return recipe.model_copy(update={"imatrix": recipe.imatrix.model_copy(update=update)})
+
+
+def _pinned(recipe: Recipe, model: ModelReference | None) -> Recipe:
+    publish = Publish(shard_size=recipe.publish.shard_size, base_model=recipe.publish.base_model)
+    return recipe.model_copy(update={"model": model or recipe.model, "publish": publish})
+
+
+def _with_paths(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
+    def of(settings: Frozen, *fields: str) -> Any:
+        found = {field: getattr(settings, field) for field in fields}
+        return settings.model_copy(update={field: change(path) for field, path in found.items() if path})
+
+    changed: dict[str, Any] = {"model": of(recipe.model, "folder", "file")}
     for part in ("calibration", "evaluate"):
         settings = getattr(recipe, part)
-        sources = tuple(source.model_copy(update={"file": names.of(source.file)}) for source in settings.sources)
+        sources = tuple(of(source, "file") for source in settings.sources)
         changed[part] = settings.model_copy(update={"sources": sources})
-    if not all(reference.startswith(HUB_PREFIX) for reference in recipe.imatrix.given):
-        changed["imatrix"] = recipe.imatrix.model_copy(update={"file": IMATRIX, "files": ()})
     return recipe.model_copy(update=changed)
 
 
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
 def placed(recipe: Recipe, types: Sequence[str], to: str | None) -> Recipe:
-    """A public recipe for all ``types``, whose matrix is that of the repository ``to``."""
+    """The recipe for all ``types``; the matrix beside a public one is that of the repository ``to``."""
     changed: dict[str, Any] = {}
     if types:
         ordered = [
@@ -70,10 +89,8 @@ class _Names:
     def __init__(self) -> None:
         self._paths: dict[str, str] = {}
 
-    def of(self, path: str | None) -> str | None:
-        if path is None:
-            return None
-        first = without_folders(os.path.abspath(os.path.expanduser(path)))
+    def of(self, path: str) -> str:
+        first = without_folders(_absolute(path))
         name, number = first, 1
         while self._paths.setdefault(name, path) != path:
             number += 1

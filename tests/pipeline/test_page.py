@@ -1,7 +1,8 @@
-"""A repository that grows: types are added to what is there, in the folder and on the Hub."""
+"""The page of a repository: types are added to what is there, and nothing is shown of the machine it was made on."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hubquant.calibration.bundled import bundled_path
+from hubquant.imatrix import ImportanceMatrix
 from tests.support.cli import hubquant
 from tests.support.localhub import LocalHub
 
@@ -105,3 +108,57 @@ def test_a_repository_of_somebody_else_is_not_published_over(hub: LocalHub, sour
     outcome = hubquant("publish", str(tmp_path / "b"), "--to", TARGET)
     assert outcome.code == 0, outcome.err
     assert "was edited there; the edit stays in its history" in outcome.err
+
+
+def test_what_is_published_of_a_local_model_shows_no_path(
+    hub: LocalHub, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "private"
+    model = private / "my-llama"
+    shutil.copytree(tiny_llama, model)
+    card = "---\nlicense: apache-2.0\nbase_model: [org/base, /home/me/base, ./base]\ndatasets: [/home/me/texts]\n---\n"
+    (model / "README.md").write_text(card)
+    (private / "held-out.txt").write_text(bundled_path("test").read_text()[:20_000])
+    matrix = private / "secret.gguf"
+    assert (
+        hubquant("imatrix", "collect", str(model), "-o", str(matrix), "--chunks", "1", "--chunk-size", "16").code == 0
+    )
+    dataclasses.replace(ImportanceMatrix.load(matrix), datasets=(str(private / "diary.txt"),)).save(matrix)
+    settings = (f"imatrix.file={matrix}", f"evaluate.sources=[{{file: {private / 'held-out.txt'}}}]")
+    run(model, private / "out", "Q8_0", *settings, to=TARGET)
+
+    published = {name: hub.content(TARGET, name) for name in hub.repository(TARGET).files}
+    for name, content in published.items():
+        for secret in (str(tmp_path), "/home/me", "/private"):
+            assert secret.encode() not in content, name
+    text = published["README.md"].decode()
+    front = yaml.safe_load(text.split("---")[1])
+    assert (front["base_model"], front["base_model_relation"]) == ("org/base", "quantized")
+    assert "(my-llama, held-out.txt):" in text
+    assert "hubquant run recipe.yaml" in text
+    assert f"hubquant run hub:{TARGET}" not in text
+
+    assert hubquant("plan", f"hub:{TARGET}").code == 2
+    monkeypatch.chdir(private)
+    (private / "recipe.yaml").write_bytes(published["recipe.yaml"])
+    planned = hubquant("plan", "recipe.yaml", "--out", "again", "--json")
+    assert planned.code == 0, planned.err
+    assert json.loads(planned.out)["files"][0]["size"] == len(published["my-llama-Q8_0.gguf"])
+
+
+def test_the_base_model_of_a_local_model(hub: LocalHub, tiny_llama: Path, source: str, tmp_path: Path) -> None:
+    quick = ("imatrix.skip=true", "evaluate.skip=true")
+    run(tiny_llama, tmp_path / "a", "Q8_0", *quick, "publish.base_model=org/mine")
+    assert "base_model: org/mine\n" in (tmp_path / "a" / "README.md").read_text()
+    assert hubquant("convert", source, "-o", str(tmp_path / "tiny-F16.gguf"), "--type", "F16").code == 0
+    run(tmp_path / "tiny-F16.gguf", tmp_path / "b", "Q8_0", *quick)
+    card = (tmp_path / "b" / "README.md").read_text()
+    assert f"base_model: {SOURCE}\n" in card
+    assert str(tmp_path) not in card
+    assert "It needs what is not here: tiny-F16.gguf." in card
+    assert yaml.safe_load((tmp_path / "b" / "recipe.yaml").read_text())["model"] == {
+        "file": f"{tmp_path}/tiny-F16.gguf"
+    }
+    assert hubquant("publish", str(tmp_path / "b"), "--to", TARGET).code == 0
+    assert yaml.safe_load(hub.content(TARGET, "recipe.yaml"))["model"] == {"file": "tiny-F16.gguf"}
+    assert "(tiny-F16.gguf):" in card_on(hub)
