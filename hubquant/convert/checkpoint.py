@@ -15,6 +15,7 @@ from hubquant.convert.headers import TensorInfo, listed, read_header
 from hubquant.convert.json_files import read_config
 from hubquant.convert.weight_files import WeightFiles, local_files, weight_files
 from hubquant.errors import CheckpointError
+from hubquant.models.links import check_links
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,7 @@ class Checkpoint:
     @classmethod
     def from_folder(cls, folder: Path) -> Checkpoint:
         """A folder with config.json and safetensors files, whose headers are read; ``CheckpointError`` otherwise."""
+        check_links(folder)
         files = weight_files(folder, local_files(folder))
         config = read_config(folder)
         tensors, notes = _merged({file: _local_header(folder / file, file) for file in files.names})

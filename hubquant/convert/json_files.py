@@ -7,13 +7,14 @@ from typing import Any
 
 from hubquant.convert.headers import load_json
 from hubquant.errors import CheckpointError
+from hubquant.models.config_types import checked_config
 
 CONFIG = "config.json"
 LARGEST_JSON = 100_000_000  # bytes
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    return read_table(folder / CONFIG, hint="check that this is a transformers model")
+    return checked_config(read_table(folder / CONFIG, hint="check that this is a transformers model"))
 
 
 def read_table(path: Path, hint: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.models.config_types import checked_config
+from hubquant.models.links import check_links
 from hubquant.models.storage import read_storage
 from hubquant.models.text_tower import is_multimodal, text_settings
 
@@ -42,6 +44,7 @@ def identify(folder: Path, supported: Collection[str] = ()) -> Identity:
     ``NotSupportedYet`` for every other library or task, for checkpoints that are quantized in a way that cannot be
     unpacked, and for models whose code is in their repository.
     """
+    check_links(folder)
     library = infer_library(folder)
     if library not in (SUPPORTED_LIBRARY, "sentence_transformers"):  # the latter adds pooling to an encoder
         raise NotSupportedYet(
@@ -68,8 +71,8 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no config.json", hint=_MODEL_HINT)
-    config = _read_json(path)
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+    config = checked_config(_read_json(path))
+    if not config.get("model_type"):
         raise CheckpointError(f"{path} names no model_type", hint="it must be the config.json of a transformers model")
     return config
 
@@ -77,7 +80,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 def infer_library(folder: Path) -> str:
     """ "transformers", "diffusers", "sentence_transformers" or "timm"."""
     if (folder / "config.json").is_file():
-        config = _read_json(folder / "config.json")  # TasksManager would call a broken file an unknown library
+        config = checked_config(_read_json(folder / "config.json"))  # TasksManager says less of a broken file
         if _plainly_transformers(folder, config):
             return SUPPORTED_LIBRARY
     from optimum.exporters.tasks import TasksManager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.devices import default_device
 from hubquant.errors import CheckpointError, TokenizerError
+from hubquant.models.links import check_links
 from hubquant.models.text_tower import QUANTIZATION
 
 if TYPE_CHECKING:
@@ -100,9 +101,17 @@ def load(folder: Path, device: Device = "auto", placement: Placement | None = No
 def _config(settings: Mapping[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING
 
-    kind: Any = CONFIG_MAPPING[settings["model_type"]]
     # What is quantized is read as floats.
-    return kind.from_dict({name: value for name, value in settings.items() if name not in QUANTIZATION})
+    floats = {name: value for name, value in settings.items() if name not in QUANTIZATION}
+    try:
+        kind: Any = CONFIG_MAPPING[settings["model_type"]]
+        return kind.from_dict(floats)
+    except Exception as error:  # transformers raises almost anything for values it did not expect
+        raise CheckpointError(
+            "config.json is no configuration that transformers can use",
+            why=_first_line(error),
+            hint="compare it with the file of the original repository",
+        ) from error
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -113,6 +122,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    check_links(folder)
     as_it_stands = (folder / "tokenizer.json").is_file()
     if not as_it_stands and (folder / "tokenizer.model").is_file():
         return _of_sentencepiece(folder)

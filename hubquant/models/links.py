@@ -1,0 +1,33 @@
+"""A model folder may come from anybody: no file of it is read that lies elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hubquant.errors import CheckpointError
+
+READ = frozenset((".json", ".jinja", ".model", ".txt", ".md", ".safetensors", ".tiktoken"))
+_BLOBS, _SNAPSHOTS = "blobs", "snapshots"
+
+
+def check_links(folder: Path) -> None:
+    """Raises ``CheckpointError`` for a link out of ``folder`` in place of a file that may be read, and for pipes and
+    devices.
+
+    The Hub's cache keeps snapshots/<commit>/<name> as links to blobs/<hash>; those are the repository's own.
+    """
+    real = Path(os.path.realpath(folder))
+    own = [real, *([real.parent.parent / _BLOBS] if real.parent.name == _SNAPSHOTS else [])]
+    for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
+        target = Path(os.path.realpath(path))
+        if path.suffix not in READ or target.is_dir() or not target.exists():
+            continue
+        if not any(target.is_relative_to(place) for place in own):
+            raise CheckpointError(
+                f"{path} is a link that leads out of the model's folder",
+                why=f"it leads to {target}",
+                hint="put the file itself there, if it belongs to the model",
+            )
+        if not target.is_file():
+            raise CheckpointError(f"{path} is no file", why="it is a pipe or a device", hint="remove it")
