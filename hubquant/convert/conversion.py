@@ -41,7 +41,7 @@ class Conversion:
     ``bundles`` make the tensors. ``taps`` tell where an importance matrix sees what flows into the GGUF weights.
     ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``renames`` give the
     checkpoint's tensors the names that the bundles have. ``notes`` say what is not converted, and ``cannot_run`` why
-    the model can be neither calibrated nor evaluated, if so.
+    the model can be neither calibrated nor evaluated, if so. ``strips_as_phi3`` is that of the vocabulary.
     """
 
     architecture: str
@@ -53,6 +53,7 @@ class Conversion:
     renames: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     cannot_run: str | None = None
+    strips_as_phi3: bool = False
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -103,6 +104,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
             *vocabulary.notes,
         ),
         architecture.cannot_run,
+        vocabulary.strips_as_phi3,
     )
 
 

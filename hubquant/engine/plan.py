@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.conversion import Conversion
+from hubquant.convert.vocab.phi3 import fitting_name
 from hubquant.engine.artifacts import Artifacts, plan_artifacts
 from hubquant.engine.collecting import Way, choose_way, streaming_bytes
 from hubquant.engine.contents import IMATRIX, planned_names
@@ -176,11 +177,11 @@ def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
     weights = Weights(
         conversion.architecture, conversion.hparams, {}, shapes, conversion.float_type, conversion.quantized
     )
-    metadata = {
-        "general.architecture": string(conversion.architecture),
-        **source.general_metadata(weights.n_parameters),
-        **conversion.metadata,
-    }
+    general = source.general_metadata(weights.n_parameters)
+    if "general.name" in general:
+        name = fitting_name(str(general["general.name"].value), strips=conversion.strips_as_phi3)
+        general["general.name"] = string(name)
+    metadata = {"general.architecture": string(conversion.architecture), **general, **conversion.metadata}
     metadata.setdefault("hubquant.source_revision", string(source.revision))
     return replace(weights, metadata=metadata)
 

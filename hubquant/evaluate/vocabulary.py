@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gguf import Keys, TokenType
+from gguf import Keys
 
 from hubquant.convert.vocab import Vocabulary, known_differences
+from hubquant.convert.vocab.phi3 import PHI3_TOKENS, is_phi3
 from hubquant.errors import TokenizerError
 from hubquant.evaluate.llama_process import NOT_INSTALLED, LlamaCppFailure, ask, is_installed
+from hubquant.evaluate.special_texts import (
+    CONVERSATION,
+    added_tokens,
+    conversation,
+    special_texts,
+    strips,
+    tokens_apart,
+)
 from hubquant.evaluate.texts import TEXTS
 from hubquant.gguf_file import GGUFWriter, Metadata, TensorEntry, plan_layout
 from hubquant.gguf_file.metadata import f32, string, u32
@@ -21,27 +30,30 @@ from hubquant.gguf_file.metadata import f32, string, u32
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SPECIAL = "special tokens"
-MOST_SPECIALS = 256
 WIDTH = 32
 
 
 @dataclass(frozen=True)
 class VocabularyCheck:
     """``skipped`` tells why nothing was compared. ``differing`` names those of the ``n_texts`` texts that llama.cpp is
-    known to split otherwise for such tokenizers, and did. ``left_out`` are tokens that transformers puts around a text
-    and llama.cpp cannot, ``put_before`` is one that llama.cpp puts before every text and transformers does not."""
+    known to split otherwise for such tokenizers, and did; ``beside_special`` those where it differs only in the white
+    space beside special tokens. ``left_out`` are tokens that transformers puts around a text and llama.cpp cannot,
+    ``put_before`` is one that llama.cpp puts before every text and transformers does not. ``not_rendered`` tells why
+    there was no conversation although there is a chat template."""
 
     skipped: str | None = None
     n_texts: int = 0
     differing: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     put_before: str | None = None
+    beside_special: tuple[str, ...] = ()
+    not_rendered: str | None = None
 
     def __str__(self) -> str:
         if self.skipped:
             return f"not compared with llama.cpp: {self.skipped}"
-        same = f"{self.n_texts - len(self.differing)} of {self.n_texts}" if self.differing else f"{self.n_texts}"
+        others = len(self.differing) + len(self.beside_special)
+        same = f"{self.n_texts - others} of {self.n_texts}" if others else f"{self.n_texts}"
         return f"same tokens in llama.cpp for {same} texts"
 
     @property
@@ -56,7 +68,13 @@ class VocabularyCheck:
             notes.append(f"does not put {' '.join(self.left_out)} around a text: prompts must hold them")
         if self.put_before:
             notes.append(f"puts {self.put_before} before every text, as this tokenizer does not")
-        return f"llama.cpp {', and '.join(notes)}" if notes else None
+        if self.beside_special:
+            where = ", ".join(self.beside_special)
+            notes.append(f"keeps or adds white space beside special tokens where this tokenizer does not, in {where}")
+        found = [f"llama.cpp {', and '.join(notes)}"] if notes else []
+        if self.not_rendered:
+            found.append(f"the chat template was not compared: {self.not_rendered}")
+        return "; ".join(found) or None
 
 
 def check_vocabulary(
@@ -69,16 +87,51 @@ def check_vocabulary(
 ) -> VocabularyCheck:
     """Raises ``TokenizerError`` with the first difference, or when llama.cpp does not load the vocabulary.
 
-    ``name`` is the file's general.name, which llama.cpp looks at. The tokens of special texts are matched as well.
+    ``name`` is the file's general.name, which llama.cpp looks at. Every added token is compared as well, and where
+    there is a chat template a conversation; that one must not need tokens which the vocabulary lacks.
     """
+    chat, not_rendered = conversation(tokenizer)
+    chats = {} if chat is None else {CONVERSATION: chat}
+    for text in chats.values():
+        _check_tokens(vocabulary, tokenizer, text)
     if not is_installed():
         return VocabularyCheck(skipped=NOT_INSTALLED)
-    compared = {**texts, SPECIAL: _specials(vocabulary)}
+    compared = {**texts, **special_texts(vocabulary), **chats}
+    found = _ids_in_llama_cpp(vocabulary, name, list(compared.values()), timeout)
+    tolerated, added = known_differences(vocabulary), added_tokens(vocabulary)
+    spaces_differ = vocabulary.add_space_prefix or strips(tokenizer)
+    around: list[int] = tokenizer("")["input_ids"]
+    left_out = around if len(around) > 1 and not (vocabulary.add_bos or vocabulary.add_eos) else []
+    # llama.cpp insists on it for Gemma 4.
+    forced = [vocabulary.specials["bos"]] if vocabulary.model == "gemma4" else []
+    put_before = forced if around[:1] != forced else []
+    differing, beside = [], []
+    for (kind, text), ids in zip(compared.items(), found, strict=True):
+        expected = [*put_before, *tokenizer(text, add_special_tokens=not left_out)["input_ids"]]
+        if ids == expected:
+            continue
+        if kind in tolerated:
+            differing.append(kind)
+        elif spaces_differ and kind not in texts and ids == _around(vocabulary, tokens_apart(tokenizer, added, text)):
+            beside.append(kind)
+        else:
+            raise _difference(kind, ids, expected, vocabulary, tokenizer)
+    return VocabularyCheck(
+        n_texts=len(compared),
+        differing=tuple(differing),
+        left_out=tuple(vocabulary.tokens[id] for id in left_out),
+        put_before=vocabulary.tokens[put_before[0]] if put_before else None,
+        beside_special=tuple(beside),
+        not_rendered=not_rendered,
+    )
+
+
+def _ids_in_llama_cpp(vocabulary: Vocabulary, name: str, texts: list[str], timeout: float) -> Sequence[list[int]]:
     with tempfile.TemporaryDirectory(prefix="hubquant-") as folder:
         path = write_vocabulary(Path(folder) / "vocabulary.gguf", vocabulary.metadata(), name)
         request = {
             "path": str(path),
-            "texts": list(compared.values()),
+            "texts": texts,
             "parse_special": True,
             "prompts": [],
             "plain_token": 0,
@@ -87,33 +140,45 @@ def check_vocabulary(
             "threads": 1,
         }
         try:
-            found: Sequence[list[int]] = ask(request, timeout)["ids"]
+            ids: Sequence[list[int]] = ask(request, timeout)["ids"]
         except LlamaCppFailure as failure:
-            raise TokenizerError(
-                "llama.cpp cannot use the tokenizer as it would be written",
-                why=str(failure),
-                hint="report it with the name of the model",
-            ) from None
-    tolerated = known_differences(vocabulary)
-    differing = []
-    around: list[int] = tokenizer("")["input_ids"]
-    left_out = around if len(around) > 1 and not (vocabulary.add_bos or vocabulary.add_eos) else []
-    # llama.cpp insists on it for Gemma 4.
-    forced = [vocabulary.specials["bos"]] if vocabulary.model == "gemma4" else []
-    put_before = forced if around[:1] != forced else []
-    for (kind, text), ids in zip(compared.items(), found, strict=True):
-        expected = [*put_before, *tokenizer(text, add_special_tokens=not left_out)["input_ids"]]
-        if ids == expected:
-            continue
-        if kind not in tolerated:
-            raise _difference(kind, ids, expected, vocabulary, tokenizer)
-        differing.append(kind)
-    return VocabularyCheck(
-        n_texts=len(compared),
-        differing=tuple(differing),
-        left_out=tuple(vocabulary.tokens[id] for id in left_out),
-        put_before=vocabulary.tokens[put_before[0]] if put_before else None,
+            raise _not_loaded(str(failure), name, vocabulary) from None
+    return ids
+
+
+def _not_loaded(why: str, name: str, vocabulary: Vocabulary) -> TokenizerError:
+    if is_phi3(name) and not {*PHI3_TOKENS} <= {*vocabulary.tokens}:
+        return TokenizerError(
+            "llama.cpp cannot load a model of this name",
+            why=f"its general.name, {name[:80]!r}, holds Phi-3's, whose tokens {' '.join(PHI3_TOKENS)} it then needs",
+            hint="give the file another name: gguf-new-metadata OLD.gguf NEW.gguf --general-name NAME",
+        )
+    return TokenizerError(
+        "llama.cpp cannot use the tokenizer as it would be written",
+        why=why,
+        hint="report it with the name of the model",
     )
+
+
+def _check_tokens(vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    n = len(vocabulary.tokens)
+    lost = dict.fromkeys(id for id in ids if id >= n)
+    if lost:
+        texts = " ".join(str(tokenizer.convert_ids_to_tokens(id)) for id in [*lost][:5])
+        raise TokenizerError(
+            f"the chat template needs tokens that the model has no embedding for: {texts}",
+            why=f"the model has {n} rows",
+            hint="resize the model's embeddings and train it, or take the tokenizer files of the model that it was "
+            "made from",
+        )
+
+
+def _around(vocabulary: Vocabulary, ids: list[int]) -> list[int]:
+    last = "sep" if vocabulary.model == "bert" else "eos"
+    before = [vocabulary.specials["bos"]] if vocabulary.add_bos and "bos" in vocabulary.specials else []
+    after = [vocabulary.specials[last]] if vocabulary.add_eos and last in vocabulary.specials else []
+    return [*before, *ids, *after]
 
 
 def write_vocabulary(path: Path, vocabulary: Metadata, name: str = "model") -> Path:
@@ -152,12 +217,6 @@ def write_vocabulary(path: Path, vocabulary: Metadata, name: str = "model") -> P
 def first_difference(found: Sequence[int], expected: Sequence[int]) -> int:
     pairs = enumerate(zip(found, expected, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(found), len(expected)))
-
-
-def _specials(vocabulary: Vocabulary) -> str:
-    """Control tokens side by side."""
-    found = (text for text, type in zip(vocabulary.tokens, vocabulary.types, strict=True) if type == TokenType.CONTROL)
-    return "".join(text for _, text in zip(range(MOST_SPECIALS), found, strict=False))
 
 
 def _difference(

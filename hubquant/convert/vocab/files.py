@@ -24,6 +24,7 @@ _LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<pad>|<mask>|<2mass
 class _Token(Typed):
     content: str
     special: bool = False
+    rstrip: bool = False
 
 
 class _AddedToken(_Token):
@@ -156,11 +157,12 @@ class _Tokenizer(Typed):
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that is matched in the text before anything else."""
+    """A token that is matched in the text before anything else; with ``rstrip`` the white space after it is dropped."""
 
     id: int
     content: str
     special: bool
+    rstrip: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class Files:
         map = _typed(TokenizerConfig, folder / "special_tokens_map.json") if legacy else TokenizerConfig()
         added = {token.id: token for token in typed.added_tokens or []}
         for number, entry in (settings.added_tokens_decoder or {}).items():
-            added.setdefault(int(number), _AddedToken(id=int(number), content=entry.content, special=entry.special))
+            added.setdefault(int(number), _AddedToken(**entry.model_dump(), id=int(number)))
         if legacy or not tokenizer:
             marked = {*settings.named().values(), *settings.further(), *map.named().values(), *map.further()}
             for text, id in _typed(_AddedJson, folder / "added_tokens.json").root.items():
@@ -230,7 +232,9 @@ class Files:
             _typed(_Ids, folder / "generation_config.json"),
             read_typed(_Config, dict(config), "config.json", TokenizerError),
             _typed(_ChatTemplate, folder / "chat_template.json").chat_template,
-            tuple(AddedToken(t.id, t.content, t.special or _looks_special(t.content)) for t in added.values()),
+            tuple(
+                AddedToken(t.id, t.content, t.special or _looks_special(t.content), t.rstrip) for t in added.values()
+            ),
             facts,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hubquant.convert.vocab import spm, unigram
 from hubquant.convert.vocab.bpe import read_byte_level
 from hubquant.convert.vocab.files import ROLES, Files, ModelFacts
 from hubquant.convert.vocab.gemma4 import read_gemma4
+from hubquant.convert.vocab.phi3 import strips_as_phi3
 from hubquant.convert.vocab.sentencepiece import UNIGRAM, read_model
 from hubquant.convert.vocab.structure import flatten
 from hubquant.convert.vocab.vocabulary import Vocabulary, no_pre_tokenizer
@@ -32,7 +34,7 @@ def read_vocabulary(
     for role, id in vocabulary.specials.items():
         if not 0 <= id < len(vocabulary.tokens):
             raise TokenizerError(f"the tokenizer's {role} is token {id}", why=f"it has {len(vocabulary.tokens)}")
-    return vocabulary
+    return replace(vocabulary, strips_as_phi3=strips_as_phi3(files.added_tokens))
 
 
 def _read(files: Files, config: Mapping[str, Any], pre_tokenizer: str | None) -> Vocabulary:

@@ -72,6 +72,7 @@ class Vocabulary:
     strip_accents: bool = False
     n_token_types: int = 0
     chat_templates: Mapping[str, str] = field(default_factory=dict, repr=False)
+    strips_as_phi3: bool = field(default=False, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def metadata(self) -> Metadata:
