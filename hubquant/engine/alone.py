@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from hubquant.engine.quantizing import Target, Wanted
 from hubquant.engine.runnable import open_model
 from hubquant.engine.source import SourceModel
 from hubquant.engine.steps import write_targets
+from hubquant.engine.targets import check_target
 from hubquant.engine.workspace import FOLDER, Workspace, fingerprint
 from hubquant.errors import UserError
 from hubquant.recipe.load import GGUF
@@ -70,11 +71,11 @@ def convert(model: str, out: Path, type: str | None, pre_tokenizer: str | None, 
     if not names_file(out) and not out.is_dir():
         raise UserError(f"{out} is no GGUF file", why="there is no such folder either", hint=f"write -o {out}.gguf")
     source, conversion = open_model(model, pre_tokenizer)
-    chosen = type or conversion.float_type
+    settings = Quantize(types=(type or conversion.float_type,))
+    paths = _paths(out, source.name, settings.types)
     check_quantized(source, Quantize())
     readable = open_readable(source, conversion, progress)
-    settings = Quantize(types=(chosen,))
-    return _write(readable, settings, None, None, _paths(out, readable.name, settings.types), progress)[0]
+    return _write(readable, settings, None, None, paths, progress)[0]
 
 
 def quantize(
@@ -94,6 +95,7 @@ def quantize(
             f"{out} is one file, and {len(settings.types)} types are asked for", hint="write -o with a folder"
         )
     source, conversion = open_model(model, pre_tokenizer)
+    paths = _paths(out, source.name, settings.types)
     check_quantized(source, settings)
     readable = open_readable(source, conversion, progress)
     matrix, facts = None, None
@@ -105,7 +107,7 @@ def quantize(
         # what an earlier call left is gone on with only if it was made with the same matrix
         identity = {**readable.identity, "imatrix": used_artifact(given.artifact, imatrix).fingerprint}
         readable = replace(readable, identity=identity)
-    return _write(readable, settings, matrix, facts, _paths(out, readable.name, settings.types), progress)
+    return _write(readable, settings, matrix, facts, paths, progress)
 
 
 def names_file(out: Path) -> bool:
@@ -113,10 +115,12 @@ def names_file(out: Path) -> bool:
 
 
 def _paths(out: Path, name: str, types: Sequence[str]) -> dict[str, Path]:
-    """Where the file of each type goes."""
-    if names_file(out):
-        return dict.fromkeys(types, out)
-    return {ftype: out / f"{name}-{ftype}.gguf" for ftype in types}
+    """Where the file of each type goes. Raises ``OutputError`` where something else is in its place."""
+    named = names_file(out)
+    paths = {ftype: out if named else out / f"{name}-{ftype}.gguf" for ftype in types}
+    for path in paths.values():
+        check_target(path, "model")
+    return paths
 
 
 def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
@@ -202,9 +206,10 @@ def _write(
 def _hidden(path: Path, identity: Mapping[str, str]) -> Path:
     """Where ``path`` is built: a name that tells the source apart, so that only the same work is resumed."""
     name = f".{path.name}.{fingerprint(dict(identity))[:12]}"
+    leftover = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}(\.partial(\.journal(\.new)?)?)?")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".{escape(path.name)}.*"):
-            if not leftover.name.startswith(name):
-                leftover.unlink()
+        for found in path.parent.iterdir():
+            if leftover.fullmatch(found.name) and not found.name.startswith(name) and found.is_file():
+                found.unlink()
     return path.with_name(name)

@@ -14,6 +14,7 @@ from hubquant.engine.alone import text_sources
 from hubquant.engine.collecting import choose_way, collect, finish
 from hubquant.engine.progress import Progress
 from hubquant.engine.runnable import open_runnable
+from hubquant.engine.targets import check_target
 from hubquant.errors import UserError
 from hubquant.recipe.schema import Calibration, Imatrix
 
@@ -68,6 +69,7 @@ def collect_imatrix(request: Request, progress: Progress) -> ImportanceMatrix:
     from hubquant.imatrix import Keeping, lost_in_dat
     from hubquant.imatrix.files import DAT
 
+    check_target(request.out, "imatrix")
     runnable = open_runnable(request.model, request.pre_tokenizer)
     source = runnable.source
     way = choose_way(request.settings, runnable.conversion.shapes, can_stream=source.can_stream)

@@ -9,6 +9,7 @@ from pathlib import Path
 from hubquant.disk import write_at_once
 from hubquant.engine.given_imatrix import imatrix_path, read_sum
 from hubquant.engine.progress import Progress
+from hubquant.engine.targets import check_target
 from hubquant.errors import ImatrixError, UserError
 from hubquant.imatrix import ImportanceMatrix, Statistics, lost_in_dat
 from hubquant.imatrix.files import DAT
@@ -29,6 +30,7 @@ def merge(
         )
     if weights and not all(math.isfinite(weight) and weight > 0 for weight in weights):
         raise UserError("a weight must be larger than 0", hint="leave out the matrix instead")
+    check_target(out, "imatrix")
     matrix = read_sum([imatrix_path(reference) for reference in references], weights or None)
     _save(matrix, out, progress)
     return matrix
@@ -36,6 +38,7 @@ def merge(
 
 def convert(reference: str, out: Path, progress: Progress) -> ImportanceMatrix:
     """Save a matrix in the format that the suffix of ``out`` tells."""
+    check_target(out, "imatrix")
     matrix = read(reference)
     _save(matrix, out, progress)
     return matrix
@@ -45,6 +48,7 @@ def plot(statistics: Statistics, title: str, out: Path) -> None:
     """Save the heat map. Raises ``ImatrixError`` when no entry has data."""
     from hubquant.imatrix.heatmap import heatmap
 
+    check_target(out, "picture")
     try:
         picture = heatmap(statistics, title)
     except ValueError as error:

@@ -13,6 +13,7 @@ from hubquant.engine.alone import text_sources
 from hubquant.engine.progress import Progress
 from hubquant.engine.runnable import open_runnable
 from hubquant.engine.steps import measure_baseline
+from hubquant.engine.targets import check_target
 from hubquant.gguf_file import GGUFFile
 from hubquant.recipe.schema import Evaluate
 
@@ -24,6 +25,7 @@ def baseline(model: str, texts: Sequence[str], out: Path, chunks: int, chunk_siz
     """Store the source model's next-token distributions in ``out``."""
     from hubquant.calibration import build
 
+    check_target(out, "baseline")
     runnable = open_runnable(model)
     tokens = build(text_sources(texts, Evaluate().sources), runnable.source.tokenizer(), chunk_size, chunks, seed=0)
     with writing(out):

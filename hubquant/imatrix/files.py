@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hubquant.disk import write_at_once
+from hubquant.disk import write_at_once, writing
 from hubquant.errors import GGUFError, ImatrixError
 from hubquant.gguf_file import GGUFFile, GGUFWriter, TensorEntry, plan_layout
 from hubquant.gguf_file.metadata import Metadata, string, strings, u32
@@ -40,14 +40,16 @@ def save(matrix: ImportanceMatrix, path: Path) -> None:
         raise ImatrixError(
             "the importance matrix does not fit into a GGUF file", why=str(error), hint="write a .dat file instead"
         ) from None
-    with GGUFWriter(path, layout) as writer:
+    with GGUFWriter(path.with_name(f".{path.name}.writing"), layout) as writer:
         try:
             for name, x in tensors.items():
                 writer.write(name, x)
-            writer.finish()
+            written = writer.finish()
         except BaseException:
             writer.discard()
             raise
+    with writing(path):
+        written.replace(path)
 
 
 def load(path: Path) -> ImportanceMatrix:
