@@ -30,7 +30,13 @@ class Typed(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-def read_typed(kind: type[Kind], value: Any, name: str, error: type[HubquantError]) -> Kind:
+def read_typed(
+    kind: type[Kind],
+    value: Any,
+    name: str,
+    error: type[HubquantError],
+    hint: str = "compare it with the file of the original repository",
+) -> Kind:
     """``value`` as ``kind``. Raises ``error``, which names a key of the file ``name`` that has another type."""
     try:
         return kind.model_validate(value)
@@ -38,7 +44,6 @@ def read_typed(kind: type[Kind], value: Any, name: str, error: type[HubquantErro
         errors = found.errors(include_url=False, include_context=False)
         path = max((_path(value, each["loc"]) for each in errors), key=lambda path: path.count("."))
         same = [each for each in errors if _path(value, each["loc"]) == path]
-        hint = "compare it with the file of the original repository"
         raise error(f"{name} cannot be used", why=_reason(path, same), hint=hint) from None
 
 

@@ -9,9 +9,11 @@ import errno
 import json
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 from huggingface_hub import constants, get_token, is_offline_mode
@@ -49,6 +51,7 @@ EXPLAINED = (
     OSError,
     json.JSONDecodeError,
 )
+_MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ def hub_errors(
         if explained is None:
             raise
         raise explained from error
+    except _MALFORMED as error:
+        if not _is_the_clients(error):
+            raise
+        raise not_a_hub() from error
 
 
 def explain(error: BaseException, subject: Subject) -> HubquantError | None:
@@ -108,15 +115,25 @@ def explain(error: BaseException, subject: Subject) -> HubquantError | None:
         case HfHubHTTPError():
             return by_status(error, subject)
         case FileMetadataError() | json.JSONDecodeError() | httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
-            return HubUnavailableError(
-                f"{constants.ENDPOINT} does not answer as a Hugging Face Hub does",
-                hint="check HF_ENDPOINT and the proxy settings",
-            )
+            return not_a_hub()
         case httpx2.HTTPError():
             return unreachable(error)
         case OSError():
             return local(error)
     return None
+
+
+def not_a_hub() -> HubUnavailableError:
+    return HubUnavailableError(
+        f"{constants.ENDPOINT} does not answer as a Hugging Face Hub does",
+        hint="check HF_ENDPOINT and the proxy settings",
+    )
+
+
+def _is_the_clients(error: BaseException) -> bool:
+    """Whether the client raised it, which believes what it is answered."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("huggingface_hub" in Path(frame.filename).parts for frame in frames)
 
 
 def gated(subject: Subject) -> HubAccessError:

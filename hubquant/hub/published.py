@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from hubquant.hub.answers import repository
 from hubquant.hub.failures import hub_errors
 from hubquant.hub.pull import fetch_file
 from hubquant.hub.retry import PATIENT, Retry
@@ -31,7 +32,8 @@ def look_up(repo_id: str, wanted: Collection[str], *, retry: Retry = PATIENT) ->
             head = retry.call(lambda: HfApi().model_info(repo_id, files_metadata=True))
         except RepositoryNotFoundError:
             return Published()
-    sizes = {file.rfilename: file.size or 0 for file in head.siblings or ()}
+    answer = repository(head)
+    sizes = {file.name: file.size or 0 for file in answer.files}
     read = [name for name in wanted if name in sizes and sizes[name] <= LARGEST]
-    contents = {name: fetch_file(repo_id, name, str(head.sha), retry=retry).read_bytes() for name in read}
-    return Published(head.sha, tuple(sizes), contents)
+    contents = {name: fetch_file(repo_id, name, str(answer.sha), retry=retry).read_bytes() for name in read}
+    return Published(answer.sha, tuple(sizes), contents)

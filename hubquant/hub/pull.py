@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 from huggingface_hub import (
     HfApi,
+    ModelCardData,
     get_cached_repo_tree,
     get_hf_file_metadata,
     hf_hub_download,
@@ -24,6 +25,7 @@ from huggingface_hub.errors import CachedRepoTreeNotFoundError, RevisionNotFound
 
 from hubquant.errors import CheckpointError, HubAccessError, NotSupportedYet
 from hubquant.hub import cache
+from hubquant.hub.answers import repository
 from hubquant.hub.failures import hub_errors
 from hubquant.hub.front_matter import plain, read_front_matter
 from hubquant.hub.retry import PATIENT, Retry
@@ -85,24 +87,22 @@ def resolve(id: str, revision: str = "main", *, retry: Retry = PATIENT) -> Remot
             raise HubAccessError(f"{id} is disabled on the Hub", hint="choose another repository")
         if info.gated:
             retry.call(lambda: api.auth_check(id))
-    commit = info.sha
+    answer = repository(info)
+    commit = answer.sha
     if commit is None:
         raise CheckpointError(f"{id} has no commit yet", why="the repository is empty")
     cache.remember_revision(id, revision, commit)
-    files = {
-        file.rfilename: RemoteFile(file.size or 0, file.lfs.sha256 if file.lfs else None)
-        for file in info.siblings or ()
-    }
+    files = {file.name: RemoteFile(file.size or 0, file.sha256) for file in answer.files}
     return RemoteModel(
         id=id,
         revision=commit,
         files=MappingProxyType(dict(sorted(files.items()))),
-        card=MappingProxyType(plain(vars(info.card_data)) if info.card_data else {}),
+        card=MappingProxyType(plain(vars(info.card_data)) if isinstance(info.card_data, ModelCardData) else {}),
         gated=bool(info.gated),
         private=bool(info.private),
-        pipeline_tag=info.pipeline_tag,
-        library_name=info.library_name,
-        tags=tuple(info.tags or ()),
+        pipeline_tag=answer.pipeline_tag,
+        library_name=answer.library_name,
+        tags=tuple(answer.tags or ()),
     )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -18,6 +17,7 @@ from huggingface_hub.utils import (
 )
 
 from hubquant.errors import HubUnavailableError, OutputError
+from hubquant.hub import answers
 from hubquant.hub.failures import TRY_AGAIN, hub_errors, no_permission, no_token
 from hubquant.hub.retry import PATIENT, Retry
 from hubquant.hub.transfer import ignore
@@ -50,17 +50,16 @@ def can_write(repo_id: str, *, retry: Retry = PATIENT) -> str:
         if get_token() is None:
             raise no_token()
         api = HfApi()
-        account = retry.call(api.whoami)
-        full_id = repo_id if "/" in repo_id else f"{account['name']}/{repo_id}"
-        token = account.get("auth", {}).get("accessToken", {})
-        if token.get("role") == "read":
+        account = answers.account(retry.call(api.whoami))
+        full_id = repo_id if "/" in repo_id else f"{account.name}/{repo_id}"
+        if account.auth.accessToken.role == "read":
             raise no_permission(full_id, "it is a read-only token")
         try:
             retry.call(lambda: api.auth_check(full_id, write=True))
         except HfHubHTTPError as error:
             if not isinstance(error, RepositoryNotFoundError) and error.response.status_code != 404:
                 raise
-            refusal = _may_create(full_id.split("/")[0], account, token)
+            refusal = _may_create(full_id.split("/")[0], account)
             if refusal:
                 raise no_permission(full_id, refusal) from None
     return full_id
@@ -188,15 +187,12 @@ def _card_last(name: str) -> tuple[bool, str]:
     return (name == CARD, name)
 
 
-def _may_create(namespace: str, account: Mapping[str, Any], token: Mapping[str, Any]) -> str | None:
+def _may_create(namespace: str, account: answers.Account) -> str | None:
     """Why this account may not make a repository in ``namespace``; ``None`` if it may."""
-    roles = {organization["name"]: organization.get("roleInOrg", "write") for organization in account.get("orgs", ())}
-    if namespace != account["name"] and roles.get(namespace) not in WRITING_ROLES:
-        owned = ", ".join([account["name"], *sorted(name for name, role in roles.items() if role in WRITING_ROLES)])
-        return f"the account {account['name']} writes to {owned}"
-    if token.get("role") == "fineGrained":
-        scopes = token.get("fineGrained", {}).get("scoped", ())
-        writable = [scope["entity"].get("name") for scope in scopes if "repo.write" in scope.get("permissions", ())]
-        if namespace not in writable:
-            return f"its permissions do not include repo.write in {namespace}"
+    roles = {organization.name: organization.roleInOrg for organization in account.orgs}
+    if namespace != account.name and roles.get(namespace) not in WRITING_ROLES:
+        owned = ", ".join([account.name, *sorted(name for name, role in roles.items() if role in WRITING_ROLES)])
+        return f"the account {account.name} writes to {owned}"
+    if account.auth.accessToken.role == "fineGrained" and namespace not in account.auth.accessToken.writable:
+        return f"its permissions do not include repo.write in {namespace}"
     return None
