@@ -51,9 +51,9 @@ def read_parquet(path: Path, field: str) -> Iterator[Row]:
             columns = [field] if field in file.schema_arrow.names else None
             for batch in file.iter_batches(columns=columns):
                 yield from batch.to_pylist()
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError, NotImplementedError, OverflowError) as error:  # also of its texts
         raise CalibrationError(
             f"{path} cannot be read",
-            why=str(error).splitlines()[0],
+            why=(str(error).strip() or type(error).__name__).splitlines()[0],
             hint="check the path, and that it is a Parquet file",
         ) from None

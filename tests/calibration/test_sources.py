@@ -267,3 +267,14 @@ def test_overlap() -> None:
     found = overlap(["x\n  " + shared.replace(" ", "  ") + "\nshort\n"], f"{shared}\n{alone}\nshort\n{shared}\n{alone}")
     assert (found.lines, found.shared, found.share, found.example) == (4, 2, 0.5, shared)
     assert overlap([shared], "short").share == 0
+
+
+def test_parquet_with_text_that_is_not_utf_8(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"text": ["mark" * 9]}), path, compression="none", write_statistics=False)
+    path.write_bytes(path.read_bytes().replace(b"mark", b"ma\xff\xfe", 1))
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        list(documents(TextSource(file=str(path)), 0))
