@@ -129,15 +129,27 @@ class Fixed(Rule):
     def check(self, settings: Settings) -> None:
         value = settings.get(self.setting)
         if value is not None and value != self.value and value not in self.same:
-            raise NotSupportedYet(
-                f"{self.setting} {str(value)[:40]!r}", why=f"llama.cpp computes this architecture with {self.value!r}"
-            )
+            raise self._other(value)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        """None is not the default here but what config.json says: nothing, or no."""
+        name = config.attribute_map.get(self.setting, self.setting)
+        if self.value and name in config.__dataclass_fields__ and vars(config).get(name) is None:
+            raise self._other(None)
+        return {}
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002
         return {self.setting: self.value}
 
+    def _other(self, value: object) -> NotSupportedYet:
+        return NotSupportedYet(
+            f"{self.setting} {str(value)[:40]!r}", why=f"llama.cpp computes this architecture with {self.value!r}"
+        )
+
 
 SILU = Fixed("hidden_act", "silu", same=("swish",))
+# One formula by many names; what it approximates differs by less than 0.0005.
+GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu")
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3 with wide heads": ("qwen3", {"head_dim": 128}),
     "qwen3 in shards": ("qwen3", {}),
     "gemma": ("gemma", TIED),
+    "gemma2 without caps": (
+        "gemma2",
+        TIED | {"query_pre_attn_scalar": 64, "attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
     "gemma2": ("gemma2", TIED | {"sliding_window": 32, "query_pre_attn_scalar": 64, "attn_logit_softcapping": 20.0}),
     "gemma3": ("gemma3_text", TIED | GEMMA3),
     "internlm3": ("internlm3", {"attention_bias": True, "mlp_bias": True}),

@@ -109,6 +109,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "is_causal": ("LlamaForCausalLM", {"is_causal": False}),
     "per_layer_config": ("LlamaForCausalLM", {"per_layer_config": {"1": {"intermediate_size": 64}}}),
     "use_bidirectional_attention": ("Gemma3ForCausalLM", {"use_bidirectional_attention": True}),
+    "attention_bias": ("SmolLM3ForCausalLM", {"attention_bias": True}),
     "qkv_bias": ("Qwen2MoeForCausalLM", {"qkv_bias": False}),
     "layer_types": ("Llama4ForCausalLM", {"layer_types": ["full_attention"] * 4}),
     "head_dim": ("NomicBertModel", {"head_dim": 32}),
@@ -158,6 +159,24 @@ def test_epsilons_that_transformers_does_not_read_everywhere() -> None:
 )
 def test_groups_of_experts_that_stop_llama_cpp(groups: dict[str, int], reason: str) -> None:
     assert reason in outcome({"architectures": ["DeepseekV3ForCausalLM"], **groups})
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "same", "other"),
+    [
+        ("LlamaForCausalLM", "hidden_act", ("silu", "swish"), "gelu"),
+        ("GPT2LMHeadModel", "activation_function", ("gelu_new", "gelu", "gelu_fast", "gelu_pytorch_tanh"), "relu"),
+        ("Gemma3ForCausalLM", "hidden_activation", ("gelu_pytorch_tanh", "gelu_new"), None),
+        ("FalconForCausalLM", "parallel_attn", (True,), None),
+        ("DeepseekV3ForCausalLM", "rope_interleave", (True,), None),
+    ],
+)
+def test_one_value_by_all_its_names(name: str, setting: str, same: tuple[Any, ...], other: object) -> None:
+    given = {"architectures": [name], "num_hidden_layers": 2}
+    assert not isinstance(outcome(given), str)
+    for value in same:
+        assert outcome(given | {setting: value}) == outcome(given)
+    assert setting in outcome(given | {setting: other})
 
 
 LEFTOVERS: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import SILU, Constant, Count, Epsilon, Fixed, Rule, Settings
+from hubquant.convert.rules import GELU, SILU, Constant, Count, Epsilon, Fixed, Rule, Settings
 from hubquant.convert.tables import Module, Row, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean
@@ -122,7 +122,7 @@ BERT = Architecture(
     name="bert",
     classes=dict.fromkeys(("BertModel", "BertForMaskedLM"), "bert"),
     restored_as="bert",
-    rules=(*_RULES, Fixed("hidden_act", "gelu"), Fixed("is_decoder", False), *_NO_OTHER),
+    rules=(*_RULES, Fixed("hidden_act", "gelu", same=GELU), Fixed("is_decoder", False), *_NO_OTHER),
     dimensions=_dimensions,
     outside=(
         *_EMBEDDINGS,

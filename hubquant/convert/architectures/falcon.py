@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.operations import Dimensions, ungroup_heads
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Computed, Constant, Count, Epsilon, Fixed, Settings, integer
+from hubquant.convert.rules import GELU, Computed, Constant, Count, Epsilon, Fixed, Settings, integer
 from hubquant.convert.tables import Embeddings, Row, linear, norm
 from hubquant.gguf_file.metadata import Metadata, string
 
@@ -99,7 +99,7 @@ FALCON = Architecture(
         Fixed("alibi", False),
         Fixed("bias", False),
         Fixed("parallel_attn", True),
-        Fixed("activation", "gelu", same=("gelu_new", "gelu_pytorch_tanh")),
+        Fixed("activation", "gelu", same=GELU),
     ),
     dimensions=_dimensions,
     outside=(Embeddings("transformer.word_embeddings"), norm("transformer.ln_f", bias=True)),

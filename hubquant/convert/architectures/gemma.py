@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import AddOne, always
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Epsilon, Fixed, Heads, Number, Rule
+from hubquant.convert.rules import GELU, Epsilon, Fixed, Heads, Number, Rule, number
 from hubquant.convert.tables import Embeddings, Module, Row, linear
 from hubquant.convert.windows import QueryScale, RopeByLayer, Windows
+from hubquant.gguf_file.metadata import Metadata, f32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _SIZES: tuple[Rule, ...] = (
     *decoder.SIZES,
@@ -18,7 +25,21 @@ _SIZES: tuple[Rule, ...] = (
     Fixed("use_bidirectional_attention", False),
     Fixed("tie_word_embeddings", True),
 )
-_WINDOWED: tuple[Rule, ...] = (*_SIZES, Fixed("hidden_activation", "gelu_pytorch_tanh"))
+_WINDOWED: tuple[Rule, ...] = (*_SIZES, Fixed("hidden_activation", "gelu_pytorch_tanh", same=GELU))
+
+
+@dataclass(frozen=True)
+class _Cap(Number):
+    """llama.cpp always caps here: for none, so far away that logits of 100 lose a hundred-thousandth."""
+
+    none = 2.0**14
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        return {self.key: f32(getattr(config, self.setting) or self.none)}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        found = number(metadata, self.key)  # without one, llama.cpp and transformers have the same
+        return {} if found is None else {self.setting: None if found == self.none else found}
 
 
 def _norm(name: str, size: str = "n_embd") -> Module:
@@ -49,7 +70,7 @@ GEMMA = Architecture(
     name="gemma",
     classes={"GemmaForCausalLM": "gemma"},
     restored_as="gemma",
-    rules=(*_SIZES, Rope(("default",)), Fixed("hidden_act", "gelu_pytorch_tanh", same=("gelu",))),
+    rules=(*_SIZES, Rope(("default",)), Fixed("hidden_act", "gelu_pytorch_tanh", same=GELU)),
     dimensions=decoder.dimensions,
     outside=_OUTSIDE,
     block=every_layer(*_block(), _norm("post_attention_layernorm")),
@@ -63,8 +84,8 @@ GEMMA2 = Architecture(
         Rope(("default",)),
         Windows(period=2),
         QueryScale(n_layer_of_27b=46),
-        Number("attn_logit_softcapping", "attn_logit_softcapping"),
-        Number("final_logit_softcapping", "final_logit_softcapping"),
+        _Cap("attn_logit_softcapping", "attn_logit_softcapping"),
+        _Cap("final_logit_softcapping", "final_logit_softcapping"),
     ),
     dimensions=decoder.dimensions,
     outside=_OUTSIDE,

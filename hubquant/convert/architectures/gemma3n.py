@@ -16,6 +16,7 @@ from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import Dimensions, PadRows, Stack, always
 from hubquant.convert.rope import Rope
 from hubquant.convert.rules import (
+    GELU,
     Constant,
     Count,
     Epsilon,
@@ -248,7 +249,7 @@ GEMMA3N = Architecture(
         Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
         Fixed("attention_bias", False),
         Fixed("tie_word_embeddings", True),
-        Fixed("hidden_activation", "gelu_pytorch_tanh"),
+        Fixed("hidden_activation", "gelu_pytorch_tanh", same=GELU),
         RopeByLayer(Rope(("default",))),
         Windows(period=5),
         Fixed("final_logit_softcapping", _SOFTCAP),

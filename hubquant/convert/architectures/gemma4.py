@@ -27,6 +27,7 @@ from hubquant.convert.kinds_of_heads import (
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rope import FREQS
 from hubquant.convert.rules import (
+    GELU,
     Count,
     Epsilon,
     Fixed,
@@ -264,7 +265,7 @@ _RULES: tuple[Rule, ...] = (
     Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
     Fixed("attention_bias", False),
     Fixed("tie_word_embeddings", True),
-    Fixed("hidden_activation", "gelu_pytorch_tanh"),
+    Fixed("hidden_activation", "gelu_pytorch_tanh", same=GELU),
     Fixed("use_bidirectional_attention", None, same=("vision",)),  # for images only
     _SoftCap("final_logit_softcapping", "final_logit_softcapping"),
     Count("embedding_length_per_layer_input", "hidden_size_per_layer_input", least=0),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions, Transpose, always
-from hubquant.convert.rules import Computed, Count, Epsilon, Fixed
+from hubquant.convert.rules import GELU, Computed, Count, Epsilon, Fixed
 from hubquant.convert.tables import Embeddings, Module, inputs_of, norm
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ GPT2 = Architecture(
         Computed("feed_forward_length", "n_inner", _feed_forward),
         Count("attention.head_count", "n_head", most=1 << 16),
         Epsilon("attention.layer_norm_epsilon", "layer_norm_epsilon"),
-        Fixed("activation_function", "gelu_new"),
+        Fixed("activation_function", "gelu_new", same=GELU),
         Fixed("scale_attn_weights", True),
         Fixed("scale_attn_by_inverse_layer_idx", False),
         Fixed("add_cross_attention", False),

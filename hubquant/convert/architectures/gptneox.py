@@ -8,7 +8,7 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import Dimensions, ungroup_heads
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Epsilon, Fixed, Heads, Switch
+from hubquant.convert.rules import GELU, Epsilon, Fixed, Heads, Switch
 from hubquant.convert.tables import Embeddings, linear, norm
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ GPTNEOX = Architecture(
         Epsilon("attention.layer_norm_epsilon", "layer_norm_eps"),
         Switch("use_parallel_residual", "use_parallel_residual"),
         Fixed("attention_bias", True),
-        Fixed("hidden_act", "gelu", same=("gelu_new", "gelu_fast", "gelu_pytorch_tanh")),
+        Fixed("hidden_act", "gelu", same=GELU),
     ),
     dimensions=_dimensions,
     outside=(

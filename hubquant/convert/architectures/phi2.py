@@ -3,7 +3,7 @@
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Epsilon, Fixed, Heads
+from hubquant.convert.rules import GELU, Epsilon, Fixed, Heads
 from hubquant.convert.tables import Embeddings, linear, norm
 
 PHI2 = Architecture(
@@ -16,7 +16,7 @@ PHI2 = Architecture(
         Rope(("default",), partial=True),
         Epsilon("attention.layer_norm_epsilon", "layer_norm_eps"),
         Fixed("qk_layernorm", False),
-        Fixed("hidden_act", "gelu_new"),
+        Fixed("hidden_act", "gelu_new", same=GELU),
     ),
     dimensions=decoder.dimensions,
     outside=(Embeddings(output_bias=True, both=True), norm("model.final_layernorm", bias=True)),

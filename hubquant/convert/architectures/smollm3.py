@@ -3,6 +3,7 @@
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, llama
 from hubquant.convert.rope import Rope
+from hubquant.convert.rules import Fixed
 from hubquant.convert.windows import DroppedWindow, LayersWithoutRope
 
 SMOLLM3 = Architecture(
@@ -13,9 +14,11 @@ SMOLLM3 = Architecture(
         *decoder.RULES,
         Rope(),
         LayersWithoutRope(period=4),
+        Fixed("attention_bias", False),
+        Fixed("mlp_bias", False),
         DroppedWindow(("sliding_window", "use_sliding_window", "layer_types")),
     ),
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE,
-    block=every_layer(*llama.ATTENTION, *decoder.gated_mlp(bias="mlp_bias")),
+    block=every_layer(*llama.ATTENTION, *decoder.gated_mlp()),
 )

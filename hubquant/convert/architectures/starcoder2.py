@@ -3,7 +3,7 @@
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Epsilon, Fixed, Heads
+from hubquant.convert.rules import GELU, Epsilon, Fixed, Heads
 from hubquant.convert.tables import Embeddings, linear, norm
 from hubquant.convert.windows import DroppedWindow
 
@@ -18,7 +18,7 @@ STARCODER2 = Architecture(
         DroppedWindow(),
         Epsilon("attention.layer_norm_epsilon", "norm_epsilon"),
         Fixed("use_bias", True),
-        Fixed("hidden_act", "gelu_pytorch_tanh"),
+        Fixed("hidden_act", "gelu_pytorch_tanh", same=GELU),
     ),
     dimensions=decoder.dimensions,
     outside=(Embeddings(), norm("model.norm", bias=True)),
