@@ -54,12 +54,15 @@ class Worker:
         )
         self.close = weakref.finalize(self, _end, self._process)
         self._has_started = False
+        self._ended: str | None = None
 
     def __call__(self, **request: Any) -> Any:
         """The result of ``work(**request)``.
 
         Raises ``LimitError``, and when ``work`` raises ``WorkError`` with the first line of that error.
         """
+        if self._ended is not None:
+            raise LimitError(self._ended)
         if not self._has_started:
             self._ask(b"", _START_SECONDS)
             self._has_started = True
@@ -92,9 +95,10 @@ class Worker:
         if line:
             return json.loads(line)
         status = process.wait()
-        if expired.is_set() or status == -getattr(signal, "SIGXCPU", 0):
-            raise LimitError(f"it takes more than {self._limits['seconds']} seconds of computing")
-        raise LimitError(f"the library that reads it breaks down (status {status})")
+        slow = expired.is_set() or status == -getattr(signal, "SIGXCPU", 0)
+        took = f"it takes more than {self._limits['seconds']} seconds of computing"
+        self._ended = took if slow else f"the library that reads it breaks down (status {status})"
+        raise LimitError(self._ended)
 
 
 def serve(module: str, name: str) -> None:

@@ -57,7 +57,7 @@ def test_answers_come_one_after_another(worker: Worker) -> None:
 def test_the_end_of_the_process_is_an_answer(worker: Worker, kind: str, why: str) -> None:
     with pytest.raises(LimitError, match=why):
         worker(kind=kind)
-    with pytest.raises(LimitError):
+    with pytest.raises(LimitError, match=why):
         worker(kind="add")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.calibration.chat import ChatTemplate
 from hubquant.calibration.sources import Document, documents
 from hubquant.errors import CalibrationError
+from hubquant.panics import tokenizer_panics
 from hubquant.recipe.schema import TextSource
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class SourceTokens:
     complete: bool
 
 
+@tokenizer_panics()
 def bos_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The id that the tokenizer puts before a text, None when it puts none."""
     bos: Any = tokenizer.bos_token_id
@@ -91,6 +93,7 @@ def _fill(buffer: io.StringIO, texts: Iterator[str], wanted: int) -> bool:
     return False
 
 
+@tokenizer_panics()
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
     """Token ids; with ``special`` the names of special tokens stand for these."""
     bos: Any = tokenizer.bos_token

@@ -26,6 +26,7 @@ from hubquant.evaluate.special_texts import (
 from hubquant.evaluate.texts import TEXTS
 from hubquant.gguf_file import GGUFWriter, Metadata, TensorEntry, plan_layout
 from hubquant.gguf_file.metadata import f32, string, u32
+from hubquant.panics import tokenizer_panics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,6 +78,7 @@ class VocabularyCheck:
         return "; ".join(found) or None
 
 
+@tokenizer_panics()
 def check_vocabulary(
     vocabulary: Vocabulary,
     tokenizer: PreTrainedTokenizerBase,

@@ -75,15 +75,13 @@ def hub_errors(
     """Turn the client's exceptions into hubquant's: access, unavailable, output and disk-full errors."""
     try:
         yield
-    except EXPLAINED as error:
+    except (*EXPLAINED, *_MALFORMED) as error:
         explained = explain(underlying(error), Subject(repo, revision, file, writing))
+        if explained is None and isinstance(error, _MALFORMED) and _is_the_clients(error):
+            explained = not_a_hub()
         if explained is None:
             raise
         raise explained from error
-    except _MALFORMED as error:
-        if not _is_the_clients(error):
-            raise
-        raise not_a_hub() from error
 
 
 def explain(error: BaseException, subject: Subject) -> HubquantError | None:

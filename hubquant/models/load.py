@@ -13,6 +13,7 @@ from hubquant.devices import default_device
 from hubquant.errors import CheckpointError, TokenizerError
 from hubquant.models.links import check_links
 from hubquant.models.text_tower import QUANTIZATION
+from hubquant.panics import tokenizer_panics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -114,6 +115,7 @@ def _config(settings: Mapping[str, Any]) -> Any:
         ) from error
 
 
+@tokenizer_panics()
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``; ``TokenizerError`` when there is none or it cannot be read.
 

@@ -124,7 +124,7 @@ def state(folder: Path, random: Random) -> None:
             case 3 if path.is_file():
                 path.unlink()
                 path.mkdir()
-            case 4 if path.suffix == ".json":
+            case 4 if path.suffix == ".json" and path.is_file():
                 change_json_file(path, random)
             case _ if path.is_file():
                 change_bytes_file(path, random)

@@ -20,7 +20,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 SMALL = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 16}
-TEXT = "The quick brown fox jumps over the lazy dog. 12345 naïve 日本語\n" * 40
+TEXT = "The quick brown fox jumps over the lazy dog. 12345 naïve 日本語\n" * 40 + "a" * 60
 
 
 def import_all() -> None:

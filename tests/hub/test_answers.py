@@ -52,6 +52,10 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
         7,
         None,
         "x",
+        b"",
+        b"<html>",
+        b"\xff",
+        b"[" * 100_000,
         MODEL | {"siblings": 3},
         MODEL | {"siblings": [3]},
         MODEL | {"siblings": [{}]},
@@ -64,7 +68,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
     ],
 )
 def test_any_answer_is_one_error(answer: list[bytes], content: Any) -> None:
-    answer[0] = json.dumps(content).encode()
+    answer[0] = content if isinstance(content, bytes) else json.dumps(content).encode()
     with pytest.raises(HubUnavailableError) as caught:
         resolve("a/b")
     assert "HF_ENDPOINT" in str(caught.value.hint)

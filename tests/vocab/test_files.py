@@ -255,3 +255,18 @@ def test_usual_oddities_are_no_mistakes(folder: Path) -> None:
     )
     edit(folder / "generation_config.json", eos_token_id=None, pad_token_id=-1)
     assert read_vocabulary(folder, {"pad_token_id": -1, "text_config": None}).specials == {"bos": 0, "eos": 1}
+
+
+def test_a_pattern_without_end_is_one_error(tmp_path: Path) -> None:
+    from hubquant.calibration import build as tokenize
+    from hubquant.models import load_tokenizer
+    from hubquant.models.tiny import build
+    from hubquant.recipe.schema import TextSource
+
+    path = build("llama", tmp_path / "model", hidden_size=64, intermediate_size=64) / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a+)+$"
+    path.write_text(json.dumps(content))
+    (tmp_path / "text").write_text("a" * 60 + "b")
+    with pytest.raises(TokenizerError, match="fails on a text"):
+        tokenize([TextSource(file=str(tmp_path / "text"))], load_tokenizer(path.parent), 8, 2, 0)

@@ -14,6 +14,7 @@ from hubquant.convert.vocab.special import around, chat_templates, notes, specia
 from hubquant.convert.vocab.structure import read_structure
 from hubquant.convert.vocab.vocabulary import Vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
+from hubquant.panics import tokenizer_panics
 
 MAX_TOKENS = 1 << 22
 
@@ -114,6 +115,7 @@ def merge_pairs(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     return pairs
 
 
+@tokenizer_panics()
 def _unreachable(files: Files) -> list[str]:
     """Tokens that the merges alone do not give for their own text."""
     from tokenizers import Tokenizer
