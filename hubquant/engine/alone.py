@@ -26,7 +26,7 @@ from hubquant.engine.given_imatrix import open_imatrix, use_notes, used, used_ar
 from hubquant.engine.output_folder import OutputFolder
 from hubquant.engine.plan import check_tokenizer, conversion_weights, settle_types
 from hubquant.engine.progress import Progress
-from hubquant.engine.quantizing import Target, Wanted
+from hubquant.engine.quantizing import Stored, Target, Wanted
 from hubquant.engine.runnable import open_model
 from hubquant.engine.source import SourceModel
 from hubquant.engine.steps import write_targets
@@ -64,6 +64,7 @@ class Readable:
     weights: Weights
     identity: Mapping[str, str]
     stream: Callable[[Wanted], Iterator[tuple[str, torch.Tensor]]]
+    stored: Stored
 
 
 def convert(model: str, out: Path, type: str | None, pre_tokenizer: str | None, progress: Progress) -> MadeFile:
@@ -165,6 +166,7 @@ def open_readable(source: SourceModel, conversion: Conversion, progress: Progres
         weights,
         source.identity,
         lambda wanted: stream(conversion, source.checkpoint, wanted),
+        source.stored,
     )
 
 
@@ -193,11 +195,11 @@ def _write(
         types, notes = settle_types(assigned, ftype, matrix.entries.keys() if matrix else (), where_from=IMATRIX_HINT)
         for note in (*notes, *fork_note(ftype, types)):
             progress.note(note)
-        metadata = file_metadata(readable.weights, ftype, settings, readable.identity["model"], facts)
+        metadata = file_metadata(readable.weights, ftype, types, settings, readable.identity["model"], facts)
         targets.append(
             Target(_hidden(path, readable.identity), plan_layouts(readable.weights, types, metadata, UNSHARDED), types)
         )
-    write_targets(targets, readable.stream, matrix, settings.mode, progress)
+    write_targets(targets, readable.stream, matrix, settings.mode, progress, readable.stored)
     for target, path in zip(targets, paths.values(), strict=True):
         target.path.replace(path)
     return [MadeFile(path, ftype, path.stat().st_size) for ftype, path in paths.items()]

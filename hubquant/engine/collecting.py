@@ -135,10 +135,12 @@ def collect(
     ``watch`` is shown the collection after every batch, unless the model is streamed. ``model`` is the loaded model, if
     it is.
     """
-    from hubquant.imatrix import Wanted
+    from hubquant.imatrix import OUTPUT, Wanted
     from hubquant.imatrix import collect as collect_loaded
     from hubquant.imatrix.streamed import collect_streamed
 
+    if settings.process_output and OUTPUT not in observable.taps:
+        progress.note("the output layer is the token embedding, of which llama-imatrix has no entry either")
     facts = {"model": observable.name, "model_identity": observable.identity, **(provenance or {})}
     wanted = Wanted(settings.process_output, score, facts)
     folder = keeping.path.parent

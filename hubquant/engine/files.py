@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubquant import __version__
+from hubquant.convert.conversion import FLOATS
 from hubquant.engine.source import SourceModel
 from hubquant.engine.workspace import Artifact, fingerprint
 from hubquant.errors import GGUFError
@@ -18,6 +19,7 @@ from hubquant.mix import FTYPES, assign
 from hubquant.quants.formats import fork_of
 from hubquant.recipe.schema import Quantize
 
+QUANTIZED_BY = ("general.quantized_by", string("hubquant"))
 PERMISSIONS = ("allow_fork_types", "allow_requantize")  # settings that change no file
 
 
@@ -25,7 +27,8 @@ PERMISSIONS = ("allow_fork_types", "allow_requantize")  # settings that change n
 class Weights:
     """What is written, whatever it was read from: a checkpoint in conversion or a GGUF file.
 
-    ``quantized`` are the types of tensors that a checkpoint has quantized already.
+    ``quantized`` are the types of tensors that a checkpoint has quantized already, and that they stay in; ``stored``
+    those of a GGUF file's tensors, whose bytes a file of the same type takes over.
     """
 
     architecture: str
@@ -34,6 +37,7 @@ class Weights:
     shapes: Mapping[str, tuple[int, ...]]
     float_type: str
     quantized: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_parameters(self) -> int:
@@ -134,14 +138,30 @@ def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatri
 
 
 def file_metadata(
-    weights: Weights, ftype: str, settings: Quantize, model: str, imatrix: ImatrixFacts | None
+    weights: Weights,
+    ftype: str,
+    types: Mapping[str, str],
+    settings: Quantize,
+    model: str,
+    imatrix: ImatrixFacts | None,
 ) -> Metadata:
-    """The source's keys, then what llama-quantize adds, then hubquant's provenance."""
-    made_from = {"model": model, "imatrix": imatrix and imatrix.dataset, **_quantize_part(ftype, settings)}
-    return {
+    """The source's keys, then what llama-quantize adds, then hubquant's provenance.
+
+    How it was quantized stands only in a file of which something was: llama-quantize takes over what it finds in a file
+    of floats.
+    """
+    metadata = {
         **weights.metadata,
         "general.quantization_version": u32(2),
         "general.file_type": u32(FTYPES[ftype].id),
+    }
+    kept = {**weights.stored, **weights.quantized}
+    if all(type in FLOATS or type == kept.get(name) for name, type in types.items()):
+        return {key: value for key, value in metadata.items() if (key, value) != QUANTIZED_BY}
+    made_from = {"model": model, "imatrix": imatrix and imatrix.dataset, **_quantize_part(ftype, settings)}
+    return {
+        **metadata,
+        **dict([QUANTIZED_BY]),
         **(imatrix.metadata() if imatrix else {}),
         "hubquant.version": string(__version__),
         "hubquant.mode": string(settings.mode),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
 
     from hubquant.models.load import Placement
 
-_OF_THE_LAST_TIME = ("split.", "quantize.imatrix.", "hubquant.calibration_sha256")
+# what an earlier quantization wrote of itself
+_OF_THE_LAST_TIME = (
+    "split.",
+    "quantize.imatrix.",
+    "hubquant.calibration_sha256",
+    "hubquant.mode",
+    "hubquant.recipe_sha256",
+    "hubquant.version",
+)
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -49,6 +58,13 @@ class GGUFSource(SourceModel):
     @property
     def can_stream(self) -> bool:
         return False
+
+    @property
+    def stored_types(self) -> Mapping[str, str]:
+        return {name: tensor.type for name, tensor in self.file.tensors.items()}
+
+    def stored(self, name: str, type: str) -> torch.Tensor | None:
+        return self.file.data(name) if self.file.tensors[name].type == type else None
 
     @property
     def quantized_types(self) -> tuple[str, ...]:

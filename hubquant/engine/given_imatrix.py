@@ -12,7 +12,7 @@ from hubquant.disk import public_name, user_path
 from hubquant.engine.files import ImatrixFacts, Weights
 from hubquant.engine.workspace import Artifact
 from hubquant.errors import ImatrixError
-from hubquant.imatrix import ImportanceMatrix, selected
+from hubquant.imatrix import CALIBRATION, ImportanceMatrix, selected
 from hubquant.imatrix.files import is_gguf
 from hubquant.recipe.schema import HUB_PREFIX, Imatrix
 
@@ -43,6 +43,7 @@ def open_imatrix(settings: Imatrix, weights: Weights) -> GivenImatrix:
         datasets[0] if datasets else "",
         len(used_names(matrix.entries, settings)),
         matrix.chunk_count,
+        matrix.provenance.get(CALIBRATION),
     )
     digests = "+".join(map(_sha256, paths))
     return GivenImatrix(paths[0] if as_it_is else None, matrix, facts, Artifact("imatrix", {"sha256": digests}))

@@ -16,6 +16,7 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.runnable import open_runnable
 from hubquant.engine.targets import check_target
 from hubquant.errors import UserError
+from hubquant.imatrix import CALIBRATION
 from hubquant.recipe.schema import Calibration, Imatrix
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def collect_imatrix(request: Request, progress: Progress) -> ImportanceMatrix:
     keeping = Keeping(
         request.out.with_name(f".{request.out.name}.partial"), f"{source.full_name} {source.exact_revision}"
     )
-    provenance = {"calibration_sha256": whole.fingerprint}
+    provenance = {CALIBRATION: whole.fingerprint}
     if request.shard:
         provenance["shard"] = "{}/{}".format(*request.shard)
     collection = collect(

@@ -175,7 +175,13 @@ def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
     """What the files hold: the source's tensors, and its metadata with ``general.*`` keys from the card."""
     shapes = conversion.shapes
     weights = Weights(
-        conversion.architecture, conversion.hparams, {}, shapes, conversion.float_type, conversion.quantized
+        conversion.architecture,
+        conversion.hparams,
+        {},
+        shapes,
+        conversion.float_type,
+        conversion.quantized,
+        source.stored_types,
     )
     general = source.general_metadata(weights.n_parameters)
     if "general.name" in general:
@@ -219,7 +225,7 @@ def _plan_file(
 ) -> FilePlan:
     assigned = assign_types(weights, ftype, recipe.quantize, has_imatrix=facts is not None)
     types, notes = settle_types(assigned, ftype, covered, where_from="leave imatrix.skip out")
-    metadata = file_metadata(weights, ftype, recipe.quantize, source.identity["model"], facts)
+    metadata = file_metadata(weights, ftype, types, recipe.quantize, source.identity["model"], facts)
     layouts = plan_layouts(weights, types, metadata, shard_bytes)
     return FilePlan(
         ftype=ftype,

@@ -21,8 +21,9 @@ from hubquant.quants import quantize
 
 Mode = Literal["exact", "best"]
 Importance = Callable[[str], torch.Tensor | None]
+Stored = Callable[[str, str], torch.Tensor | None]
 Wanted = Mapping[str, Collection[str]]
-Slices = Mapping[str, Sequence[Future[torch.Tensor]]]
+Slices = dict[str, Sequence[Future[torch.Tensor]]]
 """By type, uint8 [rows, row_bytes] of one slice of a tensor's rows after the other."""
 
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -68,9 +69,11 @@ def quantize_files(
     importance: Importance,
     mode: Mode,
     advance: Callable[[int], None],
+    stored: Stored = lambda _name, _type: None,
 ) -> None:
     """Write every target. ``stream`` is given names with the types to write and yields those source tensors, in floats
-    or in the bytes of the type; ``advance`` counts bytes written.
+    or in the bytes of the type; ``advance`` counts bytes written. Of what is ``stored`` in a type already, uint8
+    [rows, row_bytes], the bytes stay as they are.
 
     As many threads as torch has. A killed run goes on after its last finished tensor and gives the same bytes. Memory:
     the tensors in flight and the one being read, their quantized forms, and a piece in fp32 for each thread.
@@ -94,9 +97,11 @@ def quantize_files(
         for name, tensor in stream(wanted) if wanted else ():
             while queue and (queue[0][1].done() or sum(n for n, _ in queue) + tensor.numel() > _IN_FLIGHT):
                 queue.popleft()[1].result()
-            slices = _submit(pool, tensor, sorted(wanted[name]), importance(name), mode)
+            kept = {type: data for type in wanted[name] if (data := stored(name, type)) is not None}
+            slices = _submit(pool, tensor, sorted(wanted[name] - kept.keys()), importance(name), mode)
+            slices |= {type: [pool.submit(data.contiguous)] for type, data in kept.items()}
             queue.append((tensor.numel(), writing.submit(_write, name, slices, opened, advance)))
-            del tensor, slices  # the next one is read while these names would hold them
+            del tensor, slices, kept  # the next one is read while these names would hold them
         for _, written in queue:
             written.result()
         for files in opened:

@@ -26,6 +26,7 @@ from hubquant.models.identify import identify
 from hubquant.recipe.schema import ModelReference
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hubquant.hub.pull import RemoteModel
@@ -66,6 +67,15 @@ class SourceModel:
     def conversion(self) -> Conversion:
         """What becomes of the weights; see :func:`plan_conversion`."""
         return plan_conversion(self.folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer)
+
+    @property
+    def stored_types(self) -> Mapping[str, str]:
+        """Of the tensors of the file that :meth:`stored` has."""
+        return {}
+
+    def stored(self, name: str, type: str) -> torch.Tensor | None:  # noqa: ARG002
+        """The bytes that the source itself has of a tensor of the file in that type, uint8 [rows, row_bytes]."""
+        return None
 
     def general_metadata(self, n_parameters: int) -> Metadata:
         """The keys that come before those of the conversion."""

@@ -18,7 +18,7 @@ from hubquant.engine.files import FilePlan
 from hubquant.engine.given_imatrix import used
 from hubquant.engine.plan import Plan, describe
 from hubquant.engine.progress import Progress
-from hubquant.engine.quantizing import Mode, Target, Wanted, quantize_files
+from hubquant.engine.quantizing import Mode, Stored, Target, Wanted, quantize_files
 from hubquant.engine.source import SourceModel
 from hubquant.engine.workspace import Artifact, Workspace
 from hubquant.gguf_file import shard_paths
@@ -131,6 +131,7 @@ def quantize(work: Work, matrix: ImportanceMatrix | None) -> None:
         matrix,
         plan.recipe.quantize.mode,
         work.progress,
+        work.source.stored,
     )
     for file in missing:
         work.workspace.complete(plan.artifacts.files[file.ftype])
@@ -195,11 +196,12 @@ def write_targets(
     matrix: ImportanceMatrix | None,
     mode: Mode,
     progress: Progress,
+    stored: Stored,
 ) -> None:
     total = sum(entry.nbytes for target in targets for layout in target.layouts for entry in layout.tensors.values())
     importance = matrix.importance if matrix is not None else lambda _: None
     with progress.bar("quantize", total, "B") as advance:
-        quantize_files(targets, tensors, importance, mode, advance)
+        quantize_files(targets, tensors, importance, mode, advance, stored)
 
 
 def _step(work: Work, name: str, detail: str, artifact: Artifact) -> None:

@@ -25,9 +25,10 @@ def verify(work: Work) -> Mapping[str, TensorCheck]:
     work.progress.step("verify", ", ".join(file.ftype for file in missing or plan.files), reused=not missing)
     if missing:
         tensors = stream(plan.conversion, work.source.checkpoint)
+        paths = [work.file_paths(file)[0] for file in missing]
         with work.progress.bar("verify", len(plan.conversion.shapes), "tensors") as advance:
             try:
-                checks = verify_files([work.file_paths(file)[0] for file in missing], tensors, advance=advance)
+                checks = verify_files(paths, tensors, mode=plan.recipe.quantize.mode, advance=advance)
             except VerificationError:
                 for file in missing:
                     work.forget(made.files[file.ftype])

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from hubquant.errors import VerificationError
-from hubquant.evaluate.bands import LIMITS, ErrorSums
+from hubquant.evaluate.bands import VERIFIED, ErrorSums
 from hubquant.evaluate.scoring import BLOCK_ELEMENTS
 from hubquant.gguf_file import GGUFFile
 from hubquant.quants import dequantize
+from hubquant.quants.api import Mode
 
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 AGAIN = "delete the file and quantize again; if it happens again, report it with the names of the model and the tensor"
@@ -46,15 +47,16 @@ def verify_files(
     paths: Sequence[Path],
     source: Iterator[tuple[str, Tensor]],
     *,
+    mode: Mode = "best",
     n_worst: int = 5,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[FileCheck]:
     """Check the files at ``paths`` against ``source``, (GGUF name, tensor) pairs that are read once for all files.
 
     Names and shapes must be those of the source; F32, F16 and BF16 tensors must be its rounded values; quantized ones
-    must be finite and, as a whole and row by row, as near as their type allows (see ``bands``). ``advance`` is called
-    once per tensor of the source. Raises VerificationError naming the file and the tensor, GGUFError for a file that
-    cannot be read.
+    must be finite and, as a whole and row by row, as near as what was quantized in that ``mode`` (see ``bands``).
+    ``advance`` is called once per tensor of the source. Raises VerificationError naming the file and the tensor,
+    GGUFError for a file that cannot be read.
     """
     files = [(path, GGUFFile.open(path)) for path in paths]
     checks: list[list[TensorCheck]] = [[] for _ in files]
@@ -62,7 +64,7 @@ def verify_files(
     for name, tensor in source:
         names.add(name)
         for (path, file), found in zip(files, checks, strict=True):
-            found.append(_check_tensor(path, file, name, tensor))
+            found.append(_check_tensor(path, file, name, tensor, mode))
         advance(1)
     for path, file in files:
         if surplus := [name for name in file.tensors if name not in names]:
@@ -73,25 +75,26 @@ def verify_files(
     ]
 
 
-def _check_tensor(path: Path, file: GGUFFile, name: str, tensor: Tensor) -> TensorCheck:
+def _check_tensor(path: Path, file: GGUFFile, name: str, tensor: Tensor, mode: Mode) -> TensorCheck:
     entry = file.tensors.get(name)
     if entry is None:
         raise _failure(path, name, "the file lacks this tensor")
     if entry.shape != tuple(tensor.shape):
         raise _failure(path, name, f"its shape is {list(entry.shape)}, the source's {list(tensor.shape)}")
-    if entry.type not in FLOATS and entry.type not in LIMITS:
+    if entry.type not in FLOATS and entry.type not in VERIFIED:
         raise _failure(path, name, f"tensors of type {entry.type} are not verified")
     n_in = entry.shape[-1]
     data, matrix = file.data(name), tensor.reshape(-1, n_in)
-    sums = ErrorSums(entry.type)
+    sums = ErrorSums(entry.type, mode)
     step = max(1, BLOCK_ELEMENTS // n_in)
     for start in range(0, len(matrix), step):
         x = matrix[start : start + step]
-        y = dequantize(data[start : start + step], entry.type, n_in)
+        stored = data[start : start + step]
+        y = dequantize(stored, entry.type, n_in)
         if not y.isfinite().all():
             raise _failure(path, name, "it holds NaN or infinite values")
         if entry.type not in FLOATS:
-            sums.add(x.float(), y)
+            sums.add(x.float(), y, stored)
         elif not torch.equal(y, x.to(FLOATS[entry.type]).float()):
             raise _failure(path, name, f"it is not the source rounded to {entry.type}")
     if sums.relative_error > sums.limit:
@@ -99,7 +102,7 @@ def _check_tensor(path: Path, file: GGUFFile, name: str, tensor: Tensor) -> Tens
             path,
             name,
             f"its values are off by {sums.relative_error:.2%} of their size, "
-            f"{sums.limit:.2%} is the most for {entry.type} and such weights",
+            f"{sums.limit:.2%} is the most for {entry.type} with its scales",
         )
     if sums.bad_rows:
         raise _failure(path, name, f"{sums.bad_rows} of its {len(matrix)} rows do not hold the source's values")

@@ -1,6 +1,6 @@
 """Importance matrices: collect, merge, read, write, compare, describe."""
 
-from hubquant.imatrix.collection import Collection, Keeping, Wanted, collected_names
+from hubquant.imatrix.collection import CALIBRATION, OUTPUT, Collection, Keeping, Wanted, collected_names
 from hubquant.imatrix.collector import collect
 from hubquant.imatrix.difference import EntryDifference, MatrixDifference, difference
 from hubquant.imatrix.legacy import lost_in_dat
@@ -9,6 +9,8 @@ from hubquant.imatrix.statistics import LayerStatistics, Statistics, TensorStati
 from hubquant.imatrix.table import difference_table, facts_table, statistics_table
 
 __all__ = [
+    "CALIBRATION",
+    "OUTPUT",
     "Collection",
     "Entry",
     "EntryDifference",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SNAPSHOT_SECONDS = 30.0
+OUTPUT = "output.weight"
+CALIBRATION = "calibration_sha256"
+"""The key of the provenance that tells the token ids apart that a matrix was collected on."""
 
 Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Negative log-likelihoods [n] of the scored tokens of a chunk, from its ids [chunk_size] and its last logits."""
@@ -51,8 +54,8 @@ class Keeping:
 
 def collected_names(weights: Iterable[str], process_output: bool) -> tuple[str, ...]:
     """Which of the weights that multiply activations get an entry: those of the blocks, and with ``process_output`` the
-    output too (llama-imatrix's rule). Its name is the token embedding's when the two are tied."""
-    return tuple(name for name in weights if process_output or name.startswith("blk."))
+    output layer too, unless it is the token embedding (llama-imatrix's rule)."""
+    return tuple(name for name in weights if name.startswith("blk.") or (process_output and name == OUTPUT))
 
 
 @dataclass(eq=False)
@@ -99,7 +102,7 @@ class Collection:
             if total is not None:
                 sum2, sum_ = (tap.columns(x.cpu()).contiguous() for x in (total.sum2, total.sum))
                 entries[weight] = Entry(sum2, total.counts, sum_)
-        facts = {"version": __version__, "calibration_sha256": self.chunks.fingerprint, **self.wanted.provenance}
+        facts = {"version": __version__, CALIBRATION: self.chunks.fingerprint, **self.wanted.provenance}
         if self.skipped:
             facts["skipped_chunks"] = ", ".join(map(str, self.skipped))
         counted = self.done - len(self.skipped)

@@ -70,6 +70,81 @@ def test_quantizing_again_must_be_wanted(file: Path, tmp_path: Path) -> None:
     assert types == {"F32", "Q4_K", "Q6_K"}
 
 
+MODES = ("exact", "best")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_same_type_means_the_same_bytes(file: Path, mode: str, tmp_path: Path) -> None:
+    """Whatever a file is quantized to: Q4_0 would be others, as quantizing again moves its scales."""
+    assert hubquant("quantize", str(file), "-t", "Q4_0", "-o", str(tmp_path), "--mode", "exact").code == 0
+    first = GGUFFile.open(tmp_path / "tiny-Q4_0.gguf")
+    made = hubquant(
+        *("quantize", str(tmp_path / "tiny-Q4_0.gguf"), "-t", "Q4_0,Q4_K_M,Q6_K,Q8_0", "-o", str(tmp_path / "again")),
+        *("--mode", mode, "--allow-requantize"),
+    )
+    assert made.code == 0, made.err
+    kept = 0
+    for type in ("Q4_0", "Q4_K_M", "Q6_K", "Q8_0"):
+        again = GGUFFile.open(tmp_path / "again" / f"tiny-Q4_0-{type}.gguf")
+        for name, tensor in first.tensors.items():
+            if again.tensors[name].type == tensor.type:
+                assert torch.equal(again.data(name), first.data(name)), (type, name)
+                kept += len(tensor.shape) > 1
+    assert kept > len([tensor for tensor in first.tensors.values() if len(tensor.shape) > 1])  # output.weight is Q6_K
+
+
+def test_a_run_takes_over_what_has_its_type(file: Path, small_settings: list[str], tmp_path: Path) -> None:
+    assert hubquant("quantize", str(file), "-t", "Q6_K", "-o", str(tmp_path)).code == 0
+    source = tmp_path / "tiny-Q6_K.gguf"
+    options = ["--set", "quantize.types=[Q6_K,Q4_K_M]", "--set", "quantize.allow_requantize=true"]
+    made = hubquant("run", str(source), *small_settings, *options, "-o", str(tmp_path / "out"))
+    assert made.code == 0, made.err
+    first = GGUFFile.open(source)
+    for name in ("tiny-Q6_K-Q6_K.gguf", "tiny-Q6_K-Q4_K_M.gguf"):
+        again = GGUFFile.open(tmp_path / "out" / name)
+        same = [tensor for tensor in first.tensors if again.tensors[tensor].type == first.tensors[tensor].type]
+        assert "output.weight" in same
+        assert all(torch.equal(again.data(tensor), first.data(tensor)) for tensor in same)
+    assert "hubquant.mode" not in GGUFFile.open(tmp_path / "out" / "tiny-Q6_K-Q6_K.gguf").metadata
+
+
+def test_only_what_a_file_is_stands_in_it(tiny_llama: Path, file: Path, tmp_path: Path) -> None:
+    """llama-quantize takes over every key of a file of floats, and what was quantized says how."""
+    assert "hubquant.source_revision" in GGUFFile.open(file).metadata
+    for type in ("F32", "F16", "BF16"):
+        out = tmp_path / f"{type}.gguf"
+        assert hubquant("convert", str(tiny_llama), "-o", str(out), "-t", type).code == 0
+        keys = GGUFFile.open(out).metadata.keys()
+        assert {key for key in keys if key.startswith("hubquant.")} == {"hubquant.source_revision"}
+        assert "general.quantized_by" not in keys
+    assert hubquant("quantize", str(file), "-t", "Q8_0", "-o", str(tmp_path)).code == 0
+    quantized = GGUFFile.open(tmp_path / "tiny-Q8_0.gguf").metadata
+    assert quantized["general.quantized_by"].value == "hubquant"
+    assert {"hubquant.version", "hubquant.mode", "hubquant.recipe_sha256"} <= quantized.keys()
+    back = hubquant(
+        *("quantize", str(tmp_path / "tiny-Q8_0.gguf"), "-t", "F16", "-o", str(tmp_path), "--allow-requantize")
+    )
+    assert back.code == 0, back.err
+    floats = GGUFFile.open(tmp_path / "tiny-Q8_0-F16.gguf").metadata
+    assert {key for key in floats if key.startswith(("hubquant.", "quantize."))} == {"hubquant.source_revision"}
+
+
+def test_a_file_names_the_calibration_of_a_given_matrix(tiny_llama: Path, file: Path, tmp_path: Path) -> None:
+    matrix = tmp_path / "imatrix.gguf"
+    assert hubquant("imatrix", "collect", str(tiny_llama), "-o", str(matrix), *FEW).code == 0
+    made = hubquant("quantize", str(file), "-t", "Q4_K_M", "-o", str(tmp_path), "--imatrix", str(matrix))
+    assert made.code == 0, made.err
+    metadata = GGUFFile.open(tmp_path / "tiny-Q4_K_M.gguf").metadata
+    calibration = ImportanceMatrix.load(matrix).provenance["calibration_sha256"]
+    assert metadata["hubquant.calibration_sha256"].value == calibration
+    again = hubquant(
+        *("quantize", str(tmp_path / "tiny-Q4_K_M.gguf"), "-t", "Q8_0", "-o", str(tmp_path), "--allow-requantize")
+    )
+    assert again.code == 0, again.err
+    keys = GGUFFile.open(tmp_path / "tiny-Q4_K_M-Q8_0.gguf").metadata.keys()
+    assert not [key for key in keys if key.startswith(("quantize.imatrix.", "hubquant.calibration"))]
+
+
 def test_it_has_its_tokenizer(file: Path, tmp_path: Path) -> None:
     refused = hubquant("imatrix", "collect", str(file), "-o", str(tmp_path / "i"), "--pre-tokenizer", "gpt-2")
     assert refused.is_one_message()

@@ -314,7 +314,7 @@ class LlamaCpp:
         """Weight name -> Σx² per input column (float64 [matrices, n_in]) and rows seen (int64 [matrices]).
 
         The rule of llama-imatrix, without its lower bound on rows: every matrix multiplication with a block's weight,
-        the output or the token embedding.
+        the output.
         """
         self._sums, self._error = {}, None
         try:
@@ -335,7 +335,7 @@ class LlamaCpp:
             node = pointer.contents
             op = self._lib.ggml_op_name(node.op)
             name = node.src[0].contents.name.decode() if op in (b"MUL_MAT", b"MUL_MAT_ID") else ""
-            if not name.startswith("blk.") and name not in ("output.weight", "token_embd.weight"):
+            if not name.startswith("blk.") and name != "output.weight":
                 return not ask
             if not ask:
                 self._accumulate(name, node, experts=op == b"MUL_MAT_ID")
