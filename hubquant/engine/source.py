@@ -84,9 +84,12 @@ class SourceModel:
         return general_metadata(self.folder, self.card, self.full_name, n_parameters, quantized_by="hubquant")
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's own, which gives a text the tokens that llama.cpp will."""
+        from hubquant.convert.vocab.gemma4 import begin_with_bos, is_gemma4
         from hubquant.models import load_tokenizer
 
-        return load_tokenizer(self.folder)
+        tokenizer = load_tokenizer(self.folder)
+        return begin_with_bos(tokenizer) if is_gemma4(self.checkpoint.config) else tokenizer
 
     def load(self, placement: Placement | None = None) -> PreTrainedModel:
         """The model in memory; the weights must be on disk."""

@@ -38,15 +38,13 @@ WIDTH = 32
 class VocabularyCheck:
     """``skipped`` tells why nothing was compared. ``differing`` names those of the ``n_texts`` texts that llama.cpp is
     known to split otherwise for such tokenizers, and did; ``beside_special`` those where it differs only in the white
-    space beside special tokens. ``left_out`` are tokens that transformers puts around a text and llama.cpp cannot,
-    ``put_before`` is one that llama.cpp puts before every text and transformers does not. ``not_rendered`` tells why
-    there was no conversation although there is a chat template."""
+    space beside special tokens. ``left_out`` are tokens that transformers puts around a text and llama.cpp cannot.
+    ``not_rendered`` tells why there was no conversation although there is a chat template."""
 
     skipped: str | None = None
     n_texts: int = 0
     differing: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    put_before: str | None = None
     beside_special: tuple[str, ...] = ()
     not_rendered: str | None = None
 
@@ -67,8 +65,6 @@ class VocabularyCheck:
             notes.append(f"is known to split some text otherwise than this tokenizer: {', '.join(self.differing)}")
         if self.left_out:
             notes.append(f"does not put {' '.join(self.left_out)} around a text: prompts must hold them")
-        if self.put_before:
-            notes.append(f"puts {self.put_before} before every text, as this tokenizer does not")
         if self.beside_special:
             where = ", ".join(self.beside_special)
             notes.append(f"keeps or adds white space beside special tokens where this tokenizer does not, in {where}")
@@ -104,12 +100,9 @@ def check_vocabulary(
     spaces_differ = vocabulary.add_space_prefix or strips(tokenizer)
     around: list[int] = tokenizer("")["input_ids"]
     left_out = around if len(around) > 1 and not (vocabulary.add_bos or vocabulary.add_eos) else []
-    # llama.cpp insists on it for Gemma 4.
-    forced = [vocabulary.specials["bos"]] if vocabulary.model == "gemma4" else []
-    put_before = forced if around[:1] != forced else []
     differing, beside = [], []
     for (kind, text), ids in zip(compared.items(), found, strict=True):
-        expected = [*put_before, *tokenizer(text, add_special_tokens=not left_out)["input_ids"]]
+        expected: list[int] = tokenizer(text, add_special_tokens=not left_out)["input_ids"]
         if ids == expected:
             continue
         if kind in tolerated:
@@ -122,7 +115,6 @@ def check_vocabulary(
         n_texts=len(compared),
         differing=tuple(differing),
         left_out=tuple(vocabulary.tokens[id] for id in left_out),
-        put_before=vocabulary.tokens[put_before[0]] if put_before else None,
         beside_special=tuple(beside),
         not_rendered=not_rendered,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.devices import default_device
-from hubquant.errors import CheckpointError, TokenizerError
+from hubquant.errors import CheckpointError
 from hubquant.models.links import check_links
 from hubquant.models.text_tower import QUANTIZATION
 from hubquant.panics import tokenizer_panics
@@ -124,22 +124,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    from hubquant.convert.vocab.files import library_errors
+
     check_links(folder)
     as_it_stands = (folder / "tokenizer.json").is_file()
     if not as_it_stands and (folder / "tokenizer.model").is_file():
         return _of_sentencepiece(folder)
     auto: Any = PreTrainedTokenizerFast if as_it_stands else AutoTokenizer
-    with quiet():
-        try:
-            tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # tokenizers raises bare Exception
-            raise TokenizerError(
-                f"the tokenizer in {folder} cannot be loaded",
-                why=_first_line(error),
-                hint="the folder needs tokenizer.json or tokenizer.model as its repository has them",
-            ) from error
+    hint = "the folder needs tokenizer.json or tokenizer.model as its repository has them"
+    with quiet(), library_errors(f"the tokenizer in {folder} cannot be loaded", hint):
+        tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     return tokenizer
 
 

@@ -270,3 +270,9 @@ def test_a_pattern_without_end_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a" * 60 + "b")
     with pytest.raises(TokenizerError, match="fails on a text"):
         tokenize([TextSource(file=str(tmp_path / "text"))], load_tokenizer(path.parent), 8, 2, 0)
+
+
+def test_panics_of_the_library(folder: Path) -> None:
+    put(folder / "tokenizer.json", ("normalizer",), {"type": "Precompiled"})
+    with pytest.raises(TokenizerError, match="cannot be loaded: Precompiled: .*missing field"):
+        load_tokenizer(folder)

@@ -11,7 +11,7 @@ import pytest
 from gguf import Keys, TokenType
 
 from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary
-from hubquant.convert.vocab.gemma4 import VISIBLE
+from hubquant.convert.vocab.gemma4 import VISIBLE, begin_with_bos
 from hubquant.errors import TokenizerError
 from hubquant.evaluate import check_vocabulary
 from hubquant.evaluate.texts import TEXTS
@@ -80,9 +80,15 @@ def test_same_tokens(folder: Path) -> None:
         assert llama.detok(llama.tokenize(f"{call}<turn|>")).removeprefix("<bos>").startswith(call)
 
 
-def test_the_note_on_bos(folder: Path) -> None:
-    check = check_vocabulary(read_vocabulary(folder, {}, FACTS), load_tokenizer(folder))
-    assert check.note == "llama.cpp puts <bos> before every text, as this tokenizer does not"
+def test_bos_before_every_text(folder: Path) -> None:
+    """As llama.cpp insists, so that calibration and evaluation see it too."""
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}<|turn>user\n{{ messages[0].content }}<turn|>\n")
+    vocabulary, source = read_vocabulary(folder, {}, FACTS), load_tokenizer(folder)
+    assert source("")["input_ids"] == []
+    assert begin_with_bos(source)("")["input_ids"] == [vocabulary.specials["bos"]]
+    assert begin_with_bos(source)("<bos>")["input_ids"] == [vocabulary.specials["bos"]] * 2
+    check = check_vocabulary(vocabulary, source)
+    assert (check.n_texts, check.note) == (len(TEXTS) + 3, None)
 
 
 def test_other_families_keep_their_form(folder: Path) -> None:

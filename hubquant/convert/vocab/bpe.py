@@ -8,7 +8,7 @@ from typing import Any
 
 from gguf import TokenType
 
-from hubquant.convert.vocab.files import Files
+from hubquant.convert.vocab.files import Files, library_errors
 from hubquant.convert.vocab.pretokenizers import recognise, structure_of
 from hubquant.convert.vocab.special import around, chat_templates, notes, special_ids
 from hubquant.convert.vocab.structure import read_structure
@@ -121,7 +121,8 @@ def _unreachable(files: Files) -> list[str]:
     from tokenizers import Tokenizer
 
     model = {**files.tokenizer["model"], "ignore_merges": False}
-    merging = Tokenizer.from_str(json.dumps({**files.tokenizer, "model": model})).model
     added = {token.content for token in files.added_tokens}
     words = [text for text in model["vocab"] if text not in added]
-    return [word for word in words if len(merging.tokenize(word)) != 1]
+    with library_errors("tokenizer.json cannot be used"):
+        merging = Tokenizer.from_str(json.dumps({**files.tokenizer, "model": model})).model
+        return [word for word in words if len(merging.tokenize(word)) != 1]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from gguf import TokenType
 
 from hubquant.convert.vocab.bpe import lay_out, merge_pairs, token_ids
@@ -10,6 +13,9 @@ from hubquant.convert.vocab.special import around, chat_templates, notes, specia
 from hubquant.convert.vocab.spm import ADDED_SCORE, SPACE, is_byte, space_prefix
 from hubquant.convert.vocab.vocabulary import Vocabulary
 from hubquant.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Shown in generated text, whatever tokenizer.json says: llama.cpp's chat parser reads tool calls and channels by them.
 VISIBLE = (
@@ -21,6 +27,24 @@ VISIBLE = (
     "<tool_response|>",
     '<|"|>',
 )
+
+
+def is_gemma4(config: Mapping[str, Any]) -> bool:
+    """Of a config.json."""
+    return str(config.get("model_type")).startswith("gemma4")
+
+
+def begin_with_bos(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """With <bos> before every text, as llama.cpp insists on for Gemma 4, which its tokenizer.json leaves to the chat
+    template."""
+    from tokenizers import processors
+
+    bos, id = tokenizer.bos_token, tokenizer.bos_token_id
+    if bos is not None and tokenizer("")["input_ids"][:1] != [id]:
+        template = processors.TemplateProcessing(f"{bos} $A", f"{bos} $A {bos}:1 $B:1", [(bos, id)])
+        backend: Any = tokenizer
+        backend.backend_tokenizer.post_processor = template
+    return tokenizer
 
 
 def read_gemma4(files: Files) -> Vocabulary:

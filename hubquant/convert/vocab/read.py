@@ -10,7 +10,7 @@ from typing import Any
 
 from hubquant.convert.vocab import spm, unigram
 from hubquant.convert.vocab.bpe import read_byte_level
-from hubquant.convert.vocab.files import ROLES, Files, ModelFacts
+from hubquant.convert.vocab.files import ROLES, Files, ModelFacts, library_errors
 from hubquant.convert.vocab.gemma4 import read_gemma4
 from hubquant.convert.vocab.phi3 import strips_as_phi3
 from hubquant.convert.vocab.sentencepiece import UNIGRAM, read_model
@@ -94,13 +94,9 @@ def _converted(files: Files, config: Mapping[str, Any]) -> Files:
         )
     from transformers import AutoTokenizer
 
-    try:
+    with library_errors(f"the tokenizer in {folder} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         text = tokenizer.backend_tokenizer.to_str()
         texts = {f"{role}_token": getattr(tokenizer, f"{role}_token", None) for role in ROLES}
-    except Exception as error:  # transformers and tokenizers raise anything here
-        raise TokenizerError(
-            f"the tokenizer in {folder} cannot be loaded", why=str(error).splitlines()[0][:200]
-        ) from error
     named = {name: str(text) for name, text in texts.items() if text}
     return Files.read(folder, config, files.facts, tokenizer=json.loads(text), named=named)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import TokenType
 
+from hubquant.convert.vocab.files import library_errors
 from hubquant.convert.vocab.pretokenizers import structure_of
 from hubquant.convert.vocab.spm import SPACE
 from hubquant.convert.vocab.unigram import EDGES
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
-    """The transformers tokenizer that gives the ids of the one the vocabulary was read from."""
+    """The transformers tokenizer that gives the ids of the one the vocabulary was read from.
+
+    ``TokenizerError`` when the vocabulary contradicts itself.
+    """
+    with library_errors("the vocabulary cannot be used"):
+        return _build(vocabulary)
+
+
+def _build(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     from tokenizers import AddedToken, processors
     from transformers import PreTrainedTokenizerFast
 
