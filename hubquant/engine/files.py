@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hubquant import __version__
 from hubquant.convert.conversion import FLOATS
+from hubquant.engine.rule_patterns import check_rules
 from hubquant.engine.source import SourceModel
 from hubquant.engine.workspace import Artifact, fingerprint
 from hubquant.errors import GGUFError
@@ -120,6 +121,7 @@ def fork_note(ftype: str, types: Mapping[str, str]) -> list[str]:
 
 def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatrix: bool) -> dict[str, str]:
     """What the checkpoint has quantized already stays as it is, unless a rule of the recipe says otherwise."""
+    check_rules(settings.rules, weights.shapes)
     types = assign(
         weights.shapes,
         ftype,

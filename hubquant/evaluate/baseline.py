@@ -2,7 +2,8 @@
 
 One HDF5 file: ``tokens`` int32 [chunks, chunk_size]; for each scored token ``codes`` uint16 [chunks, scored, n_vocab]
 with ``scale`` and ``minimum`` float32 (ln p = minimum + scale · code, over the full range of the row), its exact
-``nll`` float32 and the most probable token ``top`` int32. What made it stands in the attributes.
+``nll`` float32 and the most probable token ``top`` int32. ``checksums`` uint32 [chunks] are CRC-32 of each chunk's
+scores; the first versions wrote none. What made it stands in the attributes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from hubquant.evaluate.scoring import n_scored, row_blocks
 FORMAT = "hubquant baseline 1"
 LEVELS = 65535
 DATASETS = ("codes", "scale", "minimum", "nll", "top")
+CHECKSUMS = "checksums"
 DTYPES = {"codes": "<u2", "scale": "<f4", "minimum": "<f4", "nll": "<f4", "top": "<i4", "tokens": "<i4"}
 
 
@@ -95,7 +97,8 @@ class Baseline:
             raise BaselineError(f"{path} cannot be read", why=str(error), hint=hint) from None
         try:
             identity = _checked_identity(structure)
-            arrays = {name: _mapped(path, structure.arrays[name]) for name in DTYPES}
+            names = [*DTYPES, *([CHECKSUMS] if CHECKSUMS in structure.arrays else [])]
+            arrays = {name: _mapped(path, structure.arrays[name]) for name in names}
             _check_values(arrays)
         except (ValueError, OSError) as error:
             raise BaselineError(f"{path} is not a baseline", why=str(error), hint=hint) from None
@@ -126,10 +129,28 @@ class Baseline:
         return self._read("top", chunk)
 
     def checksum(self, chunk: int) -> int:
+        """CRC-32 of a chunk's scores."""
         checksum = 0
         for name in DATASETS:
             checksum = zlib.crc32(self._arrays[name][chunk].tobytes(), checksum)
         return checksum
+
+    @property
+    def has_checksums(self) -> bool:
+        return CHECKSUMS in self._arrays
+
+    def is_whole(self, chunk: int) -> bool:
+        """Whether a chunk's scores are what was written; True where no checksum tells."""
+        return not self.has_checksums or int(self._arrays[CHECKSUMS][chunk]) == self.checksum(chunk)
+
+    def check(self, chunk: int) -> None:
+        """Raises BaselineError for a chunk that is not what was written."""
+        if not self.is_whole(chunk):
+            raise BaselineError(
+                "the baseline is damaged",
+                why=f"chunk {chunk + 1} is not what was written",
+                hint="write it again: hubquant evaluate baseline",
+            )
 
     def _read(self, name: str, chunk: int, rows: slice = slice(None)) -> Tensor:
         return torch.from_numpy(np.array(self._arrays[name][chunk, rows]))
@@ -163,6 +184,8 @@ def _checked_identity(structure: Structure) -> Identity:
     for name in DATASETS[1:]:
         if arrays[name].shape != (n_chunks, scored):
             raise ValueError(f"its {name} have the shape {list(arrays[name].shape)}, not {[n_chunks, scored]}")
+    if CHECKSUMS in arrays and (arrays[CHECKSUMS].dtype, arrays[CHECKSUMS].shape) != ("<u4", (n_chunks,)):
+        raise ValueError(f"its {CHECKSUMS} are not {n_chunks} of 32 bits")
     chunks, chunk_size = arrays["tokens"].shape
     if chunks != n_chunks or scored != n_scored(chunk_size):
         raise ValueError(f"its {chunks} chunks of {chunk_size} tokens do not belong to the scores")

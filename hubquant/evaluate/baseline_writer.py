@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hubquant.disk import disk_full, sync, write_all, writing
 from hubquant.errors import BaselineError
-from hubquant.evaluate.baseline import DATASETS, Baseline, EncodedRows, Identity, encode
+from hubquant.evaluate.baseline import CHECKSUMS, DATASETS, Baseline, EncodedRows, Identity, encode
 from hubquant.evaluate.hdf5 import read_structure
 from hubquant.evaluate.scoring import LanguageModel, n_scored, scored_logits, scored_targets
 
@@ -66,7 +66,7 @@ def _finished(path: Path, identity: Identity) -> Baseline | None:
         baseline = Baseline.open(path)
     except BaselineError:
         return None
-    if baseline.identity == identity:
+    if baseline.identity == identity and all(map(baseline.is_whole, range(baseline.n_chunks))):
         return baseline
     baseline.close()
     return None
@@ -106,6 +106,7 @@ class _Writer:
                     ("top", np.int32),
                 ):
                     _preallocate(file, name, rows, dtype)
+                _preallocate(file, CHECKSUMS, rows[:1], np.uint32)
                 _preallocate(file, "tokens", tuple(ids.shape), np.int32)
                 file["tokens"][...] = ids.numpy()
             _journal(path).unlink(missing_ok=True)
@@ -119,7 +120,7 @@ class _Writer:
             return None
         try:
             with Baseline.open(_partial(path)) as partial:
-                if partial.identity != identity:
+                if partial.identity != identity or not partial.has_checksums:
                     return None
                 journal = _read_journal(path)
                 kept = {i: sum for i, sum in journal.items() if i < partial.n_chunks and partial.checksum(i) == sum}
@@ -135,6 +136,8 @@ class _Writer:
                 checksum = zlib.crc32(data, checksum)
                 self._file.seek(self._offsets[name] + chunk * len(data))
                 write_all(self._file, data)
+            self._file.seek(self._offsets[CHECKSUMS] + 4 * chunk)
+            write_all(self._file, checksum.to_bytes(4, "little"))
             with _journal(self._path).open("a") as journal:
                 journal.write(f"{chunk} {checksum}\n")
         self.done.add(chunk)
@@ -174,4 +177,4 @@ def _preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any)
 
 def _offsets(path: Path) -> dict[str, int]:
     arrays = read_structure(path).arrays
-    return {name: arrays[name].offset for name in DATASETS}
+    return {name: arrays[name].offset for name in (*DATASETS, CHECKSUMS)}

@@ -68,6 +68,8 @@ def compare_baselines(first: Path, second: Path) -> Divergence:
 
 
 def _stored_statistics(base: Baseline, other: Baseline, chunk: int, ids: torch.Tensor) -> TokenStatistics:
+    base.check(chunk)
+    other.check(chunk)
     nll_base, top, targets = base.nll(chunk), base.top(chunk), scored_targets(ids)
     log_q, log_p = other.log_probs(chunk), base.log_probs(chunk)
     decoded = token_statistics(log_q, log_p, nll_base, top, targets)
@@ -85,6 +87,7 @@ FIELDS = tuple(TokenStatistics.__dataclass_fields__)
 
 
 def _chunk_statistics(model: LanguageModel, baseline: Baseline, chunk: int, ids: torch.Tensor) -> TokenStatistics:
+    baseline.check(chunk)
     logits = scored_logits(model, ids)
     if logits.shape[1] != baseline.n_vocab:
         raise EvaluationError(

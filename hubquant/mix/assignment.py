@@ -121,7 +121,7 @@ def pattern(match: str) -> re.Pattern[str]:
     """Searched in lower-case names. Raises ``MixError`` for what is no regular expression."""
     try:
         return re.compile(match.lower())
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise MixError(
             f"{match!r} is not a regular expression", why=str(error), hint="escape special characters with a backslash"
         ) from None

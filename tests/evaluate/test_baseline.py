@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hubquant.errors import BaselineError
-from hubquant.evaluate import Baseline, write_baseline
+from hubquant.evaluate import Baseline, compare, compare_baselines, write_baseline
 from hubquant.evaluate.baseline import decode, encode
 from hubquant.evaluate.scoring import BLOCK_ELEMENTS
 from tests.support.evaluation import counted, random_chunks
@@ -101,7 +101,7 @@ def test_an_interrupted_writer_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "base.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["data", "journal", "structure", "other chunks"])
+@pytest.mark.parametrize("damage", ["data", "journal", "no journal of text", "structure", "other chunks"])
 def test_damaged_leftovers_are_not_trusted(tmp_path: Path, damage: str) -> None:
     write(tmp_path / "whole.h5").close()
     calls: list[int] = []
@@ -120,6 +120,9 @@ def test_damaged_leftovers_are_not_trusted(tmp_path: Path, damage: str) -> None:
         case "journal":
             journal.write_text(journal.read_text()[:-3] + "x")
             kept = 3
+        case "no journal of text":
+            journal.write_bytes(b"\xff\xfe\n0 \xb2\n" + journal.read_bytes())
+            kept = 4
         case "structure":
             partial.write_bytes(partial.read_bytes()[:300])
         case "other chunks":
@@ -203,3 +206,26 @@ def test_hostile_files_are_refused(tmp_path: Path, damage: str) -> None:
                 file[damage][0, 0] = N_VOCAB if damage == "tokens" else float("nan")
     with pytest.raises(BaselineError):
         Baseline.open(path)
+
+
+@pytest.mark.parametrize("name", ["codes", "scale", "minimum", "nll", "top"])
+def test_scores_changed_in_place_are_found_and_written_again(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "base.h5"
+    write(path).close()
+    whole = path.read_bytes()
+    with h5py.File(path, "a") as file:
+        file[name][3, 5] = file[name][2, 6]
+    with Baseline.open(path) as baseline, pytest.raises(BaselineError, match="chunk 4 is not what was written"):
+        compare(model, baseline)
+    with pytest.raises(BaselineError, match="damaged"):
+        compare_baselines(path, path)
+    write(path).close()
+    assert path.read_bytes() == whole
+
+
+def test_baselines_without_checksums_are_read(tmp_path: Path) -> None:
+    write(tmp_path / "base.h5").close()
+    with h5py.File(tmp_path / "base.h5", "a") as file:
+        del file["checksums"]
+    with Baseline.open(tmp_path / "base.h5") as baseline:
+        assert compare(model, baseline).kld.mean < 1e-6

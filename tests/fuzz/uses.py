@@ -113,16 +113,15 @@ def read_weights(folder: Path) -> None:
 
 
 def make_gguf(folder: Path) -> None:
-    from hubquant.engine.alone import convert, imatrix_settings, quantize, quantize_settings
+    from hubquant.engine.alone import convert, quantize
     from hubquant.engine.progress import Silent
     from hubquant.models.tiny import build
+    from hubquant.recipe.schema import Imatrix, Quantize
 
     model = build("llama", folder / "model", **SMALL)
     convert(str(model), folder / "f16.gguf", "F16", None, Silent())
-    settings = quantize_settings(["Q4_K_M"], "exact", [], False, None, None, False, False)
-    quantize(str(model), settings, imatrix_settings([], [], []), None, folder / "q4", Silent())
-    next((folder / "q4").glob("*.gguf")).rename(folder / "q4.gguf")
-    shutil.rmtree(folder / "q4")
+    settings = Quantize(types=("Q4_K_M",), mode="exact")
+    quantize(str(model), settings, Imatrix(), None, folder / "q4.gguf", Silent())
     shutil.rmtree(model)
 
 
