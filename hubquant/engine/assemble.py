@@ -17,7 +17,7 @@ from hubquant.engine.report import FileReport, Report
 from hubquant.engine.steps import Work
 from hubquant.hub.eval_results import FOLDER as RESULTS
 from hubquant.hub.eval_results import eval_results
-from hubquant.publish.measurements import FileMeasurement, with_earlier
+from hubquant.publish.measurements import FileMeasurement, not_replaced, with_earlier
 from hubquant.publish.recommendation import MeasuredFile
 
 if TYPE_CHECKING:
@@ -52,16 +52,19 @@ def assemble(
     ]
     report = Report(plan.source.name, plan.output, reports)
     work.progress.step("card", str(plan.output / CARD))
-    page = Page.of(plan)
     before = measurements_in(output)
     paths = {file.ftype: file.paths for file in plan.files}
     measured = [file.measured for file in report.passed]
-    own = [FileMeasurement.of(file, paths[file.type], page.made_with) for file in measured]
     placed = _place_files(work, output, {file.type for file in measured})
-    replaced = {path for file in before if file.type in paths for path in file.paths}
+    page = Page.of(plan, output.sha256(IMATRIX) if IMATRIX in placed else None)
+    own = [
+        FileMeasurement.of(file, {path: output.sha256(path) for path in paths[file.type]}, page.made_with)
+        for file in measured
+    ]
+    earlier = not_replaced(before, {Path(file.name).stem for file in plan.files})
+    replaced = {path for file in before if file not in earlier for path in file.paths}
     for name in (replaced | {path for of_type in paths.values() for path in of_type}) - placed:
         output.remove(name)
-    earlier = [file for file in before if file.type not in paths]
     files = with_earlier(own, earlier)
     contents = {path: text.encode() for path, text in _eval_results(plan, measured).items()}
     contents |= page.contents(files, undescribed(output, files), plan.recipe.publish.to)

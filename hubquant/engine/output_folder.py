@@ -101,6 +101,10 @@ class OutputFolder:
                     hint="give it another name, or delete it, and run the same line again",
                 )
 
+    def sha256(self, name: str) -> str:
+        """Of a file that hubquant made, as it made it."""
+        return self._made[name][-1].sha256
+
     def is_unchanged(self, name: str) -> bool:
         path = self.root / name
         if not _is_regular(path):
@@ -142,7 +146,7 @@ class OutputFolder:
         self.save()
 
     def publishable(self) -> dict[str, str]:
-        """sha256 by path of everything that hubquant made here, texts as they are now.
+        """sha256 by path of everything that hubquant made here, the card as it is now.
 
         Raises ``OutputError`` for any other file that was changed.
         """
@@ -150,7 +154,7 @@ class OutputFolder:
         for name in self:
             self._check_parents(name)
             path = self.root / name
-            if name in TEXTS and _is_regular(path):
+            if name == CARD and _is_regular(path):
                 digests[name] = sha256_of(path)
             elif self.is_unchanged(name):
                 digests[name] = self._made[name][-1].sha256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -47,7 +47,8 @@ class Page(BaseModel):
     not_as_source: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, plan: Plan) -> Page:
+    def of(cls, plan: Plan, matrix_sha256: str | None) -> Page:
+        """``matrix_sha256`` is that of the importance matrix as it is published."""
         recipe, source = plan.recipe, plan.source
         model = ModelReference(id=source.id, revision=source.revision) if source.id else None
         return cls(
@@ -63,7 +64,7 @@ class Page(BaseModel):
             evaluation=tuple(map(_text, recipe.evaluate.sources)) if plan.evaluation else (),
             recipe=public_recipe(recipe, model),
             local_recipe=local_recipe(recipe, model),
-            made_with=_made_with(plan),
+            made_with=_made_with(plan, matrix_sha256),
             not_as_source=plan.conversion.notes,
         )
 
@@ -119,11 +120,12 @@ class Page(BaseModel):
 
 
 def measurements_in(folder: OutputFolder) -> tuple[FileMeasurement, ...]:
-    """Of the files that are still in ``folder`` as hubquant made them."""
+    """Of the files that are still in ``folder`` as they were measured."""
     if MEASUREMENTS not in folder or not folder.is_unchanged(MEASUREMENTS):
         return ()
     found = read_measurements((folder.root / MEASUREMENTS).read_bytes()).files
-    return tuple(file for file in found if all(path in folder for path in file.paths))
+    digests = {path: folder.sha256(path) for path in folder}
+    return tuple(file for file in found if file.is_what(digests))
 
 
 def undescribed(names: Iterable[str], files: Sequence[FileMeasurement]) -> list[str]:
@@ -132,14 +134,16 @@ def undescribed(names: Iterable[str], files: Sequence[FileMeasurement]) -> list[
     return sorted(name for name in set(names) - described if name.endswith(".gguf"))
 
 
-def _made_with(plan: Plan) -> MadeWith:
+def _made_with(plan: Plan, matrix_sha256: str | None) -> MadeWith:
     recipe, facts = plan.recipe, plan.facts
     settings = recipe.quantize.model_dump(mode="json", exclude={"types", "allow_fork_types", "allow_requantize"})
     matrix = None
     if facts is not None:
-        of_file: Mapping[str, Any] = plan.imatrix.artifact.made_from if plan.imatrix else {}
+        # by the text it was collected on, where that is known: sums differ in their last bits between machines
+        provenance = plan.imatrix.matrix.provenance if plan.imatrix else {}
+        source = facts.tokens_sha256 or provenance.get("calibration_sha256") or matrix_sha256
         use = recipe.imatrix.model_dump(include={"process_output", "include_weights", "exclude_weights"})
-        matrix = fingerprint({"matrix": facts.tokens_sha256 or dict(of_file), **use})
+        matrix = fingerprint({"matrix": source, **use})
     return MadeWith(
         model=plan.source.identity["model"],
         imatrix=matrix,

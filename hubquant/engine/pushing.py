@@ -31,7 +31,7 @@ def place_to_publish(repo_id: str) -> str:
 def push_folder(folder: OutputFolder, to: str, private: bool, progress: Progress) -> Pushed:
     """Upload what hubquant made in ``folder``, which is listed first, with a card of all that the repository will hold.
 
-    A file that the repository has of the same type under another name is removed there.
+    A file that the repository has of the same model and type in other shards is removed there.
     """
     from hubquant.hub.published import look_up
     from hubquant.hub.push import push
@@ -66,18 +66,18 @@ def _update_page(folder: OutputFolder, to: str, published: Published, progress: 
     """Write the page anew with the files that only the repository has. Returns its files that are replaced by others
     under another name."""
     from hubquant.engine.page import Page, measurements_in, undescribed
-    from hubquant.publish.measurements import read_measurements, with_earlier
+    from hubquant.publish.measurements import not_replaced, read_measurements, with_earlier
 
     own = measurements_in(folder)
-    types = {file.type for file in own}
+    names = {file.name for file in own}
     stored = read_measurements(published.contents.get(MEASUREMENTS, b""))
-    theirs = [file for file in stored.files if all(path in published.files for path in file.paths)]
+    theirs = [file for file in stored.files if file.is_what(published.files)]
     card = published.contents.get(CARD)
     if card and stored.card_sha256 not in (None, hashlib.sha256(card).hexdigest()):
         progress.note(f"the card of {to} was edited there; the edit stays in its history, at {published.commit}")
     page = Page.load(folder)
     if page is None:
-        if any(file.type not in types for file in theirs):
+        if not_replaced(theirs, names):
             raise OutputError(
                 f"the card in {folder.root} does not tell of all files that {to} has",
                 why="an earlier version made the folder",
@@ -85,7 +85,7 @@ def _update_page(folder: OutputFolder, to: str, published: Published, progress: 
             )
         return []
     files = with_earlier(own, theirs)
-    outdated = [path for file in theirs if file.type in types for path in file.paths if path not in folder]
+    outdated = [path for file in theirs if file.name in names for path in file.paths if path not in folder]
     others = undescribed([*published.files, *folder], files)
     for name, content in page.contents(files, [name for name in others if name not in outdated], to).items():
         if name in folder and not folder.is_unchanged(name):

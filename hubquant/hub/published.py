@@ -18,10 +18,10 @@ LARGEST = 16 << 20  # bytes of a file that is read
 
 @dataclass(frozen=True)
 class Published:
-    """``files`` are its paths, ``contents`` those of them that were asked for, at ``commit``."""
+    """At ``commit``. ``files`` has the sha256 by path, None for small ones; ``contents`` are those asked for."""
 
     commit: str | None = None
-    files: Collection[str] = ()
+    files: Mapping[str, str | None] = field(default_factory=dict)
     contents: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -36,4 +36,5 @@ def look_up(repo_id: str, wanted: Collection[str], *, retry: Retry = PATIENT) ->
     sizes = {file.name: file.size or 0 for file in answer.files}
     read = [name for name in wanted if name in sizes and sizes[name] <= LARGEST]
     contents = {name: fetch_file(repo_id, name, str(answer.sha), retry=retry).read_bytes() for name in read}
-    return Published(answer.sha, tuple(sizes), contents)
+    digests = {file.name: file.sha256 for file in answer.files}
+    return Published(answer.sha, digests, contents)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -13,12 +15,13 @@ from hubquant.evaluate.runtime import RuntimeCheck
 from hubquant.publish.recommendation import MeasuredFile
 
 DIFFERENCES = {
-    "model": "of another state of the model",
+    "model": "of another model or another state of it",
     "imatrix": "with another importance matrix",
     "settings": "with other settings",
-    "evaluation": "measured on another text",
+    "evaluation": "measured otherwise",
     "hubquant": "by another version of hubquant",
 }
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 OF_THE_FILE = ("model", "imatrix", "settings")
 
 
@@ -45,9 +48,9 @@ class MadeWith(_Frozen):
 
 
 class FileMeasurement(_Frozen):
-    """``paths`` in the repository, of every shard."""
+    """``sha256`` by path in the repository, of every shard."""
 
-    paths: Annotated[tuple[Annotated[str, AfterValidator(inside)], ...], Field(min_length=1)]
+    sha256: Annotated[dict[Annotated[str, AfterValidator(inside)], str], Field(min_length=1)]
     type: str
     size: int
     bpw: float
@@ -57,9 +60,9 @@ class FileMeasurement(_Frozen):
     runtime: RuntimeCheck | None
 
     @classmethod
-    def of(cls, file: MeasuredFile, paths: Sequence[str], made_with: MadeWith) -> FileMeasurement:
+    def of(cls, file: MeasuredFile, sha256: Mapping[str, str], made_with: MadeWith) -> FileMeasurement:
         return cls(
-            paths=tuple(paths),
+            sha256=dict(sha256),
             type=file.type,
             size=file.size,
             bpw=file.bpw,
@@ -68,6 +71,19 @@ class FileMeasurement(_Frozen):
             divergence=file.divergence,
             runtime=file.runtime,
         )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(self.sha256)
+
+    def is_what(self, digests: Mapping[str, str | None]) -> bool:
+        """Whether these files are the measured ones, as far as their digests are known."""
+        return all(path in digests and digests[path] in (None, sha256) for path, sha256 in self.sha256.items())
+
+    @property
+    def name(self) -> str:
+        """Of the model and the type, however it is cut into shards."""
+        return SHARD.sub("", PurePosixPath(self.paths[0]).stem)
 
     @property
     def measured(self) -> MeasuredFile:
@@ -95,6 +111,9 @@ def read_measurements(content: bytes) -> Measurements:
 
 
 def with_earlier(files: Sequence[FileMeasurement], earlier: Iterable[FileMeasurement]) -> list[FileMeasurement]:
-    """``files`` and those ``earlier`` ones whose types they do not have, from the largest to the smallest."""
-    types = {file.type for file in files}
-    return sorted([*files, *(file for file in earlier if file.type not in types)], key=lambda file: -file.size)
+    """``files`` and those ``earlier`` ones that they do not replace, from the largest to the smallest."""
+    return sorted([*files, *not_replaced(earlier, {file.name for file in files})], key=lambda file: -file.size)
+
+
+def not_replaced(earlier: Iterable[FileMeasurement], names: Collection[str]) -> list[FileMeasurement]:
+    return [file for file in earlier if file.name not in names]

@@ -36,7 +36,7 @@ def _reaches(recipe: Recipe) -> Iterator[tuple[str, object]]:
         "publish.to": publish.to,
         "publish.private": publish.private,
     }
-    yield from ((field, value) for field, value in values.items() if value)
+    yield from ((field, value) for field, value in values.items() if value is not None and value is not False)
     for part in ("calibration", "evaluate"):
         for source in getattr(recipe, part).sources:
             if source.file is not None:

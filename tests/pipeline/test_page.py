@@ -110,6 +110,19 @@ def test_a_repository_of_somebody_else_is_not_published_over(hub: LocalHub, sour
     assert "was edited there; the edit stays in its history" in outcome.err
 
 
+def test_another_model_in_the_same_folder_takes_nothing_away(tiny_llama: Path, tmp_path: Path) -> None:
+    quick = ("imatrix.skip=true", "evaluate.skip=true")
+    shutil.copytree(tiny_llama, tmp_path / "other")
+    (tmp_path / "other" / "README.md").write_text("---\nlicense: mit\n---\n")
+    run(tiny_llama, tmp_path / "out", "Q8_0", *quick)
+    run(tmp_path / "other", tmp_path / "out", "Q8_0", *quick)
+    assert {path.name for path in (tmp_path / "out").glob("*.gguf")} == {"tiny-llama-Q8_0.gguf", "other-Q8_0.gguf"}
+    current, earlier = (tmp_path / "out" / "README.md").read_text().split("### Files of earlier runs")
+    assert "other-Q8_0.gguf" in current
+    assert "tiny-llama-Q8_0.gguf" in earlier
+    assert "of another model" in earlier
+
+
 def test_what_is_published_of_a_local_model_shows_no_path(
     hub: LocalHub, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
