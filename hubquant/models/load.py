@@ -13,7 +13,7 @@ from hubquant.devices import default_device
 from hubquant.errors import CheckpointError
 from hubquant.models.links import check_links
 from hubquant.models.text_tower import QUANTIZATION
-from hubquant.panics import tokenizer_panics
+from hubquant.panics import tokenizer_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -115,7 +115,6 @@ def _config(settings: Mapping[str, Any]) -> Any:
         ) from error
 
 
-@tokenizer_panics()
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``; ``TokenizerError`` when there is none or it cannot be read.
 
@@ -124,15 +123,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    from hubquant.convert.vocab.files import library_errors
-
     check_links(folder)
     as_it_stands = (folder / "tokenizer.json").is_file()
     if not as_it_stands and (folder / "tokenizer.model").is_file():
         return _of_sentencepiece(folder)
     auto: Any = PreTrainedTokenizerFast if as_it_stands else AutoTokenizer
     hint = "the folder needs tokenizer.json or tokenizer.model as its repository has them"
-    with quiet(), library_errors(f"the tokenizer in {folder} cannot be loaded", hint):
+    with quiet(), tokenizer_errors(f"the tokenizer in {folder} cannot be loaded", hint):
         tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )

@@ -274,5 +274,5 @@ def test_a_pattern_without_end_is_one_error(tmp_path: Path) -> None:
 
 def test_panics_of_the_library(folder: Path) -> None:
     put(folder / "tokenizer.json", ("normalizer",), {"type": "Precompiled"})
-    with pytest.raises(TokenizerError, match="cannot be loaded: Precompiled: .*missing field"):
+    with pytest.raises(TokenizerError, match=r"cannot be loaded: Precompiled: .*missing field"):
         load_tokenizer(folder)

@@ -8,13 +8,13 @@ from typing import Any
 
 from gguf import TokenType
 
-from hubquant.convert.vocab.files import Files, library_errors
+from hubquant.convert.vocab.files import Files
 from hubquant.convert.vocab.pretokenizers import recognise, structure_of
 from hubquant.convert.vocab.special import around, chat_templates, notes, special_ids
 from hubquant.convert.vocab.structure import read_structure
 from hubquant.convert.vocab.vocabulary import Vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
-from hubquant.panics import tokenizer_panics
+from hubquant.panics import tokenizer_errors
 
 MAX_TOKENS = 1 << 22
 
@@ -115,7 +115,6 @@ def merge_pairs(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     return pairs
 
 
-@tokenizer_panics()
 def _unreachable(files: Files) -> list[str]:
     """Tokens that the merges alone do not give for their own text."""
     from tokenizers import Tokenizer
@@ -123,6 +122,6 @@ def _unreachable(files: Files) -> list[str]:
     model = {**files.tokenizer["model"], "ignore_merges": False}
     added = {token.content for token in files.added_tokens}
     words = [text for text in model["vocab"] if text not in added]
-    with library_errors("tokenizer.json cannot be used"):
+    with tokenizer_errors("tokenizer.json cannot be used"):
         merging = Tokenizer.from_str(json.dumps({**files.tokenizer, "model": model})).model
         return [word for word in words if len(merging.tokenize(word)) != 1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, RootModel
 
-from hubquant.errors import HubquantError, TokenizerError
+from hubquant.errors import TokenizerError
 from hubquant.typed import Kind, Typed, read_typed
 
 MAX_FILE_BYTES = 1 << 28
@@ -264,21 +263,6 @@ class Files:
                 last += 1
                 ids[text] = last
         return ids
-
-
-@contextmanager
-def library_errors(what: str, hint: str | None = None) -> Iterator[None]:
-    """Whatever tokenizers and transformers raise for a bad file, panics of the former's Rust too, as
-    ``TokenizerError``."""
-    try:
-        yield
-    except HubquantError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")
-        raise TokenizerError(what, why=line[:200], hint=hint) from error
 
 
 def load_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hubquant.convert.vocab import spm, unigram
 from hubquant.convert.vocab.bpe import read_byte_level
-from hubquant.convert.vocab.files import ROLES, Files, ModelFacts, library_errors
+from hubquant.convert.vocab.files import ROLES, Files, ModelFacts
 from hubquant.convert.vocab.gemma4 import read_gemma4
 from hubquant.convert.vocab.phi3 import strips_as_phi3
 from hubquant.convert.vocab.sentencepiece import UNIGRAM, read_model
@@ -18,6 +18,7 @@ from hubquant.convert.vocab.structure import flatten
 from hubquant.convert.vocab.vocabulary import Vocabulary, no_pre_tokenizer
 from hubquant.convert.vocab.wordpiece import read_wordpiece
 from hubquant.errors import NotSupportedYet, TokenizerError
+from hubquant.panics import tokenizer_errors
 
 
 def read_vocabulary(
@@ -94,7 +95,7 @@ def _converted(files: Files, config: Mapping[str, Any]) -> Files:
         )
     from transformers import AutoTokenizer
 
-    with library_errors(f"the tokenizer in {folder} cannot be loaded"):
+    with tokenizer_errors(f"the tokenizer in {folder} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         text = tokenizer.backend_tokenizer.to_str()
         texts = {f"{role}_token": getattr(tokenizer, f"{role}_token", None) for role in ROLES}

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import TokenType
 
-from hubquant.convert.vocab.files import library_errors
 from hubquant.convert.vocab.pretokenizers import structure_of
 from hubquant.convert.vocab.spm import SPACE
 from hubquant.convert.vocab.unigram import EDGES
 from hubquant.convert.vocab.vocabulary import DEFAULT_TEMPLATE, Vocabulary
 from hubquant.convert.vocab.wordpiece import without_phantom_space
+from hubquant.panics import tokenizer_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,7 +24,7 @@ def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
 
     ``TokenizerError`` when the vocabulary contradicts itself.
     """
-    with library_errors("the vocabulary cannot be used"):
+    with tokenizer_errors("the vocabulary cannot be used"):
         return _build(vocabulary)
 
 
