@@ -141,7 +141,7 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
     """By file type: how far each file is from the source model, and whether llama.cpp can use it."""
     from hubquant.convert.restore import load_model
     from hubquant.devices import default_device
-    from hubquant.evaluate import Baseline, Divergence, RuntimeCheck, compare, runtime_check
+    from hubquant.evaluate import Baseline, Divergence, RuntimeCheck, check_plausible, compare, runtime_check
 
     plan, made = work.plan, work.plan.artifacts
     divergences, runtimes = TypeAdapter(Divergence), TypeAdapter(RuntimeCheck)
@@ -161,6 +161,7 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
                     divergence = compare(model, baseline, snapshot=snapshot, advance=advance)
                 snapshot.unlink(missing_ok=True)
                 work.keep_result(evaluation, divergences, divergence)
+            check_plausible(path.name, file.types.values(), work.result(evaluation, divergences))
             if model is not None and runtime in missing:
                 fork = f"only {file.fork}, a fork of llama.cpp, loads this file"
                 check = (

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hubquant.evaluate.comparison import compare, compare_baselines
     from hubquant.evaluate.divergence import Distribution, Divergence, TokenStatistics, summarize, token_statistics
     from hubquant.evaluate.likelihood import Perplexity, perplexity
+    from hubquant.evaluate.plausible import check_plausible
     from hubquant.evaluate.runtime import RuntimeCheck, runtime_check
     from hubquant.evaluate.verify import FileCheck, TensorCheck, verify_files
     from hubquant.evaluate.vocabulary import VocabularyCheck, check_vocabulary
@@ -21,6 +22,7 @@ _MODULES = {
     "comparison": ("compare", "compare_baselines"),
     "divergence": ("Distribution", "Divergence", "TokenStatistics", "summarize", "token_statistics"),
     "likelihood": ("Perplexity", "perplexity"),
+    "plausible": ("check_plausible",),
     "runtime": ("RuntimeCheck", "runtime_check"),
     "verify": ("FileCheck", "TensorCheck", "verify_files"),
     "vocabulary": ("VocabularyCheck", "check_vocabulary"),
@@ -36,6 +38,7 @@ __all__ = [
     "TensorCheck",
     "TokenStatistics",
     "VocabularyCheck",
+    "check_plausible",
     "check_vocabulary",
     "compare",
     "compare_baselines",

@@ -47,7 +47,7 @@ def compare(
         if store:
             store.close()
     columns = torch.from_numpy(np.concatenate([row.reshape(len(FIELDS), -1) for row in finished], axis=1))
-    return summarize(TokenStatistics(*columns))
+    return summarize(TokenStatistics(*columns), baseline.n_vocab)
 
 
 def compare_baselines(first: Path, second: Path) -> Divergence:
@@ -64,7 +64,7 @@ def compare_baselines(first: Path, second: Path) -> Divergence:
             )
         ids = base.ids
         parts = [_stored_statistics(base, other, chunk, ids[chunk]).stacked() for chunk in range(base.n_chunks)]
-    return summarize(TokenStatistics(*torch.cat(parts, dim=1)))
+        return summarize(TokenStatistics(*torch.cat(parts, dim=1)), base.n_vocab)
 
 
 def _stored_statistics(base: Baseline, other: Baseline, chunk: int, ids: torch.Tensor) -> TokenStatistics:
@@ -80,6 +80,7 @@ def _stored_statistics(base: Baseline, other: Baseline, chunk: int, ids: torch.T
         kld=decoded.kld,
         delta_p=(-nll).exp() - (-decoded.nll_base).exp(),
         same_top=(other.top(chunk) == top).double(),
+        entropy=decoded.entropy,
     )
 
 

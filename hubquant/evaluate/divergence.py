@@ -20,7 +20,7 @@ class TokenStatistics:
 
     ``nll``, ``nll_base``: -ln of the probability that model and source give to the token that follows.
     ``kld``: Σ p_base (ln p_base − ln q) over the whole vocabulary. ``delta_p``: q − p_base of the token that follows.
-    ``same_top``: 1 where the most probable token is the same.
+    ``same_top``: 1 where the most probable token is the same. ``entropy``: −Σ p_base ln p_base.
     """
 
     nll: Tensor
@@ -28,9 +28,10 @@ class TokenStatistics:
     kld: Tensor
     delta_p: Tensor
     same_top: Tensor
+    entropy: Tensor
 
     def stacked(self) -> Tensor:
-        """float64 [5, n], in the order of the fields."""
+        """float64 [6, n], in the order of the fields."""
         return torch.stack([getattr(self, field.name) for field in fields(self)])
 
 
@@ -47,9 +48,11 @@ def token_statistics(
         log_p = in_float64(base_log_probs[rows].to(log_q.device)).log_softmax(1)
         nll = -log_q.gather(1, targets[rows, None].to(log_q.device)).squeeze(1).cpu()
         nll_base = base_nll[rows].double()
-        kld = (log_p.exp() * (log_p - log_q)).sum(1).cpu()
+        p = log_p.exp()
+        kld = (p * (log_p - log_q)).sum(1).cpu()
+        entropy = -(p * log_p).sum(1).cpu()
         same_top = (log_q.argmax(1).cpu() == base_top[rows]).double()
-        parts.append(torch.stack([nll, nll_base, kld, (-nll).exp() - (-nll_base).exp(), same_top]))
+        parts.append(torch.stack([nll, nll_base, kld, (-nll).exp() - (-nll_base).exp(), same_top, entropy]))
     return TokenStatistics(*torch.cat(parts, dim=1))
 
 
@@ -89,7 +92,8 @@ class Divergence:
 
     ``ratio`` is ppl / ppl_base, whose error takes into account that both were measured on the same tokens;
     ``correlation`` is that of ln ppl and ln ppl_base. ``delta_p_rms`` is the root of the mean squared change of the
-    probability of the token that follows; ``same_top`` the share of tokens with an unchanged most probable token.
+    probability of the token that follows; ``same_top`` the share of tokens with an unchanged most probable token;
+    ``uniform_kld`` the mean divergence of a prediction that knows nothing.
     """
 
     n_tokens: int
@@ -108,10 +112,12 @@ class Divergence:
     ratio_error: float
     difference: float
     difference_error: float
+    uniform_kld: float
 
 
-def summarize(tokens: TokenStatistics) -> Divergence:
-    """The statistics that llama-perplexity prints, by its formulas."""
+def summarize(tokens: TokenStatistics, n_vocab: int) -> Divergence:
+    """The statistics that llama-perplexity prints, by its formulas. Raises EvaluationError where the text has no
+    probability to speak of."""
     n = len(tokens.nll)
     ppl, ppl_base = Perplexity.of(tokens.nll), Perplexity.of(tokens.nll_base)
     mean, error = mean_and_error(tokens.nll)
@@ -138,6 +144,7 @@ def summarize(tokens: TokenStatistics) -> Divergence:
         ratio=ratio,
         ratio_error=ratio * log_ratio_error,
         difference=ppl.ppl - ppl_base.ppl,
+        uniform_kld=math.log(n_vocab) - float(tokens.entropy.mean()),
         difference_error=_root(ppl.error**2 + ppl_base.error**2 - 2 * ppl.ppl * ppl_base.ppl * covariance),
     )
 

@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from hubquant.devices import in_float64
+from hubquant.errors import EvaluationError
 from hubquant.evaluate.scoring import LanguageModel, row_blocks, scored_logits, scored_targets
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
+
+
+LARGEST_NLL = 300.0
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,15 @@ class Perplexity:
 
     @classmethod
     def of(cls, nll: Tensor) -> Perplexity:
-        """From the negative log-likelihoods [n] of the scored tokens, natural logarithm."""
+        """From the negative log-likelihoods [n] of the scored tokens, natural logarithm. Raises EvaluationError where
+        they are so large that their exponential is no number to work with."""
         mean, error = mean_and_error(nll)
+        if not mean <= LARGEST_NLL:
+            raise EvaluationError(
+                f"the model gives the text no probability: its mean negative log-likelihood is {mean:.3g}",
+                why="random guessing has about 12; the weights or the tokenizer are broken",
+                hint="check that weights, config and tokenizer are of one model",
+            )
         return cls(ppl=math.exp(mean), error=math.exp(mean) * error, n_tokens=len(nll))
 
 

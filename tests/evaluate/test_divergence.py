@@ -14,13 +14,13 @@ from hubquant.evaluate import (
     Baseline,
     compare,
     compare_baselines,
-    divergence_table,
     perplexity,
     summarize,
     token_statistics,
     write_baseline,
 )
 from hubquant.evaluate.scoring import BLOCK_ELEMENTS
+from hubquant.publish.table import divergence_table
 from tests.support.evaluation import counted, disturbed, random_chunks, tiny_model
 
 
@@ -43,7 +43,7 @@ def statistics(logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor):
 
 def test_every_statistic_by_its_definition() -> None:
     logits, base, targets = random_pair(400, 300)
-    found = summarize(statistics(logits, base, targets))
+    found = summarize(statistics(logits, base, targets), n_vocab=300)
 
     q, p = (log_softmax(x.numpy()) for x in (logits, base))
     rows, t, n = np.arange(400), targets.numpy(), 400
@@ -58,6 +58,7 @@ def test_every_statistic_by_its_definition() -> None:
     assert found.n_tokens == n
     close(found.kld.mean, kld.mean())
     close(found.kld.error, sem(kld))
+    close(found.uniform_kld, np.mean(np.log(300) + (np.exp(p) * p).sum(1)))
     close(found.kld.median, np.median(kld))
     close((found.kld.minimum, found.kld.maximum), (kld.min(), kld.max()))
     for percent, value in found.kld.percentiles.items():

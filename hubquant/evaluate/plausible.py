@@ -1,0 +1,41 @@
+"""A divergence that no quantization explains: the file is not what the source is.
+
+Quantizing moves a model's predictions a little, from its own towards nothing in particular. The measure is what knowing
+nothing costs: the mean KL divergence of the uniform prediction, ln(vocabulary) − mean entropy of the source, 8 to 10
+nats for a language model, a fraction of one for random weights. Of llama.cpp's files of Llama-3-8B (mean KLD 0.0014 at
+Q8_0, 0.0055 at Q6_K, 0.022 at Q5_0, 0.072 at Q4_0, 0.23 at Q3_K_S) none has more than 0.03 of that. ``SHARES`` allow
+ten times as much and more, for small models, which lose more. Below three bits a file may have lost everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hubquant.errors import EvaluationError
+from hubquant.evaluate.divergence import Divergence
+from hubquant.quants.formats import lookup
+
+SHARES = ((8.0, 0.05), (6.0, 0.1), (5.0, 0.15), (4.0, 0.3), (3.0, 0.6))
+"""From so many bits per weight on: the share of the uniform prediction's divergence that a mean KLD may have."""
+ALWAYS_PLAUSIBLE = 0.5  # nats
+
+
+def largest_plausible_kld(types: Iterable[str], measured: Divergence) -> float | None:
+    """In nats, for a file with tensors of these types; None where any divergence may be."""
+    bits = min(lookup(type).bits_per_weight for type in types)
+    share = next((share for least, share in SHARES if bits >= least), None)
+    return None if share is None else max(ALWAYS_PLAUSIBLE, share * measured.uniform_kld)
+
+
+def check_plausible(name: str, types: Iterable[str], measured: Divergence) -> None:
+    """Raises ``EvaluationError`` when the file called ``name`` cannot be the source with such rounding."""
+    limit = largest_plausible_kld(types, measured)
+    if limit is None or measured.kld.mean <= limit:
+        return
+    raise EvaluationError(
+        f"{name} does not predict what the source model does: its mean KL divergence is {measured.kld.mean:.3g}",
+        why=f"rounding to its types explains no more than {limit:.2g}; either its weights are not those that were "
+        "calibrated, or their conversion is wrong, or the tokenizer does not belong to them",
+        hint="check that weights, config and tokenizer are of one model, and add --fresh to make everything again; "
+        "if it stays so, report it with the name of the model",
+    )
