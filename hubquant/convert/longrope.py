@@ -5,7 +5,7 @@ context is longer than the one of pretraining.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,14 @@ class LongRope(Rule):
                     raise out_of_range(name.removesuffix(".weight"), len(values), f"{pairs} numbers")
             result["rope.scaling.attn_factor"] = f32(_attention_factor(config))
         return result
+
+    def notes(self, config: PreTrainedConfig) -> Iterator[str]:
+        pretrained = config.original_max_position_embeddings
+        if rope_factors(config) and pretrained < config.max_position_embeddings:
+            yield (
+                f"texts of up to {pretrained:,} tokens come out as in transformers in a context (-c) of that size: in "
+                "a larger one llama.cpp stretches positions for all texts, transformers for longer ones (longrope)"
+            )
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         context = integer(metadata, "rope.scaling.original_context_length") or integer(metadata, "context_length")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 FREQS = "rope_freqs.weight"
+DYNAMIC = "dynamic"
 BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # yarn's defaults in transformers and in llama.cpp
 
 _REQUIRED = {
     "default": (),
+    DYNAMIC: ("factor",),
     "linear": ("factor",),
     "yarn": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
@@ -38,9 +40,12 @@ _LARGEST = {  # of numbers above 0
 
 @dataclass(frozen=True)
 class Rope(Rule):
-    """``types`` are the rope types that llama.cpp computes for the architecture, of whole heads unless ``partial``."""
+    """``types`` are the rope types that llama.cpp computes for the architecture, of whole heads unless ``partial``.
 
-    types: tuple[str, ...] = ("default", "linear", "yarn")
+    ``DYNAMIC`` is the default up to the longest text of training, and stays so in llama.cpp.
+    """
+
+    types: tuple[str, ...] = ("default", DYNAMIC, "linear", "yarn")
     partial: bool = False
     reads = ("rope_parameters",)
 
@@ -68,7 +73,7 @@ class Rope(Rule):
         for name, value in BETAS.items():
             if kind == "yarn" and (parameters.get(name) or value) != value:
                 raise NotSupportedYet(f"yarn with {name} {parameters[name]}", why=f"llama.cpp uses {value:g} here")
-        if parameters.get("truncate") is False:
+        if kind == "yarn" and parameters.get("truncate") is False:
             raise NotSupportedYet("yarn without truncation", why="llama.cpp truncates the correction range")
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
@@ -87,6 +92,13 @@ class Rope(Rule):
         if kind == "yarn":
             result |= _yarn(parameters)
         return result
+
+    def notes(self, config: PreTrainedConfig) -> Iterator[str]:
+        if rope_type(config.rope_parameters) == DYNAMIC:
+            yield (
+                f"texts of more than {config.max_position_embeddings:,} tokens come out otherwise than in "
+                "transformers, which stretches positions there (dynamic rope)"
+            )
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         parameters: dict[str, Any] = {

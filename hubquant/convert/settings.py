@@ -52,7 +52,7 @@ EVERYWHERE = (Fixed("is_causal", True),)
 # What tools and older versions leave behind, in files that bring code of their own too.
 _LEFTOVER = re.compile(
     r"_|architectures$|auto_map$|model_type$|torch_dtype$|dtype$|transformers|tokenizer|unsloth|quantization|use_flash"
-    r"|flash_attn|attn_impl|attention_impl|fused|use_fused|use_xformers|ep_size$|tp_size$|aux_loss|seq_aux$|seq_length$"
+    r"|flash_attn|attn_impl|attention_impl|fused|use_fused|use_x|ep_size$|tp_size$|aux_loss|seq_aux$|seq_length$"
     r"|id2label$|label2id$|num_labels$|problem_type$|name_or_path$|output_|return_dict|task|pruned_heads|is_encoder"
     r"|chunk_size_feed|pad_vocab_size|max_length$|min_length$|do_sample$|temperature$|top_[kp]$|num_beams|early_stop"
     r"|repetition|length_penalty|no_repeat|bad_words|.*token_id$|rope_scaling$|rope_theta$|partial_rotary_factor$"

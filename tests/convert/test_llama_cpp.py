@@ -154,6 +154,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama with yarn and its own scale": ("llama", {"rope_parameters": YARN | {"attention_factor": 1.3}}),
     "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama without groups": ("llama", {"num_key_value_heads": 4}),
+    "llama with dynamic rope": ("llama", {"rope_parameters": LINEAR | {"rope_type": "dynamic"}}),
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
     "mistral": ("mistral", {"sliding_window": 4096}),
     "mistral with narrow heads": ("mistral", {"head_dim": 32}),

@@ -284,7 +284,7 @@ LATENT: dict[str, Any] = {
     "topk_group": 1,
 }
 ROPES: dict[str, tuple[type[HubquantError], dict[str, Any], str]] = {
-    "unknown type": (NotSupportedYet, {"rope_type": "dynamic", "factor": 2.0}, "rope type 'dynamic'"),
+    "unknown type": (NotSupportedYet, {"rope_type": "ntk-by-parts", "factor": 2.0}, "rope type 'ntk-by-parts'"),
     "type of a type": (NotSupportedYet, {"rope_type": ["yarn"]}, "rope type"),
     "no factor": (CheckpointError, {"rope_type": "linear"}, "without 'factor'"),
     "zero factor": (CheckpointError, {"rope_type": "linear", "factor": 0}, "rope's factor"),

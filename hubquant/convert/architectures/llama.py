@@ -3,7 +3,7 @@
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import interleave_halves
-from hubquant.convert.rope import Rope, rope_freqs
+from hubquant.convert.rope import DYNAMIC, Rope, rope_freqs
 from hubquant.convert.tables import Row, linear, norm
 
 ATTENTION: tuple[Row, ...] = (
@@ -18,7 +18,7 @@ LLAMA = Architecture(
     name="llama",
     classes={"LlamaForCausalLM": "llama"},
     restored_as="llama",
-    rules=(*decoder.RULES, Rope(("default", "linear", "yarn", "llama3"))),
+    rules=(*decoder.RULES, Rope(("default", DYNAMIC, "linear", "yarn", "llama3"))),
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(*ATTENTION, *decoder.gated_mlp(bias="mlp_bias")),

@@ -59,6 +59,11 @@ OLMO3 = replace(
     OLMO2,
     classes={"Olmo3ForCausalLM": "olmo3"},
     restored_as="olmo3",
-    rules=(*decoder.RULES_OF_WHOLE_HEADS, UnscaledInWindows(Rope()), Windows(period=4), Fixed("attention_bias", False)),
+    rules=(
+        *decoder.RULES_OF_WHOLE_HEADS,
+        UnscaledInWindows(Rope(("default", "linear", "yarn"))),
+        Windows(period=4),
+        Fixed("attention_bias", False),
+    ),
     marker="attention.sliding_window",
 )
