@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from hubquant.convert.headers import TensorInfo
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules import Rule, Settings
-from hubquant.convert.tables import Bundle, Module, Place, Row
+from hubquant.convert.tables import Bundle, Embeddings, Experts, Module, Place, Row
 from hubquant.gguf_file.metadata import Metadata
 from hubquant.imatrix.taps import Tap
 
@@ -101,6 +102,30 @@ class Architecture:
         if self.otherwise is None or self.otherwise[0] not in tensors:
             return self
         return replace(self, block=self.otherwise[1])
+
+    @property
+    def output(self) -> str | None:
+        """What checkpoints call the output layer, None where there is none."""
+        return next((row.output for row in self.outside if isinstance(row, Embeddings)), None)
+
+    def renames_for(self, names: Collection[str]) -> tuple[tuple[str, str], ...]:
+        """``renames``, and for a base class saved alone the name that it has within the whole model."""
+        base, *rest = self.blocks.split(".")
+        alone = not any(name.startswith(f"{base}.") for name in names)
+        if not rest or not alone or not any(name.startswith(f"{'.'.join(rest)}.") for name in names):
+            return self.renames
+        return (*self.renames, (rf"^(?!{re.escape(str(self.output))}\.)", f"{base}."))
+
+    def with_single_experts(
+        self, config: PreTrainedConfig, tensors: Mapping[str, TensorInfo]
+    ) -> Mapping[str, TensorInfo]:
+        """The same tensors, stacks of experts that transformers has in memory taken apart where rows want each."""
+        result = dict(tensors)
+        for row, place in self.placed(config) if any(len(info.shape) == 3 for info in tensors.values()) else ():
+            if isinstance(row, Experts) and (found := row.taken_apart(place, tensors)):
+                result.pop(found[0], None)
+                result |= found[1]
+        return result
 
     def placed(self, config: PreTrainedConfig) -> Iterator[tuple[Row, Place]]:
         """Every row of the table where it stands, for each layer again."""

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hubquant.convert.headers import TensorInfo, listed, read_header
+from hubquant.convert.headers import FLOATS, TensorInfo, listed, read_header
 from hubquant.convert.json_files import read_config
 from hubquant.convert.weight_files import WeightFiles, local_files, weight_files
 from hubquant.errors import CheckpointError
+from hubquant.hub.front_matter import read_card
 from hubquant.models.links import check_links
+from hubquant.models.storage import base_model
 
 if TYPE_CHECKING:
     import torch
@@ -31,21 +33,22 @@ _DTYPES = {  # of safetensors, in torch
     "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu",
 }
-_FLOATS = ("F32", "F16", "BF16")
-_READ_AS_THEY_ARE = (*_FLOATS, "U8")
+_READ_AS_THEY_ARE = (*FLOATS, "U8")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """``config`` is config.json as it stands; ``tensors`` comes from the headers; ``folder`` holds the weight files.
 
-    ``notes`` tell what of the files is not read.
+    ``notes`` tell what of the files is not read, and how the rest is; ``base_model`` is the Hub id of the model that
+    this one was made from, if its card or config.json tells.
     """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     folder: Path | None = None
     notes: tuple[str, ...] = ()
+    base_model: str | None = None
 
     @classmethod
     def from_folder(cls, folder: Path) -> Checkpoint:
@@ -54,7 +57,7 @@ class Checkpoint:
         files = weight_files(folder, local_files(folder))
         config = read_config(folder)
         tensors, notes = _merged({file: _local_header(folder / file, file) for file in files.names})
-        return cls(config, tensors, folder, (*files.notes, *notes))
+        return cls(config, tensors, folder, (*files.notes, *notes), base_model(config, read_card(folder)))
 
     @classmethod
     def from_headers(
@@ -62,7 +65,8 @@ class Checkpoint:
     ) -> Checkpoint:
         """``folder`` holds config.json; the headers of the weight ``files`` came from elsewhere."""
         tensors, notes = _merged({file: headers[file] for file in files.names})
-        return cls(read_config(folder), tensors, notes=(*files.notes, *notes))
+        config = read_config(folder)
+        return cls(config, tensors, None, (*files.notes, *notes), base_model(config, read_card(folder)))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,10 +74,13 @@ class Checkpoint:
         import torch
 
         types = (info.float_type for info in self.tensors.values() if len(info.shape) > 1)
-        return getattr(torch, next((_DTYPES[each] for each in types if each in _FLOATS), "float32"))  # type: ignore[no-any-return]
+        return getattr(torch, next((_DTYPES[each] for each in types if each in FLOATS), "float32"))  # type: ignore[no-any-return]
 
     def with_folder(self, folder: Path) -> Checkpoint:
         return replace(self, folder=folder)
+
+    def noting(self, note: str) -> Checkpoint:
+        return replace(self, notes=(*self.notes, note))
 
     def renamed(self, names: Iterable[tuple[str, str]]) -> Checkpoint:
         """The same tensors under other names, by the first (regular expression, replacement) that fits.
@@ -106,7 +113,7 @@ class Checkpoint:
 
     def read_rows(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         """Some rows of a matrix of floats, [len(rows), n]; the others are not read."""
-        return self._stored(self.tensors[name], _FLOATS)[list(rows)]
+        return self._stored(self.tensors[name], FLOATS)[list(rows)]
 
     def _stored(self, info: TensorInfo, dtypes: tuple[str, ...]) -> torch.Tensor:
         """A tensor as it lies in its file."""

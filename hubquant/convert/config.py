@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architectures import of_checkpoint
 from hubquant.convert.rules import Rule, Settings, plain_setting
 from hubquant.errors import CheckpointError, NotSupportedYet
-from hubquant.models.storage import method_of, refusal
+from hubquant.models.storage import QUANTIZATION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -26,9 +26,9 @@ _SPECIAL_NUMBERS = {"Infinity": math.inf, "-Infinity": -math.inf}
 def read_architecture(settings: Settings) -> tuple[Architecture, PreTrainedConfig]:
     """Raises ``NotSupportedYet`` for models hubquant does not convert, ``CheckpointError`` for impossible values."""
     architecture, model_type = of_checkpoint(settings)
-    if method_of(settings) not in (None, *architecture.quantized):
-        raise refusal(settings)
-    relevant = {name: _number(value) for name, value in settings.items() if name not in _IRRELEVANT}
+    unquantized = [name for name in QUANTIZATION if not isinstance(settings.get(name), dict)]
+    unwanted = (*_IRRELEVANT, *unquantized)
+    relevant = {name: _number(value) for name, value in settings.items() if name not in unwanted}
     return architecture, make_config(model_type, architecture.translate(relevant), architecture.rules)
 
 

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures import is_base_class
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.config import read_architecture
-from hubquant.convert.headers import TensorInfo, listed
+from hubquant.convert.finite import check_finite
+from hubquant.convert.headers import TensorInfo
+from hubquant.convert.matching import check_tensors
 from hubquant.convert.plain import plain_checkpoint
-from hubquant.convert.pooling import pooling_metadata
+from hubquant.convert.pooling import POOLING, pooling_metadata
 from hubquant.convert.settings import check_answered, setting_notes
 from hubquant.convert.tables import Bundle, Shape
-from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
+from hubquant.errors import CheckpointError
 from hubquant.gguf_file.metadata import Metadata, string
 from hubquant.imatrix.taps import Tap
 
@@ -27,9 +30,8 @@ if TYPE_CHECKING:
     from hubquant.convert.vocab import ModelFacts
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
+_ROWS_SAMPLED = 256
 _ROWS_CHECKED = 4096  # at a time, so that a stack of experts need not be in memory in floats
-FLOATS = ("F32", "F16", "BF16")
-_AS_CONFIGURED = "config.json and the weights must come from the same model"
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ class Conversion:
     ``architecture`` is llama.cpp's name and ``hparams`` has its sizes: n_layer, n_head, n_head_kv, n_embd, n_ff,
     n_vocab, n_expert and some more. ``metadata`` has general.architecture, the architecture's and the tokenizer's keys.
     ``bundles`` make the tensors. ``taps`` tell where an importance matrix sees what flows into the GGUF weights.
-    ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``renames`` give the
-    checkpoint's tensors the names that the bundles have. ``notes`` say what is not converted, and ``cannot_run`` why
-    the model can be neither calibrated nor evaluated, if so. ``strips_as_phi3`` is that of the vocabulary.
+    ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``notes`` say what is
+    not converted, and ``cannot_run`` why the model can be neither calibrated nor evaluated, if so. ``strips_as_phi3``
+    is that of the vocabulary.
     """
 
     architecture: str
@@ -50,7 +52,6 @@ class Conversion:
     bundles: tuple[Bundle, ...]
     taps: Mapping[str, Tap]
     float_type: str
-    renames: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     cannot_run: str | None = None
     strips_as_phi3: bool = False
@@ -77,16 +78,18 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
     """
     from hubquant.convert.vocab import read_vocabulary
 
-    plain, notes = plain_checkpoint(checkpoint)
+    plain = plain_checkpoint(checkpoint)
     architecture, config = read_architecture(plain.config)
+    headless = _lacks_output(architecture, config, plain)
+    if headless:  # llama.cpp takes the embedding where a file has no output layer
+        config.tie_word_embeddings = True
     metadata = architecture_metadata(architecture, config)
     check_answered(architecture, config)
-    if not architecture.generates:
+    if not architecture.generates or (folder / POOLING).is_file():
         metadata |= {f"{architecture.name}.{key}": value for key, value in pooling_metadata(folder).items()}
-    tensors = plain.renamed(architecture.renames).tensors
-    architecture = architecture.reading(tensors)
+    architecture = architecture.reading(plain.tensors)
     bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
-    check_tensors(architecture, config, bundles, tensors)
+    left_out = check_tensors(architecture, config, bundles, plain.tensors)
     facts = _facts(architecture, config, bundles)
     vocabulary = read_vocabulary(folder, checkpoint.config, facts, pre_tokenizer=pre_tokenizer)
     return Conversion(
@@ -95,15 +98,15 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         metadata | vocabulary.metadata(),
         bundles,
         architecture.taps(config),
-        _float_type(tensors.values()),
-        architecture.renames,
+        _float_type(plain.tensors.values()),
         (
-            *notes,
+            *plain.notes,
             *setting_notes(architecture, config, plain.config),
-            *_ahead(architecture.further_layers(config, tensors)),
+            *left_out,
+            *([f"{headless}: the file is good for embeddings"] if headless else []),
             *vocabulary.notes,
         ),
-        architecture.cannot_run,
+        architecture.cannot_run or headless,
         vocabulary.strips_as_phi3,
     )
 
@@ -117,7 +120,7 @@ def stream(
     quantized to, it comes in the bytes of that type, uint8 [..., rows, row_bytes]. In file order but for tensors that
     come from one source. Raises ``CheckpointError`` for weights that are not finite.
     """
-    checkpoint = plain_checkpoint(checkpoint)[0].renamed(conversion.renames)
+    checkpoint = plain_checkpoint(checkpoint)
     for bundle in conversion.bundles:
         names = bundle.targets.keys() if wanted is None else bundle.targets.keys() & wanted.keys()
         stay = {name for name in names if wanted is not None and {*wanted[name]} == {bundle.quantized}}
@@ -129,6 +132,32 @@ def stream(
                     yield name, tensors.pop(name)
                 else:
                     del tensors[name]
+
+
+def check_copies(conversion: Conversion, checkpoint: Checkpoint) -> None:
+    """Compare some rows of what config.json says is tied with its copies, where the checkpoint holds any.
+
+    Raises ``CheckpointError`` for a copy that has numbers of its own. :func:`stream` compares the whole.
+    """
+    import torch
+
+    bundles = [bundle for bundle in conversion.bundles if bundle.copies]
+    plain = plain_checkpoint(checkpoint) if bundles else checkpoint
+    for bundle in bundles:
+        (source,) = bundle.sources
+        n_rows = plain.tensors[source].shape[0]
+        rows = sorted({*range(min(n_rows, _ROWS_SAMPLED)), *range(0, n_rows, max(1, n_rows // _ROWS_SAMPLED))})
+        for copy in bundle.copies:
+            if copy in plain.tensors and not torch.equal(*(plain.read_rows(x, rows).float() for x in (copy, source))):
+                raise _differ(copy, source)
+
+
+def _differ(copy: str, source: str) -> CheckpointError:
+    return CheckpointError(
+        f"{copy} and {source} differ",
+        why="config.json says that they are tied",
+        hint='set "tie_word_embeddings": false in config.json if both are meant, as transformers then takes them',
+    )
 
 
 def read_bundle(bundle: Bundle, checkpoint: Checkpoint, stay: Set[str] = frozenset()) -> dict[str, torch.Tensor]:
@@ -145,11 +174,7 @@ def read_bundle(bundle: Bundle, checkpoint: Checkpoint, stay: Set[str] = frozens
         sources.append(x)
     for copy in bundle.copies:
         if copy in checkpoint.tensors and not torch.equal(checkpoint.read(copy), sources[0]):
-            raise CheckpointError(
-                f"{copy} and {bundle.sources[0]} differ",
-                why="config.json says that they are tied",
-                hint='set "tie_word_embeddings": false in config.json if both are meant',
-            )
+            raise _differ(copy, bundle.sources[0])
     result = bundle.forward(sources) if bundle.targets.keys() - stay else {}
     if bundle.quantized:
         for x in result.values():
@@ -184,58 +209,12 @@ def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) 
     return metadata
 
 
-def check_tensors(
-    architecture: Architecture,
-    config: PreTrainedConfig,
-    bundles: Iterable[Bundle],
-    found: Mapping[str, TensorInfo],
-) -> None:
-    """Compare headers with what the config promises; ``CheckpointError`` names the tensors and their number."""
-    bundles = tuple(bundles)
-    allowed = {name: shape for bundle in bundles for name, shape in bundle.source_shapes().items()}
-    ignored = re.compile("|".join(architecture.ignored))
-    further = {*architecture.further_layers(config, found), *architecture.unused(config)}
-    missing = [name for bundle in bundles for name in bundle.sources if name not in found]
-    extra = [name for name in found if name not in allowed and name not in further and not ignored.search(name)]
-    if missing:
-        raise _missing(missing, extra, config)
-    if extra:
-        raise _extra(extra, architecture)
-    wanted = {name: shape for name, shape in allowed.items() if name in found}
-    if wrong := [name for name, shape in wanted.items() if found[name].shape != shape]:
-        first = wrong[0]
-        raise CheckpointError(
-            f"{len(wrong)} tensors have other shapes than config.json says: {listed(wrong)}",
-            why=f"{first} is {list(found[first].shape)} instead of {list(wanted[first])}",
-            hint=_AS_CONFIGURED,
-        )
-    packed = {name for bundle in bundles if bundle.quantized for name in bundle.sources}
-    if stored := [name for name in wanted if found[name].float_type not in (("U8",) if name in packed else FLOATS)]:
-        dtypes = ", ".join(sorted({found[name].dtype for name in stored}))
-        raise NotSupportedYet(
-            f"weights stored as {dtypes}",
-            why=f"{len(stored)} tensors: {listed(stored)}",
-            hint="use F32, F16 or BF16 weights",
-        )
-
-
-def _missing(missing: list[str], extra: list[str], config: PreTrainedConfig) -> HubquantError:
-    hint = _AS_CONFIGURED
-    if missing == ["lm_head.weight"] and not config.tie_word_embeddings:
-        hint = 'if the output shares the embedding, config.json needs "tie_word_embeddings": true'
-    why = f"{len(extra)} others are not part of the model: {listed(extra)}" if extra else None
-    return CheckpointError(f"{len(missing)} tensors are missing: {listed(missing)}", why=why, hint=hint)
-
-
-def _extra(extra: list[str], architecture: Architecture) -> HubquantError:
-    return CheckpointError(
-        f"{len(extra)} tensors are not part of a {architecture.restored_as} model: {listed(extra)}", hint=_AS_CONFIGURED
-    )
-
-
-def _ahead(names: Collection[str]) -> Iterator[str]:
-    if names:
-        yield f"{len(names)} tensors only predict further tokens and are left out: {listed(names)}"
+def _lacks_output(architecture: Architecture, config: PreTrainedConfig, checkpoint: Checkpoint) -> str | None:
+    """The reason, where a base class was saved of a model that does not use its embedding as output layer."""
+    stored = f"{architecture.output}.weight" in checkpoint.tensors
+    if not architecture.generates or stored or config.tie_word_embeddings or not is_base_class(checkpoint.config):
+        return None
+    return f"it was saved as {checkpoint.config['architectures'][0]}, without its output layer"
 
 
 def _facts(architecture: Architecture, config: PreTrainedConfig, bundles: Iterable[Bundle]) -> ModelFacts:
@@ -266,15 +245,3 @@ def _check_stored(bundle: Bundle, name: str, x: torch.Tensor) -> None:
 
     for rows in torch.split(x.reshape(-1, x.shape[-1]), _ROWS_CHECKED):
         check_finite(bundle.sources[0], dequantize(rows, str(bundle.quantized), bundle.targets[name][-1]))
-
-
-def check_finite(name: str, x: torch.Tensor) -> None:
-    """Raises ``CheckpointError`` with the number of weights that are NaN or infinite."""
-    low, high = x.aminmax()  # a NaN anywhere makes both NaN, and no mask of x's size is needed
-    if not (low.isfinite() and high.isfinite()):
-        bad = int((~x.isfinite()).sum())
-        raise CheckpointError(
-            f"tensor {name} holds {bad:,} values that are NaN or infinite",
-            why="such a model computes nothing",
-            hint="fetch the file again; if it is the same, the published weights are broken",
-        )

@@ -10,28 +10,30 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.headers import Scale, TensorInfo, listed
 from hubquant.errors import CheckpointError
-from hubquant.models.storage import Float8
 
 if TYPE_CHECKING:
     import torch
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
+SCALES = ("_scale_inv", "_scale")  # of the matrix's name; both are factors
 SCALE_TYPES = ("F32", "F16", "BF16", "F8_E8M0")
 # scales of activations and of the cache, which only a runtime that computes in FP8 uses
 _OF_ACTIVATIONS = re.compile(r"[._](input|output|activation|[qkv])_scale$")
 
 
-def with_scales(tensors: Mapping[str, TensorInfo], storage: Float8) -> dict[str, TensorInfo]:
+def with_scales(tensors: Mapping[str, TensorInfo], block: tuple[int, int] | None) -> dict[str, TensorInfo]:
     """The same tensors, the scales no longer among them but each with its matrix.
 
-    Raises ``CheckpointError`` for scales that do not fit their matrix.
+    ``block`` is the size of one that config.json names. Raises ``CheckpointError`` for scales that do not fit their
+    matrix.
     """
     found = {}
-    used = {name + storage.suffix for name, info in tensors.items() if info.dtype in FLOAT8}
+    used = {name + suffix for name, info in tensors.items() if info.dtype in FLOAT8 for suffix in SCALES}
     for name, info in tensors.items():
-        scales = tensors.get(name + storage.suffix) if info.dtype in FLOAT8 else None
+        beside = (tensors[name + suffix] for suffix in SCALES if name + suffix in tensors)
+        scales = next(beside, None) if info.dtype in FLOAT8 else None
         if scales is not None:
-            found[name] = replace(info, scale=Scale(scales, _block_of(info, scales, storage.block)))
+            found[name] = replace(info, scale=Scale(scales, _block_of(info, scales, block)))
         elif name not in used and not _OF_ACTIVATIONS.search(name):
             found[name] = info
     return found
@@ -62,7 +64,7 @@ def _block_of(matrix: TensorInfo, scales: TensorInfo, block: tuple[int, int] | N
     wrong = CheckpointError(
         f"the scales of {listed([matrix.name])} do not fit",
         why=f"they are {scales.dtype} {list(scales.shape)} and the matrix is {list(matrix.shape)}",
-        hint="config.json and the weights must come from the same model",
+        hint="compare both with those of the repository that the model comes from",
     )
     if len(matrix.shape) < 2 or 0 in matrix.shape or scales.dtype not in SCALE_TYPES:
         raise wrong

@@ -17,6 +17,7 @@ LENGTH_BYTES = 8
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 MAX_DIMS = 8
 LISTED = 5
+FLOATS = ("F32", "F16", "BF16")
 
 BITS: Mapping[str, int] = MappingProxyType(
     {

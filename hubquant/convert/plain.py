@@ -1,4 +1,4 @@
-"""What a checkpoint would be if it held nothing but a language model, in floats."""
+"""What a checkpoint would be if it held nothing but a language model, in floats, under the names of today."""
 
 from __future__ import annotations
 
@@ -6,27 +6,36 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from hubquant.convert.checkpoint import Checkpoint
-from hubquant.convert.float8 import with_scales
-from hubquant.models.storage import read_storage
-from hubquant.models.text_tower import QUANTIZATION, TEXT_NAMES, is_multimodal, is_text, text_settings
+from hubquant.convert.config import read_architecture
+from hubquant.convert.packed import in_floats
+from hubquant.convert.wrappers import without_wrappers
+from hubquant.models.storage import method_of, refusal
+from hubquant.models.text_tower import TEXT_NAMES, is_multimodal, is_text, text_settings
 
 
-def plain_checkpoint(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
-    """The language model alone, under the names that it has alone; and notes on what was left out.
+def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
+    """The language model alone, as its architecture's table names it; ``notes`` say how it was read.
 
-    Matrices of FP8 have their scales with them. Raises ``NotSupportedYet`` for other quantized weights.
+    Matrices of FP8 have their scales with them. Raises ``NotSupportedYet`` for other quantized weights and for models
+    that hubquant does not convert, ``CheckpointError`` for an adapter that is not merged.
     """
-    notes = checkpoint.notes
-    storage = read_storage(checkpoint.config)
-    if storage is not None:
-        checkpoint = replace(checkpoint, tensors=MappingProxyType(with_scales(checkpoint.tensors, storage)))
-    if is_multimodal(checkpoint.config):
-        text = {name: info for name, info in checkpoint.tensors.items() if is_text(name)}
-        settings = text_settings(checkpoint.config, text)
-        if n_others := len(checkpoint.tensors) - len(text):
-            notes += (f"only the language model is converted, not the {n_others} tensors for images or sound",)
-        checkpoint = replace(checkpoint, config=MappingProxyType(settings), tensors=text).renamed(TEXT_NAMES)
-    if storage is not None:
-        settings = {name: value for name, value in checkpoint.config.items() if name not in QUANTIZATION}
-        checkpoint = replace(checkpoint, config=MappingProxyType(settings))
-    return checkpoint, notes
+    if not checkpoint.config:  # a GGUF file, which has been here before
+        return checkpoint
+    plain = in_floats(without_wrappers(checkpoint))
+    if is_multimodal(plain.config):
+        plain = _language_model(plain)
+    architecture, config = read_architecture(plain.config)
+    if method_of(plain.config) not in (None, *architecture.quantized):
+        raise refusal(plain.config, plain.base_model)
+    plain = plain.renamed(architecture.renames_for(plain.tensors))
+    return replace(plain, tensors=MappingProxyType(architecture.with_single_experts(config, plain.tensors)))
+
+
+def _language_model(checkpoint: Checkpoint) -> Checkpoint:
+    text = {name: info for name, info in checkpoint.tensors.items() if is_text(name)}
+    settings = text_settings(checkpoint.config, text)
+    plain = replace(checkpoint, config=MappingProxyType(settings), tensors=text).renamed(TEXT_NAMES)
+    n_others = len(checkpoint.tensors) - len(text)
+    if not n_others:
+        return plain
+    return plain.noting(f"only the language model is converted, not the {n_others} tensors for images or sound")

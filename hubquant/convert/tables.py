@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from hubquant.convert.headers import TensorInfo
 from hubquant.convert.operations import Dimensions, Fork, Operation, OperationFor, Scale, Stack
 from hubquant.imatrix.taps import ModuleInput, Tap
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Shape = tuple[int, ...]
+Part = Literal["all", "first", "second"]
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,8 @@ class Experts(WithoutBias):
     """A matrix of every expert, which GGUF holds as one stack [n_expert, rows, columns].
 
     ``name`` has {} in place of the expert's number; ``operations`` act on each expert's matrix. ``tap`` is where the
-    inputs of all of them are seen.
+    inputs of all of them are seen. ``stack`` is what transformers has in memory in their place, where that is
+    [n_expert, rows, columns] too: its name, and which of its rows these are.
     """
 
     name: str
@@ -185,6 +188,25 @@ class Experts(WithoutBias):
     tap: TapFor
     operations: tuple[OperationFor, ...] = ()
     stem: str | None = None
+    stack: tuple[str, Part] | None = None
+
+    def taken_apart(self, place: Place, tensors: Mapping[str, TensorInfo]) -> tuple[str, dict[str, TensorInfo]] | None:
+        """The stack's name and each expert's matrix, which is a part of its bytes; None where there is no stack."""
+        if self.stack is None or place.prefix + self.stack[0] not in tensors:
+            return None
+        name, part = self.stack
+        whole, n_experts = tensors[place.prefix + name], place.dimensions["n_expert"]
+        rows, columns = place.shape((self.rows, self.columns))
+        n_rows, first = (rows, 0) if part == "all" else (2 * rows, rows if part == "second" else 0)
+        if whole.shape != (n_experts, n_rows, columns) or whole.scale:
+            return None
+        row_bytes = whole.nbytes // (n_experts * n_rows)
+        names = [f"{place.prefix}{self.name.format(i)}.weight" for i in range(n_experts)]
+        begins = [whole.begin + (i * n_rows + first) * row_bytes for i in range(n_experts)]
+        return whole.name, {
+            each: replace(whole, name=each, shape=(rows, columns), begin=begin, end=begin + rows * row_bytes)
+            for each, begin in zip(names, begins, strict=True)
+        }
 
     def bundles(self, place: Place) -> Iterator[Bundle]:
         stem = place.stem(self.name.replace(".{}", ""), self.stem)

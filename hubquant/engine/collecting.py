@@ -107,14 +107,12 @@ def open_weights(checkpoint: Checkpoint) -> StreamedWeights:
     """A checkpoint on disk, to be read block by block."""
     from hubquant.convert.config import read_architecture
     from hubquant.convert.plain import plain_checkpoint
-    from hubquant.convert.tables import Embeddings
     from hubquant.devices import default_device
     from hubquant.models.streamed_weights import StreamedWeights
 
-    plain, _ = plain_checkpoint(checkpoint)
+    plain = plain_checkpoint(checkpoint)
     architecture, config = read_architecture(plain.config)
-    output = next(row.output for row in architecture.outside if isinstance(row, Embeddings))
-    return StreamedWeights(plain.renamed(architecture.renames), config, architecture.blocks, output, default_device())
+    return StreamedWeights(plain, config, architecture.blocks, str(architecture.output), default_device())
 
 
 def collect(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubquant import __version__
-from hubquant.convert.conversion import FLOATS
+from hubquant.convert.headers import FLOATS
 from hubquant.engine.rule_patterns import check_rules
 from hubquant.engine.source import SourceModel
 from hubquant.engine.workspace import Artifact, fingerprint

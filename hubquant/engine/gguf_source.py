@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.convert.checkpoint import Checkpoint
-from hubquant.convert.conversion import FLOATS, Conversion, file_order
+from hubquant.convert.conversion import Conversion, file_order
 from hubquant.convert.general import HUB
-from hubquant.convert.headers import TensorInfo
+from hubquant.convert.headers import FLOATS, TensorInfo
 from hubquant.convert.restore import load_model, read_config, read_tensor
 from hubquant.convert.tables import Bundle
 from hubquant.convert.vocab import Vocabulary, build_tokenizer, with_pre_tokenizer

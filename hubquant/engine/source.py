@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import CLASSES
 from hubquant.convert.checkpoint import Checkpoint, read_header
-from hubquant.convert.conversion import Conversion, plan_conversion
+from hubquant.convert.conversion import Conversion, check_copies, plan_conversion
 from hubquant.convert.weight_files import weight_files
 from hubquant.disk import user_path
 from hubquant.engine.progress import Progress
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file import Metadata
+from hubquant.hub.front_matter import read_card
 from hubquant.models.identify import identify
 from hubquant.recipe.schema import ModelReference
 
@@ -66,7 +67,10 @@ class SourceModel:
 
     def conversion(self) -> Conversion:
         """What becomes of the weights; see :func:`plan_conversion`."""
-        return plan_conversion(self.folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer)
+        conversion = plan_conversion(self.folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer)
+        if self.checkpoint.folder is not None:
+            check_copies(conversion, self.checkpoint)
+        return conversion
 
     @property
     def stored_types(self) -> Mapping[str, str]:
@@ -161,7 +165,7 @@ def _open_folder(folder: Path, name: str) -> SourceModel:
         revision="local",
         folder=folder,
         checkpoint=checkpoint,
-        card=_read_card(folder),
+        card=read_card(folder),
         identity={"model": _content_fingerprint(folder, checkpoint), "state": _state_fingerprint(folder, checkpoint)},
     )
 
@@ -188,13 +192,6 @@ def _open_hub(repo_id: str, revision: str) -> SourceModel:
         weight_files=files.names,
         download_bytes=sum(remote.files[file].size for file in missing),
     )
-
-
-def _read_card(folder: Path) -> Mapping[str, Any]:
-    from hubquant.hub.front_matter import read_front_matter
-
-    readme = folder / "README.md"
-    return read_front_matter(readme.read_text("utf-8", errors="replace")) if readme.is_file() else {}
 
 
 def _content_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -25,6 +26,12 @@ def read_front_matter(text: str) -> dict[str, Any]:
     except yaml.YAMLError:
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The front matter of a folder's README.md; empty where there is none."""
+    readme = folder / "README.md"
+    return read_front_matter(readme.read_text("utf-8", errors="replace")) if readme.is_file() else {}
 
 
 def plain(value: Any) -> Any:

@@ -12,7 +12,6 @@ from typing import Any
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.models.config_types import checked_config
 from hubquant.models.links import check_links
-from hubquant.models.storage import read_storage
 from hubquant.models.text_tower import is_multimodal, text_settings
 
 SUPPORTED_LIBRARY = "transformers"
@@ -41,8 +40,7 @@ def identify(folder: Path, supported: Collection[str] = ()) -> Identity:
     Of a multimodal model it is that of the language model in it.
     ``folder`` needs the repository's JSON files only. Of the ``supported`` classes messages name the nearest.
     Raises ``CheckpointError`` for a folder that is no model and
-    ``NotSupportedYet`` for every other library or task, for checkpoints that are quantized in a way that cannot be
-    unpacked, and for models whose code is in their repository.
+    ``NotSupportedYet`` for every other library or task, and for models whose code is in their repository.
     """
     check_links(folder)
     library = infer_library(folder)
@@ -51,7 +49,6 @@ def identify(folder: Path, supported: Collection[str] = ()) -> Identity:
             f"{library} models", hint=f"use a {SUPPORTED_TASK} model of {SUPPORTED_LIBRARY}, such as Qwen/Qwen3-0.6B"
         )
     config = read_config(folder)
-    read_storage(config, _read_card(folder))
     if (config.get("architectures") or [None])[0] in WITHOUT_CODE:
         return Identity(library, SUPPORTED_TASK, str(config["model_type"]), config["architectures"][0])
     if is_multimodal(config):
@@ -98,13 +95,6 @@ def infer_library(folder: Path) -> str:
 def _plainly_transformers(folder: Path, config: Any) -> bool:
     marked = any(next(folder.glob(pattern), None) for pattern in _MARKS_OF_OTHERS)
     return not marked and isinstance(config, dict) and "model_type" in config and not {*_KEYS_OF_OTHERS} & config.keys()
-
-
-def _read_card(folder: Path) -> Mapping[str, Any]:
-    from hubquant.hub.front_matter import read_front_matter
-
-    readme = folder / "README.md"
-    return read_front_matter(readme.read_text("utf-8", errors="replace")) if readme.is_file() else {}
 
 
 def _read_json(path: Path) -> Any:

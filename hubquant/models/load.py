@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hubquant.devices import default_device
 from hubquant.errors import CheckpointError
 from hubquant.models.links import check_links
-from hubquant.models.text_tower import QUANTIZATION
+from hubquant.models.storage import QUANTIZATION
 from hubquant.panics import tokenizer_errors
 
 if TYPE_CHECKING:
@@ -52,19 +52,20 @@ def load(folder: Path, device: Device = "auto", placement: Placement | None = No
     Its weights are what conversion reads, from the same files and under the same names. On the CPU they are float32; on
     a GPU they keep the checkpoint's dtype. ``auto`` takes a GPU when there is one and, unless ``placement`` says
     otherwise, spreads the model over all devices and main memory. Of a multimodal model only the language model is
-    loaded, as it is alone. Raises ``CheckpointError`` when weights are missing, broken or not safetensors.
+    loaded, as it is alone. Raises ``CheckpointError`` when weights are missing, broken, not finite or not safetensors.
     """
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     from hubquant.convert.checkpoint import Checkpoint
+    from hubquant.convert.finite import check_finite
     from hubquant.convert.plain import plain_checkpoint
     from hubquant.models.stored import stored_tensors
 
     chosen = default_device() if device == "auto" else device
     placement = placement or Placement(spread=device == "auto")
     checkpoint = Checkpoint.from_folder(folder)
-    plain, _ = plain_checkpoint(checkpoint)
+    plain = plain_checkpoint(checkpoint)
     config, place = _config(plain.config), None
     weights: dict[str, Any] = {"state_dict": stored_tensors(plain)}
     if placement.disk is not None and weights["state_dict"].keys() == checkpoint.tensors.keys():
@@ -95,6 +96,9 @@ def load(folder: Path, device: Device = "auto", placement: Placement | None = No
             f"{folder} lacks {len(missing)} of the model's weights, first {missing[0]}",
             hint="compare the files with those of the repository that the model comes from",
         )
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta:  # what is offloaded comes back when it is used
+            check_finite(name, parameter)
     loaded: PreTrainedModel = model.eval().requires_grad_(False)
     return loaded
 

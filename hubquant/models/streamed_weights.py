@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hubquant.convert.checkpoint import Checkpoint
+from hubquant.convert.finite import check_finite
 from hubquant.errors import CheckpointError
 from hubquant.models.load import quiet
 from hubquant.models.stored import stored_tensors
@@ -104,7 +105,10 @@ class StreamedWeights:
 
     def _read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         # What a checkpoint gives lies in its file until it is used; a copy is there when the block's turn comes.
-        return {name: self._stored[name][...].clone() for name in names}
+        tensors = {name: self._stored[name][...].clone() for name in names}
+        for name, x in tensors.items():
+            check_finite(name, x)
+        return tensors
 
     def _token_tables(self) -> dict[str, Any]:
         """Embeddings with a row for each token, by the name of their weight in the checkpoint."""

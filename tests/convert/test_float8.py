@@ -41,10 +41,13 @@ def compressed(**weights: Any) -> dict[str, Any]:
 
 
 # settings, suffix of the scales, the block of one (0: as large as the matrix), the scales' type
-SOURCES: dict[str, tuple[dict[str, Any], str, tuple[int, int], torch.dtype]] = {
+SOURCES: dict[str, tuple[dict[str, Any] | None, str, tuple[int, int], torch.dtype]] = {
     "blocks": (DEEPSEEK, "_scale_inv", (128, 128), torch.float32),
     "blocks with powers of two": (DEEPSEEK, "_scale_inv", (128, 128), torch.float8_e8m0fnu),
     "matrices": (DEEPSEEK | {"weight_block_size": None}, "_scale_inv", (0, 0), torch.float32),
+    "AutoFP8's matrices": ({"quant_method": "fp8", "activation_scheme": "static"}, "_scale", (0, 0), torch.float32),
+    "ModelOpt's matrices": ({"quant_method": "modelopt", "quant_algo": "FP8"}, "_scale", (0, 0), torch.float32),
+    "nothing said": (None, "_scale", (1, 0), torch.float32),
     "compressed channels": (compressed(strategy="channel"), "_scale", (1, 0), torch.bfloat16),
     "compressed tensors": (compressed(strategy="tensor"), "_scale", (0, 0), torch.bfloat16),
     "compressed blocks": (
@@ -79,7 +82,7 @@ def build(source: str, folder: Path, **config: Any) -> tuple[Path, Weights]:
                     codes[part] = (x[part] / grid[i, j].float()).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
                     expected[name][part] = codes[part].float() * grid[i, j].float()
             weights[name] = codes
-            weights[name + suffix] = grid[0, 0] if block == (0, 0) and suffix == "_scale_inv" else grid
+            weights[name + suffix] = grid[0, 0] if block == (0, 0) and settings and "fp8" in str(settings) else grid
             weights[name.replace("weight", "input_scale")] = torch.ones(1)
 
     edit_weights(folder, store)
@@ -150,18 +153,24 @@ def test_scales_that_do_not_fit(tmp_path: Path) -> None:
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "no method": ({"bits": 8}, NotSupportedYet, "unknown method"),
-    "no table": ("fp8", NotSupportedYet, "unknown method"),
     "packed": (compressed(strategy="tensor") | {"format": "pack-quantized"}, NotSupportedYet, "pack-quantized"),
-    "integers": (compressed(strategy="channel", type="int"), NotSupportedYet, "float-quantized"),
-    "other groups": (compressed(strategy="tensor", num_bits=4), NotSupportedYet, "float-quantized"),
-    "no groups": (compressed(strategy="tensor") | {"config_groups": {}}, NotSupportedYet, "float-quantized"),
-    "blocks of nothing": (DEEPSEEK | {"weight_block_size": [0, 128]}, CheckpointError, "block size"),
-    "one size": (DEEPSEEK | {"weight_block_size": 128}, CheckpointError, "block size"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_settings_that_cannot_be_read(case: str, tmp_path: Path) -> None:
     settings, error, reason = WRONG[case]
+
+    def pack(weights: Weights) -> None:
+        weights["model.layers.0.mlp.up_proj.weight"] = torch.zeros(96, 8, dtype=torch.int32)
+
+    folder = edit_weights(build_uneven("qwen3", tmp_path, num_hidden_layers=1), pack)
     with pytest.raises(error, match=reason):
-        plan(configure(build_uneven("qwen3", tmp_path, num_hidden_layers=1), settings))
+        plan(configure(folder, settings))
+
+
+@pytest.mark.parametrize("size", [[0, 128], 128])
+def test_blocks_of_no_size(size: Any, tmp_path: Path) -> None:
+    folder, _ = build("blocks", tmp_path, num_hidden_layers=1)
+    with pytest.raises(CheckpointError, match="block size"):
+        plan(configure(folder, DEEPSEEK | {"weight_block_size": size}))

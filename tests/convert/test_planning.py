@@ -17,7 +17,8 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.config import read_architecture
-from hubquant.convert.conversion import architecture_metadata, check_tensors, file_order, plan_conversion, stream
+from hubquant.convert.conversion import architecture_metadata, file_order, plan_conversion, stream
+from hubquant.convert.matching import check_tensors
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.imatrix.taps import ModuleInput
 from hubquant.models.tiny import build
@@ -178,14 +179,28 @@ def test_missing_tensors_are_named_and_counted(folder: Path) -> None:
         plan(folder)
 
 
-def test_extra_tensors_are_named_and_counted(folder: Path) -> None:
+def test_tensors_that_transformers_leaves_out_are_left_out(folder: Path) -> None:
+    whole = plan(folder)
+
     def add(weights: Weights) -> None:
         weights["model.layers.1.input_layernorm.weight"] = torch.zeros(64)
         weights["model.layers.0.self_attn.q_proj.bias"] = torch.zeros(64)
+        weights["model.layers.0.self_attn.k_scale"] = torch.tensor(0.1)
+        weights["model.layers.0.self_attn.rotary_emb.cos_cached"] = torch.zeros(4, 16)
 
-    edit_weights(folder, add)
-    with pytest.raises(CheckpointError, match=r"2 tensors are not part of a llama model: .*q_proj\.bias"):
-        plan(folder)
+    found = plan(edit_weights(folder, add))
+    assert found.shapes == whole.shapes
+    (note,) = found.notes
+    assert note.startswith("4 tensors are not part of a llama model with this config.json and are left out")
+    assert "q_proj.bias" in note
+
+
+def test_tensors_that_transformers_computes_with_are_not_left_out(tmp_path: Path) -> None:
+    folder = build("starcoder2", tmp_path, use_bias=True, **SHALLOW)
+    architecture, config = read_architecture(json.loads((folder / "config.json").read_text()))
+    bundles = [bundle for bundle in architecture.bundles(config) if "blk.0.attn_q.bias" not in bundle.targets]
+    with pytest.raises(NotSupportedYet, match=r"1 tensors of this model: .*q_proj\.bias: .*computes with them"):
+        check_tensors(architecture, config, bundles, Checkpoint.from_folder(folder).tensors)
 
 
 def test_wrong_shapes_are_named_and_counted(folder: Path) -> None:
@@ -210,8 +225,12 @@ def test_integer_weights(folder: Path) -> None:
         plan(folder)
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors", "mxfp4"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors", "mxfp4", "none of these"])
 def test_quantized_sources_are_named(method: str, folder: Path) -> None:
+    def pack(weights: Weights) -> None:
+        weights["model.layers.0.mlp.up_proj.weight"] = torch.zeros(96, 8, dtype=torch.int32)
+
+    edit_weights(folder, pack)
     configure(folder, quantization_config={"quant_method": method, "bits": 4})
     with pytest.raises(NotSupportedYet, match=rf"already quantized \({method}\)") as caught:
         plan(folder)
@@ -219,6 +238,10 @@ def test_quantized_sources_are_named(method: str, folder: Path) -> None:
     with pytest.raises(NotSupportedYet) as caught:
         plan(configure(folder, _name_or_path="org/base"))
     assert str(caught.value.hint).endswith("made from: org/base")
+    (folder / "README.md").write_text("---\nbase_model: [org/original]\n---\n")
+    with pytest.raises(NotSupportedYet) as caught:
+        plan(folder)
+    assert str(caught.value.hint).endswith("made from: org/original")
 
 
 UNKNOWN = {

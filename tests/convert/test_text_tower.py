@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 import hubquant
 from hubquant.convert.restore import load_model
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.imatrix import ImportanceMatrix
 from hubquant.models import identify, load
-from tests.support.conversion import edit_weights, plan, write_gguf
+from hubquant.models.tiny import qwen2_tokenizer
+from tests.support.conversion import edit_weights, plan, uneven, write_gguf
 from tests.support.llamacpp import LlamaCpp
-from tests.support.multimodal import build_multimodal, rename
+from tests.support.multimodal import SIZES, build_multimodal, rename
 
 IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()
 GEMMA3 = {
@@ -128,3 +129,81 @@ def test_language_models_that_cannot_be_converted(tmp_path: Path) -> None:
         identify(folder)
     with pytest.raises(CheckpointError, match=r"text_config in config\.json names no model_type"):
         plan(configure(folder, text_config={"hidden_size": 64}))
+
+
+QWEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2_vl": ("qwen2", {"depth": 1, "embed_dim": 32, "hidden_size": 256, "num_heads": 2}),
+    "qwen2_5_vl": (
+        "qwen2",
+        {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 256},
+    ),
+    "qwen3_vl": (
+        "qwen3",
+        {
+            "depth": 1,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": 256,
+            "deepstack_visual_indexes": [0],
+            "num_position_embeddings": 16,
+        },
+    ),
+}
+
+
+def build_qwen(family: str, folder: Path, tied: bool) -> Path:
+    tokenizer = qwen2_tokenizer()
+    sections = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 8, 8]}
+    sections |= {"mrope_interleaved": True} if family == "qwen3_vl" else {}
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id)
+    text = SIZES | {"vocab_size": len(tokenizer), "rope_parameters": sections, **ids}
+    whole = AutoConfig.for_model(family, text_config=text, vision_config=QWEN[family][1], tie_word_embeddings=tied)
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(whole).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return edit_weights(folder, uneven)
+
+
+def flat(folder: Path) -> Path:
+    """As Qwen2-VL was published: the language model's settings at the top, and its names without a prefix."""
+    config = json.loads((folder / "config.json").read_text())
+    text = config.pop("text_config")
+    text = {name: text[name] for name in (*SIZES, "vocab_size", "eos_token_id") if name in text and name != "head_dim"}
+    rope = {"rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 8, 8]}}
+    (folder / "config.json").write_text(json.dumps(config | text | rope))
+    return rename(folder, ("model.language_model.", "model."), ("model.visual.", "visual."))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", QWEN)
+def test_a_qwen_that_sees_has_one_position_for_each_token_of_text(family: str, tied: bool, tmp_path: Path) -> None:
+    folder = build_qwen(family, tmp_path / "model", tied)
+    whole = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    expected = logits(whole)
+    conversion = plan(folder)
+    assert conversion.architecture == QWEN[family][0]
+    assert ("output.weight" in conversion.shapes) is not tied
+    assert relative_error(logits(load(folder, "cpu")), expected) <= 1e-5
+    assert identify(folder).model_class == f"Qwen{QWEN[family][0][4:]}ForCausalLM"
+    if family != "qwen3_vl":
+        assert plan(flat(folder)).metadata == conversion.metadata
+        assert relative_error(logits(load(folder, "cpu")), expected) <= 1e-5
+    write_gguf(folder, tmp_path / "model.gguf", "F32")
+    assert relative_error(logits(load_model(tmp_path / "model.gguf")), expected) <= 1e-4
+
+
+def test_internvls_language_model(tmp_path: Path) -> None:
+    folder = build("llava with qwen2", tmp_path / "model")
+    expected = logits(load(folder, "cpu"))
+    config = json.loads((folder / "config.json").read_text())
+    text = config.pop("text_config") | {"architectures": ["Qwen2ForCausalLM"]}
+    code = {"architectures": ["InternVLChatModel"], "model_type": "internvl_chat", "auto_map": {"AutoConfig": "a.B"}}
+    (folder / "config.json").write_text(json.dumps(config | code | {"llm_config": text}))
+    rename(folder, ("lm_head.", "language_model.lm_head."), ("model.language_model.", "language_model.model."))
+    assert plan(folder).architecture == "qwen2"
+    assert identify(folder).model_class == "Qwen2ForCausalLM"
+    assert torch.equal(logits(load(folder, "cpu")), expected)
+    configure(folder, llm_config=text | {"model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"]})
+    with pytest.raises(NotSupportedYet, match="internlm2"):
+        plan(folder)

@@ -35,7 +35,6 @@ def test_class_follows_from_the_model_type(tmp_path: Path) -> None:
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, {}, "text2text-generation models"),
         ({"model_type": "bert", "architectures": ["BertForQuestionAnswering"]}, {}, "question-answering models"),
         ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, {}, "text-classification"),
-        ({"model_type": "llama", "quantization_config": {"quant_method": "awq"}}, {}, "already quantized (awq)"),
     ],
 )
 def test_other_libraries_and_tasks(tmp_path: Path, config: dict[str, Any], files: dict[str, str], message: str) -> None:
@@ -50,14 +49,6 @@ def test_encoders_with_and_without_sentence_transformers(tmp_path: Path) -> None
     assert identify(folder_with(tmp_path / "plain", config)).model_class == "BertModel"
     pooled = folder_with(tmp_path / "pooled", config, config_sentence_transformers__json="{}")
     assert identify(pooled).library == "sentence_transformers"
-
-
-def test_the_card_names_what_quantized_weights_were_made_from(tmp_path: Path) -> None:
-    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}, "_name_or_path": "/tmp/x/y"}
-    folder = folder_with(tmp_path, config, README__md="---\nbase_model: [org/original]\n---\n")
-    with pytest.raises(NotSupportedYet, match=r"already quantized \(gptq\)") as error:
-        identify(folder)
-    assert str(error.value.hint).endswith("made from: org/original")
 
 
 def test_diffusers_pipeline_has_no_config(tmp_path: Path) -> None:

@@ -65,9 +65,16 @@ def _pickle_only(folder: Path) -> None:
 
 
 def _missing_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}})
     )
+
+
+def _quantized(folder: Path) -> None:
+    edit_config(folder, quantization_config={"quant_method": "gptq"})
+    name = "model.layers.0.mlp.up_proj"
+    edit_weights(folder, **{f"{name}.weight": None, f"{name}.qweight": torch.zeros(32, 512, dtype=torch.int32)})
 
 
 def _unknown_tokenizer(folder: Path) -> None:
@@ -98,7 +105,7 @@ CHECKPOINTS: dict[str, tuple[Spoil, str]] = {
     "wrong shape": (lambda f: edit_weights(f, **{NORM: torch.ones(8)}), NORM),
     "missing shard": (_missing_shard, "model-00001-of-00002.safetensors"),
     "pickle only": (_pickle_only, "pytorch_model.bin"),
-    "quantized already": (lambda f: edit_config(f, quantization_config={"quant_method": "gptq"}), "gptq"),
+    "quantized already": (_quantized, "gptq"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
     "unknown tokenizer": (_unknown_tokenizer, "pre-tokenizer"),
 }
@@ -121,6 +128,30 @@ def test_weights_that_are_not_numbers_stop_the_run(model: Path, tmp_path: Path) 
     assert outcome.code == 2
     assert outcome.is_one_message(), outcome.err
     assert NORM in outcome.err
+
+
+@pytest.mark.parametrize("way", ["none", "stream"])
+def test_infinite_weights_are_named_before_anything_is_measured(way: str, model: Path, tmp_path: Path) -> None:
+    spoiled = load_file(model / "model.safetensors")["model.layers.1.mlp.down_proj.weight"].half()
+    spoiled[3, 5] = torch.inf
+    edit_weights(model, **{"model.layers.1.mlp.down_proj.weight": spoiled})
+    small = ("calibration.chunks=2", "calibration.chunk_size=64", "evaluate.skip=true", f"imatrix.offload={way}")
+    outcome = run(model, tmp_path, *(part for setting in small for part in ("--set", setting)))
+    assert outcome.code == 2
+    assert outcome.is_one_message(), outcome.err
+    assert "model.layers.1.mlp.down_proj.weight holds 1 values that are NaN or infinite" in outcome.err
+    assert not list((tmp_path / "out").rglob("imatrix.gguf"))
+
+
+def test_a_head_of_its_own_beside_tied_embeddings_is_found_in_the_plan(model: Path) -> None:
+    edit_config(model, tie_word_embeddings=True)
+    outcome = hubquant("plan", str(model), "--types", "Q8_0")
+    assert outcome.code == 2
+    assert outcome.is_one_message(), outcome.err
+    assert "lm_head.weight and model.embed_tokens.weight differ" in outcome.err
+    assert '"tie_word_embeddings": false' in outcome.err
+    edit_weights(model, **{"lm_head.weight": load_file(model / "model.safetensors")["model.embed_tokens.weight"]})
+    assert hubquant("plan", str(model), "--types", "Q8_0").code == 0
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
     if isinstance(names, list) and names and isinstance(names[0], str):
         if names[0] in known:
             return known[names[0]]
-        raise _unknown(names[0], CLASSES)
+        if not is_base_class(settings):
+            raise _unknown(names[0], CLASSES)
     by_type = {model_type: (each, model_type) for each, model_type in known.values() if not each.own_code}
     model_type = settings.get("model_type")
     if not isinstance(model_type, str):
@@ -83,6 +84,14 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
     if model_type in by_type:
         return by_type[model_type]
     raise _unknown(model_type, list(by_type))
+
+
+def is_base_class(settings: Settings) -> bool:
+    """Whether the model was saved as transformers' ``AutoModel`` has it: without what comes after the last layer."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    names, base = settings.get("architectures"), MODEL_MAPPING_NAMES.get(str(settings.get("model_type")))
+    return isinstance(names, list) and bool(names) and base is not None and names[0] == base
 
 
 def of_gguf(name: str, metadata: Metadata) -> Architecture:

@@ -31,6 +31,7 @@ MIXTRAL = Architecture(
         Count("expert_count", "num_local_experts", most=moe.MOST_EXPERTS),
         Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
     ),
+    renames=((r"\.mlp\.gate\.", ".block_sparse_moe.gate."),),  # as transformers has it in memory
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(

@@ -114,9 +114,9 @@ def routed(
     routing, computing = modules or (router, experts)
     return (
         Module(router, ("n_expert", "n_embd"), tap=inputs_of(routing)),
-        Experts(gate, "n_ff_exp", "n_embd", given_to(computing)),
-        Experts(up, "n_ff_exp", "n_embd", given_to(computing)),
-        Experts(down, "n_embd", "n_ff_exp", computed_in(computing)),
+        Experts(gate, "n_ff_exp", "n_embd", given_to(computing), stack=(f"{computing}.gate_up_proj", "first")),
+        Experts(up, "n_ff_exp", "n_embd", given_to(computing), stack=(f"{computing}.gate_up_proj", "second")),
+        Experts(down, "n_embd", "n_ff_exp", computed_in(computing), stack=(f"{computing}.down_proj", "all")),
     )
 
 

@@ -1,0 +1,22 @@
+"""Weights that are NaN or infinite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubquant.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_finite(name: str, x: torch.Tensor) -> None:
+    """Raises ``CheckpointError`` with the number of weights that are NaN or infinite."""
+    low, high = x.aminmax()  # a NaN anywhere makes both NaN, and no mask of x's size is needed
+    if not (low.isfinite() and high.isfinite()):
+        bad = int((~x.isfinite()).sum())
+        raise CheckpointError(
+            f"tensor {name} holds {bad:,} values that are NaN or infinite",
+            why="such a model computes nothing",
+            hint="fetch the file again from where it comes from; if it is the same, its weights are broken there",
+        )

@@ -1,0 +1,121 @@
+"""The tensors that the files hold against those that config.json promises."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from hubquant.convert.architecture import Architecture
+from hubquant.convert.headers import FLOATS, TensorInfo, listed
+from hubquant.convert.tables import Bundle
+from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
+from hubquant.models.unexpected import used_by_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_COMPARE = "compare config.json and the files with those of the repository that the model comes from"
+_OF_META = ("tok_embeddings.weight", ".attention.wq.weight")
+
+
+def check_tensors(
+    architecture: Architecture,
+    config: PreTrainedConfig,
+    bundles: Iterable[Bundle],
+    found: Mapping[str, TensorInfo],
+) -> tuple[str, ...]:
+    """Compare headers with what the config promises; notes on what is left out.
+
+    ``CheckpointError`` names the tensors that are missing or have another shape, ``NotSupportedYet`` those that
+    transformers computes with and the architecture's table has no place for.
+    """
+    bundles = tuple(bundles)
+    allowed = {name: shape for bundle in bundles for name, shape in bundle.source_shapes().items()}
+    ignored = re.compile("|".join(architecture.ignored))
+    ahead = architecture.further_layers(config, found)
+    further = {*ahead, *architecture.unused(config)}
+    missing = [name for bundle in bundles for name in bundle.sources if name not in found]
+    extra = [name for name in found if name not in allowed and name not in further and not ignored.search(name)]
+    if missing:
+        raise _missing(missing, extra, architecture, config, len(allowed))
+    wanted = {name: shape for name, shape in allowed.items() if name in found}
+    if wrong := [name for name, shape in wanted.items() if found[name].shape != shape]:
+        first = wrong[0]
+        raise CheckpointError(
+            f"{len(wrong)} tensors have other shapes than config.json says: {listed(wrong)}",
+            why=f"{first} is {list(found[first].shape)} instead of {list(wanted[first])}",
+            hint=_COMPARE,
+        )
+    packed = {name for bundle in bundles if bundle.quantized for name in bundle.sources}
+    if stored := [name for name in wanted if found[name].float_type not in (("U8",) if name in packed else FLOATS)]:
+        dtypes = ", ".join(sorted({found[name].dtype for name in stored}))
+        raise NotSupportedYet(
+            f"weights stored as {dtypes}",
+            why=f"{len(stored)} tensors: {listed(stored)}",
+            hint="use F32, F16 or BF16 weights",
+        )
+    return (*_left_out(extra, architecture, config), *_ahead(ahead))
+
+
+def _left_out(extra: Sequence[str], architecture: Architecture, config: PreTrainedConfig) -> Iterator[str]:
+    if not extra:
+        return
+    if used := extra if architecture.own_code else used_by_transformers(config, extra, architecture.generates):
+        raise NotSupportedYet(
+            f"{len(used)} tensors of this model: {listed(used)}",
+            why=f"a {architecture.name} file has no place for them, and the model computes with them",
+        )
+    yield (
+        f"{len(extra)} tensors are not part of a {architecture.restored_as} model with this config.json and are left "
+        f"out, as transformers leaves them out: {listed(extra)}"
+    )
+
+
+def _ahead(names: Collection[str]) -> Iterator[str]:
+    if names:
+        yield f"{len(names)} tensors only predict further tokens and are left out: {listed(names)}"
+
+
+def _missing(
+    missing: Sequence[str], extra: Sequence[str], architecture: Architecture, config: PreTrainedConfig, n_all: int
+) -> HubquantError:
+    what = f"{len(missing)} tensors are missing: {listed(missing)}"
+    why = f"{len(extra)} others are not part of the model: {listed(extra)}" if extra else None
+    if missing == [f"{architecture.output}.weight"] and not config.tie_word_embeddings:
+        hint = 'if the output shares the embedding, config.json needs "tie_word_embeddings": true'
+        return CheckpointError(what, why=why, hint=hint)
+    if any(name.endswith(_OF_META) for name in extra):
+        return CheckpointError(
+            "the tensors have the names of Meta's and Mistral's own formats, which transformers does not read",
+            why=f"they are {listed(extra)}",
+            hint="use the repository's files for transformers, or convert these with transformers' own script",
+        )
+    if gaps := _layers_without_tensors(missing, architecture, config):
+        return CheckpointError(
+            f"{len(gaps)} of {architecture.dimensions(config)['n_layer']} layers are not there: {listed(gaps)}",
+            why="config.json says how many there are, and they are numbered without gaps",
+            hint="if layers were removed, number the others anew and say so in config.json; else a file is missing",
+        )
+    if len(missing) >= n_all:
+        return CheckpointError(
+            f"no tensor has a name that a {architecture.restored_as} model has", why=why, hint=_COMPARE
+        )
+    return CheckpointError(what, why=why, hint=_COMPARE)
+
+
+def _layers_without_tensors(
+    missing: Collection[str], architecture: Architecture, config: PreTrainedConfig
+) -> list[str]:
+    """The numbers of layers of which there is nothing, though there are others."""
+    n_layer = architecture.dimensions(config)["n_layer"]
+    lost = dict.fromkeys(range(n_layer), 0)
+    promised = dict(lost)
+    number = re.compile(rf"{re.escape(architecture.blocks)}\.(\d+)\.")
+    for bundle in architecture.bundles(config):
+        for name in bundle.sources:
+            if match := number.match(name):
+                promised[int(match[1])] += 1
+                lost[int(match[1])] += name in missing
+    gone = [layer for layer in promised if promised[layer] and lost[layer] == promised[layer]]
+    return [str(layer) for layer in gone] if len(gone) < n_layer else []
