@@ -90,7 +90,7 @@ def test_a_space_before_the_first_part_only(tmp_path: Path) -> None:
     build_tokenizer(read_vocabulary(slow(tmp_path / "slow"), {})).save_pretrained(tmp_path)
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
     edit(tmp_path / "tokenizer.json", lambda parts: {**parts, "normalizer": None, "pre_tokenizer": metaspace})
-    (tmp_path / "chat_template.jinja").write_text(CHAT)
+    (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}<|im_start|> {{ m.content }}</s>{% endfor %}")
     assert "a conversation" in check(tmp_path).beside_special
 
 
