@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import of_checkpoint
-from hubquant.convert.rules import Rule, Settings, plain_setting
+from hubquant.convert.rules import Rule, Settings, plain_setting, without_option
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.models.storage import QUANTIZATION
 
@@ -29,15 +29,18 @@ def read_architecture(settings: Settings) -> tuple[Architecture, PreTrainedConfi
     unquantized = [name for name in QUANTIZATION if not isinstance(settings.get(name), dict)]
     unwanted = (*_IRRELEVANT, *unquantized)
     relevant = {name: _number(value) for name, value in settings.items() if name not in unwanted}
-    return architecture, make_config(model_type, architecture.translate(relevant), architecture.rules)
+    with without_option():
+        translated = architecture.translate(relevant)
+    return architecture, make_config(model_type, translated, architecture.rules)
 
 
 def make_config(model_type: str, settings: Settings, rules: Collection[Rule]) -> PreTrainedConfig:
     """transformers' config class fills in defaults and translates older spellings."""
     from transformers import CONFIG_MAPPING
 
-    for rule in rules:
-        rule.check(settings)
+    with without_option():
+        for rule in rules:
+            rule.check(settings)
     try:
         config: PreTrainedConfig = CONFIG_MAPPING[model_type](**settings)
     except Exception as error:  # transformers raises almost anything for values it did not expect
@@ -46,10 +49,11 @@ def make_config(model_type: str, settings: Settings, rules: Collection[Rule]) ->
             why=" ".join(str(error).split())[:200] or type(error).__name__,
             hint="compare config.json with the one of the original repository",
         ) from error
-    if config.to_dict().get(_LAYERS) and not any(_LAYERS in rule.reads for rule in rules):
-        raise NotSupportedYet(f"{_LAYERS} in config.json", why="llama.cpp gives the layers here the same settings")
-    for rule in rules:  # once more with the defaults, which may be what llama.cpp does not compute
-        rule.check({name: plain_setting(config, name) for name in rule.reads})
+    with without_option():
+        if config.is_heterogeneous and not any(_LAYERS in rule.reads for rule in rules):
+            raise NotSupportedYet(f"{_LAYERS} in config.json", why="llama.cpp gives the layers here the same settings")
+        for rule in rules:  # once more with the defaults, which may be what llama.cpp does not compute
+            rule.check({name: plain_setting(config, name) for name in rule.reads})
     return config
 
 

@@ -17,6 +17,7 @@ from hubquant.convert.headers import TensorInfo
 from hubquant.convert.matching import check_tensors
 from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.pooling import POOLING, pooling_metadata
+from hubquant.convert.rules import without_option
 from hubquant.convert.settings import check_answered, setting_notes
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError
@@ -197,9 +198,10 @@ def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) 
     metadata = {"general.architecture": string(architecture.name)}
     for rule in architecture.rules:
         try:
-            keys = rule.metadata(config)
+            with without_option():
+                keys = rule.metadata(config)
         except (TypeError, ValueError, ArithmeticError) as error:  # null or a number that is none, where one is needed
-            setting = getattr(rule, "setting", None) or type(rule).__name__
+            setting = ", ".join(rule.reads) or type(rule).__name__
             raise CheckpointError(
                 f"config.json cannot be used: {setting}",
                 why=" ".join(str(error).split())[:200],

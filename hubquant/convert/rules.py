@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -142,8 +143,9 @@ class Fixed(Rule):
         return {self.setting: self.value}
 
     def _other(self, value: object) -> NotSupportedYet:
+        what = "without it" if self.value in (None, False) else f"with {self.value!r}"
         return NotSupportedYet(
-            f"{self.setting} {str(value)[:40]!r}", why=f"llama.cpp computes this architecture with {self.value!r}"
+            f"{self.setting} {str(value)[:40]!r}", why=f"llama.cpp computes this architecture {what}"
         )
 
 
@@ -233,6 +235,16 @@ class Heads(Rule):
 def _check_even(size: int) -> None:
     if size % 2:
         raise out_of_range("head_dim", size, "even, because rope rotates pairs")
+
+
+@contextmanager
+def without_option() -> Iterator[None]:
+    """What rules refuse has no step to take but this, unless they name one."""
+    try:
+        yield
+    except NotSupportedYet as error:
+        error.hint = error.hint or "no option helps: only what llama.cpp computes as transformers does is written"
+        raise
 
 
 def plain_setting(config: PreTrainedConfig, name: str) -> Any:

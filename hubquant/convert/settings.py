@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.headers import listed
-from hubquant.convert.rules import Fixed, Settings, plain_setting
+from hubquant.convert.rules import Fixed, Settings, plain_setting, without_option
 from hubquant.errors import NotSupportedYet
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ EVERYWHERE = (Fixed("is_causal", True),)
 _LEFTOVER = re.compile(
     r"_|architectures$|auto_map$|model_type$|torch_dtype$|dtype$|transformers|tokenizer|unsloth|quantization|use_flash"
     r"|flash_attn|attn_impl|attention_impl|fused|use_fused|use_x|ep_size$|tp_size$|aux_loss|seq_aux$|seq_length$"
-    r"|id2label$|label2id$|num_labels$|problem_type$|name_or_path$|output_|return_dict|task|pruned_heads|is_encoder"
+    r"|id2label$|label2id$|num_labels$|problem_type$|name_or_path$|output_(attentions|hidden|scores|past|router)|return_dict|task|pruned_heads|is_encoder"
     r"|chunk_size_feed|pad_vocab_size|max_length$|min_length$|do_sample$|temperature$|top_[kp]$|num_beams|early_stop"
     r"|repetition|length_penalty|no_repeat|bad_words|.*token_id$|rope_scaling$|rope_theta$|partial_rotary_factor$"
     r"|gradient_checkpoint|low_cpu_mem|save_|use_cache|onnx|torchscript|tf_legacy|use_bfloat16|ssm_cfg$|framework"
@@ -65,8 +65,9 @@ def check_answered(architecture: Architecture, config: PreTrainedConfig) -> None
 
     The config is one that the rules have accepted.
     """
-    for rule in EVERYWHERE if architecture.generates else ():
-        rule.check({name: plain_setting(config, name) for name in rule.reads})
+    with without_option():
+        for rule in EVERYWHERE if architecture.generates else ():
+            rule.check({name: plain_setting(config, name) for name in rule.reads})
     for name in unanswered(architecture, config):
         value = plain_setting(config, name)
         if value != plain_setting(type(config)(), name):

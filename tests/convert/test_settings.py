@@ -62,7 +62,7 @@ def outcome(settings: dict[str, Any]) -> Any:
         bundles = [(each.sources, each.targets, each.values, each.operations) for each in architecture.bundles(config)]
         return metadata, bundles, architecture.notes(config)
     except HubquantError as error:
-        return str(error)
+        return f"{error} ({error.hint})"
 
 
 def others(value: object) -> list[Any]:
@@ -124,6 +124,7 @@ def test_settings_that_llama_cpp_has_no_place_for(setting: str) -> None:
     given = {"architectures": [name], "num_hidden_layers": 4}
     assert not isinstance(outcome(given), str)
     assert setting in outcome(given | settings)
+    assert "(None)" not in outcome(given | settings)  # a step to take, or that there is none
 
 
 @pytest.mark.parametrize(
