@@ -33,7 +33,7 @@ from hubquant.engine.steps import write_targets
 from hubquant.engine.targets import check_target
 from hubquant.engine.workspace import FOLDER, Workspace, fingerprint
 from hubquant.errors import UserError
-from hubquant.recipe.load import GGUF
+from hubquant.recipe.references import GGUF
 from hubquant.recipe.schema import Imatrix, Quantize, TextSource
 
 if TYPE_CHECKING:

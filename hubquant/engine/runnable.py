@@ -11,7 +11,7 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.source import SourceModel, open_source
 from hubquant.errors import NotSupportedYet
 from hubquant.models.load import Placement
-from hubquant.recipe.load import model_reference
+from hubquant.recipe.references import model_reference
 from hubquant.recipe.schema import ModelReference
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -17,12 +16,12 @@ from hubquant.disk import user_path
 from hubquant.errors import RecipeError
 from hubquant.plain_yaml import load_yaml
 from hubquant.recipe.explain import explain
+from hubquant.recipe.references import is_model, model_reference
 from hubquant.recipe.schema import HUB_ID, HUB_PREFIX, Recipe
 from hubquant.recipe.trust import check_stranger
 
 LARGEST_RECIPE = 1 << 20  # bytes; a recipe is a page, anything larger is a mistake
 MOST_TOKENS = 20_000  # keys, values and punctuation
-GGUF = ".gguf"
 PACKAGED = ("quickstart", "default")
 
 
@@ -79,15 +78,6 @@ def parse_recipe(data: Any, origin: str = "recipe", typed: Mapping[str, str] = M
         raise explain(error, origin, typed) from None
 
 
-def model_reference(text: str) -> dict[str, str]:
-    """``org/name`` is a Hub id; what ends with .gguf is a file; what exists here or looks like a path is a folder."""
-    if text.endswith(GGUF):
-        return {"file": text}
-    if os.path.exists(user_path(text)) or text.startswith((".", "/", "~")):
-        return {"folder": text}
-    return {"id": text}
-
-
 def dump_recipe(recipe: Recipe) -> str:
     """The YAML that is published beside the files: only what differs from the defaults, in the schema's order."""
     data = {"version": recipe.version, **recipe.model_dump(mode="json", exclude_defaults=True)}
@@ -105,7 +95,7 @@ def _read(reference: str, fetch: Callable[[str], Path] | None) -> Any:
         return _parse_file(fetch(repository))
     if reference.endswith((".yaml", ".yml")):
         return _parse_file(user_path(reference))
-    if os.path.isdir(user_path(reference)) or reference.endswith(GGUF) or HUB_ID.fullmatch(reference):
+    if is_model(reference):
         return {"model": model_reference(reference)}
     raise RecipeError(
         f"{reference!r} is no recipe and no model",
