@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -92,11 +93,13 @@ def changed_json_text(data: bytes, random: Random) -> bytes:
 
 
 def change_json_file(path: Path, random: Random) -> None:
-    """Its values mostly, sometimes its bytes."""
-    if random.random() < 0.12:
-        path.write_bytes(changed_bytes(path.read_bytes(), random))
-        return
-    path.write_bytes(changed_json_text(path.read_bytes(), random))
+    """Its values mostly, sometimes its bytes; of what is no JSON any more, those."""
+    data = path.read_bytes()
+    with suppress(ValueError):
+        if random.random() > 0.12:
+            path.write_bytes(changed_json_text(data, random))
+            return
+    path.write_bytes(changed_bytes(data, random))
 
 
 def change_bytes_file(path: Path, random: Random) -> None:

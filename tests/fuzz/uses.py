@@ -47,7 +47,7 @@ def make_models(folder: Path) -> None:
 
 
 def convert_model(folder: Path) -> None:
-    from hubquant.engine.files import assign_types, file_metadata, plan_layouts
+    from hubquant.engine.files import assign_types, plan_layouts
     from hubquant.engine.plan import conversion_weights
     from hubquant.engine.source import open_source
     from hubquant.recipe.schema import ModelReference, Quantize
@@ -58,7 +58,7 @@ def convert_model(folder: Path) -> None:
     weights = conversion_weights(source, conversion)
     settings = Quantize(types=("Q8_0",))
     types = assign_types(weights, "Q8_0", settings, has_imatrix=False)
-    plan_layouts(weights, types, file_metadata(weights, "Q8_0", settings, "m", None), 1 << 40)
+    plan_layouts(weights, types, weights.metadata, 1 << 40)
     if not conversion.cannot_run:
         source.load()
 
