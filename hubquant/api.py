@@ -18,7 +18,11 @@ RECIPE_FILE = "recipe.yaml"
 
 
 def plan(
-    recipe: Recipe | str | Path, *, overrides: Sequence[str | Override] = (), out: Path | str | None = None
+    recipe: Recipe | str | Path,
+    *,
+    overrides: Sequence[str | Override] = (),
+    out: Path | str | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
     """What ``run`` would do: steps, types, exact sizes, memory, disk and downloads. Raises ``hubquant.HubquantError``.
 
@@ -32,8 +36,9 @@ def plan(
         loaded = load_recipe(str(recipe), overrides, fetch=_fetch_recipe)
     checked = check_recipe(loaded)
     from hubquant.engine.plan import make_plan  # after mistakes in the recipe are found: it imports torch
+    from hubquant.engine.progress import Silent
 
-    return make_plan(checked, None if out is None else Path(out))
+    return make_plan(checked, None if out is None else Path(out), progress or Silent())
 
 
 def run(
@@ -48,7 +53,7 @@ def run(
 
     Arguments as for ``plan``. Raises ``hubquant.HubquantError``.
     """
-    made = plan(recipe, overrides=overrides, out=out)
+    made = plan(recipe, overrides=overrides, out=out, progress=progress)
     from hubquant.engine.progress import Silent
     from hubquant.engine.run import execute
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hubquant.calibration.chat import ChatTemplate
 from hubquant.calibration.sources import Document, documents
@@ -16,6 +18,8 @@ from hubquant.recipe.schema import TextSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 # Cutting a text changes at most the tokens next to the cut: those of the last word, or of a run of spaces.
 _CUT_MARGIN = 64
@@ -98,10 +102,28 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> lis
     """Token ids; with ``special`` the names of special tokens stand for these."""
     bos: Any = tokenizer.bos_token
     has_bos = special and bos is not None and text.startswith(bos)
-    encoded = tokenizer(
-        text,
-        add_special_tokens=not has_bos,
-        split_special_tokens=not special,
-        verbose=False,  # transformers would warn that the text is longer than the model's context
-    )
-    return list(encoded["input_ids"])
+
+    def encode() -> list[int]:
+        encoded = tokenizer(
+            text,
+            add_special_tokens=not has_bos,
+            split_special_tokens=not special,
+            verbose=False,  # transformers would warn that the text is longer than the model's context
+        )
+        return list(encoded["input_ids"])
+
+    return _aside(encode)
+
+
+def _aside(action: Callable[[], T]) -> T:
+    """In another thread: a signal is not seen while the main one is inside a library."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return future.result()

@@ -9,7 +9,7 @@ def main() -> None:
     import sys
 
     from hubquant.cli.line import farewell
-    from hubquant.cli.signals import Stopped, die_quietly, stopping
+    from hubquant.cli.signals import Stopped, die_quietly, end_at_once, stopping
 
     die_quietly()
     try:
@@ -20,5 +20,7 @@ def main() -> None:
     except Stopped as stop:
         print(farewell(sys.argv[1:]), file=sys.stderr)
         code = stop.exit_code
+    if code > 128:
+        end_at_once(code)
     gc.freeze()  # or else the interpreter looks through all that the libraries made before it ends, for a second
     raise SystemExit(code)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hubquant.cli.output import JsonOption, Output
+from hubquant.cli.text import plain
 from hubquant.units import size
 
-LONGEST_VALUE = 100  # characters of one metadata value on a terminal
+SHORTEST = 16  # characters of a metadata value that are shown in any case
 
 
 def inspect(
@@ -25,7 +27,9 @@ def inspect(
     description = describe(GGUFFile.open(file))
 
     def text() -> str:
-        lines = [f"{key:<44} {_short(value)}" for key, value in description.metadata.items()]
+        columns = shutil.get_terminal_size().columns
+        keys = min(max(map(len, description.metadata), default=0), columns // 2)
+        lines = [_row(plain(key), plain(str(value)), keys, columns) for key, value in description.metadata.items()]
         lines += [
             "",
             f"{description.n_parameters / 1e6:.2f} M weights, {size(description.nbytes)}, {description.bpw:.4f} bpw",
@@ -33,7 +37,7 @@ def inspect(
         ]
         if tensors:
             lines += [
-                f"{t.name:<32} {t.type:<8} {' × '.join(map(str, t.shape)):>16} {size(t.nbytes):>12}"
+                f"{plain(t.name):<32} {t.type:<8} {' × '.join(map(str, t.shape)):>16} {size(t.nbytes):>12}"
                 for t in description.tensors
             ]
         else:
@@ -43,6 +47,8 @@ def inspect(
     Output(as_json=as_json).data(description.as_dict(), text)
 
 
-def _short(value: object) -> str:
-    text = repr(value) if isinstance(value, str) and "\n" in value else str(value)
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+def _row(key: str, value: str, keys: int, columns: int) -> str:
+    """Cut to the width of the terminal; a long key stays whole and leaves less for the value."""
+    begin = f"{key:<{keys}}  "
+    room = max(columns - len(begin), SHORTEST)
+    return begin + (value if len(value) <= room else value[: room - 1] + "…")

@@ -92,13 +92,18 @@ def say(text: str) -> None:
 
 
 class JsonProgress:
-    """One JSON object a line: step, note, and progress with done, total, unit, rate and seconds left."""
+    """One JSON object a line: step, note, doing, and progress with done, total, unit, rate and seconds left."""
 
     def step(self, name: str, detail: str, *, reused: bool = False) -> None:
         self._event("step", name=name, detail=message(detail), reused=reused)
 
     def note(self, text: str) -> None:
         self._event("note", text=message(text))
+
+    @contextmanager
+    def doing(self, text: str) -> Iterator[None]:
+        self._event("doing", text=message(text))
+        yield
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
@@ -129,6 +134,11 @@ class LineProgress:
         say(f"note: {message(text)}")
 
     @contextmanager
+    def doing(self, text: str) -> Iterator[None]:
+        say(message(text))
+        yield
+
+    @contextmanager
     def bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
         def show(meter: Meter) -> None:
             left = "" if meter.seconds_left is None else f", {duration(meter.seconds_left)} left"
@@ -156,6 +166,13 @@ class TerminalProgress:
         from rich.markup import escape
 
         self.console.print(f"[yellow]{'note':>10}[/yellow]  {escape(message(text))}")
+
+    @contextmanager
+    def doing(self, text: str) -> Iterator[None]:
+        from rich.markup import escape
+
+        with self.console.status(escape(message(text))):
+            yield
 
     def bar(self, label: str, total: int, unit: str) -> AbstractContextManager[Advance]:
         return self._bar(label, total, unit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +12,15 @@ import typer
 
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.settings import type_names
+from hubquant.cli.text import plain
 from hubquant.units import size
 
 if TYPE_CHECKING:
     from hubquant.engine.plan import Plan
     from hubquant.recipe import Override
+
+WIDTH = 80  # columns
+INDENT = " " * 18
 
 RecipeArgument = Annotated[
     str,
@@ -68,9 +73,11 @@ def plan(
     pre_tokenizer: PreTokenizerOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Show the steps, types, sizes, memory, disk and downloads of a run, and do nothing."""
-    _show_plan(recipe, _overrides(types, push, pre_tokenizer, set), out, Output(as_json=as_json))
+    output = Output(as_json=as_json, quiet=quiet)
+    _show_plan(recipe, _overrides(types, push, pre_tokenizer, set), out, output)
 
 
 def _overrides(
@@ -90,23 +97,27 @@ def _overrides(
 def _show_plan(recipe: str, overrides: list[str | Override], out: Path | None, output: Output) -> None:
     from hubquant.api import plan as plan_recipe
 
-    made = plan_recipe(recipe, overrides=overrides, out=out)
+    made = plan_recipe(recipe, overrides=overrides, out=out, progress=output.progress())
     output.data(made.as_dict(), lambda: _plan_text(made))
 
 
 def _plan_text(plan: Plan) -> str:
-    lines = [f"{plan.source.name}  {plan.weights.architecture}, {plan.weights.n_parameters / 1e6:.1f} M weights", ""]
-    lines += [f"{step.name:>10}  {step.detail}{' (done before)' if step.done else ''}" for step in plan.steps]
-    lines += ["", f"{'file':<44} {'size':>12} {'bpw':>7}  types"]
+    lines = [
+        f"{plain(plan.source.name)}  {plan.weights.architecture}, {plan.weights.n_parameters / 1e6:.1f} M weights",
+        "",
+    ]
+    lines += [f"{step.name:>10}  {plain(step.detail)}{' (done before)' if step.done else ''}" for step in plan.steps]
+    lines += ["", f"{'size':>8} {'bpw':>7}  file, and the types of its tensors"]
     for file in plan.files:
-        lines.append(f"{file.name:<44} {size(file.size):>12} {file.bpw:>7.3f}  {_count_types(file.types)}")
+        lines.append(f"{size(file.size):>8} {file.bpw:>7.3f}  {plain(file.name)}")
+        lines += textwrap.wrap(_count_types(file.types), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
     lines += [
         "",
         f"tokenizer {plan.vocabulary}",
         f"memory    {size(plan.peak_ram_bytes)}",
-        f"disk      {size(plan.disk_bytes)} in {plan.output}",
+        f"disk      {size(plan.disk_bytes)} in {plain(str(plan.output))}",
         f"download  {size(plan.source.download_bytes)}",
-        *(f"note: {note}" for note in plan.notes),
+        *(f"note: {plain(note)}" for note in plan.notes),
     ]
     return "\n".join(lines)
 

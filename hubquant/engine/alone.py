@@ -71,7 +71,7 @@ def convert(model: str, out: Path, type: str | None, pre_tokenizer: str | None, 
     """``out`` is the file, or a folder that is there."""
     if not names_file(out) and not out.is_dir():
         raise UserError(f"{out} is no GGUF file", why="there is no such folder either", hint=f"write -o {out}.gguf")
-    source, conversion = open_model(model, pre_tokenizer)
+    source, conversion = open_model(model, pre_tokenizer, progress)
     settings = Quantize(types=(type or conversion.float_type,))
     paths = _paths(out, source.name, settings.types)
     check_quantized(source, Quantize())
@@ -95,7 +95,7 @@ def quantize(
         raise UserError(
             f"{out} is one file, and {len(settings.types)} types are asked for", hint="write -o with a folder"
         )
-    source, conversion = open_model(model, pre_tokenizer)
+    source, conversion = open_model(model, pre_tokenizer, progress)
     paths = _paths(out, source.name, settings.types)
     check_quantized(source, settings)
     readable = open_readable(source, conversion, progress)
@@ -157,7 +157,10 @@ def finished_folder(folder: Path) -> OutputFolder:
 def open_readable(source: SourceModel, conversion: Conversion, progress: Progress) -> Readable:
     """The source with its weights on disk, once a vocabulary that was converted has proved itself in llama.cpp."""
     weights = conversion_weights(source, conversion)
-    note = None if isinstance(source, GGUFSource) else check_tokenizer(source, weights).note
+    note = None
+    if not isinstance(source, GGUFSource):
+        with progress.doing("comparing the tokenizer with llama.cpp's"):
+            note = check_tokenizer(source, weights).note
     for text in filter(None, (note, *conversion.notes)):
         progress.note(text)
     source = source.download(progress)

@@ -71,7 +71,7 @@ def collect_imatrix(request: Request, progress: Progress) -> ImportanceMatrix:
     from hubquant.imatrix.files import DAT
 
     check_target(request.out, "imatrix")
-    runnable = open_runnable(request.model, request.pre_tokenizer)
+    runnable = open_runnable(request.model, request.pre_tokenizer, progress)
     source = runnable.source
     way = choose_way(request.settings, runnable.conversion.shapes, can_stream=source.can_stream)
     if way == "stream" and (request.output_every or request.save_every):
@@ -80,7 +80,8 @@ def collect_imatrix(request: Request, progress: Progress) -> ImportanceMatrix:
             why="all chunks pass one block after the other",
             hint="leave out --output-frequency and --save-frequency",
         )
-    whole = _chunks(request, source.tokenizer())
+    with progress.doing("tokenizing"):
+        whole = _chunks(request, source.tokenizer())
     tokens = whole if request.shard is None else _shard(whole, *request.shard)
     with writing(request.out):
         request.out.parent.mkdir(parents=True, exist_ok=True)

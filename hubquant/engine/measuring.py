@@ -26,8 +26,10 @@ def baseline(model: str, texts: Sequence[str], out: Path, chunks: int, chunk_siz
     from hubquant.calibration import build
 
     check_target(out, "baseline")
-    runnable = open_runnable(model)
-    tokens = build(text_sources(texts, Evaluate().sources), runnable.source.tokenizer(), chunk_size, chunks, seed=0)
+    runnable = open_runnable(model, None, progress)
+    sources = text_sources(texts, Evaluate().sources)
+    with progress.doing("tokenizing"):
+        tokens = build(sources, runnable.source.tokenizer(), chunk_size, chunks, seed=0)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     source = runnable.source
@@ -49,8 +51,10 @@ def perplexity(model: str, texts: Sequence[str], chunks: int, chunk_size: int, p
     from hubquant.calibration import build
     from hubquant.evaluate import perplexity as measure
 
-    runnable = open_runnable(model)
-    tokens = build(text_sources(texts, Evaluate().sources), runnable.source.tokenizer(), chunk_size, chunks, seed=0)
+    runnable = open_runnable(model, None, progress)
+    sources = text_sources(texts, Evaluate().sources)
+    with progress.doing("tokenizing"):
+        tokens = build(sources, runnable.source.tokenizer(), chunk_size, chunks, seed=0)
     loaded = runnable.load(progress)
     with progress.bar("perplexity", len(tokens), "chunks") as advance:
         return measure(loaded, tokens, advance=advance)

@@ -29,6 +29,7 @@ from hubquant.engine.files import (
 )
 from hubquant.engine.given_imatrix import GivenImatrix, open_imatrix, use_notes, used_names
 from hubquant.engine.output_folder import OutputFolder
+from hubquant.engine.progress import Progress
 from hubquant.engine.resources import check_disk, check_memory, collects, disk_bytes, peak_ram_bytes, runs_model
 from hubquant.engine.source import SourceModel, open_source
 from hubquant.engine.workspace import Artifact, Workspace
@@ -104,7 +105,7 @@ class Plan:
         }
 
 
-def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
+def make_plan(recipe: Recipe, output: Path | None, progress: Progress) -> Plan:
     """Raises a ``UserError`` for everything that would fail later and can be known now."""
     shard_bytes = parse_size(recipe.publish.shard_size, "publish.shard_size")
     if recipe.publish.to is not None:
@@ -112,7 +113,8 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
 
         to = place_to_publish(recipe.publish.to)
         recipe = recipe.model_copy(update={"publish": recipe.publish.model_copy(update={"to": to})})
-    source = open_source(recipe.model, recipe.convert.pre_tokenizer)
+    with progress.doing("reading what the model's files hold"):
+        source = open_source(recipe.model, recipe.convert.pre_tokenizer)
     output = output or Path(f"{source.name}-GGUF")
     folder = OutputFolder(output)
     check_quantized(source, recipe.quantize)
@@ -124,9 +126,11 @@ def make_plan(recipe: Recipe, output: Path | None = None) -> Plan:
             hint="add --set imatrix.skip=true --set evaluate.skip=true",
         )
     weights = conversion_weights(source, conversion)
-    vocabulary = check_tokenizer(source, weights)
+    with progress.doing("comparing the tokenizer with llama.cpp's"):
+        vocabulary = check_tokenizer(source, weights)
     imatrix = open_imatrix(recipe.imatrix, weights) if recipe.imatrix.given else None
-    calibration, evaluation = _tokenize(recipe, source)
+    with progress.doing("tokenizing"):
+        calibration, evaluation = _tokenize(recipe, source)
     facts = imatrix.facts if imatrix else collected_facts(calibration, conversion, recipe) if calibration else None
     entries = _entries(imatrix, calibration, conversion, recipe)
     covered = used_names(entries, recipe.imatrix)

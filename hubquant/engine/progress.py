@@ -16,6 +16,9 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None: ...
 
+    def doing(self, text: str) -> AbstractContextManager[None]:
+        """What goes on inside ``with progress.doing(...)``, where there is nothing to count."""
+
     def bar(self, label: str, total: int, unit: str) -> AbstractContextManager[Advance]:
         """A bar is on show inside ``with progress.bar(...) as advance``; ``advance(n)`` counts n more units."""
 
@@ -28,6 +31,10 @@ class Silent:
 
     def note(self, text: str) -> None:
         pass
+
+    @contextmanager
+    def doing(self, text: str) -> Iterator[None]:  # noqa: ARG002
+        yield
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:  # noqa: ARG002

@@ -13,7 +13,7 @@ _TENSORS = (
     f"{'Entropy':>10} {'E (norm)':>8} {'ZD':>11} {'CosSim':>8}"
 )
 _LAYERS = f"{'Layer':>5} {'μΣ(Act²)':>14} {'μZD':>11} {'μCosSim':>8}"
-_DIFFERENCES = f"{'Weight':<36} {'Relative':>10} {'CosSim':>10} {'Counts':>10} {'Rows A':>12} {'Rows B':>12}"
+_DIFFERENCES = f"{'Weight':<30} {'Relative':>9} {'CosSim':>9} {'Counts':>9} {'Rows A':>9} {'Rows B':>9}"
 
 
 def facts_table(matrix: ImportanceMatrix) -> str:
@@ -82,8 +82,6 @@ def _fact(value: object) -> str:
 def _difference_row(row: EntryDifference) -> str:
     if row.relative is None or row.counts is None:
         sizes = " and ".join(" × ".join(map(str, size)) for size in row.sizes)
-        return f"{row.name:<36} sizes {sizes}"
-    similarity = f"{'-':>10}" if row.similarity is None else f"{row.similarity:>10.6f}"
-    return (
-        f"{row.name:<36} {row.relative:>10.3e} {similarity} {row.counts:>10.3e} {row.rows[0]:>12,} {row.rows[1]:>12,}"
-    )
+        return f"{row.name:<30} sizes {sizes}"
+    similarity = f"{'-':>9}" if row.similarity is None else f"{row.similarity:>9.6f}"
+    return f"{row.name:<30} {row.relative:>9.3e} {similarity} {row.counts:>9.3e} {row.rows[0]:>9,} {row.rows[1]:>9,}"

@@ -92,6 +92,15 @@ def test_while_text_is_read(start: Start, tiny_llama: Path, tmp_path: Path) -> N
         assert f"Interrupted. Run the same line again: {CONTINUES}." in stop(process, signal.SIGHUP)
 
 
+def test_while_a_long_text_is_tokenized(start: Start, tiny_llama: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a text without an end, " * 150_000)
+    process = start("evaluate", "ppl", str(tiny_llama), "-f", str(text), "--chunks", "100000", "--json")
+    while process.stderr and "tokenizing" not in process.stderr.readline():
+        pass
+    assert "nothing was written" in stop(process, signal.SIGTERM)
+
+
 def test_while_a_matrix_is_collected(start: Start, tiny_llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     process = start("imatrix", "collect", str(tiny_llama), "--chunks", "2000", "-o", str(out), "--json")
