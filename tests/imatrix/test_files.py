@@ -11,6 +11,7 @@ from gguf import GGUFReader, GGUFWriter
 
 from hubquant.errors import ImatrixError, OutputError
 from hubquant.imatrix import Entry, ImportanceMatrix
+from hubquant.imatrix.snapshot import Snapshot, read_snapshot, write_snapshot
 from tests.support.llamacpp import library
 
 
@@ -215,3 +216,16 @@ def test_unwritable_place_is_left_clean(matrix: ImportanceMatrix, tmp_path: Path
     with pytest.raises(OutputError):
         matrix.save(tmp_path / "file" / "imatrix.gguf")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_snapshot_that_was_changed_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot"
+    write_snapshot(path, Snapshot({"x": torch.arange(1000), "skipped": torch.tensor([], dtype=torch.int64)}, 3), "f")
+    found = read_snapshot(path, "f")
+    assert found is not None
+    assert found.chunks_done == 3
+    assert read_snapshot(path, "g") is None
+    data = bytearray(path.read_bytes())
+    data[-400] ^= 1
+    path.write_bytes(data)
+    assert read_snapshot(path, "f") is None
