@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hubquant.convert.architectures import of_checkpoint
 from hubquant.convert.rules import Rule, Settings, plain_setting, without_option
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 _IRRELEVANT = ("architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "num_labels", "model_type")
 
 _LAYERS = "per_layer_config"
-_SPECIAL_NUMBERS = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def read_architecture(settings: Settings) -> tuple[Architecture, PreTrainedConfig]:
@@ -28,7 +26,7 @@ def read_architecture(settings: Settings) -> tuple[Architecture, PreTrainedConfi
     architecture, model_type = of_checkpoint(settings)
     unquantized = [name for name in QUANTIZATION if not isinstance(settings.get(name), dict)]
     unwanted = (*_IRRELEVANT, *unquantized)
-    relevant = {name: _number(value) for name, value in settings.items() if name not in unwanted}
+    relevant = {name: value for name, value in settings.items() if name not in unwanted}
     with without_option():
         translated = architecture.translate(relevant)
     return architecture, make_config(model_type, translated, architecture.rules)
@@ -55,11 +53,3 @@ def make_config(model_type: str, settings: Settings, rules: Collection[Rule]) ->
         for rule in rules:  # once more with the defaults, which may be what llama.cpp does not compute
             rule.check({name: plain_setting(config, name) for name in rule.reads})
     return config
-
-
-def _number(value: Any) -> Any:
-    """transformers writes numbers that JSON does not have as {"__float__": "Infinity"}, here alone or in a list."""
-    if isinstance(value, list):
-        return [_number(item) for item in value]
-    known = isinstance(value, dict) and value.keys() == {"__float__"}
-    return _SPECIAL_NUMBERS.get(value["__float__"], value) if known and isinstance(value["__float__"], str) else value
