@@ -200,7 +200,12 @@ def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) 
         try:
             with without_option():
                 keys = rule.metadata(config)
-        except (TypeError, ValueError, ArithmeticError) as error:  # null or a number that is none, where one is needed
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            ArithmeticError,
+        ) as error:  # null or a number that is none, where one is needed
             setting = ", ".join(rule.reads) or type(rule).__name__
             raise CheckpointError(
                 f"config.json cannot be used: {setting}",

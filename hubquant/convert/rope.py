@@ -79,6 +79,8 @@ class Rope(Rule):
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         parameters = config.rope_parameters
         kind = rope_type(parameters)
+        if "rope_theta" not in parameters:
+            raise NotSupportedYet("rope of its own for each kind of layer", why="llama.cpp has one for all layers here")
         if parameters["rope_theta"] is None:
             raise out_of_range("rope_theta", None, "a number above 0")
         share = parameters.get("partial_rotary_factor") or 1

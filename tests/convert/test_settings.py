@@ -105,11 +105,13 @@ def test_a_setting_that_no_table_knows_is_refused_unless_it_is_the_default() -> 
     assert caught.value.hint is not None
 
 
+ROPE = {"rope_type": "default", "rope_theta": 1e4}
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "is_causal": ("LlamaForCausalLM", {"is_causal": False}),
     "per_layer_config": ("LlamaForCausalLM", {"per_layer_config": {"1": {"intermediate_size": 64}}}),
     "use_bidirectional_attention": ("Gemma3ForCausalLM", {"use_bidirectional_attention": True}),
     "attention_bias": ("SmolLM3ForCausalLM", {"attention_bias": True}),
+    "rope": ("Cohere2ForCausalLM", {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}}),
     "qkv_bias": ("Qwen2MoeForCausalLM", {"qkv_bias": False}),
     "layer_types": ("Llama4ForCausalLM", {"layer_types": ["full_attention"] * 4}),
     "head_dim": ("NomicBertModel", {"head_dim": 32}),
