@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hubquant.cli.output import JsonOption, Output, QuietOption
+from hubquant.errors import UserError
 
 
 def publish(
@@ -24,6 +25,8 @@ def publish(
     from hubquant.engine.alone import publish as publish_folder
 
     output = Output(as_json=as_json, quiet=quiet)
+    if Path(to).is_dir() and not folder.exists():
+        raise UserError(f"there is no folder {folder}", hint=f"hubquant publish {to} --to {folder}")
     if dry_run:
         names = list(finished_folder(folder).publishable())
         output.data({"to": to, "uploads": names}, "\n".join([f"would upload to {to}:", *names]))

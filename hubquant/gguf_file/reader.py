@@ -79,19 +79,27 @@ class GGUFFile:
             return torch.from_numpy(array)
 
 
+_FETCH = "check that it is the GGUF file that is meant, and fetch it again"
+
+
 def _read(path: Path) -> _Part:
     try:
         if path.stat().st_size == 0:
-            raise GGUFError(f"{path} cannot be read", why="it is empty")
+            raise GGUFError(f"{path} cannot be read", why="it is empty", hint=_FETCH)
         # A plain read-only map: a private writable one would count against the memory limit for its whole size.
         mapped = np.memmap(path, dtype=np.uint8, mode="r")
+    except IsADirectoryError as error:
+        files = sorted(path.glob("*.gguf"))
+        hint = f"name the file, such as {files[0]}" if files else "name a .gguf file"
+        raise GGUFError(f"{path} is a folder", hint=hint) from error
     except OSError as error:
-        raise GGUFError(f"{path} cannot be read", why=error.strerror or str(error)) from error
+        hint = "check the path and its permissions"
+        raise GGUFError(f"{path} cannot be read", why=error.strerror or str(error), hint=hint) from error
     data = np.asarray(mapped)
     try:
         return _Part(path, decode_header(data.data), data)
     except GGUFError as error:
-        raise GGUFError(f"{path} cannot be read", why=str(error), hint=error.hint) from error
+        raise GGUFError(f"{path} cannot be read", why=str(error), hint=error.hint or _FETCH) from error
 
 
 def _shards(part: _Part, count: int) -> list[_Part]:

@@ -27,7 +27,7 @@ def explain(error: ValidationError, origin: str, typed: Mapping[str, str]) -> Re
     problem = error.errors(include_url=False)[0]
     location: Location = problem["loc"]
     name, more = ".".join(map(str, location)) or "recipe", error.error_count() - 1
-    path = next((path for path in typed if f"{name}.".startswith(f"{path}.")), None)
+    path = next((path for path in typed if _is_within(name, path) or _is_within(path, name)), None)
     where = f"{origin}: {name}" if path is None else typed[path] if name == path else f"{typed[path]}: {name}"
     rest = f" (and {more} more)" if more else ""
     write = f"write {name.rpartition('.')[2]}: " if path is None else f"write --set {name}="
@@ -42,6 +42,10 @@ def explain(error: ValidationError, origin: str, typed: Mapping[str, str]) -> Re
     given = problem["input"]
     what = f"{where} must be {_noun(_field(location))}, not {_shown(given)}{rest}"
     return RecipeError(what, hint=_hint(location, given, write))
+
+
+def _is_within(path: str, other: str) -> bool:
+    return f"{path}.".startswith(f"{other}.")
 
 
 def _hint(location: Location, given: Any, write: str) -> str:

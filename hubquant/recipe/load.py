@@ -128,7 +128,8 @@ def _parse_yaml(text: str, origin: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or str(error)
-        raise RecipeError(f"{origin}{where} is not YAML that a recipe is written in", why=why) from None
+        what = f"{origin}{where} is not YAML that a recipe is written in"
+        raise RecipeError(what, why=why, hint="mend it there: a line is like  types: [Q8_0, Q4_K_M]") from None
 
 
 def _of_a_stranger(data: Any, reference: str, overrides: Sequence[Override]) -> Any:

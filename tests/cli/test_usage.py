@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,68 @@ def test_what_is_typed_is_repeated_in_part_only() -> None:
     hostile = hubquant("run", "a\x1b[31m\n\u202eb.yaml")
     assert hostile.is_one_message(), hostile.err
     assert "a\\x1b[31m \\u202eb.yaml" in hostile.err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("run ./none", "no recipe and no model"),
+        ("run none.yaml", "there is no recipe none.yaml"),
+        ("run none.gguf", "none.gguf cannot be read: No such file"),
+        ("run bad.yaml", "bad.yaml, line 1"),
+        ("run file", "file is no model"),
+        ("convert none.gguf -o x.gguf", "none.gguf cannot be read: No such file"),
+        ("convert ./none -o x.gguf", "there is no folder none"),
+        ("convert 'a b' -o x.gguf", "a b is no model"),
+        ("convert ~nobody-at-all/x -o y.gguf", "there is no folder"),
+        ("quantize file -t Q8_0 -o out", "file is no model"),
+        ("quantize model.gguf -t Q8_0 -o out", "model.gguf cannot be read"),
+        ("inspect folder", "folder is a folder"),
+        ("inspect empty", "it is empty"),
+        ("imatrix show none", "there is no imatrix none"),
+        ("imatrix show file", "file is no importance matrix"),
+        ("evaluate run none.gguf -b file", "none.gguf cannot be read: No such file"),
+        ("evaluate compare file file", "file cannot be read"),
+        ("publish none --to me/x", "there is no folder none"),
+        ("publish me/x --to folder", "hubquant publish folder --to me/x"),
+        ("run quickstart --set quantize", "write --set quantize.mode=exact"),
+        ("run quickstart --set =1", "is not an override"),
+        ("run quickstart --set quantise.mode=exact", "--set quantise.mode: unknown key quantise"),
+        ("run quickstart --set chunks=5", "did you mean calibration.chunks or evaluate.chunks?"),
+        ("run quickstart --set quantize.types=", "--set quantize.types must be a list, not nothing"),
+        ("run quickstart --types ,", "--types names no type"),
+        ("run quickstart --types Q4_KM", "--types: unknown file type 'Q4_KM'\n  next: did you mean Q4_K_M?"),
+        ("run quickstart --types Q8_0,zzz", "--types: unknown file type 'zzz'\n  next: valid names: F32"),
+        ("quantize m -t Q4_KM -o x", "--type: unknown file type 'Q4_KM'"),
+        ("convert m -t Q4_K_M -o x.gguf", "hubquant quantize m -t Q4_K_M -o DIR"),
+        ("run quickstart --set quantize.mode=exat", "did you mean exact?"),
+    ],
+)
+def test_first_mistakes(line: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in {"file": "x", "empty": "", "model.gguf": "no", "bad.yaml": "model: ["}.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    outcome = hubquant(*shlex.split(line))
+    assert outcome.code == 2
+    assert outcome.is_one_message(), outcome.err
+    assert expected in outcome.err
+    assert "  next: " in outcome.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_mistyped_type_imports_no_torch() -> None:
+    code = "import sys; from hubquant.cli.app import run_app; run_app(sys.argv[1:]); print(*sys.modules)"
+    for line in ("run m --types Q4_KM", "quantize m -t Q4_KM -o x", "run quickstart --set quantize.mdoe=exact"):
+        done = subprocess.run([sys.executable, "-c", code, *line.split()], capture_output=True, text=True, check=True)
+        assert done.stderr.startswith("Error: ")
+        assert not {"torch", "transformers", "numpy", "numba"} & set(done.stdout.split())
+
+
+def test_the_plan_fits_a_terminal(tiny_llama: Path) -> None:
+    less = ["--set", "imatrix.skip=true", "--set", "evaluate.skip=true", "--out", "out"]
+    outcome = hubquant("plan", str(tiny_llama), "--types", "q8_0,Q4_K_M", *less)
+    assert outcome.code == 0, outcome.err
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    assert "comparing the tokenizer" in outcome.err
