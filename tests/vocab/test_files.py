@@ -151,6 +151,14 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_numbers_of_no_token(folder: Path) -> None:
+    n = len(read_vocabulary(folder, {}).tokens)
+    edit(folder / "generation_config.json", pad_token_id=n + 5, bos_token_id=n + 1, eos_token_id=1)
+    vocabulary = read_vocabulary(folder, {"pad_token_id": -1, "mask_token_id": n}, ModelFacts(rows=n + 1))
+    assert vocabulary.specials == {"bos": 0, "eos": 1}
+    assert vocabulary.notes == (f"tokens are named that the model does not have: {n} as mask, {n + 5} as pad",)
+
+
 def test_stops_of_config_json(folder: Path) -> None:
     tokenizer = TOKENIZERS["llama"]()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|eom_id|>", "<|eot_id|>"]})

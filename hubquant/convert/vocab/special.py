@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from hubquant.convert.vocab.files import MAX_FILE_BYTES, ROLES, Files, Processor
 from hubquant.convert.vocab.vocabulary import DEFAULT_TEMPLATE
@@ -56,9 +56,11 @@ def notes(files: Files, ids: Mapping[str, int]) -> tuple[str, ...]:
         template = f"; the chat template writes {listed(written)}" if written else ""
         are = "token has no embedding and is" if len(lost) == 1 else "tokens have no embedding and are"
         found.append(f"{len(lost)} {are} left out: {listed(lost)}{template}")
-    known = {*ids.values()}
-    if strays := [id for id in _stops(files) if id >= rows or id not in known]:
+    known = {id for id in ids.values() if id < rows}
+    if strays := [id for id in _stops(files) if id not in known]:
         found.append(f"generation stops at {listed(map(str, strays))}, which is no token of the model")
+    if named := [*dict.fromkeys(_named_numbers(files, known))]:
+        found.append(f"tokens are named that the model does not have: {listed(named)}")
     return tuple(found)
 
 
@@ -119,6 +121,14 @@ def _stops(files: Files) -> list[int]:
     return files.generation_config.of("eos") or [
         id for source in (files.config, files.config.text_config) if source for id in source.of("eos")
     ]
+
+
+def _named_numbers(files: Files, known: Collection[int]) -> Iterator[str]:
+    """Roles that only a number names, of no token in ``known``. -1 is a habit and means none."""
+    for source in filter(None, (files.config, files.config.text_config, files.generation_config)):
+        for role in ROLES:
+            if role != "eos" and role not in files.named_specials:
+                yield from (f"{id} as {role}" for id in source.of(role) if id >= 0 and id not in known)
 
 
 def _key_name(name: str) -> str:
