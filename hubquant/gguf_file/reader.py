@@ -91,7 +91,7 @@ def _read(path: Path) -> _Part:
     except IsADirectoryError as error:
         files = sorted(path.glob("*.gguf"))
         hint = f"name the file, such as {files[0]}" if files else "name a .gguf file"
-        raise GGUFError(f"{path} is a folder", hint=hint) from error
+        raise GGUFError(f"{path} cannot be read", why="it is a folder", hint=hint) from error
     except OSError as error:
         hint = "check the path and its permissions"
         raise GGUFError(f"{path} cannot be read", why=error.strerror or str(error), hint=hint) from error

@@ -189,7 +189,7 @@ def test_what_is_typed_is_repeated_in_part_only() -> None:
         ("convert ~nobody-at-all/x -o y.gguf", "there is no folder"),
         ("quantize file -t Q8_0 -o out", "file is no model"),
         ("quantize model.gguf -t Q8_0 -o out", "model.gguf cannot be read"),
-        ("inspect folder", "folder is a folder"),
+        ("inspect folder", "folder cannot be read: it is a folder"),
         ("inspect empty", "it is empty"),
         ("imatrix show none", "there is no imatrix none"),
         ("imatrix show file", "file is no importance matrix"),
