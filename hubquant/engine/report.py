@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from hubquant.publish.checks import llama_cpp_checks
@@ -13,6 +14,9 @@ from hubquant.publish.table import NARROW, plain, table
 
 if TYPE_CHECKING:
     from hubquant.evaluate import TensorCheck
+
+
+TERMINAL = 80  # columns
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,10 @@ class Report:
         lines = [plain(table(files, NARROW))]
         if any(file.divergence for file in files):
             width = max(len(file.type) for file in files)
-            recommendations = recommend(files)
-            lines += [*(f"{file.type:<{width}}  {recommendations[file.file]}" for file in files), ""]
-        lines += llama_cpp_checks(files)
-        for file in self.failed_gates:
-            lines.append(f"{file.measured.type} is not published: its mean KLD is above {file.gate}")
+            sentences = recommend([file.measured for file in self.passed])
+            sentences |= {
+                file.measured.file: f"not published: its mean KLD is above {file.gate}" for file in self.failed_gates
+            }
+            lines += [*(f"{file.type:<{width}}  {sentences[file.file]}" for file in files), ""]
+        lines += [fill(sentence, TERMINAL, break_on_hyphens=False) for sentence in llama_cpp_checks(files)]
         return "\n".join([*lines, "", f"files in {self.output}", *([self.url] if self.url else [])])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 NOT_INSTALLED = "xllamacpp is not installed"
+HOW_TO_ADD = "to add it: pip install 'hubquant[llamacpp]', then the same line again"
 
 
 class LlamaCppFailure(Exception):

@@ -14,7 +14,7 @@ from gguf import Keys
 from hubquant.convert.vocab import Vocabulary, build_tokenizer, known_differences
 from hubquant.convert.vocab.phi3 import PHI3_TOKENS, is_phi3
 from hubquant.errors import TokenizerError
-from hubquant.evaluate.llama_process import NOT_INSTALLED, LlamaCppFailure, ask, is_installed
+from hubquant.evaluate.llama_process import HOW_TO_ADD, NOT_INSTALLED, LlamaCppFailure, ask, is_installed
 from hubquant.evaluate.special_texts import (
     CONVERSATION,
     conversation,
@@ -57,7 +57,7 @@ class VocabularyCheck:
     def note(self) -> str | None:
         """What the user should know of."""
         if self.skipped:
-            return f"the tokenizer is {self}"
+            return f"the tokenizer is {self}; {HOW_TO_ADD}"
         notes = []
         if self.differing:
             notes.append(f"is known to split some text otherwise than this tokenizer: {', '.join(self.differing)}")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hubquant.evaluate.llama_process import NOT_INSTALLED
+from hubquant.evaluate.llama_process import HOW_TO_ADD, NOT_INSTALLED
 from hubquant.publish.recommendation import MeasuredFile
-
-HOW_TO_ADD = "To add it: pip install 'hubquant[llamacpp]', then the same line again."
 
 
 def llama_cpp_checks(files: Sequence[MeasuredFile]) -> list[str]:
@@ -28,10 +26,8 @@ def llama_cpp_checks(files: Sequence[MeasuredFile]) -> list[str]:
         unchecked = [file for file in common if file not in checked and reasons[file.file] == reason]
         sentences.append(
             f"Not checked, whether llama.cpp loads {_names(unchecked, files)}, tokenizes as transformers does and "
-            f"predicts the same{': ' + reason if reason else ''}."
+            f"predicts the same{': ' + reason if reason else ''}{'; ' + HOW_TO_ADD if reason == NOT_INSTALLED else ''}."
         )
-        if reason == NOT_INSTALLED:
-            sentences.append(HOW_TO_ADD)
     return sentences
 
 

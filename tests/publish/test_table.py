@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from pathlib import Path
 
 import pytest
 
-from hubquant.evaluate import RuntimeCheck
-from hubquant.publish.checks import HOW_TO_ADD, llama_cpp_checks
+from hubquant.engine.report import FileReport, Report
+from hubquant.evaluate import RuntimeCheck, TensorCheck
+from hubquant.evaluate.llama_process import HOW_TO_ADD
+from hubquant.publish.checks import llama_cpp_checks
 from hubquant.publish.plot import plot
 from hubquant.publish.recommendation import MeasuredFile, recommend
 from hubquant.publish.table import COLUMNS, NARROW, plain, table
@@ -64,6 +67,17 @@ def test_a_file_is_called_worse_only_where_the_difference_is_larger_than_its_err
     assert "Q4_K_M is not larger" in sentence(dataclasses.replace(near, divergence=FILES[3].divergence), smaller)
 
 
+def test_the_report_fits_a_terminal_and_recommends_what_is_published() -> None:
+    worst = TensorCheck("blk.0.attn_q.weight", "Q4_K", 0.05, 0.1)
+    gates = {"Q4_K_M": 0.01}
+    files = [FileReport(file, worst_tensor=worst, gate=gates.get(file.type)) for file in FILES[:4]]
+    lines = Report("M", Path("out"), files).text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "Q4_K_M  not published: its mean KLD is above 0.01" in lines
+    assert "Q4_0    noticeable losses" in lines  # nothing smaller that is published is nearer
+    assert "Q6_K    recommended: very small losses" in lines
+
+
 def test_a_file_for_a_fork_is_not_recommended() -> None:
     fork = measured_file("Q3_K_HIFI", 4, 0.01, fork="alice/llama.cpp")
     assert recommend([fork, measured_file("Q4_K_M", 5, 0.02)]) == {
@@ -104,10 +118,10 @@ def test_what_llama_cpp_was_not_asked_is_said_with_the_way_to_ask_it() -> None:
     assert "every file" in passed
     assert f"for {7 * len(FILES)} of {8 * len(FILES)} prompts" in passed
     missing = [dataclasses.replace(file, runtime=RuntimeCheck(skipped="xllamacpp is not installed")) for file in FILES]
-    first, second = llama_cpp_checks(missing)
+    [first] = llama_cpp_checks(missing)
     assert first.startswith("Not checked, whether llama.cpp loads every file")
-    assert first.endswith("xllamacpp is not installed.")
-    assert second == HOW_TO_ADD
+    assert first.endswith("xllamacpp is not installed; " + HOW_TO_ADD + ".")
+    assert "pip install 'hubquant[llamacpp]'" in first
     some = llama_cpp_checks([missing[0], *FILES[1:3]])
     assert "loads Q6_K, Q4_K_M," in some[0]
     assert "loads Q8_0," in some[1]
