@@ -115,8 +115,12 @@ def _field(source: TextSource, rows: Iterator[Row]) -> Iterator[Document]:
         if value is None:
             continue
         if source.chat_template or isinstance(value, list):
-            yield _conversation(value, source, number)
+            conversation = _conversation(value, source, number)
+            for message in conversation:
+                _check_characters(message["role"] + message["content"], source, number)
+            yield conversation
         elif isinstance(value, str):
+            _check_characters(value, source, number)
             yield value
         else:
             raise CalibrationError(
@@ -124,6 +128,17 @@ def _field(source: TextSource, rows: Iterator[Row]) -> Iterator[Document]:
                 why=f"{source.field!r} is a {type(value).__name__}",
                 hint="a source's field must hold text, or a list of messages",
             )
+
+
+def _check_characters(text: str, source: TextSource, number: int) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CalibrationError(
+            f"row {number:,} of {source.display_name} holds half a character",
+            why=f"{ascii(error.object[error.start])[1:-1]} stands for nothing by itself",
+            hint="remove it from the row",
+        ) from None
 
 
 def _conversation(value: Any, source: TextSource, number: int) -> Conversation:

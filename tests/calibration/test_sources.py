@@ -278,3 +278,14 @@ def test_parquet_with_text_that_is_not_utf_8(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"mark", b"ma\xff\xfe", 1))
     with pytest.raises(CalibrationError, match="cannot be read"):
         list(documents(TextSource(file=str(path)), 0))
+
+
+@pytest.mark.parametrize("chat_template", [False, True])
+@pytest.mark.parametrize(
+    "value", ["a \ud800 b", [{"role": "user", "content": "\udfff"}], [{"role": "\ud800", "content": ""}]]
+)
+def test_half_a_character_is_named(tmp_path: Path, value: Any, chat_template: bool) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ("sound", value)))
+    source = TextSource(file=str(tmp_path / "rows.jsonl"), chat_template=chat_template)
+    with pytest.raises(CalibrationError, match=r"row 2 of .* half a character: \\u"):
+        list(documents(source, 0))

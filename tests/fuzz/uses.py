@@ -249,14 +249,21 @@ def make_texts(folder: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
+    from hubquant.models.tiny import llama3_tokenizer
+
     talk = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "hello"}]
     rows = [{"text": TEXT[:200], "messages": talk, "n": 1} for _ in range(20)]
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
     (folder / "text.txt").write_text(TEXT)
+    _TOKENIZERS.append(llama3_tokenizer())
+
+
+_TOKENIZERS: list[Any] = []
 
 
 def read_texts(folder: Path) -> None:
+    from hubquant.calibration import build
     from hubquant.calibration.sources import documents, fingerprint, read_text
     from hubquant.errors import HubquantError
     from hubquant.recipe.schema import TextSource
@@ -267,6 +274,7 @@ def read_texts(folder: Path) -> None:
             source = TextSource(file=str(path), field=field, samples=5 if rows else None)
             with contextlib.suppress(HubquantError):
                 list(documents(source, 0))
+                build([source], _TOKENIZERS[0], 16, 2, 0)
                 read_text(source, 0, 1000)
                 fingerprint(source, 0)
 
