@@ -39,6 +39,9 @@ class _Template(Typed):
     template: str
 
 
+_Templates = str | list[_Template] | dict[str, str | None] | None
+
+
 class TokenizerConfig(Typed):
     """tokenizer_config.json, or special_tokens_map.json, which has the tokens only."""
 
@@ -57,7 +60,7 @@ class TokenizerConfig(Typed):
     add_bos_token: bool | None = None
     add_eos_token: bool | None = None
     model_max_length: float | None = None
-    chat_template: str | list[_Template] | dict[str, str | None] | None = None
+    chat_template: _Templates = None
 
     def named(self) -> dict[str, str]:
         """Texts of bos, eos, … by role."""
@@ -74,7 +77,7 @@ class TokenizerConfig(Typed):
 
 
 class _ChatTemplate(Typed):
-    chat_template: str | dict[str, str | None] | None = None
+    chat_template: _Templates = None
 
 
 class _AddedJson(RootModel[dict[str, Annotated[int, Field(ge=0)]]]):
@@ -191,7 +194,7 @@ class Files:
     special_tokens_map: TokenizerConfig
     generation_config: _Ids
     config: _Config
-    chat_template_json: str | dict[str, str | None] | None
+    chat_template_json: _Templates
     added_tokens: tuple[AddedToken, ...]
     facts: ModelFacts
 

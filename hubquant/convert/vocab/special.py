@@ -96,9 +96,7 @@ def chat_templates(files: Files) -> dict[str, str]:
     folder = files.folder
     paths = {DEFAULT_TEMPLATE: folder / "chat_template.jinja"}
     paths |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    entry = files.tokenizer_config.chat_template
-    if not entry:
-        entry = files.chat_template_json
+    entry = files.tokenizer_config.chat_template or files.chat_template_json
     if isinstance(entry, str):
         entry = {DEFAULT_TEMPLATE: entry}
     if isinstance(entry, list):
