@@ -40,6 +40,13 @@ one, by `model_type`); the language model inside a multimodal checkpoint; and th
 {float8}
 * MXFP4 experts of {mxfp4}, which stay MXFP4: the same codes and exponents, in the order of GGUF.
 
+The files that are read are those that transformers takes: what config.json names as `transformers_weights`, else
+model.safetensors, else the files that model.safetensors.index.json lists; calibration loads the same. Names without the
+model's prefix (`AutoModel` saves), wrappers of torch.compile, FSDP, data parallel and peft, and stacks of experts as
+transformers has them in memory are read as the model that they are. Tensors that transformers leaves out (rotary
+caches, scales of a KV cache) are left out with a note, as is a `quantization_config` that the weights contradict. An
+adapter that is not merged, weights that are quantized otherwise, whatever config.json says, and pickles are refused.
+
 A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`
 (`quantize.allow_requantize` in a recipe). Its tensors keep their names, and it has its tokenizer.
 
@@ -100,6 +107,10 @@ The type of the language model decides, so other combinations are accepted too; 
 
 {towers}
 
+{qwen} have three positions for each token, which are one in text: their language models are converted as those of
+Qwen2 and Qwen3, and a file read back gives the whole model's logits for text. InternVL's `llm_config` is read as a
+`text_config` is.
+
 FP8 sources are tested in Qwen3 for every form above (the floats of every tensor; logits in llama.cpp for one form).
 """
 
@@ -115,6 +126,7 @@ def document() -> str:
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("checkpoint", "language model", "llama.cpp's name"), _towers()),
+        qwen=_code(test_text_tower.QWEN),
     )
 
 
@@ -155,10 +167,11 @@ def _towers() -> Iterator[tuple[str, ...]]:
 
 
 def _float8() -> Iterator[str]:
-    for method in dict.fromkeys(settings["quant_method"] for settings, *_ in test_float8.SOURCES.values()):
-        names = [name for name, (settings, *_) in test_float8.SOURCES.items() if settings["quant_method"] == method]
-        scales = ", ".join(name.removeprefix("compressed ") for name in names)
-        yield f"* FP8 as `{method}` with scales by {scales}, which becomes the floats that it stands for;"
+    methods = {name: settings.get("quant_method") for name, (settings, *_) in test_float8.SOURCES.items()}
+    for method in dict.fromkeys(methods.values()):
+        scales = ", ".join(name.removeprefix("compressed ") for name in methods if methods[name] == method)
+        named = f"as `{method}`" if method else "that config.json does not mention,"
+        yield f"* FP8 {named} with scales by {scales}, which becomes the floats that it stands for;"
 
 
 def _variant(case: str) -> str:

@@ -101,7 +101,9 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON", why=str(error), hint="download the model again") from None
+        raise CheckpointError(
+            f"{path} is not valid JSON", why=str(error), hint="get it again from where the model comes from"
+        ) from None
 
 
 def _model_class(config: Mapping[str, Any], supported: Collection[str]) -> type:
@@ -114,18 +116,21 @@ def _model_class(config: Mapping[str, Any], supported: Collection[str]) -> type:
     found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
     if not isinstance(found, type):
         brings_code = "auto_map" in config
-        nearest = difflib.get_close_matches(str(name or config["model_type"]), supported, n=3, cutoff=0.0)
-        hints = [f"the nearest supported ones are {', '.join(nearest)}"] if nearest else []
-        if not brings_code:
-            hints.append("update transformers if the model is newer: pip install -U transformers")
+        newer = name in supported and not brings_code
         raise NotSupportedYet(
             f"the model class {name or config['model_type']}",
             why="its code is in its repository, and hubquant never runs remote code"
             if brings_code
             else f"transformers {transformers.__version__} has no such class",
-            hint="; ".join(hints) or None,
+            hint="pip install -U transformers" if newer else nearest_hint(str(name or config["model_type"]), supported),
         )
     return found
+
+
+def nearest_hint(name: str, supported: Collection[str]) -> str:
+    nearest = difflib.get_close_matches(name, supported, n=3, cutoff=0.5)
+    near = f"the nearest supported ones are {', '.join(nearest)}; " if nearest else ""
+    return f"{near}docs/architectures.md lists what is converted"
 
 
 def _task(model_class: type) -> str:

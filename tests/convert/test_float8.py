@@ -41,13 +41,13 @@ def compressed(**weights: Any) -> dict[str, Any]:
 
 
 # settings, suffix of the scales, the block of one (0: as large as the matrix), the scales' type
-SOURCES: dict[str, tuple[dict[str, Any] | None, str, tuple[int, int], torch.dtype]] = {
+SOURCES: dict[str, tuple[dict[str, Any], str, tuple[int, int], torch.dtype]] = {
     "blocks": (DEEPSEEK, "_scale_inv", (128, 128), torch.float32),
     "blocks with powers of two": (DEEPSEEK, "_scale_inv", (128, 128), torch.float8_e8m0fnu),
     "matrices": (DEEPSEEK | {"weight_block_size": None}, "_scale_inv", (0, 0), torch.float32),
-    "AutoFP8's matrices": ({"quant_method": "fp8", "activation_scheme": "static"}, "_scale", (0, 0), torch.float32),
-    "ModelOpt's matrices": ({"quant_method": "modelopt", "quant_algo": "FP8"}, "_scale", (0, 0), torch.float32),
-    "nothing said": (None, "_scale", (1, 0), torch.float32),
+    "matrices of AutoFP8": ({"quant_method": "fp8", "activation_scheme": "static"}, "_scale", (0, 0), torch.float32),
+    "matrices of ModelOpt": ({"quant_method": "modelopt", "quant_algo": "FP8"}, "_scale", (0, 0), torch.float32),
+    "rows": ({}, "_scale", (1, 0), torch.float32),
     "compressed channels": (compressed(strategy="channel"), "_scale", (1, 0), torch.bfloat16),
     "compressed tensors": (compressed(strategy="tensor"), "_scale", (0, 0), torch.bfloat16),
     "compressed blocks": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from hubquant.convert.architecture import Architecture
@@ -47,6 +46,7 @@ from hubquant.convert.architectures.starcoder2 import STARCODER2
 from hubquant.convert.rules import Settings
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata
+from hubquant.models.identify import nearest_hint
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM3, SMOLLM3),
@@ -107,5 +107,4 @@ def of_gguf(name: str, metadata: Metadata) -> Architecture:
 
 
 def _unknown(name: str, known: Sequence[str]) -> NotSupportedYet:
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-    return NotSupportedYet(f"architecture {name[:80]!r}", hint=f"the nearest supported ones are {', '.join(nearest)}")
+    return NotSupportedYet(f"architecture {name[:80]!r}", hint=nearest_hint(name, known))
