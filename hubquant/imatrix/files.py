@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,9 +37,11 @@ def save(matrix: ImportanceMatrix, path: Path) -> None:
     tensors = dict(_tensors(matrix))
     try:
         layout = plan_layout(_metadata(matrix), [TensorEntry(n, tuple(x.shape), "F32") for n, x in tensors.items()])
-    except GGUFError as error:
+    except (GGUFError, struct.error) as error:
         raise ImatrixError(
-            "the importance matrix does not fit into a GGUF file", why=str(error), hint="write a .dat file instead"
+            "the importance matrix does not fit into a GGUF file",
+            why=str(error),
+            hint="write a .dat file instead" if isinstance(error, GGUFError) else None,
         ) from None
     with GGUFWriter(path.with_name(f".{path.name}.writing"), layout) as writer:
         try:

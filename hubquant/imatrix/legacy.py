@@ -67,6 +67,16 @@ def encode_dat(matrix: ImportanceMatrix) -> bytes:
     a file that llama-imatrix wrote comes back byte by byte. An expert that saw no row has the mean 1. Raises
     ``ImatrixError`` when no entry has data.
     """
+    try:
+        return _encode(matrix)
+    except struct.error as error:
+        raise ImatrixError(
+            "the importance matrix does not fit into a .dat file",
+            why=f"its counts have 32 bits: {error}",
+        ) from None
+
+
+def _encode(matrix: ImportanceMatrix) -> bytes:
     entries = sorted(((n, e) for n, e in matrix.entries.items() if _has_data(e)), key=lambda item: item[0].encode())
     if not entries:
         raise ImatrixError("the importance matrix is empty", why="no entry has seen a row")

@@ -18,6 +18,7 @@ from tests.fuzz.mutate import (
     changed_bytes,
     changed_json_text,
 )
+from tests.fuzz.rewrite import rewrite_gguf
 
 Change = Callable[[Path, Random], None]
 Use = Callable[[Path], None]
@@ -170,8 +171,13 @@ TARGETS = {
         Kind("config", uses.make_models, config, uses.convert_model),
         Kind("tokenizer", uses.make_tokenizers, tokenizer, uses.use_tokenizer),
         Kind("weights", uses.make_shards, weights, uses.read_weights),
-        Kind("gguf", uses.make_gguf, one_of("*.gguf", change=change_bytes_file), uses.read_gguf),
-        Kind("imatrix", uses.make_imatrix, one_of("*", change=change_bytes_file), uses.read_imatrix),
+        Kind("gguf", uses.make_gguf, one_of("*.gguf", change=either(change_bytes_file, rewrite_gguf)), uses.read_gguf),
+        Kind(
+            "imatrix",
+            uses.make_imatrix,
+            either(one_of("*", change=change_bytes_file), one_of("*.gguf", change=rewrite_gguf)),
+            uses.read_imatrix,
+        ),
         Kind("baseline", uses.make_baseline, one_of("*.h5", change=change_bytes_file), uses.read_baseline),
         Kind("recipe", uses.make_recipe, recipe, uses.read_recipe),
         Kind("texts", uses.make_texts, jsonl, uses.read_texts),

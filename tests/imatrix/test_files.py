@@ -229,3 +229,10 @@ def test_a_snapshot_that_was_changed_is_not_gone_on_with(tmp_path: Path) -> None
     data[-400] ^= 1
     path.write_bytes(data)
     assert read_snapshot(path, "f") is None
+
+
+def test_counts_that_no_file_holds(tmp_path: Path) -> None:
+    matrix = ImportanceMatrix({"blk.0.ffn_up.weight": Entry(torch.ones(1, 4), torch.tensor([512]))}, (), 512, 1 << 33)
+    with pytest.raises(ImatrixError, match="does not fit into a GGUF file"):
+        matrix.save(tmp_path / "imatrix.gguf")
+    assert not list(tmp_path.iterdir())

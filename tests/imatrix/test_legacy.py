@@ -167,3 +167,9 @@ def test_language_and_diffusion_models_do_not_mix() -> None:
     language = parse_dat(dat({"blk.0.attn_q.weight": (2, [1.0, 2.0])}), "x")
     with pytest.raises(ImatrixError, match="different chunk sizes"):
         language.merge([parse_dat(dat(DIFFUSION, (0, None)), "y")])
+
+
+def test_counts_that_no_file_holds() -> None:
+    matrix = ImportanceMatrix({"blk.0.ffn_up.weight": Entry(torch.ones(1, 4), torch.tensor([512]))}, (), 512, 1 << 33)
+    with pytest.raises(ImatrixError, match=r"does not fit into a \.dat file"):
+        encode_dat(matrix)
