@@ -34,8 +34,8 @@ importance but with half of the columns dead:
 (IQ1 without dead columns in ``exact``, where it is of no use with them and may be refused.) So these types are told
 from others by their divergence only.
 
-**Rows**. In a row with weights all over more must have the source's sign than the other: so it is not in one that was
-never written, nor in half of those that hold another row.
+**Rows**. In a row with weights all over more must have the source's sign than the other, or Σx·y must be positive (few
+large weights may decide either): so it is in none that was never written, and not in each that holds another row.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class ErrorSums:
         allowed, of_row = self._allowed(x, data, peaks, power)
         of_row[small] = x.shape[1] * SMALLEST_ROW**2
         dense = (x != 0).double().mean(1) > 0.5
-        elsewhere = dense & ~small & ((x.sign() * y.sign()).sum(1) <= 0)
+        agreeing, along = (x.sign() * y.sign()).sum(1) > 0, (x.double() * y.double()).sum(1) > 0
+        elsewhere = dense & ~small & ~agreeing & ~along
         self.bad_rows += int(((error > of_row) | elsewhere).sum())
         self.error += float(error[~small].sum())
         self.power += float(power[~small].sum())
