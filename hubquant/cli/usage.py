@@ -33,7 +33,7 @@ class Group(TyperGroup):
     """Commands; alone it shows its help, and a word that is no command gets the nearest."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args:
+        if args in ([], ["--"]):
             typer.echo(ctx.get_help(), err=True)
             ctx.exit(2)
         with _explained(ctx, args):

@@ -51,6 +51,13 @@ def test_a_group_alone_shows_its_help(group: str) -> None:
     assert f"Usage: hubquant {group}" in outcome.err
 
 
+@pytest.mark.parametrize("words", [["--"], ["imatrix", "--"]])
+def test_the_end_of_options_alone_is_no_command(words: list[str]) -> None:
+    outcome = hubquant(*words)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("Usage: hubquant")
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, *GROUPS])
 def test_every_command_has_help_in_both_spellings(command: str) -> None:
     short, long = hubquant(*command.split(), "-h"), hubquant(*command.split(), "--help")

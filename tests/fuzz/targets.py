@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from tests.fuzz import uses
+from tests.fuzz import use_files, use_models, use_program
 from tests.fuzz.mutate import (
     change_bytes_file,
     change_json_file,
@@ -36,7 +36,7 @@ class Kind:
 
 def prepare(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """The sound inputs by kind, with everything imported that children need."""
-    uses.import_all()
+    use_models.import_all()
     sound = {}
     for name in names:
         sound[name] = folder / name
@@ -74,7 +74,7 @@ def config(folder: Path, random: Random) -> None:
 
 def tokenizer(folder: Path, random: Random) -> None:
     model = _choose(folder, random)
-    files = [path for path in sorted(model.iterdir()) if path.name in uses.TOKENIZER_FILES]
+    files = [path for path in sorted(model.iterdir()) if path.name in use_models.TOKENIZER_FILES]
     path = random.choice(files)
     (change_json_file if path.suffix == ".json" else change_bytes_file)(path, random)
 
@@ -168,22 +168,27 @@ def _choose(folder: Path, random: Random) -> Path:
 TARGETS = {
     kind.name: kind
     for kind in (
-        Kind("config", uses.make_models, config, uses.convert_model),
-        Kind("tokenizer", uses.make_tokenizers, tokenizer, uses.use_tokenizer),
-        Kind("weights", uses.make_shards, weights, uses.read_weights),
-        Kind("gguf", uses.make_gguf, one_of("*.gguf", change=either(change_bytes_file, rewrite_gguf)), uses.read_gguf),
+        Kind("config", use_models.make_models, config, use_models.convert_model),
+        Kind("tokenizer", use_models.make_tokenizers, tokenizer, use_models.use_tokenizer),
+        Kind("weights", use_models.make_shards, weights, use_models.read_weights),
+        Kind(
+            "gguf",
+            use_models.make_gguf,
+            one_of("*.gguf", change=either(change_bytes_file, rewrite_gguf)),
+            use_models.read_gguf,
+        ),
         Kind(
             "imatrix",
-            uses.make_imatrix,
+            use_files.make_imatrix,
             either(one_of("*", change=change_bytes_file), one_of("*.gguf", change=rewrite_gguf)),
-            uses.read_imatrix,
+            use_files.read_imatrix,
         ),
-        Kind("baseline", uses.make_baseline, one_of("*.h5", change=change_bytes_file), uses.read_baseline),
-        Kind("recipe", uses.make_recipe, recipe, uses.read_recipe),
-        Kind("texts", uses.make_texts, jsonl, uses.read_texts),
-        Kind("template", uses.make_template, template, uses.render_template),
-        Kind("state", uses.make_state, state, uses.go_on),
-        Kind("hub", uses.make_answers, answers, uses.ask_hub),
-        Kind("arguments", uses.make_words, arguments, uses.run_command),
+        Kind("baseline", use_files.make_baseline, one_of("*.h5", change=change_bytes_file), use_files.read_baseline),
+        Kind("recipe", use_files.make_recipe, recipe, use_files.read_recipe),
+        Kind("texts", use_files.make_texts, jsonl, use_files.read_texts),
+        Kind("template", use_models.make_template, template, use_models.render_template),
+        Kind("state", use_program.make_state, state, use_program.go_on),
+        Kind("hub", use_program.make_answers, answers, use_program.ask_hub),
+        Kind("arguments", use_program.make_words, arguments, use_program.run_command),
     )
 }
