@@ -135,7 +135,9 @@ def _no_weights(folder: Path, available: Collection[str]) -> HubquantError:
     if gguf := [name for name in top if name.endswith(".gguf")]:
         return CheckpointError(
             "this holds GGUF files and no safetensors",
-            hint=f"name the file that is meant, such as {gguf[0]}, on this machine",
+            hint=f"name the file that is meant, such as {folder / gguf[0]}"
+            if (folder / gguf[0]).is_file()
+            else f"download the file that is meant, such as {gguf[0]}, and name it",
         )
     if shards := [name for name in safetensors if _SHARD.fullmatch(name)]:
         return _without_index(shards)

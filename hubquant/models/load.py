@@ -67,11 +67,15 @@ def load(folder: Path, device: Device = "auto", placement: Placement | None = No
     checkpoint = Checkpoint.from_folder(folder)
     plain = plain_checkpoint(checkpoint)
     config, place = _config(plain.config), None
-    weights: dict[str, Any] = {"state_dict": stored_tensors(plain)}
-    if placement.disk is not None and weights["state_dict"].keys() == checkpoint.tensors.keys():
+    mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    stored = stored_tensors(plain)
+    weights: dict[str, Any] = {"state_dict": stored}
+    if placement.disk is not None and stored.keys() == checkpoint.tensors.keys():
         # Given the files, transformers leaves on disk what is there, and else writes float32 copies of it.
         place, weights = folder, {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    elif placement.disk is not None and config.tie_word_embeddings:  # copies need a name each
+        tied = mapping[type(config)]._tied_weights_keys or {}
+        stored |= {target: stored[source] for target, source in tied.items() if source in stored}
     with quiet():
         try:
             model, info = mapping[type(config)].from_pretrained(

@@ -17,6 +17,7 @@ from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.conversion import plan_conversion, stream
 from hubquant.errors import CheckpointError, HubquantError
 from hubquant.models import load
+from hubquant.models.load import Placement
 from hubquant.models.tiny import build
 from tests.support.conversion import Weights, edit_weights, plan
 
@@ -81,6 +82,15 @@ def test_the_model_is_read_through_what_wraps_it(case: str, folder: Path) -> Non
     edit_weights(folder, rename(READ[case]))
     assert equal(converted(folder), whole)
     assert torch.equal(load(folder, "cpu")(IDS).logits, expected)
+
+
+def test_a_renamed_and_tied_model_waits_on_disk(tmp_path: Path) -> None:
+    folder = build("llama", tmp_path / "model", tie_word_embeddings=True, **SMALL)
+    expected = load(folder, "cpu")(IDS).logits
+    edit_weights(folder, rename(lambda name: f"_orig_mod.{name}"))
+    offloaded = load(folder, "cpu", Placement(spread=True, max_memory={"cpu": "100KB"}, disk=tmp_path / "disk"))
+    assert any(parameter.is_meta for parameter in offloaded.parameters())
+    assert torch.equal(offloaded(IDS).logits, expected)
 
 
 def _adapter(weights: Weights) -> None:
