@@ -108,6 +108,11 @@ class Architecture:
         """What checkpoints call the output layer, None where there is none."""
         return next((row.output for row in self.outside if isinstance(row, Embeddings)), None)
 
+    @property
+    def embedding(self) -> str | None:
+        """What checkpoints call the embedding that the output layer may share."""
+        return next((row.embedding for row in self.outside if isinstance(row, Embeddings)), None)
+
     def renames_for(self, names: Collection[str]) -> tuple[tuple[str, str], ...]:
         """``renames``, and for a base class saved alone the name that it has within the whole model."""
         base, *rest = self.blocks.split(".")

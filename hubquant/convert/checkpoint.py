@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "TensorInfo", "read_header"]
 
 _DTYPES = {  # of safetensors, in torch
+    "F64": "float64",
     "F32": "float32",
     "F16": "float16",
     "BF16": "bfloat16",
@@ -33,7 +34,7 @@ _DTYPES = {  # of safetensors, in torch
     "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu",
 }
-_READ_AS_THEY_ARE = (*FLOATS, "U8")
+_READ_AS_THEY_ARE = (*FLOATS, "F64", "U8")
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,14 @@ class Checkpoint:
         return replace(self, tensors=MappingProxyType(found))
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, to keep or to change, with the file's dtype (F32, F16, BF16, U8); FP8 with scales as float32."""
+        """One tensor, to keep or to change, with the file's dtype (F32, F16, BF16, U8).
+
+        F64 and FP8 with scales come as float32.
+        """
         info = self.tensors[name]
         if info.scale is None:
-            return self._stored(info, _READ_AS_THEY_ARE)
+            x = self._stored(info, _READ_AS_THEY_ARE)
+            return x.float() if info.dtype == "F64" else x
         from hubquant.convert.float8 import apply_scales
 
         x, factors = self._stored(info, tuple(_DTYPES)), self._stored(info.scale.factors, tuple(_DTYPES))
@@ -113,7 +118,7 @@ class Checkpoint:
 
     def read_rows(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         """Some rows of a matrix of floats, [len(rows), n]; the others are not read."""
-        return self._stored(self.tensors[name], FLOATS)[list(rows)]
+        return self._stored(self.tensors[name], (*FLOATS, "F64"))[list(rows)]
 
     def _stored(self, info: TensorInfo, dtypes: tuple[str, ...]) -> torch.Tensor:
         """A tensor as it lies in its file."""

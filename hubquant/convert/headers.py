@@ -53,8 +53,8 @@ class TensorInfo:
 
     @property
     def float_type(self) -> str:
-        """The type that its numbers stand for: FP8 with a scale is rounded BF16, as models are published."""
-        return "BF16" if self.scale else self.dtype
+        """What its numbers stand for: FP8 with a scale is rounded BF16, as models are published; F64 is F32."""
+        return "BF16" if self.scale else "F32" if self.dtype == "F64" else self.dtype
 
     @property
     def nbytes(self) -> int:

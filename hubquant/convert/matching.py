@@ -91,6 +91,12 @@ def _missing(
             why=f"they are {listed(extra)}",
             hint="use the repository's files for transformers, or convert these with transformers' own script",
         )
+    if any(".switch_mlp." in name for name in extra):
+        return CheckpointError(
+            "experts are stacked as MLX has them, which transformers does not read",
+            why=f"they are {listed(extra)}",
+            hint="convert the model that this one was made from, which its card calls base_model",
+        )
     if gaps := _layers_without_tensors(missing, architecture, config):
         return CheckpointError(
             f"{len(gaps)} of {architecture.dimensions(config)['n_layer']} layers are not there: {listed(gaps)}",

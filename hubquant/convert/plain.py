@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -28,6 +29,9 @@ def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     if method_of(plain.config) not in (None, *architecture.quantized):
         raise refusal(plain.config, plain.base_model)
     plain = plain.renamed(architecture.renames_for(plain.tensors))
+    embedding, output = f"{architecture.embedding}.weight", f"{architecture.output}.weight"
+    if embedding not in plain.tensors and output in plain.tensors and config.tie_word_embeddings:
+        plain = plain.renamed([(f"^{re.escape(output)}$", embedding)])  # the one that is stored is both
     return replace(plain, tensors=MappingProxyType(architecture.with_single_experts(config, plain.tensors)))
 
 

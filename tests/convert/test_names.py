@@ -191,6 +191,25 @@ def test_what_quantization_leaves_beside_floats_is_left_out(folder: Path) -> Non
     assert "are left out, as transformers leaves them out" in plan(folder).notes[0]
 
 
+def test_of_tied_weights_either_may_be_the_one_that_is_stored(tmp_path: Path) -> None:
+    folder = build("llama", tmp_path, tie_word_embeddings=True, **SMALL)
+    whole, expected = converted(folder), load(folder, "cpu")(IDS).logits
+    edit_weights(folder, rename(lambda name: "lm_head.weight" if name == "model.embed_tokens.weight" else name))
+    assert equal(converted(folder), whole)
+    assert torch.equal(load(folder, "cpu")(IDS).logits, expected)
+
+
+def test_double_precision(folder: Path) -> None:
+    whole, expected = converted(folder), load(folder, "cpu")(IDS).logits
+
+    def widen(weights: Weights) -> None:
+        weights |= {name: x.double() for name, x in weights.items()}
+
+    edit_weights(folder, widen)
+    assert equal(converted(folder), whole)
+    assert torch.equal(load(folder, "cpu")(IDS).logits, expected)
+
+
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8", "mxfp4"])
 def test_a_stale_quantization_config(method: str, folder: Path) -> None:
     whole, expected = converted(folder), load(folder, "cpu")(IDS).logits
