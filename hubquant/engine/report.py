@@ -77,10 +77,10 @@ class Report:
         lines = [plain(table(files, NARROW))]
         if any(file.divergence for file in files):
             width = max(len(file.type) for file in files)
-            sentences = recommend([file.measured for file in self.passed])
-            sentences |= {
-                file.measured.file: f"not published: its mean KLD is above {file.gate}" for file in self.failed_gates
-            }
-            lines += [*(f"{file.type:<{width}}  {sentences[file.file]}" for file in files), ""]
+            published = [file.measured for file in self.passed]
+            sentences = recommend(published)
+            lines += [*(f"{file.type:<{width}}  {sentences[file.file]}" for file in published), ""]
         lines += [fill(sentence, TERMINAL, break_on_hyphens=False) for sentence in llama_cpp_checks(files)]
+        for file in self.failed_gates:
+            lines.append(f"{file.measured.type} is not published: its mean KLD is above {file.gate}")
         return "\n".join([*lines, "", f"files in {self.output}", *([self.url] if self.url else [])])

@@ -73,7 +73,7 @@ def test_the_report_fits_a_terminal_and_recommends_what_is_published() -> None:
     files = [FileReport(file, worst_tensor=worst, gate=gates.get(file.type)) for file in FILES[:4]]
     lines = Report("M", Path("out"), files).text().splitlines()
     assert max(map(len, lines)) <= 80
-    assert "Q4_K_M  not published: its mean KLD is above 0.01" in lines
+    assert "Q4_K_M is not published: its mean KLD is above 0.01" in lines
     assert "Q4_0    noticeable losses" in lines  # nothing smaller that is published is nearer
     assert "Q6_K    recommended: very small losses" in lines
 
