@@ -146,9 +146,11 @@ def test_a_file_names_the_calibration_of_a_given_matrix(tiny_llama: Path, file: 
 
 
 def test_it_has_its_tokenizer(file: Path, tmp_path: Path) -> None:
-    refused = hubquant("imatrix", "collect", str(file), "-o", str(tmp_path / "i"), "--pre-tokenizer", "gpt-2")
+    """Which may be given another name for its pre-tokenizer, one that llama.cpp knows."""
+    refused = hubquant("imatrix", "collect", str(file), "-o", str(tmp_path / "i"), "--pre-tokenizer", "gpt-22")
+    assert refused.code == 2
     assert refused.is_one_message()
-    assert "a GGUF file has a tokenizer already" in refused.err
+    assert "pre-tokenizer 'gpt-22' is not known: nearest is 'gpt-2'" in refused.err
 
 
 def test_a_recipe_takes_it_as_its_model(file: Path, small_settings: list[str], tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_a_recipe_quantizes_again_only_where_it_says_so(file: Path, small_settin
 def test_what_a_recipe_cannot_do_with_it(file: Path, small_settings: list[str], tmp_path: Path) -> None:
     cases = {
         "cannot be read": ("plan", str(tmp_path / "nothing.gguf")),
-        "a GGUF file has a tokenizer already": ("plan", str(file), "--pre-tokenizer", "gpt-2"),
+        "pre-tokenizer 'gpt-22' is not known": ("plan", str(file), "--pre-tokenizer", "gpt-22"),
         "file cannot be offloaded": ("plan", str(file), *small_settings, "--set", "imatrix.offload=stream"),
         "GGUF file cannot be offloaded": (
             "imatrix",
