@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -95,6 +97,10 @@ def _read(reference: str, fetch: Callable[[str], Path] | None) -> Any:
         return _parse_file(fetch(repository))
     if reference.endswith((".yaml", ".yml")):
         return _parse_file(user_path(reference))
+    if not os.path.exists(user_path(reference)) and (near := difflib.get_close_matches(reference, PACKAGED, 1, 0.8)):
+        raise RecipeError(
+            f"there is no {reference}", hint=f"did you mean {near[0]}? a Hub model of that name is hf://{reference}"
+        )
     if is_model(reference):
         return {"model": model_reference(reference)}
     raise RecipeError(

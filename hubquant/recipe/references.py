@@ -17,6 +17,7 @@ _PAGES = ("tree", "blob", "resolve", "raw", "commit", "commits", "discussions", 
 _WITH_REVISION = ("tree", "blob", "resolve", "raw", "commit", "commits")
 _OTHERS = {"datasets": "dataset", "spaces": "Space", "collections": "collection", "papers": "paper"}
 _SINGLE = "model.safetensors"
+_NAMES_A_FILE = re.compile(r"^[^/]+/$|\.(safetensors|bin|ckpt|json|pth?|txt|zip)$")
 _OF_A_MODEL = re.compile(r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
 
@@ -34,6 +35,8 @@ def model_reference(text: str) -> dict[str, str]:
             return {"file": text}
         if text.startswith((".", "/", "~")) or "\\" in text:
             return {"folder": text}
+        if _NAMES_A_FILE.search(text):
+            raise UserError(f"there is no {text}", hint="check the path, or name a Hub id such as Qwen/Qwen3-0.6B")
     return _on_the_hub(text, address or text)
 
 

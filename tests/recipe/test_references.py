@@ -50,6 +50,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     "https://huggingface.co/org/M/tree/main/fp16": ("fp16 is within the repository org/M", "name org/M"),
     "https://huggingface.co/": ("is no model", "check the spelling"),
     "https://example.org/org/M": ("is no model", "check the spelling"),
+    "model.safetensors": ("there is no model.safetensors", "check the path"),
+    "M/pytorch_model.bin": ("there is no M/pytorch_model.bin", "check the path"),
+    "nothing/": ("there is no nothing/", "check the path"),
     "org/M/x/y": ("x/y is within the repository org/M", "name org/M"),
 }
 
@@ -67,6 +70,13 @@ def test_what_is_no_model_is_told(text: str) -> None:
         model_reference(text)
     assert what in caught.value.what
     assert hint in str(caught.value.hint)
+
+
+def test_a_mistyped_packaged_recipe_is_not_looked_for_on_the_hub() -> None:
+    with pytest.raises(UserError, match="there is no quickstrat") as caught:
+        load_recipe("quickstrat")
+    assert "did you mean quickstart?" in str(caught.value.hint)
+    assert load_recipe("hf://quickstrat").model.id == "quickstrat"
 
 
 def test_the_endpoints_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
