@@ -91,7 +91,7 @@ class _Writer:
     def create(cls, path: Path, identity: Identity, ids: Tensor, n_vocab: int) -> Self:
         n_chunks, chunk_size = ids.shape
         rows = (n_chunks, n_scored(chunk_size))
-        new = path.with_name(path.name + ".new")
+        new = path.with_name(f".{path.name}.new")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(path.parent).free < 2 * n_vocab * rows[0] * rows[1]:
@@ -152,11 +152,11 @@ class _Writer:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+    return path.with_name(f".{path.name}.partial")
 
 
 def _journal(path: Path) -> Path:
-    return path.with_name(path.name + ".partial.journal")
+    return path.with_name(f".{path.name}.partial.journal")
 
 
 def _read_journal(path: Path) -> dict[int, int]:

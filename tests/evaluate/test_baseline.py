@@ -107,7 +107,7 @@ def test_damaged_leftovers_are_not_trusted(tmp_path: Path, damage: str) -> None:
     calls: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "base.h5", forward=counted(model, calls, stop_after=4))
-    partial, journal = tmp_path / "base.h5.partial", tmp_path / "base.h5.partial.journal"
+    partial, journal = tmp_path / ".base.h5.partial", tmp_path / ".base.h5.partial.journal"
     kept = 0
     match damage:
         case "data":
@@ -130,7 +130,7 @@ def test_damaged_leftovers_are_not_trusted(tmp_path: Path, damage: str) -> None:
                 write(
                     tmp_path / "other.h5", chunks=random_chunks(6, 32, N_VOCAB, seed=5), forward=counted(model, [], 4)
                 )
-            shutil.move(tmp_path / "other.h5.partial", partial)
+            shutil.move(tmp_path / ".other.h5.partial", partial)
     calls.clear()
     write(tmp_path / "base.h5", forward=counted(model, calls)).close()
     assert len(calls) == 6 - kept

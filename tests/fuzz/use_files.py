@@ -50,8 +50,8 @@ def make_baseline(folder: Path) -> None:
 
     table = torch.randn(97, 97, generator=torch.Generator().manual_seed(0))
     write_baseline(lambda ids: table[ids], random_chunks(2, 32, 97), folder / "b.h5", name="m", revision="r").close()
-    shutil.copyfile(folder / "b.h5", folder / "b.h5.partial")
-    (folder / "b.h5.partial.journal").write_text("0 1\n1 2\n")
+    shutil.copyfile(folder / "b.h5", folder / ".b.h5.partial")
+    (folder / ".b.h5.partial.journal").write_text("0 1\n1 2\n")
 
 
 def read_baseline(folder: Path) -> None:

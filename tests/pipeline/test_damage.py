@@ -100,7 +100,8 @@ def test_state_of_an_interrupted_run_may_be_damaged_too(line: list[str], made: P
         for path in building.iterdir():
             cut(path)
             for leftover in (".partial", ".partial.journal"):
-                shutil.copyfile(next(path for path in done.iterdir()), f"{path}{leftover}")
+                for name in (f"{path.name}{leftover}", f".{path.name}{leftover}"):
+                    shutil.copyfile(next(path for path in done.iterdir()), path.with_name(name))
         (building / "snapshot").write_bytes(b"\xff" * 100)
     again(line, out)
     assert contents(out) == contents(made)
