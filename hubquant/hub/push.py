@@ -178,7 +178,9 @@ def _add(name: str, path: Path, sha256: str) -> CommitOperationAdd:
     operation = CommitOperationAdd(name, path)
     if operation.upload_info.sha256.hex() != sha256:
         raise OutputError(
-            f"{path} is not what hubquant made", why="its sha256 is another", hint="run the line again that made the folder, then publish it"
+            f"{path} is not what hubquant made",
+            why="its sha256 is another",
+            hint="run the line again that made the folder, then publish it",
         )
     return operation
 
