@@ -64,7 +64,7 @@ def runtime_check(
     if not is_installed():
         return RuntimeCheck(skipped=NOT_INSTALLED)
     text = texts_without(without)
-    ids: list[int] = tokenizer(text, add_special_tokens=add_special)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=add_special, verbose=False)["input_ids"]
     prompts = [ids[: len(ids) * (i + 1) // N_PROMPTS][: N_CTX - 2] for i in range(N_PROMPTS)]
     request = {
         "path": str(path),

@@ -100,7 +100,7 @@ def check_vocabulary(
     left_out = around if len(around) > 1 and not (vocabulary.add_bos or vocabulary.add_eos) else []
     differing, beside = [], []
     for (kind, text), ids in zip(compared.items(), found, strict=True):
-        expected: list[int] = tokenizer(text, add_special_tokens=not left_out)["input_ids"]
+        expected: list[int] = tokenizer(text, add_special_tokens=not left_out, verbose=False)["input_ids"]
         if ids == expected:
             continue
         if kind in tolerated:
@@ -153,7 +153,7 @@ def _not_loaded(why: str, name: str, vocabulary: Vocabulary) -> TokenizerError:
 
 
 def _check_tokens(vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     n = len(vocabulary.tokens)
     lost = dict.fromkeys(id for id in ids if id >= n)
     if lost:

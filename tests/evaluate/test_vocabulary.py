@@ -15,6 +15,7 @@ from gguf import TokenType
 from hubquant.convert.vocab import Vocabulary, read_vocabulary
 from hubquant.errors import TokenizerError
 from hubquant.evaluate import VocabularyCheck, check_vocabulary
+from hubquant.evaluate.llama_process import HOW_TO_ADD
 from hubquant.evaluate.texts import TEXTS, texts_without
 from hubquant.models.load import load_tokenizer
 from hubquant.models.tiny import TOKENIZERS
@@ -79,7 +80,7 @@ def test_without_xllamacpp(tokenizer: tuple[Vocabulary, Any], monkeypatch: pytes
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "xllamacpp" else find(name))
     check = check_vocabulary(*tokenizer)
     assert str(check) == "not compared with llama.cpp: xllamacpp is not installed"
-    assert check.note == f"the tokenizer is {check}"
+    assert check.note == f"the tokenizer is {check}; {HOW_TO_ADD}"
 
 
 def test_in_normal_form_only(tmp_path: Path) -> None:

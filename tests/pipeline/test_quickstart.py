@@ -37,7 +37,13 @@ def test_the_quickstart_measures_what_it_makes(out: Path) -> None:
 
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if ".hubquant" not in path.parts}
     files = {f"hubquant-demo-{name}.gguf" for name in TYPES}
-    assert names - {".hubquant"} == files | {"README.md", "recipe.yaml", "imatrix.gguf", "plot.png"}
+    assert names - {".hubquant"} == files | {
+        "README.md",
+        "recipe.yaml",
+        "measurements.json",
+        "imatrix.gguf",
+        "plot.png",
+    }
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
     card = (out / "README.md").read_text("utf-8")
     assert yaml.safe_load(card.split("---")[1])["tags"][:2] == ["gguf", "quantized"]
