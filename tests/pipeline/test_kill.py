@@ -36,6 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_the_quickstart_survives_ten_kills(context: ForkServerContext, tmp_path: Path) -> None:
     less = ["--set", "calibration.chunks=16", "--set", "evaluate.chunks=6"]
 
