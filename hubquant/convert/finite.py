@@ -17,6 +17,6 @@ def check_finite(name: str, x: torch.Tensor) -> None:
         bad = int((~x.isfinite()).sum())
         raise CheckpointError(
             f"tensor {name} holds {bad:,} values that are NaN or infinite",
-            why="such a model computes nothing",
+            why="what is computed with them is no number either",
             hint="fetch the file again from where it comes from; if it is the same, its weights are broken there",
         )

@@ -87,7 +87,7 @@ def _listed_in(folder: Path, index: str, available: Collection[str]) -> tuple[st
             raise CheckpointError(
                 f"{index} names {listed([str(file)])}", why="only safetensors files beside it can be read"
             )
-    names = tuple(sorted(set(weight_map.values())))
+    names = tuple(sorted({PurePosixPath(file).as_posix() for file in weight_map.values()}))  # some say ./model-…
     _require(names, available, f"{index} lists them")
     return names
 

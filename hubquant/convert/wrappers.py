@@ -8,9 +8,11 @@ from collections.abc import Collection
 from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.headers import listed
 from hubquant.errors import CheckpointError
+from hubquant.models.text_tower import is_multimodal
 
 _ANYWHERE = r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."  # torch's
 _OUTERMOST = ("module.", "_forward_module.", "base_model.model.", "language_model.")
+_DOUBLED = r"^model\.(model|language_model)\."
 _ADAPTER = re.compile(
     r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer|modules_to_save|original_module"
     r"|hada_w[12]_[ab]|lokr_w[12]|ia3_l|oft_r|boft_[RS]|vera_lambda_[bd])(\.|$)"
@@ -31,10 +33,18 @@ def without_wrappers(checkpoint: Checkpoint) -> Checkpoint:
     plain = checkpoint.renamed([(_ANYWHERE, "")])
     while prefix := _common_prefix(plain.tensors):
         plain = plain.renamed([(f"^{re.escape(prefix)}", "")])
+    if _is_doubled(plain.tensors) and not is_multimodal(plain.config):
+        plain = plain.renamed([(_DOUBLED, "model.")])
     if plain.tensors.keys() == checkpoint.tensors.keys():
         return checkpoint
     first, now = next((old, new) for old, new in zip(checkpoint.tensors, plain.tensors, strict=True) if old != new)
     return plain.noting(f"tensors are read without the names of what wrapped the model: {listed([first])} is {now}")
+
+
+def _is_doubled(names: Collection[str]) -> bool:
+    """Whether the model was wrapped once more, and the head beside it was not."""
+    inner = [name for name in names if name.startswith("model.")]
+    return bool(inner) and all(re.match(_DOUBLED, name) for name in inner)
 
 
 def _common_prefix(names: Collection[str]) -> str | None:

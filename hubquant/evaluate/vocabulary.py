@@ -86,6 +86,7 @@ def check_vocabulary(
     ``name`` is the file's general.name, which llama.cpp looks at. Every added token is compared as well, and where
     there is a chat template a conversation; that one must not need tokens which the vocabulary lacks.
     """
+    _check_ids(vocabulary, tokenizer)
     chat, not_rendered = conversation(tokenizer)
     chats = {} if chat is None else {CONVERSATION: chat}
     for text in chats.values():
@@ -116,6 +117,19 @@ def check_vocabulary(
         beside_special=tuple(beside),
         not_rendered=not_rendered,
     )
+
+
+def _check_ids(vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase) -> None:
+    """transformers numbers added tokens without gaps, whatever their files say."""
+    ids = {text: id for id, text in enumerate(vocabulary.tokens)}
+    for text, id in tokenizer.get_added_vocab().items():
+        if ids.get(text, id) != id:
+            raise TokenizerError(
+                f"added token {text} is {ids[text]} in the tokenizer's files, and transformers makes it {id}",
+                why="it numbers added tokens one after another, and the files leave numbers out",
+                hint=f"if the model was trained with {ids[text]}, name the numbers between in added_tokens of "
+                "tokenizer.json, such as <unused1>",
+            )
 
 
 def _ids_in_llama_cpp(vocabulary: Vocabulary, name: str, texts: list[str], timeout: float) -> Sequence[list[int]]:

@@ -70,8 +70,18 @@ def read_config(folder: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{folder} holds no config.json", hint=_MODEL_HINT)
     config = checked_config(_read_json(path))
     if not config.get("model_type"):
-        raise CheckpointError(f"{path} names no model_type", hint="it must be the config.json of a transformers model")
+        raise CheckpointError(f"{path} names no model_type", hint=_type_hint(config))
     return config
+
+
+def _type_hint(config: Mapping[str, Any]) -> str:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    types = {name: kind for kind, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()}
+    names = config.get("architectures")
+    if isinstance(names, list) and names and isinstance(names[0], str) and names[0] in types:
+        return f'add "model_type": "{types[names[0]]}" to it, which is the type of {names[0]}'
+    return "it must be the config.json of a transformers model"
 
 
 def infer_library(folder: Path) -> str:
@@ -113,6 +123,8 @@ def _model_class(config: Mapping[str, Any], supported: Collection[str]) -> type:
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"])
     architectures = config.get("architectures") or [known]
     name = architectures[0] if isinstance(architectures, list) and architectures else None
+    if isinstance(name, str) and known and name.lower() == known.lower():  # as LLaMAForCausalLM
+        name = known
     found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
     if not isinstance(found, type):
         brings_code = "auto_map" in config

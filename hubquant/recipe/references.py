@@ -11,13 +11,14 @@ from hubquant.errors import UserError
 from hubquant.recipe.schema import HUB_ID
 
 GGUF = ".gguf"
-_HOSTS = re.compile(r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/+")
+_HOSTS = re.compile(r"((https?|ssh)://)?(git@|www\.)?(huggingface\.co|hf\.co)[/:]+")
 _HF = "hf://"
 _PAGES = ("tree", "blob", "resolve", "raw", "commit", "commits", "discussions", "edit")
 _WITH_REVISION = ("tree", "blob", "resolve", "raw", "commit", "commits")
 _OTHERS = {"datasets": "dataset", "spaces": "Space", "collections": "collection", "papers": "paper"}
 _SINGLE = "model.safetensors"
 _NAMES_A_FILE = re.compile(r"^[^/]+/$|\.(safetensors|bin|ckpt|json|pth?|txt|zip)$")
+_WITH_TYPE = re.compile(r"[\w.-]+/[\w.-]+:[A-Z0-9_]+", re.ASCII)  # as Ollama and llama.cpp name files on the Hub
 _OF_A_MODEL = re.compile(r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
 
@@ -80,6 +81,8 @@ def _on_the_hub(text: str, address: str) -> dict[str, str]:
             hint="name a model, such as Qwen/Qwen3-0.6B"
             + (", and the dataset in calibration.sources" if parts[0] == "datasets" else ""),
         )
+    if parts:
+        parts[-1] = parts[-1].removesuffix(".git")
     page = next((n for n, part in enumerate(parts[:3]) if n and part in _PAGES), len(parts))
     rest = parts[page + 1 :] if page < len(parts) else parts[2:]
     id, _, revision = "/".join(parts[: min(page, 2)]).partition("@")
@@ -92,11 +95,15 @@ def _on_the_hub(text: str, address: str) -> dict[str, str]:
         raise UserError(
             f"{text} is no model",
             why="there is no such file or folder, and a Hub id is like Qwen/Qwen3-0.6B",
-            hint="check the spelling",
+            hint=_type_apart(id) if _WITH_TYPE.fullmatch(id) else "check the spelling",
         )
     if rest and not _OF_A_MODEL.fullmatch("/".join(rest)):
         raise _inside(id, revision, "/".join(rest))
     return {"id": id, **({"revision": revision} if revision else {})}
+
+
+def _type_apart(id: str) -> str:
+    return f"name {id.partition(':')[0]}, and the type with -t"
 
 
 def _inside(id: str, revision: str, path: str) -> UserError:

@@ -188,6 +188,11 @@ def test_which_tensors_there_are_is_told_by_the_files(tmp_path: Path) -> None:
     assert Checkpoint.from_folder(listed).tensors.keys() == {"a", "b", "c"}
 
 
+def test_an_index_may_name_files_from_its_folder(tmp_path: Path) -> None:
+    listed = sharded(tmp_path, lambda index: index.update({name: f"./{file}" for name, file in index.items()}))
+    assert Checkpoint.from_folder(listed).tensors.keys() == {"a", "b", "c"}
+
+
 def test_of_a_name_in_two_shards_the_later_one_counts(tmp_path: Path) -> None:
     folder = sharded(tmp_path)
     save_file({"a": torch.full((1,), 7.0), "c": torch.zeros(1)}, folder / "model-2.safetensors")

@@ -72,6 +72,8 @@ READ: dict[str, Callable[[str], str]] = {
     "peft, nothing left": lambda name: f"base_model.model.{name}",
     "lightning": lambda name: f"model.{name}",
     "a language model's part": lambda name: f"language_model.{name}",
+    "a wrapper within": lambda name: name.replace("model.", "model.model."),
+    "a language model within": lambda name: name.replace("model.", "model.language_model."),
     "no prefix": lambda name: name.removeprefix("model."),
 }
 

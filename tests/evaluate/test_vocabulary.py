@@ -66,6 +66,16 @@ def test_special_tokens_are_compared(tokenizer: tuple[Vocabulary, Any]) -> None:
         check_vocabulary(replace(vocabulary, types=tuple(types)), source)
 
 
+def test_numbers_left_out_before_an_added_token(tmp_path: Path) -> None:
+    """transformers gives <tool> the first free number, and the file would have another."""
+    tokenizer = TOKENIZERS["llama"]()
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<tool>": len(tokenizer) + 9}))
+    vocabulary = read_vocabulary(tmp_path, {})
+    with pytest.raises(TokenizerError, match=f"<tool> is {len(tokenizer) + 9} in .* makes it {len(tokenizer)}"):
+        check_vocabulary(vocabulary, load_tokenizer(tmp_path))
+
+
 def test_a_crash_is_an_error(
     tokenizer: tuple[Vocabulary, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,17 @@ def test_unknown_classes_are_shown_the_nearest(tmp_path: Path) -> None:
     assert str(error.value.hint).startswith("the nearest supported ones are LlamaForCausalLM")
 
 
+def test_an_older_spelling_of_a_class(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, {"model_type": "llama", "architectures": ["LLaMAForCausalLM"]})
+    assert identify(folder).model_class == "LlamaForCausalLM"
+
+
+def test_a_model_type_that_the_class_tells(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="names no model_type") as error:
+        identify(folder_with(tmp_path, {"architectures": ["Qwen3ForCausalLM"]}))
+    assert str(error.value.hint).startswith('add "model_type": "qwen3"')
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"architectures": ["LlamaForCausalLM"]}', '{"model_type": 3}', "[" * 9999]
 )

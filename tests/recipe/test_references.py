@@ -37,6 +37,8 @@ ON_THE_HUB: dict[str, tuple[str, str]] = {
     "hf://org/M@v2": ("org/M", "v2"),
     "hf://org/M@v2/config.json": ("org/M", "v2"),
     "hf.co/org/M": ("org/M", "main"),
+    "git@hf.co:org/M": ("org/M", "main"),
+    "https://huggingface.co/org/M.git": ("org/M", "main"),
 }
 REFUSED: dict[str, tuple[str, str]] = {
     "https://huggingface.co/datasets/org/D": ("is a dataset, not a model", "calibration.sources"),
@@ -48,6 +50,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "hf://org/M/M-Q8_0.gguf": ("is a GGUF file on the Hub", "hf download org/M M-Q8_0.gguf --local-dir ."),
     "https://huggingface.co/org/M/tree/main/fp16": ("fp16 is within the repository org/M", "name org/M"),
+    "hf.co/org/M:Q4_K_M": ("is no model", "name org/M, and the type with -t"),
     "https://huggingface.co/": ("is no model", "check the spelling"),
     "https://example.org/org/M": ("is no model", "check the spelling"),
     "model.safetensors": ("there is no model.safetensors", "check the path"),

@@ -115,6 +115,12 @@ def test_added_tokens_json_beside_tokenizer_json(folder: Path) -> None:
     assert load_tokenizer(folder)("<tool>")["input_ids"][-1] == n
 
 
+def test_two_tokens_with_one_id(folder: Path) -> None:
+    edit(folder / "added_tokens.json", **{"<tool>": 5})
+    with pytest.raises(TokenizerError, match=r"same id: '\S' and '<tool>' are 5"):
+        read_vocabulary(folder, {})
+
+
 def test_tokens_that_only_have_a_name(folder: Path) -> None:
     n = len(read_vocabulary(folder, {}).tokens)
     edit(folder / "tokenizer_config.json", pad_token="<pad>", image_token="<image>", extra_special_tokens=["<sound>"])

@@ -73,6 +73,8 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
     if isinstance(names, list) and names and isinstance(names[0], str):
         if names[0] in known:
             return known[names[0]]
+        if same := [each for name, each in known.items() if name.lower() == names[0].lower()]:
+            return same[0]  # LLaMAForCausalLM of the first conversions
         if not is_base_class(settings):
             raise _unknown(names[0], CLASSES)
     by_type = {model_type: (each, model_type) for each, model_type in known.values() if not each.own_code}

@@ -60,8 +60,12 @@ def token_ids(files: Files) -> dict[str, int]:
             why=f"the ids in model.vocab must be numbers below {MAX_TOKENS}",
         )
     ids = files.join(dict(vocab))
-    if len(set(ids.values())) != len(ids):
-        raise TokenizerError("two tokens of the vocabulary have the same id")
+    texts = {id: text for text, id in ids.items()}
+    if twice := next((text for text, id in ids.items() if texts[id] != text), None):
+        raise TokenizerError(
+            f"two tokens of the vocabulary have the same id: {twice!r} and {texts[ids[twice]]!r} are {ids[twice]}",
+            hint="take tokenizer.json, tokenizer_config.json and added_tokens.json from one and the same model",
+        )
     return ids
 
 
