@@ -13,11 +13,16 @@ from hubquant.plain_yaml import load_yaml
 
 BLOCK = re.compile(r"\A\s*---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 LARGEST = 1 << 20  # characters
+# Also within a tag, as tools write them: base_model:adapter:/home/me/model.
+_PLACE = re.compile(r"(?:^|:)(?!//)(?:[/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\])|^file:")
 MOST_TOKENS = 200_000  # the longest cards, of embedding models, have some 50,000
 
 
 def read_front_matter(text: str) -> dict[str, Any]:
-    """The mapping between the ``---`` lines as plain JSON values; empty where there is none or it is not plain YAML."""
+    """The mapping between the ``---`` lines as plain JSON values; empty where there is none or it is not plain YAML.
+
+    Paths of the machine that the card was written on are left out.
+    """
     block = BLOCK.match(text[:LARGEST])
     if block is None:
         return {}
@@ -25,13 +30,23 @@ def read_front_matter(text: str) -> dict[str, Any]:
         data = plain(load_yaml(block[1], most_tokens=MOST_TOKENS, unique_keys=False))
     except yaml.YAMLError:
         return {}
-    return data if isinstance(data, dict) else {}
+    return {key: _public(value) for key, value in data.items()} if isinstance(data, dict) else {}
 
 
 def read_card(folder: Path) -> dict[str, Any]:
     """The front matter of a folder's README.md; empty where there is none."""
     readme = folder / "README.md"
     return read_front_matter(readme.read_text("utf-8", errors="replace")) if readme.is_file() else {}
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, list):
+        return [item for item in value if not _is_place(item)]
+    return None if _is_place(value) else value
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) and _PLACE.search(value) is not None
 
 
 def plain(value: Any) -> Any:

@@ -233,6 +233,15 @@ def test_the_hub_accepts_the_card(hub: LocalHub, tmp_path: Path) -> None:
         ("---\na: " + "[" * 5000 + "\n---\n", {}),
         ("---\ndate: 2026-99-99\n---\n", {}),
         ("", {}),
+        (
+            "---\nbase_model: /home/me/x\ntags: [a, 'base_model:adapter:/home/me/x', './out', 'D:\\x', 'arxiv:1', "
+            "'https://a/b', 'base_model:adapter:org/x']\nlicense_link: LICENSE\n---\n",
+            {
+                "base_model": None,
+                "tags": ["a", "arxiv:1", "https://a/b", "base_model:adapter:org/x"],
+                "license_link": "LICENSE",
+            },
+        ),
     ],
 )
 def test_front_matter_is_read_with_care(text: str, expected: dict[str, Any]) -> None:
