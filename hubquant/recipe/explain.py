@@ -111,6 +111,8 @@ def _bound(constraint: Any) -> str | None:
             return f"of at least {ge}"
         case annotated_types.Gt(gt):
             return f"larger than {gt}"
+        case annotated_types.Le(le):
+            return f"of at most {le:g}"
         case annotated_types.MinLen():
             return "that is not empty"
     return None

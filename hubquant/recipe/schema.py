@@ -20,7 +20,7 @@ BundledText = Literal["calibration", "demo-calibration", "test"]
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _exactly_one(model: ModelT, names: tuple[str, ...]) -> ModelT:
@@ -75,7 +75,7 @@ class TextSource(Frozen):
     chat_template: bool = False
     parse_special: bool = False
     samples: Annotated[int, Field(gt=0)] | None = None
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
