@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 
+from hubquant.errors import CheckpointError
 from hubquant.gguf_file import GGUFWriter, Layout, shard_paths
 from hubquant.quants import quantize
 
@@ -98,7 +99,7 @@ def quantize_files(
             while queue and (queue[0][1].done() or sum(n for n, _ in queue) + tensor.numel() > _IN_FLIGHT):
                 queue.popleft()[1].result()
             kept = {type: data for type in wanted[name] if (data := stored(name, type)) is not None}
-            slices = _submit(pool, tensor, sorted(wanted[name] - kept.keys()), importance(name), mode)
+            slices = _submit(pool, name, tensor, sorted(wanted[name] - kept.keys()), importance(name), mode)
             slices |= {type: [pool.submit(data.contiguous)] for type, data in kept.items()}
             queue.append((tensor.numel(), writing.submit(_write, name, slices, opened, advance)))
             del tensor, slices, kept  # the next one is read while these names would hold them
@@ -117,6 +118,7 @@ def _open_pool(stack: ExitStack, n_threads: int) -> ThreadPoolExecutor:
 
 def _submit(
     pool: ThreadPoolExecutor,
+    name: str,
     tensor: torch.Tensor,
     types: Sequence[str],
     importance: torch.Tensor | None,
@@ -131,14 +133,24 @@ def _submit(
         for rows, of_columns in zip(tensor.reshape(len(weights), -1, n), weights, strict=True)
         for part in torch.split(rows, step)
     ]
-    return {type: [pool.submit(_stored, part, type, of_columns, mode) for part, of_columns in slices] for type in types}
+    return {
+        type: [pool.submit(_stored, name, part, type, of_columns, mode) for part, of_columns in slices]
+        for type in types
+    }
 
 
-def _stored(rows: torch.Tensor, type: str, importance: torch.Tensor | None, mode: Mode) -> torch.Tensor:
+def _stored(name: str, rows: torch.Tensor, type: str, importance: torch.Tensor | None, mode: Mode) -> torch.Tensor:
     """uint8 [rows, row_bytes]; what has its type already stays where it lies."""
     if rows.dtype in (torch.uint8, _FLOATS.get(type)):
         return rows.contiguous().view(torch.uint8)
-    return quantize(rows, type, importance, mode, threads=1)
+    data = quantize(rows, type, importance, mode, threads=1)
+    if type == "F16" and not torch.stack(data.view(torch.float16).aminmax()).isfinite().all():
+        raise CheckpointError(
+            f"tensor {name} holds weights that F16 cannot",
+            why="its largest is 65,504, and they would become infinite",
+            hint="choose BF16 or F32 instead",
+        )
+    return data
 
 
 def _write(name: str, slices: Slices, opened: Sequence[OpenTarget], advance: Callable[[int], None]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hubquant.engine.quantizing import Target, Wanted, quantize_files
+from hubquant.errors import CheckpointError
 from hubquant.gguf_file import GGUFFile, TensorEntry, plan_layout
 from hubquant.quants import quantize
 
@@ -83,3 +84,10 @@ def test_a_pass_that_fails_goes_on_where_it_was(tmp_path: Path, tensors: dict[st
     quantize_files(targets(tmp_path, tensors), stream, importance, "exact", lambda _: None)
     assert asked in ([{"last.weight"}], [{"small.weight", "last.weight"}])
     assert {path.name for path in tmp_path.glob("*.gguf")} == TYPES.keys()
+
+
+def test_weights_that_f16_cannot_hold(tmp_path: Path) -> None:
+    large = torch.tensor([[1.0, 70_000.0]]).bfloat16()
+    target = Target(tmp_path / "x", [plan_layout({}, [TensorEntry("large", (1, 2), "F16")])], {"large": "F16"})
+    with pytest.raises(CheckpointError, match="tensor large holds weights that F16 cannot"):
+        quantize_files([target], lambda _: [("large", large)], importance, "exact", lambda _: None)
