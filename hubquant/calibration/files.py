@@ -36,9 +36,17 @@ def read_jsonl(path: Path) -> Iterator[Row]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise CalibrationError(f"line {number:,} of {path} is not JSON", why=str(error)) from None
+            raise CalibrationError(
+                f"line {number:,} of {path} is not JSON",
+                why=str(error).split(": line ")[0],
+                hint="write one JSON object per line, or name a file of plain text .txt",
+            ) from None
         if not isinstance(row, dict):
-            raise CalibrationError(f"line {number:,} of {path} is not a JSON object", why=f"it is {line.strip()[:40]}")
+            raise CalibrationError(
+                f"line {number:,} of {path} is not a JSON object",
+                why=f"it is {line.strip()[:40]}",
+                hint='write objects such as {"text": "…"}, one per line',
+            )
         yield row
 
 

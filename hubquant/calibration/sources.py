@@ -125,9 +125,12 @@ def _field(source: TextSource, rows: Iterator[Row]) -> Iterator[Document]:
         else:
             raise CalibrationError(
                 f"row {number:,} of {source.display_name} holds no text",
-                why=f"{source.field!r} is a {type(value).__name__}",
+                why=f"{source.field!r} is {_WORDS.get(type(value), 'something else')}",
                 hint="a source's field must hold text, or a list of messages",
             )
+
+
+_WORDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes"}
 
 
 def _check_characters(text: str, source: TextSource, number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_CHUNKS = {"set a smaller chunk_size": "a smaller --chunk-size"}
 FLAGS: Mapping[str, Mapping[str, str]] = {
     "quantize": {
         "--set quantize.allow_requantize=true": "--allow-requantize",
@@ -11,7 +12,10 @@ FLAGS: Mapping[str, Mapping[str, str]] = {
         "with a rule": "with --tensor-type",
     },
     "convert": {"add --set quantize.allow_requantize=true": "use hubquant quantize with --allow-requantize"},
-    "imatrix collect": {"leave imatrix.offload out": "leave --offload out"},
+    "imatrix collect": {"leave imatrix.offload out": "leave --offload out", **_CHUNKS},
+    "imatrix show": {"with -o": "with --plot"},
+    "evaluate baseline": _CHUNKS,
+    "evaluate ppl": _CHUNKS,
 }
 
 

@@ -32,7 +32,7 @@ from hubquant.engine.source import SourceModel
 from hubquant.engine.steps import write_targets
 from hubquant.engine.targets import check_target
 from hubquant.engine.workspace import FOLDER, Workspace, fingerprint
-from hubquant.errors import UserError
+from hubquant.errors import OutputError, UserError
 from hubquant.recipe.references import GGUF
 from hubquant.recipe.schema import Imatrix, Quantize, TextSource
 
@@ -95,6 +95,8 @@ def quantize(
         raise UserError(
             f"{out} is one file, and {len(settings.types)} types are asked for", hint="write -o with a folder"
         )
+    if out.exists() and not out.is_dir() and not names_file(out):
+        raise OutputError(f"{out} is a file", why="its name does not end with .gguf", hint="write -o with a folder")
     source, conversion = open_model(model, pre_tokenizer, progress)
     paths = _paths(out, source.name, settings.types)
     check_quantized(source, settings)

@@ -80,7 +80,9 @@ class GGUFSource(SourceModel):
     def conversion(self) -> Conversion:
         """Raises ``GGUFError`` for a file that is no model."""
         if "general.architecture" not in self.file.metadata:
-            raise GGUFError("the file is no model", why="it has no general.architecture")
+            raise GGUFError(
+                "the file is no model", why="it has no general.architecture", hint="name the GGUF file of a model"
+            )
         name = str(self.file.metadata["general.architecture"].value)
         try:
             architecture, config = read_config(self.file)

@@ -63,6 +63,8 @@ def imatrix_path(reference: str) -> Path:
     if reference.startswith(HUB_PREFIX):
         return _fetch(reference)
     path = user_path(reference)
+    if os.path.isdir(path):
+        raise ImatrixError(f"{path} is a folder", hint=f"name the file, such as {path / 'imatrix.gguf'}")
     if not os.path.isfile(path):
         on_the_hub = not path.is_absolute() and len(path.parts) > 2 and not os.path.exists(path.parts[0])
         raise ImatrixError(

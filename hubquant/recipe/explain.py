@@ -20,6 +20,7 @@ Location = Sequence[str | int]
 _NOUNS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _EXAMPLES: dict[type, Any] = {str: "text", int: 100, float: 0.05, bool: True}
 LONGEST = 80  # characters of a value in a message
+NAME_A_MODEL = "add --set model=org/name, or in a recipe of your own the line model: org/name"
 
 
 def explain(error: ValidationError, origin: str, typed: Mapping[str, str]) -> RecipeError:
@@ -35,10 +36,13 @@ def explain(error: ValidationError, origin: str, typed: Mapping[str, str]) -> Re
         case "extra_forbidden" | "invalid_key":
             what = f"{origin if path is None else typed[path]}: unknown key {name}{rest}"
             return RecipeError(what, hint=_nearest(str(location[-1]), location[:-1]))
+        case "missing" if location == ("model",):
+            return RecipeError(f"{where} is missing{rest}", hint=NAME_A_MODEL)
         case "missing":
             return RecipeError(f"{where} is missing{rest}", hint=f"{write}{_inline(_example(location, None))}")
         case "value_error":
-            return RecipeError(f"{where}{rest}", why=problem["msg"].removeprefix("Value error, "))
+            hint = NAME_A_MODEL if location == ("model",) else None
+            return RecipeError(f"{where}{rest}", why=problem["msg"].removeprefix("Value error, "), hint=hint)
     given = problem["input"]
     what = f"{where} must be {_noun(_field(location))}, not {_shown(given)}{rest}"
     return RecipeError(what, hint=_hint(location, given, write))

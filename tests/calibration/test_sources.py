@@ -57,7 +57,7 @@ def test_rows_of_files(request: pytest.FixtureRequest, kind: str) -> None:
     assert sorted(read(file=path, samples=999)) == sorted(TEXTS)
     with pytest.raises(CalibrationError, match=r"no field 'body': row 1 has: text, n, messages"):
         read(file=path, field="body")
-    with pytest.raises(CalibrationError, match=r"row 1 of .* holds no text: 'n' is a int"):
+    with pytest.raises(CalibrationError, match=r"row 1 of .* holds no text: 'n' is a number"):
         read(file=path, field="n")
 
 

@@ -206,6 +206,9 @@ def test_what_is_typed_is_repeated_in_part_only() -> None:
         ("publish me/x --to folder", "hubquant publish folder --to me/x"),
         ("run quickstart --set quantize", "write --set quantize.mode=exact"),
         ("run quickstart --set =1", "is not an override"),
+        ("run default", "default: model is missing\n  next: add --set model=org/name"),
+        ("imatrix show folder", "folder is a folder"),
+        ("quantize m -t Q8_0 -o file", "file is a file"),
         ("run quickstart --set quantise.mode=exact", "--set quantise.mode: unknown key quantise"),
         ("run quickstart --set chunks=5", "did you mean calibration.chunks or evaluate.chunks?"),
         ("run quickstart --set quantize.types=", "--set quantize.types must be a list, not nothing"),
@@ -245,3 +248,28 @@ def test_the_plan_fits_a_terminal(tiny_llama: Path) -> None:
     assert outcome.code == 0, outcome.err
     assert max(map(len, outcome.out.splitlines())) <= 80
     assert "comparing the tokenizer" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("imatrix collect -f short.txt -o x.gguf", "or a smaller --chunk-size"),
+        ("evaluate ppl -f short.txt", "or a smaller --chunk-size"),
+        ("imatrix collect -f bad.jsonl -o x.gguf", "line 1 of bad.jsonl is not JSON: Expecting value\n"),
+        ("imatrix collect -f list.jsonl -o x.gguf", "line 1 of list.jsonl is not a JSON object: it is [1]\n"),
+        ("imatrix collect -f number.jsonl -o x.gguf", "'text' is a number\n"),
+    ],
+)
+def test_texts_that_are_no_use(
+    line: str, expected: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    contents = {"short.txt": "few", "bad.jsonl": "few", "list.jsonl": "[1]", "number.jsonl": '{"text": 1}'}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    outcome = hubquant(*line.split(), str(tiny_llama))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.is_one_message(), outcome.err
+    assert expected in outcome.err
+    assert "  next: " in outcome.err
+    assert not list(tmp_path.glob("*.gguf"))
