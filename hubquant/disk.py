@@ -24,6 +24,12 @@ def user_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def check_ends(path: Path) -> None:
+    """OSError for a pipe or a device: reading one may take for ever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+
+
 def inside(name: str) -> str:
     """A path relative to a folder, with slashes. ValueError for one that leads out of it or to its hidden state."""
     parts = PurePosixPath(name).parts

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hubquant.disk import check_ends
 from hubquant.errors import CalibrationError
 
 Row = Mapping[str, Any]
@@ -15,6 +16,7 @@ Row = Mapping[str, Any]
 def read_text_file(path: Path) -> str:
     """The whole file, strictly UTF-8, newlines as they are."""
     try:
+        check_ends(path)
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise CalibrationError(
@@ -55,6 +57,7 @@ def read_parquet(path: Path, field: str) -> Iterator[Row]:
     from pyarrow import ArrowException, parquet
 
     try:
+        check_ends(path)
         with parquet.ParquetFile(path) as file:
             columns = [field] if field in file.schema_arrow.names else None
             for batch in file.iter_batches(columns=columns):

@@ -11,7 +11,7 @@ from typing import Any
 from hubquant.calibration.bundled import bundled_path
 from hubquant.calibration.dataset import local_folder, read_dataset
 from hubquant.calibration.files import Row, read_jsonl, read_parquet, read_text_file
-from hubquant.disk import user_path
+from hubquant.disk import check_ends, user_path
 from hubquant.errors import CalibrationError
 from hubquant.recipe.schema import TextSource
 
@@ -169,6 +169,7 @@ def _message(message: Any) -> Message | None:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        check_ends(path)
         return path.read_bytes()
     except OSError as error:
         raise CalibrationError(

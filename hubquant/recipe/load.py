@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from hubquant.disk import user_path
+from hubquant.disk import check_ends, user_path
 from hubquant.errors import RecipeError
 from hubquant.plain_yaml import load_yaml
 from hubquant.recipe.explain import explain
@@ -113,6 +113,7 @@ def _read(reference: str, fetch: Callable[[str], Path] | None) -> Any:
 
 def _parse_file(path: Path) -> Any:
     try:
+        check_ends(path)
         if path.stat().st_size > LARGEST_RECIPE:
             raise RecipeError(f"{path} is too large for a recipe", why=f"it has {path.stat().st_size} bytes")
         text = path.read_text("utf-8")

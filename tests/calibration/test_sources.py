@@ -77,6 +77,14 @@ def test_missing_file(tmp_path: Path, name: str) -> None:
         fingerprint(source, 0)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
+def test_a_pipe_is_no_text(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CalibrationError, match="it is a pipe or a device"):
+        read(file=str(tmp_path / name))
+
+
 def test_broken_tables(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": \n')
     with pytest.raises(CalibrationError, match=r"line 2 of .* is not JSON"):

@@ -1,6 +1,8 @@
 """Recipes: every way to name one, and every mistake in one."""
 
+import os
 import re
+import sys
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -104,6 +106,13 @@ def test_recipe_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(RecipeError):
         load_recipe(str(tmp_path / "folder.yaml"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_a_pipe_is_no_recipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(RecipeError, match="cannot be read: it is a pipe or a device"):
+        load_recipe(str(tmp_path / "pipe.yaml"))
 
 
 def test_a_hub_recipe_is_fetched(tmp_path: Path) -> None:
