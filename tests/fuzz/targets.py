@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -97,7 +98,10 @@ def weights(folder: Path, random: Random) -> None:
 
 def jsonl(folder: Path, random: Random) -> None:
     def change(line: bytes, random: Random) -> bytes:
-        return changed_bytes(line, random) if random.random() < 0.3 or not line else changed_json_text(line, random)
+        with suppress(ValueError):  # a line that was changed before may be no JSON any more
+            if random.random() > 0.3 and line:
+                return changed_json_text(line, random)
+        return changed_bytes(line, random)
 
     path = random.choice(sorted(folder.iterdir()))
     if path.suffix == ".jsonl":
