@@ -53,7 +53,9 @@ def check_tensors(
         raise NotSupportedYet(
             f"weights stored as {dtypes}",
             why=f"{len(stored)} tensors: {listed(stored)}",
-            hint="use F32, F16 or BF16 weights",
+            hint="these have no scales beside them, such as weight_scale: get them from where the model comes from"
+            if dtypes.startswith("F8_")
+            else "use F32, F16 or BF16 weights",
         )
     return (*_left_out(extra, architecture, config), *_ahead(ahead))
 

@@ -291,8 +291,9 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def out_of_range(setting: str, value: object, expected: str) -> CheckpointError:
+    shown = f'"{value}"' if isinstance(value, str) else str(value)  # "2" is no number
     return CheckpointError(
-        f"{setting} in config.json is {str(value)[:40]}",
+        f"{setting} in config.json is {shown[:40]}",
         why=f"it must be {expected}",
         hint="compare config.json with the one of the original repository",
     )

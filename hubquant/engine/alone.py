@@ -32,7 +32,7 @@ from hubquant.engine.source import SourceModel
 from hubquant.engine.steps import write_targets
 from hubquant.engine.targets import check_target
 from hubquant.engine.workspace import FOLDER, Workspace, fingerprint
-from hubquant.errors import OutputError, UserError
+from hubquant.errors import CheckpointError, OutputError, UserError
 from hubquant.recipe.references import GGUF
 from hubquant.recipe.schema import Imatrix, Quantize, TextSource
 
@@ -204,7 +204,13 @@ def _write(
         targets.append(
             Target(_hidden(path, readable.identity), plan_layouts(readable.weights, types, metadata, UNSHARDED), types)
         )
-    write_targets(targets, readable.stream, matrix, settings.mode, progress, readable.stored)
+    try:
+        write_targets(targets, readable.stream, matrix, settings.mode, progress, readable.stored)
+    except CheckpointError:  # the model itself is at fault: going on would end here again
+        for target in targets:
+            for suffix in ("", ".partial", ".partial.journal"):
+                target.path.with_name(target.path.name + suffix).unlink(missing_ok=True)
+        raise
     for target, path in zip(targets, paths.values(), strict=True):
         target.path.replace(path)
     return [MadeFile(path, ftype, path.stat().st_size) for ftype, path in paths.items()]

@@ -287,6 +287,11 @@ def test_values_out_of_range_are_named(setting: str, folder: Path) -> None:
         plan(folder)
 
 
+def test_a_text_is_no_number(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r'num_hidden_layers in config\.json is "2": it must be a whole number'):
+        plan(configure(folder, num_hidden_layers="2"))
+
+
 def test_a_width_that_heads_cannot_share(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"hidden_size in config.json is 62: it must be a multiple of the 4"):
         plan(configure(folder, hidden_size=62, head_dim=...))
