@@ -36,7 +36,10 @@ def read_front_matter(text: str) -> dict[str, Any]:
 def read_card(folder: Path) -> dict[str, Any]:
     """The front matter of a folder's README.md; empty where there is none."""
     readme = folder / "README.md"
-    return read_front_matter(readme.read_text("utf-8", errors="replace")) if readme.is_file() else {}
+    if not readme.is_file():
+        return {}
+    with readme.open(encoding="utf-8", errors="replace") as file:
+        return read_front_matter(file.read(LARGEST))
 
 
 def _public(value: Any) -> Any:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from hubquant.errors import CheckpointError
 
+LARGEST_TEMPLATE = 16 << 20  # bytes
 READ = frozenset((".json", ".jinja", ".model", ".txt", ".md", ".safetensors", ".tiktoken"))
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 
 
 def check_links(folder: Path) -> None:
-    """Raises ``CheckpointError`` for a link out of ``folder`` in place of a file that may be read, and for pipes and
-    devices.
+    """Raises ``CheckpointError`` for a link out of ``folder`` in place of a file that may be read, for pipes and
+    devices, and for a chat template that would fill the memory.
 
     The Hub's cache keeps snapshots/<commit>/<name> as links to blobs/<hash>; those are the repository's own.
     """
@@ -31,3 +32,9 @@ def check_links(folder: Path) -> None:
             )
         if not target.is_file():
             raise CheckpointError(f"{path} is no file", why="it is a pipe or a device", hint="remove it")
+        if path.suffix == ".jinja" and target.stat().st_size > LARGEST_TEMPLATE:
+            raise CheckpointError(
+                f"{path} is too large for a template",
+                why=f"it has more than {LARGEST_TEMPLATE:,} bytes",
+                hint="remove it",
+            )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from hubquant.engine.source import open_source
 from hubquant.errors import CheckpointError
+from hubquant.hub.front_matter import read_card
 from hubquant.models import load_tokenizer
 from hubquant.models.tiny import build
 from hubquant.recipe.schema import ModelReference
@@ -98,3 +100,20 @@ def test_pipes_are_not_waited_for(model: Path) -> None:
     os.mkfifo(model / "generation_config.json")
     with pytest.raises(CheckpointError, match="a pipe"):
         open_(model)
+
+
+def test_a_template_that_would_fill_the_memory_is_refused(model: Path) -> None:
+    os.truncate(model / "chat_template.jinja", 1 << 32)
+    with pytest.raises(CheckpointError, match="too large for a template"):
+        open_(model)
+
+
+def test_of_a_readme_the_beginning_is_read(model: Path) -> None:
+    (model / "README.md").write_text("---\nlicense: mit\n---\n")
+    os.truncate(model / "README.md", 1 << 28)
+    tracemalloc.start()
+    try:
+        assert read_card(model) == {"license": "mit"}
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()
