@@ -30,6 +30,8 @@ def plan(
     or "default"; ``overrides`` are "quantize.mode=exact" and the like; ``out`` is the output folder, ``<model>-GGUF``
     by default.
     """
+    if isinstance(overrides, str):
+        overrides = (overrides,)
     if isinstance(recipe, Recipe):
         loaded = override_recipe(recipe, overrides)
     else:

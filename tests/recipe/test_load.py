@@ -12,6 +12,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+import hubquant
 from hubquant.errors import RecipeError
 from hubquant.recipe import Override, Recipe, dump_recipe, load_recipe, override_recipe, parse_recipe, schema
 
@@ -319,3 +320,12 @@ def test_a_recipe_object_takes_overrides() -> None:
     assert override_recipe(recipe, []) == recipe
     with pytest.raises(RecipeError, match=r"--set quantize\.mode must be one of"):
         override_recipe(recipe, ["quantize.mode=fast"])
+
+
+def test_one_override_needs_no_list() -> None:
+    with pytest.raises(RecipeError, match=r"quantize\.mode must be"):
+        hubquant.plan("quickstart", overrides="quantize.mode=exat")
+
+
+def test_the_public_names_are_those_that_are_listed() -> None:
+    assert {"run", "plan", "load_recipe", "HubquantError"} <= set(dir(hubquant)) == set(hubquant.__all__)
