@@ -19,6 +19,7 @@ from hubquant.engine.files import (
     check_quantized,
     file_metadata,
     fork_note,
+    idle_rules,
     plan_layouts,
 )
 from hubquant.engine.gguf_source import GGUFSource
@@ -204,6 +205,8 @@ def _write(
         targets.append(
             Target(_hidden(path, readable.identity), plan_layouts(readable.weights, types, metadata, UNSHARDED), types)
         )
+    for note in idle_rules(readable.weights, settings):
+        progress.note(note)
     try:
         write_targets(targets, readable.stream, matrix, settings.mode, progress, readable.stored)
     except CheckpointError:  # the model itself is at fault: going on would end here again

@@ -134,9 +134,22 @@ def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatri
         token_embedding=settings.token_embedding,
         float_type=weights.float_type,
     )
-    patterns = [re.compile(rule.match.lower()) for rule in settings.rules]  # valid: assign has read them
+    patterns = _patterns(settings)
     stay = {name: type for name, type in weights.quantized.items() if not any(p.search(name) for p in patterns)}
     return types | stay
+
+
+def idle_rules(weights: Weights, settings: Quantize) -> list[str]:
+    """A note for each rule that fits no tensor. The rules are those that :func:`assign_types` has read."""
+    return [
+        f"the rule {rule.match}={rule.type} fits no tensor and changes nothing"
+        for rule, pattern in zip(settings.rules, _patterns(settings), strict=True)
+        if not any(map(pattern.search, weights.shapes))
+    ]
+
+
+def _patterns(settings: Quantize) -> list[re.Pattern[str]]:
+    return [re.compile(rule.match.lower()) for rule in settings.rules]
 
 
 def file_metadata(

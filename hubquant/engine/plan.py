@@ -25,6 +25,7 @@ from hubquant.engine.files import (
     file_metadata,
     file_name,
     fork_note,
+    idle_rules,
     plan_layouts,
 )
 from hubquant.engine.given_imatrix import GivenImatrix, open_imatrix, use_notes, used_names
@@ -137,6 +138,7 @@ def make_plan(recipe: Recipe, output: Path | None, progress: Progress) -> Plan:
     files = [_plan_file(weights, source, recipe, ftype, facts, covered, shard_bytes) for ftype in recipe.quantize.types]
     notes = [note for note in (vocabulary.note, *conversion.notes) if note]
     notes += use_notes(len(entries), len(covered), recipe.imatrix)
+    notes += idle_rules(weights, recipe.quantize)
     notes += [note for file in files for note in (*file.notes, *fork_note(file.ftype, file.types))]
     notes += _check_overlap(recipe) if calibration and evaluation else []
     artifacts = plan_artifacts(recipe, source, weights, imatrix, calibration, evaluation, files, shard_bytes)

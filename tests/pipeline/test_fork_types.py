@@ -77,7 +77,10 @@ def test_single_commands(tiny_llama: Path, tmp_path: Path) -> None:
 
     without = tmp_path / "without"
     stock = ["quantize", str(tiny_llama), "-t", "Q4_K_M", "-o", str(without), "--tensor-type", "ffn_up=Q3_K"]
-    assert hubquant(*stock).code == 0
+    made = hubquant(*stock, "--tensor-type", "ffn_sideways=Q8_0")
+    assert made.code == 0
+    assert "note: the rule ffn_sideways=Q8_0 fits no tensor and changes nothing" in made.err
+    assert "ffn_up=Q3_K fits" not in made.err
     baseline, few = tmp_path / "baseline.h5", ["--chunks", "2", "--chunk-size", "64"]
     assert hubquant("evaluate", "baseline", str(tiny_llama), "-o", str(baseline), *few).code == 0
     klds = []
