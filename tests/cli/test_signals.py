@@ -84,21 +84,24 @@ def wide_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("llama", folder, hidden_size=512, intermediate_size=1536, num_attention_heads=4, num_hidden_layers=2)
 
 
-def test_while_text_is_read(start: Start, tiny_llama: Path, tmp_path: Path) -> None:
-    pipe = tmp_path / "text.txt"
-    os.mkfifo(pipe)
-    process = start("imatrix", "collect", str(tiny_llama), "-f", str(pipe), "-o", str(tmp_path / "out.gguf"))
-    with pipe.open("wb"):  # returns when the other side has it open, and waits
-        assert f"Interrupted. Run the same line again: {CONTINUES}." in stop(process, signal.SIGHUP)
-
-
-def test_while_a_long_text_is_tokenized(start: Start, tiny_llama: Path, tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
+def tokenizing(start: Start, line: list[str], text: Path) -> subprocess.Popen[str]:
+    """A command that is at work on a long ``text``."""
     text.write_text("a text without an end, " * 150_000)
-    process = start("evaluate", "ppl", str(tiny_llama), "-f", str(text), "--chunks", "100000", "--json")
-    while process.stderr and "tokenizing" not in process.stderr.readline():
-        pass
-    assert "nothing was written" in stop(process, signal.SIGTERM)
+    process = start(*line, "-f", str(text), "--chunks", "100000")
+    assert process.stderr
+    assert any("tokenizing" in line for line in process.stderr)
+    return process
+
+
+def test_while_a_text_to_collect_from_is_tokenized(start: Start, tiny_llama: Path, tmp_path: Path) -> None:
+    line = ["imatrix", "collect", str(tiny_llama), "-o", str(tmp_path / "out.gguf")]
+    err = stop(tokenizing(start, line, tmp_path / "text.txt"), signal.SIGHUP)
+    assert f"Interrupted. Run the same line again: {CONTINUES}." in err
+
+
+def test_while_a_text_to_measure_is_tokenized(start: Start, tiny_llama: Path, tmp_path: Path) -> None:
+    err = stop(tokenizing(start, ["evaluate", "ppl", str(tiny_llama)], tmp_path / "text.txt"), signal.SIGTERM)
+    assert "nothing was written" in err
 
 
 def test_while_a_matrix_is_collected(start: Start, tiny_llama: Path, tmp_path: Path) -> None:

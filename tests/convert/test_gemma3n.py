@@ -165,7 +165,7 @@ def test_other_values_than_llama_cpps_are_refused(changes: Any, message: str, fo
         ({"activation_sparsity_pattern": [0.95] * 3}, "is no gemma3n_text configuration"),
         ({"num_kv_shared_layers": -1}, r"num_kv_shared_layers in config\.json is -1"),
         ({"vocab_size_per_layer_input": 100_000}, r"vocab_size_per_layer_input in config\.json is 100000"),
-        ({"intermediate_size": ["wide"] * 25}, r"intermediate_size in config\.json is wide"),
+        ({"intermediate_size": ["wide"] * 25}, r'intermediate_size in config\.json is "wide"'),
         ({"intermediate_size": []}, "is no gemma3n_text configuration"),
         ({"vocab_size_per_layer_input": 190}, "1 tensors have other shapes"),
     ],

@@ -219,7 +219,7 @@ WRONG: dict[str, tuple[Callable[[Metadata, Entries], object], type[HubquantError
     "rope in words": (
         lambda keys, _: keys.update({"llama.rope.freq_base": string("high")}),
         GGUFError,
-        "rope.freq_base in the metadata is high",
+        'rope.freq_base in the metadata is "high"',
     ),
     "other rope": (
         lambda keys, _: keys.update({"llama.rope.scaling.type": string("longrope")}),
