@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hubquant.disk import public_name, user_path
+from hubquant.disk import public_name, sha256_of, user_path
 from hubquant.engine.files import ImatrixFacts, Weights
 from hubquant.engine.workspace import Artifact
 from hubquant.errors import ImatrixError
@@ -45,7 +44,7 @@ def open_imatrix(settings: Imatrix, weights: Weights) -> GivenImatrix:
         matrix.chunk_count,
         matrix.provenance.get(CALIBRATION),
     )
-    digests = "+".join(map(_sha256, paths))
+    digests = "+".join(map(sha256_of, paths))
     return GivenImatrix(paths[0] if as_it_is else None, matrix, facts, Artifact("imatrix", {"sha256": digests}))
 
 
@@ -111,11 +110,6 @@ def use_notes(n_entries: int, n_used: int, settings: Imatrix) -> list[str]:
 def _filter(settings: Imatrix) -> str:
     names = ("include_weights", "exclude_weights")
     return ", ".join(f"{name}: {' '.join(parts)}" for name in names if (parts := getattr(settings, name)))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(reference: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from hubquant.disk import inside, writing
+from hubquant.disk import inside, sha256_of, writing
 from hubquant.engine.contents import CARD, IMATRIX, MEASUREMENTS, PLOT, RECIPE, is_own_card
 from hubquant.engine.workspace import FOLDER, Workspace
 from hubquant.errors import OutputError
@@ -224,11 +224,6 @@ class OutputFolder:
             self._untraced = {name for name in names if name not in found and _is_regular(self.root / name)}
         made = {**found, **{name: self.root / name for name in self._untraced}}
         return {name: (_state_of(path),) for name, path in made.items()}
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _state_of(path: Path) -> Made:

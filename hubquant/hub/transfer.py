@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 from huggingface_hub.utils import tqdm as ProgressBar
 
+from hubquant.disk import sha256_of
 from hubquant.errors import DiskFullError, HubUnavailableError
 from hubquant.hub import cache
 from hubquant.hub.retry import Retry
@@ -60,7 +60,7 @@ def download(
         # The blob is there: what is left to the client is to link it into the snapshot.
         retry.call(lambda: hf_hub_download(id, file, revision=commit, tqdm_class=Progress))
     path = cache.cached_file(id, commit, file)
-    if path is None or path.stat().st_size != size or (sha256 and _sha256(path) != sha256):
+    if path is None or path.stat().st_size != size or (sha256 and sha256_of(path) != sha256):
         if path is not None:
             _remove(path)
         raise HubUnavailableError(
@@ -176,8 +176,3 @@ def _partial(id: str, etag: str) -> Path:
 
 def _length(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
