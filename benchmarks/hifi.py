@@ -20,10 +20,10 @@ from benchmarks.divergence import divergence, log_probabilities, shuffled
 from benchmarks.kernels import machine
 from benchmarks.weights import CALIBRATION, DEMO, TEXT, chunks_of, column_importance, linear_layers
 from hubquant.mix import assign
-from hubquant.models import load
 from hubquant.quants import dequantize, quantize
 from hubquant.quants.formats import lookup
 from hubquant.recipe.schema import Rule
+from hubquant.sources.checkpoint import load_folder
 
 GGUF_NAMES = {
     **{f"{part}_proj": f"attn_{part}" for part in "qkv"},
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=("exact", "best"), default="exact")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = load(args.model, device="cpu")
+    model = load_folder(args.model, device="cpu")
     calibration = chunks_of(args.model, args.calibration, args.chunks)
     ids = chunks_of(args.model, args.text, args.chunks)
     base = list(log_probabilities(model, ids))

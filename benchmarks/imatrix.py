@@ -22,11 +22,12 @@ from collections.abc import Callable
 import torch
 
 from hubquant.calibration import build
-from hubquant.engine.runnable import open_model
-from hubquant.imatrix import collect
-from hubquant.imatrix.collector import batch_chunks
-from hubquant.models import load, load_tokenizer
+from hubquant.commands.runnable import open_model
+from hubquant.models import load_tokenizer
+from hubquant.observe import collect
+from hubquant.observe.collector import batch_chunks
 from hubquant.recipe.schema import TextSource
+from hubquant.sources.checkpoint import load_folder
 
 WAYS = ("none", "disk", "stream")
 
@@ -40,7 +41,7 @@ def seconds(run: Callable[[], object]) -> float:
 def in_process(model: str, text: TextSource, n_chunks: int, rounds: int) -> None:
     source, conversion = open_model(model)
     chunks = build([text], load_tokenizer(source.folder), 512, n_chunks, 0)
-    loaded = load(source.folder, "cpu")
+    loaded = load_folder(source.folder, "cpu")
 
     def forward() -> None:
         with torch.no_grad():

@@ -5,21 +5,23 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hubquant.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from hubquant.api import plan, run
     from hubquant.errors import HubquantError, UserError
-    from hubquant.imatrix import ImportanceMatrix
+    from hubquant.imatrix import ImportanceMatrix, load_imatrix
     from hubquant.recipe import Recipe, load_recipe
 
-__version__ = "0.1.0"
 
-__all__ = ["HubquantError", "ImportanceMatrix", "Recipe", "UserError", "load_recipe", "plan", "run"]
+__all__ = ["HubquantError", "ImportanceMatrix", "Recipe", "UserError", "load_imatrix", "load_recipe", "plan", "run"]
 
 _HOMES = {
     "HubquantError": "hubquant.errors",
     "ImportanceMatrix": "hubquant.imatrix",
     "Recipe": "hubquant.recipe",
     "UserError": "hubquant.errors",
+    "load_imatrix": "hubquant.imatrix",
     "load_recipe": "hubquant.recipe",
     "plan": "hubquant.api",
     "run": "hubquant.api",

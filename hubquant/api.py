@@ -10,9 +10,9 @@ from hubquant.mix import check_recipe
 from hubquant.recipe import Override, Recipe, load_recipe, override_recipe
 
 if TYPE_CHECKING:
-    from hubquant.engine.plan import Plan
     from hubquant.engine.progress import Progress
-    from hubquant.engine.report import Report
+    from hubquant.pipeline.plan import Plan
+    from hubquant.publish.report import Report
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -37,8 +37,8 @@ def plan(
     else:
         loaded = load_recipe(str(recipe), overrides, fetch=_fetch_recipe)
     checked = check_recipe(loaded)
-    from hubquant.engine.plan import make_plan  # after mistakes in the recipe are found: it imports torch
     from hubquant.engine.progress import Silent
+    from hubquant.pipeline.plan import make_plan  # after mistakes in the recipe are found: it imports torch
 
     return make_plan(checked, None if out is None else Path(out), progress or Silent())
 
@@ -57,7 +57,7 @@ def run(
     """
     made = plan(recipe, overrides=overrides, out=out, progress=progress)
     from hubquant.engine.progress import Silent
-    from hubquant.engine.run import execute
+    from hubquant.pipeline.run import execute
 
     return execute(made, progress or Silent(), fresh=fresh)
 

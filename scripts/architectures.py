@@ -13,16 +13,9 @@ from typing import Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
-from hubquant.convert.windows import DroppedWindow
-from tests.convert import (
-    test_encoders,
-    test_float8,
-    test_gemma3n,
-    test_llama_cpp,
-    test_minicpm,
-    test_restore,
-    test_text_tower,
-)
+from hubquant.convert.rules.windows import DroppedWindow
+from tests.checkpoint import test_float8, test_text_tower
+from tests.convert import test_encoders, test_gemma3n, test_llama_cpp, test_minicpm, test_restore
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
 NOTHING = "–"

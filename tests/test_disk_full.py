@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from hubquant.disk import write_at_once
-from hubquant.engine.workspace import Artifact, Workspace
+from hubquant.engine.store import Artifact, Workspace
 from hubquant.errors import DiskFullError
 from hubquant.evaluate import write_baseline
 from hubquant.evaluate.snapshot import Snapshot as Records
 from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
-from hubquant.imatrix import ImportanceMatrix
+from hubquant.imatrix import ImportanceMatrix, save
 from hubquant.imatrix.matrix import Entry
-from hubquant.imatrix.snapshot import Snapshot, write_snapshot
+from hubquant.observe.snapshot import Snapshot, write_snapshot
 from tests.support.evaluation import random_chunks
 
 PAGE = 4096
@@ -49,7 +49,7 @@ def gguf(folder: Path) -> None:
 
 def matrix(folder: Path) -> None:
     entries = {f"blk.{i}.weight": Entry(torch.ones(1, 999), torch.tensor([4])) for i in range(5)}
-    ImportanceMatrix(entries, ("x",), 512, 2, {}).save(folder / "imatrix.gguf")
+    save(ImportanceMatrix(entries, ("x",), 512, 2, {}), folder / "imatrix.gguf")
 
 
 def baseline(folder: Path) -> None:

@@ -57,7 +57,7 @@ import importlib, pkgutil, sys
 sys.modules.update(dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios")))  # as on Windows
 import hubquant
 for module in pkgutil.walk_packages(hubquant.__path__, "hubquant."):
-    if not module.name.endswith(("__main__", ".evaluate.probe")):
+    if not module.name.endswith(("__main__", ".llamacpp.probe")):
         importlib.import_module(module.name)
 """
 

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from hubquant import __version__
 from hubquant.cli import convert, evaluate, imatrix, inspect, publish, quantize, run
 from hubquant.cli.line import command, farewell, has_flag
 from hubquant.cli.output import Output, say
@@ -17,6 +16,7 @@ from hubquant.cli.signals import Stopped, stopping
 from hubquant.cli.streams import ReaderGone, guarded
 from hubquant.cli.usage import Command, Group
 from hubquant.errors import HubquantError, UserError
+from hubquant.version import __version__
 
 app = typer.Typer(
     name="hubquant",

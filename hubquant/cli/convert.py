@@ -26,7 +26,7 @@ def convert(
     """Convert a model to one GGUF file, streaming its tensors."""
     output = Output(as_json=as_json, quiet=quiet)
     chosen = converted_type(type, model) if type else None
-    from hubquant.engine.alone import convert as convert_model  # after the type is right: it imports torch
+    from hubquant.commands.files import convert as convert_model  # after the type is right: it imports torch
 
     made = convert_model(model, out, chosen, pre_tokenizer, output.progress())
     output.data(made.as_dict(), f"{made.path}  {made.type}  {size(made.size)}")

@@ -29,7 +29,7 @@ def baseline(
     quiet: QuietOption = False,
 ) -> None:
     """Store the source model's predictions on held-out text, to compare files with."""
-    from hubquant.engine.measuring import baseline as write_baseline
+    from hubquant.commands.measure import baseline as write_baseline
 
     output = Output(as_json=as_json, quiet=quiet)
     path = write_baseline(model, texts or [], out, chunks, chunk_size, output.progress())
@@ -44,7 +44,7 @@ def run_file(
     quiet: QuietOption = False,
 ) -> None:
     """Measure how far a GGUF file is from its source model."""
-    from hubquant.engine.measuring import divergence
+    from hubquant.commands.measure import divergence
     from hubquant.publish.table import divergence_table
 
     output = Output(as_json=as_json, quiet=quiet)
@@ -76,7 +76,7 @@ def ppl(
     quiet: QuietOption = False,
 ) -> None:
     """Measure perplexity on a text, as llama-perplexity does."""
-    from hubquant.engine.measuring import perplexity
+    from hubquant.commands.measure import perplexity
 
     output = Output(as_json=as_json, quiet=quiet)
     measured = perplexity(model, texts or [], chunks, chunk_size, output.progress())

@@ -56,7 +56,7 @@ def collect(
     quiet: QuietOption = False,
 ) -> None:
     """Run a model over calibration text and save the importance of every weight column."""
-    from hubquant.engine.imatrix_alone import Request, collect_imatrix, parse_max_memory, parse_shard
+    from hubquant.commands.collect import Request, collect_imatrix, parse_max_memory, parse_shard
     from hubquant.recipe.schema import Imatrix
 
     output = Output(as_json=as_json, quiet=quiet)

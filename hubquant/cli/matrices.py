@@ -29,7 +29,7 @@ def merge(
     quiet: QuietOption = False,
 ) -> None:
     """Add importance matrices of one model up; each weighs as many tokens as it saw."""
-    from hubquant.engine.matrices import merge as merge_matrices
+    from hubquant.commands.matrices import merge as merge_matrices
 
     output = Output(as_json=as_json, quiet=quiet)
     _say_written(merge_matrices(files, weights, out, output.progress()), out, output)
@@ -37,7 +37,7 @@ def merge(
 
 def convert(file: MatrixArgument, out: OutOption, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Write an importance matrix as GGUF or .dat."""
-    from hubquant.engine.matrices import convert as convert_matrix
+    from hubquant.commands.matrices import convert as convert_matrix
 
     output = Output(as_json=as_json, quiet=quiet)
     _say_written(convert_matrix(file, out, output.progress()), out, output)
@@ -49,16 +49,16 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print what an importance matrix is from and its statistics, as llama-imatrix --show-statistics does."""
-    from hubquant.engine.matrices import plot as plot_matrix
-    from hubquant.engine.matrices import read
-    from hubquant.imatrix import facts_table, statistics_table
+    from hubquant.commands.matrices import plot as plot_matrix
+    from hubquant.commands.matrices import read
+    from hubquant.imatrix import facts_table, statistics, statistics_table
 
     matrix = read(file)
-    statistics = matrix.statistics()
+    found = statistics(matrix)
     if plot is not None:
-        plot_matrix(statistics, Path(file).name, plot)
+        plot_matrix(found, Path(file).name, plot)
     Output(as_json=as_json).data(
-        {**matrix.facts(), **statistics.as_dict()}, lambda: f"{facts_table(matrix)}\n\n{statistics_table(statistics)}"
+        {**matrix.facts(), **found.as_dict()}, lambda: f"{facts_table(matrix)}\n\n{statistics_table(found)}"
     )
 
 
@@ -69,7 +69,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two importance matrices. Exit code 0: equal, 1: they differ, 2: they cannot be compared."""
-    from hubquant.engine.matrices import read
+    from hubquant.commands.matrices import read
     from hubquant.imatrix import difference, difference_table
 
     found = difference(read(first), read(second))

@@ -60,7 +60,7 @@ def quantize(
         allow_requantize,
     )
     matrix = imatrix_settings(imatrix or [], include_weights or [], exclude_weights or [])
-    from hubquant.engine.alone import quantize as quantize_model  # after the settings are right: it imports torch
+    from hubquant.commands.files import quantize as quantize_model  # after the settings are right: it imports torch
 
     made = quantize_model(model, settings, matrix, pre_tokenizer, out, output.progress())
     output.data(

@@ -16,7 +16,7 @@ from hubquant.cli.text import plain
 from hubquant.units import size
 
 if TYPE_CHECKING:
-    from hubquant.engine.plan import Plan
+    from hubquant.pipeline.plan import Plan
     from hubquant.recipe import Override
 
 WIDTH = 80  # columns

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.headers import TensorInfo
+from hubquant.checkpoint.headers import TensorInfo
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import Rule, Settings
+from hubquant.convert.rules.rule import Rule, Settings
 from hubquant.convert.tables import Bundle, Embeddings, Experts, Module, Place, Row
 from hubquant.gguf_file.metadata import Metadata
-from hubquant.imatrix.taps import Tap
+from hubquant.models.taps.tap import Tap
 
 if TYPE_CHECKING:
     import torch

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from hubquant.checkpoint.storage import QUANTIZATION
 from hubquant.convert.architectures import of_checkpoint
-from hubquant.convert.rules import Rule, Settings, plain_setting, without_option
+from hubquant.convert.rules.rule import Rule, Settings, plain_setting, without_option
 from hubquant.errors import CheckpointError, NotSupportedYet
-from hubquant.models.storage import QUANTIZATION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.finite import check_finite
+from hubquant.checkpoint.headers import TensorInfo
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import is_base_class
-from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.config import read_architecture
-from hubquant.convert.finite import check_finite
-from hubquant.convert.headers import TensorInfo
 from hubquant.convert.matching import check_tensors
 from hubquant.convert.plain import plain_checkpoint
-from hubquant.convert.pooling import POOLING, pooling_metadata
-from hubquant.convert.rules import without_option
+from hubquant.convert.rules.pooling import POOLING, pooling_metadata
+from hubquant.convert.rules.rule import without_option
 from hubquant.convert.settings import check_answered, setting_notes
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file.metadata import Metadata, string
-from hubquant.imatrix.taps import Tap
+from hubquant.models.taps.tap import Tap
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
-    from hubquant.convert.vocab import ModelFacts
+    from hubquant.vocab import ModelFacts
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _ROWS_SAMPLED = 256
@@ -77,7 +77,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
     Raises ``NotSupportedYet`` for models hubquant cannot convert, ``CheckpointError`` when headers and config
     contradict each other, ``TokenizerError`` for a tokenizer that GGUF cannot hold.
     """
-    from hubquant.convert.vocab import read_vocabulary
+    from hubquant.vocab import read_vocabulary
 
     plain = plain_checkpoint(checkpoint)
     architecture, config = read_architecture(plain.config)
@@ -225,7 +225,7 @@ def _lacks_output(architecture: Architecture, config: PreTrainedConfig, checkpoi
 
 
 def _facts(architecture: Architecture, config: PreTrainedConfig, bundles: Iterable[Bundle]) -> ModelFacts:
-    from hubquant.convert.vocab import ModelFacts
+    from hubquant.vocab import ModelFacts
 
     shapes = {name: shape for bundle in bundles for name, shape in bundle.targets.items()}
     ids = {role: getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")}

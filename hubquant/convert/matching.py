@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from hubquant.checkpoint.headers import FLOATS, TensorInfo, listed
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.headers import FLOATS, TensorInfo, listed
 from hubquant.convert.tables import Bundle
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.models.unexpected import used_by_transformers

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from types import MappingProxyType
 
-from hubquant.convert.checkpoint import Checkpoint
+from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.packed import in_floats
+from hubquant.checkpoint.storage import method_of, refusal
+from hubquant.checkpoint.text_tower import TEXT_NAMES, is_multimodal, is_text, text_settings
+from hubquant.checkpoint.wrappers import without_wrappers
 from hubquant.convert.config import read_architecture
-from hubquant.convert.packed import in_floats
-from hubquant.convert.wrappers import without_wrappers
-from hubquant.models.storage import method_of, refusal
-from hubquant.models.text_tower import TEXT_NAMES, is_multimodal, is_text, text_settings
 
 
 def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
@@ -32,13 +31,13 @@ def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     embedding, output = f"{architecture.embedding}.weight", f"{architecture.output}.weight"
     if embedding not in plain.tensors and output in plain.tensors and config.tie_word_embeddings:
         plain = plain.renamed([(f"^{re.escape(output)}$", embedding)])  # the one that is stored is both
-    return replace(plain, tensors=MappingProxyType(architecture.with_single_experts(config, plain.tensors)))
+    return replace(plain, tensors=architecture.with_single_experts(config, plain.tensors))
 
 
 def _language_model(checkpoint: Checkpoint) -> Checkpoint:
     text = {name: info for name, info in checkpoint.tensors.items() if is_text(name)}
     settings = text_settings(checkpoint.config, text)
-    plain = replace(checkpoint, config=MappingProxyType(settings), tensors=text).renamed(TEXT_NAMES)
+    plain = replace(checkpoint, config=settings, tensors=text).renamed(TEXT_NAMES)
     n_others = len(checkpoint.tensors) - len(text)
     if not n_others:
         return plain

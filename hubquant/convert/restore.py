@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hubquant.checkpoint.headers import listed
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import of_gguf
 from hubquant.convert.config import make_config
-from hubquant.convert.headers import listed
-from hubquant.convert.rope import FREQS, apply_freqs
+from hubquant.convert.rules.rope import FREQS, apply_freqs
 from hubquant.convert.tables import Shape
 from hubquant.errors import CheckpointError, GGUFError
 from hubquant.gguf_file.reader import GGUFFile

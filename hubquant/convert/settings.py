@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.headers import listed
-from hubquant.convert.rules import Fixed, Settings, plain_setting, without_option
+from hubquant.checkpoint.headers import listed
+from hubquant.convert.rules.rule import Fixed, Settings, plain_setting, without_option
 from hubquant.errors import NotSupportedYet
 
 if TYPE_CHECKING:

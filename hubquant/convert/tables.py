@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from hubquant.convert.headers import TensorInfo
+from hubquant.checkpoint.headers import TensorInfo
 from hubquant.convert.operations import Dimensions, Fork, Operation, OperationFor, Scale, Stack
-from hubquant.imatrix.taps import ModuleInput, Tap
+from hubquant.models.taps.tap import ModuleInput, Tap
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,1 @@
+"""What runs work, whatever the work is."""

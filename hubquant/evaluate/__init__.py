@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from hubquant.evaluate.divergence import Distribution, Divergence, TokenStatistics, summarize, token_statistics
     from hubquant.evaluate.likelihood import Perplexity, perplexity
     from hubquant.evaluate.plausible import check_plausible
-    from hubquant.evaluate.runtime import RuntimeCheck, runtime_check
     from hubquant.evaluate.verify import FileCheck, TensorCheck, verify_files
-    from hubquant.evaluate.vocabulary import VocabularyCheck, check_vocabulary
 
 _MODULES = {
     "baseline": ("Baseline",),
@@ -23,9 +21,7 @@ _MODULES = {
     "divergence": ("Distribution", "Divergence", "TokenStatistics", "summarize", "token_statistics"),
     "likelihood": ("Perplexity", "perplexity"),
     "plausible": ("check_plausible",),
-    "runtime": ("RuntimeCheck", "runtime_check"),
     "verify": ("FileCheck", "TensorCheck", "verify_files"),
-    "vocabulary": ("VocabularyCheck", "check_vocabulary"),
 }
 
 __all__ = [
@@ -34,16 +30,12 @@ __all__ = [
     "Divergence",
     "FileCheck",
     "Perplexity",
-    "RuntimeCheck",
     "TensorCheck",
     "TokenStatistics",
-    "VocabularyCheck",
     "check_plausible",
-    "check_vocabulary",
     "compare",
     "compare_baselines",
     "perplexity",
-    "runtime_check",
     "summarize",
     "token_statistics",
     "verify_files",

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from gguf import GGUF_DEFAULT_ALIGNMENT
 
@@ -81,7 +80,7 @@ def plan_layout(metadata: Metadata, entries: Iterable[TensorEntry]) -> Layout:
     packed = encode_header(metadata, [(e.name, e.shape, e.type, relative[e.name]) for e in tensors.values()])
     header = packed.ljust(pad(len(packed), alignment), b"\0")
     offsets = {name: len(header) + offset for name, offset in relative.items()}
-    return Layout(metadata, MappingProxyType(tensors), header, MappingProxyType(offsets), len(header) + end)
+    return Layout(metadata, tensors, header, offsets, len(header) + end)
 
 
 def shard(metadata: Metadata, entries: Sequence[TensorEntry], max_bytes: int) -> list[Layout]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -61,7 +60,7 @@ class RemoteModel:
     id: str
     revision: str
     files: Mapping[str, RemoteFile]
-    card: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    card: Mapping[str, Any] = field(default_factory=dict)
     gated: bool = False
     private: bool = False
     pipeline_tag: str | None = None
@@ -96,8 +95,8 @@ def resolve(id: str, revision: str = "main", *, retry: Retry = PATIENT) -> Remot
     return RemoteModel(
         id=id,
         revision=commit,
-        files=MappingProxyType(dict(sorted(files.items()))),
-        card=MappingProxyType(plain(vars(info.card_data)) if isinstance(info.card_data, ModelCardData) else {}),
+        files=dict(sorted(files.items())),
+        card=plain(vars(info.card_data)) if isinstance(info.card_data, ModelCardData) else {},
         gated=bool(info.gated),
         private=bool(info.private),
         pipeline_tag=answer.pipeline_tag,
@@ -203,8 +202,8 @@ def _resolve_from_cache(id: str, revision: str) -> RemoteModel:
     return RemoteModel(
         id=id,
         revision=commit,
-        files=MappingProxyType(dict(sorted(files.items()))),
-        card=MappingProxyType(card),
+        files=dict(sorted(files.items())),
+        card=card,
         pipeline_tag=card.get("pipeline_tag"),
         library_name=card.get("library_name"),
         tags=tuple(str(tag) for tag in tags) if isinstance(tags, list) else (),

@@ -25,12 +25,13 @@ PROVENANCE = "hubquant."
 DAT = ".dat"
 
 
-def save(matrix: ImportanceMatrix, path: Path) -> None:
+def save(matrix: ImportanceMatrix, path: Path | str) -> None:
     """Write ``matrix`` as GGUF, or in the older format when the suffix of ``path`` is .dat.
 
     Raises ``ImatrixError`` when the format cannot hold it, ``OutputError`` or ``DiskFullError``; then nothing is left
     behind.
     """
+    path = Path(path)
     if path.suffix == DAT:
         write_at_once(path, encode_dat(matrix))
         return
@@ -55,8 +56,9 @@ def save(matrix: ImportanceMatrix, path: Path) -> None:
         written.replace(path)
 
 
-def load(path: Path) -> ImportanceMatrix:
+def load_imatrix(path: Path | str) -> ImportanceMatrix:
     """Read a file by what it holds, whatever its suffix. Raises ``ImatrixError``."""
+    path = Path(path)
     try:
         if not is_gguf(path):
             return parse_dat(path.read_bytes(), str(path))

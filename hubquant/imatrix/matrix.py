@@ -6,17 +6,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from hubquant.errors import ImatrixError
 
-if TYPE_CHECKING:
-    from hubquant.imatrix.statistics import Statistics
-
+CALIBRATION = "calibration_sha256"
+"""The key of the provenance that tells the token ids apart that a matrix was collected on."""
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
@@ -66,29 +63,6 @@ class ImportanceMatrix:
     chunk_count: int
     provenance: Mapping[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def load(cls, path: Path | str) -> ImportanceMatrix:
-        """Read a GGUF or a .dat file. Raises ``ImatrixError`` for anything else."""
-        from hubquant.imatrix.files import load
-
-        return load(Path(path))
-
-    def save(self, path: Path | str) -> None:
-        """Write a file that llama-quantize reads, at once or not at all: GGUF, or with the suffix .dat the older
-        format."""
-        from hubquant.imatrix.files import save
-
-        save(self, Path(path))
-
-    def merge(self, others: Iterable[ImportanceMatrix], weights: Sequence[float] | None = None) -> ImportanceMatrix:
-        """Add matrices element by element, so each weighs as many tokens as it saw, times its weight if there are any.
-
-        See :func:`hubquant.imatrix.merging.merge`.
-        """
-        from hubquant.imatrix.merging import merge
-
-        return merge(chain([self], others), weights)
-
     def select(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> ImportanceMatrix:
         """With the entries that :func:`selected` names."""
         return replace(self, entries={name: self.entries[name] for name in selected(self.entries, include, exclude)})
@@ -109,12 +83,6 @@ class ImportanceMatrix:
             "chunk_count": self.chunk_count,
             "provenance": dict(self.provenance),
         }
-
-    def statistics(self) -> Statistics:
-        """The table of ``llama-imatrix --show-statistics``."""
-        from hubquant.imatrix.statistics import statistics
-
-        return statistics(self.entries)
 
     def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> ImportanceMatrix:
         """The matrix with a row for each matrix of a model's weights; ``shapes`` has all of these, in torch order.

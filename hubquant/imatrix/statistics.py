@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hubquant.imatrix.matrix import Entry
+from hubquant.imatrix.matrix import Entry, ImportanceMatrix
 
 ACTIVE = 1e-5  # smallest mean of x² of a column that counts as used
 
@@ -61,9 +61,10 @@ class Statistics:
         return asdict(self)
 
 
-def statistics(entries: Mapping[str, Entry]) -> Statistics:
-    """Entries that saw no row are left out."""
-    rows = [row for name in entries if (row := tensor_statistics(name, entries)) is not None]
+def statistics(matrix: ImportanceMatrix) -> Statistics:
+    """The table of ``llama-imatrix --show-statistics``. Entries that saw no row are left out."""
+    found = (tensor_statistics(name, matrix.entries) for name in matrix.entries)
+    rows = [row for row in found if row is not None]
     rows.sort(key=lambda row: (row.tensor, -row.total))
     numbers = sorted({row.layer for row in rows if row.layer is not None})
     return Statistics(tuple(rows), tuple(_layer(n, [row for row in rows if row.layer == n]) for n in numbers))

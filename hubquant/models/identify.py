@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hubquant.checkpoint.config_types import checked_config
+from hubquant.checkpoint.links import check_links
+from hubquant.checkpoint.text_tower import is_multimodal, text_settings
 from hubquant.errors import CheckpointError, NotSupportedYet
-from hubquant.models.config_types import checked_config
-from hubquant.models.links import check_links
-from hubquant.models.text_tower import is_multimodal, text_settings
 
 SUPPORTED_LIBRARY = "transformers"
 SUPPORTED_TASK = "text-generation"

@@ -9,10 +9,11 @@ from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.links import check_links
+from hubquant.checkpoint.storage import QUANTIZATION
 from hubquant.devices import default_device
 from hubquant.errors import CheckpointError
-from hubquant.models.links import check_links
-from hubquant.models.storage import QUANTIZATION
 from hubquant.panics import tokenizer_errors
 
 if TYPE_CHECKING:
@@ -46,31 +47,29 @@ class Placement:
         return options if self.disk is None else {**options, "offload_folder": str(self.disk)}
 
 
-def load(folder: Path, device: Device = "auto", placement: Placement | None = None) -> PreTrainedModel:
-    """The causal language model in ``folder``, in eval mode and without gradients.
+def load(
+    checkpoint: Checkpoint, folder: Path, device: Device = "auto", placement: Placement | None = None
+) -> PreTrainedModel:
+    """The causal language model of a plain ``checkpoint`` in ``folder``, in eval mode and without gradients.
 
     Its weights are what conversion reads, from the same files and under the same names. On the CPU they are float32; on
     a GPU they keep the checkpoint's dtype. ``auto`` takes a GPU when there is one and, unless ``placement`` says
-    otherwise, spreads the model over all devices and main memory. Of a multimodal model only the language model is
-    loaded, as it is alone. Raises ``CheckpointError`` when weights are missing, broken, not finite or not safetensors.
+    otherwise, spreads the model over all devices and main memory. Raises ``CheckpointError`` when weights are missing,
+    broken, not finite or not safetensors.
     """
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    from hubquant.convert.checkpoint import Checkpoint
-    from hubquant.convert.finite import check_finite
-    from hubquant.convert.plain import plain_checkpoint
-    from hubquant.models.stored import stored_tensors
+    from hubquant.checkpoint.finite import check_finite
+    from hubquant.checkpoint.stored import stored_tensors
 
     chosen = default_device() if device == "auto" else device
     placement = placement or Placement(spread=device == "auto")
-    checkpoint = Checkpoint.from_folder(folder)
-    plain = plain_checkpoint(checkpoint)
-    config, place = _config(plain.config), None
+    config, place = _config(checkpoint.config), None
     mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING
-    stored = stored_tensors(plain)
+    stored = stored_tensors(checkpoint)
     weights: dict[str, Any] = {"state_dict": stored}
-    if placement.disk is not None and stored.keys() == checkpoint.tensors.keys():
+    if placement.disk is not None and stored.keys() == Checkpoint.from_folder(folder).tensors.keys():
         # Given the files, transformers leaves on disk what is there, and else writes float32 copies of it.
         place, weights = folder, {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     elif placement.disk is not None and config.tie_word_embeddings:  # copies need a name each
@@ -81,7 +80,7 @@ def load(folder: Path, device: Device = "auto", placement: Placement | None = No
             model, info = mapping[type(config)].from_pretrained(
                 place,
                 config=config,
-                dtype=torch.float32 if chosen == "cpu" else config.dtype or plain.dtype,
+                dtype=torch.float32 if chosen == "cpu" else config.dtype or checkpoint.dtype,
                 **placement.options(chosen),
                 output_loading_info=True,
                 **weights,
@@ -145,8 +144,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _of_sentencepiece(folder: Path) -> PreTrainedTokenizerBase:
-    from hubquant.convert.vocab import build_tokenizer, read_vocabulary
-    from hubquant.convert.vocab.files import load_json
+    from hubquant.vocab import build_tokenizer, read_vocabulary
+    from hubquant.vocab.files import load_json
 
     return build_tokenizer(read_vocabulary(folder, load_json(folder / "config.json")))
 

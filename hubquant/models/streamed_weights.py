@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hubquant.convert.checkpoint import Checkpoint
-from hubquant.convert.finite import check_finite
+from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.finite import check_finite
+from hubquant.checkpoint.stored import stored_tensors
 from hubquant.errors import CheckpointError
 from hubquant.models.load import quiet
-from hubquant.models.stored import stored_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

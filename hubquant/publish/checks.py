@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hubquant.evaluate.llama_process import HOW_TO_ADD, NOT_INSTALLED
+from hubquant.llamacpp.process import HOW_TO_ADD, NOT_INSTALLED
 from hubquant.publish.recommendation import MeasuredFile
 
 

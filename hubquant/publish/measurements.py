@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hubquant.disk import inside
 from hubquant.evaluate.divergence import Divergence
-from hubquant.evaluate.runtime import RuntimeCheck
+from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.publish.recommendation import MeasuredFile
 
 DIFFERENCES = {

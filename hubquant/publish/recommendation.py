@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hubquant.evaluate import Divergence, RuntimeCheck
+    from hubquant.evaluate import Divergence
+    from hubquant.llamacpp.runtime import RuntimeCheck
 
 
 @dataclass(frozen=True)

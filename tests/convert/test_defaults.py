@@ -11,14 +11,14 @@ import pytest
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import AutoConfig, PreTrainedConfig
 
+from hubquant.checkpoint.text_tower import text_settings
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
 from hubquant.convert.config import read_architecture
 from hubquant.convert.conversion import architecture_metadata
 from hubquant.errors import HubquantError
 from hubquant.gguf_file.metadata import Metadata
-from hubquant.imatrix.taps import Tap
-from hubquant.models.text_tower import text_settings
+from hubquant.models.taps.tap import Tap
 from tests.convert import test_gemma3n
 from tests.convert.test_llama_cpp import MODELS
 

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from hubquant.convert.restore import load_model
 from hubquant.errors import CheckpointError, NotSupportedYet
-from hubquant.models import identify, load
+from hubquant.models import identify
+from hubquant.sources.checkpoint import load_folder
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan, write_gguf
 from tests.support.llamacpp import LlamaCpp
 from tests.support.multimodal import rename
@@ -98,7 +99,7 @@ def test_logits_equal_transformers(unused: bool, tmp_path: Path) -> None:
 
 def test_the_language_model_of_a_multimodal_checkpoint(tmp_path: Path) -> None:
     folder = build(tmp_path)
-    alone, expected = plan(folder), logits(load(folder, "cpu"))
+    alone, expected = plan(folder), logits(load_folder(folder, "cpu"))
     text = json.loads((folder / "config.json").read_text())
     del text["architectures"]
     whole = {"architectures": ["Gemma3nForConditionalGeneration"], "model_type": "gemma3n", "text_config": text}
@@ -110,7 +111,7 @@ def test_the_language_model_of_a_multimodal_checkpoint(tmp_path: Path) -> None:
     assert found.metadata == alone.metadata
     assert found.taps == alone.taps
     assert identify(folder).model_class == "Gemma3nForCausalLM"
-    assert torch.equal(logits(load(folder, "cpu")), expected)
+    assert torch.equal(logits(load_folder(folder, "cpu")), expected)
 
 
 def add_towers(weights: Weights) -> None:

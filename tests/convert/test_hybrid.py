@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hubquant.convert.config import read_architecture
-from hubquant.convert.layer_kinds import periodic
 from hubquant.convert.restore import read_config
-from hubquant.engine.gguf_source import _hparams
+from hubquant.convert.rules.heads_by_layer import periodic
 from hubquant.errors import CheckpointError, GGUFError, HubquantError, NotSupportedYet
 from hubquant.gguf_file import GGUFFile
 from hubquant.gguf_file.metadata import i32s
 from hubquant.models.tiny import build
+from hubquant.sources.gguf import _hparams
 from tests.support.cli import hubquant
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan, write_gguf
 

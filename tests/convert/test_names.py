@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM
 
-from hubquant.convert.checkpoint import Checkpoint
+from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.convert.conversion import plan_conversion, stream
 from hubquant.errors import CheckpointError, HubquantError
-from hubquant.models import load
 from hubquant.models.load import Placement
 from hubquant.models.tiny import build
+from hubquant.sources.checkpoint import load_folder
 from tests.support.conversion import Weights, edit_weights, plan
 
 SMALL: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
@@ -80,17 +80,17 @@ READ: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("case", READ)
 def test_the_model_is_read_through_what_wraps_it(case: str, folder: Path) -> None:
-    whole, expected = converted(folder), load(folder, "cpu")(IDS).logits
+    whole, expected = converted(folder), load_folder(folder, "cpu")(IDS).logits
     edit_weights(folder, rename(READ[case]))
     assert equal(converted(folder), whole)
-    assert torch.equal(load(folder, "cpu")(IDS).logits, expected)
+    assert torch.equal(load_folder(folder, "cpu")(IDS).logits, expected)
 
 
 def test_a_renamed_and_tied_model_waits_on_disk(tmp_path: Path) -> None:
     folder = build("llama", tmp_path / "model", tie_word_embeddings=True, **SMALL)
-    expected = load(folder, "cpu")(IDS).logits
+    expected = load_folder(folder, "cpu")(IDS).logits
     edit_weights(folder, rename(lambda name: f"_orig_mod.{name}"))
-    offloaded = load(folder, "cpu", Placement(spread=True, max_memory={"cpu": "100KB"}, disk=tmp_path / "disk"))
+    offloaded = load_folder(folder, "cpu", Placement(spread=True, max_memory={"cpu": "100KB"}, disk=tmp_path / "disk"))
     assert any(parameter.is_meta for parameter in offloaded.parameters())
     assert torch.equal(offloaded(IDS).logits, expected)
 
@@ -195,32 +195,32 @@ def test_what_quantization_leaves_beside_floats_is_left_out(folder: Path) -> Non
 
 def test_of_tied_weights_either_may_be_the_one_that_is_stored(tmp_path: Path) -> None:
     folder = build("llama", tmp_path, tie_word_embeddings=True, **SMALL)
-    whole, expected = converted(folder), load(folder, "cpu")(IDS).logits
+    whole, expected = converted(folder), load_folder(folder, "cpu")(IDS).logits
     edit_weights(folder, rename(lambda name: "lm_head.weight" if name == "model.embed_tokens.weight" else name))
     assert equal(converted(folder), whole)
-    assert torch.equal(load(folder, "cpu")(IDS).logits, expected)
+    assert torch.equal(load_folder(folder, "cpu")(IDS).logits, expected)
 
 
 def test_double_precision(folder: Path) -> None:
-    whole, expected = converted(folder), load(folder, "cpu")(IDS).logits
+    whole, expected = converted(folder), load_folder(folder, "cpu")(IDS).logits
 
     def widen(weights: Weights) -> None:
         weights |= {name: x.double() for name, x in weights.items()}
 
     edit_weights(folder, widen)
     assert equal(converted(folder), whole)
-    assert torch.equal(load(folder, "cpu")(IDS).logits, expected)
+    assert torch.equal(load_folder(folder, "cpu")(IDS).logits, expected)
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8", "mxfp4"])
 def test_a_stale_quantization_config(method: str, folder: Path) -> None:
-    whole, expected = converted(folder), load(folder, "cpu")(IDS).logits
+    whole, expected = converted(folder), load_folder(folder, "cpu")(IDS).logits
     configure(folder, quantization_config={"quant_method": method, "load_in_4bit": True, "bits": 4})
     assert equal(converted(folder), whole)
     assert plan(folder).notes == (
         f"config.json says that the weights are quantized ({method}); they are floats, and read as such",
     )
-    assert torch.equal(load(folder, "cpu")(IDS).logits, expected)
+    assert torch.equal(load_folder(folder, "cpu")(IDS).logits, expected)
 
 
 @pytest.mark.parametrize("family", EXPERTS)
@@ -236,7 +236,7 @@ def test_experts_as_transformers_has_them_in_memory(family: str, tmp_path: Path)
     edit_weights(folder, replace)
     assert any(name.endswith("experts.gate_up_proj") for name in load_file(folder / "model.safetensors"))
     assert equal(converted(folder), whole)
-    assert torch.allclose(load(folder, "cpu")(IDS).logits, expected, atol=1e-5)
+    assert torch.allclose(load_folder(folder, "cpu")(IDS).logits, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -252,8 +252,8 @@ def test_a_base_class(family: str, tied: bool, tmp_path: Path) -> None:
     assert conversion.metadata[f"{family}.pooling_type"].value == 3
     if tied:
         assert conversion.cannot_run is None
-        assert load(folder, "cpu")(IDS).logits.isfinite().all()
+        assert load_folder(folder, "cpu")(IDS).logits.isfinite().all()
     else:
         assert "without its output layer" in str(conversion.cannot_run)
         with pytest.raises(CheckpointError, match=r"lacks 1 .* lm_head"):
-            load(folder, "cpu")
+            load_folder(folder, "cpu")

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
-from hubquant.convert.checkpoint import Checkpoint
 from hubquant.convert.config import read_architecture
 from hubquant.convert.conversion import architecture_metadata, file_order, plan_conversion, stream
 from hubquant.convert.matching import check_tensors
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
-from hubquant.imatrix.taps import ModuleInput
+from hubquant.models.taps.tap import ModuleInput
 from hubquant.models.tiny import build
 from tests.support.conversion import Weights, edit_weights, plan
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from hubquant.checkpoint.text_tower import is_multimodal, text_settings
 from hubquant.convert.config import read_architecture
 from hubquant.convert.conversion import architecture_metadata
 from hubquant.convert.settings import check_answered, setting_notes
-from hubquant.models.text_tower import is_multimodal, text_settings
 
 
 def model(name: str, layers: int, width: int, heads: int, kv_heads: int, ff: int, **more: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from hubquant.imatrix import load_imatrix, merge, save
 from tests.fuzz.use_models import TEXT
 
 
@@ -22,24 +23,23 @@ def make_imatrix(folder: Path) -> None:
         for name in names
     }
     matrix = ImportanceMatrix(entries, ("text",), 512, 4, {"model": "m"})
-    matrix.save(folder / "imatrix.gguf")
-    matrix.save(folder / "imatrix.dat")
+    save(matrix, folder / "imatrix.gguf")
+    save(matrix, folder / "imatrix.dat")
 
 
 def read_imatrix(folder: Path) -> None:
     from hubquant.errors import HubquantError
-    from hubquant.imatrix import ImportanceMatrix
     from hubquant.imatrix.statistics import statistics
 
     for path in sorted(folder.iterdir()):
         with contextlib.suppress(HubquantError):
-            matrix = ImportanceMatrix.load(path)
+            matrix = load_imatrix(path)
             statistics(matrix.entries)
             matrix.fit(dict.fromkeys(("blk.0.attn_q.weight", "blk.0.ffn_down.weight"), (64, 64)))
             for name in matrix.entries:
                 matrix.importance(name)
-            matrix.merge([matrix]).save(folder / "again.gguf")
-            matrix.save(folder / "again.dat")
+            save(merge([matrix, matrix]), folder / "again.gguf")
+            save(matrix, folder / "again.dat")
 
 
 def make_baseline(folder: Path) -> None:

@@ -26,7 +26,7 @@ def import_all() -> None:
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import hubquant.cli.app
-    import hubquant.engine.run  # noqa: F401
+    import hubquant.pipeline.run  # noqa: F401
 
     torch.set_num_threads(1)
 
@@ -44,10 +44,10 @@ def make_models(folder: Path) -> None:
 
 
 def convert_model(folder: Path) -> None:
-    from hubquant.engine.files import assign_types, plan_layouts
-    from hubquant.engine.plan import conversion_weights
-    from hubquant.engine.source import open_source
+    from hubquant.backends.gguf.files import assign_types, plan_layouts
+    from hubquant.pipeline.plan import conversion_weights
     from hubquant.recipe.schema import ModelReference, Quantize
+    from hubquant.sources.open import open_source
 
     model = next(path for path in folder.iterdir() if path.is_dir())
     source = open_source(ModelReference(folder=str(model)))
@@ -72,9 +72,9 @@ def make_tokenizers(folder: Path) -> None:
 
 def use_tokenizer(folder: Path) -> None:
     from hubquant.calibration import build
-    from hubquant.engine.plan import conversion_weights
-    from hubquant.engine.source import open_source
+    from hubquant.pipeline.plan import conversion_weights
     from hubquant.recipe.schema import ModelReference, TextSource
+    from hubquant.sources.open import open_source
 
     source = open_source(ModelReference(folder=str(next(path for path in folder.iterdir() if path.is_dir()))))
     conversion_weights(source, source.conversion())
@@ -97,9 +97,9 @@ def make_shards(folder: Path) -> None:
 
 
 def read_weights(folder: Path) -> None:
-    from hubquant.convert.checkpoint import Checkpoint
-    from hubquant.engine.source import open_source
+    from hubquant.checkpoint.checkpoint import Checkpoint
     from hubquant.recipe.schema import ModelReference
+    from hubquant.sources.open import open_source
 
     checkpoint = Checkpoint.from_folder(folder)
     for name in checkpoint.tensors:
@@ -110,7 +110,7 @@ def read_weights(folder: Path) -> None:
 
 
 def make_gguf(folder: Path) -> None:
-    from hubquant.engine.alone import convert, quantize
+    from hubquant.commands.files import convert, quantize
     from hubquant.engine.progress import Silent
     from hubquant.models.tiny import build
     from hubquant.recipe.schema import Imatrix, Quantize
@@ -134,9 +134,9 @@ def read_gguf(folder: Path) -> None:
 
 
 def _open_gguf(path: Path) -> None:
-    from hubquant.engine.gguf_source import open_gguf
-    from hubquant.engine.plan import conversion_weights
     from hubquant.errors import HubquantError
+    from hubquant.pipeline.plan import conversion_weights
+    from hubquant.sources.gguf import open_gguf
 
     source = open_gguf(path)
     conversion_weights(source, source.conversion())

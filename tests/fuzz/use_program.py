@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from hubquant.imatrix import load_imatrix
 from tests.fuzz.use_files import make_imatrix
 from tests.fuzz.use_models import SMALL, make_gguf
 
@@ -34,13 +35,12 @@ def go_on(folder: Path) -> None:
     """All that a run does before it computes, and what it computes from."""
     from dataclasses import replace
 
-    from hubquant.engine.contents import IMATRIX
-    from hubquant.engine.output_folder import OutputFolder
     from hubquant.engine.progress import Silent
-    from hubquant.engine.reuse import discard_damaged
-    from hubquant.engine.steps import Work
-    from hubquant.engine.workspace import Workspace
-    from hubquant.imatrix import ImportanceMatrix
+    from hubquant.engine.store import Workspace
+    from hubquant.pipeline.contents import IMATRIX
+    from hubquant.pipeline.output_folder import OutputFolder
+    from hubquant.pipeline.reuse import discard_damaged
+    from hubquant.pipeline.work import Work
 
     output = folder / "out"
     shutil.rmtree(output / ".hubquant")
@@ -60,7 +60,7 @@ def go_on(folder: Path) -> None:
                 (workspace.open_building(artifact) / "x").write_text("")
                 workspace.complete(artifact)
             elif artifact == plan.artifacts.imatrix:
-                ImportanceMatrix.load(workspace.path(artifact) / IMATRIX)
+                load_imatrix(workspace.path(artifact) / IMATRIX)
 
 
 def make_answers(folder: Path) -> None:

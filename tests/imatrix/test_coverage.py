@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hubquant.errors import ImatrixError
-from hubquant.imatrix import Entry, ImportanceMatrix
+from hubquant.imatrix import Entry, ImportanceMatrix, load_imatrix, merge, save
 from hubquant.imatrix.coverage import ESTIMATED, coverage, with_estimates, without_estimates
 
 UP, DOWN, GATE = (f"blk.0.ffn_{part}.weight" for part in ("up_exps", "down_exps", "gate_inp"))
@@ -50,8 +50,8 @@ def test_estimates_pool_the_layer_and_are_marked(tmp_path: Path) -> None:
     torch.testing.assert_close(of_gate, mean.float())  # the layer's only input of four columns
     assert DOWN not in full.entries  # nothing in the layer has eight
     assert json.loads(full.provenance[ESTIMATED]) == {UP: [0, 3], GATE: []}
-    full.save(tmp_path / "full.gguf")
-    back = without_estimates(ImportanceMatrix.load(tmp_path / "full.gguf"))
+    save(full, tmp_path / "full.gguf")
+    back = without_estimates(load_imatrix(tmp_path / "full.gguf"))
     assert back.entries.keys() == made.entries.keys()
     assert back.entries[UP].counts.tolist() == [0, 640, 160, 0]
     torch.testing.assert_close(back.entries[UP].in_sum2, seen.in_sum2, rtol=1e-12, atol=0)
@@ -74,7 +74,7 @@ def test_nothing_is_estimated_where_all_was_seen() -> None:
 def test_merging_estimates_from_what_all_saw() -> None:
     first, second = experts([0, 640]), experts([32, 64])
     parts = [with_estimates(ImportanceMatrix({UP: entry}, ("x",), 16, 40)) for entry in (first, second)]
-    merged = parts[0].merge(parts[1:])
+    merged = merge([parts[0], *parts[1:]])
     assert merged.entries[UP].counts.tolist() == [32, 704]
     assert torch.equal(merged.entries[UP].in_sum2, first.in_sum2 + second.in_sum2)
     assert ESTIMATED not in merged.provenance

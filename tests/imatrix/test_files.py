@@ -10,8 +10,8 @@ import torch
 from gguf import GGUFReader, GGUFWriter
 
 from hubquant.errors import ImatrixError, OutputError
-from hubquant.imatrix import Entry, ImportanceMatrix
-from hubquant.imatrix.snapshot import Snapshot, read_snapshot, write_snapshot
+from hubquant.imatrix import Entry, ImportanceMatrix, load_imatrix, save
+from hubquant.observe.snapshot import Snapshot, read_snapshot, write_snapshot
 from tests.support.llamacpp import library
 
 
@@ -42,7 +42,7 @@ def text_of(field: Any) -> list[str]:
 
 
 def test_file_is_llama_imatrixs(matrix: ImportanceMatrix, tmp_path: Path) -> None:
-    matrix.save(tmp_path / "imatrix.gguf")
+    save(matrix, tmp_path / "imatrix.gguf")
     reader = GGUFReader(tmp_path / "imatrix.gguf")
     keys = [key for key in reader.fields if not key.startswith("GGUF.")]
     stock = ["general.type", "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"]
@@ -72,8 +72,8 @@ def test_file_is_llama_imatrixs(matrix: ImportanceMatrix, tmp_path: Path) -> Non
 
 def test_round_trip(matrix: ImportanceMatrix, tmp_path: Path) -> None:
     path = tmp_path / "whatever.bin"
-    matrix.save(path)
-    found = ImportanceMatrix.load(path)
+    save(matrix, path)
+    found = load_imatrix(path)
     assert (found.datasets, found.chunk_size, found.chunk_count) == (matrix.datasets, 512, 2)
     assert found.provenance == matrix.provenance
     assert found.entries.keys() == matrix.entries.keys()
@@ -114,12 +114,12 @@ def f32(*values: float) -> np.ndarray[Any, Any]:
 
 def test_stock_file_has_no_signed_sums(tmp_path: Path) -> None:
     path = write_stock(tmp_path / "a", {"blk.0.q.weight.in_sum2": f32(8, 4), "blk.0.q.weight.counts": f32(4)})
-    matrix = ImportanceMatrix.load(path)
+    matrix = load_imatrix(path)
     assert matrix.entries["blk.0.q.weight"].in_sum is None
     importance = matrix.importance("blk.0.q.weight")
     assert importance is not None
     assert importance.tolist() == [2, 1]
-    matrix.save(tmp_path / "b")
+    save(matrix, tmp_path / "b")
     assert [t.name for t in GGUFReader(tmp_path / "b").tensors] == ["blk.0.q.weight.in_sum2", "blk.0.q.weight.counts"]
 
 
@@ -127,7 +127,7 @@ def test_llamacpps_reader_finds_what_it_looks_for(matrix: ImportanceMatrix, tmp_
     class Params(ctypes.Structure):
         _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
-    matrix.save(tmp_path / "imatrix.gguf")
+    save(matrix, tmp_path / "imatrix.gguf")
     lib = library()
     lib.gguf_init_from_file.restype = ctypes.c_void_p
     lib.gguf_init_from_file.argtypes = ctypes.c_char_p, Params
@@ -157,21 +157,21 @@ def test_a_stock_file_comes_back_byte_by_byte(tmp_path: Path) -> None:
         "blk.2.ffn_down_exps.weight.counts": f32(700, 0, 324).reshape(3, 1),
     }
     stock = write_stock(tmp_path / "stock.gguf", tensors)
-    ImportanceMatrix.load(stock).save(tmp_path / "again.gguf")
+    save(load_imatrix(stock), tmp_path / "again.gguf")
     assert (tmp_path / "again.gguf").read_bytes() == stock.read_bytes()
 
 
 def test_counts_beyond_float32(tmp_path: Path) -> None:
     many = (1 << 24) + 1
     matrix = ImportanceMatrix({"w": dense(4, many, 0)}, (), 512, 1)
-    matrix.save(tmp_path / "many.gguf")
-    assert ImportanceMatrix.load(tmp_path / "many.gguf").entries["w"].counts.tolist() == [many]
+    save(matrix, tmp_path / "many.gguf")
+    assert load_imatrix(tmp_path / "many.gguf").entries["w"].counts.tolist() == [many]
 
 
 def test_names_that_are_too_long_for_gguf(tmp_path: Path) -> None:
     matrix = ImportanceMatrix({"model.diffusion_model." + "x" * 40: dense(4, 1, 0)}, (), 1, 1)
     with pytest.raises(ImatrixError, match="does not fit into a GGUF file"):
-        matrix.save(tmp_path / "long.gguf")
+        save(matrix, tmp_path / "long.gguf")
     assert not list(tmp_path.iterdir())
 
 
@@ -191,30 +191,30 @@ def test_names_that_are_too_long_for_gguf(tmp_path: Path) -> None:
 )
 def test_damaged_files(tmp_path: Path, tensors: dict[str, np.ndarray[Any, Any]], message: str) -> None:
     with pytest.raises(ImatrixError, match=message):
-        ImportanceMatrix.load(write_stock(tmp_path / "x.gguf", tensors))
+        load_imatrix(write_stock(tmp_path / "x.gguf", tensors))
 
 
 def test_foreign_files(tmp_path: Path) -> None:
     tensors = {"w.in_sum2": f32(1), "w.counts": f32(1)}
     with pytest.raises(ImatrixError, match="another kind"):
-        ImportanceMatrix.load(write_stock(tmp_path / "a", tensors, keys=False))
+        load_imatrix(write_stock(tmp_path / "a", tensors, keys=False))
     with pytest.raises(ImatrixError, match="another kind"):
-        ImportanceMatrix.load(write_stock(tmp_path / "b", tensors, kind="model"))
+        load_imatrix(write_stock(tmp_path / "b", tensors, kind="model"))
     (tmp_path / "text").write_text("not a matrix " * 20)
     with pytest.raises(ImatrixError, match="no importance matrix"):
-        ImportanceMatrix.load(tmp_path / "text")
+        load_imatrix(tmp_path / "text")
     with pytest.raises(ImatrixError, match="cannot be read"):
-        ImportanceMatrix.load(tmp_path / "absent")
+        load_imatrix(tmp_path / "absent")
     whole = write_stock(tmp_path / "c", tensors).read_bytes()
     (tmp_path / "cut").write_bytes(whole[:-40])
     with pytest.raises(ImatrixError, match="cannot be read"):
-        ImportanceMatrix.load(tmp_path / "cut")
+        load_imatrix(tmp_path / "cut")
 
 
 def test_unwritable_place_is_left_clean(matrix: ImportanceMatrix, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        matrix.save(tmp_path / "file" / "imatrix.gguf")
+        save(matrix, tmp_path / "file" / "imatrix.gguf")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -234,5 +234,5 @@ def test_a_snapshot_that_was_changed_is_not_gone_on_with(tmp_path: Path) -> None
 def test_counts_that_no_file_holds(tmp_path: Path) -> None:
     matrix = ImportanceMatrix({"blk.0.ffn_up.weight": Entry(torch.ones(1, 4), torch.tensor([512]))}, (), 512, 1 << 33)
     with pytest.raises(ImatrixError, match="does not fit into a GGUF file"):
-        matrix.save(tmp_path / "imatrix.gguf")
+        save(matrix, tmp_path / "imatrix.gguf")
     assert not list(tmp_path.iterdir())

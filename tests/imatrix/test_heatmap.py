@@ -8,9 +8,8 @@ import torch
 from matplotlib import image
 from numpy.typing import NDArray
 
-from hubquant.imatrix import Entry
+from hubquant.imatrix import Entry, ImportanceMatrix, Statistics, statistics
 from hubquant.imatrix.heatmap import heatmap
-from hubquant.imatrix.statistics import statistics
 
 KINDS = ("attn_q", "ffn_down", "ffn_up")
 
@@ -21,8 +20,12 @@ def entries(n_blocks: int, **others: float) -> dict[str, Entry]:
     return {name: Entry(torch.full((1, 8), mean).double(), torch.tensor([1])) for name, mean in means.items()}
 
 
+def of(entries: dict[str, Entry]) -> Statistics:
+    return statistics(ImportanceMatrix(entries, (), 512, 1))
+
+
 def picture(entries: dict[str, Entry]) -> NDArray[np.float32]:
-    return image.imread(BytesIO(heatmap(statistics(entries), "a model")))
+    return image.imread(BytesIO(heatmap(of(entries), "a model")))
 
 
 def colours(pixels: NDArray[np.float32]) -> set[tuple[int, ...]]:
@@ -56,10 +59,10 @@ def test_many_blocks_stay_on_a_page() -> None:
 
 
 def test_equal_input_gives_equal_bytes() -> None:
-    assert heatmap(statistics(entries(2)), "x") == heatmap(statistics(entries(2)), "x")
+    assert heatmap(of(entries(2)), "x") == heatmap(of(entries(2)), "x")
 
 
 def test_nothing_to_draw() -> None:
     unseen = {"blk.0.attn_q.weight": Entry(torch.zeros(1, 8).double(), torch.tensor([0]))}
     with pytest.raises(ValueError, match="no weight has data"):
-        heatmap(statistics(unseen), "x")
+        heatmap(of(unseen), "x")

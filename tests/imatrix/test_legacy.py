@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hubquant.errors import ImatrixError, OutputError
-from hubquant.imatrix import Entry, ImportanceMatrix, lost_in_dat
+from hubquant.imatrix import Entry, ImportanceMatrix, load_imatrix, lost_in_dat, merge, save
 from hubquant.imatrix.legacy import encode_dat, parse_dat
 
 F32 = NDArray[np.float32]
@@ -52,7 +52,7 @@ def stock_dat(seed: int = 0) -> bytes:
 def test_dat_file(tmp_path: Path) -> None:
     path = tmp_path / "imatrix.dat"
     path.write_bytes(dat({"blk.0.q.weight": (3, [6.0, 1.0]), "blk.0.k.weight": (0, [1.0])}, (3, "wiki.txt")))
-    matrix = ImportanceMatrix.load(path)
+    matrix = load_imatrix(path)
     assert (matrix.datasets, matrix.chunk_count, matrix.chunk_size) == (("wiki.txt",), 3, 512)
     assert matrix.entries["blk.0.q.weight"].counts.tolist() == [3 * 512]
     found = matrix.importance("blk.0.q.weight")
@@ -87,7 +87,7 @@ def test_it_is_written_as_llama_imatrix_does(tmp_path: Path) -> None:
         "blk.0.unseen.weight": Entry(torch.zeros(1, 8).double(), torch.tensor([0])),
     }
     matrix = ImportanceMatrix(entries, ("first.txt", "last.txt"), 512, 2)
-    matrix.save(tmp_path / "imatrix.dat")
+    save(matrix, tmp_path / "imatrix.dat")
     expected = {
         "blk.10.ffn_up_exps.weight": (2, stock_values(experts, counts, 2)),
         "blk.2.attn_q.weight": (3, stock_values(dense, np.array([1025], np.float32), 3)),
@@ -105,35 +105,35 @@ def test_it_is_written_as_llama_imatrix_does(tmp_path: Path) -> None:
 def test_a_dat_file_comes_back_byte_by_byte_through_gguf(tail: tuple[int, str | None], tmp_path: Path) -> None:
     original = dat({"blk.0.q.weight": (3, [6.0, 1.5]), "blk.1.q.weight": (3, [0.25, 9.0])}, tail)
     (tmp_path / "a.dat").write_bytes(original)
-    ImportanceMatrix.load(tmp_path / "a.dat").save(tmp_path / "b.gguf")
-    found = ImportanceMatrix.load(tmp_path / "b.gguf")
-    found.save(tmp_path / "c.dat")
+    save(load_imatrix(tmp_path / "a.dat"), tmp_path / "b.gguf")
+    found = load_imatrix(tmp_path / "b.gguf")
+    save(found, tmp_path / "c.dat")
     assert (tmp_path / "c.dat").read_bytes() == original
     assert lost_in_dat(found) == []
 
 
 def test_many_values_come_back_byte_by_byte(tmp_path: Path) -> None:
     (tmp_path / "a.dat").write_bytes(stock_dat())
-    ImportanceMatrix.load(tmp_path / "a.dat").save(tmp_path / "b.gguf")
-    assert encode_dat(ImportanceMatrix.load(tmp_path / "b.gguf")) == stock_dat()
+    save(load_imatrix(tmp_path / "a.dat"), tmp_path / "b.gguf")
+    assert encode_dat(load_imatrix(tmp_path / "b.gguf")) == stock_dat()
 
 
 def test_means_survive_the_dat_format(tmp_path: Path) -> None:
     entry = Entry(torch.rand(1, 64).double() * 1000, torch.tensor([5 * 512]))
     matrix = ImportanceMatrix({"blk.0.attn_q.weight": entry}, ("a.txt",), 512, 5)
-    matrix.save(tmp_path / "a.dat")
-    found = ImportanceMatrix.load(tmp_path / "a.dat")
+    save(matrix, tmp_path / "a.dat")
+    found = load_imatrix(tmp_path / "a.dat")
     assert found.entries["blk.0.attn_q.weight"].counts.tolist() == [5 * 512]
     torch.testing.assert_close(found.entries["blk.0.attn_q.weight"].in_sum2, entry.in_sum2, rtol=3e-7, atol=0)
 
 
 def test_nothing_to_write(tmp_path: Path) -> None:
     with pytest.raises(ImatrixError, match="no entry has seen a row"):
-        ImportanceMatrix({"w": Entry(torch.zeros(1, 4), torch.tensor([0]))}, (), 512, 0).save(tmp_path / "a.dat")
+        save(ImportanceMatrix({"w": Entry(torch.zeros(1, 4), torch.tensor([0]))}, (), 512, 0), tmp_path / "a.dat")
     matrix = ImportanceMatrix({"w": Entry(torch.ones(1, 4), torch.tensor([4]))}, (), 512, 0)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        matrix.save(tmp_path / "file" / "a.dat")
+        save(matrix, tmp_path / "file" / "a.dat")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -149,7 +149,7 @@ def test_a_file_of_stable_diffusion_cpp(tmp_path: Path) -> None:
     """It ends after a last call that is always 0, and its calls are no chunks."""
     path = tmp_path / "imatrix.dat"
     path.write_bytes(dat(DIFFUSION, (0, None)))
-    matrix = ImportanceMatrix.load(path)
+    matrix = load_imatrix(path)
     assert (matrix.datasets, matrix.chunk_size, matrix.chunk_count) == ((), 1, 0)
     assert matrix.provenance == {"counts": "calls of stable-diffusion.cpp, not rows"}
     means = {name: entry.means().tolist() for name, entry in matrix.entries.items()}
@@ -158,7 +158,7 @@ def test_a_file_of_stable_diffusion_cpp(tmp_path: Path) -> None:
     assert matrix.entries["cond_stage_model.experts.weight"].by_matrix(2).means().tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert lost_in_dat(matrix) == []
     assert encode_dat(matrix) == dat(dict(sorted(DIFFUSION.items())), (0, None))
-    twice = matrix.merge([matrix])
+    twice = merge([matrix, matrix])
     assert twice.chunk_count == 8
     assert twice.entries["text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.k.weight"].counts == 2
 
@@ -166,7 +166,7 @@ def test_a_file_of_stable_diffusion_cpp(tmp_path: Path) -> None:
 def test_language_and_diffusion_models_do_not_mix() -> None:
     language = parse_dat(dat({"blk.0.attn_q.weight": (2, [1.0, 2.0])}), "x")
     with pytest.raises(ImatrixError, match="different chunk sizes"):
-        language.merge([parse_dat(dat(DIFFUSION, (0, None)), "y")])
+        merge([language, parse_dat(dat(DIFFUSION, (0, None)), "y")])
 
 
 def test_counts_that_no_file_holds() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hubquant.errors import ImatrixError
-from hubquant.imatrix import Entry, ImportanceMatrix, facts_table, statistics_table
+from hubquant.imatrix import Entry, ImportanceMatrix, facts_table, statistics, statistics_table
 
 
 def entry(sums: list[list[float]], counts: list[int], signed: bool = True) -> Entry:
@@ -88,7 +88,7 @@ def test_statistics() -> None:
     counts["blk.1.ffn_down_exps.weight"] = np.array([300, 0, 200])
     entries = {n: Entry(torch.from_numpy(x), torch.from_numpy(counts[n])) for n, x in sums.items()}
     unseen = {"blk.0.unseen.weight": Entry(torch.zeros(1, 4, dtype=torch.float64), torch.tensor([0]))}
-    found = matrix(entries | unseen).statistics()
+    found = statistics(matrix(entries | unseen))
 
     assert [(row.tensor, row.layer) for row in found.tensors] == sorted(
         ((row.tensor, row.layer) for row in found.tensors),
@@ -134,7 +134,7 @@ def test_statistics() -> None:
 
 def test_statistics_of_degenerate_entries() -> None:
     made = matrix({"blk.0.zero.weight": entry([[0, 0]], [5]), "blk.0.one.weight": entry([[3]], [5])})
-    one, zero = made.statistics().tensors
+    one, zero = statistics(made).tensors
     assert (zero.entropy, zero.zd, zero.active) == (0, 0, 0)
     assert (one.entropy_norm, one.deviation, one.active) == (0, 0, 1)
 

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from hubquant.errors import CheckpointError, TokenizerError
-from hubquant.models.load import load, load_tokenizer
+from hubquant.models.load import load_tokenizer
 from hubquant.models.tiny import TOKENIZERS, build
+from hubquant.sources.checkpoint import load_folder
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def copy(llama: Path, tmp_path: Path) -> Path:
 
 
 def test_weights_are_float32_and_fixed(llama: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    model = load(llama, "cpu")
+    model = load_folder(llama, "cpu")
     assert not model.training
     stored = load_file(llama / "model.safetensors")
     for name, parameter in model.named_parameters():
@@ -44,7 +45,7 @@ def test_missing_weight_is_not_invented(copy: Path, capfd: pytest.CaptureFixture
     del weights["model.layers.0.mlp.up_proj.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"lacks 1 .* model\.layers\.0\.mlp\.up_proj\.weight"):
-        load(copy, "cpu")
+        load_folder(copy, "cpu")
     assert capfd.readouterr() == ("", "")
 
 
@@ -52,7 +53,7 @@ def test_cut_file(copy: Path) -> None:
     data = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=r"not a sound safetensors file"):
-        load(copy, "cpu")
+        load_folder(copy, "cpu")
 
 
 def test_wrong_shape(copy: Path) -> None:
@@ -60,19 +61,19 @@ def test_wrong_shape(copy: Path) -> None:
     weights["model.norm.weight"] = torch.ones(7)
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="cannot be loaded"):
-        load(copy, "cpu")
+        load_folder(copy, "cpu")
 
 
 def test_pickles_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="pickled weights"):
-        load(copy, "cpu")
+        load_folder(copy, "cpu")
 
 
 def test_no_weights(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
-        load(copy, "cpu")
+        load_folder(copy, "cpu")
 
 
 @pytest.mark.parametrize("text", [None, "{nope", "{}"])

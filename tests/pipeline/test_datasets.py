@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hubquant.calibration.bundled import bundled_path
-from hubquant.imatrix import ImportanceMatrix
+from hubquant.imatrix import load_imatrix
 from tests.support.cli import hubquant
 from tests.support.localhub import LocalHub
 
@@ -27,7 +27,7 @@ def test_an_imatrix_from_a_hub_dataset(texts: str, tiny_llama: Path, tmp_path: P
     path = tmp_path / "imatrix.gguf"
     outcome = hubquant("imatrix", "collect", str(tiny_llama), "-f", texts, "-o", str(path), *FEW)
     assert outcome.code == 0, outcome.err
-    matrix = ImportanceMatrix.load(path)
+    matrix = load_imatrix(path)
     assert matrix.datasets == ("org/text",)
     assert matrix.chunk_count == 4
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hubquant.gguf_file import GGUFFile
-from hubquant.imatrix import ImportanceMatrix
+from hubquant.imatrix import ImportanceMatrix, load_imatrix, save
 from hubquant.imatrix.coverage import ESTIMATED
 from tests.support.cli import hubquant
 from tests.support.conversion import build_uneven
@@ -55,7 +55,7 @@ def test_a_run_that_streams(model: Path, tmp_path: Path) -> None:
     assert "offload: stream" in shown.out, shown.err
     made = hubquant("run", str(model), "--types", TYPES, "--out", str(out), *settings("imatrix.offload=stream"))
     assert made.code == 0, made.err
-    matrix = ImportanceMatrix.load(out / "imatrix.gguf")
+    matrix = load_imatrix(out / "imatrix.gguf")
     experts = matrix.entries["blk.0.ffn_down_exps.weight"]
     assert len(experts.counts) == 16
     assert bool((experts.counts > 0).all())
@@ -69,9 +69,9 @@ def test_a_run_that_streams(model: Path, tmp_path: Path) -> None:
 def test_an_incomplete_matrix_gives_other_types(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "imatrix.gguf"
     assert hubquant("imatrix", "collect", str(model), "-o", str(path), "--chunks", "6", "--chunk-size", "64").code == 0
-    matrix = ImportanceMatrix.load(path)
+    matrix = load_imatrix(path)
     part = {name: entry for name, entry in matrix.entries.items() if not name.startswith("blk.1.ffn")}
-    ImportanceMatrix(part, matrix.datasets, 64, 6).save(path)
+    save(ImportanceMatrix(part, matrix.datasets, 64, 6), path)
     arguments = ("-t", "IQ2_XXS", "-o", str(tmp_path), "--imatrix", str(path))
     made = hubquant("quantize", str(model), *arguments)
     assert made.code == 0, made.err
@@ -98,7 +98,7 @@ def test_parts_of_a_collection_add_up_to_the_whole(model: Path, tmp_path: Path) 
     whole, merged = tmp_path / "whole.gguf", tmp_path / "merged.gguf"
     assert hubquant("imatrix", "collect", str(model), "-o", str(whole), *few).code == 0
     assert hubquant("imatrix", "merge", *names, "-o", str(merged)).code == 0
-    found, expected = ImportanceMatrix.load(merged), ImportanceMatrix.load(whole)
+    found, expected = load_imatrix(merged), load_imatrix(whole)
     assert found.chunk_count == expected.chunk_count == 20
     assert found.provenance.get(ESTIMATED) == expected.provenance.get(ESTIMATED)
     for name, entry in expected.entries.items():
@@ -112,8 +112,8 @@ def test_the_matrix_so_far_is_written_when_asked(model: Path, tmp_path: Path) ->
     more = ("--save-frequency", "8", "--output-frequency", "8", "--chunk", "2")
     assert hubquant("imatrix", "collect", str(model), "-o", str(out), *few, *more).code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gguf", "m.gguf.at_16", "m.gguf.at_8"]
-    assert ImportanceMatrix.load(tmp_path / "m.gguf.at_8").chunk_count == 8
-    assert ImportanceMatrix.load(out).chunk_count == 20
+    assert load_imatrix(tmp_path / "m.gguf.at_8").chunk_count == 8
+    assert load_imatrix(out).chunk_count == 20
 
 
 @pytest.mark.parametrize(

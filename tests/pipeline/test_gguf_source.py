@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hubquant.gguf_file import GGUFFile
-from hubquant.imatrix import ImportanceMatrix
+from hubquant.imatrix import load_imatrix
 from tests.support.cli import hubquant
 
 FEW = ("--chunks", "4", "--chunk-size", "64")
@@ -27,7 +27,7 @@ def test_its_importance_is_the_checkpoints(tiny_llama: Path, file: Path, tmp_pat
     for model in (tiny_llama, file):
         out = tmp_path / f"{model.name}.imatrix"
         assert hubquant("imatrix", "collect", str(model), "-o", str(out), *FEW).code == 0
-        matrices.append(ImportanceMatrix.load(out))
+        matrices.append(load_imatrix(out))
     first, second = matrices
     assert first.entries.keys() == second.entries.keys()
     for name, entry in first.entries.items():
@@ -135,7 +135,7 @@ def test_a_file_names_the_calibration_of_a_given_matrix(tiny_llama: Path, file: 
     made = hubquant("quantize", str(file), "-t", "Q4_K_M", "-o", str(tmp_path), "--imatrix", str(matrix))
     assert made.code == 0, made.err
     metadata = GGUFFile.open(tmp_path / "tiny-Q4_K_M.gguf").metadata
-    calibration = ImportanceMatrix.load(matrix).provenance["calibration_sha256"]
+    calibration = load_imatrix(matrix).provenance["calibration_sha256"]
     assert metadata["hubquant.calibration_sha256"].value == calibration
     again = hubquant(
         *("quantize", str(tmp_path / "tiny-Q4_K_M.gguf"), "-t", "Q8_0", "-o", str(tmp_path), "--allow-requantize")

@@ -26,7 +26,7 @@ def context() -> ForkServerContext:
     """Children that have the libraries in memory already, so that kills hit the work and not the imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["transformers.models.llama.modeling_llama", "hubquant.engine.run", "hubquant.cli.app"]
+        ["transformers.models.llama.modeling_llama", "hubquant.pipeline.run", "hubquant.cli.app"]
     )
     return context
 

@@ -14,7 +14,7 @@ import torch
 from matplotlib import image
 
 from hubquant.gguf_file import GGUFFile
-from hubquant.imatrix import Entry, ImportanceMatrix
+from hubquant.imatrix import Entry, ImportanceMatrix, load_imatrix, save
 from hubquant.models.tiny import build
 from tests.support.cli import Outcome, hubquant
 from tests.support.llamacpp import ggml_quantize
@@ -37,7 +37,7 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def matrix(folder: Path) -> ImportanceMatrix:
-    return ImportanceMatrix.load(folder / "imatrix.gguf")
+    return load_imatrix(folder / "imatrix.gguf")
 
 
 def refused(*arguments: str | Path) -> str:
@@ -57,7 +57,7 @@ def test_merge(folder: Path, matrix: ImportanceMatrix, tmp_path: Path) -> None:
     one, out = folder / "imatrix.gguf", tmp_path / "new" / "sum.gguf"
     made = json.loads(done("imatrix", "merge", one, one, "-o", out, "-w", "2", "-w", "1", "--json").out)
     assert made == {"path": str(out), "entries": 14, "chunks": 12}
-    merged = ImportanceMatrix.load(out)
+    merged = load_imatrix(out)
     assert merged.provenance == matrix.provenance
     for name, entry in matrix.entries.items():
         torch.testing.assert_close(merged.entries[name].in_sum2, 3 * entry.in_sum2, rtol=1e-12, atol=0)
@@ -67,7 +67,7 @@ def test_merge(folder: Path, matrix: ImportanceMatrix, tmp_path: Path) -> None:
 def test_convert_both_ways(folder: Path, matrix: ImportanceMatrix, tmp_path: Path) -> None:
     dat, gguf, again = tmp_path / "a.dat", tmp_path / "b.gguf", tmp_path / "c.dat"
     experts = Entry(torch.rand(4, 8).double(), torch.tensor([1, 2, 3, 4]))
-    replace(matrix, entries={**matrix.entries, "blk.0.ffn_up_exps.weight": experts}).save(tmp_path / "moe.gguf")
+    save(replace(matrix, entries={**matrix.entries, "blk.0.ffn_up_exps.weight": experts}), tmp_path / "moe.gguf")
     outcome = done("imatrix", "convert", tmp_path / "moe.gguf", "-o", dat)
     assert "note: a .dat file holds less: experts have one count in common" in outcome.err
     assert "chunks to have 512 tokens, and they have 64" in outcome.err
@@ -80,7 +80,7 @@ def test_convert_both_ways(folder: Path, matrix: ImportanceMatrix, tmp_path: Pat
 
 
 def test_show(matrix: ImportanceMatrix, tmp_path: Path) -> None:
-    replace(matrix, provenance={"model_revision": "abc"}).save(tmp_path / "a.gguf")
+    save(replace(matrix, provenance={"model_revision": "abc"}), tmp_path / "a.gguf")
     text = done("imatrix", "show", tmp_path / "a.gguf", "--plot", tmp_path / "new" / "a.png").out
     lines = text.splitlines()
     assert lines[:4] == [
@@ -102,7 +102,7 @@ def test_diff(folder: Path, matrix: ImportanceMatrix, tmp_path: Path) -> None:
     assert "0 differ" in done("imatrix", "diff", one, one).out
     changed = matrix.entries["blk.1.ffn_up.weight"]
     near = {"blk.1.ffn_up.weight": replace(changed, in_sum2=changed.in_sum2 * 1.001)}
-    replace(matrix, entries={**matrix.entries, **near}).save(other)
+    save(replace(matrix, entries={**matrix.entries, **near}), other)
     outcome = hubquant("imatrix", "diff", str(one), str(other))
     assert outcome.code == 1
     assert not outcome.err
@@ -179,7 +179,7 @@ def test_what_a_stopped_run_left_is_not_used_with_another_matrix(
     assert "disk is full" in outcome.err
     flat = {name: replace(entry, in_sum2=torch.ones_like(entry.in_sum2)) for name, entry in matrix.entries.items()}
     other = tmp_path / "other" / "imatrix.gguf"
-    replace(matrix, entries=flat).save(other)
+    save(replace(matrix, entries=flat), other)
     for place in ("a", "b"):
         done(*line, other, "-o", tmp_path / place)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["tiny-Q4_0.gguf"]
@@ -194,14 +194,14 @@ def test_recipes_choose_and_merge(
     tiny_llama: Path, folder: Path, matrix: ImportanceMatrix, tmp_path: Path, small_settings: list[str]
 ) -> None:
     out, files = tmp_path / "out", f"imatrix.files=[{folder / 'imatrix.gguf'}, {tmp_path / 'other.dat'}]"
-    matrix.save(tmp_path / "other.dat")
+    save(matrix, tmp_path / "other.dat")
     assert "different chunk sizes" in refused("plan", tiny_llama, "--out", out, *small_settings, "--set", files)
-    replace(matrix, datasets=("other.txt",)).save(tmp_path / "other.dat")
+    save(replace(matrix, datasets=("other.txt",)), tmp_path / "other.dat")
     files = f"imatrix.files=[{folder / 'imatrix.gguf'}, {tmp_path / 'other.gguf'}]"
-    replace(matrix, datasets=("other.txt",)).save(tmp_path / "other.gguf")
+    save(replace(matrix, datasets=("other.txt",)), tmp_path / "other.gguf")
     first = run(tiny_llama, out, small_settings, "--set", files)
     assert "imatrix:" not in first.err
-    placed = ImportanceMatrix.load(out / "imatrix.gguf")
+    placed = load_imatrix(out / "imatrix.gguf")
     assert placed.datasets == ("hubquant:calibration", "other.txt")
     assert placed.entries["blk.0.attn_q.weight"].counts.tolist() == [512]
     metadata = GGUFFile.open(out / "tiny-llama-Q4_K_M.gguf").metadata
@@ -213,7 +213,7 @@ def test_recipes_choose_and_merge(
     assert not next(step for step in planned["steps"] if step["name"] == "quantize")["done"]
     run(tiny_llama, out, small_settings, *choice)
     assert GGUFFile.open(out / "tiny-llama-Q4_K_M.gguf").metadata["quantize.imatrix.entries_count"].value == 10
-    assert ImportanceMatrix.load(out / "imatrix.gguf").entries.keys() == matrix.entries.keys()
+    assert load_imatrix(out / "imatrix.gguf").entries.keys() == matrix.entries.keys()
 
 
 def test_a_published_recipe_names_the_published_matrix(
@@ -241,7 +241,7 @@ def test_a_collected_matrix_is_kept_when_the_choice_changes(
     assert "imatrix: 4 chunks of 64 tokens from hubquant:calibration (done before)" in second.err
     assert "quantize: Q8_0, Q4_K_M (done before)" not in second.err
     assert (out / "tiny-llama-Q4_K_M.gguf").read_bytes() != before
-    assert len(ImportanceMatrix.load(out / "imatrix.gguf").entries) == 14
+    assert len(load_imatrix(out / "imatrix.gguf").entries) == 14
     settings = ("--set", "imatrix.include_weights=[attn]", "--set", "quantize.types=[IQ2_XS]")
     assert "blk.0.ffn_down.weight Q2_K instead of" in done("plan", tiny_llama, *small_settings, *settings).out
 
@@ -279,12 +279,12 @@ def test_every_expert_is_quantized_with_its_own_importance(tmp_path: Path) -> No
     matrix = ImportanceMatrix({name: Entry(sums, torch.tensor([300, 0, 40, 684]))}, ("a.txt",), 512, 2)
     for suffix in ("gguf", "dat"):
         path = tmp_path / f"imatrix.{suffix}"
-        matrix.save(path)
+        save(matrix, path)
         out = tmp_path / suffix
         done("quantize", floats, "-t", "Q4_K_S", "--mode", "exact", "--imatrix", path, "-o", out)
         made = GGUFFile.open(out / "moe-Q4_K_S.gguf")
         assert made.tensors[name].type == "Q4_K"
-        loaded = ImportanceMatrix.load(path).fit({name: shape})
+        loaded = load_imatrix(path).fit({name: shape})
         for expert, (rows, found) in enumerate(
             zip(
                 source.data(name).clone().view(torch.float32).reshape(shape),
@@ -295,7 +295,7 @@ def test_every_expert_is_quantized_with_its_own_importance(tmp_path: Path) -> No
             importance = loaded.entries[name].means()[expert].numpy()
             assert np.array_equal(ggml_quantize(rows.numpy(), Q4_K, importance).ravel(), found.numpy())
     wrong = replace(matrix, entries={name: Entry(sums[:3], torch.tensor([300, 0, 40]))})
-    wrong.save(tmp_path / "wrong.gguf")
+    save(wrong, tmp_path / "wrong.gguf")
     line = ("quantize", floats, "-t", "Q4_K_S", "--imatrix", tmp_path / "wrong.gguf", "-o", tmp_path / "out")
     assert f"{name} has 3 × 256 columns there and 4 × 256 in the model" in refused(*line)
 
@@ -314,7 +314,7 @@ def spoil(path: Path, how: str) -> None:
 @pytest.mark.parametrize("how", ["cut", "NaN", "empty", "text"])
 def test_damaged_files(how: str, suffix: str, folder: Path, matrix: ImportanceMatrix, tmp_path: Path) -> None:
     damaged, whole, out = tmp_path / f"damaged.{suffix}", folder / "imatrix.gguf", tmp_path / "out.gguf"
-    replace(matrix, datasets=()).save(damaged)
+    save(replace(matrix, datasets=()), damaged)
     spoil(damaged, how)
     for line in (
         ("imatrix", "show", damaged),
@@ -331,19 +331,19 @@ def test_matrices_that_do_not_fit_together(folder: Path, matrix: ImportanceMatri
     one, other, out = folder / "imatrix.gguf", tmp_path / "other.gguf", tmp_path / "out.gguf"
     merge = ("imatrix", "merge", one, other, "-o", out)
     name = "blk.1.attn_q.weight"
-    replace(matrix, chunk_size=512).save(other)
+    save(replace(matrix, chunk_size=512), other)
     assert "different chunk sizes: 64 tokens in matrix 1 and 512 in matrix 2" in refused(*merge)
     cut = Entry(matrix.entries[name].in_sum2[:, :128], matrix.entries[name].counts)
-    replace(matrix, entries={**matrix.entries, name: cut}).save(other)
+    save(replace(matrix, entries={**matrix.entries, name: cut}), other)
     assert f"{name} has different sizes: [1, 128] in matrix 2 and [1, 256] before" in refused(*merge)
     quantize = ("quantize", folder / "tiny.gguf", "-t", "Q4_0", "-o", tmp_path / "files", "--imatrix", other)
     assert f"{name} has 128 columns there and 256 in the model (1 of 14 weights differ)" in refused(*quantize)
     deeper = {**matrix.entries, "blk.7.attn_q.weight": matrix.entries[name]}
-    replace(matrix, entries=deeper).save(other)
+    save(replace(matrix, entries=deeper), other)
     assert "it has blk.7.attn_q.weight, and the model has no such block" in refused(*quantize)
     facts = {"model_revision": "abc"}, {"model_revision": "def"}
     for path, provenance in zip((tmp_path / "a.gguf", other), facts, strict=True):
-        replace(matrix, provenance=provenance).save(path)
+        save(replace(matrix, provenance=provenance), path)
     error = refused("imatrix", "merge", tmp_path / "a.gguf", other, "-o", out)
     assert "model_revision is abc in matrix 1 and def in matrix 2" in error
     assert "2 matrices" in refused("imatrix", "merge", one, one, "-o", out, "--weight", "2")

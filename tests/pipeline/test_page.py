@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from hubquant.calibration.bundled import bundled_path
-from hubquant.imatrix import ImportanceMatrix
+from hubquant.imatrix import load_imatrix, save
 from tests.support.cli import hubquant
 from tests.support.localhub import LocalHub
 
@@ -136,7 +136,7 @@ def test_what_is_published_of_a_local_model_shows_no_path(
     assert (
         hubquant("imatrix", "collect", str(model), "-o", str(matrix), "--chunks", "1", "--chunk-size", "16").code == 0
     )
-    dataclasses.replace(ImportanceMatrix.load(matrix), datasets=(str(private / "diary.txt"),)).save(matrix)
+    save(dataclasses.replace(load_imatrix(matrix), datasets=(str(private / "diary.txt"),)), matrix)
     settings = (f"imatrix.file={matrix}", f"evaluate.sources=[{{file: {private / 'held-out.txt'}}}]")
     run(model, private / "out", "Q8_0", *settings, to=TARGET)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hubquant.gguf_file import GGUFFile
-from hubquant.imatrix import ImportanceMatrix
+from hubquant.imatrix import load_imatrix
 from tests.support.cli import hubquant
 
 FEW = ["--chunks", "1", "--chunk-size", "16"]
@@ -62,7 +62,7 @@ def test_a_file_of_the_same_kind_is_replaced_and_none_beside_it(tiny_llama: Path
     assert {tensor.type for tensor in GGUFFile.open(tmp_path / "model.gguf").tensors.values()} == {"F32"}
     twice = [str(made / "imatrix.gguf")] * 2
     assert hubquant("imatrix", "merge", *twice, "-o", str(tmp_path / "imatrix.gguf")).code == 0
-    assert ImportanceMatrix.load(tmp_path / "imatrix.gguf").chunk_count == 2
+    assert load_imatrix(tmp_path / "imatrix.gguf").chunk_count == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*beside, "model.gguf", "imatrix.gguf"])
     assert all((tmp_path / name).read_text() == "mine" for name in beside)
 

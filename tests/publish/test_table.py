@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hubquant.engine.report import FileReport, Report
-from hubquant.evaluate import RuntimeCheck, TensorCheck
-from hubquant.evaluate.llama_process import HOW_TO_ADD
+from hubquant.evaluate import TensorCheck
+from hubquant.llamacpp.process import HOW_TO_ADD
+from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.publish.checks import llama_cpp_checks
 from hubquant.publish.plot import plot
 from hubquant.publish.recommendation import MeasuredFile, recommend
+from hubquant.publish.report import FileReport, Report
 from hubquant.publish.table import COLUMNS, NARROW, plain, table
 from tests.support.measured import measured_file
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from hubquant.convert.checkpoint import Checkpoint
+from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.convert.conversion import Conversion, plan_conversion, stream
 from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
 from hubquant.mix.storage import storage_type

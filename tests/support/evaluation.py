@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hubquant.calibration import Chunks
-from hubquant.models.load import load
 from hubquant.models.tiny import build
+from hubquant.sources.checkpoint import load_folder
 
 
 def random_chunks(n_chunks: int, chunk_size: int, n_vocab: int, seed: int = 0) -> Chunks:
@@ -22,7 +22,7 @@ def random_chunks(n_chunks: int, chunk_size: int, n_vocab: int, seed: int = 0) -
 
 
 def tiny_model(folder: Path, **config: Any) -> Any:
-    return load(build("llama", folder, initializer_range=0.1, **config), device="cpu")
+    return load_folder(build("llama", folder, initializer_range=0.1, **config), device="cpu")
 
 
 def disturbed(model: Any, strength: float) -> Any:

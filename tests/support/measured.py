@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from hubquant.evaluate import Divergence, RuntimeCheck, summarize
+from hubquant.evaluate import Divergence, summarize
 from hubquant.evaluate.divergence import TokenStatistics
+from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.publish.recommendation import MeasuredFile
 
 RUNTIME = RuntimeCheck(n_prompts=8, n_agreeing=8, n_same_top=7)

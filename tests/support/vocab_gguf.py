@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hubquant.convert.vocab import Vocabulary
-from hubquant.evaluate.vocabulary import write_vocabulary
+from hubquant.llamacpp.vocabulary import write_vocabulary
+from hubquant.vocab import Vocabulary
 
 
 def write_vocab_gguf(path: Path, vocabulary: Vocabulary) -> Path:

@@ -12,12 +12,12 @@ from gguf import TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, known_differences, read_vocabulary
-from hubquant.convert.vocab.pretokenizers import PRE_TOKENIZERS, structure_of
-from hubquant.convert.vocab.structure import Step, Structure
 from hubquant.errors import NotSupportedYet, TokenizerError
-from hubquant.evaluate.texts import TEXTS
+from hubquant.llamacpp.texts import TEXTS
 from hubquant.models.tiny import CORPUS, LLAMA3_PATTERN, TOKENIZERS
+from hubquant.vocab import ModelFacts, Vocabulary, build_tokenizer, known_differences, read_vocabulary
+from hubquant.vocab.pretokenizers import PRE_TOKENIZERS, structure_of
+from hubquant.vocab.structure import Step, Structure
 from tests.support.llamacpp import LlamaCpp
 from tests.support.vocab_gguf import write_vocab_gguf
 

@@ -14,10 +14,10 @@ import sentencepiece
 import torch
 from gguf import TokenType
 
-from hubquant.convert.vocab import ModelFacts, read_vocabulary
 from hubquant.errors import TokenizerError
 from hubquant.models.load import load_tokenizer
 from hubquant.models.tiny import CORPUS, TOKENIZERS, build, qwen2_tokenizer
+from hubquant.vocab import ModelFacts, read_vocabulary
 from tests.support.conversion import edit_weights, plan
 from tests.support.multimodal import build_multimodal
 

@@ -10,13 +10,13 @@ import gguf
 import pytest
 from gguf import Keys, TokenType
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary
-from hubquant.convert.vocab.gemma4 import VISIBLE, begin_with_bos
 from hubquant.errors import TokenizerError
-from hubquant.evaluate import check_vocabulary
-from hubquant.evaluate.texts import TEXTS
+from hubquant.llamacpp.texts import TEXTS
+from hubquant.llamacpp.vocabulary import check_vocabulary
 from hubquant.models.load import load_tokenizer
 from hubquant.models.tiny import CORPUS
+from hubquant.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary
+from hubquant.vocab.gemma4 import VISIBLE, begin_with_bos
 from tests.support.llamacpp import LlamaCpp
 from tests.support.vocab_gguf import write_vocab_gguf
 

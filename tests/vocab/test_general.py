@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubquant.convert.general import general_metadata
+from hubquant.convert.rules.general import general_metadata
 from hubquant.gguf_file import plan_layout
 
 CARD = yaml.safe_load("""

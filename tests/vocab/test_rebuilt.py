@@ -11,11 +11,11 @@ import pytest
 import sentencepiece
 from gguf import Keys, TokenType
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary, with_pre_tokenizer
-from hubquant.convert.vocab.pretokenizers import structure_of
 from hubquant.errors import TokenizerError
-from hubquant.evaluate.texts import TEXTS
+from hubquant.llamacpp.texts import TEXTS
 from hubquant.models.tiny import CORPUS, TOKENIZERS
+from hubquant.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary, with_pre_tokenizer
+from hubquant.vocab.pretokenizers import structure_of
 from tests.support.llamacpp import LlamaCpp
 from tests.support.vocab_gguf import write_vocab_gguf
 from tests.vocab.test_byte_level import ids, train

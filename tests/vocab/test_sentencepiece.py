@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, known_differences, read_vocabulary
-from hubquant.convert.vocab.sentencepiece import read_model
 from hubquant.errors import NotSupportedYet, TokenizerError
-from hubquant.evaluate.texts import TEXTS
+from hubquant.llamacpp.texts import TEXTS
 from hubquant.models.load import load_tokenizer
 from hubquant.models.tiny import CORPUS
+from hubquant.vocab import ModelFacts, Vocabulary, build_tokenizer, known_differences, read_vocabulary
+from hubquant.vocab.sentencepiece import read_model
 from tests.support.llamacpp import LlamaCpp
 from tests.support.vocab_gguf import write_vocab_gguf
 

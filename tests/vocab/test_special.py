@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from gguf import Keys
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.gguf_file import KV, Metadata
 from hubquant.gguf_file.metadata import i32s, string, strings, u32
 from hubquant.models.tiny import TOKENIZERS
+from hubquant.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary
 
 T = Keys.Tokenizer
 

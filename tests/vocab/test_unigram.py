@@ -12,10 +12,10 @@ import sentencepiece
 from gguf import Keys, TokenType
 from transformers import AutoTokenizer
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary
 from hubquant.errors import NotSupportedYet, TokenizerError
-from hubquant.evaluate.texts import TEXTS
+from hubquant.llamacpp.texts import TEXTS
 from hubquant.models.tiny import CORPUS
+from hubquant.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary
 from tests.support.llamacpp import LlamaCpp
 from tests.support.vocab_gguf import write_vocab_gguf
 

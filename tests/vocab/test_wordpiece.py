@@ -11,10 +11,10 @@ from gguf import Keys, TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hubquant.convert.vocab import ModelFacts, Vocabulary, build_tokenizer, known_differences, read_vocabulary
 from hubquant.errors import TokenizerError
-from hubquant.evaluate.texts import TEXTS
+from hubquant.llamacpp.texts import TEXTS
 from hubquant.models.tiny import CORPUS
+from hubquant.vocab import ModelFacts, Vocabulary, build_tokenizer, known_differences, read_vocabulary
 from tests.support.llamacpp import LlamaCpp
 from tests.support.vocab_gguf import write_vocab_gguf
 

@@ -43,7 +43,7 @@ from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.stablelm import STABLELM
 from hubquant.convert.architectures.starcoder2 import STARCODER2
-from hubquant.convert.rules import Settings
+from hubquant.convert.rules.rule import Settings
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata
 from hubquant.models.identify import nearest_hint

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import GELU, SILU, Constant, Count, Epsilon, Fixed, Rule, Settings
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import GELU, SILU, Constant, Count, Epsilon, Fixed, Rule, Settings
 from hubquant.convert.tables import Module, Row, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean

@@ -2,10 +2,10 @@
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import SILU, Epsilon, Fixed, Heads, Number, Rule
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import SILU, Epsilon, Fixed, Heads, Number, Rule
+from hubquant.convert.rules.windows import Windows
 from hubquant.convert.tables import Row, linear, norm
-from hubquant.convert.windows import Windows
 
 _RULES: tuple[Rule, ...] = (
     *decoder.SIZES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import SILU, Count, Epsilon, Heads, Rule, head_size, key_value_heads
+from hubquant.convert.rules.rule import SILU, Count, Epsilon, Heads, Rule, head_size, key_value_heads
 from hubquant.convert.tables import Embeddings, Module, Row, linear, norm
 
 if TYPE_CHECKING:

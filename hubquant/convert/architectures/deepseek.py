@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hubquant.convert import latent
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.architectures import decoder, moe
+from hubquant.convert.architectures import decoder, latent, moe
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import SILU, Constant, Fixed, Rule
+from hubquant.convert.rules.rule import SILU, Constant, Fixed, Rule
+from hubquant.convert.rules.yarn import LatentYarn
 from hubquant.convert.tables import Row, norm
-from hubquant.convert.yarn import LatentYarn
 from hubquant.gguf_file.metadata import u32
 
 if TYPE_CHECKING:

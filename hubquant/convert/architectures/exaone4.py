@@ -2,9 +2,9 @@
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
-from hubquant.convert.rope import Rope, rope_freqs
+from hubquant.convert.rules.rope import Rope, rope_freqs
+from hubquant.convert.rules.windows import Windows, WindowsOfLargest
 from hubquant.convert.tables import linear, norm
-from hubquant.convert.windows import Windows, WindowsOfLargest
 
 EXAONE4 = Architecture(
     name="exaone4",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.operations import Dimensions, ungroup_heads
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import GELU, Computed, Constant, Count, Epsilon, Fixed, Settings, integer
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import GELU, Computed, Constant, Count, Epsilon, Fixed, Settings, integer
 from hubquant.convert.tables import Embeddings, Row, linear, norm
 from hubquant.gguf_file.metadata import Metadata, string
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, mamba
 from hubquant.convert.operations import Dimensions, Fork, OperationFor, Scale, always
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Count, Fixed, Rule, Settings, check_count, integer, is_number, out_of_range
-from hubquant.convert.state_space import StateHeads, StepsWithoutLimit
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Count, Fixed, Rule, Settings, check_count, integer, is_number, out_of_range
+from hubquant.convert.rules.state_space import StateHeads, StepsWithoutLimit
 from hubquant.convert.tables import Bundle, Embeddings, Place, Row, Tensors, linear, norm
 from hubquant.gguf_file.metadata import Metadata, u32
-from hubquant.imatrix.taps import ModuleInput, Tap
+from hubquant.models.taps.tap import ModuleInput, Tap
 
 if TYPE_CHECKING:
     import torch

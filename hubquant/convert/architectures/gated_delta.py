@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import decoder
-from hubquant.convert.layer_kinds import FULL, attends
 from hubquant.convert.operations import AddOne, Dimensions, NegativeExp, OperationFor, always, reshape
-from hubquant.convert.rules import (
+from hubquant.convert.rules.heads_by_layer import FULL, attends
+from hubquant.convert.rules.rule import (
     SILU,
     Count,
     Epsilon,

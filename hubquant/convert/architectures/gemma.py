@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import AddOne, always
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import GELU, Epsilon, Fixed, Heads, Number, Rule, number
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import GELU, Epsilon, Fixed, Heads, Number, Rule, number
+from hubquant.convert.rules.windows import QueryScale, RopeByLayer, Windows
 from hubquant.convert.tables import Embeddings, Module, Row, linear
-from hubquant.convert.windows import QueryScale, RopeByLayer, Windows
 from hubquant.gguf_file.metadata import Metadata, f32
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import Dimensions, PadRows, Stack, always
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import (
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import (
     GELU,
     Constant,
     Count,
@@ -29,8 +29,8 @@ from hubquant.convert.rules import (
     is_number,
     out_of_range,
 )
+from hubquant.convert.rules.windows import RopeByLayer, Windows
 from hubquant.convert.tables import Bundle, Embeddings, Module, Place, Row, Tensors, inputs_of, linear, norm
-from hubquant.convert.windows import RopeByLayer, Windows
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, f32, f32s, u32
 

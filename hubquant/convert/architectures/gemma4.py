@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.architectures.gemma3n import TableOfLayers, pad_to_vocabulary
-from hubquant.convert.kinds_of_heads import (
+from hubquant.convert.operations import Dimensions
+from hubquant.convert.rules.heads_by_kind import (
     MOST_LAYERS,
     HeadsByKind,
     RopeByKind,
@@ -24,9 +25,8 @@ from hubquant.convert.kinds_of_heads import (
     rotated_share,
     sees_all,
 )
-from hubquant.convert.operations import Dimensions
-from hubquant.convert.rope import FREQS
-from hubquant.convert.rules import (
+from hubquant.convert.rules.rope import FREQS
+from hubquant.convert.rules.rule import (
     GELU,
     Count,
     Epsilon,
@@ -39,11 +39,11 @@ from hubquant.convert.rules import (
     number,
     out_of_range,
 )
+from hubquant.convert.rules.windows import FULL, SLIDING
 from hubquant.convert.tables import Bundle, Embeddings, Module, Place, Row, Tensors, linear, norm
-from hubquant.convert.windows import FULL, SLIDING
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, f32, i32s, u32
-from hubquant.imatrix.taps import Tap
+from hubquant.models.taps.tap import Tap
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rope import Rope
+from hubquant.convert.rules.rope import Rope
 from hubquant.convert.tables import linear, norm
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Settings
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Settings
 from hubquant.convert.tables import Row, linear, norm
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions, Transpose, always
-from hubquant.convert.rules import GELU, Computed, Count, Epsilon, Fixed
+from hubquant.convert.rules.rule import GELU, Computed, Count, Epsilon, Fixed
 from hubquant.convert.tables import Embeddings, Module, inputs_of, norm
 
 if TYPE_CHECKING:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hubquant.checkpoint.mxfp4 import BLOCKS, SCALES, RepackMXFP4, UnpackMXFP4
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
-from hubquant.convert.mxfp4 import BLOCKS, SCALES, RepackMXFP4, UnpackMXFP4, WholeBlocks
 from hubquant.convert.operations import Deinterleave, Dimensions, Transpose, always
-from hubquant.convert.rules import Count, Fixed
+from hubquant.convert.rules.mxfp4 import WholeBlocks
+from hubquant.convert.rules.rule import Count, Fixed
+from hubquant.convert.rules.windows import Windows
+from hubquant.convert.rules.yarn import UntruncatedYarn
 from hubquant.convert.tables import Row, Tensors, linear, norm
-from hubquant.convert.windows import Windows
-from hubquant.convert.yarn import UntruncatedYarn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, llama, moe
 from hubquant.convert.operations import Dimensions, split
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Count, Number, Rule, integer
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Count, Number, Rule, integer
 from hubquant.convert.tables import Module, Tensors, inputs_of
 from hubquant.gguf_file.metadata import Metadata
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, mamba, moe
-from hubquant.convert.layer_kinds import HeadsByLayer, attends, first_layer, periodic
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules import SILU, Count, Epsilon, Fixed, Settings
-from hubquant.convert.state_space import CountOrAutomatic, TwiceAsWide
+from hubquant.convert.rules.heads_by_layer import HeadsByLayer, attends, first_layer, periodic
+from hubquant.convert.rules.rule import SILU, Count, Epsilon, Fixed, Settings
+from hubquant.convert.rules.state_space import CountOrAutomatic, TwiceAsWide
 from hubquant.convert.tables import Embeddings, Place, Row, linear, norm
-from hubquant.imatrix.taps import ModuleOutput, Tap
+from hubquant.models.taps.tap import ModuleOutput, Tap
 
 if TYPE_CHECKING:
     import torch

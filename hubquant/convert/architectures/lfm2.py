@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder
-from hubquant.convert.layer_kinds import FULL, HeadsByLayer, attends, first_layer
 from hubquant.convert.operations import Dimensions, reshape
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Count, Epsilon, Fixed, Rule, Settings, check_count, integer, is_number, out_of_range
+from hubquant.convert.rules.heads_by_layer import FULL, HeadsByLayer, attends, first_layer
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import (
+    Count,
+    Epsilon,
+    Fixed,
+    Rule,
+    Settings,
+    check_count,
+    integer,
+    is_number,
+    out_of_range,
+)
 from hubquant.convert.tables import Embeddings, Row, Tensors, linear, norm
 from hubquant.gguf_file.metadata import Metadata, u32
 

@@ -3,7 +3,7 @@
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import interleave_halves
-from hubquant.convert.rope import DYNAMIC, Rope, rope_freqs
+from hubquant.convert.rules.rope import DYNAMIC, Rope, rope_freqs
 from hubquant.convert.tables import Row, linear, norm
 
 ATTENTION: tuple[Row, ...] = (

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions, Transpose, always, split
-from hubquant.convert.rope import Rope, rope_freqs
-from hubquant.convert.rules import SILU, Count, Epsilon, Fixed, Heads, Rule, Settings, check_list, integer
+from hubquant.convert.rules.rope import Rope, rope_freqs
+from hubquant.convert.rules.rule import SILU, Count, Epsilon, Fixed, Heads, Rule, Settings, check_list, integer
+from hubquant.convert.rules.windows import FULL, LayersWithoutRope
 from hubquant.convert.tables import Row, Tensors, linear, norm
-from hubquant.convert.windows import FULL, LayersWithoutRope
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions, NegativeExp, always, reshape
-from hubquant.convert.rules import SILU, Constant, Count, Epsilon, Fixed, Rule
-from hubquant.convert.state_space import CountOrAutomatic, StateHeads, StepsWithoutLimit, TwiceAsWide
+from hubquant.convert.rules.rule import SILU, Constant, Count, Epsilon, Fixed, Rule
+from hubquant.convert.rules.state_space import CountOrAutomatic, StateHeads, StepsWithoutLimit, TwiceAsWide
 from hubquant.convert.tables import Embeddings, Module, Place, Row, TapFor, Tensors, linear, norm
 from hubquant.gguf_file.metadata import boolean, u32
-from hubquant.imatrix.taps import ModuleOutput, Tap
+from hubquant.models.taps.tap import ModuleOutput, Tap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

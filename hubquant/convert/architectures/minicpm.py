@@ -6,8 +6,8 @@ from typing import Any
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, granite, llama
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Fixed, Number, Settings, check_count, is_number, out_of_range
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Fixed, Number, Settings, check_count, is_number, out_of_range
 
 _SCALES = ("scale_emb", "scale_depth", "dim_model_base")
 

@@ -2,8 +2,8 @@
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, llama
-from hubquant.convert.windows import DroppedWindow
-from hubquant.convert.yarn import TemperedYarn
+from hubquant.convert.rules.windows import DroppedWindow
+from hubquant.convert.rules.yarn import TemperedYarn
 
 MINISTRAL3 = Architecture(
     name="mistral3",

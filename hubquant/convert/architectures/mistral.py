@@ -3,6 +3,6 @@
 from dataclasses import replace
 
 from hubquant.convert.architectures.llama import LLAMA
-from hubquant.convert.windows import DroppedWindow
+from hubquant.convert.rules.windows import DroppedWindow
 
 MISTRAL = replace(LLAMA, classes={"MistralForCausalLM": "mistral"}, rules=(*LLAMA.rules, DroppedWindow()))

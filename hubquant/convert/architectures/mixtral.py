@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, llama, moe
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Count
-from hubquant.convert.windows import DroppedWindow
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Count
+from hubquant.convert.rules.windows import DroppedWindow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import Dimensions, split
-from hubquant.convert.rules import Constant, Count, Fixed, Number, Rule, Settings, Switch, out_of_range
+from hubquant.convert.rules.rule import Constant, Count, Fixed, Number, Rule, Settings, Switch, out_of_range
 from hubquant.convert.tables import Experts, Module, Place, Row, TapFor, Tensors, inputs_of, linear
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
-from hubquant.imatrix.experts import ExpertHidden, ExpertInput
-from hubquant.imatrix.taps import Tap
+from hubquant.models.taps.experts import ExpertHidden, ExpertInput
+from hubquant.models.taps.tap import Tap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

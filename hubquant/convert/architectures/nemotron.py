@@ -5,8 +5,8 @@ from __future__ import annotations
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import AddOne, always
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Epsilon, Fixed, Heads
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Epsilon, Fixed, Heads
 from hubquant.convert.tables import Embeddings, Row, Tensors, linear
 
 

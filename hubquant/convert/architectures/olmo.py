@@ -7,10 +7,10 @@ from dataclasses import replace
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import interleave_halves
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import SILU, Constant, Fixed, Heads, Number
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import SILU, Constant, Fixed, Heads, Number
+from hubquant.convert.rules.windows import UnscaledInWindows, Windows
 from hubquant.convert.tables import Embeddings, linear, norm
-from hubquant.convert.windows import UnscaledInWindows, Windows
 from hubquant.gguf_file.metadata import f32
 
 OLMO = Architecture(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import SILU, Count, Epsilon, Fixed, Heads
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import SILU, Count, Epsilon, Fixed, Heads
+from hubquant.convert.rules.windows import DroppedWindow
 from hubquant.convert.tables import linear, norm
-from hubquant.convert.windows import DroppedWindow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

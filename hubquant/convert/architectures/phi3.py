@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
-from hubquant.convert.longrope import LongRope, rope_factors, told_by_factors
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rope import Rope
+from hubquant.convert.rules.longrope import LongRope, rope_factors, told_by_factors
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.windows import WrittenWindow
 from hubquant.convert.tables import linear, norm
-from hubquant.convert.windows import WrittenWindow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

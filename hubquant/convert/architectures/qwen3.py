@@ -2,10 +2,10 @@
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Fixed
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Fixed
+from hubquant.convert.rules.windows import QWEN_WINDOW
 from hubquant.convert.tables import Row, linear, norm
-from hubquant.convert.windows import QWEN_WINDOW
 
 ATTENTION: tuple[Row, ...] = (
     norm("input_layernorm"),

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, gated_delta, moe, qwen3_next
 from hubquant.convert.operations import Dimensions, tile_heads
-from hubquant.convert.rope import Rope, raw_parameters
-from hubquant.convert.rules import Count, Settings, head_size, out_of_range
+from hubquant.convert.rules.rope import Rope, raw_parameters
+from hubquant.convert.rules.rule import Count, Settings, head_size, out_of_range
 from hubquant.convert.tables import Module, Place, Row, inputs_of, linear
 from hubquant.gguf_file.metadata import Metadata, i32s
-from hubquant.imatrix.taps import Reordered, Tap
+from hubquant.models.taps.tap import Reordered, Tap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

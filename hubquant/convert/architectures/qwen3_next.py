@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import gated_delta, moe
 from hubquant.convert.operations import Dimensions, split, ungroup
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Count, Fixed
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Count, Fixed
 from hubquant.convert.tables import Row, Tensors, inputs_of, linear
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, moe, qwen2, qwen3
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Count, Fixed, Rule
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Count, Fixed, Rule
+from hubquant.convert.rules.windows import QWEN_WINDOW, DroppedWindow
 from hubquant.convert.tables import linear
-from hubquant.convert.windows import QWEN_WINDOW, DroppedWindow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -2,9 +2,9 @@
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, llama
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import Fixed
-from hubquant.convert.windows import DroppedWindow, LayersWithoutRope
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Fixed
+from hubquant.convert.rules.windows import DroppedWindow, LayersWithoutRope
 
 SMOLLM3 = Architecture(
     name="smollm3",

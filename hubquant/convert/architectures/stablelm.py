@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import SILU, Epsilon, Fixed, Heads, Settings, Switch
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import SILU, Epsilon, Fixed, Heads, Settings, Switch
 from hubquant.convert.tables import Embeddings, Row, linear, norm
 
 if TYPE_CHECKING:

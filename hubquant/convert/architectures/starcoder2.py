@@ -2,10 +2,10 @@
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
-from hubquant.convert.rope import Rope
-from hubquant.convert.rules import GELU, Epsilon, Fixed, Heads
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import GELU, Epsilon, Fixed, Heads
+from hubquant.convert.rules.windows import DroppedWindow
 from hubquant.convert.tables import Embeddings, linear, norm
-from hubquant.convert.windows import DroppedWindow
 
 STARCODER2 = Architecture(
     name="starcoder2",

@@ -1,0 +1,1 @@
+"""Formats to quantize to, one folder each."""

@@ -1,0 +1,1 @@
+"""GGUF files: which type each tensor gets, metadata, layouts, writing."""

@@ -1,0 +1,227 @@
+"""The files a run will write: which tensor gets which type, the metadata, and the size to the byte."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hubquant.checkpoint.headers import FLOATS
+from hubquant.engine.store import Artifact, fingerprint
+from hubquant.errors import GGUFError
+from hubquant.gguf_file import Layout, TensorEntry, shard, shard_paths
+from hubquant.gguf_file.metadata import Metadata, string, u32
+from hubquant.mix import FTYPES, assign
+from hubquant.mix.patterns import check_rules
+from hubquant.quants.formats import fork_of
+from hubquant.recipe.schema import Quantize
+from hubquant.sources.source import SourceModel
+from hubquant.version import __version__
+
+QUANTIZED_BY = ("general.quantized_by", string("hubquant"))
+PERMISSIONS = ("allow_fork_types", "allow_requantize")  # settings that change no file
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is written, whatever it was read from: a checkpoint in conversion or a GGUF file.
+
+    ``quantized`` are the types of tensors that a checkpoint has quantized already, and that they stay in; ``stored``
+    those of a GGUF file's tensors, whose bytes a file of the same type takes over.
+    """
+
+    architecture: str
+    hparams: Mapping[str, int]
+    metadata: Metadata
+    shapes: Mapping[str, tuple[int, ...]]
+    float_type: str
+    quantized: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+@dataclass(frozen=True)
+class ImatrixFacts:
+    """What a file records of the matrix it was made with (llama-quantize's keys, and the token ids' sha256)."""
+
+    file: str
+    dataset: str
+    entries: int
+    chunks: int
+    tokens_sha256: str | None = None
+
+    def metadata(self) -> Metadata:
+        longest = 127  # bytes that llama-quantize leaves for a string override
+        tokens = {"hubquant.calibration_sha256": string(self.tokens_sha256)} if self.tokens_sha256 else {}
+        return {
+            "quantize.imatrix.file": string(_cut(self.file, longest)),
+            "quantize.imatrix.dataset": string(_cut(self.dataset, longest)),
+            "quantize.imatrix.entries_count": u32(self.entries),
+            "quantize.imatrix.chunks_count": u32(self.chunks),
+            **tokens,
+        }
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """One file type of the recipe; ``layouts`` are its shards, ``name`` is relative to the repository. ``notes`` say
+    where ``types`` are not those of llama-quantize."""
+
+    ftype: str
+    name: str
+    types: Mapping[str, str]
+    n_parameters: int
+    layouts: Sequence[Layout]
+    notes: Sequence[str] = ()
+
+    @property
+    def n_shards(self) -> int:
+        return len(self.layouts)
+
+    @property
+    def paths(self) -> list[str]:
+        """Every shard's path in the repository."""
+        return [path.as_posix() for path in shard_paths(Path(self.name), self.n_shards)]
+
+    @property
+    def size(self) -> int:
+        """Exact bytes of all shards."""
+        return sum(layout.size for layout in self.layouts)
+
+    @property
+    def fork(self) -> str | None:
+        """The only llama.cpp that loads the file; None where any does."""
+        return fork_of(self.types.values())
+
+    @property
+    def bpw(self) -> float:
+        return self.size * 8 / self.n_parameters
+
+
+def check_quantized(source: SourceModel, settings: Quantize) -> None:
+    """Raises ``GGUFError`` for a file that was quantized before, unless the settings allow to do it again."""
+    if source.quantized_types and not settings.allow_requantize:
+        raise GGUFError(
+            f"the file is quantized already: it holds {', '.join(source.quantized_types)} tensors",
+            why="quantizing again loses more than quantizing the original",
+            hint="start from the F16, BF16 or F32 file, or add --set quantize.allow_requantize=true",
+        )
+
+
+def fork_note(ftype: str, types: Mapping[str, str]) -> list[str]:
+    """A warning when not every llama.cpp loads a file with these types of tensors."""
+    fork = fork_of(types.values())
+    return [f"{ftype}: only {fork}, a fork of llama.cpp, loads this file; llama.cpp itself does not"] if fork else []
+
+
+def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatrix: bool) -> dict[str, str]:
+    """What the checkpoint has quantized already stays as it is, unless a rule of the recipe says otherwise."""
+    check_rules(settings.rules, weights.shapes)
+    types = assign(
+        weights.shapes,
+        ftype,
+        weights.architecture,
+        weights.hparams,
+        has_imatrix,
+        rules=settings.rules,
+        pure=settings.pure,
+        output_tensor=settings.output_tensor,
+        token_embedding=settings.token_embedding,
+        float_type=weights.float_type,
+    )
+    patterns = _patterns(settings)
+    stay = {name: type for name, type in weights.quantized.items() if not any(p.search(name) for p in patterns)}
+    return types | stay
+
+
+def idle_rules(weights: Weights, settings: Quantize) -> list[str]:
+    """A note for each rule that fits no tensor. The rules are those that :func:`assign_types` has read."""
+    return [
+        f"the rule {rule.match}={rule.type} fits no tensor and changes nothing"
+        for rule, pattern in zip(settings.rules, _patterns(settings), strict=True)
+        if not any(map(pattern.search, weights.shapes))
+    ]
+
+
+def _patterns(settings: Quantize) -> list[re.Pattern[str]]:
+    return [re.compile(rule.match.lower()) for rule in settings.rules]
+
+
+def file_metadata(
+    weights: Weights,
+    ftype: str,
+    types: Mapping[str, str],
+    settings: Quantize,
+    model: str,
+    imatrix: ImatrixFacts | None,
+) -> Metadata:
+    """The source's keys, then what llama-quantize adds, then hubquant's provenance.
+
+    How it was quantized stands only in a file of which something was: llama-quantize takes over what it finds in a file
+    of floats.
+    """
+    metadata = {
+        **weights.metadata,
+        "general.quantization_version": u32(2),
+        "general.file_type": u32(FTYPES[ftype].id),
+    }
+    kept = {**weights.stored, **weights.quantized}
+    if all(type in FLOATS or type == kept.get(name) for name, type in types.items()):
+        return {key: value for key, value in metadata.items() if (key, value) != QUANTIZED_BY}
+    made_from = {"model": model, "imatrix": imatrix and imatrix.dataset, **_quantize_part(ftype, settings)}
+    return {
+        **metadata,
+        **dict([QUANTIZED_BY]),
+        **(imatrix.metadata() if imatrix else {}),
+        "hubquant.version": string(__version__),
+        "hubquant.mode": string(settings.mode),
+        "hubquant.recipe_sha256": string(fingerprint(made_from)),
+    }
+
+
+def plan_layouts(weights: Weights, types: Mapping[str, str], metadata: Metadata, shard_bytes: int) -> list[Layout]:
+    entries = [TensorEntry(name, shape, types[name]) for name, shape in weights.shapes.items()]
+    return shard(metadata, entries, shard_bytes)
+
+
+def file_name(model_name: str, ftype: str, n_shards: int) -> str:
+    """Relative to the repository; a file in several shards stands in a folder named like its type."""
+    return f"{model_name}-{ftype}.gguf" if n_shards == 1 else f"{ftype}/{model_name}-{ftype}.gguf"
+
+
+def file_artifact(
+    weights: Weights,
+    name: str,
+    ftype: str,
+    settings: Quantize,
+    shard_bytes: int,
+    identity: Mapping[str, str],
+    imatrix: Artifact | None,
+) -> Artifact:
+    return Artifact(
+        "file",
+        {
+            **identity,
+            **_quantize_part(ftype, settings),
+            "name": name,
+            "shard_bytes": shard_bytes,
+            "imatrix": imatrix.fingerprint if imatrix else None,
+            "metadata": fingerprint({key: [repr(kv.value), int(kv.type)] for key, kv in weights.metadata.items()}),
+            "hubquant": __version__,
+        },
+    )
+
+
+def _quantize_part(ftype: str, settings: Quantize) -> dict[str, object]:
+    """The settings one file depends on: not the list of types, so that a type can be added to a finished run,
+    nor a permission."""
+    return {"ftype": ftype, **settings.model_dump(mode="json", exclude={"types", *PERMISSIONS})}
+
+
+def _cut(text: str, n_bytes: int) -> str:
+    return text.encode()[:n_bytes].decode(errors="ignore")

@@ -1,0 +1,67 @@
+"""Weights that are quantized, whatever config.json says: told by the names and types of the tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.float8 import FLOAT8, SCALES, with_scales
+from hubquant.checkpoint.headers import FLOATS, TensorInfo
+from hubquant.checkpoint.storage import QUANTIZATION, READ_AS_THEY_ARE, block_size, method_of, refusal
+
+_TRACES = tuple(
+    (re.compile(pattern), method)
+    for pattern, method in (
+        (r"\.(SCB|weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*))$", "bitsandbytes"),
+        (r"\.(qweight|qzeros)$", "GPTQ or AWQ"),
+        (r"\.weight_packed$", "compressed-tensors"),
+        (r"\.weight_scale_2$", "NVFP4"),
+        (r"\.scales$", "MLX"),
+        (r"\.(q_weight|trellis)$", "ExLlama"),
+        (r"\.codebooks$", "AQLM"),
+        (r"\.W_q$", "HQQ"),
+        (r"\.weight\._(data|packed)$", "quanto"),
+        (r"\.weight_scale$", "8-bit integers"),
+    )
+)
+
+
+def in_floats(checkpoint: Checkpoint) -> Checkpoint:
+    """The same tensors, matrices of FP8 with their scales; config.json says no more that they are quantized.
+
+    What architectures read as it is stays. Raises ``NotSupportedYet`` for other quantized weights.
+    """
+    tensors, method = checkpoint.tensors, method_of(checkpoint.config)
+    if packed := next(_packed(tensors), None):
+        raise refusal(checkpoint.config, checkpoint.base_model, packed)
+    if method is None and not any(info.dtype in FLOAT8 for info in tensors.values()):
+        return checkpoint
+    if _has_integers(tensors):
+        if method is not None and method not in READ_AS_THEY_ARE:
+            raise refusal(checkpoint.config, checkpoint.base_model)
+        return checkpoint
+    settings = {name: value for name, value in checkpoint.config.items() if name not in QUANTIZATION}
+    scaled = with_scales(tensors, block_size(checkpoint.config))
+    plain = replace(checkpoint, config=settings, tensors=scaled)
+    if method is None or any(info.dtype in FLOAT8 for info in tensors.values()):
+        return plain
+    return plain.noting(
+        f"config.json says that the weights are quantized ({method}); they are floats, and read as such"
+    )
+
+
+def _packed(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
+    """The methods that quantized weights are there of; what they leave beside weights in floats does not count."""
+    for name in tensors:
+        for trace, method in _TRACES:
+            if match := trace.search(name):
+                weight = tensors.get(f"{name[: match.start()]}.weight")
+                if weight is None or weight.dtype not in (*FLOATS, *FLOAT8):
+                    yield method
+
+
+def _has_integers(tensors: Mapping[str, TensorInfo]) -> bool:
+    matrices = (info for name, info in tensors.items() if len(info.shape) > 1 and not name.endswith(SCALES))
+    return any(info.dtype not in (*FLOATS, *FLOAT8, "F64", "BOOL") for info in matrices)

@@ -1,0 +1,1 @@
+"""Single commands, without a recipe."""

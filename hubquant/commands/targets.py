@@ -1,0 +1,80 @@
+"""What -o may replace: a file of the kind that is written, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from hubquant.errors import HubquantError, OutputError
+from hubquant.imatrix import load_imatrix
+
+Kind = Literal["model", "imatrix", "baseline", "picture"]
+NAMES: Mapping[Kind, str] = {
+    "model": "a model in a GGUF file",
+    "imatrix": "an importance matrix",
+    "baseline": "a baseline",
+    "picture": "a PNG picture",
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def check_target(path: Path, kind: Kind) -> None:
+    """Raise ``OutputError`` when the file to be written would replace one of another kind.
+
+    To be asked before any work is done. An empty file is nobody's.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", why="one file is written", hint=f"name the file: -o {path / 'NAME'}")
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise OutputError(f"{path} is no regular file", hint="name a new file with -o")
+    if path.stat().st_size and not _IS[kind](path):
+        raise OutputError(
+            f"{path} is not {NAMES[kind]}",
+            why="only that is replaced",
+            hint="name another file with -o, or move this one away",
+        )
+
+
+def _is_model(path: Path) -> bool:
+    from hubquant.gguf_file import GGUFFile
+
+    try:
+        kind = GGUFFile.open(path).metadata.get("general.type")
+    except HubquantError:
+        return False
+    return kind is None or kind.value != "imatrix"
+
+
+def _is_imatrix(path: Path) -> bool:
+
+    return _opens(lambda: load_imatrix(path))
+
+
+def _is_baseline(path: Path) -> bool:
+    from hubquant.evaluate import Baseline
+
+    return _opens(lambda: Baseline.open(path).close())
+
+
+def _is_picture(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(PNG)) == PNG
+
+
+def _opens(open: Callable[[], object]) -> bool:
+    try:
+        open()
+    except HubquantError:
+        return False
+    return True
+
+
+_IS: Mapping[Kind, Callable[[Path], bool]] = {
+    "model": _is_model,
+    "imatrix": _is_imatrix,
+    "baseline": _is_baseline,
+    "picture": _is_picture,
+}

@@ -1,0 +1,1 @@
+"""Rules from a config's settings to GGUF metadata and back, shared by architectures."""

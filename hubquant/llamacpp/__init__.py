@@ -1,0 +1,1 @@
+"""Everything that asks llama.cpp's own runtime."""

@@ -1,0 +1,117 @@
+"""Load a written file in llama.cpp itself, where xllamacpp is installed, and see that it works there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hubquant.errors import VerificationError
+from hubquant.evaluate.scoring import LanguageModel
+from hubquant.llamacpp.process import NOT_INSTALLED, LlamaCppFailure, ask, is_installed
+from hubquant.llamacpp.texts import texts_without
+from hubquant.llamacpp.vocabulary import first_difference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+N_PROMPTS = 8
+N_CTX = 512
+TOP = 10
+LEAST_AGREEMENT = 0.5
+
+
+@dataclass(frozen=True)
+class RuntimeCheck:
+    """``skipped`` tells why nothing was checked. Of ``n_prompts`` prompts, the model's most probable next token was
+    among the first ``TOP`` of llama.cpp ``n_agreeing`` times, and the first ``n_same_top`` times."""
+
+    skipped: str | None = None
+    n_prompts: int = 0
+    n_agreeing: int = 0
+    n_same_top: int = 0
+
+    def __str__(self) -> str:
+        if self.skipped:
+            return f"skipped: {self.skipped}"
+        return f"passed: same tokens, same next token for {self.n_same_top} of {self.n_prompts} prompts"
+
+
+def runtime_check(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    model: LanguageModel,
+    *,
+    without: Collection[str] = (),
+    add_special: bool = True,
+    threads: int = 1,
+    timeout: float = 900.0,
+    least_agreement: float = LEAST_AGREEMENT,
+) -> RuntimeCheck:
+    """Load ``path`` (the first shard of several) in llama.cpp and compare it with the source's tokenizer and ``model``.
+
+    The ids of a multilingual text must be the tokenizer's, with what it puts around a text if ``add_special`` says so
+    (``without`` names parts that llama.cpp is known to split otherwise). For at least ``least_agreement`` of the
+    prompts the most probable next token of ``model`` must be among the ``TOP`` most probable of the file. ``model`` may
+    be the source or the file's own weights restored in transformers; the latter agree far better at two bits, so that
+    what is left is what llama.cpp makes of the file. llama.cpp runs in a process of its own without output. Raises
+    VerificationError when it cannot load the file, crashes, takes more than ``timeout`` seconds, or disagrees.
+    """
+    if not is_installed():
+        return RuntimeCheck(skipped=NOT_INSTALLED)
+    text = texts_without(without)
+    ids: list[int] = tokenizer(text, add_special_tokens=add_special, verbose=False)["input_ids"]
+    prompts = [ids[: len(ids) * (i + 1) // N_PROMPTS][: N_CTX - 2] for i in range(N_PROMPTS)]
+    request = {
+        "path": str(path),
+        "texts": [text],
+        "parse_special": False,
+        "prompts": prompts,
+        "plain_token": tokenizer("a", add_special_tokens=False)["input_ids"][-1],
+        "n_probs": TOP,
+        "n_ctx": N_CTX,
+        "threads": threads,
+    }
+    try:
+        reply = ask(request, timeout)
+    except LlamaCppFailure as failure:
+        raise VerificationError(
+            f"llama.cpp cannot use {path.name}",
+            why=str(failure),
+            hint="check that llama.cpp supports this architecture",
+        ) from None
+    if reply["ids"] != [ids]:
+        raise _other_tokens(path, reply["ids"][0], ids, tokenizer)
+    tops = [_top(model, torch.tensor(prompt)) for prompt in prompts]
+    n_agreeing = sum(top in found for top, found in zip(tops, reply["top"], strict=True))
+    if n_agreeing < least_agreement * len(prompts):
+        raise VerificationError(
+            f"{path.name} does not predict in llama.cpp what the model predicts",
+            why=f"for {n_agreeing} of {len(prompts)} prompts the most probable token is among its first {TOP}",
+            hint="check that llama.cpp supports this architecture, and report it with the name of the model",
+        )
+    n_same_top = sum(top == found[0] for top, found in zip(tops, reply["top"], strict=True))
+    return RuntimeCheck(n_prompts=len(prompts), n_agreeing=n_agreeing, n_same_top=n_same_top)
+
+
+def _top(model: LanguageModel, ids: Tensor) -> int:
+    with torch.inference_mode():
+        output = model(ids.unsqueeze(0).to(getattr(model, "device", ids.device)))
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return int(logits[0, -1].argmax())
+
+
+def _other_tokens(
+    path: Path, found: list[int], expected: list[int], tokenizer: PreTrainedTokenizerBase
+) -> VerificationError:
+    at = first_difference(found, expected)
+    context = tokenizer.decode(expected[max(0, at - 2) : at + 3])
+    return VerificationError(
+        f"{path.name} tokenizes differently in llama.cpp",
+        why=f"token {at} is {found[at : at + 1]} instead of {expected[at : at + 1]}, at {context!r}",
+        hint="the tokenizer needs another pre-tokenizer in GGUF; report it with the name of the model",
+    )

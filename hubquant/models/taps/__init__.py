@@ -1,0 +1,1 @@
+"""Where the inputs of a weight are seen in a transformers model."""

@@ -1,0 +1,151 @@
+"""What flows into experts that transformers fuses into one module.
+
+transformers lets experts be computed by a function registered under a name (``ALL_EXPERTS_FUNCTIONS``). The one here
+computes them one by one and shows the inputs of both matrices; a class that knows no such functions has its forward
+method replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import linear
+
+from hubquant.errors import ImatrixError
+from hubquant.models.taps.tap import AsSeen, Detach, find
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hubquant.observe.sums import InputSums
+
+IMPLEMENTATION = "hubquant_observed"
+_OBSERVERS = "_hubquant_observers"
+
+Observer = Callable[[int, torch.Tensor], None]
+"""Called with an expert's number and its rows [rows, n_in]."""
+
+
+@dataclass(frozen=True)
+class ExpertInput(AsSeen):
+    """The tokens that each expert of a module is given: the input of its gate and up matrices."""
+
+    module: str
+
+    def attach(self, model: PreTrainedModel, key: str, sums: InputSums) -> Detach:
+        return _observe(model, self.module, "input", key, sums)
+
+
+@dataclass(frozen=True)
+class ExpertHidden(AsSeen):
+    """What each expert of a module computes of them: the input of its down matrix."""
+
+    module: str
+
+    def attach(self, model: PreTrainedModel, key: str, sums: InputSums) -> Detach:
+        return _observe(model, self.module, "hidden", key, sums)
+
+
+def _observe(model: PreTrainedModel, name: str, where: str, key: str, sums: InputSums) -> Detach:
+    module: Any = find(model, name)
+    n_experts = int(module.num_experts)
+
+    def observer(expert: int, x: torch.Tensor) -> None:
+        sums.add_expert(key, expert, n_experts, x)
+
+    observers: dict[str, Observer] | None = getattr(module, _OBSERVERS, None)
+    if observers is not None:
+        observers[where] = observer
+        return lambda: None
+    setattr(module, _OBSERVERS, {where: observer})
+    restore = _show(module)
+
+    def detach() -> None:
+        restore()
+        delattr(module, _OBSERVERS)
+
+    return detach
+
+
+def _show(module: Any) -> Detach:
+    """Have the module compute its experts by the functions below."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    if hasattr(module, "is_transposed"):
+        ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _routed_forward)
+        before = module.config._experts_implementation
+        module.config._experts_implementation = IMPLEMENTATION
+
+        def restore() -> None:
+            module.config._experts_implementation = before
+
+        return restore
+    forward = _OTHERS.get(type(module).__name__)
+    if forward is None:
+        raise ImatrixError(
+            f"the experts of {type(module).__name__} cannot be observed",
+            why="transformers computes them in its own way",
+            hint="quantize without importance: --set imatrix.skip=true",
+        )
+    # accelerate puts a method of its own in the place of forward, which loads the weights and calls the old one.
+    method = "_old_forward" if hasattr(module, "_old_forward") else "forward"
+    original = getattr(module, method)
+    setattr(module, method, lambda hidden_states: forward(module, hidden_states))
+    return lambda: setattr(module, method, original)
+
+
+def _routed_forward(
+    self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """``hidden_states`` [tokens, n]; ``top_k_index`` and ``top_k_weights`` [tokens, experts of each]."""
+    first = "gate_up_proj" if self.has_gate else "up_proj"
+    into, out_of = getattr(self, first), self.down_proj
+    into_bias, out_of_bias = (getattr(self, f"{first}_bias"), self.down_proj_bias) if self.has_bias else (None, None)
+    result = torch.zeros_like(hidden_states, dtype=torch.float32)
+    for expert in range(self.num_experts):
+        token, slot = torch.where(top_k_index == expert)
+        if len(token) == 0:
+            continue
+        x = hidden_states[token]
+        h = _multiply(x, into, into_bias, expert, self.is_transposed)
+        h = self._apply_gate(h) if self.has_gate else self.act_fn(h)
+        _show_rows(self, expert, x, h)
+        y = _multiply(h, out_of, out_of_bias, expert, self.is_transposed)
+        if self.has_post_expert_norm:
+            y = self.post_expert_norm(y)
+        result.index_add_(0, token, (y * top_k_weights[token, slot, None]).float())
+    return result.to(hidden_states.dtype)
+
+
+def _multiply(
+    x: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor | None, expert: int, transposed: bool
+) -> torch.Tensor:
+    weight, bias = weights[expert], None if biases is None else biases[expert]
+    return linear(x, weight.T if transposed else weight, bias)
+
+
+def _llama4_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """``hidden_states`` [experts * tokens, n]: every token for every expert, zero where it is not routed."""
+    x = hidden_states.view(self.num_experts, -1, self.hidden_size)
+    result = torch.zeros_like(x)
+    for expert in range(self.num_experts):
+        (token,) = torch.where(x[expert].any(-1))
+        rows = x[expert, token]
+        gate, up = (rows @ self.gate_up_proj[expert]).chunk(2, dim=-1)
+        h = up * self.act_fn(gate)
+        _show_rows(self, expert, rows, h)
+        result[expert, token] = h @ self.down_proj[expert]
+    return result.view(-1, self.hidden_size)
+
+
+_OTHERS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {"Llama4TextExperts": _llama4_forward}
+
+
+def _show_rows(module: Any, expert: int, x: torch.Tensor, h: torch.Tensor) -> None:
+    observers: dict[str, Observer] = getattr(module, _OBSERVERS, {})
+    for where, rows in (("input", x), ("hidden", h)):
+        if where in observers:
+            observers[where](expert, rows)

@@ -1,0 +1,164 @@
+"""What a collection has gathered so far: the same whether the model is in memory or streams through it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from hubquant.calibration.chunks import Chunks
+from hubquant.errors import ImatrixError
+from hubquant.imatrix.matrix import CALIBRATION, Entry, ImportanceMatrix
+from hubquant.models.taps.tap import Reordered, Tap
+from hubquant.observe.snapshot import Snapshot, read_snapshot, write_snapshot
+from hubquant.observe.sums import InputSums
+from hubquant.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SNAPSHOT_SECONDS = 30.0
+OUTPUT = "output.weight"
+
+Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Negative log-likelihoods [n] of the scored tokens of a chunk, from its ids [chunk_size] and its last logits."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a collection is to give: sums of the output layer's inputs too with ``process_output``, the likelihood of
+    the text with ``score``, and a matrix with these facts in its ``provenance``."""
+
+    process_output: bool = False
+    score: Score | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where the state of a collection is kept, and at most how often, but never for more than a twentieth of the time;
+    ``source`` tells models apart."""
+
+    path: Path
+    source: str = ""
+    seconds: float = SNAPSHOT_SECONDS
+
+
+def collected_names(weights: Iterable[str], process_output: bool) -> tuple[str, ...]:
+    """Which of the weights that multiply activations get an entry: those of the blocks, and with ``process_output`` the
+    output layer too, unless it is the token embedding (llama-imatrix's rule)."""
+    return tuple(name for name in weights if name.startswith("blk.") or (process_output and name == OUTPUT))
+
+
+@dataclass(eq=False)
+class Collection:
+    """``done`` chunks were run, the ``skipped`` among them (counted from 1) left out; ``nll`` are their scores."""
+
+    chunks: Chunks
+    taps: Mapping[str, Tap]
+    wanted: Wanted
+    done: int = 0
+    sums: InputSums = field(default_factory=InputSums)
+    skipped: list[int] = field(default_factory=list)
+    nll: list[torch.Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, chunks: Chunks, taps: Mapping[str, Tap], wanted: Wanted) -> Self:
+        names = collected_names(taps, wanted.process_output)
+        return cls(chunks, {name: taps[name] for name in names}, wanted)
+
+    @property
+    def keys(self) -> dict[str, Tap]:
+        """Each distinct tap once, under the name of the first weight that it is for."""
+        first: dict[Tap, str] = {}
+        for weight, tap in self.taps.items():
+            first.setdefault(_seen(tap), weight)
+        return {weight: tap for tap, weight in first.items()}
+
+    def skip(self, chunk: int) -> None:
+        """Leave out a chunk, counted from 0. ``ImatrixError`` when it was the last one."""
+        self.skipped.append(chunk + 1)
+        if len(self.skipped) == len(self.chunks):
+            raise ImatrixError(
+                "no chunk can be used",
+                why="in each of them an activation is NaN, infinite or too large to be squared",
+                hint="check the weights: such a model computes nothing",
+            )
+
+    def matrix(self) -> ImportanceMatrix:
+        """What has been collected so far."""
+        keys = {_seen(tap): weight for weight, tap in self.keys.items()}
+        entries = {}
+        for weight, tap in self.taps.items():
+            total = self.sums.totals.get(keys[_seen(tap)])
+            if total is not None:
+                sum2, sum_ = (tap.columns(x.cpu()).contiguous() for x in (total.sum2, total.sum))
+                entries[weight] = Entry(sum2, total.counts, sum_)
+        facts = {"version": __version__, CALIBRATION: self.chunks.fingerprint, **self.wanted.provenance}
+        if self.skipped:
+            facts["skipped_chunks"] = ", ".join(map(str, self.skipped))
+        counted = self.done - len(self.skipped)
+        return ImportanceMatrix(entries, self.chunks.datasets, self.chunks.chunk_size, counted, facts)
+
+    def state(self) -> Snapshot:
+        tensors = self.sums.tensors() | {"skipped": torch.tensor(self.skipped, dtype=torch.int64)}
+        if self.nll:
+            tensors["nll"] = torch.cat(self.nll)
+        return Snapshot(tensors, self.done)
+
+    def resume(self, state: Snapshot) -> None:
+        self.sums.restore(state.tensors)
+        self.skipped = state.tensors["skipped"].tolist()
+        self.nll = [state.tensors["nll"]] if "nll" in state.tensors else []
+        self.done = state.chunks_done
+
+
+class Keeper:
+    """Keeps the state of a collection in a file, so that a killed run goes on from there."""
+
+    def __init__(
+        self, keeping: Keeping | None, model: PreTrainedModel, collection: Collection, **settings: object
+    ) -> None:
+        self._keeping = keeping
+        self._fingerprint = fingerprint(model, collection, {**settings, "source": keeping.source}) if keeping else ""
+        self._saved_at, self._took = time.monotonic(), 0.0
+
+    def found(self) -> Snapshot | None:
+        return read_snapshot(self._keeping.path, self._fingerprint) if self._keeping else None
+
+    def keep(self, state: Callable[[], Snapshot], *, last: bool) -> None:
+        start = time.monotonic()
+        if self._keeping and (last or start - self._saved_at >= max(self._keeping.seconds, 20 * self._took)):
+            write_snapshot(self._keeping.path, state(), self._fingerprint)
+            self._saved_at = time.monotonic()
+            self._took = self._saved_at - start
+
+
+def fingerprint(model: PreTrainedModel, collection: Collection, settings: Mapping[str, object]) -> str:
+    """Everything the state depends on; of weights in memory, a sample of each."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}{parameter.device.type}".encode())
+        if not parameter.is_meta:
+            step = max(1, parameter.numel() // 64)
+            digest.update(parameter.detach().flatten()[::step].float().cpu().numpy().tobytes())
+    known = {
+        "config": model.config.to_dict(),
+        "taps": {weight: repr(tap) for weight, tap in collection.taps.items()},
+        "scored": collection.wanted.score is not None,
+        "hubquant": __version__,
+        **settings,
+    }
+    digest.update(json.dumps(known, sort_keys=True, default=str).encode())
+    digest.update(collection.chunks.fingerprint.encode())
+    return digest.hexdigest()
+
+
+def _seen(tap: Tap) -> Tap:
+    return tap.seen if isinstance(tap, Reordered) else tap

@@ -1,0 +1,129 @@
+"""Collect an importance matrix: run a model over chunks of tokens and sum what flows into its matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hubquant.calibration.chunks import Chunks
+from hubquant.models.taps.tap import Tap, attached
+from hubquant.observe.collection import Collection, Keeper, Keeping, Wanted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BATCH_TOKENS = 2048  # llama-imatrix's batch
+
+
+def collect(
+    model: PreTrainedModel,
+    chunks: Chunks,
+    taps: Mapping[str, Tap],
+    wanted: Wanted = Wanted(),  # noqa: B008  # frozen
+    *,
+    keeping: Keeping | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+    watch: Callable[[Collection], None] = lambda _: None,
+) -> Collection:
+    """Sums over what the ``taps`` see (GGUF weight -> tap).
+
+    Squares are summed in float32 over one chunk and in float64 over the chunks, on the device of the activation. A
+    chunk in which an activation is NaN, infinite or too large to be squared is run again in float32, if the model is
+    in half precision, and left out if that does not help.
+
+    ``advance`` counts chunks, ``watch`` is shown the collection after every batch. With ``keeping`` the state is kept
+    in a file, and a killed collection goes on from there with bit-identical results; the file stays until the caller,
+    who has saved the matrix, removes it. Raises ``ImatrixError`` for a module that the model does not have, and when no
+    chunk is left.
+    """
+    collection = Collection.of(chunks, taps, wanted)
+    batch = batch_chunks(chunks.chunk_size)
+    keeper = Keeper(keeping, model, collection, batch=batch)
+    if found := keeper.found():
+        collection.resume(found)
+        advance(collection.done)
+    forward = _Forward(model, wanted)
+    with torch.no_grad(), attached(model, collection.keys, collection.sums):
+        while collection.done < len(chunks):
+            n = min(batch, len(chunks) - collection.done)
+            _run(forward, collection, collection.done, n)
+            collection.done += n
+            advance(n)
+            watch(collection)
+            keeper.keep(collection.state, last=collection.done == len(chunks))
+    return collection
+
+
+def batch_chunks(chunk_size: int) -> int:
+    """Chunks that are run at a time."""
+    return max(1, BATCH_TOKENS // chunk_size)
+
+
+def run_model(model: Any, ids: torch.Tensor, wanted: Wanted) -> Any:
+    """The model's output for ``ids`` [n, chunk_size], with the logits that ``wanted`` looks at: all of them pass the
+    output layer when its inputs are observed, the second half of each chunk when it is scored."""
+    # Weights that accelerate keeps elsewhere are on no device; it moves the input to where they will be.
+    inputs = {"input_ids": ids if model.device.type == "meta" else ids.to(model.device), "use_cache": False}
+    if wanted.score is None and not wanted.process_output:
+        return model.base_model(**inputs)
+    kept = 0 if wanted.process_output else ids.shape[1] - ids.shape[1] // 2
+    return model(**inputs, logits_to_keep=kept)
+
+
+class _Forward:
+    """Runs chunks, computing no more than somebody looks at: logits are the largest tensor of all."""
+
+    def __init__(self, model: PreTrainedModel, wanted: Wanted) -> None:
+        self.model, self._wanted = model, wanted
+
+    def __call__(self, ids: torch.Tensor) -> list[torch.Tensor]:
+        """The scores of chunks [n, chunk_size]."""
+        output = run_model(self.model, ids, self._wanted)
+        score = self._wanted.score
+        return [score(row, logits) for row, logits in zip(ids, output.logits, strict=True)] if score else []
+
+
+def _run(forward: _Forward, collection: Collection, first: int, n: int) -> None:
+    """Run ``n`` chunks together; if that gives something that is not finite, each by itself."""
+    ids, sums = collection.chunks.ids[first : first + n], collection.sums
+    for attempt in (_as_it_is, _in_float32):
+        with attempt(forward.model) as possible:
+            if not possible:
+                break
+            sums.begin(n)
+            nll = forward(ids)
+            if sums.not_finite() is None:
+                sums.commit()
+                collection.nll += nll
+                return
+        if n > 1:
+            for chunk in range(first, first + n):
+                _run(forward, collection, chunk, 1)
+            return
+    collection.skip(first)
+
+
+@contextmanager
+def _as_it_is(_model: PreTrainedModel) -> Iterator[bool]:
+    yield True
+
+
+@contextmanager
+def _in_float32(model: PreTrainedModel) -> Iterator[bool]:
+    """Whether the model, in half precision before, is in float32 for a while: there must be room for its weights."""
+    dtype = model.dtype
+    if dtype == torch.float32 or getattr(model, "hf_device_map", None):
+        yield False
+        return
+    try:
+        try:
+            model.to(torch.float32)  # type: ignore[arg-type]
+        except torch.OutOfMemoryError:
+            yield False
+            return
+        yield True
+    finally:
+        model.to(dtype)  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""Collect an importance matrix of a model larger than memory: all chunks pass block after block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hubquant.calibration.chunks import Chunks
+from hubquant.models.taps.tap import Tap, attached
+from hubquant.observe.collection import Collection, Keeper, Keeping, Wanted
+from hubquant.observe.collector import run_model
+from hubquant.observe.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from hubquant.models.stream import BlockStream, Output, Pass
+
+_HIDDEN = "hidden"
+_LEAVES = "leaves"
+
+
+def collect_streamed(
+    stream: BlockStream,
+    chunks: Chunks,
+    taps: Mapping[str, Tap],
+    wanted: Wanted = Wanted(),  # noqa: B008  # frozen
+    *,
+    keeping: Keeping | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Collection:
+    """As ``collect``, but each weight is read once; in memory are two blocks and the hidden states of all chunks.
+
+    A chunk with an activation that is not finite is left out from that block on; what earlier blocks saw of it counts.
+    ``advance`` counts chunks passing a block. A killed collection goes on after the last block whose state was kept.
+    """
+    collection = Collection.of(chunks, taps, wanted)
+    keeper = Keeper(keeping, stream.model, collection, streamed=True)
+    found = keeper.found()
+    first = 0
+    if found:
+        first = found.chunks_done  # blocks, here
+        collection.resume(found)
+        advance(first * len(chunks))
+    bad = {chunk - 1 for chunk in collection.skipped}
+    with torch.no_grad(), stream.pausing(), attached(stream.model, collection.keys, collection.sums):
+        stream.weights.load_rest(chunks.ids)
+
+        def forward(ids: torch.Tensor) -> Any:
+            return run_model(stream.model, ids, wanted)
+
+        waiting = [_output(found, i) if found else None for i in range(len(chunks))]
+        passes = [
+            stream.start(ids[None], forward, first, output) for ids, output in zip(chunks.ids, waiting, strict=True)
+        ]
+        for block in stream.loaded(first):
+            for i, each in enumerate(passes):
+                _step(each, i, collection, bad)
+                advance(1)
+            collection.done = block + 1
+            if all(each.resumable for each in passes):
+                last = block + 1 == stream.n_blocks
+                keeper.keep(lambda: _state(collection, passes), last=last)
+        if wanted.score or wanted.process_output:
+            stream.weights.load_output()
+            for i, (each, ids) in enumerate(zip(passes, chunks.ids, strict=True)):
+                output = _step(each, i, collection, bad)
+                if wanted.score and i not in bad:
+                    collection.nll.append(wanted.score(ids, output.logits[0]))
+        else:
+            for each in passes:
+                each.drop()
+    collection.done = len(chunks)
+    return collection
+
+
+def _step(waiting: Pass, chunk: int, collection: Collection, bad: set[int]) -> Any:
+    collection.sums.begin(1)
+    result = waiting.step()
+    if collection.sums.not_finite() is None:
+        collection.sums.commit()
+    elif chunk not in bad:
+        bad.add(chunk)
+        collection.skip(chunk)
+    return result
+
+
+def _state(collection: Collection, passes: list[Pass]) -> Snapshot:
+    """The sums, and what each chunk waits with: a tensor, or a tuple of tensors and nothing else that matters."""
+    state = collection.state()
+    hidden: dict[str, torch.Tensor] = {}
+    leaves = 0
+    for i, each in enumerate(passes):
+        parts = each.output if isinstance(each.output, tuple) else (each.output,)
+        leaves = len(parts) if isinstance(each.output, tuple) else 0
+        hidden |= {
+            f"{_HIDDEN}:{i}:{k}": x.contiguous().cpu() for k, x in enumerate(parts) if isinstance(x, torch.Tensor)
+        }
+    return Snapshot({**state.tensors, **hidden, _LEAVES: torch.tensor(leaves)}, state.chunks_done)
+
+
+def _output(state: Snapshot, chunk: int) -> Output:
+    leaves = int(state.tensors[_LEAVES])
+    parts = [state.tensors.get(f"{_HIDDEN}:{chunk}:{k}") for k in range(max(1, leaves))]
+    return tuple(parts) if leaves else parts[0]

@@ -1,0 +1,158 @@
+"""The page of a repository: card, recipe, plot and measurements of all files that are there, not of one run alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hubquant.engine.store import FOLDER, Workspace, fingerprint
+from hubquant.pipeline.contents import CARD, IMATRIX, MEASUREMENTS, PLOT, RECIPE
+from hubquant.pipeline.output_folder import OutputFolder
+from hubquant.publish.card import Card, CardText, EarlierFile, render
+from hubquant.publish.measurements import FileMeasurement, MadeWith, dump_measurements, read_measurements
+from hubquant.publish.plot import plot
+from hubquant.recipe import dump_recipe
+from hubquant.recipe.public import base_models, local_recipe, needed_files, placed, public_recipe
+from hubquant.recipe.schema import ModelReference, Recipe, TextSource
+from hubquant.version import __version__
+
+if TYPE_CHECKING:
+    from hubquant.pipeline.plan import Plan
+
+STATE = "page.json"
+
+
+class Page(BaseModel):
+    """What there is to tell besides the files; it is kept so that they can be published later. Neither recipe names a
+    place to publish to, and the one that is published none of this machine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    model_name: str
+    model_id: str | None
+    revision: str | None
+    base_models: tuple[str, ...]
+    source: dict[str, Any]
+    has_imatrix: bool
+    calibration: tuple[CardText, ...]
+    tokens_calibrated: int
+    evaluation: tuple[CardText, ...]
+    recipe: Recipe
+    local_recipe: Recipe
+    made_with: MadeWith
+    not_as_source: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, plan: Plan, matrix_sha256: str | None) -> Page:
+        """``matrix_sha256`` is that of the importance matrix as it is published."""
+        recipe, source = plan.recipe, plan.source
+        model = ModelReference(id=source.id, revision=source.revision) if source.id else None
+        return cls(
+            version=__version__,
+            model_name=source.name,
+            model_id=source.id,
+            revision=source.revision if source.id else None,
+            base_models=base_models(recipe, source.id, source.card),
+            source=dict(source.card),
+            has_imatrix=plan.facts is not None,
+            calibration=tuple(map(_text, recipe.calibration.sources)) if plan.calibration else (),
+            tokens_calibrated=plan.calibration.n_tokens if plan.calibration else 0,
+            evaluation=tuple(map(_text, recipe.evaluate.sources)) if plan.evaluation else (),
+            recipe=public_recipe(recipe, model),
+            local_recipe=local_recipe(recipe, model),
+            made_with=_made_with(plan, matrix_sha256),
+            not_as_source=plan.conversion.notes,
+        )
+
+    @classmethod
+    def load(cls, folder: OutputFolder) -> Page | None:
+        """None where a version made the folder that kept no page."""
+        try:
+            return cls.model_validate_json((folder.root / FOLDER / STATE).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def save(self, folder: OutputFolder) -> None:
+        Workspace(folder.root).write(folder.root / FOLDER / STATE, self.model_dump_json(indent=1).encode())
+
+    def contents(self, files: Sequence[FileMeasurement], others: Sequence[str], to: str | None) -> dict[str, bytes]:
+        """The page by path. ``others`` are files that are there without measurements; ``to`` is the repository."""
+        current = [file.measured for file in files if not file.made_with.differences(self.made_with)]
+        reproduced = [file.type for file in files if file.made_with.is_reproduced_by(self.made_with)]
+        recipe = placed(self.recipe if to else self.local_recipe, reproduced, to)
+        contents = {RECIPE: dump_recipe(recipe).encode()}
+        scored = max((file.divergence.n_tokens for file in current if file.divergence), default=0)
+        if scored:
+            contents[PLOT] = plot(current, f"{self.model_name}: size and divergence")
+        needs = needed_files(placed(self.recipe, reproduced, to))
+        card = Card(
+            model_name=self.model_name,
+            files=tuple(current),
+            earlier=tuple(
+                EarlierFile(file.measured, tuple(differences))
+                for file in files
+                if (differences := file.made_with.differences(self.made_with))
+            ),
+            others=tuple(others),
+            reproduce=f"hubquant run hub:{to}" if to and not needs else f"hubquant run {RECIPE}",
+            needs=needs,
+            version=self.version,
+            model_id=self.model_id,
+            revision=self.revision,
+            base_models=self.base_models,
+            repo_id=to,
+            source=self.source,
+            imatrix=IMATRIX if self.has_imatrix else None,
+            calibration=self.calibration,
+            tokens_calibrated=self.tokens_calibrated,
+            evaluation=self.evaluation,
+            tokens_scored=scored,
+            plot=PLOT if scored else None,
+            verified=True,
+            not_as_source=self.not_as_source,
+        )
+        text = render(card).encode()
+        return {**contents, MEASUREMENTS: dump_measurements(files, hashlib.sha256(text).hexdigest()), CARD: text}
+
+
+def measurements_in(folder: OutputFolder) -> tuple[FileMeasurement, ...]:
+    """Of the files that are still in ``folder`` as they were measured."""
+    if MEASUREMENTS not in folder or not folder.is_unchanged(MEASUREMENTS):
+        return ()
+    found = read_measurements((folder.root / MEASUREMENTS).read_bytes()).files
+    digests = {path: folder.sha256(path) for path in folder}
+    return tuple(file for file in found if file.is_what(digests))
+
+
+def undescribed(names: Iterable[str], files: Sequence[FileMeasurement]) -> list[str]:
+    """Models among ``names`` of which ``files`` do not tell."""
+    described = {path for file in files for path in file.paths} | {IMATRIX}
+    return sorted(name for name in set(names) - described if name.endswith(".gguf"))
+
+
+def _made_with(plan: Plan, matrix_sha256: str | None) -> MadeWith:
+    recipe, facts = plan.recipe, plan.facts
+    settings = recipe.quantize.model_dump(mode="json", exclude={"types", "allow_fork_types", "allow_requantize"})
+    matrix = None
+    if facts is not None:
+        # by the text it was collected on, where that is known: sums differ in their last bits between machines
+        provenance = plan.imatrix.matrix.provenance if plan.imatrix else {}
+        source = facts.tokens_sha256 or provenance.get("calibration_sha256") or matrix_sha256
+        use = recipe.imatrix.model_dump(include={"process_output", "include_weights", "exclude_weights"})
+        matrix = fingerprint({"matrix": source, **use})
+    return MadeWith(
+        model=plan.source.identity["model"],
+        imatrix=matrix,
+        settings=fingerprint({**settings, **recipe.convert.model_dump(mode="json")}),
+        evaluation=plan.evaluation.fingerprint if plan.evaluation else None,
+        hubquant=__version__,
+    )
+
+
+def _text(source: TextSource) -> CardText:
+    detail = ", ".join(part for part in (source.config, source.split) if part) if source.dataset else ""
+    return CardText(source.display_name, is_dataset=source.dataset is not None, detail=detail)

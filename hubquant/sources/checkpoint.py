@@ -1,0 +1,92 @@
+"""A model's folder, or a repository of the Hub, as a source."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubquant.checkpoint.checkpoint import Checkpoint, read_header
+from hubquant.checkpoint.weight_files import weight_files
+from hubquant.convert.architectures import CLASSES
+from hubquant.convert.plain import plain_checkpoint
+from hubquant.hub.front_matter import read_card
+from hubquant.models.identify import identify
+from hubquant.models.load import Device, Placement, load
+from hubquant.sources.source import SourceModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|(vocab|merges)\.txt$|README\.md$")
+LARGEST_METADATA = 100 << 20  # bytes
+
+
+def folder_name(folder: Path) -> str:
+    """A snapshot in the Hub's cache, models--org--name/snapshots/<commit>, has its repository's name."""
+    kind, *names = folder.parent.parent.name.split("--")
+    return names[-1] if names and kind == "models" and folder.parent.name == "snapshots" else folder.name
+
+
+def open_folder(folder: Path, name: str) -> SourceModel:
+    checkpoint = Checkpoint.from_folder(folder)
+    identify(folder, CLASSES)
+    return SourceModel(
+        name=name,
+        id=None,
+        revision="local",
+        folder=folder,
+        checkpoint=checkpoint,
+        card=read_card(folder),
+        identity={"model": _content_fingerprint(folder, checkpoint), "state": _state_fingerprint(folder, checkpoint)},
+    )
+
+
+def load_folder(folder: Path, device: Device = "auto", placement: Placement | None = None) -> PreTrainedModel:
+    """The language model of a folder as it is converted; see :func:`hubquant.models.load`."""
+    return load(plain_checkpoint(Checkpoint.from_folder(folder)), folder, device, placement)
+
+
+def open_hub(repo_id: str, revision: str) -> SourceModel:
+    from hubquant.hub import cache
+    from hubquant.hub.pull import fetch_metadata, range_reader, resolve
+
+    remote = resolve(repo_id, revision)
+    folder = fetch_metadata(remote)
+    files = weight_files(folder, remote.files)
+    identify(folder, CLASSES)
+    headers = {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files.names}
+    missing = [file for file in files.names if not cache.cached_file(remote.id, remote.revision, file)]
+    return SourceModel(
+        name=repo_id.rsplit("/", 1)[-1],
+        id=repo_id,
+        revision=remote.revision,
+        folder=folder,
+        checkpoint=Checkpoint.from_headers(folder, files, headers),
+        card=remote.card,
+        identity={"model": f"{repo_id}@{remote.revision}"},
+        remote=remote,
+        weight_files=files.names,
+        download_bytes=sum(remote.files[file].size for file in missing),
+    )
+
+
+def _content_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
+    """Config, tokenizer and tensor table by content: the same on every machine, and cheap for any size of model."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and METADATA_PATTERN.match(p.name)):
+        if path.stat().st_size <= LARGEST_METADATA:
+            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    for name, info in sorted(checkpoint.tensors.items()):
+        digest.update(f"{name}\0{info.dtype}\0{info.shape}\0{info.file}\0{info.begin}\0{info.end}\0".encode())
+    return digest.hexdigest()
+
+
+def _state_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
+    """Size and time of change of the weight files, as ``make`` looks at them: weights changed in place are others."""
+    digest = hashlib.sha256()
+    for file in sorted({info.file for info in checkpoint.tensors.values()}):
+        status = (folder / file).stat()
+        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()

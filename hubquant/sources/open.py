@@ -1,0 +1,40 @@
+"""What a recipe or a command names becomes a source. Only metadata is read: config, tokenizer files and headers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+from hubquant.disk import user_path
+from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.recipe.schema import ModelReference
+from hubquant.sources.checkpoint import folder_name, open_folder, open_hub
+from hubquant.sources.gguf import open_gguf
+from hubquant.sources.source import SourceModel
+
+
+def open_source(reference: ModelReference, pre_tokenizer: str | None = None) -> SourceModel:
+    """Raises ``HubAccessError``, ``CheckpointError`` or ``NotSupportedYet`` when the model cannot be used."""
+    return replace(_open(reference), pre_tokenizer=pre_tokenizer)
+
+
+def _open(reference: ModelReference) -> SourceModel:
+    if reference.allow_pickle:
+        raise NotSupportedYet(
+            "pickled weights", hint="convert the repository to safetensors first, then remove allow_pickle"
+        )
+    if reference.id is not None:
+        return open_hub(reference.id, reference.revision)
+    if reference.file is not None:
+        return open_gguf(user_path(reference.file))
+    if reference.bundled is not None:
+        folder = Path(str(resources.files("hubquant") / "data" / "demo"))
+        return open_folder(folder, f"hubquant-{reference.bundled}")
+    folder = user_path(str(reference.folder))
+    if not os.path.isdir(folder):
+        raise CheckpointError(
+            f"there is no folder {folder}", hint="check the path, or name a Hub id such as Qwen/Qwen3-0.6B"
+        )
+    return open_folder(folder, folder_name(folder.resolve()))

@@ -1,0 +1,114 @@
+"""Where a model comes from: a Hub repository, a local folder, the demo model in the package, or a GGUF file.
+
+Opening a source reads metadata only: config, tokenizer files and headers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.convert.conversion import Conversion, check_copies, plan_conversion
+from hubquant.engine.progress import Progress
+from hubquant.gguf_file import Metadata
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hubquant.hub.pull import RemoteModel
+    from hubquant.models.load import Placement
+
+METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|(vocab|merges)\.txt$|README\.md$")
+LARGEST_METADATA = 100 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """``identity`` is what every artifact made from these weights depends on, its "model" part is the same on every
+    machine. ``folder`` holds the weights once ``remote`` is None. ``pre_tokenizer`` stands in the place of that which
+    would be recognised."""
+
+    name: str
+    id: str | None
+    revision: str
+    folder: Path
+    checkpoint: Checkpoint
+    card: Mapping[str, Any]
+    identity: Mapping[str, str]
+    remote: RemoteModel | None = None
+    weight_files: tuple[str, ...] = ()
+    download_bytes: int = 0
+    pre_tokenizer: str | None = None
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether the model can be run block by block."""
+        return True
+
+    @property
+    def quantized_types(self) -> tuple[str, ...]:
+        """What the weights were quantized to before, if that lost something."""
+        return ()
+
+    def conversion(self) -> Conversion:
+        """What becomes of the weights; see :func:`plan_conversion`."""
+        conversion = plan_conversion(self.folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer)
+        if self.checkpoint.folder is not None:
+            check_copies(conversion, self.checkpoint)
+        return conversion
+
+    @property
+    def stored_types(self) -> Mapping[str, str]:
+        """Of the tensors of the file that :meth:`stored` has."""
+        return {}
+
+    def stored(self, name: str, type: str) -> torch.Tensor | None:  # noqa: ARG002
+        """The bytes that the source itself has of a tensor of the file in that type, uint8 [rows, row_bytes]."""
+        return None
+
+    def general_metadata(self, n_parameters: int) -> Metadata:
+        """The keys that come before those of the conversion."""
+        from hubquant.convert.rules.general import general_metadata
+
+        return general_metadata(self.folder, self.card, self.full_name, n_parameters, quantized_by="hubquant")
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's own, which gives a text the tokens that llama.cpp will."""
+        from hubquant.models import load_tokenizer
+        from hubquant.vocab.gemma4 import begin_with_bos, is_gemma4
+
+        tokenizer = load_tokenizer(self.folder)
+        return begin_with_bos(tokenizer) if is_gemma4(self.checkpoint.config) else tokenizer
+
+    def load(self, placement: Placement | None = None) -> PreTrainedModel:
+        """The model in memory; the weights must be on disk."""
+        from hubquant.convert.plain import plain_checkpoint
+        from hubquant.models import load
+
+        return load(plain_checkpoint(self.checkpoint), self.folder, placement=placement)
+
+    @property
+    def full_name(self) -> str:
+        """With its owner where it is on the Hub."""
+        return self.id or self.name
+
+    @property
+    def exact_revision(self) -> str:
+        """Of a folder, the state of its files."""
+        return self.revision if self.id else self.identity["state"]
+
+    def download(self, progress: Progress) -> SourceModel:
+        """The same source with its weights on disk."""
+        if self.remote is None:
+            return self
+        from hubquant.hub.pull import fetch_weights
+
+        progress.step("pull", f"{self.id} at {self.revision[:12]}", reused=self.download_bytes == 0)
+        with progress.bar("pull", self.download_bytes, "B") as advance:
+            folder = fetch_weights(self.remote, self.weight_files, advance)
+        return replace(self, folder=folder, checkpoint=self.checkpoint.with_folder(folder), remote=None)

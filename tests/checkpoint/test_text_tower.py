@@ -1,0 +1,210 @@
+"""Multimodal checkpoints, of which the language model is converted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+import hubquant
+from hubquant.convert.restore import load_model
+from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.imatrix import load_imatrix
+from hubquant.models import identify
+from hubquant.models.tiny import qwen2_tokenizer
+from hubquant.sources.checkpoint import load_folder
+from tests.support.conversion import edit_weights, plan, uneven, write_gguf
+from tests.support.llamacpp import LlamaCpp
+from tests.support.multimodal import SIZES, build_multimodal, rename
+
+IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()
+GEMMA3 = {
+    "num_hidden_layers": 7,
+    "sliding_window": 32,
+    "query_pre_attn_scalar": 64,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+    },
+}
+MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str]] = {
+    "gemma3": (("gemma3", "gemma3_text", "siglip_vision_model"), GEMMA3 | {"tied": True}, "gemma3"),
+    "mistral3": (("mistral3", "mistral", "pixtral"), {}, "llama"),
+    "mistral3, tied": (("mistral3", "mistral", "pixtral"), {"tied": True}, "llama"),
+    "llava": (("llava", "llama", "clip_vision_model"), {}, "llama"),
+    "llava with qwen2": (("llava", "qwen2", "clip_vision_model"), {}, "qwen2"),
+}
+OLDER = ("language_model.model.", "model.language_model."), ("language_model.lm_head.", "lm_head.")
+
+
+def build(name: str, folder: Path) -> Path:
+    towers, settings, _ = MODELS[name]
+    return build_multimodal(*towers, folder, **settings)
+
+
+def configure(folder: Path, **changes: Any) -> Path:
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+    return folder
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        result: torch.Tensor = model(input_ids=torch.tensor([IDS])).logits[0]
+    return result
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_equal_those_of_the_whole_model(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    folder = build(name, tmp_path / "model")
+    whole = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    expected = logits(whole)
+    conversion = write_gguf(folder, tmp_path / "model.gguf", "F32")
+    assert conversion.architecture == MODELS[name][2]
+    with LlamaCpp(tmp_path / "model.gguf") as llama:
+        found = torch.from_numpy(llama.logits(IDS))
+    assert relative_error(found, expected) <= 1e-3
+    assert torch.equal(found.argmax(-1), expected.argmax(-1))
+    assert relative_error(logits(load_model(tmp_path / "model.gguf")), expected) <= 1e-4
+
+    model = load_folder(folder, "cpu")
+    assert torch.equal(logits(model), expected)
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in whole.parameters())
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert {tap.module for tap in conversion.taps.values()} == linear
+
+
+@pytest.mark.parametrize("name", ["gemma3", "mistral3"])
+def test_other_names_are_the_same_model(name: str, tmp_path: Path) -> None:
+    folder = build(name, tmp_path)
+    expected, shapes = logits(load_folder(folder, "cpu")), plan(folder).shapes
+    rename(folder, *OLDER)
+    assert plan(folder).shapes == shapes
+    assert torch.equal(logits(load_folder(folder, "cpu")), expected)
+
+
+def test_a_run_measures_the_language_model(tmp_path: Path) -> None:
+    folder = build("gemma3", tmp_path / "tiny-gemma3")
+    overrides = ["calibration.chunk_size=64", "calibration.chunks=4", "evaluate.chunk_size=64", "evaluate.chunks=3"]
+    overrides += ["quantize.types=[Q8_0,Q4_K_M]", "quantize.mode=exact"]
+    made = hubquant.plan(str(folder), overrides=overrides, out=tmp_path / "out")
+    assert any("only the language model is converted" in note for note in made.notes)
+    report = hubquant.run(str(folder), overrides=overrides, out=tmp_path / "out")
+    klds = [file.measured.divergence.kld.mean for file in report.files if file.measured.divergence]
+    assert 0 < klds[0] < klds[1]
+    entries = load_imatrix(tmp_path / "out" / "imatrix.gguf").entries
+    assert len(entries) == 7 * 7
+    assert "blk.6.ffn_down.weight" in entries
+
+
+def test_identity_is_the_language_models(tmp_path: Path) -> None:
+    identity = identify(build("gemma3", tmp_path))
+    assert (identity.task, identity.model_class) == ("text-generation", "Gemma3ForCausalLM")
+
+
+def test_settings_for_tying_may_contradict_each_other(tmp_path: Path) -> None:
+    folder = build("mistral3", tmp_path)
+    assert "output.weight" in plan(configure(folder, tie_word_embeddings=True)).shapes
+    edit_weights(folder, lambda weights: weights.pop("language_model.lm_head.weight"))
+    assert "output.weight" not in plan(folder).shapes
+    with pytest.raises(CheckpointError, match=r"1 tensors are missing: lm_head\.weight"):
+        plan(configure(folder, tie_word_embeddings=False))
+
+
+def test_language_models_that_cannot_be_converted(tmp_path: Path) -> None:
+    folder = build("llava", tmp_path)
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    with pytest.raises(NotSupportedYet, match="'blip_text_model'"):
+        plan(configure(folder, text_config=text | {"model_type": "blip_text_model"}))
+    with pytest.raises(NotSupportedYet, match="blip_text_model"):
+        identify(folder)
+    with pytest.raises(CheckpointError, match=r"text_config in config\.json names no model_type"):
+        plan(configure(folder, text_config={"hidden_size": 64}))
+
+
+QWEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2_vl": ("qwen2", {"depth": 1, "embed_dim": 32, "hidden_size": 256, "num_heads": 2}),
+    "qwen2_5_vl": (
+        "qwen2",
+        {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 256},
+    ),
+    "qwen3_vl": (
+        "qwen3",
+        {
+            "depth": 1,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": 256,
+            "deepstack_visual_indexes": [0],
+            "num_position_embeddings": 16,
+        },
+    ),
+}
+
+
+def build_qwen(family: str, folder: Path, tied: bool) -> Path:
+    tokenizer = qwen2_tokenizer()
+    sections = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 8, 8]}
+    sections |= {"mrope_interleaved": True} if family == "qwen3_vl" else {}
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id)
+    text = SIZES | {"vocab_size": len(tokenizer), "rope_parameters": sections, **ids}
+    whole = AutoConfig.for_model(family, text_config=text, vision_config=QWEN[family][1], tie_word_embeddings=tied)
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(whole).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return edit_weights(folder, uneven)
+
+
+def flat(folder: Path) -> Path:
+    """As Qwen2-VL was published: the language model's settings at the top, and its names without a prefix."""
+    config = json.loads((folder / "config.json").read_text())
+    text = config.pop("text_config")
+    text = {name: text[name] for name in (*SIZES, "vocab_size", "eos_token_id") if name in text and name != "head_dim"}
+    rope = {"rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 8, 8]}}
+    (folder / "config.json").write_text(json.dumps(config | text | rope))
+    return rename(folder, ("model.language_model.", "model."), ("model.visual.", "visual."))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", QWEN)
+def test_a_qwen_that_sees_has_one_position_for_each_token_of_text(family: str, tied: bool, tmp_path: Path) -> None:
+    folder = build_qwen(family, tmp_path / "model", tied)
+    whole = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    expected = logits(whole)
+    conversion = plan(folder)
+    assert conversion.architecture == QWEN[family][0]
+    assert ("output.weight" in conversion.shapes) is not tied
+    assert relative_error(logits(load_folder(folder, "cpu")), expected) <= 1e-5
+    assert identify(folder).model_class == f"Qwen{QWEN[family][0][4:]}ForCausalLM"
+    if family != "qwen3_vl":
+        assert plan(flat(folder)).metadata == conversion.metadata
+        assert relative_error(logits(load_folder(folder, "cpu")), expected) <= 1e-5
+    write_gguf(folder, tmp_path / "model.gguf", "F32")
+    assert relative_error(logits(load_model(tmp_path / "model.gguf")), expected) <= 1e-4
+
+
+def test_internvls_language_model(tmp_path: Path) -> None:
+    folder = build("llava with qwen2", tmp_path / "model")
+    expected = logits(load_folder(folder, "cpu"))
+    config = json.loads((folder / "config.json").read_text())
+    text = config.pop("text_config") | {"architectures": ["Qwen2ForCausalLM"]}
+    code = {"architectures": ["InternVLChatModel"], "model_type": "internvl_chat", "auto_map": {"AutoConfig": "a.B"}}
+    (folder / "config.json").write_text(json.dumps(config | code | {"llm_config": text}))
+    rename(folder, ("lm_head.", "language_model.lm_head."), ("model.language_model.", "language_model.model."))
+    assert plan(folder).architecture == "qwen2"
+    assert identify(folder).model_class == "Qwen2ForCausalLM"
+    assert torch.equal(logits(load_folder(folder, "cpu")), expected)
+    configure(folder, llm_config=text | {"model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"]})
+    with pytest.raises(NotSupportedYet, match="internlm2"):
+        plan(folder)

@@ -1,0 +1,48 @@
+"""Every architecture: what is collected is what llama.cpp collects, from a loaded and from a streamed model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hubquant.calibration import Chunks
+from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.models.spill import Spill
+from hubquant.models.stream import BlockStream
+from hubquant.observe import Wanted, collect
+from hubquant.observe.streamed import collect_streamed
+from hubquant.pipeline.importance import open_weights
+from hubquant.sources.checkpoint import load_folder
+from tests.convert.test_llama_cpp import IDS, MODELS
+from tests.support.conversion import build_uneven, write_gguf
+from tests.support.llamacpp import LlamaCpp
+
+ALIKE = ("with", "without", "tied", "in ", "as configured", "11b")  # variants of one that is there
+DEEP = ("deepseek2 lite",)  # of 27 layers
+NAMES = [name for name in MODELS if name not in DEEP and not any(word in name for word in ALIKE)]
+FACTORS = ("falcon_h1",)  # multipliers that llama.cpp's weights hold and transformers' inputs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loaded_streamed_and_llama_cpp(name: str, tmp_path: Path) -> None:
+    family, config = MODELS[name]
+    folder = build_uneven(family, tmp_path / "model", **config)
+    conversion = write_gguf(folder, tmp_path / "model.gguf", "F32")
+    chunks = Chunks(torch.tensor([IDS[:80], IDS[80:]]), ("x",), (2,), "0")
+    wanted = Wanted(process_output=True)
+    loaded = collect(load_folder(folder, "cpu"), chunks, conversion.taps, wanted).matrix()
+    stream = BlockStream(open_weights(Checkpoint.from_folder(folder)), Spill(tmp_path / "hidden"))
+    streamed = collect_streamed(stream, chunks, conversion.taps, wanted).matrix()
+    with LlamaCpp(tmp_path / "model.gguf") as llama:
+        expected = llama.imatrix(chunks.ids.tolist())
+    assert loaded.entries.keys() == streamed.entries.keys() == expected.keys()
+    for weight, (sums, counts) in expected.items():
+        entry, other = loaded.entries[weight], streamed.entries[weight]
+        assert entry.counts.tolist() == other.counts.tolist() == counts.tolist()
+        torch.testing.assert_close(other.in_sum2, entry.in_sum2, rtol=5e-5, atol=1e-6)
+        found, reference = entry.in_sum2, torch.from_numpy(sums)
+        if name in FACTORS:
+            found, reference = found / found.sum(), reference / reference.sum()
+        torch.testing.assert_close(found, reference, rtol=5e-3, atol=1e-6)
