@@ -28,13 +28,10 @@ def publish(
     if Path(to).is_dir() and not folder.exists():
         raise UserError(f"there is no folder {folder}", hint=f"hubquant publish {to} --to {folder}")
     if dry_run:
-        from huggingface_hub.utils import validate_repo_id
-
-        from hubquant.hub.failures import hub_errors
+        from hubquant.hub.push import check_id
 
         names = list(finished_folder(folder).publishable())
-        with hub_errors(to):
-            validate_repo_id(to)
+        check_id(to)
         output.data({"to": to, "uploads": names}, "\n".join([f"would upload to {to}:", *names]))
         return
     pushed = publish_folder(folder, to, private, output.progress())

@@ -11,10 +11,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import (
-    disable_progress_bars,
-    validate_repo_id,
-)
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from hubquant.errors import HubUnavailableError, OutputError
 from hubquant.hub import answers
@@ -38,6 +35,12 @@ class Pushed:
     url: str
     uploaded: tuple[str, ...]
     commit: str | None
+
+
+def check_id(repo_id: str) -> None:
+    """Without asking the Hub. Raises ``HubAccessError`` for what no repository can be called."""
+    with hub_errors(repo_id):
+        validate_repo_id(repo_id)
 
 
 def can_write(repo_id: str, *, retry: Retry = PATIENT) -> str:

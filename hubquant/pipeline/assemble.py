@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.disk import writing
+from hubquant.hub.eval_results import FOLDER as RESULTS
+from hubquant.hub.eval_results import eval_results
 from hubquant.imatrix import save
 from hubquant.pipeline.contents import CARD, IMATRIX, PLOT, dataset_of_results
 from hubquant.pipeline.given_imatrix import GivenImatrix
@@ -15,8 +17,6 @@ from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.page import Page, measurements_in, undescribed
 from hubquant.pipeline.plan import Plan
 from hubquant.pipeline.work import Work
-from hubquant.publish.eval_results import FOLDER as RESULTS
-from hubquant.publish.eval_results import eval_results
 from hubquant.publish.measurements import FileMeasurement, not_replaced, with_earlier
 from hubquant.publish.recommendation import MeasuredFile
 from hubquant.publish.report import FileReport, Report

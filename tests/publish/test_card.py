@@ -14,11 +14,11 @@ from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubquant.hub.eval_results import eval_results
 from hubquant.hub.front_matter import read_front_matter
 from hubquant.hub.push import push
 from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.publish.card import Card, CardText, escape, front_matter, render
-from hubquant.publish.eval_results import eval_results
 from hubquant.publish.recommendation import MeasuredFile
 from tests.support.localhub import LocalHub
 from tests.support.measured import measured_file
