@@ -23,7 +23,7 @@ def planned_names(recipe: Recipe, files: Sequence[FilePlan], *, has_imatrix: boo
     if not recipe.evaluate.skip:
         names.append(PLOT)
     if dataset := dataset_of_results(recipe):
-        from hubquant.publish.eval_results import eval_results
+        from hubquant.hub.eval_results import eval_results
 
         names += eval_results(dataset.dataset, {file.ftype: {} for file in files})
     return [*names, MEASUREMENTS, RECIPE, CARD]
