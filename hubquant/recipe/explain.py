@@ -44,7 +44,7 @@ def explain(error: ValidationError, origin: str, typed: Mapping[str, str]) -> Re
             hint = NAME_A_MODEL if location == ("model",) else None
             return RecipeError(f"{where}{rest}", why=problem["msg"].removeprefix("Value error, "), hint=hint)
     given = problem["input"]
-    what = f"{where} must be {_noun(_field(location))}, not {_shown(given)}{rest}"
+    what = f"{where} must be {noun(_field(location))}, not {_shown(given)}{rest}"
     return RecipeError(what, hint=_hint(location, given, write))
 
 
@@ -53,21 +53,21 @@ def _is_within(path: str, other: str) -> bool:
 
 
 def _hint(location: Location, given: Any, write: str) -> str:
-    kind, _ = _stripped(_field(location))
+    kind, _ = stripped(_field(location))
     if typing.get_origin(kind) is typing.Literal and isinstance(given, str):
         choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str)]
         if near := difflib.get_close_matches(given.lower(), choices, n=1):
             return f"did you mean {near[0]}?"
-    if _is_model(kind):
+    if is_model(kind):
         return f"its keys are {', '.join(kind.model_fields)}"
     return f"{write}{_inline(_example(location, given))}"
 
 
 def _example(location: Location, given: Any) -> Any:
     """A right value: made of the one that was given, or the default, or any of its kind."""
-    kind, _ = _stripped(_field(location))
-    if _is_list(kind) and isinstance(given, str | int | float):
-        element, _ = _stripped(typing.get_args(kind)[0])
+    kind, _ = stripped(_field(location))
+    if is_list(kind) and isinstance(given, str | int | float):
+        element, _ = stripped(typing.get_args(kind)[0])
         return [_cut(str(given))] if element is str else [_of_kind(element)]
     if kind is str and isinstance(given, int | float):
         return str(given)
@@ -77,12 +77,12 @@ def _example(location: Location, given: Any) -> Any:
 def _of_kind(kind: Any) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         return typing.get_args(kind)[0]
-    if _is_list(kind):
-        return [_of_kind(_stripped(typing.get_args(kind)[0])[0])]
+    if is_list(kind):
+        return [_of_kind(stripped(typing.get_args(kind)[0])[0])]
     if typing.get_origin(kind) is dict:
-        return {"name": _of_kind(_stripped(typing.get_args(kind)[1])[0])}
-    if _is_model(kind):
-        return {name: _of_kind(_stripped(info)[0]) for name, info in kind.model_fields.items() if info.is_required()}
+        return {"name": _of_kind(stripped(typing.get_args(kind)[1])[0])}
+    if is_model(kind):
+        return {name: _of_kind(stripped(info)[0]) for name, info in kind.model_fields.items() if info.is_required()}
     return _EXAMPLES[kind]
 
 
@@ -94,16 +94,16 @@ def _default(location: Location) -> Any:
     return list(value) if isinstance(value, tuple) else value if isinstance(value, str | int | float) else None
 
 
-def _noun(annotation: Any) -> str:
-    kind, constraints = _stripped(annotation)
+def noun(annotation: Any) -> str:
+    kind, constraints = stripped(annotation)
     if typing.get_origin(kind) is typing.Literal:
         choices = [str(choice) for choice in typing.get_args(kind)]
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
-    if _is_list(kind):
+    if is_list(kind):
         return "a list"
     if typing.get_origin(kind) is dict:
-        return f"a mapping of names to {_noun(typing.get_args(kind)[1]).removeprefix('a ')}s".replace("texts", "text")
-    if _is_model(kind):
+        return f"a mapping of names to {noun(typing.get_args(kind)[1]).removeprefix('a ')}s".replace("texts", "text")
+    if is_model(kind):
         return "a mapping of keys to values"
     bounds = [bound for constraint in constraints if (bound := _bound(constraint))]
     return " ".join([_NOUNS[kind], *bounds])
@@ -126,8 +126,8 @@ def _field(location: Location) -> Any:
     """The annotation, or field, at ``location``."""
     found: Any = Recipe
     for part in location:
-        kind, _ = _stripped(found)
-        if _is_model(kind):
+        kind, _ = stripped(found)
+        if is_model(kind):
             if part not in kind.model_fields:
                 return found
             found = kind.model_fields[part]
@@ -136,7 +136,7 @@ def _field(location: Location) -> Any:
     return found
 
 
-def _stripped(annotation: Any) -> tuple[Any, list[Any]]:
+def stripped(annotation: Any) -> tuple[Any, list[Any]]:
     """A type without ``Annotated``, ``FieldInfo`` and ``| None``, and its constraints."""
     constraints: list[Any] = []
     while True:
@@ -152,18 +152,18 @@ def _stripped(annotation: Any) -> tuple[Any, list[Any]]:
             return annotation, constraints
 
 
-def _is_model(kind: Any) -> bool:
+def is_model(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def _is_list(kind: Any) -> bool:
+def is_list(kind: Any) -> bool:
     return typing.get_origin(kind) in (tuple, list)
 
 
 def _nearest(name: str, location: Location) -> str:
     """The field that a wrong key at ``location`` may have been meant to be."""
-    kind, _ = _stripped(_field(location))
-    valid = list(kind.model_fields) if _is_model(kind) else []
+    kind, _ = stripped(_field(location))
+    valid = list(kind.model_fields) if is_model(kind) else []
     elsewhere = [path for path in _paths(Recipe) if path.endswith(f".{name}")]
     near = [".".join(map(str, (*location, found))) for found in difflib.get_close_matches(name.lower(), valid, n=1)]
     if elsewhere or near:
@@ -173,9 +173,9 @@ def _nearest(name: str, location: Location) -> str:
 
 def _paths(model: type[BaseModel], above: str = "") -> Iterator[str]:
     for name, info in model.model_fields.items():
-        kind, _ = _stripped(info)
+        kind, _ = stripped(info)
         yield f"{above}{name}"
-        if _is_model(kind):
+        if is_model(kind):
             yield from _paths(kind, f"{above}{name}.")
 
 

@@ -1,6 +1,7 @@
 """The recipe: what to make of which model, with what data, how good it must be and where it goes.
 
-Every model is frozen and refuses unknown keys; every field has a default, so ``model`` alone is a recipe.
+Every model is frozen and refuses unknown keys; every field has a default, so ``model`` alone is a recipe. The strings
+below the fields are their descriptions: docs/recipe.md is made of them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ BundledText = Literal["calibration", "demo-calibration", "test"]
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 def _exactly_one(model: ModelT, names: tuple[str, ...]) -> ModelT:
@@ -40,14 +41,21 @@ HubId = Annotated[str, AfterValidator(_hub_id)]
 
 
 class ModelReference(Frozen):
-    """Exactly one of a Hub id, a local folder, a GGUF file, or a model bundled with the package."""
+    """The source: exactly one of ``id``, ``folder``, ``file`` and ``bundled``. A text stands for ``id``, or for
+    whichever of them it names."""
 
     id: HubId | None = None
+    """A repository of the Hub, whatever lies in the current folder under that name."""
     folder: str | None = None
+    """A folder of this machine with config.json, safetensors and the tokenizer's files."""
     file: str | None = None
+    """A GGUF file of this machine."""
     bundled: Literal["demo"] | None = None
+    """A model that comes with hubquant: 3.7 M weights, trained on Python's documentation."""
     revision: str = "main"
+    """Of ``id``: a branch, tag or commit. Published recipes hold the commit."""
     allow_pickle: bool = False
+    """Weights in pickles, which can run code. Refused so far: only safetensors are read."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -59,23 +67,32 @@ class ModelReference(Frozen):
 
 
 class TextSource(Frozen):
-    """Text to calibrate or to evaluate on: a local file or folder, a Hub dataset, or a text bundled with the package.
-
-    With ``parse_special`` the names of special tokens in a plain text stand for these tokens, as always in rendered
-    conversations.
-    """
+    """Text to calibrate or to evaluate on: exactly one of ``file``, ``dataset`` and ``bundled``."""
 
     file: str | None = None
+    """A file of this machine, or a folder with a dataset: .jsonl, .ndjson and .parquet are rows, anything else is one
+    text in UTF-8."""
     dataset: HubId | None = None
+    """A dataset of the Hub, streamed: no more is downloaded than is needed."""
     bundled: BundledText | None = None
+    """A text that comes with hubquant; ``test`` shares no document with the others."""
     config: str | None = None
+    """The configuration of a dataset that has several."""
     split: str = "train"
+    """The split of a dataset."""
     revision: str | None = None
+    """Of ``dataset``: a branch, tag or commit; by default its main branch."""
     field: str = "text"
+    """The field of a row that holds the text, or a list of messages with role and content."""
     chat_template: bool = False
+    """Texts of ``field`` become messages of a user, in the model's chat template. Lists of messages always do."""
     parse_special: bool = False
+    """The names of special tokens in a plain text stand for these tokens, as always in conversations."""
     samples: Annotated[int, Field(gt=0)] | None = None
+    """So many rows, chosen at random; by default all, in their order."""
     weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
+    """The share of this source in the chunks, relative to the other sources. What it has too little of comes from
+    them."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -90,34 +107,45 @@ class TextSource(Frozen):
 
 
 class Convert(Frozen):
-    """``pre_tokenizer`` is llama.cpp's name for the split before byte-level BPE; by default it is recognised."""
+    """How the model becomes GGUF."""
 
     pre_tokenizer: str | None = None
+    """llama.cpp's name for the split before byte-level BPE. By default the tokenizer's structure tells."""
 
 
 class Calibration(Frozen):
+    """The text that the importance matrix is collected from."""
+
     sources: tuple[TextSource, ...] = (TextSource(bundled="calibration"),)
+    """One or more texts, mixed by their weights."""
     chunk_size: Annotated[int, Field(ge=16)] = 512
+    """Tokens in a chunk: what the model sees at once."""
     chunks: Annotated[int, Field(gt=0)] = 250
+    """At most so many chunks, of all sources together."""
     seed: int = 0
+    """Decides which rows the ``samples`` of a source are. Those of an evaluation are always the same."""
 
 
 class Imatrix(Frozen):
-    """``file`` uses an existing matrix, ``files`` the sum of several; ``skip`` quantizes without one.
-
-    Of the entries those are used whose name holds one of ``include_weights``, or none of ``exclude_weights``.
-    ``offload`` is for models larger than memory: "cpu" and "disk" are accelerate's, with transformers' ``max_memory``;
-    "stream" has one block in memory at a time; "auto" streams what does not fit.
-    """
+    """The importance matrix: where it comes from, how it is collected, and what it is used for."""
 
     file: str | None = None
+    """A matrix that is there, a file or ``hub:org/repo/file``, instead of a collected one."""
     files: tuple[str, ...] = ()
+    """Several of them, added up by tokens."""
     skip: bool = False
+    """Quantize without a matrix. Types that need one are refused."""
     process_output: bool = False
+    """Collect for ``output.weight`` too."""
     offload: Literal["auto", "none", "cpu", "disk", "stream"] = "auto"
+    """For models larger than memory: ``stream`` has one block in memory at a time, ``cpu`` and ``disk`` are
+    accelerate's; ``auto`` streams what does not fit."""
     max_memory: dict[str, str] = {}
+    """For ``cpu`` and ``disk``: how much accelerate may take of each device, by its number or ``cpu``."""
     include_weights: tuple[Part, ...] = ()
+    """Use the matrix only for weights with one of these in their GGUF name."""
     exclude_weights: tuple[Part, ...] = ()
+    """Use it for all but those."""
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
@@ -136,52 +164,84 @@ class Imatrix(Frozen):
 
 
 class Rule(Frozen):
-    """``match`` is a regular expression searched in the GGUF tensor name; the first matching rule decides."""
+    """A type for tensors by their names. The first rule that matches decides, before llama.cpp's own."""
 
     match: str
+    """A regular expression, in lower case, that is searched in the GGUF name of a tensor."""
     type: str
+    """The tensor type: Q6_K, and not a mix such as Q4_K_M."""
 
 
 class Quantize(Frozen):
+    """Which files are made, and how."""
+
     types: tuple[str, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+    """File types of llama-quantize, one file each."""
     mode: Literal["exact", "best"] = "best"
+    """``best`` searches for the smallest error in the type's layout; ``exact`` gives llama.cpp's bytes."""
     rules: tuple[Rule, ...] = ()
+    """Types for tensors by their names. A rule that fits no tensor is noted in the plan."""
     pure: bool = False
+    """Every matrix in the file's own type, without llama.cpp's mixing."""
     output_tensor: str | None = None
+    """The tensor type of ``output.weight``."""
     token_embedding: str | None = None
+    """The tensor type of ``token_embd.weight``."""
     allow_fork_types: bool = False
+    """Types that only a fork of llama.cpp reads (Q3_K_HIFI)."""
     allow_requantize: bool = False
+    """A GGUF file as the source that is quantized already: its errors add up."""
 
 
 class Evaluate(Frozen):
+    """How every file is measured against the source."""
+
     sources: tuple[TextSource, ...] = (TextSource(bundled="test"),)
+    """One or more texts, which should share nothing with those of ``calibration``."""
     chunk_size: Annotated[int, Field(ge=16)] = 512
+    """Tokens in a chunk; the second half of each is scored, as llama-perplexity does."""
     chunks: Annotated[int, Field(gt=0)] = 48
+    """At most so many chunks, of all sources together."""
     skip: bool = False
+    """Measure nothing."""
 
 
 class Gates(Frozen):
-    """Upper bounds by file type; a file above one is not published."""
+    """Upper bounds; a file above one is not published."""
 
     kld_mean: dict[str, float] = {}
+    """By file type: the mean KL divergence from the source, in nats per token."""
 
 
 class Publish(Frozen):
-    """``base_model`` is the Hub id that the card of a local model names."""
+    """Where the files go."""
 
     to: str | None = None
+    """The repository on the Hub, made if it is not there. By default the files stay in the output folder."""
     base_model: HubId | None = None
+    """The Hub id that the card names as the base model, where the model is local."""
     private: bool = False
+    """Make the repository a private one."""
     shard_size: str = "45GiB"
+    """The largest file. What is larger is cut into shards, which llama.cpp loads by the first."""
 
 
 class Recipe(Frozen):
     version: Literal[1] = 1
+    """The version of this format."""
     model: ModelReference
+    """What is quantized."""
     convert: Convert = Convert()
+    """How the model becomes GGUF."""
     calibration: Calibration = Calibration()
+    """The text that the importance matrix is collected from."""
     imatrix: Imatrix = Imatrix()
+    """The importance matrix."""
     quantize: Quantize = Quantize()
+    """Which files are made, and how."""
     evaluate: Evaluate = Evaluate()
+    """How every file is measured."""
     gates: Gates = Gates()
+    """What a file must reach to be published."""
     publish: Publish = Publish()
+    """Where the files go."""

@@ -1,0 +1,182 @@
+"""Write docs/recipe.md: every field of the recipe, from its schema.
+
+python -m scripts.recipe_document
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from hubquant.recipe.explain import is_list, is_model, noun, stripped
+from hubquant.recipe.schema import ModelReference, Recipe, Rule, TextSource
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "recipe.md"
+EXAMPLES = """
+model: {folder: ./my-model}
+calibration: {sources: [{file: data/manual.txt, parse_special: true}, {bundled: calibration}]}
+imatrix: {file: "hub:me/Qwen3-0.6B-GGUF/imatrix.gguf", exclude_weights: [attn_k]}
+evaluate: {skip: true}
+---
+version: 1
+model: {id: Qwen/Qwen3-0.6B, revision: main, allow_pickle: false}
+convert: {pre_tokenizer: qwen2}
+calibration:
+  sources:
+    - {dataset: Salesforce/wikitext, config: wikitext-2-raw-v1, split: train, revision: main, samples: 2000}
+    - {file: data/chat.jsonl, field: messages, chat_template: true, weight: 2}
+  chunk_size: 512
+  chunks: 250
+  seed: 0
+imatrix:
+  process_output: true
+  offload: cpu
+  max_memory: {"0": 20GiB, cpu: 64GiB}
+  include_weights: [ffn_down, attn_v]
+quantize:
+  types: [Q8_0, Q4_K_M, IQ3_M]
+  mode: exact
+  rules: [{match: ffn_down, type: Q6_K}]
+  pure: true
+  output_tensor: Q8_0
+  token_embedding: Q6_K
+  allow_fork_types: true
+  allow_requantize: true
+evaluate:
+  sources: [{file: data/held-out.txt}]
+  chunk_size: 512
+  chunks: 48
+gates: {kld_mean: {Q4_K_M: 0.05}}
+publish: {to: me/Qwen3-0.6B-GGUF, base_model: Qwen/Qwen3-0.6B, private: true, shard_size: 20GiB}
+---
+model: {file: my-model-F16.gguf}
+imatrix: {files: [a.gguf, b.dat]}
+---
+model: {bundled: demo}
+imatrix: {skip: true}
+"""
+"""Recipes that are right, and together give every field a value."""
+
+TEXT = """\
+# The recipe
+
+`python -m scripts.recipe_document` writes this page from the schema (`hubquant/recipe/schema.py`); a test fails when
+they say something else.
+
+A recipe is a YAML file that says what to make of which model, with what text, how good it must be and where it goes.
+Every field but `model` has a default:
+
+```yaml
+model: Qwen/Qwen3-0.6B
+```
+
+`hubquant run RECIPE` runs it, and `hubquant plan RECIPE` shows what that would do. A model in the place of a recipe is
+a recipe with the defaults. `--set quantize.mode=exact` on the command line, or `overrides=["quantize.mode=exact"]` in
+Python, puts a value in the place of any field; it is read as YAML: `--set 'quantize.types=[Q8_0, Q4_K_M]'` is a list.
+Unknown keys, values of another kind and contradictions are refused with the name of the field, before any work.
+Paths are relative to the current folder. Tokens are never part of a recipe: `hf auth login` keeps them.
+
+Every published repository holds the recipe that it was made with, `recipe.yaml`, where the revision of the model is a
+commit and paths are names alone. What a recipe of somebody else may not do stands in
+[publishing.md](publishing.md#a-recipe-of-somebody-else); whole recipes with comments are in
+[recipes/](../recipes/README.md).
+
+{sections}
+"""
+
+
+def document() -> str:
+    """The page, as it is to be committed."""
+    return TEXT.format(sections="\n\n".join(_sections())) + "\n"
+
+
+def examples() -> dict[type[BaseModel], dict[str, Any]]:
+    """A value for every field, by the model that has it. Raises ``KeyError`` for a field without an example."""
+    found: dict[type[BaseModel], dict[str, Any]] = {}
+    for recipe in yaml.safe_load_all(EXAMPLES):
+        _collect(Recipe, recipe, found)
+    return {model: {name: values[name] for name in model.model_fields} for model, values in found.items()}
+
+
+def _collect(model: type[BaseModel], values: dict[str, Any], found: dict[type[BaseModel], dict[str, Any]]) -> None:
+    for name, value in values.items():
+        found.setdefault(model, {}).setdefault(name, value)
+        kind = _element(model.model_fields[name])
+        if is_model(kind):
+            for each in value if isinstance(value, list) else [value]:
+                _collect(kind, each, found)
+
+
+def _sections() -> Iterator[str]:
+    given = examples()
+    for name, info in Recipe.model_fields.items():
+        kind = _element(info)
+        if is_model(kind):
+            more = "\n\n`model: org/name` is short for `model: {id: org/name}`." if kind is ModelReference else ""
+            yield f"## {name}\n\n{_text(inspect.getdoc(kind))}{more}\n\n{_table(kind, given[kind])}"
+        else:
+            yield f"## {name}\n\n{_text(info.description)} {_example(name, given[Recipe][name])}"
+    yield f"## A text\n\n{_text(inspect.getdoc(TextSource))}\n\n{_table(TextSource, given[TextSource])}"
+    yield f"## A rule\n\n{_text(inspect.getdoc(Rule))}\n\n{_table(Rule, given[Rule])}"
+
+
+def _table(model: type[BaseModel], given: dict[str, Any]) -> str:
+    lines = ["| field | value | default | meaning | example |", "|---|---|---|---|---|"]
+    for name, info in model.model_fields.items():
+        row = (f"`{name}`", _kind(info), _default(info), _text(info.description), _example(name, given[name]))
+        lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |")
+    return "\n".join(lines)
+
+
+def _kind(info: FieldInfo) -> str:
+    kind, _ = stripped(info)
+    element = _element(info)
+    if element is TextSource:
+        return "a list of [texts](#a-text)"
+    if element is Rule:
+        return "a list of [rules](#a-rule)"
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in typing.get_args(kind))
+    return "a list of texts" if is_list(kind) else noun(info)
+
+
+def _element(info: FieldInfo) -> Any:
+    """The kind of a field, or of the elements of its list."""
+    kind, _ = stripped(info)
+    return stripped(typing.get_args(kind)[0])[0] if is_list(kind) else kind
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    value = info.get_default()
+    if value is None or value in ((), {}):
+        return "–"
+    if isinstance(value, tuple):
+        value = [each.model_dump(exclude_unset=True) if isinstance(each, BaseModel) else each for each in value]
+    return f"`{_inline(value)}`"
+
+
+def _example(name: str, value: Any) -> str:
+    return f"`{name}: {_inline(value)}`"
+
+
+def _inline(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("...\n").strip()
+
+
+def _text(described: str | None) -> str:
+    """A docstring as one line of Markdown."""
+    return " ".join((described or "").split()).replace("``", "`")
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(), encoding="utf-8")
