@@ -40,21 +40,23 @@ def baseline(model: str, texts: Sequence[str], out: Path, chunks: int, chunk_siz
 def divergence(file: Path, baseline: Path, progress: Progress) -> Divergence:
     """How far a GGUF file is from a stored baseline."""
     from hubquant.evaluate import Baseline, compare
+    from hubquant.models.language_model import LanguageModel
 
     gguf = GGUFFile.open(file)
     with Baseline.open(baseline) as stored, progress.bar(file.name, stored.n_chunks, "chunks") as advance:
-        return compare(load_model(gguf, default_device()), stored, advance=advance)
+        return compare(LanguageModel(load_model(gguf, default_device())), stored, advance=advance)
 
 
 def perplexity(model: str, texts: Sequence[str], chunks: int, chunk_size: int, progress: Progress) -> Perplexity:
     """Of a checkpoint or a GGUF file; the file's own tokenizer cuts the text."""
     from hubquant.calibration import build
     from hubquant.evaluate import perplexity as measure
+    from hubquant.models.language_model import LanguageModel
 
     runnable = open_runnable(model, None, progress)
     sources = text_sources(texts, Evaluate().sources)
     with progress.doing("tokenizing"):
         tokens = build(sources, runnable.source.tokenizer(), chunk_size, chunks, seed=0)
-    loaded = runnable.load(progress)
+    loaded = LanguageModel(runnable.load(progress))
     with progress.bar("perplexity", len(tokens), "chunks") as advance:
         return measure(loaded, tokens, advance=advance)

@@ -18,14 +18,15 @@ from hubquant.disk import disk_full, sync, write_all, writing
 from hubquant.errors import BaselineError
 from hubquant.evaluate.baseline import CHECKSUMS, DATASETS, Baseline, EncodedRows, Identity, encode
 from hubquant.evaluate.hdf5 import read_structure
-from hubquant.evaluate.scoring import LanguageModel, n_scored, scored_logits, scored_targets
+from hubquant.evaluate.runner import Runner
+from hubquant.evaluate.scoring import n_scored, scored_logits, scored_targets
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
 
 
 def write_baseline(
-    model: LanguageModel,
+    runner: Runner,
     chunks: Chunks,
     path: Path,
     *,
@@ -33,7 +34,7 @@ def write_baseline(
     revision: str,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Baseline:
-    """Run ``model`` over ``chunks`` and store its distributions at ``path``; ``advance`` is called once per chunk.
+    """Store at ``path`` the distributions that ``runner`` gives for ``chunks``; ``advance`` is called once per chunk.
 
     ``name`` and ``revision`` of the model go into the file. A baseline of the same model and chunks that is already
     there is opened; one that a killed process left goes on at the first missing chunk. Raises EvaluationError for
@@ -49,7 +50,7 @@ def write_baseline(
     for i, ids in enumerate(chunks.ids):
         if writer and i in writer.done:
             continue
-        logits = scored_logits(model, ids)
+        logits = scored_logits(runner, ids)
         writer = writer or _Writer.create(path, identity, chunks.ids, n_vocab=logits.shape[1])
         writer.write(i, encode(logits, scored_targets(ids)))
         advance(1)

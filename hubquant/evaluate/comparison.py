@@ -11,18 +11,19 @@ import torch
 from hubquant.errors import BaselineError, EvaluationError
 from hubquant.evaluate.baseline import Baseline
 from hubquant.evaluate.divergence import Divergence, TokenStatistics, summarize, token_statistics
-from hubquant.evaluate.scoring import LanguageModel, row_blocks, scored_logits, scored_targets
+from hubquant.evaluate.runner import Runner
+from hubquant.evaluate.scoring import row_blocks, scored_logits, scored_targets
 from hubquant.evaluate.snapshot import Snapshot
 
 
 def compare(
-    model: LanguageModel,
+    runner: Runner,
     baseline: Baseline,
     *,
     snapshot: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Divergence:
-    """How far ``model`` is from ``baseline``, over all its chunks; ``advance`` is called once per chunk.
+    """How far the model of ``runner`` is from ``baseline``, over all its chunks; ``advance`` is called once per chunk.
 
     With ``snapshot`` every finished chunk is kept in that file, and a later call with the same baseline goes on from
     there; the file must be used for one model only, and is the caller's to delete. Raises EvaluationError when a logit
@@ -38,7 +39,7 @@ def compare(
     ids = baseline.ids
     try:
         for chunk in range(len(finished), baseline.n_chunks):
-            values = _chunk_statistics(model, baseline, chunk, ids[chunk]).stacked().flatten().numpy()
+            values = _chunk_statistics(runner, baseline, chunk, ids[chunk]).stacked().flatten().numpy()
             if store:
                 store.append(values)
             finished.append(values)
@@ -87,9 +88,9 @@ def _stored_statistics(base: Baseline, other: Baseline, chunk: int, ids: torch.T
 FIELDS = tuple(TokenStatistics.__dataclass_fields__)
 
 
-def _chunk_statistics(model: LanguageModel, baseline: Baseline, chunk: int, ids: torch.Tensor) -> TokenStatistics:
+def _chunk_statistics(runner: Runner, baseline: Baseline, chunk: int, ids: torch.Tensor) -> TokenStatistics:
     baseline.check(chunk)
-    logits = scored_logits(model, ids)
+    logits = scored_logits(runner, ids)
     if logits.shape[1] != baseline.n_vocab:
         raise EvaluationError(
             f"the model has a vocabulary of {logits.shape[1]}, the baseline one of {baseline.n_vocab}",

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hubquant.devices import in_float64
 from hubquant.errors import EvaluationError
-from hubquant.evaluate.scoring import LanguageModel, row_blocks, scored_logits, scored_targets
+from hubquant.evaluate.runner import Runner
+from hubquant.evaluate.scoring import row_blocks, scored_logits, scored_targets
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
@@ -50,14 +51,14 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return float(values.mean()), math.sqrt(variance / max(len(values) - 1, 1))
 
 
-def perplexity(model: LanguageModel, chunks: Chunks, *, advance: Callable[[int], None] = lambda _: None) -> Perplexity:
-    """Perplexity of ``model`` on ``chunks``, scoring the second half of each; ``advance`` is called once per chunk.
+def perplexity(runner: Runner, chunks: Chunks, *, advance: Callable[[int], None] = lambda _: None) -> Perplexity:
+    """Perplexity of the model of ``runner`` on ``chunks``, scoring the second half of each.
 
-    Raises EvaluationError when a logit is not finite.
+    ``advance`` is called once per chunk. Raises EvaluationError when a logit is not finite.
     """
     parts = []
     for ids in chunks.ids:
-        parts.append(negative_log_likelihood(scored_logits(model, ids), scored_targets(ids)))
+        parts.append(negative_log_likelihood(scored_logits(runner, ids), scored_targets(ids)))
         advance(1)
     return Perplexity.of(torch.cat(parts))
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from hubquant.errors import EvaluationError
+from hubquant.evaluate.runner import Runner
 
 BLOCK_ELEMENTS = 1 << 22
 """Logits worked on at a time: 32 MB in float64, whatever the size of the vocabulary."""
-
-LanguageModel = Callable[[Tensor], Any]
-"""Token ids [1, n] -> logits [1, n, n_vocab], or as transformers models do an object with these as ``logits``."""
 
 
 def scored_positions(chunk_size: int) -> slice:
@@ -33,11 +29,9 @@ def scored_targets(ids: Tensor) -> Tensor:
     return ids[scored_positions(len(ids)).start + 1 :]
 
 
-def scored_logits(model: LanguageModel, ids: Tensor) -> Tensor:
+def scored_logits(runner: Runner, ids: Tensor) -> Tensor:
     """Logits [n_scored, n_vocab] of one chunk of ``ids`` [chunk_size]. Raises EvaluationError unless all are finite."""
-    with torch.inference_mode():
-        output = model(ids.unsqueeze(0).to(getattr(model, "device", ids.device)))
-    logits: Tensor = (output if isinstance(output, Tensor) else output.logits)[0, scored_positions(len(ids))]
+    logits = runner(ids)[scored_positions(len(ids))]
     bad = logits.numel() - int(logits.isfinite().sum())
     if bad:
         raise EvaluationError(

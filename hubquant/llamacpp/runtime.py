@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from hubquant.errors import VerificationError
-from hubquant.evaluate.scoring import LanguageModel
+from hubquant.evaluate.runner import Runner
 from hubquant.llamacpp.process import NOT_INSTALLED, LlamaCppFailure, ask, is_installed
 from hubquant.llamacpp.texts import texts_without
 from hubquant.llamacpp.vocabulary import first_difference
@@ -44,7 +43,7 @@ class RuntimeCheck:
 def runtime_check(
     path: Path,
     tokenizer: PreTrainedTokenizerBase,
-    model: LanguageModel,
+    runner: Runner,
     *,
     without: Collection[str] = (),
     add_special: bool = True,
@@ -52,11 +51,12 @@ def runtime_check(
     timeout: float = 900.0,
     least_agreement: float = LEAST_AGREEMENT,
 ) -> RuntimeCheck:
-    """Load ``path`` (the first shard of several) in llama.cpp and compare it with the source's tokenizer and ``model``.
+    """Load ``path`` (the first shard of several) in llama.cpp and compare it with the source's tokenizer and the model
+    of ``runner``.
 
     The ids of a multilingual text must be the tokenizer's, with what it puts around a text if ``add_special`` says so
     (``without`` names parts that llama.cpp is known to split otherwise). For at least ``least_agreement`` of the
-    prompts the most probable next token of ``model`` must be among the ``TOP`` most probable of the file. ``model`` may
+    prompts the model's most probable next token must be among the ``TOP`` most probable of the file. The model may
     be the source or the file's own weights restored in transformers; the latter agree far better at two bits, so that
     what is left is what llama.cpp makes of the file. llama.cpp runs in a process of its own without output. Raises
     VerificationError when it cannot load the file, crashes, takes more than ``timeout`` seconds, or disagrees.
@@ -86,7 +86,7 @@ def runtime_check(
         ) from None
     if reply["ids"] != [ids]:
         raise _other_tokens(path, reply["ids"][0], ids, tokenizer)
-    tops = [_top(model, torch.tensor(prompt)) for prompt in prompts]
+    tops = [int(runner(torch.tensor(prompt))[-1].argmax()) for prompt in prompts]
     n_agreeing = sum(top in found for top, found in zip(tops, reply["top"], strict=True))
     if n_agreeing < least_agreement * len(prompts):
         raise VerificationError(
@@ -96,13 +96,6 @@ def runtime_check(
         )
     n_same_top = sum(top == found[0] for top, found in zip(tops, reply["top"], strict=True))
     return RuntimeCheck(n_prompts=len(prompts), n_agreeing=n_agreeing, n_same_top=n_same_top)
-
-
-def _top(model: LanguageModel, ids: Tensor) -> int:
-    with torch.inference_mode():
-        output = model(ids.unsqueeze(0).to(getattr(model, "device", ids.device)))
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits
-    return int(logits[0, -1].argmax())
 
 
 def _other_tokens(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hubquant.calibration.chunks import Chunks
+from hubquant.models.language_model import where_it_runs
 from hubquant.models.taps.tap import Tap, attached
 from hubquant.observe.collection import Collection, Keeper, Keeping, Wanted
 
@@ -65,8 +66,7 @@ def batch_chunks(chunk_size: int) -> int:
 def run_model(model: Any, ids: torch.Tensor, wanted: Wanted) -> Any:
     """The model's output for ``ids`` [n, chunk_size], with the logits that ``wanted`` looks at: all of them pass the
     output layer when its inputs are observed, the second half of each chunk when it is scored."""
-    # Weights that accelerate keeps elsewhere are on no device; it moves the input to where they will be.
-    inputs = {"input_ids": ids if model.device.type == "meta" else ids.to(model.device), "use_cache": False}
+    inputs = {"input_ids": where_it_runs(model, ids), "use_cache": False}
     if wanted.score is None and not wanted.process_output:
         return model.base_model(**inputs)
     kept = 0 if wanted.process_output else ids.shape[1] - ids.shape[1] // 2

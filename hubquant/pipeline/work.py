@@ -145,6 +145,7 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
     from hubquant.devices import default_device
     from hubquant.evaluate import Baseline, Divergence, check_plausible, compare
     from hubquant.llamacpp.runtime import RuntimeCheck, runtime_check
+    from hubquant.models.language_model import LanguageModel
 
     plan, made = work.plan, work.plan.artifacts
     divergences, runtimes = TypeAdapter(Divergence), TypeAdapter(RuntimeCheck)
@@ -157,7 +158,7 @@ def measure_files(work: Work) -> tuple[dict[str, Divergence], dict[str, RuntimeC
             missing = [artifact for artifact in (evaluation, runtime) if not work.workspace.has(artifact)]
             work.progress.step("evaluate", file.ftype, reused=not missing)
             path = work.file_paths(file)[0]
-            model = load_model(path, default_device()) if missing else None
+            model = LanguageModel(load_model(path, default_device())) if missing else None
             if model is not None and evaluation in missing:
                 snapshot = work.workspace.open_building(evaluation) / SNAPSHOT
                 with work.progress.bar(file.ftype, baseline.n_chunks, "chunks") as advance:
@@ -189,9 +190,10 @@ def measure_baseline(
     model: PreTrainedModel, name: str, revision: str, chunks: Chunks, path: Path, progress: Progress
 ) -> None:
     from hubquant.evaluate import write_baseline
+    from hubquant.models.language_model import LanguageModel
 
     with progress.bar("baseline", len(chunks), "chunks") as advance:
-        write_baseline(model, chunks, path, name=name, revision=revision, advance=advance).close()
+        write_baseline(LanguageModel(model), chunks, path, name=name, revision=revision, advance=advance).close()
 
 
 def write_targets(

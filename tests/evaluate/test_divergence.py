@@ -20,12 +20,13 @@ from hubquant.evaluate import (
     write_baseline,
 )
 from hubquant.evaluate.scoring import BLOCK_ELEMENTS
+from hubquant.models.language_model import LanguageModel
 from hubquant.publish.table import divergence_table
 from tests.support.evaluation import counted, disturbed, random_chunks, tiny_model
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
@@ -95,8 +96,8 @@ def test_blocks_of_rows_change_nothing() -> None:
     torch.testing.assert_close(whole.stacked(), torch.cat(single, dim=1), rtol=1e-12, atol=0)
 
 
-def test_a_model_against_itself_and_against_disturbed_copies(model: Any, tmp_path: Path) -> None:
-    chunks = random_chunks(4, 64, model.config.vocab_size)
+def test_a_model_against_itself_and_against_disturbed_copies(model: LanguageModel, tmp_path: Path) -> None:
+    chunks = random_chunks(4, 64, model.model.config.vocab_size)
     with write_baseline(model, chunks, tmp_path / "base.h5", name="tiny", revision="r") as baseline:
         itself = compare(model, baseline)
         assert abs(itself.kld.mean) < 1e-6
@@ -109,12 +110,13 @@ def test_a_model_against_itself_and_against_disturbed_copies(model: Any, tmp_pat
         assert klds[0] > 1e-5
 
 
-def test_perplexity_scores_the_second_half_of_each_chunk(model: Any, tmp_path: Path) -> None:
-    chunks = random_chunks(3, 65, model.config.vocab_size)
+def test_perplexity_scores_the_second_half_of_each_chunk(model: LanguageModel, tmp_path: Path) -> None:
+    chunks = random_chunks(3, 65, model.model.config.vocab_size)
     nll = []
+    transformers_model: Any = model.model
     with torch.no_grad():
         for ids in chunks.ids:
-            log_p = log_softmax(model(ids[None]).logits[0].numpy())
+            log_p = log_softmax(transformers_model(ids[None]).logits[0].numpy())
             nll += [-log_p[i, ids[i + 1]] for i in range(32, 64)]
     done: list[int] = []
     found = perplexity(model, chunks, advance=done.append)
@@ -126,8 +128,8 @@ def test_perplexity_scores_the_second_half_of_each_chunk(model: Any, tmp_path: P
         assert baseline.perplexity.ppl == pytest.approx(found.ppl, rel=1e-6)
 
 
-def test_an_interrupted_comparison_goes_on(model: Any, tmp_path: Path) -> None:
-    chunks = random_chunks(6, 32, model.config.vocab_size)
+def test_an_interrupted_comparison_goes_on(model: LanguageModel, tmp_path: Path) -> None:
+    chunks = random_chunks(6, 32, model.model.config.vocab_size)
     snapshot = tmp_path / "snapshot"
     with write_baseline(model, chunks, tmp_path / "base.h5", name="tiny", revision="r") as baseline:
         other = disturbed(model, 0.05)
@@ -146,18 +148,18 @@ def test_an_interrupted_comparison_goes_on(model: Any, tmp_path: Path) -> None:
         snapshot.write_bytes(damaged)
         assert compare(counted(other, calls), baseline, snapshot=snapshot) == expected
         assert len(calls) == 7
-    more = random_chunks(6, 32, model.config.vocab_size, seed=9)
+    more = random_chunks(6, 32, model.model.config.vocab_size, seed=9)
     with write_baseline(model, more, tmp_path / "other.h5", name="tiny", revision="r") as baseline:
         assert compare(counted(other, calls), baseline, snapshot=snapshot) == compare(other, baseline)
         assert len(calls) == 13
 
 
-def test_bad_models_are_refused(model: Any, tmp_path: Path) -> None:
-    chunks = random_chunks(2, 32, model.config.vocab_size)
+def test_bad_models_are_refused(model: LanguageModel, tmp_path: Path) -> None:
+    chunks = random_chunks(2, 32, model.model.config.vocab_size)
 
     def broken(ids: torch.Tensor) -> torch.Tensor:
-        logits = model(ids).logits.clone()
-        logits[0, 20, 3] = torch.nan
+        logits = model(ids).clone()
+        logits[20, 3] = torch.nan
         return logits
 
     with pytest.raises(EvaluationError, match="1 logits that are NaN"):
@@ -169,13 +171,13 @@ def test_bad_models_are_refused(model: Any, tmp_path: Path) -> None:
         write_baseline(model, chunks, tmp_path / "base.h5", name="tiny", revision="r") as baseline,
         pytest.raises(EvaluationError, match="vocabulary of 10"),
     ):
-        compare(lambda ids: model(ids).logits[..., :10], baseline)
+        compare(lambda ids: model(ids)[:, :10], baseline)
     with pytest.raises(BaselineError, match="no such file"):
         Baseline.open(tmp_path / "missing.h5")
 
 
-def test_two_baselines_of_one_text(model: Any, tmp_path: Path) -> None:
-    chunks = random_chunks(4, 64, model.config.vocab_size)
+def test_two_baselines_of_one_text(model: LanguageModel, tmp_path: Path) -> None:
+    chunks = random_chunks(4, 64, model.model.config.vocab_size)
     other = disturbed(model, 0.05)
     with write_baseline(model, chunks, tmp_path / "a.h5", name="a", revision="r") as baseline:
         live = compare(other, baseline)

@@ -11,6 +11,7 @@ from hubquant.convert.restore import load_model
 from hubquant.errors import VerificationError
 from hubquant.evaluate import compare, perplexity, write_baseline
 from hubquant.llamacpp.runtime import RuntimeCheck, runtime_check
+from hubquant.models.language_model import LanguageModel
 from hubquant.models.load import load_tokenizer
 from hubquant.models.tiny import build
 from hubquant.sources.checkpoint import load_folder
@@ -24,7 +25,7 @@ class Written:
 
     def __init__(self, family: str, folder: Path) -> None:
         build(family, folder / "model", initializer_range=0.1)
-        self.model: Any = load_folder(folder / "model", device="cpu")
+        self.model = LanguageModel(load_folder(folder / "model", device="cpu"))
         self.tokenizer: Any = load_tokenizer(folder / "model")
         self.path = folder / "m-F32.gguf"
         self.checkpoint = folder / "model"
@@ -51,13 +52,13 @@ def test_llama_cpp_agrees_with_the_source_and_says_nothing(written: Written, cap
 def test_llama_cpp_agrees_with_a_quantized_file_restored(llama: Written, tmp_path: Path) -> None:
     path = tmp_path / "m-Q2_K.gguf"
     write_gguf(llama.checkpoint, path, "Q2_K")
-    check = runtime_check(path, llama.tokenizer, load_model(path))
+    check = runtime_check(path, llama.tokenizer, LanguageModel(load_model(path)))
     assert check.n_agreeing == 8
 
 
 def test_another_model_is_noticed(llama: Written) -> None:
     with pytest.raises(VerificationError, match="does not predict") as caught:
-        runtime_check(llama.path, llama.tokenizer, lambda ids: -llama.model(ids).logits)
+        runtime_check(llama.path, llama.tokenizer, lambda ids: -llama.model(ids))
     assert "0 of 8 prompts" in str(caught.value)
 
 
@@ -102,7 +103,7 @@ def test_without_xllamacpp_it_is_skipped(llama: Written, monkeypatch: pytest.Mon
 
 
 def test_perplexity_is_that_of_llama_cpp(llama: Written) -> None:
-    chunks = random_chunks(3, 64, llama.model.config.vocab_size)
+    chunks = random_chunks(3, 64, llama.model.model.config.vocab_size)
     nll = []
     with LlamaCpp(llama.path) as llama_cpp:
         for ids in chunks.ids.tolist():
@@ -110,16 +111,16 @@ def test_perplexity_is_that_of_llama_cpp(llama: Written) -> None:
             nll += [-float(log_p[i, ids[i + 1]]) for i in range(32, 63)]
     expected = torch.tensor(nll).mean().exp().item()
     assert perplexity(llama.model, chunks).ppl == pytest.approx(expected, rel=1e-4)
-    assert perplexity(load_model(llama.path), chunks).ppl == pytest.approx(expected, rel=1e-4)
+    assert perplexity(LanguageModel(load_model(llama.path)), chunks).ppl == pytest.approx(expected, rel=1e-4)
 
 
 def test_divergence_grows_as_bits_fall(llama: Written, tmp_path: Path) -> None:
-    chunks = random_chunks(4, 64, llama.model.config.vocab_size)
+    chunks = random_chunks(4, 64, llama.model.model.config.vocab_size)
     klds = []
     with write_baseline(llama.model, chunks, tmp_path / "base.h5", name="tiny", revision="r") as baseline:
         for type in ("F32", "Q8_0", "Q6_K", "Q4_K", "Q3_K", "Q2_K"):
             write_gguf(llama.checkpoint, tmp_path / f"{type}.gguf", type)
-            klds.append(compare(load_model(tmp_path / f"{type}.gguf"), baseline).kld.mean)
+            klds.append(compare(LanguageModel(load_model(tmp_path / f"{type}.gguf")), baseline).kld.mean)
     assert klds == sorted(klds)
     assert klds[0] < 1e-6
     assert klds[1] > 10 * klds[0]

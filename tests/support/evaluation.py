@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor
 
 from hubquant.calibration import Chunks
+from hubquant.evaluate.runner import Runner
+from hubquant.models.language_model import LanguageModel
 from hubquant.models.tiny import build
 from hubquant.sources.checkpoint import load_folder
 
@@ -21,28 +22,28 @@ def random_chunks(n_chunks: int, chunk_size: int, n_vocab: int, seed: int = 0) -
     return Chunks(ids, ("random",), (n_chunks,), hashlib.sha256(ids.numpy().tobytes()).hexdigest())
 
 
-def tiny_model(folder: Path, **config: Any) -> Any:
-    return load_folder(build("llama", folder, initializer_range=0.1, **config), device="cpu")
+def tiny_model(folder: Path, **config: Any) -> LanguageModel:
+    return LanguageModel(load_folder(build("llama", folder, initializer_range=0.1, **config), device="cpu"))
 
 
-def disturbed(model: Any, strength: float) -> Any:
+def disturbed(runner: LanguageModel, strength: float) -> LanguageModel:
     """A copy of the model with noise of ``strength`` times their own size on all matrices."""
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(runner.model)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 parameter += strength * parameter.std() * torch.randn_like(parameter)
-    return model
+    return LanguageModel(model)
 
 
-def counted(model: Callable[[Tensor], Any], calls: list[int], stop_after: int | None = None) -> Callable[[Tensor], Any]:
-    """``model`` that notes each call in ``calls`` and breaks off after ``stop_after`` of them."""
+def counted(runner: Runner, calls: list[int], stop_after: int | None = None) -> Runner:
+    """``runner`` that notes each call in ``calls`` and breaks off after ``stop_after`` of them."""
 
-    def forward(ids: Tensor) -> Any:
+    def forward(ids: Tensor) -> Tensor:
         if stop_after is not None and len(calls) == stop_after:
             raise KeyboardInterrupt
         calls.append(1)
-        return model(ids)
+        return runner(ids)
 
     return forward
