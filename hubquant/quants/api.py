@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hubquant.quants.cpu.best import BEST_KERNELS
+from hubquant.quants.cpu.best_rows import BEST_KERNELS
 from hubquant.quants.cpu.hifi import with_outliers
 from hubquant.quants.cpu.rows import KERNELS, Kernels, quantize_rows
 from hubquant.quants.formats import TypeFormat, lookup

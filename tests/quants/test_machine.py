@@ -10,8 +10,8 @@ import torch
 from numba import njit
 
 from hubquant.quants import quantize
-from hubquant.quants.cpu.block import from_half, half_bits
-from hubquant.quants.cpu.simd import float_bits, from_bits, load, pointer, store
+from hubquant.quants.cpu.vector.block import from_half, half_bits
+from hubquant.quants.cpu.vector.simd import float_bits, from_bits, load, pointer, store
 
 PROGRAM = """
 import torch

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hubquant.quants.cpu.native import kernel_of
 from hubquant.quants.cpu.rows import Kernel, Kernels
+from hubquant.quants.cpu.vector import outliers
 from hubquant.quants.formats import lookup
 from hubquant.quants.layout import signed_six_bit_scales
 
@@ -24,7 +24,6 @@ _HIFI, _Q3_K = lookup("Q3_K_HIFI"), lookup("Q3_K")
 _OUTLIERS = _HIFI.field("index").nbytes(_HIFI.block_size)
 _STEPS = 3
 _HALF_MAX = _f(65504)
-_largest_errors = kernel_of("outliers.largest_errors")
 
 
 def with_outliers(q3_k: Kernels) -> Kernels:
@@ -50,13 +49,13 @@ def _encode(q3_k: Kernel, values: Array, importance: Array, out: Array) -> None:
     chosen = np.zeros_like(worst)
     size = _HIFI.block_size
     scratch = np.empty(size, np.float32), np.empty(size, np.uint8), np.empty(_OUTLIERS, np.float32)
-    _largest_errors(values, importance, np.zeros((blocks, 16), np.float32), chosen, worst, error, *scratch)
+    outliers.largest_errors(values, importance, np.zeros((blocks, 16), np.float32), chosen, worst, error, *scratch)
     for _ in range(_STEPS):
         chosen[:] = worst
         kept = values.copy()
         np.put_along_axis(kept, chosen.astype(np.intp), 0, axis=1)
         q3_k(kept, data)
-        _largest_errors(values, importance, _scales(data), chosen, worst, error, *scratch)
+        outliers.largest_errors(values, importance, _scales(data), chosen, worst, error, *scratch)
         better = ~(error >= least)  # true of the first
         least[better], found[better] = error[better], chosen[better]
         out[better, : _Q3_K.block_bytes] = data[better]

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hubquant.quants.cpu.grids import search_tables
-from hubquant.quants.cpu.native import kernel_of
+from hubquant.quants.cpu import exact
+from hubquant.quants.cpu.vector import scan
+from hubquant.quants.cpu.vector.grids import search_tables
 from hubquant.quants.formats import LANES, TypeFormat
 
 Array = np.ndarray[Any, Any]
@@ -24,8 +25,6 @@ Kernel = Callable[..., None]
 # rows, where the importance tiles start over.
 _SMALL_CHUNK, _LARGE_CHUNK = 1 << 16, 1 << 20
 _CHUNKS = 8  # of each thread, so that none waits long for the others
-
-_mean_squares = kernel_of("scan.mean_squares")
 
 
 @dataclass(frozen=True)
@@ -44,31 +43,31 @@ _IQ1_S, _IQ2_XXS, _IQ2_XS, _IQ2_S, _IQ3_XXS, _IQ3_S = (
 )
 
 KERNELS: Mapping[str, Kernels] = {
-    "Q4_0": Kernels(kernel_of("legacy.q4_0"), kernel_of("legacy.q4_0_weighted"), row_power=True),
-    "Q4_1": Kernels(kernel_of("legacy.q4_1"), kernel_of("legacy.q4_1_weighted"), row_power=True),
-    "Q5_0": Kernels(kernel_of("legacy.q5_0"), kernel_of("legacy.q5_0_weighted"), row_power=True),
-    "Q5_1": Kernels(kernel_of("legacy.q5_1"), kernel_of("legacy.q5_1_weighted"), row_power=True),
-    "Q8_0": Kernels(kernel_of("legacy.q8_0"), None),
-    "Q2_K": Kernels(kernel_of("k_quants.q2_k"), kernel_of("k_quants.q2_k_weighted")),
-    "Q3_K": Kernels(kernel_of("k_quants.q3_k"), kernel_of("k_quants.q3_k_weighted")),
-    "Q4_K": Kernels(kernel_of("k_quants.q4_k"), kernel_of("k_quants.q4_k_weighted")),
-    "Q5_K": Kernels(kernel_of("k_quants.q5_k"), kernel_of("k_quants.q5_k_weighted")),
-    "Q6_K": Kernels(kernel_of("k_quants.q6_k"), kernel_of("k_quants.q6_k_weighted")),
-    "IQ1_S": Kernels(None, kernel_of("iq1.iq1_s_weighted", _IQ1_S)),
-    "IQ1_M": Kernels(kernel_of("iq1.iq1_m", _IQ1_S), kernel_of("iq1.iq1_m_weighted", _IQ1_S)),
-    "IQ2_XXS": Kernels(None, kernel_of("iq2.iq2_xxs_weighted", _IQ2_XXS)),
-    "IQ2_XS": Kernels(None, kernel_of("iq2.iq2_xs_weighted", _IQ2_XS)),
-    "IQ2_S": Kernels(kernel_of("iq2.iq2_s", _IQ2_S), kernel_of("iq2.iq2_s_weighted", _IQ2_S)),
-    "IQ3_XXS": Kernels(kernel_of("iq3.iq3_xxs", _IQ3_XXS), kernel_of("iq3.iq3_xxs_weighted", _IQ3_XXS)),
-    "IQ3_S": Kernels(kernel_of("iq3.iq3_s", _IQ3_S), kernel_of("iq3.iq3_s_weighted", _IQ3_S)),
-    "IQ4_NL": Kernels(kernel_of("nonlinear.iq4_nl"), kernel_of("nonlinear.iq4_nl_weighted")),
-    "IQ4_XS": Kernels(kernel_of("nonlinear.iq4_xs"), kernel_of("nonlinear.iq4_xs_weighted")),
-    "TQ1_0": Kernels(kernel_of("ternary.tq1_0"), None),
-    "TQ2_0": Kernels(kernel_of("ternary.tq2_0"), None),
-    "Q1_0": Kernels(kernel_of("ternary.q1_0"), None),
-    "Q2_0": Kernels(kernel_of("ternary.q2_0"), None),
-    "MXFP4": Kernels(kernel_of("float4.mxfp4"), None),
-    "NVFP4": Kernels(kernel_of("float4.nvfp4"), None),
+    "Q4_0": Kernels(exact.legacy.q4_0, exact.legacy.q4_0_weighted, row_power=True),
+    "Q4_1": Kernels(exact.legacy.q4_1, exact.legacy.q4_1_weighted, row_power=True),
+    "Q5_0": Kernels(exact.legacy.q5_0, exact.legacy.q5_0_weighted, row_power=True),
+    "Q5_1": Kernels(exact.legacy.q5_1, exact.legacy.q5_1_weighted, row_power=True),
+    "Q8_0": Kernels(exact.legacy.q8_0, None),
+    "Q2_K": Kernels(exact.k_quants.q2_k, exact.k_quants.q2_k_weighted),
+    "Q3_K": Kernels(exact.k_quants.q3_k, exact.k_quants.q3_k_weighted),
+    "Q4_K": Kernels(exact.k_quants.q4_k, exact.k_quants.q4_k_weighted),
+    "Q5_K": Kernels(exact.k_quants.q5_k, exact.k_quants.q5_k_weighted),
+    "Q6_K": Kernels(exact.k_quants.q6_k, exact.k_quants.q6_k_weighted),
+    "IQ1_S": Kernels(None, exact.iq1.iq1_s_weighted.with_tables(_IQ1_S)),
+    "IQ1_M": Kernels(exact.iq1.iq1_m.with_tables(_IQ1_S), exact.iq1.iq1_m_weighted.with_tables(_IQ1_S)),
+    "IQ2_XXS": Kernels(None, exact.iq2.iq2_xxs_weighted.with_tables(_IQ2_XXS)),
+    "IQ2_XS": Kernels(None, exact.iq2.iq2_xs_weighted.with_tables(_IQ2_XS)),
+    "IQ2_S": Kernels(exact.iq2.iq2_s.with_tables(_IQ2_S), exact.iq2.iq2_s_weighted.with_tables(_IQ2_S)),
+    "IQ3_XXS": Kernels(exact.iq3.iq3_xxs.with_tables(_IQ3_XXS), exact.iq3.iq3_xxs_weighted.with_tables(_IQ3_XXS)),
+    "IQ3_S": Kernels(exact.iq3.iq3_s.with_tables(_IQ3_S), exact.iq3.iq3_s_weighted.with_tables(_IQ3_S)),
+    "IQ4_NL": Kernels(exact.nonlinear.iq4_nl, exact.nonlinear.iq4_nl_weighted),
+    "IQ4_XS": Kernels(exact.nonlinear.iq4_xs, exact.nonlinear.iq4_xs_weighted),
+    "TQ1_0": Kernels(exact.ternary.tq1_0, None),
+    "TQ2_0": Kernels(exact.ternary.tq2_0, None),
+    "Q1_0": Kernels(exact.ternary.q1_0, None),
+    "Q2_0": Kernels(exact.ternary.q2_0, None),
+    "MXFP4": Kernels(exact.float4.mxfp4, None),
+    "NVFP4": Kernels(exact.float4.nvfp4, None),
 }
 
 
@@ -131,7 +130,7 @@ def _quantize(values: Array, fmt: TypeFormat, kernels: Kernels, tiles: Array | N
         kernels.plain(blocks, target)
     elif kernels.row_power:
         powers = np.empty(values.shape[0], np.float32)
-        _mean_squares(values, powers)
+        scan.mean_squares(values, powers)
         power = np.repeat(powers, values.shape[1] // fmt.block_size)
         kernels.weighted(blocks, _padded(power, padded), tiles, target)
     else:

@@ -45,7 +45,7 @@ def square_root(value: Tensor) -> Tensor:
 
 def growth(share: float, x: Tensor, w: Tensor, values: Tensor) -> Tensor:
     """What to multiply the ``values`` x̂ [blocks, …] of each block by to go ``share`` of the way to Σ w·x·x̂ = Σ w·x²,
-    see :func:`cpu.refine.growth`.
+    see :func:`cpu.best.refine.growth`.
     """
     excess = total((w * x * x).flatten(1)) / total((w * x * values).flatten(1)) - 1
     return torch.where((excess > 0) & (excess < 1), 1 + share * excess, 1)

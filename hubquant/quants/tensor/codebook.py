@@ -29,8 +29,8 @@ from hubquant.quants.tensor.arithmetic import (
 from hubquant.quants.tensor.fusion import fused
 
 _ROUNDS = 3
-_SHARE = 0.75  # of the shrinkage that d makes up for, see :mod:`cpu.best_codebook`
-_STRETCH, _CHOSEN_AT, _TERNARY_SHARE = 1.03, 0.9, 0.5  # in IQ1, see :mod:`cpu.best_iq1`
+_SHARE = 0.75  # of the shrinkage that d makes up for, see :mod:`cpu.best.codebook`
+_STRETCH, _CHOSEN_AT, _TERNARY_SHARE = 1.03, 0.9, 0.5  # in IQ1, see :mod:`cpu.best.iq1`
 _TERNARY_STARTS = (1.0, 1.3)  # root mean squares
 # how many scales bring the largest weight so many steps of 1 / 8 (IQ2) or 1 around the largest level
 _TRIES = {"IQ2_XXS": (8, 2.0), "IQ2_XS": (8, 2.0), "IQ2_S": (3, 1.5), "IQ3_XXS": (5, 3.0), "IQ3_S": (3, 2.5)}

@@ -1,4 +1,4 @@
-"""The search of Q2_K, Q4_K and Q5_K: x ≈ d·s·code − dmin·m, whole s and m per sub-block; as :mod:`cpu.pairs`.
+"""The search of Q2_K, Q4_K and Q5_K: x ≈ d·s·code − dmin·m, whole s and m per sub-block; as :mod:`cpu.best.pairs`.
 
 ``x`` and ``w`` [blocks, groups, n]; scales and minima [blocks, groups]; d and dmin [blocks]. For given codes the error
 is a quadratic of scale and minimum, with the moments [blocks, groups, 5] as coefficients: Σ w·code², Σ w·code, Σ w,

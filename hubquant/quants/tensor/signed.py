@@ -1,4 +1,4 @@
-"""The search of Q3_K and Q6_K: x ≈ d·s·code, whole s of either sign per sub-block; as :mod:`cpu.refine_signed`.
+"""The search of Q3_K and Q6_K: x ≈ d·s·code, whole s of either sign per sub-block; as :mod:`cpu.best.refine_signed`.
 
 ``x`` and ``w`` [blocks, groups, n]; scales [blocks, groups]; d [blocks]. For given codes the error of a scale is a
 quadratic with the moments Σ w·x·code and Σ w·code² [blocks, groups, 2] as coefficients.
