@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.float8 import FLOAT8, SCALES, with_scales
 from hubquant.checkpoint.headers import FLOATS, TensorInfo
-from hubquant.checkpoint.storage import QUANTIZATION, READ_AS_THEY_ARE, block_size, method_of, refusal
+from hubquant.checkpoint.storage import QUANTIZATION, block_size, method_of, refusal
 
 _TRACES = tuple(
     (re.compile(pattern), method)
@@ -28,10 +28,11 @@ _TRACES = tuple(
 )
 
 
-def in_floats(checkpoint: Checkpoint) -> Checkpoint:
+def in_floats(checkpoint: Checkpoint, read_as_they_are: Collection[str]) -> Checkpoint:
     """The same tensors, matrices of FP8 with their scales; config.json says no more that they are quantized.
 
-    What architectures read as it is stays. Raises ``NotSupportedYet`` for other quantized weights.
+    Weights by methods of quantization that are ``read_as_they_are`` stay. Raises ``NotSupportedYet`` for other
+    quantized weights.
     """
     tensors, method = checkpoint.tensors, method_of(checkpoint.config)
     if packed := next(_packed(tensors), None):
@@ -39,7 +40,7 @@ def in_floats(checkpoint: Checkpoint) -> Checkpoint:
     if method is None and not any(info.dtype in FLOAT8 for info in tensors.values()):
         return checkpoint
     if _has_integers(tensors):
-        if method is not None and method not in READ_AS_THEY_ARE:
+        if method is not None and method not in read_as_they_are:
             raise refusal(checkpoint.config, checkpoint.base_model)
         return checkpoint
     settings = {name: value for name, value in checkpoint.config.items() if name not in QUANTIZATION}

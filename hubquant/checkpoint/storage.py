@@ -10,7 +10,6 @@ from hubquant.errors import CheckpointError, NotSupportedYet
 
 QUANTIZATION = ("quantization_config", "compression_config", "quantization")
 TEXT_PARTS = ("text_config", "llm_config", "language_config")  # of a multimodal config.json
-READ_AS_THEY_ARE = ("mxfp4",)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 

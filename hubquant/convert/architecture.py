@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Constants = Mapping[str, tuple[float, ...]]
 _TIED = "tie_word_embeddings"
+_TOKEN_TABLES = {"token_embd.weight", "per_layer_token_embd.weight"}
 Block = Callable[["PreTrainedConfig", int], tuple[Row, ...]]
 
 
@@ -150,6 +151,11 @@ class Architecture:
             yield from row.bundles(place)
         for name, values in self.constants(config).items():
             yield Bundle((), {name: (len(values),)}, values=values)
+
+    def token_tables(self, config: PreTrainedConfig) -> tuple[str, ...]:
+        """The checkpoint's matrices of which a token takes its row."""
+        made = (bundle.sources for bundle in self.bundles(config) if bundle.targets.keys() & _TOKEN_TABLES)
+        return tuple(name for sources in made for name in sources)
 
     def taps(self, config: PreTrainedConfig) -> dict[str, Tap]:
         """GGUF weight -> where its inputs are seen in transformers, for the matrices that multiply activations."""

@@ -10,6 +10,7 @@ from hubquant.checkpoint.packed import in_floats
 from hubquant.checkpoint.storage import method_of, refusal
 from hubquant.checkpoint.text_tower import TEXT_NAMES, is_multimodal, is_text, text_settings
 from hubquant.checkpoint.wrappers import without_wrappers
+from hubquant.convert.architectures import QUANTIZED
 from hubquant.convert.config import read_architecture
 
 
@@ -21,7 +22,7 @@ def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     """
     if not checkpoint.config:  # a GGUF file, which has been here before
         return checkpoint
-    plain = in_floats(without_wrappers(checkpoint))
+    plain = in_floats(without_wrappers(checkpoint), QUANTIZED)
     if is_multimodal(plain.config):
         plain = _language_model(plain)
     architecture, config = read_architecture(plain.config)

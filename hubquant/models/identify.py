@@ -17,7 +17,6 @@ from hubquant.errors import CheckpointError, NotSupportedYet
 SUPPORTED_LIBRARY = "transformers"
 SUPPORTED_TASK = "text-generation"
 EMBEDDING_TASKS = ("feature-extraction", "fill-mask")
-WITHOUT_CODE = ("MiniCPMForCausalLM",)  # text generation classes that transformers lacks and conversion knows
 # Where none of these is found it is transformers', and optimum need not be imported to say so.
 _MARKS_OF_OTHERS = ("model_index.json", "modules.json", "sentence_*.json", "config_sentence_transformers.json")
 _KEYS_OF_OTHERS = ("pretrained_cfg", "architecture", "_diffusers_version")
@@ -34,11 +33,12 @@ class Identity:
     model_class: str
 
 
-def identify(folder: Path, supported: Collection[str] = ()) -> Identity:
+def identify(folder: Path, supported: Collection[str] = (), without_code: Collection[str] = ()) -> Identity:
     """The identity of a model for text generation or embeddings, as optimum's ``TasksManager`` sees it.
 
     Of a multimodal model it is that of the language model in it.
-    ``folder`` needs the repository's JSON files only. Of the ``supported`` classes messages name the nearest.
+    ``folder`` needs the repository's JSON files only. Of the ``supported`` classes messages name the nearest;
+    those ``without_code`` are language models although transformers lacks them.
     Raises ``CheckpointError`` for a folder that is no model and
     ``NotSupportedYet`` for every other library or task, and for models whose code is in their repository.
     """
@@ -49,7 +49,7 @@ def identify(folder: Path, supported: Collection[str] = ()) -> Identity:
             f"{library} models", hint=f"use a {SUPPORTED_TASK} model of {SUPPORTED_LIBRARY}, such as Qwen/Qwen3-0.6B"
         )
     config = read_config(folder)
-    if (config.get("architectures") or [None])[0] in WITHOUT_CODE:
+    if (config.get("architectures") or [None])[0] in without_code:
         return Identity(library, SUPPORTED_TASK, str(config["model_type"]), config["architectures"][0])
     if is_multimodal(config):
         config = text_settings(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,11 +23,19 @@ class StreamedWeights:
     """A model without weights (``skeleton``), and its weights to put into it, in float32 on ``device``.
 
     ``checkpoint`` has the names of today and plain floats; ``blocks_path`` is where the list of blocks is in the model
-    and in the checkpoint, ``output`` what the checkpoint calls the output layer. Nothing is read before
-    :meth:`load_rest`.
+    and in the checkpoint, ``output`` what the checkpoint calls the output layer, and ``token_tables`` are the names of
+    its matrices with a row for each token. Nothing is read before :meth:`load_rest`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: Any, blocks_path: str, output: str, device: str) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: Any,
+        blocks_path: str,
+        output: str,
+        token_tables: Sequence[str],
+        device: str,
+    ) -> None:
         from accelerate import init_empty_weights
         from transformers import AutoModelForCausalLM
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -40,6 +48,9 @@ class StreamedWeights:
         self.blocks: list[Any] = list(self.skeleton.get_submodule(blocks_path))
         self._checkpoint, self._prefix, self._device = checkpoint, f"{blocks_path}.", device
         self._stored = stored_tensors(checkpoint)
+        self._token_tables: dict[str, Any] = {
+            name: self.skeleton.get_submodule(name.removesuffix(".weight")) for name in token_tables
+        }
         self._output_names = [name for name in checkpoint.tensors if name.startswith(f"{output}.")]
         self._mapping: Any = get_model_conversion_mapping(self.skeleton)
         for module in self.skeleton.modules():
@@ -77,7 +88,7 @@ class StreamedWeights:
 
     def load_rest(self, tokens: torch.Tensor) -> None:
         """What is in no block but the output layer; of tables with a row for each token the rows of ``tokens``."""
-        tables = self._token_tables()
+        tables = self._token_tables
         names = [
             name
             for name in self._stored
@@ -99,7 +110,7 @@ class StreamedWeights:
             self.load(self._read(self._output_names))
         if self._output.weight.is_meta:
             embedding = self.skeleton.get_input_embeddings()
-            (name,) = (name for name, module in self._token_tables().items() if module is embedding)
+            (name,) = (name for name, module in self._token_tables.items() if module is embedding)
             whole = self._checkpoint.read(name).float().to(self._device)
             self._output.weight = torch.nn.Parameter(whole, requires_grad=False)
 
@@ -109,17 +120,6 @@ class StreamedWeights:
         for name, x in tensors.items():
             check_finite(name, x)
         return tensors
-
-    def _token_tables(self) -> dict[str, Any]:
-        """Embeddings with a row for each token, by the name of their weight in the checkpoint."""
-        config = self.skeleton.config
-        sizes = {config.vocab_size, getattr(config, "vocab_size_per_layer_input", None)}  # the latter in Gemma 3n
-        found = {
-            f"{name}.weight": module
-            for name, module in self.skeleton.named_modules()
-            if isinstance(module, torch.nn.Embedding) and module.num_embeddings in sizes
-        }
-        return {name: module for name, module in found.items() if name in self._checkpoint.tensors}
 
 
 def _give_back() -> None:

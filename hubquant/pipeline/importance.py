@@ -113,7 +113,8 @@ def open_weights(checkpoint: Checkpoint) -> StreamedWeights:
 
     plain = plain_checkpoint(checkpoint)
     architecture, config = read_architecture(plain.config)
-    return StreamedWeights(plain, config, architecture.blocks, str(architecture.output), default_device())
+    tables = architecture.token_tables(config)
+    return StreamedWeights(plain, config, architecture.blocks, str(architecture.output), tables, default_device())
 
 
 def collect(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint, read_header
 from hubquant.checkpoint.weight_files import weight_files
-from hubquant.convert.architectures import CLASSES
+from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.plain import plain_checkpoint
 from hubquant.hub.front_matter import read_card
 from hubquant.models.identify import identify
@@ -31,7 +31,7 @@ def folder_name(folder: Path) -> str:
 
 def open_folder(folder: Path, name: str) -> SourceModel:
     checkpoint = Checkpoint.from_folder(folder)
-    identify(folder, CLASSES)
+    identify(folder, CLASSES, WITHOUT_CODE)
     return SourceModel(
         name=name,
         id=None,
@@ -55,7 +55,7 @@ def open_hub(repo_id: str, revision: str) -> SourceModel:
     remote = resolve(repo_id, revision)
     folder = fetch_metadata(remote)
     files = weight_files(folder, remote.files)
-    identify(folder, CLASSES)
+    identify(folder, CLASSES, WITHOUT_CODE)
     headers = {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files.names}
     missing = [file for file in files.names if not cache.cached_file(remote.id, remote.revision, file)]
     return SourceModel(

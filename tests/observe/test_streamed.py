@@ -174,6 +174,14 @@ def test_killed_run_goes_on_after_its_last_block(folder: Path, tmp_path: Path) -
         assert found.entries[name].counts.tolist() == entry.counts.tolist()
 
 
+def test_as_many_positions_as_tokens(tmp_path: Path) -> None:
+    """GPT-2's embeddings of positions are no table of tokens, whatever their number."""
+    model = build_uneven("gpt2", tmp_path, max_position_embeddings=384)
+    tables = plan(model).shapes
+    assert tables["position_embd.weight"] == tables["token_embd.weight"]
+    assert_close(streamed(model).matrix(), collect(load_folder(model, "cpu"), CHUNKS, plan(model).taps).matrix())
+
+
 def test_hidden_states_in_files_leave_nothing_behind(folder: Path, tmp_path: Path) -> None:
     wide = Chunks(IDS.repeat(1, 8), ("x",), (6,), "0")  # hidden states large enough to be worth a file
     stream = BlockStream(open_weights(Checkpoint.from_folder(folder)), Spill(tmp_path / "hidden"))

@@ -64,6 +64,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 
 
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
+WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
+QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.quantized}))
+"""Methods of quantization whose weights some architecture reads as they are."""
 
 
 def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
