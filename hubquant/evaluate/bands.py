@@ -48,7 +48,8 @@ import torch
 from torch import Tensor
 
 from hubquant.quants.api import Mode
-from hubquant.quants.levels import LEVELS, nearest_levels
+from hubquant.quants.nearest import nearest_levels
+from hubquant.quants.traits import TRAITS
 
 GROUP = 32
 
@@ -68,7 +69,7 @@ REACHES: Mapping[str, float] = MappingProxyType(
         "IQ1_S": 0.80,
     }
 )
-VERIFIED = frozenset((*LEVELS, *REACHES))
+VERIFIED = frozenset(REACHES) | {name for name, traits in TRAITS.items() if traits.levels}
 # Other weights of the same size are √2 times their size away.
 LARGEST_RELATIVE_ERROR = 1.3
 # A row without a larger weight may vanish in the float16 scales of a format: it must only stay as small.

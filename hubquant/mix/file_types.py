@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from hubquant.errors import MixError, NotSupportedYet
+from hubquant.quants.formats import lookup
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,6 @@ class FileType:
 
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
-
-BLOCK_SIZES: Mapping[str, int] = MappingProxyType(
-    dict.fromkeys(FLOAT_TYPES, 1)
-    | dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4"), 32)
-    | {"Q2_0": 64, "NVFP4": 64, "Q1_0": 128}
-    | dict.fromkeys(("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0", "Q3_K_HIFI"), 256)
-    | dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), 256)
-)
 
 FTYPES: Mapping[str, FileType] = MappingProxyType(
     {
@@ -77,6 +70,10 @@ FTYPES: Mapping[str, FileType] = MappingProxyType(
             ("Q3_K_HIFI", 45, "Q3_K_HIFI"),
         )
     }
+)
+
+BLOCK_SIZES: Mapping[str, int] = MappingProxyType(
+    {file.default: lookup(file.default).block_size for file in FTYPES.values()}
 )
 
 TARGET_SIZE = re.compile(r"^\d+(\.\d+)?\s*(bpw|[KMGT]i?B)$", re.IGNORECASE)

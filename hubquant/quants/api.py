@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from hubquant.quants.cpu.best_rows import BEST_KERNELS
-from hubquant.quants.cpu.hifi import with_outliers
-from hubquant.quants.cpu.rows import KERNELS, Kernels, quantize_rows
+from hubquant.quants.cpu.rows import quantize_rows
 from hubquant.quants.formats import TypeFormat, lookup
-from hubquant.quants.layout import dequantize_blocks
 from hubquant.quants.tensor import quantize_tensor
-from hubquant.quants.tensor.searches import SEARCHES
+from hubquant.quants.traits import TRAITS, TypeTraits, dequantize_blocks
 
 Mode = Literal["exact", "best"]
 
 _CHUNK = 1 << 20  # weights dequantized at a time: bounds the temporaries
-_KERNELS: Mapping[Mode, Mapping[str, Kernels]] = {
-    "exact": {**KERNELS, "Q3_K_HIFI": with_outliers(KERNELS["Q3_K"])},
-    "best": {**BEST_KERNELS, "Q3_K_HIFI": with_outliers(BEST_KERNELS["Q3_K"])},
-}
-_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def implemented(type: str) -> bool:
     """Whether :func:`quantize` can write tensors of this type."""
-    return type in _PLAIN or type in _KERNELS["best"]
+    return type in TRAITS and TRAITS[type].implemented
 
 
 def needs_importance(type: str) -> bool:
-    """Whether :func:`quantize` refuses this type without importance."""
-    return type not in _PLAIN and _KERNELS["best"][type].plain is None
+    """Whether :func:`quantize` refuses this type without importance; ValueError for a type it cannot write."""
+    return _written(type).needs_importance
+
+
+def _written(type: str) -> TypeTraits:
+    traits = TRAITS[lookup(type).name]
+    if not traits.implemented:
+        raise ValueError(f"{type} cannot be written")
+    return traits
 
 
 def dequantize(data: Tensor, type: str, n: int) -> Tensor:
@@ -65,20 +63,22 @@ def quantize(
     ``mode="exact"`` gives the bytes of llama.cpp's ``ggml_quantize_chunk``; "best" the same layout with a smaller
     error, searched on the device of ``x`` and returned there. ``threads``, of the CPU, defaults to torch's.
 
-    ValueError: a shape or dtype that does not fit, a type without quantizer, NaN or infinity in ``x`` (the row is
-    named), importance that is negative, not finite, or missing where the type needs it.
+    ValueError: a shape or dtype that does not fit, a type without quantizer, an unknown mode, NaN or infinity in ``x``
+    (the row is named), importance that is negative, not finite, or missing where the type needs it.
     """
+    traits = _written(type)
     fmt = lookup(type)
-    if not implemented(type):
-        raise ValueError(f"{type} cannot be written")
     _check(x, fmt, importance)
-    if type in _PLAIN:
-        return _plain(x, _PLAIN[type])
-    kernels = _KERNELS[mode][type]
+    if traits.dtype is not None:
+        return _plain(x, traits.dtype)
+    if mode not in get_args(Mode):
+        raise ValueError(f"unknown mode {mode!r}: known modes are {', '.join(get_args(Mode))}")
+    kernels = traits.exact if mode == "exact" else traits.best
+    assert kernels is not None
     if importance is None and kernels.plain is None:
         raise ValueError(f"{type} needs importance: without it the result would be of no use")
-    if mode == "best" and x.device.type != "cpu" and type in SEARCHES:
-        return quantize_tensor(x, fmt, importance)
+    if mode == "best" and x.device.type != "cpu" and traits.search is not None:
+        return quantize_tensor(x, fmt, traits.search, importance)
     return quantize_rows(x, fmt, kernels, importance, threads or torch.get_num_threads()).to(x.device)
 
 

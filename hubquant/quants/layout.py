@@ -5,7 +5,7 @@ Every formula keeps the order of operations of ggml's ``dequantize_row_*`` (ggml
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -53,10 +53,7 @@ def _numbers(data: Tensor, field: Field) -> Tensor:
     return data.contiguous().view(_DTYPES[field.kind])
 
 
-def dequantize_blocks(blocks: Tensor, fmt: TypeFormat) -> Tensor:
-    """uint8 [blocks, block_bytes] -> float32 [blocks, block_size]."""
-    formula = _FORMULAS.get(fmt.name)
-    return formula(members(blocks, fmt)) if formula else _by_gguf(blocks, fmt)
+# ---- the values of each type: members of its blocks -> float32 [blocks, block_size] ---------------------------------
 
 
 def _scaled(values: Tensor, scale: Tensor) -> Tensor:
@@ -70,31 +67,31 @@ def _affine(codes: Tensor, scale: Tensor, minimum: Tensor) -> Tensor:
     return (grouped * scale.unsqueeze(2) - minimum.unsqueeze(2)).view(codes.shape[0], -1)
 
 
-def _plain(p: dict[str, Tensor]) -> Tensor:
+def plain(p: dict[str, Tensor]) -> Tensor:
     return p["values"].float()
 
 
-def _q4_0(p: dict[str, Tensor]) -> Tensor:
+def q4_0(p: dict[str, Tensor]) -> Tensor:
     return _scaled((p["qs"].to(torch.int8) - 8).float(), p["d"].float())
 
 
-def _q4_1(p: dict[str, Tensor]) -> Tensor:
+def q4_1(p: dict[str, Tensor]) -> Tensor:
     return p["qs"].float() * p["d"].float() + p["m"].float()
 
 
-def _q5_0(p: dict[str, Tensor]) -> Tensor:
+def q5_0(p: dict[str, Tensor]) -> Tensor:
     return _scaled(((p["qs"] | p["qh"] << 4).to(torch.int8) - 16).float(), p["d"].float())
 
 
-def _q5_1(p: dict[str, Tensor]) -> Tensor:
+def q5_1(p: dict[str, Tensor]) -> Tensor:
     return (p["qs"] | p["qh"] << 4).float() * p["d"].float() + p["m"].float()
 
 
-def _q8(p: dict[str, Tensor]) -> Tensor:
+def q8(p: dict[str, Tensor]) -> Tensor:
     return p["qs"].float() * p["d"].float()
 
 
-def _q2_k(p: dict[str, Tensor]) -> Tensor:
+def q2_k(p: dict[str, Tensor]) -> Tensor:
     scale, minimum = p["scales"] & 15, p["scales"] >> 4
     return _affine(p["qs"].float(), p["d"].float() * scale, p["dmin"].float() * minimum)
 
@@ -111,13 +108,13 @@ def six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
     return scales, minima
 
 
-def _q4_k(p: dict[str, Tensor]) -> Tensor:
+def q4_k(p: dict[str, Tensor]) -> Tensor:
     scales, minima = six_bit_scales(p["scales"])
     return _affine(p["qs"].float(), p["d"].float() * scales, p["dmin"].float() * minima)
 
 
-def _q5_k(p: dict[str, Tensor]) -> Tensor:
-    return _q4_k({**p, "qs": p["qs"] | p["qh"] << 4})
+def q5_k(p: dict[str, Tensor]) -> Tensor:
+    return q4_k({**p, "qs": p["qs"] | p["qh"] << 4})
 
 
 def signed_six_bit_scales(packed: Tensor) -> Tensor:
@@ -132,56 +129,31 @@ def signed_six_bit_scales(packed: Tensor) -> Tensor:
     return (nibbles | tops << 4).to(torch.int8) - 32
 
 
-def _q3_k(p: dict[str, Tensor]) -> Tensor:
+def q3_k(p: dict[str, Tensor]) -> Tensor:
     codes = (p["qs"] | p["hmask"] << 2).to(torch.int8) - 4
     return _scaled(codes.float(), p["d"].float() * signed_six_bit_scales(p["scales"]))
 
 
-def _q3_k_hifi(p: dict[str, Tensor]) -> Tensor:
+def q3_k_hifi(p: dict[str, Tensor]) -> Tensor:
     """Zero marks an unused place. What Q3_K holds at an outlier is 0, so readers that add them agree."""
-    values, rows = _q3_k(p), torch.arange(p["index"].shape[0], device=p["index"].device)
+    values, rows = q3_k(p), torch.arange(p["index"].shape[0], device=p["index"].device)
     for index, outlier in zip(p["index"].long().unbind(1), p["outlier"].float().unbind(1), strict=True):
         values[rows, index] = torch.where(outlier != 0, outlier, values[rows, index])
     return values
 
 
-def _q6_k(p: dict[str, Tensor]) -> Tensor:
+def q6_k(p: dict[str, Tensor]) -> Tensor:
     codes = (p["ql"] | p["qh"] << 4).to(torch.int8) - 32
     return _scaled(codes.float(), p["d"].float() * p["scales"])
 
 
-def _q1_0(p: dict[str, Tensor]) -> Tensor:
+def q1_0(p: dict[str, Tensor]) -> Tensor:
     d = p["d"].float()
     return torch.where(p["qs"] == 1, d, -d)
 
 
-def _q2_0(p: dict[str, Tensor]) -> Tensor:
+def q2_0(p: dict[str, Tensor]) -> Tensor:
     return (p["qs"].to(torch.int8) - 1).float() * p["d"].float()
-
-
-def _tq2_0(p: dict[str, Tensor]) -> Tensor:
-    return _q2_0(p)
-
-
-_FORMULAS: Mapping[str, Callable[[dict[str, Tensor]], Tensor]] = {
-    **dict.fromkeys(("F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64"), _plain),
-    "Q4_0": _q4_0,
-    "Q4_1": _q4_1,
-    "Q5_0": _q5_0,
-    "Q5_1": _q5_1,
-    "Q8_0": _q8,
-    "Q8_1": _q8,
-    "Q8_K": _q8,
-    "Q2_K": _q2_k,
-    "Q3_K": _q3_k,
-    "Q3_K_HIFI": _q3_k_hifi,
-    "Q4_K": _q4_k,
-    "Q5_K": _q5_k,
-    "Q6_K": _q6_k,
-    "Q1_0": _q1_0,
-    "Q2_0": _q2_0,
-    "TQ2_0": _tq2_0,
-}
 
 
 @cache
@@ -191,6 +163,7 @@ def _gguf_quant(name: str) -> tuple[Callable[..., object], object]:
     return gguf.quants.dequantize, gguf.GGMLQuantizationType[name]
 
 
-def _by_gguf(blocks: Tensor, fmt: TypeFormat) -> Tensor:
+def by_gguf(blocks: Tensor, fmt: TypeFormat) -> Tensor:
+    """uint8 [blocks, block_bytes] -> float32 [blocks, block_size] by the gguf package, on the CPU."""
     convert, kind = _gguf_quant(fmt.name)
     return torch.as_tensor(convert(blocks.cpu().numpy(), kind), dtype=torch.float32, device=blocks.device)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from hubquant.quants import implemented, quantize
+from hubquant.quants import FORK_TYPES, TYPES, implemented, needs_importance, quantize
+from hubquant.quants.traits import TRAITS
 
 
 @pytest.mark.parametrize("type", ["F16", "Q8_0", "Q4_K"])
@@ -39,6 +40,21 @@ def test_types_without_quantizer() -> None:
         quantize(torch.zeros(1, 256), "I8")
     assert not implemented("I8")
     assert not implemented("Q4_X")
+    with pytest.raises(ValueError, match="I8 cannot be written"):
+        needs_importance("I8")
+
+
+def test_modes() -> None:
+    with pytest.raises(ValueError, match="unknown mode 'fast': known modes are exact, best"):
+        quantize(torch.zeros(1, 256), "Q4_K", mode="fast")  # type: ignore[arg-type]
+
+
+def test_every_type_has_a_row_and_is_written_in_both_modes_or_in_none() -> None:
+    assert TRAITS.keys() == {**TYPES, **FORK_TYPES}.keys()
+    for name, traits in TRAITS.items():
+        assert (traits.exact is None) == (traits.best is None), name
+        if traits.exact and traits.best:
+            assert (traits.exact.plain is None) == (traits.best.plain is None), name
 
 
 @pytest.mark.parametrize("type", ["IQ1_S", "IQ2_XXS", "IQ2_XS"])

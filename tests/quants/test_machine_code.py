@@ -13,9 +13,8 @@ import pytest
 
 import hubquant
 from hubquant.quants.cpu import exact
-from hubquant.quants.cpu.best_rows import BEST_KERNELS
-from hubquant.quants.cpu.rows import KERNELS
 from hubquant.quants.cpu.vector.native import Kernel
+from hubquant.quants.traits import TRAITS
 
 QUANTIZE = """
 import sys
@@ -29,7 +28,7 @@ print("compiled" if "numba" in sys.modules else "found")
 
 def kernels() -> list[Kernel]:
     """All that quantize by machine code alone."""
-    pairs = [pair for table in (KERNELS, BEST_KERNELS) for pair in table.values()]
+    pairs = [pair for traits in TRAITS.values() for pair in (traits.exact, traits.best) if pair]
     return [each for pair in pairs for each in (pair.plain, pair.weighted) if isinstance(each, Kernel)]
 
 

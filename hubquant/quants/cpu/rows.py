@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from math import lcm
 from typing import Any
 
@@ -13,9 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hubquant.quants.cpu import exact
 from hubquant.quants.cpu.vector import scan
-from hubquant.quants.cpu.vector.grids import search_tables
 from hubquant.quants.formats import LANES, TypeFormat
 
 Array = np.ndarray[Any, Any]
@@ -29,46 +26,16 @@ _CHUNKS = 8  # of each thread, so that none waits long for the others
 
 @dataclass(frozen=True)
 class Kernels:
-    """``plain(values, out)`` and ``weighted(values, [power,] importance, out)``; None where the type has no use for
-    importance.
+    """``plain(values, out, *tables)`` and ``weighted(values, [power,] importance, out, *tables)``.
+
+    ``plain`` is None where the type needs importance, ``weighted`` where it has no use for it; ``row_power``: it weighs
+    by the mean square of the row too. ``tables`` makes the arrays that the search looks up.
     """
 
     plain: Kernel | None
     weighted: Kernel | None
     row_power: bool = False
-
-
-_IQ1_S, _IQ2_XXS, _IQ2_XS, _IQ2_S, _IQ3_XXS, _IQ3_S = (
-    partial(search_tables, name) for name in ("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
-)
-
-KERNELS: Mapping[str, Kernels] = {
-    "Q4_0": Kernels(exact.legacy.q4_0, exact.legacy.q4_0_weighted, row_power=True),
-    "Q4_1": Kernels(exact.legacy.q4_1, exact.legacy.q4_1_weighted, row_power=True),
-    "Q5_0": Kernels(exact.legacy.q5_0, exact.legacy.q5_0_weighted, row_power=True),
-    "Q5_1": Kernels(exact.legacy.q5_1, exact.legacy.q5_1_weighted, row_power=True),
-    "Q8_0": Kernels(exact.legacy.q8_0, None),
-    "Q2_K": Kernels(exact.k_quants.q2_k, exact.k_quants.q2_k_weighted),
-    "Q3_K": Kernels(exact.k_quants.q3_k, exact.k_quants.q3_k_weighted),
-    "Q4_K": Kernels(exact.k_quants.q4_k, exact.k_quants.q4_k_weighted),
-    "Q5_K": Kernels(exact.k_quants.q5_k, exact.k_quants.q5_k_weighted),
-    "Q6_K": Kernels(exact.k_quants.q6_k, exact.k_quants.q6_k_weighted),
-    "IQ1_S": Kernels(None, exact.iq1.iq1_s_weighted.with_tables(_IQ1_S)),
-    "IQ1_M": Kernels(exact.iq1.iq1_m.with_tables(_IQ1_S), exact.iq1.iq1_m_weighted.with_tables(_IQ1_S)),
-    "IQ2_XXS": Kernels(None, exact.iq2.iq2_xxs_weighted.with_tables(_IQ2_XXS)),
-    "IQ2_XS": Kernels(None, exact.iq2.iq2_xs_weighted.with_tables(_IQ2_XS)),
-    "IQ2_S": Kernels(exact.iq2.iq2_s.with_tables(_IQ2_S), exact.iq2.iq2_s_weighted.with_tables(_IQ2_S)),
-    "IQ3_XXS": Kernels(exact.iq3.iq3_xxs.with_tables(_IQ3_XXS), exact.iq3.iq3_xxs_weighted.with_tables(_IQ3_XXS)),
-    "IQ3_S": Kernels(exact.iq3.iq3_s.with_tables(_IQ3_S), exact.iq3.iq3_s_weighted.with_tables(_IQ3_S)),
-    "IQ4_NL": Kernels(exact.nonlinear.iq4_nl, exact.nonlinear.iq4_nl_weighted),
-    "IQ4_XS": Kernels(exact.nonlinear.iq4_xs, exact.nonlinear.iq4_xs_weighted),
-    "TQ1_0": Kernels(exact.ternary.tq1_0, None),
-    "TQ2_0": Kernels(exact.ternary.tq2_0, None),
-    "Q1_0": Kernels(exact.ternary.q1_0, None),
-    "Q2_0": Kernels(exact.ternary.q2_0, None),
-    "MXFP4": Kernels(exact.float4.mxfp4, None),
-    "NVFP4": Kernels(exact.float4.nvfp4, None),
-}
+    tables: Callable[[], tuple[Array, ...]] = tuple
 
 
 def quantize_rows(x: Tensor, fmt: TypeFormat, kernels: Kernels, importance: Tensor | None, threads: int) -> Tensor:
@@ -127,14 +94,14 @@ def _quantize(values: Array, fmt: TypeFormat, kernels: Kernels, tiles: Array | N
     target = _padded(out, padded)
     if kernels.weighted is None or (tiles is None and kernels.plain is not None):
         assert kernels.plain is not None
-        kernels.plain(blocks, target)
+        kernels.plain(blocks, target, *kernels.tables())
     elif kernels.row_power:
         powers = np.empty(values.shape[0], np.float32)
         scan.mean_squares(values, powers)
         power = np.repeat(powers, values.shape[1] // fmt.block_size)
-        kernels.weighted(blocks, _padded(power, padded), tiles, target)
+        kernels.weighted(blocks, _padded(power, padded), tiles, target, *kernels.tables())
     else:
-        kernels.weighted(blocks, tiles, target)
+        kernels.weighted(blocks, tiles, target, *kernels.tables())
     if target is not out:
         out[:] = target[:count]
 

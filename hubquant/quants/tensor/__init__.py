@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from hubquant.quants.formats import TypeFormat
-from hubquant.quants.tensor.searches import SEARCHES
-from hubquant.quants.tensor.weights import error_weights, row_power
+from hubquant.quants.tensor.weights import row_power
 
 _CHUNK = 1 << 23  # weights at a time: with its weights, and the search's temporaries, a few hundred MB
 _LIMIT = 3e8  # beyond, no type reaches: half precision ends at 65504
 
+# x [blocks, n], w [blocks, n], whether w is made from importance, fmt -> uint8 [blocks, block_bytes]
+Search = Callable[[Tensor, Tensor, bool, TypeFormat], Tensor]
 
-def quantize_tensor(x: Tensor, fmt: TypeFormat, importance: Tensor | None) -> Tensor:
+
+@dataclass(frozen=True)
+class TensorSearch:
+    """The search of a type, and how it weighs squared errors without and with importance (:mod:`tensor.weights`).
+
+    ``row_power``: with importance it weighs by the mean square of the row too.
+    """
+
+    search: Search
+    plain: Callable[[Tensor], Tensor]
+    weighted: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    row_power: bool = False
+
+    def blocks(self, x: Tensor, importance: Tensor | None, fmt: TypeFormat) -> Tensor:
+        """float32 ``x`` [rows, n] -> uint8 [rows, row_bytes]; ``importance`` [n]."""
+        rows, n = x.shape
+        per_row = n // fmt.block_size
+        blocks = x.view(-1, fmt.block_size)
+        if importance is None:
+            w = self.plain(blocks)
+        else:
+            power = row_power(x).repeat_interleave(per_row) if self.row_power else None
+            w = self.weighted(blocks, importance.view(per_row, -1).repeat(rows, 1), power)
+            w = torch.where((w > 0).any(-1, keepdim=True), w, 1)
+        return self.search(blocks, w, importance is not None, fmt).view(rows, -1)
+
+
+def quantize_tensor(x: Tensor, fmt: TypeFormat, search: TensorSearch, importance: Tensor | None) -> Tensor:
     """float ``x`` [rows, n] -> uint8 [rows, row_bytes] on its device; ``importance`` [n].
 
     ValueError for NaN or infinity in ``x``, naming the row.
@@ -28,15 +59,5 @@ def quantize_tensor(x: Tensor, fmt: TypeFormat, importance: Tensor | None) -> Te
             finite = torch.isfinite(values).all(dim=1)
             if not finite.all():
                 raise ValueError(f"row {start + int((~finite).nonzero()[0])} holds NaN or infinity")
-            out[start : start + step] = _quantize(values.clamp(-_LIMIT, _LIMIT), fmt, importance)
+            out[start : start + step] = search.blocks(values.clamp(-_LIMIT, _LIMIT), importance, fmt)
     return out
-
-
-def _quantize(x: Tensor, fmt: TypeFormat, importance: Tensor | None) -> Tensor:
-    rows, n = x.shape
-    per_row = n // fmt.block_size
-    blocks = x.view(-1, fmt.block_size)
-    power = row_power(x, fmt.name)
-    given = None if importance is None else importance.view(per_row, -1).repeat(rows, 1)
-    w = error_weights(blocks, fmt.name, given, None if power is None else power.repeat_interleave(per_row))
-    return SEARCHES[fmt.name](blocks, w, importance is not None, fmt).view(rows, -1)

@@ -32,8 +32,6 @@ _ROUNDS = 3
 _SHARE = 0.75  # of the shrinkage that d makes up for, see :mod:`cpu.best.codebook`
 _STRETCH, _CHOSEN_AT, _TERNARY_SHARE = 1.03, 0.9, 0.5  # in IQ1, see :mod:`cpu.best.iq1`
 _TERNARY_STARTS = (1.0, 1.3)  # root mean squares
-# how many scales bring the largest weight so many steps of 1 / 8 (IQ2) or 1 around the largest level
-_TRIES = {"IQ2_XXS": (8, 2.0), "IQ2_XS": (8, 2.0), "IQ2_S": (3, 1.5), "IQ3_XXS": (5, 3.0), "IQ3_S": (3, 2.5)}
 
 
 @dataclass(frozen=True)
@@ -56,21 +54,30 @@ class Book:
 
 
 @cache
-def book(name: str, device: torch.device) -> Book:
-    """The codebook of a type (``gguf.quants``), in units of d · m."""
+def magnitude_book(name: str, dim: int, unit: int, tries: int, reach: float, device: torch.device) -> Book:
+    """Entries of ``dim`` magnitudes, in units of d · m that are 1 / ``unit`` of those of ``gguf.quants``; ``tries``
+    scales bring the largest weight up to ``reach`` around the largest level.
+    """
+    entries = np.asarray(_grid(name).grid, np.float32).reshape(-1, dim)
+    starts = tuple(1 / (float(entries.max()) / unit + shift) for shift in spread(reach, tries))
+    return Book(torch.from_numpy(entries / unit).to(device), 1, False, 31, starts)
+
+
+@cache
+def ternary_book(shared: bool, device: torch.device) -> Book:
+    """IQ1's entries of 8 levels −1, 0, 1, shifted up and down; ``shared`` by the groups of a sub-block."""
+    kind = _grid("IQ1_S")
+    entries = np.asarray(kind.grid, np.float32).reshape(-1, 8)
+    both = np.concatenate([entries + kind.delta, entries - kind.delta])
+    return Book(torch.from_numpy(both).to(device), 2, shared, 15, _TERNARY_STARTS)
+
+
+def _grid(name: str) -> Any:
     import gguf
 
-    kind: Any = gguf.quants._type_traits[gguf.GGMLQuantizationType["IQ1_S" if name == "IQ1_M" else name]]
+    kind = gguf.quants._type_traits[gguf.GGMLQuantizationType[name]]
     kind.init_grid()
-    dim = 4 if name.startswith("IQ3") else 8
-    entries = np.asarray(kind.grid, np.float32).reshape(-1, dim)
-    if name.startswith("IQ1"):
-        both = np.concatenate([entries + kind.delta, entries - kind.delta])
-        return Book(torch.from_numpy(both).to(device), 2, name == "IQ1_S", 15, _TERNARY_STARTS)
-    unit = {"IQ3_S": 1, "IQ3_XXS": 4}.get(name, 8)
-    count, reach = _TRIES[name]
-    starts = tuple(1 / (float(entries.max()) / unit + shift) for shift in spread(reach, count))
-    return Book(torch.from_numpy(entries / unit).to(device), 1, False, 31, starts)
+    return kind
 
 
 def _scores(x: Tensor, _w: Tensor, _scale: Tensor, found: Book) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,14 +10,17 @@ from torch import Tensor
 
 from hubquant.quants.formats import TypeFormat
 from hubquant.quants.packing import joined, little_endian, pack
-from hubquant.quants.tensor.codebook import book, magnitudes, search, search_ternary
+from hubquant.quants.tensor.codebook import Book, magnitude_book, magnitudes, search, search_ternary, ternary_book
 
 # entry indices [blocks, groups], signs [blocks, 32], scale codes [blocks, subs], d [blocks] -> members of the block
 Members = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]]
+Books = Callable[[torch.device], Book]
 
 
-def _search(subs: int, even: bool, members: Members, x: Tensor, w: Tensor, _: bool, fmt: TypeFormat) -> Tensor:
-    found = book(fmt.name, x.device)
+def _search(
+    book: Books, subs: int, even: bool, members: Members, x: Tensor, w: Tensor, _: bool, fmt: TypeFormat
+) -> Tensor:
+    found = book(x.device)
     values, signs = magnitudes(x, w, even)
     shape = (x.shape[0], subs, -1, found.entries.shape[1])
     d, m, index = search(values.view(shape), w.view(shape), found)
@@ -25,9 +28,9 @@ def _search(subs: int, even: bool, members: Members, x: Tensor, w: Tensor, _: bo
     return pack(fmt, {"d": d, **members(index.flatten(1), signs, scales, d)})
 
 
-def _search_levels(subs: int, members: Members, x: Tensor, w: Tensor, _: bool, fmt: TypeFormat) -> Tensor:
+def _search_levels(book: Books, subs: int, members: Members, x: Tensor, w: Tensor, _: bool, fmt: TypeFormat) -> Tensor:
     """IQ1: entries have signs, and the second half of the book is shifted down."""
-    found = book(fmt.name, x.device)
+    found = book(x.device)
     shape = (x.shape[0], subs, -1, 8)
     d, m, index = search_ternary(x.view(shape), w.view(shape), found)
     index, scales = index.flatten(1), ((m - 1) / 2).to(torch.int64)
@@ -84,12 +87,10 @@ def _iq1_m(index: Tensor, down: Tensor, scales: Tensor, d: Tensor) -> dict[str, 
     return {"qs": index & 255, "qh": high, "scales": little_endian(words, 2)}
 
 
-CODEBOOK_SEARCHES: Mapping[str, Callable[[Tensor, Tensor, bool, TypeFormat], Tensor]] = {
-    "IQ2_XXS": partial(_search, 8, True, _iq2_xxs),
-    "IQ2_XS": partial(_search, 16, True, _iq2_xs),
-    "IQ2_S": partial(_search, 16, False, _iq2_s),
-    "IQ3_XXS": partial(_search, 8, True, _iq3_xxs),
-    "IQ3_S": partial(_search, 8, False, _iq3_s),
-    "IQ1_S": partial(_search_levels, 8, _iq1_s),
-    "IQ1_M": partial(_search_levels, 16, _iq1_m),
-}
+iq2_xxs = partial(_search, partial(magnitude_book, "IQ2_XXS", 8, 8, 8, 2.0), 8, True, _iq2_xxs)
+iq2_xs = partial(_search, partial(magnitude_book, "IQ2_XS", 8, 8, 8, 2.0), 16, True, _iq2_xs)
+iq2_s = partial(_search, partial(magnitude_book, "IQ2_S", 8, 8, 3, 1.5), 16, False, _iq2_s)
+iq3_xxs = partial(_search, partial(magnitude_book, "IQ3_XXS", 4, 4, 5, 3.0), 8, True, _iq3_xxs)
+iq3_s = partial(_search, partial(magnitude_book, "IQ3_S", 4, 1, 3, 2.5), 8, False, _iq3_s)
+iq1_s = partial(_search_levels, partial(ternary_book, True), 8, _iq1_s)
+iq1_m = partial(_search_levels, partial(ternary_book, False), 16, _iq1_m)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,23 +10,19 @@ from torch import Tensor
 
 from hubquant.quants import packing
 from hubquant.quants.formats import TypeFormat
+from hubquant.quants.levels import FLOAT4, IQ4
 from hubquant.quants.tensor import affine, scaled
 from hubquant.quants.tensor.arithmetic import extreme, growth, keep_better, ramp, reciprocal, spread, to_half, total
-from hubquant.quants.tensor.codebook_types import CODEBOOK_SEARCHES
 from hubquant.quants.tensor.pairs import best_pairs
 from hubquant.quants.tensor.scaled import Even, Uneven
 from hubquant.quants.tensor.signed import best_scales
 
-# x [blocks, n], w [blocks, n], whether w is made from importance, fmt -> uint8 [blocks, block_bytes]
-Search = Callable[[Tensor, Tensor, bool, TypeFormat], Tensor]
 _TWO_BIT_SHIFTS = tuple(0.5 * 1.17**k - 1 for k in range(28))
 _LINE_SHIFTS = ramp(-0.9, 0.05, 37)
 _SIX_BITS = Even(-32, 31)
 _SHARE = 0.5  # of the shrinkage that d makes up for with 3 bits and less
-_IQ4 = Uneven((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), tuple(range(16)))
-_FLOAT4 = Uneven(
-    (-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12), (15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7)
-)
+_IQ4 = Uneven(IQ4, tuple(range(16)))
+_FLOAT4 = Uneven(tuple(2 * level for level in FLOAT4), (15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7))
 
 
 def _signed(levels: Even, steps: int, x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
@@ -34,7 +30,10 @@ def _signed(levels: Even, steps: int, x: Tensor, w: Tensor, _weighted: bool, fmt
     return packing.pack(fmt, {"d": d}, scaled.codes_of(x, d, levels))
 
 
-def _byte(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+q4_0, q5_0 = partial(_signed, Even(-8, 7), 10), partial(_signed, Even(-16, 15), 9)
+
+
+def q8_0(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     levels = Even(-127, 127)
     d = scaled.half_scale(x, w, extreme(x).abs() / 127, levels, spread(1.2, 5))
     return packing.pack(fmt, {"d": d, "qs": scaled.codes_of(x, d, levels) - 127})
@@ -48,6 +47,9 @@ def _line(top: int, x: Tensor, w: Tensor, weighted: bool, fmt: TypeFormat) -> Te
         scale = (x.amax(-1) - low) / top
     d, m = affine.half_line(x, w, scale, low, top, spread(0.9, 7 if weighted else 13))
     return packing.pack(fmt, {"d": d, "m": m}, affine.codes_of(x, d, m, top))
+
+
+q4_1, q5_1 = partial(_line, 15), partial(_line, 31)
 
 
 def _pairs(
@@ -76,7 +78,12 @@ def _pairs(
     return packing.pack(fmt, {"d": d, "dmin": dmin, "scales": packed}, codes.flatten(1))
 
 
-def _q3_k(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+q2_k = partial(_pairs, 16, 3, 15, ramp(-0.45, 0.35, 4), 0.1)
+q4_k = partial(_pairs, 8, 15, 63, ramp(-1, 0.5, 5), 0.03)
+q5_k = partial(_pairs, 8, 31, 63, ramp(-1, 0.5, 5), 0.03)
+
+
+def q3_k(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     """Integer scales of sub-blocks of 16."""
     x, w = x.view(-1, 16, 16), w.view(-1, 16, 16)
     levels = Even(-4, 3)
@@ -87,7 +94,7 @@ def _q3_k(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     return packing.pack(fmt, {"d": d, "scales": packing.signed_six_bits(scales)}, codes.flatten(1))
 
 
-def _q6_k(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+def q6_k(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     """Integer scales of sub-blocks of 16."""
     x, w = x.view(-1, 16, 16), w.view(-1, 16, 16)
     levels = Even(-32, 31)
@@ -96,12 +103,12 @@ def _q6_k(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     return packing.pack(fmt, {"d": d, "scales": scales}, codes.flatten(1))
 
 
-def _iq4_nl(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+def iq4_nl(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     d = scaled.half_scale(x, w, extreme(x) / _IQ4.low, _IQ4, spread(24.0, 25))
     return packing.pack(fmt, {"d": d}, scaled.codes_of(x, d, _IQ4))
 
 
-def _iq4_xs(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+def iq4_xs(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     x, w = x.view(-1, 8, 32), w.view(-1, 8, 32)
     scale = scaled.search_scale(x, w, extreme(x) / _IQ4.low, _IQ4, spread(24.0, 25))
     best: tuple[Tensor, ...] = ()
@@ -132,7 +139,7 @@ def _power_of_two(code: Tensor) -> Tensor:
     return torch.exp2(code - 128)
 
 
-def _mxfp4(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+def mxfp4(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     magnitude = extreme(x).abs()
     middle = torch.floor(torch.log2(magnitude.clamp(min=1e-38))) + 125
     middle = torch.where(magnitude > 0, middle, 0)
@@ -146,7 +153,7 @@ def _half_of_e4m3(code: Tensor) -> Tensor:
     return torch.where(exponent == 0, mantissa / 1024, (1 + mantissa / 8) * torch.exp2(exponent - 8))
 
 
-def _nvfp4(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+def nvfp4(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     x, w = x.view(-1, 4, 16), w.view(-1, 4, 16)
     known = _half_of_e4m3(torch.arange(127.0, device=x.device))
     middle = torch.bucketize(extreme(x).abs() / 12, known).float()
@@ -173,45 +180,26 @@ def _grown(x: Tensor, w: Tensor, d: Tensor, levels: Even) -> tuple[Tensor, Tenso
     return to_half(d * growth(_SHARE, x, w, d.unsqueeze(-1) * (codes + levels.low))), codes
 
 
-def _ternary(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+def tq2_0(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     d, codes = _grown(x, w, _ternary_scale(x, w), Even(-1, 1))
-    if fmt.name == "TQ2_0":
-        return packing.pack(fmt, {"d": d}, codes)
+    return packing.pack(fmt, {"d": d}, codes)
+
+
+def tq1_0(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+    """The codes of TQ2_0, five in a byte."""
+    d, codes = _grown(x, w, _ternary_scale(x, w), Even(-1, 1))
     first, second, rest = codes[:, :160], codes[:, 160:240], codes[:, 240:]
     qs = torch.cat([packing.trits(first, 32), packing.trits(second, 16)], dim=1)
     return packing.pack(fmt, {"d": d, "qs": qs, "qh": packing.trits(rest, 4)})
 
 
-def _binary(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+def q1_0(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     """Signs, and the mean magnitude."""
     return packing.pack(fmt, {"d": to_half(total(w * x.abs()) / total(w))}, x >= 0)
 
 
-def _two_bits(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+def q2_0(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     """Levels −1, 0, 1, 2."""
     levels = Even(-1, 2)
     d, codes = _grown(x, w, scaled.half_scale(x, w, extreme(x), levels, _TWO_BIT_SHIFTS), levels)
     return packing.pack(fmt, {"d": d}, codes)
-
-
-SEARCHES: Mapping[str, Search] = {
-    "Q4_0": partial(_signed, Even(-8, 7), 10),
-    "Q5_0": partial(_signed, Even(-16, 15), 9),
-    "Q8_0": _byte,
-    "Q4_1": partial(_line, 15),
-    "Q5_1": partial(_line, 31),
-    "Q2_K": partial(_pairs, 16, 3, 15, ramp(-0.45, 0.35, 4), 0.1),
-    "Q4_K": partial(_pairs, 8, 15, 63, ramp(-1, 0.5, 5), 0.03),
-    "Q5_K": partial(_pairs, 8, 31, 63, ramp(-1, 0.5, 5), 0.03),
-    "Q3_K": _q3_k,
-    "Q6_K": _q6_k,
-    "IQ4_NL": _iq4_nl,
-    "IQ4_XS": _iq4_xs,
-    "MXFP4": _mxfp4,
-    "NVFP4": _nvfp4,
-    **CODEBOOK_SEARCHES,
-    "TQ1_0": _ternary,
-    "TQ2_0": _ternary,
-    "Q1_0": _binary,
-    "Q2_0": _two_bits,
-}

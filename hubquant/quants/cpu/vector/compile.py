@@ -32,7 +32,7 @@ from numba.core.typed_passes import (
 )
 from numba.core.untyped_passes import FixupArgs, GenericRewrites, IRProcessing, ReconstructSSA, TranslateByteCode
 
-from hubquant.quants.cpu.vector.native import Array, Kernel, Kinds, Machine
+from hubquant.quants.cpu.vector.native import Kernel, Kinds, Machine
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 Signature = tuple[types.Type, ...]
@@ -97,7 +97,6 @@ def make_kernel(
     module: str,
     name: str,
     group: Callable[[Signature], Signature] = tuple,
-    tables: Callable[[], tuple[Array, ...]] = tuple,
 ) -> Kernel:
     """``group`` makes the types of the function's arguments, which may be tuples of arrays, from the arrays' types."""
 
@@ -105,7 +104,7 @@ def make_kernel(
         arrays = tuple(types.Array(getattr(types, dtype), ndim, "C") for dtype, ndim in kinds)
         return _compile(function, group(arrays))
 
-    return Kernel(module, name, compile_for, tables)
+    return Kernel(module, name, compile_for)
 
 
 # Kernels own no memory, so nothing needs to be counted.

@@ -33,13 +33,11 @@ def framed(
     type: str,
     search: Callable[..., None],
     weigh: Callable[..., None],
-    tables: Callable[[], Tables] = tuple,
 ) -> Kernel:
-    """``kernel(values, *given, out)`` for ``values`` float32 [blocks, size] and ``out`` uint8 [blocks, block_bytes];
-    the number of blocks is a multiple of 16.
+    """``kernel(values, *given, out, *tables)`` for ``values`` float32 [blocks, size] and ``out`` uint8 [blocks,
+    block_bytes]; the number of blocks is a multiple of 16, and ``tables`` are the arrays that the search looks up.
 
-    ``name`` is that of the variable that holds the kernel, in the module of its search; ``tables`` makes the arrays the
-    search looks up.
+    ``name`` is that of the variable that holds the kernel, in the module of its search.
     """
     size, nbytes = TYPES[type].block_size, TYPES[type].block_bytes
 
@@ -56,7 +54,7 @@ def framed(
         values, given, rest = arrays[0], arrays[1:out], arrays[out + 1 :]
         return values, types.Tuple(given), arrays[out], types.Tuple(rest)
 
-    return make_kernel(run, search.__module__, name, grouped, tables)
+    return make_kernel(run, search.__module__, name, grouped)
 
 
 # ---- weightings -----------------------------------------------------------------------------------------------------

@@ -35,34 +35,22 @@ class Kernel:
     """A function of C-contiguous numpy arrays that returns nothing.
 
     ``compile_for`` is what :func:`compile.kernel` makes; without it, it is taken from the variable ``name`` of
-    ``module``, its whole name, when it is needed. ``tables`` gives arrays that each call gets after its own.
+    ``module``, its whole name, when it is needed.
     """
 
-    def __init__(
-        self,
-        module: str,
-        name: str,
-        compile_for: Callable[[Kinds], Machine] | None = None,
-        tables: Callable[[], tuple[Array, ...]] = tuple,
-    ) -> None:
+    def __init__(self, module: str, name: str, compile_for: Callable[[Kinds], Machine] | None = None) -> None:
         self.module = module
         self.name = name
         self.compile_for = compile_for
-        self.tables = tables
         self._code: dict[Kinds, Machine] = {}
         self._lock = threading.Lock()
 
     def __call__(self, *arrays: Array) -> None:
-        arrays = (*arrays, *self.tables())
         kinds = tuple((array.dtype.name, array.ndim) for array in arrays)
         with self._lock:
             if kinds not in self._code:
                 self._code[kinds] = self._machine(kinds)
         self._code[kinds].run(arrays)
-
-    def with_tables(self, tables: Callable[[], tuple[Array, ...]]) -> Kernel:
-        """The same kernel with these arrays after those of each call."""
-        return Kernel(self.module, self.name, self.compile_for, tables)
 
     def _machine(self, kinds: Kinds) -> Machine:
         key = _key(self.module, kinds)
