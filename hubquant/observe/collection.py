@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -15,7 +16,8 @@ import torch
 from hubquant.calibration.chunks import Chunks
 from hubquant.errors import ImatrixError
 from hubquant.imatrix.matrix import CALIBRATION, Entry, ImportanceMatrix
-from hubquant.models.taps.tap import Reordered, Tap
+from hubquant.models.taps.observer import Observer, Together
+from hubquant.models.taps.tap import Reordered, Tap, attached
 from hubquant.observe.snapshot import Snapshot, read_snapshot, write_snapshot
 from hubquant.observe.sums import InputSums
 from hubquant.version import __version__
@@ -58,28 +60,44 @@ def collected_names(weights: Iterable[str], process_output: bool) -> tuple[str, 
 
 @dataclass(eq=False)
 class Collection:
-    """``done`` chunks were run, the ``skipped`` among them (counted from 1) left out; ``nll`` are their scores."""
+    """``done`` chunks were run, the ``skipped`` among them (counted from 1) left out; ``nll`` are their scores.
+
+    ``others`` are observers of the same pass as the sums; a batch counts for all of them or for none.
+    """
 
     chunks: Chunks
     taps: Mapping[str, Tap]
     wanted: Wanted
+    others: Sequence[Observer] = ()
     done: int = 0
     sums: InputSums = field(default_factory=InputSums)
     skipped: list[int] = field(default_factory=list)
     nll: list[torch.Tensor] = field(default_factory=list)
 
     @classmethod
-    def of(cls, chunks: Chunks, taps: Mapping[str, Tap], wanted: Wanted) -> Self:
+    def of(cls, chunks: Chunks, taps: Mapping[str, Tap], wanted: Wanted, others: Sequence[Observer]) -> Self:
         names = collected_names(taps, wanted.process_output)
-        return cls(chunks, {name: taps[name] for name in names}, wanted)
+        return cls(chunks, {name: taps[name] for name in names}, wanted, others)
 
     @property
-    def keys(self) -> dict[str, Tap]:
-        """Each distinct tap once, under the name of the first weight that it is for."""
+    def observer(self) -> Together:
+        """The sums and the others."""
+        return Together((self.sums, *self.others))
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Weight -> the key under which its inputs are shown: the first weight whose tap sees the same."""
         first: dict[Tap, str] = {}
-        for weight, tap in self.taps.items():
-            first.setdefault(_seen(tap), weight)
-        return {weight: tap for tap, weight in first.items()}
+        return {
+            weight: first.setdefault(tap.seen if isinstance(tap, Reordered) else tap, weight)
+            for weight, tap in self.taps.items()
+        }
+
+    @contextmanager
+    def observing(self, model: PreTrainedModel) -> Iterator[None]:
+        """While the observers are shown what flows into the weights of ``model``."""
+        with attached(model, {key: self.taps[key] for key in self.keys.values()}, self.observer):
+            yield
 
     def skip(self, chunk: int) -> None:
         """Leave out a chunk, counted from 0. ``ImatrixError`` when it was the last one."""
@@ -93,12 +111,12 @@ class Collection:
 
     def matrix(self) -> ImportanceMatrix:
         """What has been collected so far."""
-        keys = {_seen(tap): weight for weight, tap in self.keys.items()}
         entries = {}
-        for weight, tap in self.taps.items():
-            total = self.sums.totals.get(keys[_seen(tap)])
+        for weight, key in self.keys.items():
+            total = self.sums.totals.get(key)
             if total is not None:
-                sum2, sum_ = (tap.columns(x.cpu()).contiguous() for x in (total.sum2, total.sum))
+                order = self.taps[weight].order()
+                sum2, sum_ = (x.cpu() if order is None else x.cpu()[:, order] for x in (total.sum2, total.sum))
                 entries[weight] = Entry(sum2, total.counts, sum_)
         facts = {"version": __version__, CALIBRATION: self.chunks.fingerprint, **self.wanted.provenance}
         if self.skipped:
@@ -107,13 +125,13 @@ class Collection:
         return ImportanceMatrix(entries, self.chunks.datasets, self.chunks.chunk_size, counted, facts)
 
     def state(self) -> Snapshot:
-        tensors = self.sums.tensors() | {"skipped": torch.tensor(self.skipped, dtype=torch.int64)}
+        tensors = self.observer.state() | {"skipped": torch.tensor(self.skipped, dtype=torch.int64)}
         if self.nll:
             tensors["nll"] = torch.cat(self.nll)
         return Snapshot(tensors, self.done)
 
     def resume(self, state: Snapshot) -> None:
-        self.sums.restore(state.tensors)
+        self.observer.restore(state.tensors)
         self.skipped = state.tensors["skipped"].tolist()
         self.nll = [state.tensors["nll"]] if "nll" in state.tensors else []
         self.done = state.chunks_done
@@ -151,6 +169,7 @@ def fingerprint(model: PreTrainedModel, collection: Collection, settings: Mappin
     known = {
         "config": model.config.to_dict(),
         "taps": {weight: repr(tap) for weight, tap in collection.taps.items()},
+        "observer": collection.observer.kind,
         "scored": collection.wanted.score is not None,
         "hubquant": __version__,
         **settings,
@@ -158,7 +177,3 @@ def fingerprint(model: PreTrainedModel, collection: Collection, settings: Mappin
     digest.update(json.dumps(known, sort_keys=True, default=str).encode())
     digest.update(collection.chunks.fingerprint.encode())
     return digest.hexdigest()
-
-
-def _seen(tap: Tap) -> Tap:
-    return tap.seen if isinstance(tap, Reordered) else tap

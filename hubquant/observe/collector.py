@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ import torch
 
 from hubquant.calibration.chunks import Chunks
 from hubquant.models.language_model import where_it_runs
-from hubquant.models.taps.tap import Tap, attached
+from hubquant.models.taps.observer import Observer
+from hubquant.models.taps.tap import Tap
 from hubquant.observe.collection import Collection, Keeper, Keeping, Wanted
 
 if TYPE_CHECKING:
@@ -25,11 +26,12 @@ def collect(
     taps: Mapping[str, Tap],
     wanted: Wanted = Wanted(),  # noqa: B008  # frozen
     *,
+    observers: Sequence[Observer] = (),
     keeping: Keeping | None = None,
     advance: Callable[[int], None] = lambda _: None,
     watch: Callable[[Collection], None] = lambda _: None,
 ) -> Collection:
-    """Sums over what the ``taps`` see (GGUF weight -> tap).
+    """Sums over what the ``taps`` see (GGUF weight -> tap), which ``observers`` are shown too.
 
     Squares are summed in float32 over one chunk and in float64 over the chunks, on the device of the activation. A
     chunk in which an activation is NaN, infinite or too large to be squared is run again in float32, if the model is
@@ -40,14 +42,14 @@ def collect(
     who has saved the matrix, removes it. Raises ``ImatrixError`` for a module that the model does not have, and when no
     chunk is left.
     """
-    collection = Collection.of(chunks, taps, wanted)
+    collection = Collection.of(chunks, taps, wanted, observers)
     batch = batch_chunks(chunks.chunk_size)
     keeper = Keeper(keeping, model, collection, batch=batch)
     if found := keeper.found():
         collection.resume(found)
         advance(collection.done)
     forward = _Forward(model, wanted)
-    with torch.no_grad(), attached(model, collection.keys, collection.sums):
+    with torch.no_grad(), collection.observing(model):
         while collection.done < len(chunks):
             n = min(batch, len(chunks) - collection.done)
             _run(forward, collection, collection.done, n)
@@ -88,15 +90,15 @@ class _Forward:
 
 def _run(forward: _Forward, collection: Collection, first: int, n: int) -> None:
     """Run ``n`` chunks together; if that gives something that is not finite, each by itself."""
-    ids, sums = collection.chunks.ids[first : first + n], collection.sums
+    ids, observer = collection.chunks.ids[first : first + n], collection.observer
     for attempt in (_as_it_is, _in_float32):
         with attempt(forward.model) as possible:
             if not possible:
                 break
-            sums.begin(n)
+            observer.begin(n)
             nll = forward(ids)
-            if sums.not_finite() is None:
-                sums.commit()
+            if collection.sums.not_finite() is None:
+                observer.commit()
                 collection.nll += nll
                 return
         if n > 1:

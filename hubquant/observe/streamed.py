@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hubquant.calibration.chunks import Chunks
-from hubquant.models.taps.tap import Tap, attached
+from hubquant.models.taps.observer import Observer
+from hubquant.models.taps.tap import Tap
 from hubquant.observe.collection import Collection, Keeper, Keeping, Wanted
 from hubquant.observe.collector import run_model
 from hubquant.observe.snapshot import Snapshot
@@ -26,6 +27,7 @@ def collect_streamed(
     taps: Mapping[str, Tap],
     wanted: Wanted = Wanted(),  # noqa: B008  # frozen
     *,
+    observers: Sequence[Observer] = (),
     keeping: Keeping | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Collection:
@@ -34,7 +36,7 @@ def collect_streamed(
     A chunk with an activation that is not finite is left out from that block on; what earlier blocks saw of it counts.
     ``advance`` counts chunks passing a block. A killed collection goes on after the last block whose state was kept.
     """
-    collection = Collection.of(chunks, taps, wanted)
+    collection = Collection.of(chunks, taps, wanted, observers)
     keeper = Keeper(keeping, stream.model, collection, streamed=True)
     found = keeper.found()
     first = 0
@@ -43,7 +45,7 @@ def collect_streamed(
         collection.resume(found)
         advance(first * len(chunks))
     bad = {chunk - 1 for chunk in collection.skipped}
-    with torch.no_grad(), stream.pausing(), attached(stream.model, collection.keys, collection.sums):
+    with torch.no_grad(), stream.pausing(), collection.observing(stream.model):
         stream.weights.load_rest(chunks.ids)
 
         def forward(ids: torch.Tensor) -> Any:
@@ -75,10 +77,10 @@ def collect_streamed(
 
 
 def _step(waiting: Pass, chunk: int, collection: Collection, bad: set[int]) -> Any:
-    collection.sums.begin(1)
+    collection.observer.begin(1)
     result = waiting.step()
     if collection.sums.not_finite() is None:
-        collection.sums.commit()
+        collection.observer.commit()
     elif chunk not in bad:
         bad.add(chunk)
         collection.skip(chunk)

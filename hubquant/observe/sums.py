@@ -53,7 +53,9 @@ def sum_of_squares(blocks: torch.Tensor) -> torch.Tensor:
 
 
 class InputSums:
-    """Adds up what taps see, batch by batch: a batch counts once it is committed."""
+    """The observer that adds up what flows into weights, and its squares."""
+
+    kind = "sums"
 
     def __init__(self) -> None:
         self.totals: dict[str, Sums] = {}
@@ -62,13 +64,11 @@ class InputSums:
         self._n_chunks = 1
 
     def begin(self, n_chunks: int) -> None:
-        """Start a batch of ``n_chunks`` chunks; an earlier one that was not committed is forgotten."""
         self._n_chunks = n_chunks
         self._last = None
         self._batch = {}
 
-    def add(self, key: str, x: torch.Tensor) -> None:
-        """Add the rows of ``x`` [..., n_in] for a weight of one matrix."""
+    def see(self, key: str, x: torch.Tensor) -> None:
         sums = self._sums_of(x)
         found = self._batch.get(key)
         if found is None:
@@ -76,8 +76,7 @@ class InputSums:
         else:
             found.add(sums)
 
-    def add_expert(self, key: str, expert: int, n_experts: int, x: torch.Tensor) -> None:
-        """Add the rows of ``x`` [rows, n_in] for one matrix of a weight that has ``n_experts``."""
+    def see_expert(self, key: str, expert: int, n_experts: int, x: torch.Tensor) -> None:
         sums = self._batch.get(key)
         if sums is None:
             sums = self._batch[key] = Sums.zeros(n_experts, x.shape[-1], x.device)
@@ -105,8 +104,7 @@ class InputSums:
                 self.totals[key] = sums
         self.begin(1)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """What was committed, by names that ``restore`` understands."""
+    def state(self) -> dict[str, torch.Tensor]:
         state: dict[str, torch.Tensor] = {}
         for key, sums in self.totals.items():
             # Weights with one input may have one tensor in common.

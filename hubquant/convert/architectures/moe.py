@@ -82,20 +82,20 @@ def with_dense_layers(config: PreTrainedConfig) -> Dimensions:
     return dimensions(config, config.n_routed_experts, width, width * config.n_shared_experts)
 
 
-def given_to(experts: str) -> TapFor:
+def given_to(experts: str, spread: bool = False) -> TapFor:
     """The tokens that each of the experts is given."""
 
     def tap(place: Place) -> Tap:
-        return ExpertInput(place.prefix + experts)
+        return ExpertInput(place.prefix + experts, spread)
 
     return tap
 
 
-def computed_in(experts: str) -> TapFor:
+def computed_in(experts: str, spread: bool = False) -> TapFor:
     """What each of the experts computes for its last matrix."""
 
     def tap(place: Place) -> Tap:
-        return ExpertHidden(place.prefix + experts)
+        return ExpertHidden(place.prefix + experts, spread)
 
     return tap
 

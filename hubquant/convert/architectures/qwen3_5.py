@@ -54,7 +54,8 @@ _TILED_COLUMNS = tile_heads(axis=1)
 
 def _tiled_values(place: Place) -> Tap:
     """Value heads, which change places, flow out of the delta net."""
-    return Reordered(inputs_of("linear_attn.out_proj")(place), _TILED_COLUMNS(place.dimensions))
+    sizes = place.dimensions
+    return Reordered(inputs_of("linear_attn.out_proj")(place), _TILED_COLUMNS(sizes), sizes["n_values"])
 
 
 _PROJECTIONS: tuple[Row, ...] = (

@@ -1,8 +1,8 @@
 """What flows into experts that transformers fuses into one module.
 
 transformers lets experts be computed by a function registered under a name (``ALL_EXPERTS_FUNCTIONS``). The one here
-computes them one by one and shows the inputs of both matrices; a class that knows no such functions has its forward
-method replaced.
+computes them one by one and shows the inputs of both matrices; a module that is called otherwise has its forward method
+replaced.
 """
 
 from __future__ import annotations
@@ -15,28 +15,31 @@ import torch
 from torch.nn.functional import linear
 
 from hubquant.errors import ImatrixError
+from hubquant.models.taps.observer import Observer
 from hubquant.models.taps.tap import AsSeen, Detach, find
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hubquant.observe.sums import InputSums
-
 IMPLEMENTATION = "hubquant_observed"
 _OBSERVERS = "_hubquant_observers"
 
-Observer = Callable[[int, torch.Tensor], None]
+SeeRows = Callable[[int, torch.Tensor], None]
 """Called with an expert's number and its rows [rows, n_in]."""
 
 
 @dataclass(frozen=True)
 class ExpertInput(AsSeen):
-    """The tokens that each expert of a module is given: the input of its gate and up matrices."""
+    """The tokens that each expert of a module is given: the input of its gate and up matrices.
+
+    ``spread`` tells that the module is called with every token for every expert, zero where it is not routed.
+    """
 
     module: str
+    spread: bool = False
 
-    def attach(self, model: PreTrainedModel, key: str, sums: InputSums) -> Detach:
-        return _observe(model, self.module, "input", key, sums)
+    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
+        return _observe(model, self, "input", key, observer)
 
 
 @dataclass(frozen=True)
@@ -44,24 +47,27 @@ class ExpertHidden(AsSeen):
     """What each expert of a module computes of them: the input of its down matrix."""
 
     module: str
+    spread: bool = False
 
-    def attach(self, model: PreTrainedModel, key: str, sums: InputSums) -> Detach:
-        return _observe(model, self.module, "hidden", key, sums)
+    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
+        return _observe(model, self, "hidden", key, observer)
 
 
-def _observe(model: PreTrainedModel, name: str, where: str, key: str, sums: InputSums) -> Detach:
-    module: Any = find(model, name)
+def _observe(
+    model: PreTrainedModel, tap: ExpertInput | ExpertHidden, where: str, key: str, observer: Observer
+) -> Detach:
+    module: Any = find(model, tap.module)
     n_experts = int(module.num_experts)
 
-    def observer(expert: int, x: torch.Tensor) -> None:
-        sums.add_expert(key, expert, n_experts, x)
+    def see(expert: int, x: torch.Tensor) -> None:
+        observer.see_expert(key, expert, n_experts, x)
 
-    observers: dict[str, Observer] | None = getattr(module, _OBSERVERS, None)
+    observers: dict[str, SeeRows] | None = getattr(module, _OBSERVERS, None)
     if observers is not None:
-        observers[where] = observer
+        observers[where] = see
         return lambda: None
-    setattr(module, _OBSERVERS, {where: observer})
-    restore = _show(module)
+    setattr(module, _OBSERVERS, {where: see})
+    restore = _replace_forward(module) if tap.spread else _register_forward(module)
 
     def detach() -> None:
         restore()
@@ -70,30 +76,30 @@ def _observe(model: PreTrainedModel, name: str, where: str, key: str, sums: Inpu
     return detach
 
 
-def _show(module: Any) -> Detach:
-    """Have the module compute its experts by the functions below."""
+def _register_forward(module: Any) -> Detach:
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-    if hasattr(module, "is_transposed"):
-        ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _routed_forward)
-        before = module.config._experts_implementation
-        module.config._experts_implementation = IMPLEMENTATION
-
-        def restore() -> None:
-            module.config._experts_implementation = before
-
-        return restore
-    forward = _OTHERS.get(type(module).__name__)
-    if forward is None:
+    if not hasattr(module, "is_transposed"):
         raise ImatrixError(
             f"the experts of {type(module).__name__} cannot be observed",
             why="transformers computes them in its own way",
             hint="quantize without importance: --set imatrix.skip=true",
         )
+    ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _routed_forward)
+    before = module.config._experts_implementation
+    module.config._experts_implementation = IMPLEMENTATION
+
+    def restore() -> None:
+        module.config._experts_implementation = before
+
+    return restore
+
+
+def _replace_forward(module: Any) -> Detach:
     # accelerate puts a method of its own in the place of forward, which loads the weights and calls the old one.
     method = "_old_forward" if hasattr(module, "_old_forward") else "forward"
     original = getattr(module, method)
-    setattr(module, method, lambda hidden_states: forward(module, hidden_states))
+    setattr(module, method, lambda hidden_states: _spread_forward(module, hidden_states))
     return lambda: setattr(module, method, original)
 
 
@@ -127,7 +133,7 @@ def _multiply(
     return linear(x, weight.T if transposed else weight, bias)
 
 
-def _llama4_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+def _spread_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     """``hidden_states`` [experts * tokens, n]: every token for every expert, zero where it is not routed."""
     x = hidden_states.view(self.num_experts, -1, self.hidden_size)
     result = torch.zeros_like(x)
@@ -141,11 +147,8 @@ def _llama4_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     return result.view(-1, self.hidden_size)
 
 
-_OTHERS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {"Llama4TextExperts": _llama4_forward}
-
-
 def _show_rows(module: Any, expert: int, x: torch.Tensor, h: torch.Tensor) -> None:
-    observers: dict[str, Observer] = getattr(module, _OBSERVERS, {})
+    observers: dict[str, SeeRows] = getattr(module, _OBSERVERS, {})
     for where, rows in (("input", x), ("hidden", h)):
         if where in observers:
             observers[where](expert, rows)

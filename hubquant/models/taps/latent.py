@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hubquant.models.taps.observer import Observer
 from hubquant.models.taps.tap import AsSeen, Detach, find
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from hubquant.observe.sums import InputSums
 
 IMPLEMENTATION = "hubquant_latent"
 _STATE = "_hubquant_latents"
@@ -33,7 +32,7 @@ class LatentMeans(AsSeen):
     module: str
     expansion: str
 
-    def attach(self, model: PreTrainedModel, key: str, sums: InputSums) -> Detach:
+    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
         from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -42,7 +41,7 @@ class LatentMeans(AsSeen):
         hook = find(model, f"{self.module}.{self.expansion}").register_forward_pre_hook(
             lambda _module, args: latents.append(args[0])
         )
-        setattr(attention, _STATE, (latents, lambda means: sums.add(key, means)))
+        setattr(attention, _STATE, (latents, lambda means: observer.see(key, means)))
         before = attention.config._attn_implementation
         if before != IMPLEMENTATION:
             ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attend)

@@ -1,6 +1,6 @@
 """Where in a transformers model the inputs of a weight are seen.
 
-A tap is named before the model is there, and sends what it sees to :class:`InputSums` once it is attached.
+A tap is named before the model is there, and shows what it sees to an :class:`Observer` once it is attached.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from hubquant.errors import ImatrixError
+from hubquant.models.taps.observer import Observer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from hubquant.observe.sums import InputSums
 
 Detach = Callable[[], None]
 
 
 class Tap(Protocol):
-    """Equal taps see the same: their sums are kept once."""
+    """Equal taps see the same: it is shown once."""
 
     @property
     def module(self) -> str:
         """The module that the tap is at, by its name in transformers."""
 
-    def attach(self, model: PreTrainedModel, key: str, sums: InputSums) -> Detach:
-        """Send what is seen to ``sums`` under ``key`` until it is detached. ``ImatrixError`` when it cannot be seen."""
+    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
+        """Show ``observer`` under ``key`` what is seen, until detached. ``ImatrixError`` when it cannot be seen."""
 
-    def columns(self, x: torch.Tensor) -> torch.Tensor:
-        """Numbers by column [n_mat, n_in] in the weight's order, from those in the order that was seen."""
+    def order(self) -> torch.Tensor | None:
+        """Which of the columns that are seen each column of the weight is, int64 [n_in]: what is known of inputs x is
+        ``x[..., order]`` for the weight. None where they are in one order."""
 
 
 class AsSeen:
     """The weight has its columns in the order that is seen."""
 
-    def columns(self, x: torch.Tensor) -> torch.Tensor:
-        return x
+    def order(self) -> None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class ModuleInput(AsSeen):
 
     module: str
 
-    def attach(self, model: PreTrainedModel, key: str, sums: InputSums) -> Detach:
+    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
         def see(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             # A hook that returns anything would replace the input.
-            sums.add(key, args[0] if args else next(iter(kwargs.values())))
+            observer.see(key, args[0] if args else next(iter(kwargs.values())))
 
         return find(model, self.module).register_forward_pre_hook(see, with_kwargs=True).remove
 
@@ -65,35 +65,37 @@ class ModuleOutput(AsSeen):
     heads: int = 1
     size: int | None = None
 
-    def attach(self, model: PreTrainedModel, key: str, sums: InputSums) -> Detach:
+    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
         def see(_module: torch.nn.Module, _args: tuple[Any, ...], output: torch.Tensor) -> None:
             heads = output.reshape(-1, self.heads, output.shape[-1] // self.heads)
-            sums.add(key, heads[..., : self.size].flatten(1))
+            observer.see(key, heads[..., : self.size].flatten(1))
 
         return find(model, self.module).register_forward_hook(see).remove
 
 
-class ColumnOrder(Protocol):
+class Permutation(Protocol):
     def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]: ...
 
 
 @dataclass(frozen=True)
 class Reordered:
-    """The weight has what ``seen`` sees in another order of columns: what the operation ``order`` makes of a row."""
+    """The weight has the ``n_in`` columns that ``seen`` sees in another order: as ``operation`` puts those of a row."""
 
     seen: Tap
-    order: ColumnOrder
+    operation: Permutation
+    n_in: int
 
     @property
     def module(self) -> str:
         return self.seen.module
 
-    def attach(self, model: PreTrainedModel, key: str, sums: InputSums) -> Detach:
-        return self.seen.attach(model, key, sums)
+    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
+        return self.seen.attach(model, key, observer)
 
-    def columns(self, x: torch.Tensor) -> torch.Tensor:
-        (ordered,) = self.order.forward([self.seen.columns(x)])
-        return ordered
+    def order(self) -> torch.Tensor:
+        seen = self.seen.order()
+        (row,) = self.operation.forward([(torch.arange(self.n_in) if seen is None else seen)[None]])
+        return row[0]
 
 
 def find(model: PreTrainedModel, module: str) -> torch.nn.Module:
@@ -108,12 +110,12 @@ def find(model: PreTrainedModel, module: str) -> torch.nn.Module:
 
 
 @contextmanager
-def attached(model: PreTrainedModel, taps: dict[str, Tap], sums: InputSums) -> Iterator[None]:
-    """With all ``taps`` sending to ``sums``, each under its key; afterwards the model is as it was."""
+def attached(model: PreTrainedModel, taps: dict[str, Tap], observer: Observer) -> Iterator[None]:
+    """With ``observer`` shown what all ``taps`` see, each under its key; afterwards the model is as it was."""
     detach: list[Detach] = []
     try:
         for key, tap in taps.items():
-            detach.append(tap.attach(model, key, sums))
+            detach.append(tap.attach(model, key, observer))
         yield
     finally:
         for each in reversed(detach):
