@@ -1,0 +1,24 @@
+"""Logits of a model, wherever its weights are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from hubquant.models.language_model import LanguageModel
+from hubquant.models.load import Placement
+from hubquant.models.tiny import build
+from hubquant.sources.checkpoint import load_folder
+
+
+def test_logits_of_a_model_in_memory_and_on_disk(tmp_path: Path) -> None:
+    folder = build("llama", tmp_path / "model", num_hidden_layers=2)
+    ids = torch.arange(3, 40)
+    model = load_folder(folder, "cpu")
+    logits = LanguageModel(model)(ids)
+    assert logits.shape == (37, model.config.vocab_size)
+    torch.testing.assert_close(LanguageModel(model)(ids[:20]), logits[:20])  # no token sees those after it
+    offloaded = load_folder(folder, "cpu", Placement(max_memory={"cpu": "100KB"}, disk=tmp_path / "disk"))
+    assert offloaded.device.type == "meta"
+    torch.testing.assert_close(LanguageModel(offloaded)(ids), logits)
