@@ -34,6 +34,10 @@ from numba.core.untyped_passes import FixupArgs, GenericRewrites, IRProcessing, 
 
 from hubquant.quants.cpu.vector.native import Kernel, Kinds, Machine
 
+# Made here and not by the first two threads that want it: in Python 3.11 one of them could wait for numba's lock with
+# the lock of this cached property, and the other the other way round.
+_CONTEXT = cpu_target.target_context
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 Signature = tuple[types.Type, ...]
 
@@ -173,7 +177,7 @@ class _UnfinishedLibrary(JITCodeLibrary):  # type: ignore[misc]
 
 @contextmanager
 def _unfinished_libraries() -> Iterator[Any]:
-    context = cpu_target.target_context
+    context = _CONTEXT
     context.refresh()  # numba's own functions are finished as ever
     codegen = context.codegen()
     codegen._library_class = _UnfinishedLibrary
