@@ -57,13 +57,14 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="A.h5", help="The baseline to compare with.")],
     second: Annotated[Path, typer.Argument(metavar="B.h5", help="The baseline of another model on the same text.")],
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Compare two stored baselines of one text."""
     from hubquant.evaluate import compare_baselines
     from hubquant.publish.table import divergence_table
 
     measured = compare_baselines(first, second)
-    Output(as_json=as_json).data(asdict(measured), lambda: divergence_table(measured))
+    Output(as_json=as_json, quiet=quiet).data(asdict(measured), lambda: divergence_table(measured))
 
 
 @app.command(cls=Command)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hubquant.cli.output import JsonOption, Output
+from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.text import plain
 from hubquant.units import size
 
@@ -19,6 +19,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file, or the first of its shards.")],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not only the types.")] = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Show a GGUF file's metadata, provenance and tensors."""
     from hubquant.gguf_file import GGUFFile
@@ -44,7 +45,7 @@ def inspect(
             lines += [f"{name:<8} {count:>5} tensors  {size(nbytes):>12}" for name, count, nbytes in description.types]
         return "\n".join(lines)
 
-    Output(as_json=as_json).data(description.as_dict(), text)
+    Output(as_json=as_json, quiet=quiet).data(description.as_dict(), text)
 
 
 def _row(key: str, value: str, keys: int, columns: int) -> str:

@@ -47,6 +47,7 @@ def show(
     file: MatrixArgument,
     plot: Annotated[Path | None, Option("--plot", help="Also draw a heat map by block and tensor to this PNG.")] = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Print what an importance matrix is from and its statistics, as llama-imatrix --show-statistics does."""
     from hubquant.commands.matrices import plot as plot_matrix
@@ -57,7 +58,7 @@ def show(
     found = statistics(matrix)
     if plot is not None:
         plot_matrix(found, Path(file).name, plot)
-    Output(as_json=as_json).data(
+    Output(as_json=as_json, quiet=quiet).data(
         {**matrix.facts(), **found.as_dict()}, lambda: f"{facts_table(matrix)}\n\n{statistics_table(found)}"
     )
 
@@ -67,6 +68,7 @@ def diff(
     second: Annotated[str, Argument(metavar="B", help="The one to compare with.")],
     tolerance: Annotated[float, Option(min=0, help="Relative differences up to this count as none.")] = 0.0,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Compare two importance matrices. Exit code 0: equal, 1: they differ, 2: they cannot be compared."""
     from hubquant.commands.matrices import read
@@ -74,7 +76,9 @@ def diff(
 
     found = difference(read(first), read(second))
     equal = found.within(tolerance)
-    Output(as_json=as_json).data({"equal": equal, **found.as_dict()}, lambda: difference_table(found, tolerance))
+    Output(as_json=as_json, quiet=quiet).data(
+        {"equal": equal, **found.as_dict()}, lambda: difference_table(found, tolerance)
+    )
     if not equal:
         raise Exit(1)
 

@@ -6,10 +6,14 @@ import contextlib
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hubquant.cli.app import run_app
+import typer
+
+from hubquant.cli.app import app, run_app
 
 
 @dataclass(frozen=True)
@@ -37,3 +41,14 @@ def installed(*arguments: str) -> Outcome:
     command = Path(sys.executable).with_name("hubquant")
     done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def commands() -> dict[str, Any]:
+    """Every command by the words that call it, as click has it."""
+
+    def within(group: Any, above: str) -> Iterator[tuple[str, Any]]:
+        for name, command in group.commands.items():
+            words = f"{above} {name}".strip()
+            yield from within(command, words) if hasattr(command, "commands") else [(words, command)]
+
+    return dict(within(typer.main.get_command(app), ""))

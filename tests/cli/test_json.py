@@ -1,0 +1,70 @@
+"""Every command at work: ``--json`` gives one document on stdout, JSON lines on stderr; ``--quiet`` nothing there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import Outcome, commands, hubquant
+
+TEXT = "A text to measure on, of a few words that are said again and again. " * 60
+SMALL = (
+    "--set calibration.chunks=2 --set calibration.chunk_size=32 --set evaluate.chunks=2 --set evaluate.chunk_size=32"
+)
+LINES = {  # in an order in which each finds what it needs
+    "convert": "{model} -o {out}/model.gguf",
+    "inspect": "{out}/model.gguf",
+    "imatrix collect": "{model} -f {out}/text.txt --chunks 2 --chunk-size 32 -o {out}/a.gguf",
+    "imatrix convert": "{out}/a.gguf -o {out}/a.dat",
+    "imatrix show": "{out}/a.dat",
+    "imatrix merge": "{out}/a.gguf {out}/a.gguf -o {out}/b.gguf",
+    "imatrix diff": "{out}/a.gguf {out}/a.gguf",
+    "quantize": "{model} -t Q4_0 --imatrix {out}/a.gguf -o {out}/q4_0.gguf",
+    "evaluate baseline": "{model} -f {out}/text.txt --chunks 2 --chunk-size 32 -o {out}/a.h5",
+    "evaluate run": "{out}/q4_0.gguf --baseline {out}/a.h5",
+    "evaluate compare": "{out}/a.h5 {out}/a.h5",
+    "evaluate ppl": "{out}/q4_0.gguf -f {out}/text.txt --chunks 2 --chunk-size 32",
+    "plan": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
+    "run": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
+    "publish": "{out}/made --to me/made --dry-run",
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Outcome, Outcome]]:
+    """Of every command with ``--json``, and of the same line again with ``--quiet``."""
+    out = tmp_path_factory.mktemp("out")
+    (out / "text.txt").write_text(TEXT, "utf-8")
+    found = {}
+    for command, line in LINES.items():
+        words = [*command.split(), *line.format(model=tiny_llama, out=out).split()]
+        found[command] = hubquant(*words, "--json"), hubquant(*words, "--quiet")
+    return found
+
+
+def test_every_command_has_a_line() -> None:
+    assert LINES.keys() == commands().keys()
+
+
+@pytest.mark.parametrize("command", LINES)
+def test_json_is_one_document(command: str, outcomes: dict[str, tuple[Outcome, Outcome]]) -> None:
+    outcome, _ = outcomes[command]
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("\n") == 1
+    assert json.loads(outcome.out)
+    assert all("event" in json.loads(line) for line in outcome.err.splitlines())
+
+
+@pytest.mark.parametrize("command", LINES)
+def test_quiet_says_nothing_but_the_result(command: str, outcomes: dict[str, tuple[Outcome, Outcome]]) -> None:
+    _, outcome = outcomes[command]
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.strip()
+
+
+def test_long_work_tells_of_itself(outcomes: dict[str, tuple[Outcome, Outcome]]) -> None:
+    """Or else the lines on stderr would be right for want of any."""
+    events = {json.loads(line)["event"] for line in outcomes["run"][0].err.splitlines()}
+    assert {"step", "doing"} <= events
