@@ -18,5 +18,5 @@ def default_device() -> str:
 
 
 def in_float64(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in float64 on its device, or on the CPU where the device, one of Apple's, does not have float64."""
+    """``x`` of any shape in float64, on its device or, where that lacks float64 (Apple's), on the CPU."""
     return (x.cpu() if x.device.type == "mps" else x).double()

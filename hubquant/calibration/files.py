@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 
 def read_text_file(path: Path) -> str:
-    """The whole file, strictly UTF-8, newlines as they are."""
+    """The whole file, strictly UTF-8, newlines as they are. Raises ``CalibrationError``."""
     try:
         check_ends(path)
         return path.read_bytes().decode("utf-8")
@@ -31,7 +31,7 @@ def read_text_file(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """One JSON object per line; empty lines are skipped."""
+    """One JSON object per line; empty lines are skipped. Raises ``CalibrationError`` with the line that is none."""
     for number, line in enumerate(read_text_file(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -53,7 +53,7 @@ def read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def read_parquet(path: Path, field: str) -> Iterator[Row]:
-    """Rows with ``field`` alone, or with every field when there is none of that name."""
+    """Rows with ``field`` alone, or with every field when there is none of that name. Raises ``CalibrationError``."""
     from pyarrow import ArrowException, parquet
 
     try:

@@ -12,7 +12,8 @@ _library: Any = chat_template_utils
 
 
 def render(template: str, special: dict[str, str], conversation: list[dict[str, str]]) -> str:
-    """What ``apply_chat_template`` does with ``tokenize=False``."""
+    """What ``apply_chat_template`` does with ``tokenize=False``. Raises ``ValueError`` for more than ``LONGEST``
+    characters, and whatever the template raises."""
     rendered, _ = _library.render_jinja_template([conversation], chat_template=template, **special)
     text = str(rendered[0])
     if len(text) > LONGEST:

@@ -63,7 +63,8 @@ class Checkpoint:
     def from_headers(
         cls, folder: Path, files: WeightFiles, headers: Mapping[str, Mapping[str, TensorInfo]]
     ) -> Checkpoint:
-        """``folder`` holds config.json; the headers of the weight ``files`` came from elsewhere."""
+        """``folder`` holds config.json; the headers of the weight ``files``, tensors by file and name, came from
+        elsewhere. Such a checkpoint has no weights to read. Raises ``CheckpointError`` as ``from_folder`` does."""
         tensors, notes = _merged({file: headers[file] for file in files.names})
         config = read_config(folder)
         return cls(config, tensors, None, (*files.notes, *notes), base_model(config, read_card(folder)))
@@ -102,9 +103,10 @@ class Checkpoint:
         return replace(self, tensors=found)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, to keep or to change, with the file's dtype (F32, F16, BF16, U8).
+        """One tensor in the shape of its header, to keep or to change, with the file's dtype (F32, F16, BF16, U8).
 
-        F64 and FP8 with scales come as float32.
+        F64 and FP8 with scales come as float32. Raises ``CheckpointError`` for other dtypes, FP8 without scales among
+        them, and where the weights are not on this machine; ``KeyError`` for an unknown name.
         """
         info = self.tensors[name]
         if info.scale is None:
@@ -116,7 +118,7 @@ class Checkpoint:
         return apply_scales(x, factors, info.scale.block)
 
     def read_rows(self, name: str, rows: Sequence[int]) -> torch.Tensor:
-        """Some rows of a matrix of floats, [len(rows), n]; the others are not read."""
+        """Some rows of a matrix of floats, [len(rows), n]; the others are not read. Raises as ``read`` does."""
         return self._stored(self.tensors[name], (*FLOATS, "F64"))[list(rows)]
 
     def _stored(self, info: TensorInfo, dtypes: tuple[str, ...]) -> torch.Tensor:

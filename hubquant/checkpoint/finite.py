@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def check_finite(name: str, x: torch.Tensor) -> None:
-    """Raises ``CheckpointError`` with the number of weights that are NaN or infinite."""
+    """Raises ``CheckpointError`` with the number of weights of ``x``, of any shape, that are NaN or infinite."""
     low, high = x.aminmax()  # a NaN anywhere makes both NaN, and no mask of x's size is needed
     if not (low.isfinite() and high.isfinite()):
         bad = int((~x.isfinite()).sum())

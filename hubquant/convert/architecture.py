@@ -125,7 +125,8 @@ class Architecture:
     def with_single_experts(
         self, config: PreTrainedConfig, tensors: Mapping[str, TensorInfo]
     ) -> Mapping[str, TensorInfo]:
-        """The same tensors, stacks of experts that transformers has in memory taken apart where rows want each."""
+        """The headers ``tensors`` with stacks of experts [n_expert, rows, columns], which transformers has in memory,
+        taken apart into matrices [rows, columns] where the table wants each."""
         result = dict(tensors)
         for row, place in self.placed(config) if any(len(info.shape) == 3 for info in tensors.values()) else ():
             if isinstance(row, Experts) and (found := row.taken_apart(place, tensors)):

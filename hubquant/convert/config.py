@@ -33,7 +33,10 @@ def read_architecture(settings: Settings) -> tuple[Architecture, PreTrainedConfi
 
 
 def make_config(model_type: str, settings: Settings, rules: Collection[Rule]) -> PreTrainedConfig:
-    """transformers' config class fills in defaults and translates older spellings."""
+    """transformers' config class fills in defaults and translates older spellings.
+
+    Raises ``CheckpointError`` for values that no model has, ``NotSupportedYet`` for what llama.cpp does not compute.
+    """
     from transformers import CONFIG_MAPPING
 
     with without_option():

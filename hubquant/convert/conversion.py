@@ -162,7 +162,11 @@ def _differ(copy: str, source: str) -> CheckpointError:
 
 
 def read_bundle(bundle: Bundle, checkpoint: Checkpoint, stay: Set[str] = frozenset()) -> dict[str, torch.Tensor]:
-    """The bundle's tensors of the file, by name; those that ``stay`` quantized in the bytes of the file."""
+    """The bundle's tensors of the file by name, contiguous and in the shapes of its targets: floats, or of those that
+    ``stay`` quantized the bytes that the file has, uint8 [..., rows, row_bytes].
+
+    Raises ``CheckpointError`` for weights that are not finite and for a copy that differs from what it is tied to.
+    """
     import torch
 
     if not bundle.sources:
@@ -195,6 +199,8 @@ def file_order(name: str) -> tuple[int, bytes]:
 
 
 def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) -> Metadata:
+    """What the architecture's rules make of ``config``. Raises ``CheckpointError`` for values that do not fit together,
+    ``NotSupportedYet`` for what llama.cpp does not compute."""
     metadata = {"general.architecture": string(architecture.name)}
     for rule in architecture.rules:
         try:

@@ -19,9 +19,11 @@ class Operation(Protocol):
     are known.
     """
 
-    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]: ...
+    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """From the checkpoint's tensors towards the file's. Shapes are those that the operation's class states."""
 
-    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]: ...
+    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """From the file's tensors towards the checkpoint's."""
 
 
 OperationFor = Callable[[Dimensions], Operation]
@@ -29,7 +31,7 @@ OperationFor = Callable[[Dimensions], Operation]
 
 
 class Each:
-    """An operation on every tensor by itself."""
+    """An operation on every tensor by itself: ``there`` on the way to the file, ``back`` from it."""
 
     def there(self, x: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
@@ -63,7 +65,7 @@ class InterleaveHalves(Each):
 
 @dataclass(frozen=True)
 class Stack:
-    """Tensors of equal shape, one of each expert, become one with a dimension more in front."""
+    """Tensors of equal shape [...], one of each expert, become one [experts, ...]."""
 
     def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         import torch
@@ -77,7 +79,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Split:
-    """One tensor becomes several: parts of ``sizes`` along ``axis``."""
+    """One tensor [..., sum(sizes), ...] becomes several: parts of ``sizes`` along ``axis``."""
 
     sizes: tuple[int, ...]
     axis: int = 0
@@ -94,7 +96,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Deinterleave:
-    """One tensor becomes two: what stands at even and what stands at odd places along ``axis``."""
+    """One tensor [..., 2 * n, ...] becomes two [..., n, ...]: what stands at even and at odd places along ``axis``."""
 
     axis: int
 
@@ -112,7 +114,7 @@ class Deinterleave:
 
 @dataclass(frozen=True)
 class Transpose(Each):
-    """Rows and columns change places, as between ``Conv1D`` and ``nn.Linear``; a bias stays as it is."""
+    """[..., m, n] becomes [..., n, m], as between ``Conv1D`` and ``nn.Linear``; a bias [n] stays as it is."""
 
     def there(self, x: torch.Tensor) -> torch.Tensor:
         return x if x.dim() == 1 else x.transpose(-1, -2)
@@ -198,7 +200,10 @@ class Ungroup(Each):
 
 @dataclass(frozen=True)
 class TileHeads(Each):
-    """Heads along ``axis``, from row ``start`` on: from group by group to the first of every group, the second, …"""
+    """Heads along ``axis``, from row ``start`` on: from group by group to the first of every group, the second, …
+
+    ``axis`` has ``start`` + ``heads`` * d places; the shape stays.
+    """
 
     groups: int
     heads: int
@@ -223,7 +228,8 @@ class TileHeads(Each):
 
 @dataclass(frozen=True)
 class Scale(Each):
-    """Rows times ``factors``, in float32 unless all are 1; each of several is for as many rows as ``rows`` says.
+    """x [n, …] with rows times ``factors``, float32 unless all are 1; each of several is for as many rows as ``rows``
+    says, which are n together.
 
     Back, x is exact up to rounding.
     """
@@ -250,7 +256,7 @@ class Scale(Each):
 
 @dataclass(frozen=True)
 class Fork:
-    """One tensor becomes several: a copy through each of ``ways``; back, the first way is taken."""
+    """One tensor [...] becomes several: a copy through each of ``ways``; back, the first way is taken."""
 
     ways: tuple[Each, ...]
 
@@ -264,7 +270,7 @@ class Fork:
 
 @dataclass(frozen=True)
 class PadRows(Each):
-    """From ``source`` rows to ``target`` rows: those that are added repeat the first."""
+    """x [source, …] becomes [target, …]: the rows that are added repeat the first. Back, they are dropped."""
 
     source: int
     target: int
@@ -282,7 +288,7 @@ class PadRows(Each):
 
 @dataclass(frozen=True)
 class Reshape(Each):
-    """The same numbers in the same order in another shape."""
+    """The same numbers in the same order, of shape ``target`` instead of ``source``."""
 
     source: tuple[int, ...]
     target: tuple[int, ...]

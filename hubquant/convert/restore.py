@@ -32,13 +32,16 @@ _TOKENS = {  # setting: metadata key
 
 
 def read_tensor(gguf: GGUFFile, name: str) -> torch.Tensor:
-    """One tensor as float32, in its shape."""
+    """One tensor of any type as float32, in its shape in torch order: [rows, columns] of a matrix.
+
+    Raises ``KeyError`` when there is none of that name.
+    """
     entry = gguf.tensors[name]
     return dequantize(gguf.data(name), entry.type, entry.shape[-1]).reshape(entry.shape)
 
 
 def read_state_dict(gguf: GGUFFile) -> Iterator[tuple[str, torch.Tensor]]:
-    """(checkpoint name, float32 tensor) for every weight; tied weights come once.
+    """(checkpoint name, float32 tensor in the checkpoint's shape) for every weight; tied weights come once.
 
     Raises ``GGUFError`` when tensors are missing, unknown or of other shapes than the metadata says.
     """
@@ -52,7 +55,8 @@ def read_state_dict(gguf: GGUFFile) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
-    """The transformers config that the metadata describes."""
+    """The transformers config that the metadata describes. Raises ``GGUFError`` for metadata that describes none,
+    ``NotSupportedYet`` for an architecture that is not known."""
     name = _value(gguf, "general.architecture")
     if not isinstance(name, str):
         raise GGUFError("this file names no architecture", hint="only model files can be loaded")

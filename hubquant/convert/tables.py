@@ -37,13 +37,14 @@ class Bundle:
     stored: tuple[Operation, ...] = ()
 
     def forward(self, tensors: list[torch.Tensor], *, stored: bool = False) -> dict[str, torch.Tensor]:
-        """From the sources to the targets by name, in floats or as they are ``stored``."""
+        """From the sources, in their order, to the targets by name: floats in the shapes of ``targets``, or where
+        ``stored`` the bytes of the quantized type, uint8 [..., rows, row_bytes]."""
         for operation in self.stored if stored else self.operations:
             tensors = list(operation.forward(tensors))
         return dict(zip(self.targets, tensors, strict=True))
 
     def inverse(self, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """From the targets to the sources by name."""
+        """From the targets, floats in the order and shapes of ``targets``, to the sources by name."""
         for operation in reversed(self.operations):
             tensors = list(operation.inverse(tensors))
         return dict(zip(self.sources, tensors, strict=True))
@@ -191,7 +192,8 @@ class Experts(WithoutBias):
     stack: tuple[str, Part] | None = None
 
     def taken_apart(self, place: Place, tensors: Mapping[str, TensorInfo]) -> tuple[str, dict[str, TensorInfo]] | None:
-        """The stack's name and each expert's matrix, which is a part of its bytes; None where there is no stack."""
+        """The stack's name and each expert's matrix [rows, columns], which is a part of its bytes; None where there is
+        no stack [n_expert, rows or 2 * rows, columns] of floats."""
         if self.stack is None or place.prefix + self.stack[0] not in tensors:
             return None
         name, part = self.stack

@@ -123,9 +123,11 @@ class Baseline:
         return decode(*(self._read(name, chunk, rows) for name in ("codes", "scale", "minimum")))
 
     def nll(self, chunk: int) -> Tensor:
+        """-ln p of the tokens that follow, float32 [n_scored]."""
         return self._read("nll", chunk)
 
     def top(self, chunk: int) -> Tensor:
+        """The most probable tokens, int32 [n_scored]."""
         return self._read("top", chunk)
 
     def checksum(self, chunk: int) -> int:

@@ -72,6 +72,7 @@ class Distribution:
 
     @classmethod
     def of(cls, values: Tensor) -> Distribution:
+        """Of ``values`` [n], n ≥ 1, in float64."""
         mean, error = mean_and_error(values)
         ordered = values.double().sort().values
         percentiles = {percent: quantile(ordered, percent / 100) for percent in PERCENTS}
@@ -79,7 +80,7 @@ class Distribution:
 
 
 def quantile(ordered: Tensor, fraction: float) -> float:
-    """Linear interpolation at ``fraction * (n − 1)`` of sorted values."""
+    """Linear interpolation at place ``fraction * (n − 1)`` of sorted values [n], n ≥ 1; ``fraction`` from 0 to 1."""
     place = fraction * (len(ordered) - 1)
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)

@@ -50,7 +50,10 @@ def _read_structure(path: Path, *state: int) -> Structure:  # noqa: ARG001
 
 
 def describe(path: str) -> dict[str, Any]:
-    """The fields of :class:`Structure`. Anything may happen in here: see :func:`read_structure`."""
+    """The fields of :class:`Structure`. Anything may happen in here: see :func:`read_structure`.
+
+    Raises ``ValueError`` for a file that is cut off and for arrays in several pieces.
+    """
     import h5py
 
     try:

@@ -44,6 +44,8 @@ class Snapshot:
             yield np.frombuffer(values, dtype="<f8")
 
     def append(self, values: Rows) -> None:
+        """Write one record. Raises ``ValueError`` for another number of values, ``DiskFullError`` or ``OutputError``
+        when the place cannot be written."""
         payload = np.ascontiguousarray(values, dtype="<f8").tobytes()
         if len(payload) + 4 != self._record_bytes:
             raise ValueError(f"a record holds {self._record_bytes - 4} bytes, not {len(payload)}")

@@ -51,7 +51,7 @@ def verify_files(
     n_worst: int = 5,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[FileCheck]:
-    """Check the files at ``paths`` against ``source``, (GGUF name, tensor) pairs that are read once for all files.
+    """Check the files at ``paths`` against ``source``: GGUF names and float tensors [..., n], read once for all files.
 
     Names and shapes must be those of the source; F32, F16 and BF16 tensors must be its rounded values; quantized ones
     must be finite and, as a whole and row by row, as near as what was quantized in that ``mode`` (see ``bands``).

@@ -30,7 +30,8 @@ TensorRow = tuple[str, tuple[int, ...], str, int]
 
 
 def encode_header(metadata: Metadata, tensors: Sequence[TensorRow]) -> bytes:
-    """Everything before the tensor data, without the padding that follows it."""
+    """Everything before the tensor data, without the padding that follows it. Raises ``GGUFError`` for a value that its
+    type cannot hold."""
     parts = [struct.pack("<IIQQ", GGUF_MAGIC, GGUF_VERSION, len(tensors), len(metadata))]
     for key, kv in metadata.items():
         try:

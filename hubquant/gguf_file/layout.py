@@ -87,7 +87,8 @@ def shard(metadata: Metadata, entries: Sequence[TensorEntry], max_bytes: int) ->
     """Lay out as many files as it takes for each to hold ``max_bytes`` of tensor data (a larger tensor has its own).
 
     llama.cpp's convention: the model's metadata is in the first file, ``split.*`` keys are in all of them. A model that
-    fits into one file has no ``split.*`` keys. Names come from :func:`shard_paths`. Headers come on top.
+    fits into one file has no ``split.*`` keys. Names come from :func:`shard_paths`. Headers come on top. Raises
+    ``GGUFError`` as :func:`plan_layout` does, and for ``max_bytes`` below 1.
     """
     if max_bytes <= 0:
         raise GGUFError(f"a shard cannot hold {max_bytes} bytes")

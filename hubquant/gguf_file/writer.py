@@ -51,7 +51,10 @@ class GGUFWriter:
         return frozenset(self._completed)
 
     def write(self, name: str, *parts: torch.Tensor | np.ndarray[Any, Any]) -> None:
-        """Write one tensor's bytes; ``parts`` in a row, of any shape and element type, are the planned number."""
+        """Write one tensor's bytes: ``parts`` in a row, of any shape, dtype and device.
+
+        Raises ``ValueError`` when they are not as many bytes as planned, ``DiskFullError`` or ``OutputError``.
+        """
         entry = self.layout.tensors[name]
         views = [_bytes(part) for part in parts]
         if (size := sum(map(len, views))) != entry.nbytes:

@@ -131,7 +131,8 @@ def fetch_file(repo: str, path: str, revision: str = "main", *, retry: Retry = P
 
 
 def range_reader(model: RemoteModel, file: str, *, retry: Retry = PATIENT) -> Callable[[int, int], bytes]:
-    """``read(begin, end)`` gives the bytes [begin, end) of a file, from the cache or over the network."""
+    """``read(begin, end)`` gives the bytes [begin, end) of a file, from the cache or over the network; ``ValueError``
+    for bytes that the file does not have."""
     size = _known(model, file).size
 
     def read(begin: int, end: int) -> bytes:

@@ -58,6 +58,7 @@ class MatrixDifference:
 
 
 def difference(first: ImportanceMatrix, second: ImportanceMatrix) -> MatrixDifference:
+    """Of the means per column, weight by weight. Matrices of different models differ in sizes, which is no error."""
     both = [name for name in first.entries if name in second.entries]
     entries = [entry_difference(name, first.entries[name], second.entries[name]) for name in both]
     entries.sort(key=lambda entry: (entry.relative is not None, -(entry.relative or 0), -(entry.counts or 0)))

@@ -71,6 +71,7 @@ def statistics(matrix: ImportanceMatrix) -> Statistics:
 
 
 def tensor_statistics(name: str, entries: Mapping[str, Entry]) -> TensorStatistics | None:
+    """Of the entry ``name``; None when it saw no row. The other ``entries`` have the block before it."""
     entry = entries[name]
     seen = entry.counts > 0
     a = (entry.in_sum2[seen] / entry.counts[seen, None]).flatten()

@@ -85,7 +85,7 @@ def _type_hint(config: Mapping[str, Any]) -> str:
 
 
 def infer_library(folder: Path) -> str:
-    """ "transformers", "diffusers", "sentence_transformers" or "timm"."""
+    """ "transformers", "diffusers", "sentence_transformers" or "timm". Raises ``CheckpointError`` for anything else."""
     if (folder / "config.json").is_file():
         config = checked_config(_read_json(folder / "config.json"))  # TasksManager says less of a broken file
         if _plainly_transformers(folder, config):

@@ -26,6 +26,6 @@ class LanguageModel:
 
 
 def where_it_runs(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """``ids`` on the device of the model's first weight. Weights that accelerate keeps elsewhere are on none; it moves
-    the ids to where they will be."""
+    """``ids``, of any shape, on the device of the model's first weight. Weights that accelerate keeps elsewhere are on
+    none; it moves the ids to where they will be."""
     return ids if model.device.type == "meta" else ids.to(model.device)

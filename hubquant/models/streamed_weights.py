@@ -58,12 +58,16 @@ class StreamedWeights:
                 module._buffers[name] = None if buffer is None else buffer.to(device)
 
     def read(self, block: int) -> dict[str, torch.Tensor]:
-        """The tensors of a block as the checkpoint has them."""
+        """The tensors of a block as the checkpoint has them: names, dtypes and shapes are its own.
+
+        Raises ``CheckpointError`` for weights that are not finite.
+        """
         prefix = f"{self._prefix}{block}."
         return self._read(name for name in self._stored if name.startswith(prefix))
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put tensors into the skeleton, fused as transformers has them."""
+        """Put tensors with a checkpoint's names and shapes into the skeleton, in float32 and fused as transformers has
+        them. Raises ``CheckpointError`` when they do not fit."""
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
 
@@ -87,7 +91,8 @@ class StreamedWeights:
         _give_back()
 
     def load_rest(self, tokens: torch.Tensor) -> None:
-        """What is in no block but the output layer; of tables with a row for each token the rows of ``tokens``."""
+        """What is in no block but the output layer; of tables with a row for each token the rows of ``tokens``, ids of
+        any shape."""
         tables = self._token_tables
         names = [
             name

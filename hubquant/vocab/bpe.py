@@ -20,7 +20,11 @@ MAX_TOKENS = 1 << 22
 
 
 def read_byte_level(files: Files, pre_tokenizer: str | None) -> Vocabulary:
-    """``pre_tokenizer`` is llama.cpp's name when the structure is not to decide."""
+    """``pre_tokenizer`` is llama.cpp's name when the structure is not to decide.
+
+    Raises ``TokenizerError`` for what cannot be read or has no name in llama.cpp, ``NotSupportedYet`` for variants of
+    BPE that llama.cpp does not have.
+    """
     model = files.tokenizer["model"]
     for feature in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(feature):
@@ -72,7 +76,8 @@ def token_ids(files: Files) -> dict[str, int]:
 def lay_out(ids: Mapping[str, int], files: Files) -> tuple[list[str], list[int]]:
     """Tokens and types by id. Ids without a token up to the embedding's size become unused padding, as in llama.cpp.
 
-    Added tokens without an embedding are left out, such as Gemma 3's token for images in a text model.
+    Added tokens without an embedding are left out, such as Gemma 3's token for images in a text model. Raises
+    ``TokenizerError`` when other tokens have none, and for a text that two ids have.
     """
     added = {token.content for token in files.added_tokens} | {*files.special_texts}
     size = max((id for text, id in ids.items() if text not in added), default=-1) + 1
@@ -104,7 +109,7 @@ def _merges(model: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def merge_pairs(model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The merges of tokenizer.json, in either of its notations."""
+    """The merges of tokenizer.json, in either of its notations. Raises ``TokenizerError`` for anything else."""
     merges = model.get("merges")
     if not isinstance(merges, list):
         raise TokenizerError("the tokenizer has no merges")

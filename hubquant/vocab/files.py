@@ -255,7 +255,8 @@ class Files:
     def join(self, ids: dict[str, int]) -> dict[str, int]:
         """``ids`` of the vocabulary, with the added tokens.
 
-        Special tokens that are named and stand nowhere get the ids after the last, as transformers gives them.
+        Special tokens that are named and stand nowhere get the ids after the last, as transformers gives them. Raises
+        ``TokenizerError`` for a token with two ids.
         """
         for token in self.added_tokens:
             if ids.setdefault(token.content, token.id) != token.id:
@@ -269,7 +270,7 @@ class Files:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """The object in ``path``, or {} when there is no such file."""
+    """The object in ``path``, or {} when there is no such file. Raises ``TokenizerError`` for anything else."""
     if not path.is_file():
         return {}
     if path.stat().st_size > MAX_FILE_BYTES:

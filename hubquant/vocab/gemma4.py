@@ -48,6 +48,7 @@ def begin_with_bos(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
 
 
 def read_gemma4(files: Files) -> Vocabulary:
+    """Raises ``TokenizerError`` for a tokenizer that splits text otherwise than llama.cpp's ``gemma4``."""
     if space_prefix(files.tokenizer):
         raise TokenizerError("the tokenizer puts a space before a text", why="llama.cpp puts none for Gemma 4")
     ids = token_ids(files)

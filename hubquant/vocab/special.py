@@ -68,7 +68,8 @@ def around(files: Files, specials: dict[str, int], *, default_bos: bool) -> tupl
     """Whether bos and eos are put around a text. ``specials`` learns the tokens that the post-processor uses as such.
 
     tokenizer.json's template decides, as in transformers; without one, tokenizer_config.json's add_bos_token does.
-    Where it has several tokens at an end, as GLM's, there are none in llama.cpp: its chat templates write them.
+    Where it has several tokens at an end, as GLM's, there are none in llama.cpp: its chat templates write them. Raises
+    ``TokenizerError`` for a token without an embedding.
     """
     template = _template(files.post_processor)
     if template is None:

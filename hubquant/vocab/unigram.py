@@ -43,7 +43,7 @@ def read_from_model(files: Files, model: SentencePieceModel) -> Vocabulary:
 
 
 def read_from_json(files: Files) -> Vocabulary:
-    """tokenizer.json's list of pieces and scores."""
+    """tokenizer.json's list of pieces and scores. Raises ``TokenizerError`` for what llama.cpp cannot do."""
     model = files.tokenizer["model"]
     _check(byte_fallback=bool(model.get("byte_fallback")), suffix=False)
     pieces = model.get("vocab")

@@ -19,6 +19,7 @@ PREFIX = "##"
 
 
 def read_wordpiece(files: Files) -> Vocabulary:
+    """Raises ``TokenizerError`` for a tokenizer that is not like BERT's, which is the only one llama.cpp knows."""
     lowercase, strip_accents = _normalization(files.tokenizer)
     model = files.tokenizer["model"]
     if model.get("continuing_subword_prefix", PREFIX) != PREFIX:

@@ -102,7 +102,7 @@ def is_base_class(settings: Settings) -> bool:
 def of_gguf(name: str, metadata: Metadata) -> Architecture:
     """The architecture that reads files back with ``name`` as ``general.architecture``.
 
-    ``metadata`` is the file's under that name, without it.
+    ``metadata`` is the file's under that name, without it. Raises ``NotSupportedYet`` for a name that is not known.
     """
     named = [each for each in ARCHITECTURES if each.name == name]
     if not named:

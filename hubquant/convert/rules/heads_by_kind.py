@@ -105,7 +105,7 @@ class HeadsByKind(Rule):
 
 
 def by_layer(metadata: Metadata, key: str, n_layer: int) -> tuple[Any, ...]:
-    """A number of each layer, from one for all or one for each."""
+    """A number of each layer, from one for all or one for each. Raises ``CheckpointError`` for other values."""
     found = metadata[key].value if key in metadata else 0
     values = found if isinstance(found, tuple) else (found,) * n_layer
     if len(values) != n_layer or not all(isinstance(value, int) for value in values):
@@ -162,7 +162,7 @@ def frequency_divisors(config: PreTrainedConfig) -> dict[str, tuple[float, ...]]
 
 
 def rotated_share(divisors: torch.Tensor) -> float:
-    """The ``partial_rotary_factor`` that gives these divisors."""
+    """The ``partial_rotary_factor`` that gives these ``divisors`` [head_dim / 2] (:func:`frequency_divisors`)."""
     rotated, n = int((divisors < _UNROTATED / 2).sum()), divisors.numel()
     share = rotated / n
     return share if int(share * 2 * n // 2) == rotated else math.nextafter(share, 1)

@@ -77,7 +77,7 @@ def rope_factors(config: PreTrainedConfig) -> dict[str, tuple[float, ...]]:
 
 
 def told_by_factors(tensors: Mapping[str, torch.Tensor], settings: Settings) -> dict[str, Any]:
-    """The settings of LongRoPE where its tensors are there."""
+    """The settings of LongRoPE where its two tensors [head_dim / 2] are there."""
     if LONG not in tensors or SHORT not in tensors:
         return {}
     factors = {"long_factor": tensors[LONG].tolist(), "short_factor": tensors[SHORT].tolist()}

@@ -20,7 +20,10 @@ _MODES = {
 
 
 def pooling_metadata(folder: Path) -> Metadata:
-    """The key without the architecture's prefix; empty for a model that is not sentence-transformers'."""
+    """The key without the architecture's prefix; empty for a model that is not sentence-transformers'.
+
+    Raises ``CheckpointError`` for a file that cannot be read, ``NotSupportedYet`` for other poolings than llama.cpp's.
+    """
     if not (folder / POOLING).is_file():
         return {}
     settings = _load(folder / POOLING)

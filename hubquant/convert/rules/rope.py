@@ -175,7 +175,10 @@ def tells_rope(settings: Settings) -> bool:
 
 
 def raw_parameters(settings: Settings) -> dict[str, Any]:
-    """``rope_parameters`` of transformers 5, or ``rope_scaling`` and ``rope_theta`` of its predecessors."""
+    """``rope_parameters`` of transformers 5, or ``rope_scaling`` and ``rope_theta`` of its predecessors.
+
+    Raises ``CheckpointError`` for what is no table.
+    """
     parameters = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     if not isinstance(parameters, Mapping):
         raise out_of_range("rope_parameters", parameters, "a table")

@@ -27,14 +27,16 @@ class Rule:
         return () if setting is None else (setting,)
 
     def check(self, settings: Settings) -> None:
-        """Refuse values of config.json that no model has. What is absent has transformers' default."""
+        """Refuse values of config.json: ``CheckpointError`` for what no model has, ``NotSupportedYet`` for what
+        llama.cpp does not compute. What is absent has transformers' default."""
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
-        """Raises ``CheckpointError`` for values that do not fit together."""
+        """Raises ``CheckpointError`` for values that do not fit together, ``NotSupportedYet`` for what llama.cpp does
+        not compute."""
         return {}
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002
-        """What the config class is to be told. Absent keys stay absent."""
+        """What the config class is to be told. Absent keys stay absent. Raises as ``metadata`` does."""
         return {}
 
     def notes(self, config: PreTrainedConfig) -> Iterator[str]:  # noqa: ARG002
@@ -261,6 +263,7 @@ def key_value_heads(config: PreTrainedConfig) -> int:
 
 
 def integer(metadata: Metadata, key: str) -> int | None:
+    """The number under ``key``, None where there is none. ``NotSupportedYet`` for a list of one for each layer."""
     value = metadata[key].value if key in metadata else None
     if value is not None and type(value) is not int:
         raise NotSupportedYet(f"{key} that differs between layers")
@@ -268,6 +271,7 @@ def integer(metadata: Metadata, key: str) -> int | None:
 
 
 def number(metadata: Metadata, key: str) -> float | None:
+    """The finite number under ``key``, None where there is none. ``CheckpointError`` for anything else."""
     value = metadata[key].value if key in metadata else None
     if value is not None and not is_number(value):
         raise out_of_range(key, value, "a number")
@@ -275,12 +279,14 @@ def number(metadata: Metadata, key: str) -> float | None:
 
 
 def check_count(settings: Settings, setting: str, most: int, least: int = 1) -> None:
+    """Raises ``CheckpointError`` for what is there and no whole number from ``least`` to ``most``."""
     value = settings.get(setting)
     if value is not None and not (type(value) is int and least <= value <= most):
         raise out_of_range(setting, value, f"a whole number from {least} to {most:,}")
 
 
 def check_list(settings: Settings, setting: str) -> None:
+    """Raises ``CheckpointError`` for what is there and no list."""
     value = settings.get(setting)
     if value is not None and not isinstance(value, list):
         raise out_of_range(setting, value, "a list")
