@@ -61,3 +61,9 @@ def test_what_github_and_pre_commit_read_is_yaml_and_runs_what_is_there() -> Non
     assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     assert f'requires-python = ">={workflow["jobs"]["ci"]["strategy"]["matrix"]["python"][0]}"' in project
+
+
+def test_ci_runs_the_readmes_test_line() -> None:
+    line = re.search(r"^pip install .* && pytest.*$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert line
+    assert line[0] in (ROOT / ".ci/run").read_text("utf-8").replace("install -q ", "install ").splitlines()

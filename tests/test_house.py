@@ -124,6 +124,11 @@ def test_a_climb_is_found(tmp_path: Path) -> None:
     assert house.climbs([{"__init__"}, {"high", "low"}]) == []
 
 
+def test_types_of_a_higher_floor_are_a_climb_too(tmp_path: Path) -> None:
+    house = make(tmp_path, high__a="", low__b="if TYPE_CHECKING:\n    from small.high.a import A")
+    assert house.climbs([{"__init__"}, {"high"}, {"low"}]) == ["small.low.b imports small.high.a"]
+
+
 def test_a_folder_without_a_floor_is_found(tmp_path: Path) -> None:
     house = make(tmp_path, high__a="import small.new.b", new__b="import small.high.a")
     assert house.climbs([{"__init__"}, {"high"}]) == ["new stands on no floor"]
