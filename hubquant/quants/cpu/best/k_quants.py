@@ -13,17 +13,17 @@ from hubquant.quants.cpu.exact.k_scales import put_signed_six_bit_scales, put_si
 from hubquant.quants.cpu.vector.block import code_planes, half_bits, put_half, reciprocal
 from hubquant.quants.cpu.vector.compile import primitive
 from hubquant.quants.cpu.vector.frame import (
-    Tables,
     by_block,
     by_block_evenly,
     by_block_twice,
     by_importance,
+    by_magnitude,
+    by_spread,
     by_square,
     framed,
 )
 from hubquant.quants.cpu.vector.native import Kernel
-from hubquant.quants.cpu.vector.simd import Pointer, Vector, absolute, offset, put_byte, sqrt, to_int, vectors
-from hubquant.quants.cpu.vector.weights import sum_squares
+from hubquant.quants.cpu.vector.simd import Pointer, Vector, put_byte, to_int, vectors
 from hubquant.quants.formats import TYPES
 
 _f = np.float32
@@ -33,25 +33,6 @@ _Q2_D, _Q2_DMIN, _Q2_SCALES = (TYPES["Q2_K"].offset(name) for name in ("d", "dmi
 _Q4_D, _Q4_DMIN = (TYPES["Q4_K"].offset(name) for name in ("d", "dmin"))  # the same in Q5_K
 _Q3_D = TYPES["Q3_K"].offset("d")
 _Q6_D, _Q6_SCALES = TYPES["Q6_K"].offset("d"), TYPES["Q6_K"].offset("scales")
-
-
-# ---- weights of llama.cpp's searches without importance -------------------------------------------------------------
-
-
-@primitive
-def _by_magnitude(size: int, w: Pointer, x: Pointer, _given: Tables, _tile: int) -> None:
-    """``w`` = |x|"""
-    for i in range(size):
-        w[i] = absolute(x[i])
-
-
-@primitive
-def _by_spread(size: int, w: Pointer, x: Pointer, _given: Tables, _tile: int) -> None:
-    """``w`` = √(mean square of 32 neighbours) + |x|"""
-    for start in range(0, size, 32):
-        spread = sqrt(sum_squares(32, offset(x, start)) / _f(32))
-        for i in range(start, start + 32):
-            w[i] = spread + absolute(x[i])
 
 
 @primitive
@@ -105,13 +86,13 @@ def _kernels(type: str, top: np.float32) -> tuple[Kernel, Kernel]:
         _affine_codes(32, 8, top, x, d, dmin, scales, minima)
         put_codes(block, x)
 
-    return framed(type.lower(), type, search, _by_spread), framed(
+    return framed(type.lower(), type, search, by_spread), framed(
         f"{type.lower()}_weighted", type, search, by_block_twice
     )
 
 
 _put_q2 = code_planes("Q2_K")
-q2_k = framed("q2_k", "Q2_K", _search_q2, _by_magnitude)
+q2_k = framed("q2_k", "Q2_K", _search_q2, by_magnitude)
 q2_k_weighted = framed("q2_k_weighted", "Q2_K", _search_q2, by_block)
 q4_k, q4_k_weighted = _kernels("Q4_K", _f(15))
 q5_k, q5_k_weighted = _kernels("Q5_K", _f(31))

@@ -6,56 +6,21 @@ or by importance alone (Q8_0).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from hubquant.quants.cpu.best.refine import affine_error, code, fit_line, search_line, signed_error, to_half
 from hubquant.quants.cpu.best.refine_signed import refit, search_signed
 from hubquant.quants.cpu.exact.search import asymmetric, extreme
-from hubquant.quants.cpu.vector.block import (
-    half_bits,
-    load_tile,
-    maximum,
-    minimum,
-    put_bits,
-    put_half,
-    reciprocal,
-    store_tile,
-)
-from hubquant.quants.cpu.vector.compile import kernel, primitive
-from hubquant.quants.cpu.vector.simd import (
-    LANES,
-    Pointer,
-    Vector,
-    byte_vectors,
-    load,
-    pointer,
-    put_byte,
-    splat,
-    to_int,
-    vectors,
-    where,
-)
-from hubquant.quants.cpu.vector.weights import error_weights, importance_of
-from hubquant.quants.formats import TYPES
-
-Array = np.ndarray[Any, Any]
+from hubquant.quants.cpu.vector.block import code_planes, half_bits, maximum, minimum, put_half, reciprocal
+from hubquant.quants.cpu.vector.compile import primitive
+from hubquant.quants.cpu.vector.frame import by_importance, by_one, by_row, framed
+from hubquant.quants.cpu.vector.native import Kernel
+from hubquant.quants.cpu.vector.simd import Pointer, Vector, put_byte, to_int, where
 
 _f = np.float32
 _ZERO, _ONE = _f(0), _f(1)
 _SIZE = 32
 _REFITS = 2
-_Q4_0, _Q4_1, _Q5_0, _Q5_1, _Q8_0 = (TYPES[name].block_bytes for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"))
-_Q4_0_QS, _Q4_1_QS = TYPES["Q4_0"].plane("qs"), TYPES["Q4_1"].plane("qs")
-_Q5_0_QS, _Q5_0_QH = TYPES["Q5_0"].plane("qs"), TYPES["Q5_0"].plane("qh")
-_Q5_1_QS, _Q5_1_QH = TYPES["Q5_1"].plane("qs"), TYPES["Q5_1"].plane("qh")
-
-
-@primitive
-def _ones(w: Pointer) -> None:
-    for i in range(_SIZE):
-        w[i] = splat(_ONE)
 
 
 # ---- one scale ------------------------------------------------------------------------------------------------------
@@ -88,50 +53,20 @@ def _signed_block(levels: np.float32, steps: int, x: Pointer, w: Pointer, block:
     _put_scale(bottom, top, x, best_d, block)
 
 
-@kernel
-def q4_0(values: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q4_0)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        _ones(w)
-        _signed_block(_f(8), 10, x, w, block)
-        put_bits(block, _Q4_0_QS, x, _SIZE)
-        store_tile(out, tile, block)
+def _signed(type: str, levels: np.float32, steps: int) -> tuple[Kernel, Kernel]:
+    """Without importance and with it."""
+    put_codes = code_planes(type)
+
+    @primitive
+    def search(x: Pointer, w: Pointer, block: Pointer) -> None:
+        _signed_block(levels, steps, x, w, block)
+        put_codes(block, x)
+
+    return framed(type.lower(), type, search, by_one), framed(f"{type.lower()}_weighted", type, search, by_row)
 
 
-@kernel
-def q4_0_weighted(values: Array, power: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q4_0)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, load(pointer(power), tile * LANES))
-        _signed_block(_f(8), 10, x, w, block)
-        put_bits(block, _Q4_0_QS, x, _SIZE)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q5_0(values: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q5_0)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        _ones(w)
-        _signed_block(_f(16), 9, x, w, block)
-        put_bits(block, _Q5_0_QS, x, _SIZE)
-        put_bits(block, _Q5_0_QH, x, _SIZE)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q5_0_weighted(values: Array, power: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q5_0)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, load(pointer(power), tile * LANES))
-        _signed_block(_f(16), 9, x, w, block)
-        put_bits(block, _Q5_0_QS, x, _SIZE)
-        put_bits(block, _Q5_0_QH, x, _SIZE)
-        store_tile(out, tile, block)
+q4_0, q4_0_weighted = _signed("Q4_0", _f(8), 10)
+q5_0, q5_0_weighted = _signed("Q5_0", _f(16), 9)
 
 
 @primitive
@@ -156,25 +91,8 @@ def _byte_block(x: Pointer, w: Pointer, block: Pointer) -> None:
         put_byte(block, 2 + i, to_int(x[i] - top))
 
 
-@kernel
-def q8_0(values: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q8_0)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        _ones(w)
-        _byte_block(x, w, block)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q8_0_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q8_0)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        for i in range(_SIZE):
-            w[i] = importance_of(importance, tile, i)
-        _byte_block(x, w, block)
-        store_tile(out, tile, block)
+q8_0 = framed("q8_0", "Q8_0", _byte_block, by_one)
+q8_0_weighted = framed("q8_0_weighted", "Q8_0", _byte_block, by_importance)
 
 
 # ---- a scale and a minimum ------------------------------------------------------------------------------------------
@@ -210,7 +128,6 @@ def _affine_block(
 
 @primitive
 def _by_range(top: np.float32, x: Pointer, w: Pointer, block: Pointer) -> None:
-    _ones(w)
     low = x[0]
     high = x[0]
     for i in range(1, _SIZE):
@@ -225,45 +142,23 @@ def _by_line(top: np.float32, x: Pointer, w: Pointer, block: Pointer) -> None:
     _affine_block(top, 7, x, w, scale, low, block)
 
 
-@kernel
-def q4_1(values: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q4_1)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        _by_range(_f(15), x, w, block)
-        put_bits(block, _Q4_1_QS, x, _SIZE)
-        store_tile(out, tile, block)
+def _affine(type: str, top: np.float32) -> tuple[Kernel, Kernel]:
+    """Without importance and with it."""
+    put_codes = code_planes(type)
+
+    @primitive
+    def search_around_range(x: Pointer, w: Pointer, block: Pointer) -> None:
+        _by_range(top, x, w, block)
+        put_codes(block, x)
+
+    @primitive
+    def search_around_line(x: Pointer, w: Pointer, block: Pointer) -> None:
+        _by_line(top, x, w, block)
+        put_codes(block, x)
+
+    name = type.lower()
+    return framed(name, type, search_around_range, by_one), framed(f"{name}_weighted", type, search_around_line, by_row)
 
 
-@kernel
-def q4_1_weighted(values: Array, power: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q4_1)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, load(pointer(power), tile * LANES))
-        _by_line(_f(15), x, w, block)
-        put_bits(block, _Q4_1_QS, x, _SIZE)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q5_1(values: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q5_1)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        _by_range(_f(31), x, w, block)
-        put_bits(block, _Q5_1_QS, x, _SIZE)
-        put_bits(block, _Q5_1_QH, x, _SIZE)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q5_1_weighted(values: Array, power: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(_SIZE), vectors(_SIZE), byte_vectors(_Q5_1)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        error_weights(w, x, importance, tile, load(pointer(power), tile * LANES))
-        _by_line(_f(31), x, w, block)
-        put_bits(block, _Q5_1_QS, x, _SIZE)
-        put_bits(block, _Q5_1_QH, x, _SIZE)
-        store_tile(out, tile, block)
+q4_1, q4_1_weighted = _affine("Q4_1", _f(15))
+q5_1, q5_1_weighted = _affine("Q5_1", _f(31))

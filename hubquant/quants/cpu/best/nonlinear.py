@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from hubquant.quants.cpu.best.refine import code, to_half
-from hubquant.quants.cpu.exact.nonlinear import LEVELS, MIDDLES, level, level_code, put_xs_scales
+from hubquant.quants.cpu.exact.nonlinear import LEVELS, MIDDLES, level, level_sums, put_nl, put_xs
 from hubquant.quants.cpu.exact.search import extreme
-from hubquant.quants.cpu.vector.block import half_bits, maximum, minimum, put_bits, put_half, reciprocal
+from hubquant.quants.cpu.vector.block import maximum, minimum, reciprocal
 from hubquant.quants.cpu.vector.compile import primitive
 from hubquant.quants.cpu.vector.frame import Tables, by_block_twice, framed
 from hubquant.quants.cpu.vector.simd import (
@@ -26,15 +26,11 @@ from hubquant.quants.cpu.vector.simd import (
     where,
 )
 from hubquant.quants.cpu.vector.weights import sum_squares
-from hubquant.quants.formats import TYPES
 
 _f = np.float32
 _ZERO, _ONE = _f(0), _f(1)
 _LARGEST = _f(3e38)
 _SMALLEST = _f(1e-15)  # blocks below it count as zero
-_NL, _XS = TYPES["IQ4_NL"], TYPES["IQ4_XS"]
-_NL_D, _NL_QS = _NL.offset("d"), _NL.plane("qs")
-_XS_D, _XS_QS = _XS.offset("d"), _XS.plane("qs")
 
 # Scales in windows of _SCALES steps of _STEP: the extreme lies at first · (1 + _STEP · step) of the lowest or of the
 # highest value, for each first in _FIRSTS. Within a window no weight passes more than one middle between two values.
@@ -58,20 +54,6 @@ def _error(x: Pointer, w: Pointer, scale: Vector) -> Vector:
         error = scale * level(inverse * x[i]) - x[i]
         total = total + w[i] * (error * error)
     return total
-
-
-@primitive
-def _fit(x: Pointer, w: Pointer, scale: Vector) -> tuple[Vector, Vector]:
-    """Σ w·x·level and Σ w·level² of the levels that ``scale`` gives."""
-    inverse = reciprocal(scale)
-    qx = splat(_ZERO)
-    qq = splat(_ZERO)
-    for i in range(32):
-        q = level(inverse * x[i])
-        weighted = w[i] * q
-        qx = qx + weighted * x[i]
-        qq = qq + weighted * q
-    return qx, qq
 
 
 @primitive
@@ -161,12 +143,7 @@ def _search_nl(x: Pointer, w: Pointer, block: Pointer) -> None:
     _two_scales(x, w, found)
     d = to_half(found[0])
     other = to_half(found[3])
-    d = where(_error(x, w, other) < _error(x, w, d), other, d)
-    put_half(block, _NL_D, half_bits(d))
-    inverse = reciprocal(d)
-    for i in range(32):
-        x[i] = level_code(inverse * x[i])
-    put_bits(block, _NL_QS, x, 32)
+    put_nl(block, x, where(_error(x, w, other) < _error(x, w, d), other, d))
 
 
 iq4_nl = framed("iq4_nl", "IQ4_NL", _search_nl, _by_power)
@@ -232,7 +209,7 @@ def _refit(x: Pointer, w: Pointer, d: Vector, scales: Pointer) -> Vector:
     ss = splat(_ZERO)
     sx = splat(_ZERO)
     for j in range(8):
-        qx, qq = _fit(offset(x, 32 * j), offset(w, 32 * j), d * scales[j])
+        qx, qq = level_sums(offset(x, 32 * j), offset(w, 32 * j), reciprocal(d * scales[j]))
         sx = sx + scales[j] * qx
         ss = ss + scales[j] * scales[j] * qq
     fitted = sx / ss
@@ -262,16 +239,9 @@ def _search_xs(x: Pointer, w: Pointer, block: Pointer) -> None:
         error, trial[j] = _best_integer(sub, sub_w, other_d, scales[j], splat(_LARGEST), scales[j])
         other_total = other_total + error
     better = other_total < total
-    d = where(better, other_d, d)
-    put_half(block, _XS_D, half_bits(d))
     for j in range(8):
-        scale = where(better, trial[j], scales[j])
-        step = reciprocal(d * scale)
-        for i in range(32 * j, 32 * j + 32):
-            x[i] = level_code(step * x[i])
-        scales[j] = scale + _f(32)
-    put_xs_scales(block, scales)
-    put_bits(block, _XS_QS, x, 256)
+        scales[j] = where(better, trial[j], scales[j])
+    put_xs(block, x, where(better, other_d, d), scales)
 
 
 iq4_xs = framed("iq4_xs", "IQ4_XS", _search_xs, _by_power)

@@ -6,67 +6,29 @@ The error is Σ importance·(x̂ − x)².
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from hubquant.quants.cpu.best.refine import code, growth, signed_error, to_half
 from hubquant.quants.cpu.exact.search import extreme
 from hubquant.quants.cpu.exact.ternary import put_base_3
-from hubquant.quants.cpu.vector.block import (
-    half_bits,
-    load_tile,
-    maximum,
-    minimum,
-    put_bits,
-    put_half,
-    reciprocal,
-    store_tile,
-)
-from hubquant.quants.cpu.vector.compile import kernel, primitive
-from hubquant.quants.cpu.vector.simd import (
-    LANES,
-    Pointer,
-    Vector,
-    absolute,
-    byte_vectors,
-    splat,
-    sqrt,
-    vectors,
-    where,
-)
-from hubquant.quants.cpu.vector.weights import importance_of, total
+from hubquant.quants.cpu.vector.block import code_planes, half_bits, maximum, minimum, put_half, reciprocal
+from hubquant.quants.cpu.vector.compile import primitive
+from hubquant.quants.cpu.vector.frame import by_importance_if_any, by_one, framed
+from hubquant.quants.cpu.vector.native import Kernel
+from hubquant.quants.cpu.vector.simd import Pointer, Vector, absolute, splat, sqrt, where
+from hubquant.quants.cpu.vector.weights import total
 from hubquant.quants.formats import TYPES
-
-Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO, _ONE, _HALF = _f(0), _f(1), _f(0.5)
 _TINY = _f(2.0**-26)  # blocks of no larger weights have no scale but 0 in half precision
-_TQ1_0, _TQ2_0, _Q1_0, _Q2_0 = (TYPES[name] for name in ("TQ1_0", "TQ2_0", "Q1_0", "Q2_0"))
-_TQ1_BYTES, _TQ1_D = _TQ1_0.block_bytes, _TQ1_0.offset("d")
-_TQ2_BYTES, _TQ2_D, _TQ2_QS = _TQ2_0.block_bytes, _TQ2_0.offset("d"), _TQ2_0.plane("qs")
-_Q1_BYTES, _Q1_D, _Q1_QS = _Q1_0.block_bytes, _Q1_0.offset("d"), _Q1_0.plane("qs")
-_Q2_BYTES, _Q2_D, _Q2_QS = _Q2_0.block_bytes, _Q2_0.offset("d"), _Q2_0.plane("qs")
+_TQ1_D, _TQ2_D, _Q1_D, _Q2_D = (TYPES[name].offset("d") for name in ("TQ1_0", "TQ2_0", "Q1_0", "Q2_0"))
+_put_tq2, _put_q1, _put_q2 = code_planes("TQ2_0"), code_planes("Q1_0"), code_planes("Q2_0")
 _LOWEST = _f(0.7)
 _REFITS = 2
 _SHARE = _f(0.5)  # of the shrinkage that d makes up for; Q1_0's error would exceed that of llama.cpp
-
-
-@primitive
-def _ones(n: int, w: Pointer) -> None:
-    for i in range(n):
-        w[i] = splat(_ONE)
-
-
-@primitive
-def _importance(n: int, w: Pointer, importance: Array, tile: int) -> None:
-    """Equal weights in blocks where nothing is important."""
-    for i in range(n):
-        w[i] = importance_of(importance, tile, i)
-    dead = total(n, w) == _ZERO
-    for i in range(n):
-        w[i] = where(dead, _ONE, w[i])
 
 
 @primitive
@@ -178,95 +140,40 @@ def _finish(n: int, top: np.float32, x: Pointer, w: Pointer) -> Vector:
     return half_bits(where(alive, grown, _ZERO))
 
 
+def _kernels(type: str, search: Callable[[Pointer, Pointer, Pointer], None]) -> tuple[Kernel, Kernel]:
+    """Without importance and with it."""
+    plain = framed(type.lower(), type, search, by_one)
+    return plain, framed(f"{type.lower()}_weighted", type, search, by_importance_if_any)
+
+
 @primitive
-def _finish_signs(x: Pointer, w: Pointer, block: Pointer) -> None:
+def _search_tq1(x: Pointer, w: Pointer, block: Pointer) -> None:
+    put_half(block, _TQ1_D, _finish(256, _ONE, x, w))
+    put_base_3(block, x)
+
+
+@primitive
+def _search_tq2(x: Pointer, w: Pointer, block: Pointer) -> None:
+    put_half(block, _TQ2_D, _finish(256, _ONE, x, w))
+    _put_tq2(block, x)
+
+
+@primitive
+def _search_q1(x: Pointer, w: Pointer, block: Pointer) -> None:
+    """Signs, and the mean magnitude."""
     put_half(block, _Q1_D, half_bits(to_half(_mean_magnitude(128, x, w))))
     for i in range(128):
         x[i] = where(x[i] >= _ZERO, splat(_ONE), _ZERO)
-    put_bits(block, _Q1_QS, x, 128)
+    _put_q1(block, x)
 
 
-@kernel
-def tq1_0(values: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_TQ1_BYTES)
-    _ones(256, w)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        put_half(block, _TQ1_D, _finish(256, _ONE, x, w))
-        put_base_3(block, x)
-        store_tile(out, tile, block)
+@primitive
+def _search_q2(x: Pointer, w: Pointer, block: Pointer) -> None:
+    put_half(block, _Q2_D, _finish(64, _f(2), x, w))
+    _put_q2(block, x)
 
 
-@kernel
-def tq1_0_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_TQ1_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        _importance(256, w, importance, tile)
-        put_half(block, _TQ1_D, _finish(256, _ONE, x, w))
-        put_base_3(block, x)
-        store_tile(out, tile, block)
-
-
-@kernel
-def tq2_0(values: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_TQ2_BYTES)
-    _ones(256, w)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        put_half(block, _TQ2_D, _finish(256, _ONE, x, w))
-        put_bits(block, _TQ2_QS, x, 256)
-        store_tile(out, tile, block)
-
-
-@kernel
-def tq2_0_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(256), vectors(256), byte_vectors(_TQ2_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        _importance(256, w, importance, tile)
-        put_half(block, _TQ2_D, _finish(256, _ONE, x, w))
-        put_bits(block, _TQ2_QS, x, 256)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q1_0(values: Array, out: Array) -> None:
-    x, w, block = vectors(128), vectors(128), byte_vectors(_Q1_BYTES)
-    _ones(128, w)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        _finish_signs(x, w, block)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q1_0_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(128), vectors(128), byte_vectors(_Q1_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        _importance(128, w, importance, tile)
-        _finish_signs(x, w, block)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q2_0(values: Array, out: Array) -> None:
-    x, w, block = vectors(64), vectors(64), byte_vectors(_Q2_BYTES)
-    _ones(64, w)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        put_half(block, _Q2_D, _finish(64, _f(2), x, w))
-        put_bits(block, _Q2_QS, x, 64)
-        store_tile(out, tile, block)
-
-
-@kernel
-def q2_0_weighted(values: Array, importance: Array, out: Array) -> None:
-    x, w, block = vectors(64), vectors(64), byte_vectors(_Q2_BYTES)
-    for tile in range(values.shape[0] // LANES):
-        load_tile(x, values, tile)
-        _importance(64, w, importance, tile)
-        put_half(block, _Q2_D, _finish(64, _f(2), x, w))
-        put_bits(block, _Q2_QS, x, 64)
-        store_tile(out, tile, block)
+tq1_0, tq1_0_weighted = _kernels("TQ1_0", _search_tq1)
+tq2_0, tq2_0_weighted = _kernels("TQ2_0", _search_tq2)
+q1_0, q1_0_weighted = _kernels("Q1_0", _search_q1)
+q2_0, q2_0_weighted = _kernels("Q2_0", _search_q2)

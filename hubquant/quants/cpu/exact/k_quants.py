@@ -25,6 +25,8 @@ from hubquant.quants.cpu.vector.frame import (
     by_block,
     by_block_twice,
     by_importance,
+    by_magnitude,
+    by_spread,
     by_square,
     framed,
     unweighted,
@@ -33,16 +35,14 @@ from hubquant.quants.cpu.vector.native import Kernel
 from hubquant.quants.cpu.vector.simd import (
     Pointer,
     Vector,
-    absolute,
     offset,
     put_byte,
     splat,
-    sqrt,
     to_int,
     vectors,
     where,
 )
-from hubquant.quants.cpu.vector.weights import sum_squares, total
+from hubquant.quants.cpu.vector.weights import total
 from hubquant.quants.formats import TYPES
 
 _f = np.float32
@@ -149,26 +149,11 @@ def _affine(
     return framed(name, type, search, weigh)
 
 
-@primitive
-def _by_magnitude(size: int, w: Pointer, x: Pointer, _given: tuple[()], _tile: int) -> None:
-    for i in range(size):
-        w[i] = absolute(x[i])
-
-
-@primitive
-def _by_spread(size: int, w: Pointer, x: Pointer, _given: tuple[()], _tile: int) -> None:
-    """√mean x² of the sub-block of 32 + |x|"""
-    for first in range(0, size, 32):
-        spread = sqrt(sum_squares(32, offset(x, first)) / _f(32))
-        for i in range(first, first + 32):
-            w[i] = spread + absolute(x[i])
-
-
-q2_k = _affine("q2_k", "Q2_K", _by_magnitude, -0.5, 0.1, 15, True, _by_largest)
+q2_k = _affine("q2_k", "Q2_K", by_magnitude, -0.5, 0.1, 15, True, _by_largest)
 q2_k_weighted = _affine("q2_k_weighted", "Q2_K", by_block, -0.9, 0.05, 36, False, _by_error)
-q4_k = _affine("q4_k", "Q4_K", _by_spread, -1, 0.1, 20, False, _by_largest)
+q4_k = _affine("q4_k", "Q4_K", by_spread, -1, 0.1, 20, False, _by_largest)
 q4_k_weighted = _affine("q4_k_weighted", "Q4_K", by_block_twice, -0.9, 0.05, 36, False, _by_error)
-q5_k = _affine("q5_k", "Q5_K", _by_spread, -0.5, 0.1, 15, False, _by_largest)
+q5_k = _affine("q5_k", "Q5_K", by_spread, -0.5, 0.1, 15, False, _by_largest)
 q5_k_weighted = _affine("q5_k_weighted", "Q5_K", by_block_twice, -0.9, 0.05, 36, False, _by_error)
 
 

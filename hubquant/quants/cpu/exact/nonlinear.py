@@ -58,8 +58,8 @@ def level_code(value: Vector) -> Vector:
 
 
 @primitive
-def _fit(x: Pointer, w: Pointer, inverse: Vector) -> tuple[Vector, Vector]:
-    """Σ w·q·x and Σ w·q² of 32 weights for one inverse scale."""
+def level_sums(x: Pointer, w: Pointer, inverse: Vector) -> tuple[Vector, Vector]:
+    """Σ w·q·x and Σ w·q² of 32 weights with the levels q that an inverse scale gives."""
     qx = splat(_ZERO)
     qq = splat(_ZERO)
     for i in range(32):
@@ -75,11 +75,11 @@ def _scale(x: Pointer, w: Pointer) -> Vector:
     """The best of 16 scales for 32 weights: the extreme at the lowest value, then at −127 − 7 … −127 + 7."""
     value, magnitude = extreme(32, x)
     alive = magnitude >= _TINY
-    qx, qq = _fit(x, w, _ONE / (-value / LEVELS[0]))
+    qx, qq = level_sums(x, w, _ONE / (-value / LEVELS[0]))
     scale = where(qq > _ZERO, qx / qq, _ZERO)
     best = scale * qx
     for step in range(-7, 8):
-        qx, qq = _fit(x, w, (_f(step) + LEVELS[0]) / value)
+        qx, qq = level_sums(x, w, (_f(step) + LEVELS[0]) / value)
         better = (qq > _ZERO) & (qx * qx > best * qq)
         scale = where(better, qx / qq, scale)
         best = where(better, scale * qx, best)
@@ -87,8 +87,8 @@ def _scale(x: Pointer, w: Pointer) -> Vector:
 
 
 @primitive
-def _search_nl(x: Pointer, w: Pointer, block: Pointer) -> None:
-    scale = _scale(x, w)
+def put_nl(block: Pointer, x: Pointer, scale: Vector) -> None:
+    """The scale in half precision, and the codes that it gives; ``x`` becomes these."""
     put_half(block, _NL_D, half_bits(scale))
     inverse = reciprocal(scale)
     for i in range(32):
@@ -96,12 +96,17 @@ def _search_nl(x: Pointer, w: Pointer, block: Pointer) -> None:
     _put_nl_codes(block, x)
 
 
+@primitive
+def _search_nl(x: Pointer, w: Pointer, block: Pointer) -> None:
+    put_nl(block, x, _scale(x, w))
+
+
 iq4_nl = framed("iq4_nl", "IQ4_NL", _search_nl, by_square)
 iq4_nl_weighted = framed("iq4_nl_weighted", "IQ4_NL", _search_nl, by_block_doubled)
 
 
 @primitive
-def put_xs_scales(block: Pointer, scales: Pointer) -> None:
+def _put_xs_scales(block: Pointer, scales: Pointer) -> None:
     """Scales 0 … 63 of the eight sub-blocks, which stand for −32 … 31."""
     for j in range(4):
         put_byte(block, _XS_LOW + j, to_int(scales[2 * j]) & 15 | (to_int(scales[2 * j + 1]) & 15) << 4)
@@ -112,6 +117,21 @@ def put_xs_scales(block: Pointer, scales: Pointer) -> None:
 
 
 @primitive
+def put_xs(block: Pointer, x: Pointer, d: Vector, scales: Pointer) -> None:
+    """``d`` in half precision, the whole ``scales`` −32 … 31 of the sub-blocks, and the codes that they give; ``x``
+    becomes these, and scales are counted from −32.
+    """
+    put_half(block, _XS_D, half_bits(d))
+    for j in range(8):
+        step = reciprocal(d * scales[j])
+        for i in range(32 * j, 32 * j + 32):
+            x[i] = level_code(step * x[i])
+        scales[j] = scales[j] + _f(32)
+    _put_xs_scales(block, scales)
+    _put_xs_codes(block, x)
+
+
+@primitive
 def _search_xs(x: Pointer, w: Pointer, block: Pointer) -> None:
     scale = vectors(8)
     for j in range(8):
@@ -119,15 +139,9 @@ def _search_xs(x: Pointer, w: Pointer, block: Pointer) -> None:
     value, _ = extreme(8, scale)
     d = -value / _f(32)
     inverse = reciprocal(d)
-    put_half(block, _XS_D, half_bits(d))
     for j in range(8):
-        rounded = clamp(nearest(inverse * scale[j]), _f(-32), _f(31))
-        step = reciprocal(d * rounded)
-        for i in range(32 * j, 32 * j + 32):
-            x[i] = level_code(step * x[i])
-        scale[j] = rounded + _f(32)
-    put_xs_scales(block, scale)
-    _put_xs_codes(block, x)
+        scale[j] = clamp(nearest(inverse * scale[j]), _f(-32), _f(31))
+    put_xs(block, x, d, scale)
 
 
 iq4_xs = framed("iq4_xs", "IQ4_XS", _search_xs, by_square)

@@ -20,8 +20,20 @@ from numba import types
 from hubquant.quants.cpu.vector.block import load_tile, store_tile
 from hubquant.quants.cpu.vector.compile import Signature, make_kernel, primitive
 from hubquant.quants.cpu.vector.native import Kernel
-from hubquant.quants.cpu.vector.simd import LANES, Pointer, byte_vectors, load, pointer, splat, sqrt, vectors
-from hubquant.quants.cpu.vector.weights import error_weights, importance_of, square_weights, sum_squares
+from hubquant.quants.cpu.vector.simd import (
+    LANES,
+    Pointer,
+    absolute,
+    byte_vectors,
+    load,
+    offset,
+    pointer,
+    splat,
+    sqrt,
+    vectors,
+    where,
+)
+from hubquant.quants.cpu.vector.weights import error_weights, importance_of, square_weights, sum_squares, total
 from hubquant.quants.formats import TYPES
 
 Array = np.ndarray[Any, Any]
@@ -79,10 +91,36 @@ def by_square(size: int, w: Pointer, x: Pointer, _given: Tables, _tile: int) -> 
 
 
 @primitive
+def by_magnitude(size: int, w: Pointer, x: Pointer, _given: Tables, _tile: int) -> None:
+    """``w`` = |x|"""
+    for i in range(size):
+        w[i] = absolute(x[i])
+
+
+@primitive
+def by_spread(size: int, w: Pointer, x: Pointer, _given: Tables, _tile: int) -> None:
+    """``w`` = √(mean square of 32 neighbours) + |x|"""
+    for first in range(0, size, 32):
+        spread = sqrt(sum_squares(32, offset(x, first)) / np.float32(32))
+        for i in range(first, first + 32):
+            w[i] = spread + absolute(x[i])
+
+
+@primitive
 def by_importance(size: int, w: Pointer, _x: Pointer, given: tuple[Array], tile: int) -> None:
     """``w`` = importance"""
     for i in range(size):
         w[i] = importance_of(given[0], tile, i)
+
+
+@primitive
+def by_importance_if_any(size: int, w: Pointer, _x: Pointer, given: tuple[Array], tile: int) -> None:
+    """``w`` = importance, 1 in blocks where nothing is important"""
+    for i in range(size):
+        w[i] = importance_of(given[0], tile, i)
+    dead = total(size, w) == np.float32(0)
+    for i in range(size):
+        w[i] = where(dead, np.float32(1), w[i])
 
 
 @primitive
