@@ -14,8 +14,10 @@ import numpy as np
 
 from hubquant.quants.cpu.best.nearest import Shape, snap
 from hubquant.quants.cpu.best.refine import growth
+from hubquant.quants.cpu.exact.codebook import entries
 from hubquant.quants.cpu.vector.block import clamp, from_half, half_bits, maximum, nearest, reciprocal
 from hubquant.quants.cpu.vector.compile import primitive
+from hubquant.quants.cpu.vector.frame import Array
 from hubquant.quants.cpu.vector.simd import (
     Pointer,
     Vector,
@@ -27,6 +29,7 @@ from hubquant.quants.cpu.vector.simd import (
     offset,
     splat,
     splat_int,
+    to_int,
     vectors,
     where,
 )
@@ -215,3 +218,12 @@ def fit_block(
         square = square + w[i] * (x[i] * x[i])
     grown = _stored(d * growth(_SHARE, square, d * dx), power)
     return half_bits(where(grown * (_TWO * dx - grown * dd) > _ZERO, grown / power, _ZERO))
+
+
+@primitive
+def entry_codes(n: int, groups: int, scale: Pointer, keys: Pointer, index: Array, codes: Pointer) -> None:
+    """What :func:`fit_block` found as it is stored: ``codes`` of the ``n`` scales, ``keys`` of entries as indices."""
+    for j in range(n):
+        codes[j] = to_int(scale[j])
+    for g in range(groups):
+        keys[g] = entries(keys[g], index)

@@ -10,12 +10,15 @@ where the divergence of the demo model was least before d grew.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from hubquant.quants.cpu.best.refine import growth, to_half
-from hubquant.quants.cpu.best.ternary_search import entry_sums, indices, nearest_entry
+from hubquant.quants.cpu.best.ternary_search import entry_indices, entry_sums, nearest_entry
+from hubquant.quants.cpu.exact.iq1 import put_m, put_s
 from hubquant.quants.cpu.exact.search import extreme
-from hubquant.quants.cpu.vector.block import clamp, half_bits, maximum, nearest, put_half, reciprocal
+from hubquant.quants.cpu.vector.block import clamp, half_bits, maximum, nearest, reciprocal
 from hubquant.quants.cpu.vector.compile import primitive
 from hubquant.quants.cpu.vector.frame import Array, by_block_twice, by_square, framed
 from hubquant.quants.cpu.vector.simd import (
@@ -24,16 +27,13 @@ from hubquant.quants.cpu.vector.simd import (
     any_lane,
     int_vectors,
     offset,
-    put_byte,
     splat,
-    splat_int,
     sqrt,
     to_int,
     vectors,
     where,
 )
 from hubquant.quants.cpu.vector.weights import total
-from hubquant.quants.formats import TYPES
 
 _f = np.float32
 _ZERO, _ONE, _HALF, _TWO = _f(0), _f(1), _f(0.5), _f(2)
@@ -47,9 +47,17 @@ _HUGE = np.finfo(np.float32).max
 _UNIT, _COARSE = _f(2.0**-24), _f(2.0**-20)  # of half precision
 _SHARE = _f(0.5)  # of the shrinkage that d makes up for
 _CHOSEN_AT = _f(0.9)  # of d: the scale the entries are chosen for
-_S, _M = TYPES["IQ1_S"], TYPES["IQ1_M"]
-_S_D, _S_QS, _S_QH = (_S.offset(name) for name in ("d", "qs", "qh"))
-_M_QS, _M_QH, _M_SCALES = (_M.offset(name) for name in ("qs", "qh", "scales"))
+
+
+class Shape(NamedTuple):
+    """``subs`` sub-blocks of ``groups`` groups of 8 weights, of which ``together`` share a shift."""
+
+    subs: int
+    groups: int
+    together: int
+
+
+_SHAPE_S, _SHAPE_M = Shape(8, 4, 4), Shape(16, 2, 1)
 
 
 @primitive
@@ -118,19 +126,10 @@ def _round_factors(n: int, factors: Pointer, ratio: Vector) -> None:
 
 
 @primitive
-def _fit(
-    subs: int,
-    groups: int,
-    together: int,
-    x: Pointer,
-    w: Pointer,
-    flips: Array,
-    factors: Pointer,
-    states: Pointer,
-) -> Vector:
-    """d; odd ``factors`` of ``subs`` sub-blocks of ``groups`` groups of 8, and the ``states`` of all groups."""
-    n = 8 * groups
-    scale = vectors(16)
+def _normalize(x: Pointer, w: Pointer) -> tuple[Vector, Any]:
+    """``x`` / its largest magnitude, and whether that is not 0 in half precision; ``w`` = 1 where no weight counts.
+    Returns the magnitude and that.
+    """
     _, magnitude = extreme(256, x)
     alive = magnitude > _TINY
     inverse = where(alive, _ONE / magnitude, _ZERO)
@@ -139,59 +138,79 @@ def _fit(
     dead = total(256, w) == _ZERO
     for i in range(256):
         w[i] = where(dead, _ONE, w[i])
-    largest = splat(_ZERO)
-    for j in range(subs):
-        factors[j] = _search(groups, together, offset(x, n * j), offset(w, n * j), flips)
-        largest = maximum(largest, factors[j])
-    step = largest / _f(15)
-    _round_factors(subs, factors, reciprocal(step))
-    for _ in range(_REFITS):
-        vx = splat(_ZERO)
-        vv = splat(_ZERO)
-        for j in range(subs):
-            part_x, part_v = _sums(
-                groups,
-                together,
-                offset(x, n * j),
-                offset(w, n * j),
-                step * factors[j],
-                flips,
-                offset(states, groups * j),
-            )
-            vx = vx + factors[j] * part_x
-            vv = vv + factors[j] * factors[j] * part_v
-        step = where(vx > _ZERO, vx / vv, step)
-    stretched = where(alive, _STRETCH * step * magnitude, _ZERO)
-    for j in range(subs):
+    return magnitude, alive
+
+
+@primitive
+def _refit(
+    shape: Shape, x: Pointer, w: Pointer, step: Vector, flips: Array, factors: Pointer, states: Pointer
+) -> Vector:
+    """The step by least squares for the entries that ``step`` and the factors f give: Σ f·Σ w·v·x / Σ f²·Σ w·v²."""
+    size = 8 * shape.groups
+    vx = splat(_ZERO)
+    vv = splat(_ZERO)
+    for j in range(shape.subs):
+        sub, sub_w = offset(x, size * j), offset(w, size * j)
+        sub_states = offset(states, shape.groups * j)
+        part_x, part_v = _sums(shape.groups, shape.together, sub, sub_w, step * factors[j], flips, sub_states)
+        vx = vx + factors[j] * part_x
+        vv = vv + factors[j] * factors[j] * part_v
+    return where(vx > _ZERO, vx / vv, step)
+
+
+@primitive
+def _price(
+    shape: Shape, x: Pointer, w: Pointer, step: Vector, flips: Array, factors: Pointer, states: Pointer
+) -> tuple[Vector, Vector]:
+    """The error less Σ w·x², Σ s·(s·Σ w·v² − 2·Σ w·v·x), and Σ w·x·x̂ = Σ s·Σ w·v·x, for the scales s = step · factor
+    and the entries that suit somewhat smaller ones.
+    """
+    size = 8 * shape.groups
+    error, product = splat(_ZERO), splat(_ZERO)
+    for j in range(shape.subs):
+        scale = step * factors[j]
+        sub, sub_w = offset(x, size * j), offset(w, size * j)
+        sub_states = offset(states, shape.groups * j)
+        part_x, part_v = _sums(shape.groups, shape.together, sub, sub_w, _CHOSEN_AT * scale, flips, sub_states)
+        error = error + scale * (scale * part_v - _TWO * part_x)
+        product = product + scale * part_x
+    return error, product
+
+
+@primitive
+def _store(
+    shape: Shape,
+    x: Pointer,
+    w: Pointer,
+    wanted: Vector,
+    inverse: Vector,
+    alive: Any,
+    flips: Array,
+    factors: Pointer,
+    states: Pointer,
+) -> Vector:
+    """The d nearest to ``wanted``, made larger, with the factors and states for it.
+
+    ``x`` are weights times ``inverse``. The unit of the smallest half floats can be too coarse for the nearest d to be
+    the best: there its neighbours are tried, and at last the best of the three again.
+    """
+    scale = vectors(16)
+    for j in range(shape.subs):
         scale[j] = factors[j]
-    d = to_half(stretched)
+    d = to_half(wanted)
     trial = d
     best = splat(_HUGE)
     square, product = splat(_ZERO), splat(_ZERO)
     for i in range(256):
         square = square + w[i] * (x[i] * x[i])
-    # the unit of the smallest half floats can be too coarse for the nearest d to be the best
     tries = 4 if any_lane(alive & (d < _COARSE)) else 1
     for k in range(tries):
         if k > 0:
             trial = d if k == 3 else maximum(trial + (_UNIT if k == 1 else _f(-2) * _UNIT), _ZERO)
-        for j in range(subs):
+        for j in range(shape.subs):
             factors[j] = scale[j]
-        _round_factors(subs, factors, stretched * reciprocal(trial))
-        error, trial_product = splat(_ZERO), splat(_ZERO)
-        for j in range(subs):
-            at, sub_scale = groups * j, trial * inverse * factors[j]
-            part_x, part_v = _sums(
-                groups,
-                together,
-                offset(x, 8 * at),
-                offset(w, 8 * at),
-                _CHOSEN_AT * sub_scale,
-                flips,
-                offset(states, at),
-            )
-            error = error + sub_scale * (sub_scale * part_v - _TWO * part_x)
-            trial_product = trial_product + sub_scale * part_x
+        _round_factors(shape.subs, factors, wanted * reciprocal(trial))
+        error, trial_product = _price(shape, x, w, trial * inverse, flips, factors, states)
         better = error < best
         best = where(better, error, best)
         d = where(better, trial, d)
@@ -200,39 +219,65 @@ def _fit(
 
 
 @primitive
-def _iq1_s(x: Pointer, w: Pointer, block: Pointer, index: Array, flips: Array) -> None:
-    factors, states = vectors(8), int_vectors(32)
-    put_half(block, _S_D, half_bits(_fit(8, 4, 4, x, w, flips, factors, states)))
-    for j in range(8):
-        high = (to_int(factors[j]) >> 1 | (states[4 * j] >> 16) << 3) << 12
-        for g in range(4):
-            entry = indices(states[4 * j + g] & 0xFFFF, index)
-            put_byte(block, _S_QS + 4 * j + g, entry)
-            high = high | (entry >> 8) << (3 * g)
-        put_byte(block, _S_QH + 2 * j, high)
-        put_byte(block, _S_QH + 2 * j + 1, high >> 8)
+def _fit(shape: Shape, x: Pointer, w: Pointer, flips: Array, factors: Pointer, states: Pointer) -> Vector:
+    """d; odd ``factors`` of the sub-blocks, and the ``states`` of all groups."""
+    size = 8 * shape.groups
+    magnitude, alive = _normalize(x, w)
+    inverse = where(alive, _ONE / magnitude, _ZERO)
+    largest = splat(_ZERO)
+    for j in range(shape.subs):
+        factors[j] = _search(shape.groups, shape.together, offset(x, size * j), offset(w, size * j), flips)
+        largest = maximum(largest, factors[j])
+    step = largest / _f(15)
+    _round_factors(shape.subs, factors, reciprocal(step))
+    for _ in range(_REFITS):
+        step = _refit(shape, x, w, step, flips, factors, states)
+    wanted = where(alive, _STRETCH * step * magnitude, _ZERO)
+    return _store(shape, x, w, wanted, inverse, alive, flips, factors, states)
 
 
 @primitive
-def _iq1_m(x: Pointer, w: Pointer, block: Pointer, index: Array, flips: Array) -> None:
-    factors, states = vectors(16), int_vectors(32)
-    d = half_bits(_fit(16, 2, 1, x, w, flips, factors, states))
-    for j in range(4):
-        word = ((d >> (4 * j)) & 15) << 12
-        for k in range(4):
-            word = word | (to_int(factors[4 * j + k]) >> 1) << (3 * k)
-        put_byte(block, _M_SCALES + 2 * j, word)
-        put_byte(block, _M_SCALES + 2 * j + 1, word >> 8)
-    for j in range(16):
-        high = splat_int(0)
-        for g in range(2):
-            state = states[2 * j + g]
-            entry = indices(state & 0xFFFF, index)
-            put_byte(block, _M_QS + 2 * j + g, entry)
-            high = high | (entry >> 8 | (state >> 16) << 3) << (4 * g)
-        put_byte(block, _M_QH + j, high)
+def _stored(
+    subs: int, factors: Pointer, states: Pointer, index: Array, scales: Pointer, down: Pointer, indices: Pointer
+) -> None:
+    """Factors 1, 3, … 15 as codes 0 … 7; whether the shift of each of the 32 groups is negative, and its entry."""
+    for j in range(subs):
+        scales[j] = to_int(factors[j]) >> 1
+    for g in range(32):
+        down[g] = states[g] >> 16
+        indices[g] = entry_indices(states[g] & 0xFFFF, index)
 
 
-iq1_s_weighted = framed("iq1_s_weighted", "IQ1_S", _iq1_s, by_block_twice)
-iq1_m = framed("iq1_m", "IQ1_M", _iq1_m, by_square)
-iq1_m_weighted = framed("iq1_m_weighted", "IQ1_M", _iq1_m, by_block_twice)
+@primitive
+def _search_s(x: Pointer, w: Pointer, block: Pointer, index: Array, flips: Array) -> None:
+    factors, states, scales, down, entries = (
+        vectors(8),
+        int_vectors(32),
+        int_vectors(8),
+        int_vectors(32),
+        int_vectors(32),
+    )
+    d = half_bits(_fit(_SHAPE_S, x, w, flips, factors, states))
+    _stored(8, factors, states, index, scales, down, entries)
+    for j in range(8):
+        down[j] = down[4 * j]
+    put_s(block, d, scales, down, entries)
+
+
+@primitive
+def _search_m(x: Pointer, w: Pointer, block: Pointer, index: Array, flips: Array) -> None:
+    factors, states, scales, down, entries = (
+        vectors(16),
+        int_vectors(32),
+        int_vectors(16),
+        int_vectors(32),
+        int_vectors(32),
+    )
+    d = half_bits(_fit(_SHAPE_M, x, w, flips, factors, states))
+    _stored(16, factors, states, index, scales, down, entries)
+    put_m(block, d, scales, down, entries)
+
+
+iq1_s_weighted = framed("iq1_s_weighted", "IQ1_S", _search_s, by_block_twice)
+iq1_m = framed("iq1_m", "IQ1_M", _search_m, by_square)
+iq1_m_weighted = framed("iq1_m_weighted", "IQ1_M", _search_m, by_block_twice)

@@ -8,7 +8,7 @@ import numpy as np
 
 from hubquant.quants.cpu.best.pairs import affine_growth, best_pairs
 from hubquant.quants.cpu.best.refine import code, to_half
-from hubquant.quants.cpu.best.refine_signed import best_scales, signed_growth
+from hubquant.quants.cpu.best.refine_signed import Ends, Shape, best_scales, signed_growth
 from hubquant.quants.cpu.exact.k_scales import put_signed_six_bit_scales, put_six_bit_scales
 from hubquant.quants.cpu.vector.block import code_planes, half_bits, put_half, reciprocal
 from hubquant.quants.cpu.vector.compile import primitive
@@ -28,6 +28,8 @@ from hubquant.quants.formats import TYPES
 
 _f = np.float32
 _ZERO = _f(0)
+_SIGNED_Q3, _ENDS_Q3 = Shape(16, 16, _f(-4), _f(3), _f(-32), _f(31)), Ends(_f(-0.8), _f(1.8), 6)
+_SIGNED_Q6, _ENDS_Q6 = Shape(16, 16, _f(-32), _f(31), _f(-128), _f(127)), Ends(_f(-5), _f(2), 5)
 _SHARE = _f(0.5)  # of the shrinkage that Q2_K's and Q3_K's d make up for
 _Q2_D, _Q2_DMIN, _Q2_SCALES = (TYPES["Q2_K"].offset(name) for name in ("d", "dmin", "scales"))
 _Q4_D, _Q4_DMIN = (TYPES["Q4_K"].offset(name) for name in ("d", "dmin"))  # the same in Q5_K
@@ -104,8 +106,8 @@ q5_k, q5_k_weighted = _kernels("Q5_K", _f(31))
 @primitive
 def _search_q3(x: Pointer, w: Pointer, block: Pointer) -> None:
     scales = vectors(16)
-    d = best_scales(16, 16, _f(-4), _f(3), _f(-32), _f(31), _f(-0.8), _f(1.8), 6, 1, x, w, scales)
-    grown = signed_growth(16, 16, _f(-4), _f(3), _SHARE, x, w, d, scales)
+    d = best_scales(_SIGNED_Q3, _ENDS_Q3, 1, x, w, scales)
+    grown = signed_growth(_SIGNED_Q3, _SHARE, x, w, d, scales)
     _signed_codes(_f(-4), _f(3), x, d, scales)
     for j in range(16):
         scales[j] = scales[j] + _f(32)
@@ -117,7 +119,7 @@ def _search_q3(x: Pointer, w: Pointer, block: Pointer) -> None:
 @primitive
 def _search_q6(x: Pointer, w: Pointer, block: Pointer) -> None:
     scales = vectors(16)
-    d = best_scales(16, 16, _f(-32), _f(31), _f(-128), _f(127), _f(-5), _f(2), 5, 0, x, w, scales)
+    d = best_scales(_SIGNED_Q6, _ENDS_Q6, 0, x, w, scales)
     for j in range(16):
         put_byte(block, _Q6_SCALES + j, to_int(scales[j]))
     _signed_codes(_f(-32), _f(31), x, d, scales)

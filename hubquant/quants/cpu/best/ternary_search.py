@@ -80,7 +80,7 @@ def entry_sums(x: Pointer, w: Pointer, state: Vector, shift: Vector) -> tuple[Ve
 
 
 @primitive
-def indices(state: Vector, index: Array) -> Vector:
+def entry_indices(state: Vector, index: Array) -> Vector:
     found = int_vectors(1)
     found[0] = state
     lane = lanes(found)

@@ -181,23 +181,34 @@ def _block_s(x: Pointer, w: Pointer, lookup: Array, lists: Array, keys: Pointer)
 
 
 @primitive
-def _search_s(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
-    scale, keys, shifts = vectors(8), int_vectors(32), int_vectors(8)
-    largest = splat(_ZERO)
+def put_s(block: Pointer, d: Vector, scales: Pointer, down: Pointer, indices: Pointer) -> None:
+    """The bits of d; scales 0 … 7 and shifts (1 for −⅛) of the 8 sub-blocks; indices of the 32 groups."""
+    put_half(block, _S_D, d)
     for j in range(8):
-        scale[j], up = _block_s(offset(x, 32 * j), offset(w, 32 * j), lookup, lists, offset(keys, 4 * j))
-        shifts[j] = where(up, splat_int(0), 8)
-        largest = maximum(largest, scale[j])
-    step = largest / _f(15)
-    put_half(block, _S_D, half_bits(step * _f(1.125)))
-    for j in range(8):
-        high = (to_int(_three_bit_scale(scale[j], step)) | where(step > _ZERO, shifts[j], 0)) << 12
+        high = (scales[j] | down[j] << 3) << 12
         for g in range(4):
-            index = entries(keys[4 * j + g], lookup)
+            index = indices[4 * j + g]
             put_byte(block, _S_QS + 4 * j + g, index)
             high = high | (index >> 8) << (3 * g)
         put_byte(block, _S_QH + 2 * j, high)
         put_byte(block, _S_QH + 2 * j + 1, high >> 8)
+
+
+@primitive
+def _search_s(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
+    scale, codes, keys, down = vectors(8), int_vectors(8), int_vectors(32), int_vectors(8)
+    largest = splat(_ZERO)
+    for j in range(8):
+        scale[j], up = _block_s(offset(x, 32 * j), offset(w, 32 * j), lookup, lists, offset(keys, 4 * j))
+        down[j] = where(up, splat_int(0), 1)
+        largest = maximum(largest, scale[j])
+    step = largest / _f(15)
+    for j in range(8):
+        codes[j] = to_int(_three_bit_scale(scale[j], step))
+        down[j] = where(step > _ZERO, down[j], 0)
+    for g in range(32):
+        keys[g] = entries(keys[g], lookup)
+    put_s(block, half_bits(step * _f(1.125)), codes, down, keys)
 
 
 # ---- IQ1_M: 16 sub-blocks of 16, one shift for each half -------------------------------------------------------------
@@ -303,8 +314,29 @@ def _refit_step(x: Pointer, w: Pointer, keys: Pointer, shifts: Pointer, codes: P
 
 
 @primitive
+def put_m(block: Pointer, d: Vector, scales: Pointer, down: Pointer, indices: Pointer) -> None:
+    """The bits of d, four to each word of scales 0 … 7 of the 16 sub-blocks; shifts (1 for −⅛) and indices of the 32
+    groups.
+    """
+    for j in range(4):
+        word = ((d >> (4 * j)) & 15) << 12
+        for k in range(4):
+            word = word | scales[4 * j + k] << (3 * k)
+        put_byte(block, _M_SCALES + 2 * j, word)
+        put_byte(block, _M_SCALES + 2 * j + 1, word >> 8)
+    for j in range(16):
+        high = splat_int(0)
+        for g in range(2):
+            index = indices[2 * j + g]
+            put_byte(block, _M_QS + 2 * j + g, index)
+            high = high | (index >> 8 | down[2 * j + g] << 3) << (4 * g)
+        put_byte(block, _M_QH + j, high)
+
+
+@primitive
 def _search_m(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
     scale, codes, keys, shifts = vectors(16), vectors(16), int_vectors(32), int_vectors(16)
+    stored, down = int_vectors(16), int_vectors(32)
     largest = splat(_ZERO)
     for j in range(16):
         scale[j], shifts[j] = _block_m(offset(x, 16 * j), offset(w, 16 * j), lookup, lists, offset(keys, 2 * j))
@@ -313,19 +345,13 @@ def _search_m(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Arra
     alive = step > _ZERO
     for j in range(16):
         codes[j] = _three_bit_scale(scale[j], step)
+        stored[j] = to_int(codes[j])
     d = half_bits(where(alive, _refit_step(x, w, keys, shifts, codes, step) * _f(1.1125), _ZERO))
-    for j in range(4):
-        word = ((d >> (4 * j)) & 15) << 12
-        for k in range(4):
-            word = word | to_int(codes[4 * j + k]) << (3 * k)
-        put_byte(block, _M_SCALES + 2 * j, word)
-        put_byte(block, _M_SCALES + 2 * j + 1, word >> 8)
     for j in range(16):
-        a, b = entries(keys[2 * j], lookup), entries(keys[2 * j + 1], lookup)
-        put_byte(block, _M_QS + 2 * j, a)
-        put_byte(block, _M_QS + 2 * j + 1, b)
-        signs = (shifts[j] & 2) << 2 | (shifts[j] & 1) << 7
-        put_byte(block, _M_QH + j, a >> 8 | (b >> 8) << 4 | where(alive, signs, 0))
+        for g in range(2):
+            keys[2 * j + g] = entries(keys[2 * j + g], lookup)
+            down[2 * j + g] = where(alive, (shifts[j] >> (1 - g)) & 1, 0)
+    put_m(block, d, stored, down, keys)
 
 
 iq1_s_weighted = framed("iq1_s_weighted", "IQ1_S", _search_s, by_block_twice)

@@ -14,6 +14,7 @@ from hubquant.quants.cpu.vector.compile import primitive
 from hubquant.quants.cpu.vector.frame import Array, by_block, by_block_twice, framed
 from hubquant.quants.cpu.vector.simd import (
     Pointer,
+    Vector,
     int_vectors,
     offset,
     put_byte,
@@ -74,15 +75,15 @@ def _search(
             sub_keys[g] = where(alive, entries(sub_keys[g], lookup), 0)
 
 
+# ---- storing: the bits of d, scales 0 … 15, indices and sign bits of the 32 groups ----------------------------------
+
+
 @primitive
-def _search_xxs(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
-    scale, codes, indices, signs = vectors(8), int_vectors(8), int_vectors(32), int_vectors(32)
-    _search(4, x, w, True, lookup, lists, scale, indices, signs)
-    step = scale_step(8, scale)
-    put_half(block, _XXS_D, half_bits(step))
-    four_bit_scales(8, scale, step, codes)
+def put_xxs(block: Pointer, d: Vector, scales: Pointer, indices: Pointer, signs: Pointer) -> None:
+    """For each 32 weights four bytes of indices, and a word of four times 7 signs and the scale."""
+    put_half(block, _XXS_D, d)
     for j in range(8):
-        word = codes[j] << 28
+        word = scales[j] << 28
         for g in range(4):
             word = word | signs[4 * j + g] << (7 * g)
         for b in range(4):
@@ -91,27 +92,21 @@ def _search_xxs(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Ar
 
 
 @primitive
-def _search_xs(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
-    scale, codes, indices, signs = vectors(16), int_vectors(16), int_vectors(32), int_vectors(32)
-    _search(2, x, w, True, lookup, lists, scale, indices, signs)
-    step = scale_step(16, scale)
-    put_half(block, _XS_D, half_bits(step))
-    four_bit_scales(16, scale, step, codes)
+def put_xs(block: Pointer, d: Vector, scales: Pointer, indices: Pointer, signs: Pointer) -> None:
+    """For each group a word of 9 bits of index and 7 signs."""
+    put_half(block, _XS_D, d)
     for g in range(32):
         word = indices[g] | signs[g] << 9
         put_byte(block, _XS_QS + 2 * g, word)
         put_byte(block, _XS_QS + 2 * g + 1, word >> 8)
     for j in range(8):
-        put_byte(block, _XS_SCALES + j, codes[2 * j] | codes[2 * j + 1] << 4)
+        put_byte(block, _XS_SCALES + j, scales[2 * j] | scales[2 * j + 1] << 4)
 
 
 @primitive
-def _search_s(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
-    scale, codes, indices, signs = vectors(16), int_vectors(16), int_vectors(32), int_vectors(32)
-    _search(2, x, w, False, lookup, lists, scale, indices, signs)
-    step = scale_step(16, scale)
-    put_half(block, _S_D, half_bits(step * _f(0.9875)))
-    four_bit_scales(16, scale, step, codes)
+def put_s(block: Pointer, d: Vector, scales: Pointer, indices: Pointer, signs: Pointer) -> None:
+    """Bytes of indices and of signs, and the ninth and tenth bits of indices apart."""
+    put_half(block, _S_D, d)
     for g in range(32):
         put_byte(block, _S_QS + g, indices[g])
         put_byte(block, _S_QS + 32 + g, signs[g])
@@ -120,7 +115,37 @@ def _search_s(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Arra
         for g in range(4):
             high = high | (indices[4 * j + g] >> 8) << (2 * g)
         put_byte(block, _S_QH + j, high)
-        put_byte(block, _S_SCALES + j, codes[2 * j] | codes[2 * j + 1] << 4)
+        put_byte(block, _S_SCALES + j, scales[2 * j] | scales[2 * j + 1] << 4)
+
+
+# ---- the types ------------------------------------------------------------------------------------------------------
+
+
+@primitive
+def _search_xxs(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
+    scale, codes, indices, signs = vectors(8), int_vectors(8), int_vectors(32), int_vectors(32)
+    _search(4, x, w, True, lookup, lists, scale, indices, signs)
+    step = scale_step(8, scale)
+    four_bit_scales(8, scale, step, codes)
+    put_xxs(block, half_bits(step), codes, indices, signs)
+
+
+@primitive
+def _search_xs(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
+    scale, codes, indices, signs = vectors(16), int_vectors(16), int_vectors(32), int_vectors(32)
+    _search(2, x, w, True, lookup, lists, scale, indices, signs)
+    step = scale_step(16, scale)
+    four_bit_scales(16, scale, step, codes)
+    put_xs(block, half_bits(step), codes, indices, signs)
+
+
+@primitive
+def _search_s(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
+    scale, codes, indices, signs = vectors(16), int_vectors(16), int_vectors(32), int_vectors(32)
+    _search(2, x, w, False, lookup, lists, scale, indices, signs)
+    step = scale_step(16, scale)
+    four_bit_scales(16, scale, step, codes)
+    put_s(block, half_bits(step * _f(0.9875)), codes, indices, signs)
 
 
 @primitive

@@ -19,6 +19,7 @@ from hubquant.quants.cpu.vector.compile import primitive
 from hubquant.quants.cpu.vector.frame import Array, by_block_twice, by_square, framed
 from hubquant.quants.cpu.vector.simd import (
     Pointer,
+    Vector,
     any_lane,
     int_vectors,
     offset,
@@ -71,21 +72,55 @@ def _search(
             sub_keys[g] = where(alive, entries(sub_keys[g], lookup), 0)
 
 
+# ---- storing: the bits of d, scales 0 … 15, indices of the 64 groups, 32 bytes of signs -----------------------------
+
+
+@primitive
+def put_xxs(block: Pointer, d: Vector, scales: Pointer, indices: Pointer, signs: Pointer) -> None:
+    """Bytes of indices; for each 32 weights a word of four times 7 signs and the scale."""
+    put_half(block, _XXS_D, d)
+    for g in range(64):
+        put_byte(block, _XXS_QS + g, indices[g])
+    for j in range(8):
+        word = scales[j] << 28
+        for g in range(4):
+            word = word | signs[4 * j + g] << (7 * g)
+        for b in range(4):
+            put_byte(block, _XXS_QS + 64 + 4 * j + b, word >> (8 * b))
+
+
+@primitive
+def put_s_high(block: Pointer, indices: Pointer) -> None:
+    """The ninth bits of indices."""
+    for j in range(8):
+        high = splat_int(0)
+        for g in range(8):
+            high = high | (indices[8 * j + g] >> 8) << g
+        put_byte(block, _S_QH + j, high)
+
+
+@primitive
+def put_s_low(block: Pointer, d: Vector, scales: Pointer, indices: Pointer, signs: Pointer) -> None:
+    """All but the ninth bits of indices."""
+    put_half(block, _S_D, d)
+    for g in range(64):
+        put_byte(block, _S_QS + g, indices[g])
+    for g in range(32):
+        put_byte(block, _S_SIGNS + g, signs[g])
+    for j in range(4):
+        put_byte(block, _S_SCALES + j, scales[2 * j] | scales[2 * j + 1] << 4)
+
+
+# ---- the types ------------------------------------------------------------------------------------------------------
+
+
 @primitive
 def _search_xxs(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
     scale, codes, indices, signs = vectors(8), int_vectors(8), int_vectors(64), int_vectors(32)
     _search(x, w, True, 15, MISSES, lookup, lists, scale, indices, signs)
     step = scale_step(8, scale)
-    put_half(block, _XXS_D, half_bits(step * _f(1.0125)))
     four_bit_scales(8, scale, step, codes)
-    for g in range(64):
-        put_byte(block, _XXS_QS + g, indices[g])
-    for j in range(8):
-        word = codes[j] << 28
-        for g in range(4):
-            word = word | signs[4 * j + g] << (7 * g)
-        for b in range(4):
-            put_byte(block, _XXS_QS + 64 + 4 * j + b, word >> (8 * b))
+    put_xxs(block, half_bits(step * _f(1.0125)), codes, indices, signs)
 
 
 @primitive
@@ -109,21 +144,11 @@ def _search_s(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Arra
     scale, codes, indices, signs = vectors(8), int_vectors(8), int_vectors(64), int_vectors(32)
     _search(x, w, False, 9, ALL_IF_ANY_MISSED, lookup, lists, scale, indices, signs)
     step = scale_step(8, scale)
-    put_half(block, _S_D, half_bits(step * _f(1.033)))
     four_bit_scales(8, scale, step, codes)
-    for j in range(8):
-        high = splat_int(0)
-        for g in range(8):
-            high = high | (indices[8 * j + g] >> 8) << g
-        put_byte(block, _S_QH + j, high)
+    put_s_high(block, indices)
     _close_gaps(x, 8, indices)
     _close_gaps(x, 4, signs)
-    for g in range(64):
-        put_byte(block, _S_QS + g, indices[g])
-    for g in range(32):
-        put_byte(block, _S_SIGNS + g, signs[g])
-    for j in range(4):
-        put_byte(block, _S_SCALES + j, codes[2 * j] | codes[2 * j + 1] << 4)
+    put_s_low(block, half_bits(step * _f(1.033)), codes, indices, signs)
 
 
 iq3_xxs = framed("iq3_xxs", "IQ3_XXS", _search_xxs, by_square)
