@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hubquant.errors import HubAccessError, HubUnavailableError, OutputError
-from hubquant.hub.push import Pushed
+from hubquant.hub.push import Pushed, check_id
 from hubquant.hub.push import push as push_files
 from hubquant.hub.retry import Retry
 from tests.support.localhub import ALICE, ALICE_READ_ONLY, BOB, LocalHub
@@ -223,6 +223,13 @@ def test_nothing_to_publish(hub: LocalHub, tmp_path: Path) -> None:
     (tmp_path / "out" / ".hubquant").mkdir(parents=True)
     with pytest.raises(OutputError, match="nothing to publish"):
         push(tmp_path / "out", "alice/model-GGUF")
+    assert not hub.log
+
+
+def test_a_name_is_checked_without_asking_the_hub(hub: LocalHub) -> None:
+    check_id("alice/model-GGUF")
+    with pytest.raises(HubAccessError, match="'a/b/c' is not a repository id"):
+        check_id("a/b/c")
     assert not hub.log
 
 
