@@ -274,8 +274,11 @@ def linear(
     operations: tuple[OperationFor, ...] = (),
     stem: str | None = None,
 ) -> Module:
+    """A weight [rows, columns] that multiplies what its own module is called with. ``rows`` and ``columns`` name
+    dimensions; the rest is as in :class:`Module`."""
     return Module(name, (rows, columns), bias, inputs_of(name), operations, stem)
 
 
 def norm(name: str, size: str = "n_embd", bias: bool | str = False, stem: str | None = None) -> Module:
+    """A weight [size] that multiplies no activations as a matrix does. ``size`` names a dimension."""
     return Module(name, (size,), bias, stem=stem)

@@ -90,6 +90,8 @@ class _Writer:
 
     @classmethod
     def create(cls, path: Path, identity: Identity, ids: Tensor, n_vocab: int) -> Self:
+        """For the chunks of token ``ids``, int64 [chunks, chunk_size], with room for all scores (two bytes for each
+        word of the vocabulary and scored token). Raises ``DiskFullError`` before the first byte, or ``OutputError``."""
         n_chunks, chunk_size = ids.shape
         rows = (n_chunks, n_scored(chunk_size))
         new = path.with_name(f".{path.name}.new")

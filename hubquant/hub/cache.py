@@ -31,6 +31,7 @@ def lock_path(id: str, etag: str) -> Path:
 
 
 def cached_file(id: str, commit: str, file: str) -> Path | None:
+    """Where a file of a repository at ``commit`` lies in the cache, None when it is not there."""
     found = try_to_load_from_cache(id, file, revision=commit)
     return Path(found) if isinstance(found, str) else None
 

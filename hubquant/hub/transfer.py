@@ -49,7 +49,11 @@ def read_range(id: str, commit: str, file: str, begin: int, end: int) -> bytes:
 def download(
     id: str, commit: str, file: str, size: int, sha256: str | None, advance: Callable[[int], None], retry: Retry
 ) -> None:
-    """Bring a file into the cache. What a broken download left there is kept and continued, also by another process."""
+    """Bring a file into the cache. What a broken download left there is kept and continued, also by another process.
+
+    ``advance`` is called with bytes. Raises ``HubUnavailableError`` for a file of another size or sha256 than the
+    Hub's, which is removed, and whatever the client raises.
+    """
     if _in_cache(id, commit, file, size):
         return
     metadata = retry.call(lambda: get_hf_file_metadata(hf_hub_url(id, file, revision=commit), timeout=TIMEOUT.read))

@@ -71,6 +71,7 @@ def difference(first: ImportanceMatrix, second: ImportanceMatrix) -> MatrixDiffe
 
 
 def entry_difference(name: str, first: Entry, second: Entry) -> EntryDifference:
+    """Of one weight, in float64; where one of them has its matrices in one row, as .dat files have, by matrix too."""
     n_mat = max(len(first.counts), len(second.counts))
     a, b = first.by_matrix(n_mat), second.by_matrix(n_mat)
     sizes = _size(first), _size(second)
