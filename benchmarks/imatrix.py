@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable
 
 import torch
+from hubquant.commands.runnable import open_model
 
 from hubquant.calibration import build
-from hubquant.commands.runnable import open_model
 from hubquant.models import load_tokenizer
 from hubquant.observe import collect
 from hubquant.observe.collector import batch_chunks

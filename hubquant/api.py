@@ -11,6 +11,7 @@ from hubquant.recipe import Override, Recipe, load_recipe, override_recipe
 
 if TYPE_CHECKING:
     from hubquant.engine.progress import Progress
+    from hubquant.engine.store import Store
     from hubquant.pipeline.plan import Plan
     from hubquant.publish.report import Report
 
@@ -22,6 +23,7 @@ def plan(
     *,
     overrides: Sequence[str | Override] = (),
     out: Path | str | None = None,
+    store: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """What ``run`` would do: steps, types, exact sizes, memory, disk and downloads. Raises ``hubquant.HubquantError``.
@@ -40,7 +42,7 @@ def plan(
     from hubquant.engine.progress import Silent
     from hubquant.pipeline.plan import make_plan  # after mistakes in the recipe are found: it imports torch
 
-    return make_plan(checked, None if out is None else Path(out), progress or Silent())
+    return make_plan(checked, None if out is None else Path(out), _store(store), progress or Silent())
 
 
 def run(
@@ -48,6 +50,7 @@ def run(
     *,
     overrides: Sequence[str | Override] = (),
     out: Path | str | None = None,
+    store: Path | str | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -55,11 +58,17 @@ def run(
 
     Arguments as for ``plan``. Raises ``hubquant.HubquantError``.
     """
-    made = plan(recipe, overrides=overrides, out=out, progress=progress)
+    made = plan(recipe, overrides=overrides, out=out, store=store, progress=progress)
     from hubquant.engine.progress import Silent
     from hubquant.pipeline.run import execute
 
-    return execute(made, progress or Silent(), fresh=fresh)
+    return execute(made, _store(store), progress or Silent(), fresh=fresh)
+
+
+def _store(root: Path | str | None) -> Store:
+    from hubquant.engine.store import Store
+
+    return Store(None if root is None else Path(root))
 
 
 def _fetch_recipe(repository: str) -> Path:

@@ -17,6 +17,14 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def device_memory_bytes() -> int:
+    """Of all GPUs."""
+    import torch
+
+    devices = range(torch.cuda.device_count())
+    return sum(int(torch.cuda.get_device_properties(device).total_memory) for device in devices)
+
+
 def in_float64(x: torch.Tensor) -> torch.Tensor:
     """``x`` of any shape in float64, on its device or, where that lacks float64 (Apple's), on the CPU."""
     return (x.cpu() if x.device.type == "mps" else x).double()

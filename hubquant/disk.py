@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -79,6 +80,21 @@ def write_at_once(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def place(source: Path, target: Path, temporary: Path) -> None:
+    """Put a finished file where it belongs: a hard link where the file system has them, a copy otherwise. At once;
+    ``temporary`` is where it becomes whole, on the disk of ``target``. Raises ``OutputError`` or ``DiskFullError``."""
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+            sync(temporary)
+        temporary.replace(target)
+        sync(target.parent)
 
 
 def write_all(file: FileIO, content: bytes | memoryview) -> None:

@@ -21,6 +21,15 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.0f} B" if scale == 1 else f"{number(n_bytes / scale)} {name}"
 
 
+def duration(seconds: float) -> str:
+    """To two units: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = max(1, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
 def number(value: float, digits: int = 3) -> str:
     """So many significant digits, without an exponent, and at most eight decimals: 0.0283, 1.39, 123."""
     return f"{value:.{_decimals(value, digits)}f}" if value else "0"

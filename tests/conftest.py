@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ _home = tempfile.TemporaryDirectory(prefix="hubquant-tests-")
 os.environ.update(
     HF_ENDPOINT=f"http://127.0.0.1:{_reserved.getsockname()[1]}",
     HF_HOME=_home.name,
+    HUBQUANT_HOME=f"{_home.name}/hubquant",
     HF_HUB_DISABLE_XET="1",
     HF_HUB_DISABLE_TELEMETRY="1",
 )
@@ -41,6 +43,21 @@ tags: [tiny]
 ---
 # A tiny model
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _store_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests of one file made is not there for those of another."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HUBQUANT_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of this test alone, empty at first."""
+    monkeypatch.setenv("HUBQUANT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "store"
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from hubquant.disk import write_at_once
-from hubquant.engine.store import Artifact, Workspace
+from hubquant.disk import place, write_at_once
+from hubquant.engine.store import Store
 from hubquant.errors import DiskFullError
 from hubquant.evaluate import write_baseline
 from hubquant.evaluate.snapshot import Snapshot as Records
@@ -20,7 +20,9 @@ from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
 from hubquant.imatrix import ImportanceMatrix, save
 from hubquant.imatrix.matrix import Entry
 from hubquant.observe.snapshot import Snapshot, write_snapshot
+from hubquant.pipeline.output_folder import OutputFolder
 from tests.support.evaluation import random_chunks
+from tests.support.tasks import Text
 
 PAGE = 4096
 PAGES = 40
@@ -77,14 +79,19 @@ def small_file(folder: Path) -> None:
 
 
 def artifact(folder: Path) -> None:
-    workspace, artifact = Workspace(folder), Artifact("x", {"text": "x" * PAGE})
-    with workspace.locked():
-        write_at_once(workspace.open_building(artifact) / "data", bytes(PAGE))
-        workspace.write(folder / "card", bytes(PAGE))
-        workspace.place(workspace.complete(artifact) / "data", folder / "placed")
+    store, task = Store(folder / "store"), Text("x" * PAGE)
+    with store.using([task]), store.locked([task], print):
+        write_at_once(store.open_building(task) / "data", bytes(PAGE))
+        place(store.complete(task) / "data", folder / "placed", folder / "arriving")
 
 
-@pytest.mark.parametrize("write", [gguf, matrix, baseline, records, sums, small_file, artifact])
+def page(folder: Path) -> None:
+    output = OutputFolder(folder / "out")
+    with output.locked():
+        output.write("card", bytes(PAGE))
+
+
+@pytest.mark.parametrize("write", [gguf, matrix, baseline, records, sums, small_file, artifact, page])
 def test_a_full_disk_is_one_kind_of_error_and_not_the_end(write: Callable[[Path], None], disk: Path) -> None:
     ballast, n_full = disk / "ballast", 0
     for free in range(PAGES):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hubquant.cli.imatrix import TextOption
+from hubquant.cli.job import DryRunOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.usage import Command, Group
+
+if TYPE_CHECKING:
+    from hubquant.commands.flags import Text
 
 app = typer.Typer(cls=Group, help="Measure perplexity and KL divergence.", rich_markup_mode=None)
 
@@ -25,21 +29,31 @@ def baseline(
     texts: TextOption = None,
     chunks: ChunksOption = 48,
     chunk_size: ChunkSizeOption = 512,
+    store: StoreOption = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Store the source model's predictions on held-out text, to compare files with."""
-    from hubquant.commands.measure import baseline as write_baseline
+    from hubquant.commands.measure import baseline as plan_baseline
 
-    output = Output(as_json=as_json, quiet=quiet)
-    path = write_baseline(model, texts or [], out, chunks, chunk_size, output.progress())
-    output.data({"path": str(path)}, str(path))
+    text = _text(texts, chunks, chunk_size)
+    finish(
+        lambda store, progress: plan_baseline(model, text, out, store, progress),
+        store,
+        dry_run,
+        Output(as_json=as_json, quiet=quiet),
+        lambda path: {"path": str(path)},
+        str,
+    )
 
 
 @app.command("run", cls=Command)
 def run_file(
     file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="The file to measure.")],
     baseline: Annotated[Path, typer.Option("--baseline", "-b", help="What `hubquant evaluate baseline` wrote.")],
+    store: StoreOption = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -47,9 +61,14 @@ def run_file(
     from hubquant.commands.measure import divergence
     from hubquant.publish.table import divergence_table
 
-    output = Output(as_json=as_json, quiet=quiet)
-    measured = divergence(file, baseline, output.progress())
-    output.data(asdict(measured), lambda: divergence_table(measured))
+    finish(
+        lambda store, _progress: divergence(file, baseline, store),
+        store,
+        dry_run,
+        Output(as_json=as_json, quiet=quiet),
+        asdict,
+        divergence_table,
+    )
 
 
 @app.command(cls=Command)
@@ -73,12 +92,27 @@ def ppl(
     texts: TextOption = None,
     chunks: ChunksOption = 48,
     chunk_size: ChunkSizeOption = 512,
+    store: StoreOption = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Measure perplexity on a text, as llama-perplexity does."""
     from hubquant.commands.measure import perplexity
 
-    output = Output(as_json=as_json, quiet=quiet)
-    measured = perplexity(model, texts or [], chunks, chunk_size, output.progress())
-    output.data(asdict(measured), f"perplexity {measured.ppl:.4f} ± {measured.error:.4f} on {measured.n_tokens} tokens")
+    text = _text(texts, chunks, chunk_size)
+    finish(
+        lambda store, progress: perplexity(model, text, store, progress),
+        store,
+        dry_run,
+        Output(as_json=as_json, quiet=quiet),
+        asdict,
+        lambda measured: f"perplexity {measured} on {measured.n_tokens} tokens",
+    )
+
+
+def _text(texts: list[str] | None, chunks: int, chunk_size: int) -> Text:
+    from hubquant.commands.flags import Text, text_sources
+    from hubquant.recipe.schema import Evaluate
+
+    return Text(text_sources(texts or (), Evaluate().sources), chunks, chunk_size)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from hubquant.cli import matrices
+from hubquant.cli.job import DryRunOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
 from hubquant.cli.usage import Command, Group
@@ -52,33 +53,35 @@ def collect(
         typer.Option("--max-memory", help="For --offload cpu or disk: cpu=12GiB, 0=20GiB. Repeatable."),
     ] = None,
     pre_tokenizer: PreTokenizerOption = None,
+    store: StoreOption = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a model over calibration text and save the importance of every weight column."""
-    from hubquant.commands.collect import Request, collect_imatrix, parse_max_memory, parse_shard
-    from hubquant.recipe.schema import Imatrix
+    from hubquant.commands.collect import Request
+    from hubquant.commands.collect import collect as plan_collect
+    from hubquant.commands.flags import Text, parse_max_memory, parse_shard, text_sources
+    from hubquant.pipeline.importance import Saving
+    from hubquant.recipe.schema import Calibration, Imatrix
 
-    output = Output(as_json=as_json, quiet=quiet)
+    sources = text_sources(texts or (), Calibration().sources, parse_special=parse_special)
     request = Request(
         model,
-        out,
-        texts or (),
-        chunks=chunks,
-        chunk_size=chunk_size,
-        first_chunk=chunk,
-        parse_special=parse_special,
+        Text(sources, chunks, chunk_size, chunk),
+        Saving(out, output_frequency, save_frequency),
         pre_tokenizer=pre_tokenizer,
         shard=parse_shard(shard) if shard else None,
         perplexity=not no_ppl,
-        output_every=output_frequency,
-        save_every=save_frequency,
         settings=Imatrix(process_output=process_output, offload=offload, max_memory=parse_max_memory(max_memory or ())),
     )
-    matrix = collect_imatrix(request, output.progress())
-    output.data(
-        {"path": str(out), "entries": len(matrix.entries), "chunks": matrix.chunk_count},
-        f"{out}  {len(matrix.entries)} tensors, {matrix.chunk_count} chunks",
+    finish(
+        lambda store, progress: plan_collect(request, store, progress),
+        store,
+        dry_run,
+        Output(as_json=as_json, quiet=quiet),
+        lambda matrix: {"path": str(out), "entries": len(matrix.entries), "chunks": matrix.chunk_count},
+        lambda matrix: f"{out}  {len(matrix.entries)} tensors, {matrix.chunk_count} chunks",
     )
 
 

@@ -21,8 +21,8 @@ def publish(
     quiet: QuietOption = False,
 ) -> None:
     """Upload what a run made in a folder: files first, the card last. What is there already is not sent again."""
-    from hubquant.commands.files import finished_folder
-    from hubquant.commands.files import publish as publish_folder
+    from hubquant.commands.publish import finished_folder
+    from hubquant.commands.publish import publish as publish_folder
 
     output = Output(as_json=as_json, quiet=quiet)
     if Path(to).is_dir() and not folder.exists():

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
+from hubquant.cli.job import DryRunOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
 from hubquant.cli.settings import imatrix_settings, quantize_settings
@@ -44,6 +45,8 @@ def quantize(
         bool, Option("--allow-requantize", help="Quantize a GGUF file that is quantized already.")
     ] = False,
     pre_tokenizer: PreTokenizerOption = None,
+    store: StoreOption = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -60,9 +63,13 @@ def quantize(
         allow_requantize,
     )
     matrix = imatrix_settings(imatrix or [], include_weights or [], exclude_weights or [])
-    from hubquant.commands.files import quantize as quantize_model  # after the settings are right: it imports torch
+    from hubquant.commands.files import quantize as plan_quantize  # after the settings are right: it imports torch
 
-    made = quantize_model(model, settings, matrix, pre_tokenizer, out, output.progress())
-    output.data(
-        [file.as_dict() for file in made], "\n".join(f"{file.path}  {file.type}  {size(file.size)}" for file in made)
+    finish(
+        lambda store, progress: plan_quantize(model, settings, matrix, pre_tokenizer, out, store, progress),
+        store,
+        dry_run,
+        output,
+        lambda made: [file.as_dict() for file in made],
+        lambda made: "\n".join(f"{file.path}  {file.type}  {size(file.size)}" for file in made),
     )

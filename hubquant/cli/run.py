@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hubquant.cli.job import DryRunOption, StoreOption, estimate_lines
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.settings import type_names
 from hubquant.cli.text import plain
@@ -46,7 +47,8 @@ def run(
     set: SetOption = None,
     pre_tokenizer: PreTokenizerOption = None,
     out: OutOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    store: StoreOption = None,
+    dry_run: DryRunOption = False,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on from what is there, or start over.")] = True,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -57,9 +59,9 @@ def run(
     output = Output(as_json=as_json, quiet=quiet)
     overrides = _overrides(types, push, pre_tokenizer, set)
     if dry_run:
-        _show_plan(recipe, overrides, out, output)
+        _show_plan(recipe, overrides, out, store, output)
         return
-    report = run_recipe(recipe, overrides=overrides, out=out, fresh=not resume, progress=output.progress())
+    report = run_recipe(recipe, overrides=overrides, out=out, store=store, fresh=not resume, progress=output.progress())
     output.data(report.as_dict(), report.text)
     if report.failed_gates:
         raise typer.Exit(1)
@@ -72,12 +74,13 @@ def plan(
     set: SetOption = None,
     pre_tokenizer: PreTokenizerOption = None,
     out: OutOption = None,
+    store: StoreOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Show the steps, types, sizes, memory, disk and downloads of a run, and do nothing."""
     output = Output(as_json=as_json, quiet=quiet)
-    _show_plan(recipe, _overrides(types, push, pre_tokenizer, set), out, output)
+    _show_plan(recipe, _overrides(types, push, pre_tokenizer, set), out, store, output)
 
 
 def _overrides(
@@ -94,18 +97,18 @@ def _overrides(
     return [*flags, *(given or [])]
 
 
-def _show_plan(recipe: str, overrides: list[str | Override], out: Path | None, output: Output) -> None:
+def _show_plan(
+    recipe: str, overrides: list[str | Override], out: Path | None, store: Path | None, output: Output
+) -> None:
     from hubquant.api import plan as plan_recipe
 
-    made = plan_recipe(recipe, overrides=overrides, out=out, progress=output.progress())
+    made = plan_recipe(recipe, overrides=overrides, out=out, store=store, progress=output.progress())
     output.data(made.as_dict(), lambda: _plan_text(made))
 
 
 def _plan_text(plan: Plan) -> str:
-    lines = [
-        f"{plain(plan.source.name)}  {plan.weights.architecture}, {plan.weights.n_parameters / 1e6:.1f} M weights",
-        "",
-    ]
+    weights = plan.work.weights
+    lines = [f"{plain(plan.source.name)}  {weights.architecture}, {weights.n_parameters / 1e6:.1f} M weights", ""]
     lines += [f"{step.name:>10}  {plain(step.detail)}{' (done before)' if step.done else ''}" for step in plan.steps]
     lines += ["", f"{'size':>8} {'bpw':>7}  file, and the types of its tensors"]
     for file in plan.files:
@@ -113,10 +116,9 @@ def _plan_text(plan: Plan) -> str:
         lines += textwrap.wrap(_count_types(file.types), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
     lines += [
         "",
-        f"tokenizer {plan.vocabulary}",
-        f"memory    {size(plan.peak_ram_bytes)}",
-        f"disk      {size(plan.disk_bytes)} in {plain(str(plan.output))}",
-        f"download  {size(plan.source.download_bytes)}",
+        f"tokenizer {plan.work.vocabulary}",
+        *estimate_lines(plan.estimate),
+        f"output    {plain(str(plan.output))}",
         *(f"note: {plain(note)}" for note in plan.notes),
     ]
     return "\n".join(lines)

@@ -2,61 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hubquant.commands.files import text_sources
-from hubquant.commands.runnable import open_runnable
+from hubquant.commands.flags import Text
+from hubquant.commands.job import Job, plan_job, put
+from hubquant.commands.models import open_runnable
 from hubquant.commands.targets import check_target
-from hubquant.convert.restore import load_model
-from hubquant.devices import default_device
-from hubquant.disk import writing
 from hubquant.engine.progress import Progress
+from hubquant.engine.store import Store
+from hubquant.engine.task import Context, Found
 from hubquant.gguf_file import GGUFFile
-from hubquant.pipeline.work import measure_baseline
-from hubquant.recipe.schema import Evaluate
+from hubquant.pipeline.baseline import BaselineTask, PerplexityTask
+from hubquant.pipeline.costs import running_cost
+from hubquant.pipeline.evaluate import Evaluation
+from hubquant.pipeline.held import LoadedModel
 
 if TYPE_CHECKING:
     from hubquant.evaluate import Divergence, Perplexity
 
 
-def baseline(model: str, texts: Sequence[str], out: Path, chunks: int, chunk_size: int, progress: Progress) -> Path:
-    """Store the source model's next-token distributions in ``out``."""
-    from hubquant.calibration import build
+@dataclass(frozen=True, eq=False)
+class FileOfUser(Found[Path]):
+    """``states`` are the size and the time of change of each of its parts, as ``make`` looks at them."""
 
+    path: Path
+    states: tuple[tuple[str, int, int], ...]
+
+    @classmethod
+    def of(cls, path: Path, *parts: Path) -> FileOfUser:
+        """``parts`` are all shards, where there are several."""
+        found = [(part.resolve(), part.stat()) for part in parts or (path,)]
+        return cls(path, tuple((str(part), status.st_size, status.st_mtime_ns) for part, status in found))
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        return {"states": self.states}
+
+    def is_there(self) -> bool:
+        return True
+
+    def read(self, folder: Path) -> Path:  # noqa: ARG002
+        return self.path
+
+
+def baseline(model: str, text: Text, out: Path, store: Store, progress: Progress) -> Job[Path]:
+    """The source model's next-token distributions, in ``out``."""
     check_target(out, "baseline")
-    runnable = open_runnable(model, None, progress)
-    sources = text_sources(texts, Evaluate().sources)
+    pulled, conversion = open_runnable(model, None, progress)
     with progress.doing("tokenizing"):
-        tokens = build(sources, runnable.source.tokenizer(), chunk_size, chunks, seed=0)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    source = runnable.source
-    measure_baseline(runnable.load(progress), source.full_name, source.exact_revision, tokens, out, progress)
-    return out
+        chunks = text.tokenize(pulled.source.tokenizer())
+    task = BaselineTask(pulled, chunks, LoadedModel(pulled, spread=True), conversion.n_parameters, conversion.n_vocab)
+
+    def deliver(context: Context) -> Path:
+        put(context.read(task), out)
+        return out
+
+    return plan_job([task], deliver, store, outputs=[out], placed_bytes=task.cost.disk_bytes)
 
 
-def divergence(file: Path, baseline: Path, progress: Progress) -> Divergence:
+def divergence(file: Path, baseline: Path, store: Store) -> Job[Divergence]:
     """How far a GGUF file is from a stored baseline."""
-    from hubquant.evaluate import Baseline, compare
-    from hubquant.models.language_model import LanguageModel
+    from hubquant.evaluate import Baseline
 
     gguf = GGUFFile.open(file)
-    with Baseline.open(baseline) as stored, progress.bar(file.name, stored.n_chunks, "chunks") as advance:
-        return compare(LanguageModel(load_model(gguf, default_device())), stored, advance=advance)
+    with Baseline.open(baseline) as stored:
+        n_tokens, logits = stored.ids.numel(), stored.ids.shape[1] * stored.n_vocab
+    cost = running_cost(sum(tensor.n_elements for tensor in gguf.tensors.values()), n_tokens, logits)
+    task = Evaluation(FileOfUser.of(file, *gguf.paths), FileOfUser.of(baseline), file.name, cost)
+    return plan_job([task], lambda context: context.read(task), store)
 
 
-def perplexity(model: str, texts: Sequence[str], chunks: int, chunk_size: int, progress: Progress) -> Perplexity:
+def perplexity(model: str, text: Text, store: Store, progress: Progress) -> Job[Perplexity]:
     """Of a checkpoint or a GGUF file; the file's own tokenizer cuts the text."""
-    from hubquant.calibration import build
-    from hubquant.evaluate import perplexity as measure
-    from hubquant.models.language_model import LanguageModel
-
-    runnable = open_runnable(model, None, progress)
-    sources = text_sources(texts, Evaluate().sources)
+    pulled, conversion = open_runnable(model, None, progress)
     with progress.doing("tokenizing"):
-        tokens = build(sources, runnable.source.tokenizer(), chunk_size, chunks, seed=0)
-    loaded = LanguageModel(runnable.load(progress))
-    with progress.bar("perplexity", len(tokens), "chunks") as advance:
-        return measure(loaded, tokens, advance=advance)
+        chunks = text.tokenize(pulled.source.tokenizer())
+    task = PerplexityTask(pulled, chunks, LoadedModel(pulled, spread=True), conversion.n_parameters, conversion.n_vocab)
+    return plan_job([task], lambda context: context.read(task), store)

@@ -30,6 +30,9 @@ class Perplexity:
     error: float
     n_tokens: int
 
+    def __str__(self) -> str:
+        return f"{self.ppl:.4f} ± {self.error:.4f}"
+
     @classmethod
     def of(cls, nll: Tensor) -> Perplexity:
         """From the negative log-likelihoods [n] of the scored tokens, natural logarithm. Raises EvaluationError where

@@ -22,6 +22,16 @@ def is_installed() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
 
 
+def installed_version() -> str | None:
+    """Of the runtime, without loading it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("xllamacpp")
+    except PackageNotFoundError:
+        return None
+
+
 def ask(request: Mapping[str, Any], timeout: float) -> Any:
     """The answer of ``probe.py`` to ``request``.
 

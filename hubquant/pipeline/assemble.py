@@ -2,62 +2,40 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hubquant.disk import writing
+from hubquant.engine.task import Context
+from hubquant.evaluate import check_plausible
 from hubquant.hub.eval_results import FOLDER as RESULTS
 from hubquant.hub.eval_results import eval_results
-from hubquant.imatrix import save
+from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.pipeline.contents import CARD, IMATRIX, PLOT, dataset_of_results
-from hubquant.pipeline.given_imatrix import GivenImatrix
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.page import Page, measurements_in, undescribed
 from hubquant.pipeline.plan import Plan
-from hubquant.pipeline.work import Work
+from hubquant.pipeline.tasks import FileTasks
 from hubquant.publish.measurements import FileMeasurement, not_replaced, with_earlier
 from hubquant.publish.recommendation import MeasuredFile
 from hubquant.publish.report import FileReport, Report
 
-if TYPE_CHECKING:
-    from hubquant.evaluate import Divergence, TensorCheck
-    from hubquant.llamacpp.runtime import RuntimeCheck
 
+def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
+    """Place what was made beside the files of earlier runs; a type that failed its gate is left out, old files too.
 
-def assemble(
-    work: Work,
-    output: OutputFolder,
-    divergences: Mapping[str, Divergence],
-    verified: Mapping[str, TensorCheck],
-    runtimes: Mapping[str, RuntimeCheck],
-) -> Report:
-    """Place what was made beside the files of earlier runs; a type that failed its gate is left out, old files too."""
-    plan = work.plan
+    Raises ``EvaluationError`` for a file that cannot be what its source is.
+    """
     bounds = plan.recipe.gates.kld_mean
     reports = [
-        FileReport(
-            MeasuredFile(
-                file.paths[0],
-                file.ftype,
-                file.size,
-                file.bpw,
-                divergences.get(file.ftype),
-                runtimes[file.ftype],
-                file.fork,
-            ),
-            worst_tensor=verified[file.ftype],
-            gate=bounds.get(file.ftype),
-        )
-        for file in sorted(plan.files, key=lambda file: -file.size)
+        _report(each, context, bounds.get(each.plan.ftype))
+        for each in sorted(plan.tasks.files, key=lambda each: -each.plan.size)
     ]
     report = Report(plan.source.name, plan.output, reports)
-    work.progress.step("card", str(plan.output / CARD))
+    context.progress.step("card", str(plan.output / CARD))
     before = measurements_in(output)
     paths = {file.ftype: file.paths for file in plan.files}
     measured = [file.measured for file in report.passed]
-    placed = _place_files(work, output, {file.type for file in measured})
+    placed = _place_files(plan, context, output, {file.type for file in measured})
     page = Page.of(plan, output.sha256(IMATRIX) if IMATRIX in placed else None)
     own = [
         FileMeasurement.of(file, {path: output.sha256(path) for path in paths[file.type]}, page.made_with)
@@ -75,7 +53,7 @@ def assemble(
     page.save(output)
     for name, content in contents.items():
         if kept := output.write(name, content):
-            work.progress.note(f"{name} may have been edited by hand: what it was is kept as {kept}")
+            context.progress.note(f"{name} may have been edited by hand: what it was is kept as {kept}")
     return report
 
 
@@ -88,32 +66,26 @@ def _stale(output: OutputFolder, earlier: Sequence[FileMeasurement]) -> set[str]
     }
 
 
-def _place_files(work: Work, output: OutputFolder, ftypes: set[str]) -> set[str]:
-    plan = work.plan
-    wanted: dict[str, Path] = {}
-    for file in plan.files:
-        if file.ftype in ftypes:
-            wanted |= dict(zip(file.paths, work.file_paths(file), strict=True))
-    if plan.artifacts.imatrix is not None:
-        wanted[IMATRIX] = work.workspace.path(plan.artifacts.imatrix) / IMATRIX
-    elif plan.imatrix is not None:
-        wanted[IMATRIX] = _own_copy(work, plan.imatrix)
+def _report(tasks: FileTasks, context: Context, gate: float | None) -> FileReport:
+    plan = tasks.plan
+    divergence = context.read(tasks.evaluation) if tasks.evaluation else None
+    if divergence is not None:
+        check_plausible(Path(plan.name).name, plan.types.values(), divergence)
+    runtime = context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped="nothing was evaluated")
+    measured = MeasuredFile(plan.paths[0], plan.ftype, plan.size, plan.bpw, divergence, runtime, plan.fork)
+    return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=gate)
+
+
+def _place_files(plan: Plan, context: Context, output: OutputFolder, ftypes: set[str]) -> set[str]:
+    store, wanted = context.store, dict[str, Path]()
+    for each in plan.tasks.files:
+        if each.plan.ftype in ftypes:
+            wanted |= dict(zip(each.plan.paths, each.file.paths(store.path(each.file)), strict=True))
+    if plan.tasks.imatrix is not None:
+        wanted[IMATRIX] = store.path(plan.tasks.imatrix) / IMATRIX
     for name, source in wanted.items():
         output.place(source, name)
     return set(wanted)
-
-
-def _own_copy(work: Work, given: GivenImatrix) -> Path:
-    """The given matrix as an artifact: what is placed in the output is never the user's own file."""
-    if work.workspace.damage(given.artifact):
-        target = work.workspace.open_building(given.artifact) / IMATRIX
-        if given.path is None:
-            save(given.matrix, target)
-        else:
-            with writing(target):
-                shutil.copyfile(given.path, target)
-        work.workspace.complete(given.artifact)
-    return work.workspace.path(given.artifact) / IMATRIX
 
 
 def _eval_results(plan: Plan, files: Sequence[MeasuredFile]) -> dict[str, str]:

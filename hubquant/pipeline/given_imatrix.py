@@ -3,57 +3,96 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.gguf.files import ImatrixFacts, Weights
-from hubquant.disk import public_name, sha256_of, user_path
-from hubquant.engine.store import Artifact
+from hubquant.disk import public_name, sha256_of, user_path, writing
+from hubquant.engine.task import Context, Task
 from hubquant.errors import ImatrixError
-from hubquant.imatrix import CALIBRATION, ImportanceMatrix, load_imatrix, merge, selected
+from hubquant.imatrix import CALIBRATION, load_imatrix, merge, save, selected
 from hubquant.imatrix.files import is_gguf
+from hubquant.pipeline.contents import IMATRIX
 from hubquant.recipe.schema import HUB_PREFIX, Imatrix
 
-
-@dataclass(frozen=True)
-class GivenImatrix:
-    """``matrix`` has all entries, also those that are not used; ``path`` is the GGUF file that holds it just so, None
-    where there is no such file (several were merged, it is a .dat, or it names a text with its folders)."""
-
-    path: Path | None
-    matrix: ImportanceMatrix
-    facts: ImatrixFacts
-    artifact: Artifact
+if TYPE_CHECKING:
+    from hubquant.imatrix import ImportanceMatrix
 
 
-def open_imatrix(settings: Imatrix, weights: Weights) -> GivenImatrix:
-    """The matrix that ``settings`` name, merged where they name several. Raises ``ImatrixError`` when it belongs to
-    another model."""
-    references = settings.given
-    paths = [imatrix_path(reference) for reference in references]
-    matrix = read_sum(paths).fit(weights.shapes)
-    # llama-imatrix records the text as it was typed, with its folders; what is published shows its name only
-    datasets = tuple(map(public_name, matrix.datasets))
-    as_it_is = datasets == matrix.datasets and len(paths) == 1 and is_gguf(paths[0])
-    matrix = replace(matrix, datasets=datasets)
+@dataclass(frozen=True, eq=False)
+class GivenImatrix(Task["ImportanceMatrix"]):
+    """A copy of the matrix in ``paths``, merged where they are several, with all its entries.
+
+    ``sha256`` has that of each file. Texts that were read are named without their folders.
+    """
+
+    kind = "imatrix"
+
+    paths: tuple[Path, ...]
+    sha256: tuple[str, ...]
+
+    @property
+    def step(self) -> str:
+        return ""
+
+    @property
+    def label(self) -> str:
+        return "importance matrix"
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        return {"sha256": self.sha256}
+
+    def make(self, folder: Path, context: Context) -> None:  # noqa: ARG002
+        if tuple(map(sha256_of, self.paths)) != self.sha256:
+            raise ImatrixError(
+                f"{self.paths[0].name} was changed while it was used", hint="run the same line again with the new one"
+            )
+        target, matrix = folder / IMATRIX, self.sum()
+        public = _public(matrix)
+        if public.datasets == matrix.datasets and len(self.paths) == 1 and is_gguf(self.paths[0]):
+            with writing(target):
+                shutil.copyfile(self.paths[0], target)
+        else:
+            save(public, target)
+
+    def read(self, folder: Path) -> ImportanceMatrix:
+        return load_imatrix(folder / IMATRIX)
+
+    def sum(self) -> ImportanceMatrix:
+        """As it is in the files."""
+        return read_sum(self.paths)
+
+
+def open_imatrix(settings: Imatrix, weights: Weights) -> tuple[GivenImatrix, ImatrixFacts, tuple[str, ...]]:
+    """The matrix that ``settings`` name, what files record of it, and its entries. Raises ``ImatrixError`` when it
+    belongs to another model."""
+    paths = tuple(imatrix_path(reference) for reference in settings.given)
+    given = GivenImatrix(paths, tuple(map(sha256_of, paths)))
+    matrix = _public(given.sum().fit(weights.shapes))
     facts = ImatrixFacts(
         ", ".join(path.name for path in paths),
-        datasets[0] if datasets else "",
+        matrix.datasets[0] if matrix.datasets else "",
         len(used_names(matrix.entries, settings)),
         matrix.chunk_count,
         matrix.provenance.get(CALIBRATION),
     )
-    digests = "+".join(map(sha256_of, paths))
-    return GivenImatrix(paths[0] if as_it_is else None, matrix, facts, Artifact("imatrix", {"sha256": digests}))
+    return given, facts, tuple(matrix.entries)
+
+
+def _public(matrix: ImportanceMatrix) -> ImportanceMatrix:
+    """llama-imatrix records the text as it was typed, with its folders; what is published shows its name only."""
+    return replace(matrix, datasets=tuple(map(public_name, matrix.datasets)))
 
 
 def read_sum(paths: Sequence[Path], weights: Sequence[float] | None = None) -> ImportanceMatrix:
     """One matrix as it is, unless it has a weight; several added up, one in memory at a time."""
-    first = load_imatrix(paths[0])
     if len(paths) == 1 and weights is None:
-        return first
-    return merge([first, *map(load_imatrix, paths[1:])], weights)
+        return load_imatrix(paths[0])
+    return merge(map(load_imatrix, paths), weights)
 
 
 def imatrix_path(reference: str) -> Path:
@@ -86,18 +125,6 @@ def used_names(names: Iterable[str], settings: Imatrix) -> tuple[str, ...]:
             hint="hubquant imatrix show FILE lists its entries",
         )
     return left
-
-
-def used(matrix: ImportanceMatrix, settings: Imatrix) -> ImportanceMatrix:
-    return matrix.select(settings.include_weights, settings.exclude_weights)
-
-
-def used_artifact(artifact: Artifact, settings: Imatrix) -> Artifact:
-    """What a file depends on that is quantized with the entries that ``settings`` leave."""
-    if not settings.include_weights and not settings.exclude_weights:
-        return artifact
-    part = {"include_weights": settings.include_weights, "exclude_weights": settings.exclude_weights}
-    return Artifact("imatrix", {"of": artifact.fingerprint, **part})
 
 
 def use_notes(n_entries: int, n_used: int, settings: Imatrix) -> list[str]:

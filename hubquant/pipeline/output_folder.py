@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
+from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from hubquant.disk import inside, sha256_of, writing
-from hubquant.engine.store import FOLDER, Workspace
+from hubquant.disk import inside, place, sha256_of, sync, writing
+from hubquant.engine.store import Store
 from hubquant.errors import OutputError
 from hubquant.pipeline.contents import CARD, IMATRIX, MEASUREMENTS, PLOT, RECIPE, is_own_card
 
+FOLDER = ".hubquant"
 MANIFEST = "manifest.json"
+ARRIVING = "arriving"
+# what earlier versions kept here instead of in the store
+EARLIER = ("imatrix", "baseline", "file", "verification", "runtime", "evaluation", "building")
 OF_THE_SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}
 SHOWN = 4  # names in one message
 TEXTS = (CARD, RECIPE)
@@ -44,10 +50,10 @@ class _Manifest(BaseModel):
 class OutputFolder:
     """Knows every file that hubquant made here, from ``.hubquant/manifest.json``.
 
-    A folder of an earlier version has no manifest: what it made is told by its artifacts.
+    A folder of an earlier version has no manifest: what it made is told by its artifacts, and those of ``store``.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, store: Store | None = None) -> None:
         """Reads only. Raises ``OutputError`` for a folder that holds anything and is not hubquant's own."""
         self.root = root
         self._state = root / FOLDER
@@ -66,7 +72,7 @@ class OutputFolder:
             if path.is_symlink():
                 raise OutputError(f"{path} is a link", why="it may lead out of the folder", hint="remove it")
         if self.was_ours:
-            self._made = self._read()
+            self._made = self._read(store)
 
     def __contains__(self, name: str) -> bool:
         return name in self._made and os.path.lexists(self.root / name)
@@ -116,14 +122,14 @@ class OutputFolder:
         return bool(same_size) and sha256_of(path) in {made.sha256 for made in same_size}
 
     def place(self, source: Path, name: str) -> None:
-        """Put a finished file here; see :meth:`Workspace.place`."""
+        """Put a finished file here; see :func:`hubquant.disk.place`."""
         target = self.root / name
         if name in self._made and self.is_unchanged(name) and _is_same(target, source):
             return
         status = source.stat()
         made = Made(size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=sha256_of(source))
         with self._replacing(name, made):
-            Workspace(self.root).place(source, target)
+            place(source, target, self._state / ARRIVING)
 
     def write(self, name: str, content: bytes) -> Path | None:
         """Put a small file here, at once or not at all.
@@ -133,7 +139,7 @@ class OutputFolder:
         kept = self._keep(name, content) if name in self._untraced else None
         made = Made(size=len(content), mtime_ns=0, sha256=hashlib.sha256(content).hexdigest())
         with self._replacing(name, made):
-            Workspace(self.root).write(self.root / name, content)
+            self._write(self.root / name, content)
         return kept
 
     def remove(self, name: str) -> None:
@@ -169,7 +175,51 @@ class OutputFolder:
         manifest = _Manifest(files=dict(sorted(self._made.items())))
         with writing(self._state):
             self._state.mkdir(parents=True, exist_ok=True)
-        Workspace(self.root).write(self._state / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        self._write(self._state / MANIFEST, manifest.model_dump_json(indent=1).encode())
+
+    def state(self, name: str) -> bytes:
+        """What :meth:`keep_state` kept. Raises ``OSError``."""
+        return (self._state / name).read_bytes()
+
+    def keep_state(self, name: str, content: bytes) -> None:
+        """Beside the manifest."""
+        self._write(self._state / name, content)
+
+    def forget_earlier_state(self) -> None:
+        """Remove what an earlier version kept here of its work."""
+        for name in EARLIER:
+            with writing(self._state):
+                if (self._state / name).is_dir():
+                    shutil.rmtree(self._state / name)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process may write to an output folder."""
+        with writing(self._state):
+            self._state.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._state / "lock", blocking=False)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise OutputError(
+                    f"{self.root} is in use",
+                    why="another hubquant process is working there",
+                    hint="wait for it, or pass --out with another folder",
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _write(self, target: Path, content: bytes) -> None:
+        """At once or not at all, and out of sight should the process be killed."""
+        temporary = self._state / ARRIVING
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            sync(temporary)
+            temporary.replace(target)
+            sync(target.parent)
 
     def _keep(self, name: str, content: bytes) -> Path | None:
         """Move away a text that an earlier version wrote and somebody may since have edited."""
@@ -202,15 +252,16 @@ class OutputFolder:
                     f"{path} is no folder of hubquant's", hint="remove it, or pass --out with another one"
                 )
 
-    def _read(self) -> dict[str, tuple[Made, ...]]:
+    def _read(self, store: Store | None) -> dict[str, tuple[Made, ...]]:
         try:
             return dict(_Manifest.model_validate_json((self._state / MANIFEST).read_bytes()).files)
         except (OSError, ValidationError):
-            return self._adopt()
+            return self._adopt(store)
 
-    def _adopt(self) -> dict[str, tuple[Made, ...]]:
+    def _adopt(self, store: Store | None) -> dict[str, tuple[Made, ...]]:
         """What an earlier version made here: files that its artifacts hold, and the card's own if the card is its."""
-        artifacts = [path for kind in ("file", "imatrix") for path in self._state.glob(f"{kind}/*/*.gguf")]
+        roots = [self._state, *([store.root] if store else [])]
+        artifacts = [path for root in roots for kind in ("file", "imatrix") for path in root.glob(f"{kind}/*/*.gguf")]
         found = {}
         for name in _files(self.root):
             path = self.root / name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hubquant.engine.store import FOLDER, Workspace, fingerprint
+from hubquant.engine.task import fingerprint
 from hubquant.pipeline.contents import CARD, IMATRIX, MEASUREMENTS, PLOT, RECIPE
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.publish.card import Card, CardText, EarlierFile, render
@@ -58,26 +58,26 @@ class Page(BaseModel):
             revision=source.revision if source.id else None,
             base_models=base_models(recipe, source.id, source.card),
             source=dict(source.card),
-            has_imatrix=plan.facts is not None,
-            calibration=tuple(map(_text, recipe.calibration.sources)) if plan.calibration else (),
-            tokens_calibrated=plan.calibration.n_tokens if plan.calibration else 0,
-            evaluation=tuple(map(_text, recipe.evaluate.sources)) if plan.evaluation else (),
+            has_imatrix=plan.work.facts is not None,
+            calibration=tuple(map(_text, recipe.calibration.sources)) if plan.work.texts.calibration else (),
+            tokens_calibrated=plan.work.texts.calibration.n_tokens if plan.work.texts.calibration else 0,
+            evaluation=tuple(map(_text, recipe.evaluate.sources)) if plan.work.texts.evaluation else (),
             recipe=public_recipe(recipe, model),
             local_recipe=local_recipe(recipe, model),
             made_with=_made_with(plan, matrix_sha256),
-            not_as_source=plan.conversion.notes,
+            not_as_source=plan.work.conversion.notes,
         )
 
     @classmethod
     def load(cls, folder: OutputFolder) -> Page | None:
         """None where a version made the folder that kept no page."""
         try:
-            return cls.model_validate_json((folder.root / FOLDER / STATE).read_bytes())
+            return cls.model_validate_json(folder.state(STATE))
         except (OSError, ValidationError):
             return None
 
     def save(self, folder: OutputFolder) -> None:
-        Workspace(folder.root).write(folder.root / FOLDER / STATE, self.model_dump_json(indent=1).encode())
+        folder.keep_state(STATE, self.model_dump_json(indent=1).encode())
 
     def contents(self, files: Sequence[FileMeasurement], others: Sequence[str], to: str | None) -> dict[str, bytes]:
         """The page by path. ``others`` are files that are there without measurements; ``to`` is the repository."""
@@ -135,20 +135,19 @@ def undescribed(names: Iterable[str], files: Sequence[FileMeasurement]) -> list[
 
 
 def _made_with(plan: Plan, matrix_sha256: str | None) -> MadeWith:
-    recipe, facts = plan.recipe, plan.facts
+    recipe, facts = plan.recipe, plan.work.facts
     settings = recipe.quantize.model_dump(mode="json", exclude={"types", "allow_fork_types", "allow_requantize"})
     matrix = None
     if facts is not None:
         # by the text it was collected on, where that is known: sums differ in their last bits between machines
-        provenance = plan.imatrix.matrix.provenance if plan.imatrix else {}
-        source = facts.tokens_sha256 or provenance.get("calibration_sha256") or matrix_sha256
+        source = facts.tokens_sha256 or matrix_sha256
         use = recipe.imatrix.model_dump(include={"process_output", "include_weights", "exclude_weights"})
         matrix = fingerprint({"matrix": source, **use})
     return MadeWith(
         model=plan.source.identity["model"],
         imatrix=matrix,
         settings=fingerprint({**settings, **recipe.convert.model_dump(mode="json")}),
-        evaluation=plan.evaluation.fingerprint if plan.evaluation else None,
+        evaluation=plan.work.texts.evaluation.fingerprint if plan.work.texts.evaluation else None,
         hubquant=__version__,
     )
 

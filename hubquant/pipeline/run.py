@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from hubquant.engine.local import make
 from hubquant.engine.progress import Progress
-from hubquant.engine.store import Workspace
+from hubquant.engine.store import Store
+from hubquant.engine.task import Context
 from hubquant.pipeline.assemble import assemble
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.plan import Plan
 from hubquant.pipeline.push import push_folder
-from hubquant.pipeline.reuse import discard_damaged
-from hubquant.pipeline.verify import verify
-from hubquant.pipeline.work import Work, measure_files, observe_model, quantize
 from hubquant.publish.report import Report
 
 
-def execute(plan: Plan, progress: Progress, *, fresh: bool = False) -> Report:
+def execute(plan: Plan, store: Store, progress: Progress, *, fresh: bool = False) -> Report:
     """Make what is missing of ``plan``, assemble the repository in ``plan.output``, publish it if the recipe says so.
 
-    Can be killed at any moment: the same plan goes on from what is finished. ``fresh`` forgets it first.
+    Can be killed at any moment: the same plan goes on from what is finished. ``fresh`` makes everything again.
     """
     for note in plan.notes:
         progress.note(note)
-    workspace = Workspace(plan.output)
-    folder = OutputFolder(plan.output)
-    with workspace.locked():
+    folder = OutputFolder(plan.output, store)
+    with folder.locked():
         folder.save()
-        if fresh:
-            workspace.forget_artifacts()
-        work = Work(plan, plan.source, workspace, progress)
-        discard_damaged(work)
-        if work.needs_weights():
-            work = replace(work, source=plan.source.download(progress))
-        matrix = observe_model(work)
-        quantize(work, matrix)
-        verified = verify(work)
-        divergences, runtimes = measure_files(work)
-        report = assemble(work, folder, divergences, verified, runtimes)
+        with store.using(plan.tasks.goals):
+            make(plan.tasks.goals, store, progress, fresh=fresh)
+            report = assemble(plan, Context(store, progress), folder)
+        folder.forget_earlier_state()
         if plan.recipe.publish.to is None:
             return report
         pushed = push_folder(folder, plan.recipe.publish.to, plan.recipe.publish.private, progress)

@@ -1,38 +1,88 @@
-"""Check what was written before anything leaves: every tensor against its source, the file in llama.cpp's runtime."""
+"""Check what was written before anything leaves: every tensor against its source."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-
-from hubquant.convert.conversion import stream
+from hubquant.backends.gguf.task import QuantizedFile
+from hubquant.convert.conversion import Conversion, stream
+from hubquant.engine.task import Context, Cost, Pass, Task
 from hubquant.errors import VerificationError
-from hubquant.evaluate import TensorCheck, verify_files
-from hubquant.pipeline.work import Work
+from hubquant.pipeline.costs import verifying_cost
+from hubquant.pipeline.results import RESULT, keep_value, read_value
+from hubquant.quants.api import Mode
+from hubquant.sources.pulled import Pulled
+from hubquant.version import __version__
 
-WORST = TypeAdapter(TensorCheck)
+if TYPE_CHECKING:
+    from hubquant.evaluate import TensorCheck
 
 
-def verify(work: Work) -> Mapping[str, TensorCheck]:
-    """The tensor of each file that is nearest to the limit of its type, by file type.
+@dataclass(frozen=True, eq=False)
+class Verification(Task["TensorCheck"]):
+    """The tensor of ``file`` that is nearest to the limit of its type."""
 
-    Raises ``VerificationError``; the files that were not verified before are then removed, so that the next run makes
-    them again.
-    """
-    plan, made = work.plan, work.plan.artifacts
-    missing = work.missing(made.verifications)
-    work.progress.step("verify", ", ".join(file.ftype for file in missing or plan.files), reused=not missing)
-    if missing:
-        tensors = stream(plan.conversion, work.source.checkpoint)
-        paths = [work.file_paths(file)[0] for file in missing]
-        with work.progress.bar("verify", len(plan.conversion.shapes), "tensors") as advance:
+    kind = "verification"
+    tells_of_inputs = True
+
+    file: QuantizedFile
+
+    @property
+    def step(self) -> str:
+        return "verify"
+
+    @property
+    def detail(self) -> str:
+        return self.file.plan.ftype
+
+    @property
+    def inputs(self) -> Mapping[str, Task[Any]]:
+        return {"weights": self.file.pulled, "file": self.file}
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        return {"hubquant": __version__}
+
+    @property
+    def cost(self) -> Cost:
+        return verifying_cost(self.file.weights.shapes)
+
+    @property
+    def shares(self) -> VerifyingPass:
+        return VerifyingPass(self.file.pulled, self.file.settings.mode, self.file.conversion)
+
+    def make(self, folder: Path, context: Context) -> None:
+        self.shares.make([(self, folder)], context)
+
+    def read(self, folder: Path) -> TensorCheck:
+        from hubquant.evaluate import TensorCheck
+
+        return read_value(folder / RESULT, TensorCheck)
+
+
+@dataclass(frozen=True)
+class VerifyingPass(Pass):
+    """Reads every weight once and compares it with all files."""
+
+    pulled: Pulled
+    mode: Mode
+    conversion: Conversion = field(compare=False)
+
+    def make(self, tasks: Sequence[tuple[Verification, Path]], context: Context) -> None:
+        """Raises ``VerificationError``; the files are then removed, so that the next run makes them again."""
+        from hubquant.evaluate import verify_files
+
+        tensors = stream(self.conversion, context.read(self.pulled).checkpoint)
+        paths = [context.read(task.file) for task, _ in tasks]
+        with context.progress.bar("verify", len(self.conversion.shapes), "tensors") as advance:
             try:
-                checks = verify_files(paths, tensors, mode=plan.recipe.quantize.mode, advance=advance)
+                checks = verify_files(paths, tensors, mode=self.mode, advance=advance)
             except VerificationError:
-                for file in missing:
-                    work.forget(made.files[file.ftype])
+                for task, _ in tasks:
+                    context.store.forget(task.file)
                 raise
-        for file, check in zip(missing, checks, strict=True):
-            work.keep_result(made.verifications[file.ftype], WORST, check.worst[0])
-    return {ftype: work.result(artifact, WORST) for ftype, artifact in made.verifications.items()}
+        for (_, folder), check in zip(tasks, checks, strict=True):
+            keep_value(folder / RESULT, check.worst[0])

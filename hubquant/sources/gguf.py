@@ -60,6 +60,10 @@ class GGUFSource(SourceModel):
         return False
 
     @property
+    def converts_tokenizer(self) -> bool:
+        return False
+
+    @property
     def stored_types(self) -> Mapping[str, str]:
         return {name: tensor.type for name, tensor in self.file.tensors.items()}
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.convert.conversion import Conversion, check_copies, plan_conversion
-from hubquant.engine.progress import Progress
 from hubquant.gguf_file import Metadata
 
 if TYPE_CHECKING:
@@ -48,6 +47,11 @@ class SourceModel:
     @property
     def can_stream(self) -> bool:
         """Whether the model can be run block by block."""
+        return True
+
+    @property
+    def converts_tokenizer(self) -> bool:
+        """Whether the vocabulary becomes GGUF's here, and so has to prove itself in llama.cpp."""
         return True
 
     @property
@@ -101,14 +105,3 @@ class SourceModel:
     def exact_revision(self) -> str:
         """Of a folder, the state of its files."""
         return self.revision if self.id else self.identity["state"]
-
-    def download(self, progress: Progress) -> SourceModel:
-        """The same source with its weights on disk."""
-        if self.remote is None:
-            return self
-        from hubquant.hub.pull import fetch_weights
-
-        progress.step("pull", f"{self.id} at {self.revision[:12]}", reused=self.download_bytes == 0)
-        with progress.bar("pull", self.download_bytes, "B") as advance:
-            folder = fetch_weights(self.remote, self.weight_files, advance)
-        return replace(self, folder=folder, checkpoint=self.checkpoint.with_folder(folder), remote=None)

@@ -28,7 +28,9 @@ LINES = {  # in an order in which each finds what it needs
     "evaluate ppl": "{out}/q4_0.gguf -f {out}/text.txt --chunks 2 --chunk-size 32",
     "plan": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
     "run": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
+    "store list": "",
     "publish": "{out}/made --to me/made --dry-run",
+    "store prune": "--older 0s",
 }
 
 

@@ -1,61 +1,68 @@
 """Artifacts: whole or not there, addressed by what made them."""
 
-import json
+from __future__ import annotations
+
 import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hubquant.engine.store import RECORD, Artifact, Workspace
+from hubquant.engine.store import RECORD, TAG, Store
 from hubquant.errors import OutputError
+from tests.support.tasks import Text
+
+A, B = Text("a"), Text("b")
+
+
+def nobody(task: Any) -> None:
+    raise AssertionError(task)
+
+
+def make(store: Store, task: Text) -> Path:
+    (store.open_building(task) / "data").write_text("whole")
+    return store.complete(task)
 
 
 def test_an_artifact_exists_only_when_complete(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    artifact = Artifact("imatrix", {"model": "a@1"})
-    folder = workspace.open_building(artifact)
-    (folder / "data").write_text("half")
-    assert not workspace.has(artifact)
-    assert (workspace.open_building(artifact) / "data").read_text() == "half"
-    finished = workspace.complete(artifact)
-    assert workspace.has(artifact)
+    store = Store(tmp_path)
+    (store.open_building(A) / "data").write_text("half")
+    assert not store.has(A)
+    assert (store.open_building(A) / "data").read_text() == "half"
+    finished = store.complete(A)
+    assert store.has(A)
     assert (finished / "data").read_text() == "half"
 
 
 def test_other_ingredients_are_another_artifact(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    workspace.open_building(Artifact("imatrix", {"model": "a@1"}))
-    workspace.complete(Artifact("imatrix", {"model": "a@1"}))
-    assert not workspace.has(Artifact("imatrix", {"model": "a@2"}))
-    assert not workspace.has(Artifact("baseline", {"model": "a@1"}))
-    assert workspace.has(Artifact("imatrix", {"model": "a@1"}))
+    store = Store(tmp_path)
+    make(store, Text("a", (B,)))
+    assert not store.has(A)
+    assert not store.has(Text("a", (Text("c"),)))
+    assert store.has(Text("a", (Text("b"),)))
 
 
-def test_placed_files_are_links_and_replace_what_was_there(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    workspace.open_building(Artifact("x", {}))
-    source, target = tmp_path / "a", tmp_path / "out" / "b"
-    source.write_text("new")
-    workspace.write(target, b"old")
-    workspace.place(source, target)
-    assert target.read_text() == "new"
-    assert os.stat(target).st_ino == os.stat(source).st_ino
-    assert [p.name for p in target.parent.iterdir()] == ["b"]
+def test_a_store_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("")
+    with pytest.raises(OutputError, match="cannot be the store"):
+        Store(tmp_path / "store")
 
 
-def test_a_folder_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("")
-    with pytest.raises(OutputError, match="cannot write"):
-        Workspace(tmp_path / "out").open_building(Artifact("x", {}))
+def test_somebody_else_s_folder_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not a store of hubquant"):
+        Store(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def _artifact(root: Path) -> tuple[Workspace, Artifact, Path]:
-    workspace, artifact = Workspace(root), Artifact("imatrix", {"model": "a@1"})
-    (workspace.open_building(artifact) / "data").write_text("whole")
-    return workspace, artifact, workspace.complete(artifact)
+def test_a_store_tells_backup_programs_what_it_is(tmp_path: Path) -> None:
+    with Store(tmp_path / "store").using([]):
+        pass
+    assert (tmp_path / "store" / TAG).read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
+    Store(tmp_path / "store")
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -68,7 +75,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a record cut": lambda folder: (folder / RECORD).write_text((folder / RECORD).read_text()[:-9]),
     "a record that is not UTF-8": lambda folder: (folder / RECORD).write_bytes(b"\xff"),
     "a record of another type": lambda folder: (folder / RECORD).write_text("7"),
-    "a record of something else": lambda folder: (folder / RECORD).write_text('{"model": "a@2"}'),
+    "a record of something else": lambda folder: (folder / RECORD).write_text(
+        (folder / RECORD).read_text().replace(A.key, B.key)
+    ),
     "no record": lambda folder: (folder / RECORD).unlink(),
     "a file in its place": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
 }
@@ -76,62 +85,86 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_damage_is_found_and_can_be_made_good(kind: str, tmp_path: Path) -> None:
-    workspace, artifact, folder = _artifact(tmp_path)
-    assert workspace.damage(artifact) is None
+    store = Store(tmp_path)
+    folder = make(store, A)
+    assert store.damage(A) is None
     DAMAGES[kind](folder)
-    assert workspace.damage(artifact)
-    workspace.forget(artifact)
-    assert not workspace.is_there(artifact)
-    (workspace.open_building(artifact) / "data").write_text("whole")
-    workspace.complete(artifact)
-    assert workspace.damage(artifact) is None
-
-
-def test_what_has_no_checksums_is_told_apart(tmp_path: Path) -> None:
-    workspace, artifact, folder = _artifact(tmp_path)
-    (folder / RECORD).write_text(json.dumps(artifact.made_from))
-    assert workspace.has(artifact)
-    assert not workspace.is_recorded(artifact)
-    workspace.record(artifact)
-    assert workspace.is_recorded(artifact)
+    assert store.damage(A)
+    store.forget(A)
+    assert not store.is_there(A)
+    make(store, A)
+    assert store.damage(A) is None
 
 
 def test_a_file_where_something_is_to_be_built_is_in_nobodys_way(tmp_path: Path) -> None:
-    workspace, artifact = Workspace(tmp_path), Artifact("x", {})
-    workspace.building_path(artifact).parent.mkdir(parents=True)
-    workspace.building_path(artifact).write_text("")
-    assert workspace.open_building(artifact).is_dir()
+    store = Store(tmp_path)
+    store.open_building(A).rmdir()
+    store.building_path(A).write_text("")
+    assert store.open_building(A).is_dir()
 
 
-def _hold(root: Path, held: "multiprocessing.synchronize.Event", leave: "multiprocessing.synchronize.Event") -> None:
-    with Workspace(root).locked():
+def test_what_is_old_or_too_much_is_pruned(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    tasks = [Text(word) for word in "abcd"]
+    for age, task in enumerate(tasks):
+        make(store, task)
+        os.utime(store.path(task), (1e9 - age, 1e9 - age))
+    assert [each.path for each in store.kept()] == [store.path(task) for task in tasks]
+    assert store.prune(1e10, None) == []
+    assert [each.path for each in store.prune(None, 12, dry_run=True)] == [store.path(task) for task in tasks[2:]]
+    assert all(map(store.has, tasks))
+    with store.using([tasks[3]]):  # which makes it the one that was used last
+        assert [each.path for each in store.prune(None, 12)] == [store.path(task) for task in tasks[1:3]]
+        assert [each.path for each in store.prune(0, None)] == [store.path(tasks[0])]
+    assert [each.path for each in store.prune(0, None)] == [store.path(tasks[3])]
+    assert store.kept() == []
+
+
+def test_what_a_killed_run_left_half_built_is_pruned_too(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (store.open_building(A) / "data").write_text("half")
+    [left] = store.kept()
+    assert (left.kind, left.size) == ("half built", 4)
+    assert store.prune(0, None) == [left]
+    assert not store.building_path(A).exists()
+
+
+def test_rates_are_blended_and_a_broken_table_is_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.learn({"x": 2.0})
+    store.learn({"x": 4.0, "y": 1.0})
+    assert store.rates() == {"x": 3.0, "y": 1.0}
+    (tmp_path / "rates.json").write_text('{"x": "fast"}')
+    assert store.rates() == {}
+
+
+def _hold(root: Path, held: Any, leave: Any) -> None:
+    with Store(root).using([A]), Store(root).locked([A], nobody):
         held.set()
         leave.wait(30)
 
 
-def test_two_processes_do_not_share_a_workspace(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_lock_is_waited_for_until_its_process_ends(killed: bool, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     held, leave = context.Event(), context.Event()
     process = context.Process(target=_hold, args=(tmp_path, held, leave))
     process.start()
+    store, waited = Store(tmp_path), []
+
+    def end(task: object) -> None:
+        waited.append(task)
+        process.kill() if killed else leave.set()
+
     try:
         assert held.wait(30)
-        with pytest.raises(OutputError, match="in use"), Workspace(tmp_path).locked():
+        make(store, A)
+        assert store.prune(0, None) == []
+        with store.locked([B], nobody):
             pass
+        with store.locked([A, B], end):
+            assert waited == [A]
     finally:
-        leave.set()
+        process.kill() if killed else leave.set()
         process.join(30)
-    with Workspace(tmp_path).locked():
-        pass
-
-
-def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    held, leave = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(tmp_path, held, leave))
-    process.start()
-    assert held.wait(30)
-    process.kill()
-    process.join(30)
-    with Workspace(tmp_path).locked():
-        pass
+    assert [each.path for each in store.prune(0, None)] == [store.path(A)]

@@ -117,7 +117,7 @@ def answers(folder: Path, random: Random) -> None:
 def state(folder: Path, random: Random) -> None:
     """What an earlier run left: changed, missing, empty, in another's place."""
     for _ in range(random.randint(1, 4)):
-        path = random.choice(sorted((folder / ".hubquant").rglob("*")))
+        path = random.choice(sorted(path for path in (folder / "state").rglob("*") if path.parent.name != "state"))
         match random.randrange(6):
             case 0:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -34,7 +34,7 @@ def read_imatrix(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         with contextlib.suppress(HubquantError):
             matrix = load_imatrix(path)
-            statistics(matrix.entries)
+            statistics(matrix)
             matrix.fit(dict.fromkeys(("blk.0.attn_q.weight", "blk.0.ffn_down.weight"), (64, 64)))
             for name in matrix.entries:
                 matrix.importance(name)

@@ -45,7 +45,7 @@ def make_models(folder: Path) -> None:
 
 def convert_model(folder: Path) -> None:
     from hubquant.backends.gguf.files import assign_types, plan_layouts
-    from hubquant.pipeline.plan import conversion_weights
+    from hubquant.backends.gguf.target import conversion_weights
     from hubquant.recipe.schema import ModelReference, Quantize
     from hubquant.sources.open import open_source
 
@@ -71,8 +71,8 @@ def make_tokenizers(folder: Path) -> None:
 
 
 def use_tokenizer(folder: Path) -> None:
+    from hubquant.backends.gguf.target import conversion_weights
     from hubquant.calibration import build
-    from hubquant.pipeline.plan import conversion_weights
     from hubquant.recipe.schema import ModelReference, TextSource
     from hubquant.sources.open import open_source
 
@@ -111,14 +111,19 @@ def read_weights(folder: Path) -> None:
 
 def make_gguf(folder: Path) -> None:
     from hubquant.commands.files import convert, quantize
+    from hubquant.commands.job import carry_out
     from hubquant.engine.progress import Silent
+    from hubquant.engine.store import Store
     from hubquant.models.tiny import build
     from hubquant.recipe.schema import Imatrix, Quantize
 
     model = build("llama", folder / "model", **SMALL)
-    convert(str(model), folder / "f16.gguf", "F16", None, Silent())
+    store, progress = Store(folder / "store"), Silent()
+    carry_out(convert(str(model), folder / "f16.gguf", "F16", None, store, progress), store, progress)
     settings = Quantize(types=("Q4_K_M",), mode="exact")
-    quantize(str(model), settings, Imatrix(), None, folder / "q4.gguf", Silent())
+    quantized = quantize(str(model), settings, Imatrix(), None, folder / "q4.gguf", store, progress)
+    carry_out(quantized, store, progress)
+    shutil.rmtree(store.root)
     shutil.rmtree(model)
 
 
@@ -134,8 +139,8 @@ def read_gguf(folder: Path) -> None:
 
 
 def _open_gguf(path: Path) -> None:
+    from hubquant.backends.gguf.target import conversion_weights
     from hubquant.errors import HubquantError
-    from hubquant.pipeline.plan import conversion_weights
     from hubquant.sources.gguf import open_gguf
 
     source = open_gguf(path)

@@ -11,7 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from hubquant.imatrix import load_imatrix
 from tests.fuzz.use_files import make_imatrix
 from tests.fuzz.use_models import SMALL, make_gguf
 
@@ -23,9 +22,12 @@ def make_state(folder: Path) -> None:
     model = build("llama", folder / "model", **SMALL)
     small = ["calibration.chunk_size=64", "calibration.chunks=2", "evaluate.chunk_size=64", "evaluate.chunks=2"]
     overrides = [*small, "quantize.types=[Q8_0]"]
-    hubquant.run(str(model), overrides=overrides, out=folder / "out")
-    shutil.copytree(folder / "out" / ".hubquant", folder / ".hubquant")
-    _PLANS.append(hubquant.plan(str(model), overrides=overrides, out=folder / "out"))
+    out, store = folder / "out", folder / "store"
+    hubquant.run(str(model), overrides=overrides, out=out, store=store)
+    (folder / "state").mkdir()
+    shutil.copytree(out / ".hubquant", folder / "state" / ".hubquant")
+    shutil.move(store, folder / "state" / "store")
+    _PLANS.append(hubquant.plan(str(model), overrides=overrides, out=out, store=store))
 
 
 _PLANS: list[Any] = []
@@ -33,34 +35,32 @@ _PLANS: list[Any] = []
 
 def go_on(folder: Path) -> None:
     """All that a run does before it computes, and what it computes from."""
-    from dataclasses import replace
-
+    from hubquant.engine.local import discard_damaged
     from hubquant.engine.progress import Silent
-    from hubquant.engine.store import Workspace
-    from hubquant.pipeline.contents import IMATRIX
+    from hubquant.engine.schedule import missing
+    from hubquant.engine.store import Store
     from hubquant.pipeline.output_folder import OutputFolder
-    from hubquant.pipeline.reuse import discard_damaged
-    from hubquant.pipeline.work import Work
 
     output = folder / "out"
     shutil.rmtree(output / ".hubquant")
-    shutil.move(folder / ".hubquant", output / ".hubquant")
-    plan = replace(_PLANS[0], output=output)
-    made = OutputFolder(output)
+    shutil.move(folder / "state" / ".hubquant", output / ".hubquant")
+    tasks = _PLANS[0].tasks
+    store = Store(folder / "state" / "store")
+    made = OutputFolder(output, store)
     list(made)
     made.foreign()
-    workspace = Workspace(output)
-    with workspace.locked():
-        work = Work(plan, plan.source, workspace, Silent())
-        discard_damaged(work)
-        work.needs_weights()
+    store.kept()
+    store.rates()
+    with made.locked(), store.using(tasks.goals):
         made.save()
-        for artifact in (plan.artifacts.imatrix, *plan.artifacts.files.values()):
-            if not workspace.has(artifact):
-                (workspace.open_building(artifact) / "x").write_text("")
-                workspace.complete(artifact)
-            elif artifact == plan.artifacts.imatrix:
-                load_imatrix(workspace.path(artifact) / IMATRIX)
+        discard_damaged(tasks.goals, store, Silent())
+        left = missing(tasks.goals, store)
+        for task in tasks:
+            if task in left:
+                (store.open_building(task) / "x").write_text("")
+                store.complete(task)
+            else:
+                task.read(store.path(task))
 
 
 def make_answers(folder: Path) -> None:

@@ -82,10 +82,11 @@ def test_a_snapshot_in_the_hubs_cache_has_its_repositorys_name(tiny_llama: Path,
     assert f"name {snapshot}" in refused.err
 
 
-def test_nothing_is_left_of_a_model_that_cannot_be_written(model: Path, tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_model_that_cannot_be_written(model: Path, tmp_path: Path, store: Path) -> None:
     weights = load_file(model / "model.safetensors")
     weights["model.norm.weight"][3] = torch.nan
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     made = command("convert", str(model), "-o", str(tmp_path / "out" / "x.gguf"), "-t", "F32", "-q")
     assert "model.norm.weight holds 1 values that are NaN" in made.err
-    assert not [*(tmp_path / "out").iterdir()]
+    assert not (tmp_path / "out").exists()
+    assert not [*store.glob("building/*/*"), *store.glob("file/*")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -36,17 +35,19 @@ def line(tiny_llama: Path, small_settings: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def made(line: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("made") / "out"
-    assert hubquant(*line, "--out", str(out)).code == 0
-    return out
+def made(line: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The output and the store it was made in."""
+    folder = tmp_path_factory.mktemp("made")
+    assert hubquant(*line, "--out", str(folder / "out"), "--store", str(folder / "store")).code == 0
+    return folder / "out", folder / "store"
 
 
 @pytest.fixture
-def out(made: Path, tmp_path: Path) -> Path:
+def out(made: tuple[Path, Path], tmp_path: Path, store: Path) -> Path:
     """A copy in which an output and its artifact are one file, as in the original."""
-    out = Path(shutil.copytree(made, tmp_path / "out"))
-    for artifact in out.glob(".hubquant/*/*/*.gguf"):
+    out = Path(shutil.copytree(made[0], tmp_path / "out"))
+    shutil.copytree(made[1], store)
+    for artifact in store.glob("*/*/*.gguf"):
         placed = out / artifact.name
         placed.unlink()
         placed.hardlink_to(artifact)
@@ -64,39 +65,33 @@ def again(line: list[str], out: Path) -> Outcome:
     return outcome
 
 
-def test_what_is_damaged_is_made_again_with_a_note(line: list[str], made: Path, out: Path) -> None:
+def test_what_is_damaged_is_made_again_with_a_note(
+    line: list[str], made: tuple[Path, Path], out: Path, store: Path
+) -> None:
     damages: dict[str, Damage] = {
         "importance matrix": lambda: flip_the_end(out / "imatrix.gguf"),
-        "baseline": lambda: cut(next(out.glob(".hubquant/baseline/*/baseline.h5"))),
+        "baseline": lambda: cut(next(store.glob("baseline/*/baseline.h5"))),
         "Q8_0 file": lambda: flip_the_end(out / "tiny-llama-Q8_0.gguf"),
-        "Q8_0 check in llama.cpp": lambda: next(out.glob(".hubquant/runtime/*/made-from.json")).write_text("7"),
-        "Q8_0 evaluation": lambda: empty(next(out.glob(".hubquant/evaluation/*/result.json"))),
+        "Q8_0 check in llama.cpp": lambda: next(store.glob("runtime/*/made-from.json")).write_text("7"),
+        "Q8_0 evaluation": lambda: empty(next(store.glob("evaluation/*/result.json"))),
     }
     for damage in damages.values():
         damage()
     outcome = again(line, out)
     notes = [text.split(" of an earlier run")[0] for text in outcome.err.split("note: the ")[1:]]
-    assert notes == list(damages), outcome.err
-    assert contents(out) == contents(made)
+    assert sorted(notes) == sorted(damages), outcome.err
+    assert "verify: Q8_0\n" in outcome.err  # the file that was made again is looked at again
+    assert contents(out) == contents(made[0])
     assert "made again" not in again(line, out).err
 
 
-def test_what_the_first_versions_left_is_checked_by_its_content(line: list[str], made: Path, out: Path) -> None:
-    for record in out.glob(".hubquant/*/*/made-from.json"):
-        record.write_text(json.dumps(json.loads(record.read_text())["made_from"]))
-    flip_the_end(out / "tiny-llama-Q8_0.gguf")  # which no record tells
-    assert hubquant(*line, "--out", str(out)).code == 1  # verified once more
-    assert "made again" not in again(line, out).err
-    assert contents(out) == contents(made)
-
-
-def test_state_of_an_interrupted_run_may_be_damaged_too(line: list[str], made: Path, out: Path) -> None:
-    shutil.rmtree(out / ".hubquant" / "file")
-    (out / ".hubquant" / "building").mkdir(exist_ok=True)
+def test_state_of_an_interrupted_run_may_be_damaged_too(
+    line: list[str], made: tuple[Path, Path], out: Path, store: Path
+) -> None:
     for kind in ("file", "imatrix", "baseline"):
-        done = next((made / ".hubquant" / kind).iterdir())
-        building = Path(shutil.copytree(done, out / ".hubquant" / "building" / f"{kind}-{done.name}"))
-        shutil.rmtree(out / ".hubquant" / kind, ignore_errors=True)
+        done = next((made[1] / kind).iterdir())
+        building = Path(shutil.copytree(done, store / "building" / f"{kind}-{done.name}"))
+        shutil.rmtree(store / kind, ignore_errors=True)
         for path in building.iterdir():
             cut(path)
             for leftover in (".partial", ".partial.journal"):
@@ -104,4 +99,12 @@ def test_state_of_an_interrupted_run_may_be_damaged_too(line: list[str], made: P
                     shutil.copyfile(next(path for path in done.iterdir()), path.with_name(name))
         (building / "snapshot").write_bytes(b"\xff" * 100)
     again(line, out)
-    assert contents(out) == contents(made)
+    assert contents(out) == contents(made[0])
+
+
+def test_an_output_outlives_the_store(line: list[str], made: tuple[Path, Path], out: Path, store: Path) -> None:
+    shutil.rmtree(store)
+    assert contents(out) == contents(made[0])
+    assert hubquant("publish", str(out), "--to", "me/made", "--dry-run").code == 0
+    again(line, out)
+    assert contents(out) == contents(made[0])

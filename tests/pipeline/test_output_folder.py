@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hubquant.engine.store import Artifact, Workspace
 from hubquant.errors import OutputError
 from hubquant.pipeline.output_folder import OutputFolder
 
@@ -116,10 +117,11 @@ def test_a_manifest_that_names_files_elsewhere_is_not_believed(tmp_path: Path, n
 
 
 def test_folders_of_earlier_versions_are_known_by_their_artifacts(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
     for kind, name in (("file", "a-Q8_0.gguf"), ("imatrix", "imatrix.gguf")):
-        (workspace.open_building(Artifact(kind, {})) / name).write_text(f"GGUF {name}")
-        os.link(workspace.complete(Artifact(kind, {})) / name, tmp_path / name)
+        artifact = tmp_path / ".hubquant" / kind / "0123456789abcdef"
+        artifact.mkdir(parents=True)
+        (artifact / name).write_text(f"GGUF {name}")
+        os.link(artifact / name, tmp_path / name)
     (tmp_path / "README.md").write_text("# a\n\nMade with hubquant 0.1.0.\nedited by hand")
     (tmp_path / "recipe.yaml").write_text("model: a/b")
     (tmp_path / "other.gguf").write_text("mine")
@@ -133,6 +135,42 @@ def test_folders_of_earlier_versions_are_known_by_their_artifacts(tmp_path: Path
     assert "edited by hand" in kept.read_text()
     assert (tmp_path / "README.md").read_text() == "new"
     assert set(OutputFolder(tmp_path).publishable()) == {"README.md", "a-Q8_0.gguf", "imatrix.gguf", "recipe.yaml"}
+    folder.forget_earlier_state()
+    assert [path.name for path in (tmp_path / ".hubquant").iterdir()] == ["manifest.json"]
+    assert (tmp_path / "a-Q8_0.gguf").read_text() == "GGUF a-Q8_0.gguf"
+
+
+def _hold(root: Path, held: Any, leave: Any) -> None:
+    with OutputFolder(root).locked():
+        held.set()
+        leave.wait(30)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_one_process_writes_to_a_folder(killed: bool, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, leave = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, held, leave))
+    process.start()
+    try:
+        assert held.wait(30)
+        with pytest.raises(OutputError, match="in use"), OutputFolder(tmp_path).locked():
+            pass
+    finally:
+        process.kill() if killed else leave.set()
+        process.join(30)
+    with OutputFolder(tmp_path).locked():
+        pass
+
+
+def test_placed_files_are_links_and_replace_what_was_there(tmp_path: Path) -> None:
+    source, out = tmp_path / "a", tmp_path / "out"
+    source.write_text("new")
+    folder = made(out, b="old")
+    folder.place(source, "b")
+    assert (out / "b").read_text() == "new"
+    assert os.stat(out / "b").st_ino == os.stat(source).st_ino
+    assert sorted(path.name for path in out.iterdir()) == [".hubquant", "b"]
 
 
 def test_a_file_of_nobody_knows_whom_is_not_an_earlier_version_s(tmp_path: Path) -> None:

@@ -52,10 +52,15 @@ def test_only_a_file_of_the_same_kind_is_replaced(kind: str, made: Path, tiny_ll
 
 
 def test_a_file_of_the_same_kind_is_replaced_and_none_beside_it(tiny_llama: Path, made: Path, tmp_path: Path) -> None:
-    beside = (".model.gguf.swp", ".model.gguf.0123456789ab.bak", ".model.gguf.notes", "imatrix.gguf.partial")
+    beside = (
+        ".model.gguf.swp",
+        ".model.gguf.0123456789ab.bak",
+        ".model.gguf.notes",
+        ".model.gguf.0123456789ab.partial",
+        "imatrix.gguf.partial",
+    )
     for name in beside:
         (tmp_path / name).write_text("mine")
-    (tmp_path / ".model.gguf.0123456789ab.partial").write_text("left by another call")
     for name in ("model.gguf", "imatrix.gguf"):
         (tmp_path / name).write_bytes((made / name).read_bytes())
     assert hubquant("convert", str(tiny_llama), "-o", str(tmp_path / "model.gguf"), "--type", "F32").code == 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubquant.checkpoint.headers import FLOATS
-from hubquant.engine.store import Artifact, fingerprint
+from hubquant.engine.task import fingerprint
 from hubquant.errors import GGUFError
 from hubquant.gguf_file import Layout, TensorEntry, shard, shard_paths
 from hubquant.gguf_file.metadata import Metadata, string, u32
@@ -43,6 +43,15 @@ class Weights:
     @property
     def n_parameters(self) -> int:
         return sum(math.prod(shape) for shape in self.shapes.values())
+
+    @property
+    def largest(self) -> int:
+        """Elements of the largest tensor."""
+        return max(math.prod(shape) for shape in self.shapes.values())
+
+    @property
+    def n_vocab(self) -> int:
+        return self.shapes["token_embd.weight"][0]
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,10 @@ class FilePlan:
     def size(self) -> int:
         """Exact bytes of all shards."""
         return sum(layout.size for layout in self.layouts)
+
+    @property
+    def tensor_bytes(self) -> int:
+        return sum(entry.nbytes for layout in self.layouts for entry in layout.tensors.values())
 
     @property
     def fork(self) -> str | None:
@@ -173,7 +186,7 @@ def file_metadata(
     kept = {**weights.stored, **weights.quantized}
     if all(type in FLOATS or type == kept.get(name) for name, type in types.items()):
         return {key: value for key, value in metadata.items() if (key, value) != QUANTIZED_BY}
-    made_from = {"model": model, "imatrix": imatrix and imatrix.dataset, **_quantize_part(ftype, settings)}
+    made_from = {"model": model, "imatrix": imatrix and imatrix.dataset, **quantize_part(ftype, settings)}
     return {
         **metadata,
         **dict([QUANTIZED_BY]),
@@ -194,30 +207,7 @@ def file_name(model_name: str, ftype: str, n_shards: int) -> str:
     return f"{model_name}-{ftype}.gguf" if n_shards == 1 else f"{ftype}/{model_name}-{ftype}.gguf"
 
 
-def file_artifact(
-    weights: Weights,
-    name: str,
-    ftype: str,
-    settings: Quantize,
-    shard_bytes: int,
-    identity: Mapping[str, str],
-    imatrix: Artifact | None,
-) -> Artifact:
-    return Artifact(
-        "file",
-        {
-            **identity,
-            **_quantize_part(ftype, settings),
-            "name": name,
-            "shard_bytes": shard_bytes,
-            "imatrix": imatrix.fingerprint if imatrix else None,
-            "metadata": fingerprint({key: [repr(kv.value), int(kv.type)] for key, kv in weights.metadata.items()}),
-            "hubquant": __version__,
-        },
-    )
-
-
-def _quantize_part(ftype: str, settings: Quantize) -> dict[str, object]:
+def quantize_part(ftype: str, settings: Quantize) -> dict[str, object]:
     """The settings one file depends on: not the list of types, so that a type can be added to a finished run,
     nor a permission."""
     return {"ftype": ftype, **settings.model_dump(mode="json", exclude={"types", *PERMISSIONS})}

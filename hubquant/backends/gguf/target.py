@@ -1,0 +1,126 @@
+"""What a source becomes in GGUF: what its files hold, and which tensor of each gets which type."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hubquant.backends.gguf.files import (
+    FilePlan,
+    ImatrixFacts,
+    Weights,
+    assign_types,
+    file_metadata,
+    file_name,
+    plan_layouts,
+)
+from hubquant.convert.conversion import Conversion
+from hubquant.errors import ImatrixError, NotSupportedYet
+from hubquant.gguf_file.metadata import string
+from hubquant.mix import requires_imatrix, without_importance
+from hubquant.quants import implemented, needs_importance
+from hubquant.recipe.schema import Quantize
+from hubquant.sources.source import SourceModel
+from hubquant.vocab.phi3 import fitting_name
+
+if TYPE_CHECKING:
+    from hubquant.llamacpp.vocabulary import VocabularyCheck
+
+
+def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
+    """What the files hold: the source's tensors, and its metadata with ``general.*`` keys from the card."""
+    shapes = conversion.shapes
+    weights = Weights(
+        conversion.architecture,
+        conversion.hparams,
+        {},
+        shapes,
+        conversion.float_type,
+        conversion.quantized,
+        source.stored_types,
+    )
+    general = source.general_metadata(weights.n_parameters)
+    if "general.name" in general:
+        name = fitting_name(str(general["general.name"].value), strips=conversion.strips_as_phi3)
+        general["general.name"] = string(name)
+    metadata = {"general.architecture": string(conversion.architecture), **general, **conversion.metadata}
+    metadata.setdefault("hubquant.source_revision", string(source.revision))
+    return replace(weights, metadata=metadata)
+
+
+def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:
+    """The vocabulary as the files will hold it, in llama.cpp. Raises ``TokenizerError`` when it gives other tokens."""
+    from hubquant.llamacpp.vocabulary import check_vocabulary
+    from hubquant.vocab import Vocabulary
+
+    name = weights.metadata.get("general.name")
+    return check_vocabulary(
+        Vocabulary.from_metadata(weights.metadata),
+        source.tokenizer(),
+        name=str(name.value) if name else source.name,
+    )
+
+
+def plan_file(
+    weights: Weights,
+    source: SourceModel,
+    settings: Quantize,
+    ftype: str,
+    facts: ImatrixFacts | None,
+    covered: Collection[str],
+    shard_bytes: int,
+    where_from: str,
+) -> FilePlan:
+    """A file of type ``ftype``; ``facts`` are of the matrix that is used and ``covered`` the weights it has data for.
+    ``where_from`` says how to get a matrix where there is none."""
+    assigned = assign_types(weights, ftype, settings, has_imatrix=facts is not None)
+    types, notes = settle_types(assigned, ftype, covered, where_from=where_from)
+    metadata = file_metadata(weights, ftype, types, settings, source.identity["model"], facts)
+    layouts = plan_layouts(weights, types, metadata, shard_bytes)
+    return FilePlan(
+        ftype=ftype,
+        name=file_name(source.name, ftype, len(layouts)),
+        types=types,
+        n_parameters=weights.n_parameters,
+        layouts=layouts,
+        notes=notes,
+    )
+
+
+def settle_types(
+    types: Mapping[str, str], ftype: str, covered: Collection[str], *, where_from: str
+) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """The types of a file, with others for weights whose types need data that an incomplete matrix lacks; and a note
+    that names them. ``where_from`` says how to get a matrix where there is none.
+
+    Raises ``NotSupportedYet`` for what no kernel can write, and ``ImatrixError`` when data is needed and there is none
+    at all.
+    """
+    missing_kernel = sorted({type for type in types.values() if not implemented(type)})
+    if missing_kernel:
+        raise NotSupportedYet(
+            f"files of type {ftype}",
+            why=f"they hold {' and '.join(missing_kernel)} tensors, which hubquant cannot write",
+            hint="choose among Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K",
+        )
+    hungry = [
+        name
+        for name, type in types.items()
+        if name not in covered and (requires_imatrix(name, type, ftype) or needs_importance(type))
+    ]
+    if hungry and not covered:
+        raise ImatrixError(
+            f"{ftype} needs an importance matrix",
+            why=f"{hungry[0]} would be {types[hungry[0]]} and has no data ({len(hungry)} such tensors)",
+            hint=f"{where_from}, or choose Q3_K_M",
+        )
+    if not hungry:
+        return types, ()
+    others = {name: without_importance(types[name]) for name in hungry}
+    first = hungry[0]
+    note = (
+        f"{ftype}: the importance matrix has no data for {len(hungry)} weights whose types need it; "
+        f"they get another type, {first} {others[first]} instead of {types[first]}"
+    )
+    return {**types, **others}, (note,)

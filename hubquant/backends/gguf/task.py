@@ -1,0 +1,143 @@
+"""A GGUF file as a task; all files of a source are written in one pass over its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.backends.gguf.files import FilePlan, Weights, quantize_part
+from hubquant.backends.gguf.writing import Mode, Target, quantize_files
+from hubquant.convert.conversion import Conversion, stream
+from hubquant.engine.task import Context, Cost, Pass, Task, fingerprint
+from hubquant.errors import CheckpointError
+from hubquant.gguf_file import shard_paths
+from hubquant.recipe.schema import Quantize
+from hubquant.sources.pulled import Pulled
+from hubquant.version import __version__
+
+if TYPE_CHECKING:
+    from hubquant.imatrix import ImportanceMatrix
+
+QUANTIZE_COPIES = 3  # a tensor as read, in fp32, and its quantized forms with scratch
+FP32_BYTES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedFile(Task[Path]):
+    """Writes ``plan`` of a source, whose ``weights`` it holds after ``conversion``.
+
+    ``imatrix`` is None where none is used; of its entries those are that ``include`` and ``exclude`` leave, as
+    :func:`hubquant.imatrix.selected` has them.
+    """
+
+    kind = "file"
+
+    pulled: Pulled
+    conversion: Conversion
+    weights: Weights
+    plan: FilePlan
+    settings: Quantize
+    shard_bytes: int
+    imatrix: Task[ImportanceMatrix] | None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> str:
+        return "quantize"
+
+    @property
+    def detail(self) -> str:
+        return self.plan.ftype
+
+    @property
+    def inputs(self) -> Mapping[str, Task[Any]]:
+        return {"weights": self.pulled, **({"imatrix": self.imatrix} if self.imatrix else {})}
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        parts = {"include_weights": self.include, "exclude_weights": self.exclude}
+        metadata = {key: [repr(kv.value), int(kv.type)] for key, kv in self.weights.metadata.items()}
+        return {
+            **quantize_part(self.plan.ftype, self.settings),
+            "name": self.plan.name,
+            "shard_bytes": self.shard_bytes if self.plan.n_shards > 1 else None,
+            "imatrix": parts if self.imatrix else None,
+            "metadata": fingerprint(metadata),
+            "hubquant": __version__,
+        }
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(
+            ram_bytes=QUANTIZE_COPIES * FP32_BYTES * self.weights.largest,
+            disk_bytes=self.plan.size,
+            work=self.weights.n_parameters,
+        )
+
+    @property
+    def rate(self) -> str:
+        return f"quantize {self.plan.ftype} {self.settings.mode}"
+
+    @property
+    def shares(self) -> WeightsPass:
+        return WeightsPass(
+            self.pulled,
+            self.imatrix,
+            self.include,
+            self.exclude,
+            self.settings.mode,
+            self.conversion,
+            self.weights,
+        )
+
+    def make(self, folder: Path, context: Context) -> None:
+        self.shares.make([(self, folder)], context)
+
+    def read(self, folder: Path) -> Path:
+        """The file, or its first shard."""
+        return self.paths(folder)[0]
+
+    def paths(self, folder: Path) -> list[Path]:
+        return shard_paths(folder / Path(self.plan.name).name, self.plan.n_shards)
+
+
+@dataclass(frozen=True)
+class WeightsPass(Pass):
+    """Reads every weight once and writes it into all files."""
+
+    pulled: Pulled
+    imatrix: Task[ImportanceMatrix] | None
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    mode: Mode
+    conversion: Conversion = field(compare=False)
+    weights: Weights = field(compare=False)
+
+    def make(self, tasks: Sequence[tuple[QuantizedFile, Path]], context: Context) -> None:
+        source = context.read(self.pulled)
+        matrix = None
+        if self.imatrix is not None:
+            whole = context.read(self.imatrix).fit(self.weights.shapes)
+            matrix = whole.select(self.include, self.exclude)
+        targets = [
+            Target(folder / Path(task.plan.name).name, task.plan.layouts, task.plan.types) for task, folder in tasks
+        ]
+        total = sum(task.plan.tensor_bytes for task, _ in tasks)
+        try:
+            with context.progress.bar("quantize", total, "B") as advance:
+                quantize_files(
+                    targets,
+                    lambda wanted: stream(self.conversion, source.checkpoint, wanted),
+                    matrix.importance if matrix is not None else lambda _: None,
+                    self.mode,
+                    advance,
+                    source.stored,
+                )
+        except CheckpointError:  # the model itself is at fault: going on would end here again
+            for _, folder in tasks:
+                for path in folder.iterdir():
+                    path.unlink()
+            raise

@@ -1,0 +1,78 @@
+"""Options and output that commands with tasks have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from hubquant.cli.output import Output
+from hubquant.cli.text import plain
+from hubquant.units import duration, size
+
+if TYPE_CHECKING:
+    from hubquant.commands.job import Job
+    from hubquant.engine.progress import Progress
+    from hubquant.engine.schedule import Estimate
+    from hubquant.engine.store import Store
+
+T = TypeVar("T")
+
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="Where what was made is kept (default: in $HUBQUANT_HOME).")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
+
+
+def finish(
+    prepare: Callable[[Store, Progress], Job[T]],
+    store: Path | None,
+    dry_run: bool,
+    output: Output,
+    data: Callable[[T], Any],
+    text: Callable[[T], str],
+) -> None:
+    """Carry a job out and print its result, or show what it would do."""
+    from hubquant.commands.job import carry_out
+    from hubquant.engine.store import Store
+
+    opened, progress = Store(store), output.progress()
+    job = prepare(opened, progress)
+    if dry_run:
+        output.data(job.as_dict(), lambda: _job_text(job))
+        return
+    made = carry_out(job, opened, progress)
+    output.data(data(made), lambda: text(made))
+
+
+def _job_text(job: Job[Any]) -> str:
+    lines = [
+        *step_lines(job.estimate),
+        "",
+        *estimate_lines(job.estimate),
+        *(f"output    {plain(str(path))}" for path in job.outputs),
+        *(f"note: {plain(note)}" for note in job.notes),
+    ]
+    return "\n".join(lines)
+
+
+def step_lines(estimate: Estimate) -> list[str]:
+    return [
+        f"{step.name:>10}  {plain(step.detail)}{' (done before)' if step.done else ''}".rstrip()
+        for step in estimate.steps
+    ]
+
+
+def estimate_lines(estimate: Estimate) -> list[str]:
+    """What is left to do takes."""
+    time = "not known yet: nothing like it was measured on this machine"
+    if estimate.seconds is not None:
+        time = f"about {duration(estimate.seconds)}" if estimate.seconds else "none, it is done"
+    return [
+        f"memory    {size(estimate.ram_bytes)}",
+        f"disk      {size(estimate.disk_bytes)}",
+        f"download  {size(estimate.download_bytes)}",
+        f"time      {time}",
+    ]

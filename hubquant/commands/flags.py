@@ -1,0 +1,98 @@
+"""What is typed after a command, as values; mistakes are told before any work."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from hubquant.disk import user_path
+from hubquant.errors import UserError
+from hubquant.recipe.references import model_reference
+from hubquant.recipe.schema import ModelReference, TextSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hubquant.calibration import Chunks
+
+_SHARD = re.compile(r"(\d+)/(\d+)")
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+@dataclass(frozen=True)
+class Text:
+    """At most ``chunks`` chunks of ``chunk_size`` tokens of ``sources``, after the ``first_chunk`` that are skipped."""
+
+    sources: tuple[TextSource, ...]
+    chunks: int
+    chunk_size: int
+    first_chunk: int = 0
+
+    def tokenize(self, tokenizer: PreTrainedTokenizerBase) -> Chunks:
+        """Raises ``CalibrationError`` for too little text, and ``UserError`` when all of it is skipped."""
+        from hubquant.calibration import build
+
+        chunks = build(self.sources, tokenizer, self.chunk_size, self.first_chunk + self.chunks, seed=0)
+        if self.first_chunk >= len(chunks):
+            raise UserError(
+                f"there is no chunk {self.first_chunk + 1}",
+                why=f"the text has {len(chunks)} chunks of {self.chunk_size} tokens",
+                hint="use more text, or a smaller --chunk",
+            )
+        return chunks if self.first_chunk == 0 else chunks.part(range(self.first_chunk, len(chunks)))
+
+
+def text_sources(
+    texts: Sequence[str], default: tuple[TextSource, ...], *, parse_special: bool = False
+) -> tuple[TextSource, ...]:
+    """Each an existing file or folder, or else a Hub dataset; ``default`` where there is none."""
+    named = tuple(
+        TextSource(file=text) if os.path.exists(user_path(text)) or "/" not in text else TextSource(dataset=text)
+        for text in texts
+    )
+    sources = named or default
+    if not parse_special:
+        return sources
+    return tuple(source.model_copy(update={"parse_special": True}) for source in sources)
+
+
+def model(text: str) -> ModelReference:
+    """A Hub id, a folder, a GGUF file or "demo". Raises ``UserError`` for anything else."""
+    try:
+        return ModelReference.model_validate({"bundled": "demo"} if text == "demo" else model_reference(text))
+    except ValidationError:
+        raise UserError(
+            f"{text!r} is no model",
+            why="it is not a .gguf file, a folder, or a Hub id such as Qwen/Qwen3-0.6B",
+            hint="check the spelling",
+        ) from None
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "2/4" is the second of four."""
+    match = _SHARD.fullmatch(text.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"{text!r} is not a shard", hint="write --shard 2/4 for the second of four")
+    return int(match[1]), int(match[2])
+
+
+def parse_max_memory(pairs: Sequence[str]) -> dict[str, str]:
+    """ "cpu=12GiB" by device, as transformers has it."""
+    parsed = [re.fullmatch(r"(cpu|\d+)=(\d+(?:\.\d+)?\s*[KMGT]i?B)", pair, re.IGNORECASE) for pair in pairs]
+    if None in parsed:
+        raise UserError(f"{pairs[parsed.index(None)]!r} is no memory limit", hint="write --max-memory cpu=12GiB")
+    return {match[1].lower(): match[2].replace(" ", "") for match in parsed if match}
+
+
+def parse_age(text: str) -> float:
+    """Seconds of "30d" or "12h"."""
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"{text!r} is no age", hint="write --older 30d: s, m, h, d or w for seconds to weeks")
+    return float(match[1]) * _SECONDS[match[2]]

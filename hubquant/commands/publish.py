@@ -1,0 +1,44 @@
+"""``hubquant publish``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubquant.engine.progress import Progress
+from hubquant.errors import UserError
+from hubquant.pipeline.contents import CARD
+from hubquant.pipeline.output_folder import FOLDER, OutputFolder
+
+if TYPE_CHECKING:
+    from hubquant.hub.push import Pushed
+
+
+def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
+    """Upload a finished folder of a run. Raises ``UserError`` for any other folder."""
+    from hubquant.pipeline.push import place_to_publish, push_folder
+
+    made = finished_folder(folder)
+    place = place_to_publish(to)
+    with made.locked():
+        return push_folder(made, place, private, progress)
+
+
+def finished_folder(folder: Path) -> OutputFolder:
+    """The folder of a run. Raises ``UserError`` for any other."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}", hint=f"make it first: hubquant run MODEL --out {folder}")
+    if not (folder / FOLDER).is_dir():
+        raise UserError(
+            f"hubquant did not make {folder}",
+            why="only what `hubquant run` made and checked is published",
+            hint="hubquant run MODEL --push REPO",
+        )
+    made = OutputFolder(folder)
+    if CARD not in made:
+        raise UserError(
+            f"there is nothing to publish in {folder}",
+            why="no run has finished there",
+            hint=f"run it to its end first: hubquant run MODEL --out {folder}",
+        )
+    return made

@@ -1,0 +1,134 @@
+"""How far a file is from its source model, and whether llama.cpp can use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.backends.gguf.task import QuantizedFile
+from hubquant.engine.task import Context, Cost, Task
+from hubquant.llamacpp.process import installed_version
+from hubquant.pipeline.costs import running_cost
+from hubquant.pipeline.held import LoadedFile
+from hubquant.pipeline.results import SNAPSHOT, Measurement
+from hubquant.version import __version__
+
+if TYPE_CHECKING:
+    from hubquant.evaluate import Divergence
+    from hubquant.llamacpp.runtime import RuntimeCheck
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Measurement["Divergence"]):
+    """KL divergence and perplexity of ``file`` on the text of ``baseline``; ``running`` it there has that cost."""
+
+    kind = "evaluation"
+
+    file: Task[Path]
+    baseline: Task[Path]
+    name: str
+    running: Cost
+
+    @property
+    def step(self) -> str:
+        return "evaluate"
+
+    @property
+    def detail(self) -> str:
+        return self.name
+
+    @property
+    def type(self) -> type[Divergence]:
+        from hubquant.evaluate import Divergence
+
+        return Divergence
+
+    @property
+    def inputs(self) -> Mapping[str, Task[Any]]:
+        return {"file": self.file, "baseline": self.baseline}
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        return {"hubquant": __version__}
+
+    @property
+    def cost(self) -> Cost:
+        return self.running
+
+    @property
+    def shares(self) -> LoadedFile:
+        return LoadedFile(self.file)
+
+    def measure(self, folder: Path, context: Context) -> Divergence:
+        from hubquant.evaluate import Baseline, compare
+        from hubquant.models.language_model import LanguageModel
+
+        snapshot = folder / SNAPSHOT
+        with (
+            Baseline.open(context.read(self.baseline)) as baseline,
+            context.progress.bar(self.name, baseline.n_chunks, "chunks") as advance,
+        ):
+            divergence = compare(LanguageModel(context.held), baseline, snapshot=snapshot, advance=advance)
+        snapshot.unlink(missing_ok=True)
+        return divergence
+
+
+@dataclass(frozen=True, eq=False)
+class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
+    """``differing`` and ``left_out`` are what the tokenizer is known to do otherwise in llama.cpp."""
+
+    kind = "runtime"
+
+    file: QuantizedFile
+    differing: tuple[str, ...]
+    left_out: bool
+
+    @property
+    def step(self) -> str:
+        return "evaluate"
+
+    @property
+    def detail(self) -> str:
+        return self.file.plan.ftype
+
+    @property
+    def label(self) -> str:
+        return f"{self.detail} check in llama.cpp"
+
+    @property
+    def type(self) -> type[RuntimeCheck]:
+        from hubquant.llamacpp.runtime import RuntimeCheck
+
+        return RuntimeCheck
+
+    @property
+    def inputs(self) -> Mapping[str, Task[Any]]:
+        return {"file": self.file}
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        return {"llamacpp": installed_version(), "hubquant": __version__}
+
+    @property
+    def cost(self) -> Cost:
+        return running_cost(self.file.weights.n_parameters, 0)
+
+    @property
+    def shares(self) -> LoadedFile | None:
+        return None if self.file.plan.fork else LoadedFile(self.file)
+
+    def measure(self, folder: Path, context: Context) -> RuntimeCheck:  # noqa: ARG002
+        from hubquant.llamacpp.runtime import RuntimeCheck, runtime_check
+        from hubquant.models.language_model import LanguageModel
+
+        if fork := self.file.plan.fork:
+            return RuntimeCheck(skipped=f"only {fork}, a fork of llama.cpp, loads this file")
+        return runtime_check(
+            context.read(self.file),
+            self.file.pulled.source.tokenizer(),
+            LanguageModel(context.held),
+            without=self.differing,
+            add_special=not self.left_out,
+        )

@@ -1,0 +1,51 @@
+"""What tasks keep in their folders: small values as JSON, and the state of unfinished work."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import TypeAdapter
+
+from hubquant.disk import write_at_once
+from hubquant.engine.task import Context, Task
+
+if TYPE_CHECKING:
+    from hubquant.calibration import Chunks
+
+RESULT = "result.json"
+SNAPSHOT = "snapshot"
+Value = TypeVar("Value")
+
+
+def describe(chunks: Chunks) -> str:
+    return f"{len(chunks)} chunks of {chunks.chunk_size} tokens from {', '.join(chunks.datasets)}"
+
+
+def keep_value(path: Path, value: object) -> None:
+    """Of a dataclass."""
+    write_at_once(path, json.dumps(TypeAdapter(type(value)).dump_python(value), indent=1).encode())
+
+
+def read_value(path: Path, type: type[Value]) -> Value:
+    return TypeAdapter(type).validate_json(path.read_bytes())
+
+
+class Measurement(Task[Value]):
+    """A task whose result is one small value."""
+
+    @property
+    @abstractmethod
+    def type(self) -> type[Value]: ...
+
+    @abstractmethod
+    def measure(self, folder: Path, context: Context) -> Value:
+        """The value; ``folder`` is for state that a killed process leaves."""
+
+    def make(self, folder: Path, context: Context) -> None:
+        keep_value(folder / RESULT, self.measure(folder, context))
+
+    def read(self, folder: Path) -> Value:
+        return read_value(folder / RESULT, self.type)

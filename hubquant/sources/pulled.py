@@ -1,0 +1,59 @@
+"""A source with its weights on this machine: what every task that reads weights begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hubquant.engine.task import Context, Cost, Found
+from hubquant.sources.source import SourceModel
+
+
+@dataclass(frozen=True, eq=False)
+class Pulled(Found[SourceModel]):
+    """Of a Hub repository, downloaded into the Hub's own cache; anything else is there already."""
+
+    source: SourceModel
+
+    @property
+    def step(self) -> str:
+        return "pull" if self.source.remote else ""
+
+    @property
+    def detail(self) -> str:
+        return f"{self.source.id} at {self.source.revision[:12]}"
+
+    @property
+    def made_from(self) -> Mapping[str, str]:
+        return self.source.identity
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(download_bytes=self.source.download_bytes)
+
+    def is_there(self) -> bool:
+        if self.source.remote is None:
+            return True
+        from hubquant.hub import cache
+
+        remote = self.source.remote
+        return all(cache.cached_file(remote.id, remote.revision, file) for file in self.source.weight_files)
+
+    def make(self, folder: Path, context: Context) -> None:  # noqa: ARG002
+        remote = self.source.remote
+        if remote is None:
+            return
+        from hubquant.hub.pull import fetch_weights
+
+        with context.progress.bar("pull", self.source.download_bytes, "B") as advance:
+            fetch_weights(remote, self.source.weight_files, advance)
+
+    def read(self, folder: Path) -> SourceModel:  # noqa: ARG002
+        source = self.source
+        if source.remote is None:
+            return source
+        from hubquant.hub.cache import snapshot_folder
+
+        place = snapshot_folder(source.remote.id, source.remote.revision)
+        return replace(source, folder=place, checkpoint=source.checkpoint.with_folder(place), remote=None)
