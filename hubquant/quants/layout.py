@@ -68,30 +68,37 @@ def _affine(codes: Tensor, scale: Tensor, minimum: Tensor) -> Tensor:
 
 
 def plain(p: dict[str, Tensor]) -> Tensor:
+    """The stored numbers themselves, in single precision."""
     return p["values"].float()
 
 
 def q4_0(p: dict[str, Tensor]) -> Tensor:
+    """d · (code − 8)"""
     return _scaled((p["qs"].to(torch.int8) - 8).float(), p["d"].float())
 
 
 def q4_1(p: dict[str, Tensor]) -> Tensor:
+    """d · code + m"""
     return p["qs"].float() * p["d"].float() + p["m"].float()
 
 
 def q5_0(p: dict[str, Tensor]) -> Tensor:
+    """d · (code − 16)"""
     return _scaled(((p["qs"] | p["qh"] << 4).to(torch.int8) - 16).float(), p["d"].float())
 
 
 def q5_1(p: dict[str, Tensor]) -> Tensor:
+    """d · code + m"""
     return (p["qs"] | p["qh"] << 4).float() * p["d"].float() + p["m"].float()
 
 
 def q8(p: dict[str, Tensor]) -> Tensor:
+    """d · code"""
     return p["qs"].float() * p["d"].float()
 
 
 def q2_k(p: dict[str, Tensor]) -> Tensor:
+    """d · scale · code − dmin · minimum; a byte for each 16 weights holds both, the scale in its low four bits."""
     scale, minimum = p["scales"] & 15, p["scales"] >> 4
     return _affine(p["qs"].float(), p["d"].float() * scale, p["dmin"].float() * minimum)
 
@@ -109,11 +116,13 @@ def six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def q4_k(p: dict[str, Tensor]) -> Tensor:
+    """d · scale · code − dmin · minimum, scale and minimum for each 32 weights."""
     scales, minima = six_bit_scales(p["scales"])
     return _affine(p["qs"].float(), p["d"].float() * scales, p["dmin"].float() * minima)
 
 
 def q5_k(p: dict[str, Tensor]) -> Tensor:
+    """As :func:`q4_k`, the fifth bits of codes apart."""
     return q4_k({**p, "qs": p["qs"] | p["qh"] << 4})
 
 
@@ -130,6 +139,7 @@ def signed_six_bit_scales(packed: Tensor) -> Tensor:
 
 
 def q3_k(p: dict[str, Tensor]) -> Tensor:
+    """d · scale · (code − 4), the scale for each 16 weights; the third bits of codes are apart."""
     codes = (p["qs"] | p["hmask"] << 2).to(torch.int8) - 4
     return _scaled(codes.float(), p["d"].float() * signed_six_bit_scales(p["scales"]))
 
@@ -143,16 +153,19 @@ def q3_k_hifi(p: dict[str, Tensor]) -> Tensor:
 
 
 def q6_k(p: dict[str, Tensor]) -> Tensor:
+    """d · scale · (code − 32), the scale for each 16 weights."""
     codes = (p["ql"] | p["qh"] << 4).to(torch.int8) - 32
     return _scaled(codes.float(), p["d"].float() * p["scales"])
 
 
 def q1_0(p: dict[str, Tensor]) -> Tensor:
+    """±d"""
     d = p["d"].float()
     return torch.where(p["qs"] == 1, d, -d)
 
 
 def q2_0(p: dict[str, Tensor]) -> Tensor:
+    """d · (code − 1)"""
     return (p["qs"].to(torch.int8) - 1).float() * p["d"].float()
 
 

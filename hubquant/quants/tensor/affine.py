@@ -16,6 +16,7 @@ _SINGULAR = 1e-6  # of a 2 × 2 system, relative to the product of its diagonal
 
 
 def codes_of(x: Tensor, scale: Tensor, low: Tensor, top: float) -> Tensor:
+    """The nearest codes 0 … top of ``x`` [..., n] for scales and minima [...]: whole floats [..., n]."""
     inverse = reciprocal(scale).unsqueeze(-1)
     return rounded((x - low.unsqueeze(-1)) * inverse, 0, top)
 

@@ -1,4 +1,4 @@
-"""How the IQ1, IQ2 and IQ3 types store what :func:`codebook.search` finds."""
+"""How the IQ1, IQ2 and IQ3 types store what :func:`codebook.search` finds; arguments as in :mod:`tensor.searches`."""
 
 from __future__ import annotations
 

@@ -84,6 +84,7 @@ class Uneven:
 
 
 def codes_of(x: Tensor, scale: Tensor, levels: Levels) -> Tensor:
+    """The stored codes [..., n] of the levels nearest to ``x`` [..., n] / ``scale`` [...]."""
     return levels.code(x * reciprocal(scale).unsqueeze(-1))
 
 

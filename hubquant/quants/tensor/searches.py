@@ -1,4 +1,8 @@
-"""The search of every type: from the weights of its blocks to their bytes."""
+"""The search of every type: from the weights of its blocks to their bytes.
+
+``x`` [blocks, n] are float32 weights, ``w`` [blocks, n] that of each squared error, ``_weighted`` says whether w is
+made from importance; the result is uint8 [blocks, block_bytes] on the device of ``x``.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +38,7 @@ q4_0, q5_0 = partial(_signed, Even(-8, 7), 10), partial(_signed, Even(-16, 15), 
 
 
 def q8_0(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+    """Codes −127 … 127 of a scale for 32 weights."""
     levels = Even(-127, 127)
     d = scaled.half_scale(x, w, extreme(x).abs() / 127, levels, spread(1.2, 5))
     return packing.pack(fmt, {"d": d, "qs": scaled.codes_of(x, d, levels) - 127})
@@ -104,11 +109,13 @@ def q6_k(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
 
 
 def iq4_nl(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+    """16 uneven levels of a scale for 32 weights."""
     d = scaled.half_scale(x, w, extreme(x) / _IQ4.low, _IQ4, spread(24.0, 25))
     return packing.pack(fmt, {"d": d}, scaled.codes_of(x, d, _IQ4))
 
 
 def iq4_xs(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+    """The same levels; whole scales −32 … 31 of 8 sub-blocks of 32, times d."""
     x, w = x.view(-1, 8, 32), w.view(-1, 8, 32)
     scale = scaled.search_scale(x, w, extreme(x) / _IQ4.low, _IQ4, spread(24.0, 25))
     best: tuple[Tensor, ...] = ()
@@ -140,6 +147,7 @@ def _power_of_two(code: Tensor) -> Tensor:
 
 
 def mxfp4(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+    """4-bit floats of a power of two for 32 weights: the one that suits the largest weight, or a neighbour."""
     magnitude = extreme(x).abs()
     middle = torch.floor(torch.log2(magnitude.clamp(min=1e-38))) + 125
     middle = torch.where(magnitude > 0, middle, 0)
@@ -154,6 +162,7 @@ def _half_of_e4m3(code: Tensor) -> Tensor:
 
 
 def nvfp4(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+    """4-bit floats of an 8-bit float for each 16 weights: the one that suits the largest weight, or one near it."""
     x, w = x.view(-1, 4, 16), w.view(-1, 4, 16)
     known = _half_of_e4m3(torch.arange(127.0, device=x.device))
     middle = torch.bucketize(extreme(x).abs() / 12, known).float()
@@ -181,6 +190,7 @@ def _grown(x: Tensor, w: Tensor, d: Tensor, levels: Even) -> tuple[Tensor, Tenso
 
 
 def tq2_0(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
+    """Levels −d, 0, d."""
     d, codes = _grown(x, w, _ternary_scale(x, w), Even(-1, 1))
     return packing.pack(fmt, {"d": d}, codes)
 

@@ -10,6 +10,8 @@ squared error.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from hubquant.quants.cpu.best.nearest import Shape, snap
@@ -74,17 +76,26 @@ def _scale_code(scale: Vector, d: Vector) -> Vector:
     return clamp(nearest(_HALF * (scale * reciprocal(d) - _ONE)), _ZERO, _f(15))
 
 
+class Trials(NamedTuple):
+    """Sub-blocks of ``groups`` groups; ``tries`` scales that give the largest magnitude its top level ± ``reach``."""
+
+    groups: int
+    tries: int
+    reach: np.float32
+
+
 @primitive
 def _real_scale(
-    name: str, shape: Shape, groups: int, tries: int, reach: np.float32, x: Pointer, w: Pointer, keys: Pointer
+    name: str, shape: Shape, trials: Trials, x: Pointer, w: Pointer, keys: Pointer
 ) -> tuple[Vector, Vector]:
-    """The best of ``tries`` scales that give the largest magnitude its top level ± ``reach``, fitted by least squares
-    after each, and of the scale fitted last; and Σ w·v² of its values. Where few weights count, more scales are tried.
+    """The best of the trial scales, each fitted by least squares (Σ w·v·x / Σ w·v²), and of the scale fitted last; and
+    Σ w·v² of its values v. Where few weights count, more scales are tried.
     """
+    groups, tries, reach = trials
     high = splat(_ZERO)
     mass = splat(_ZERO)
     square = splat(_ZERO)
-    for i in range(groups * shape[0]):
+    for i in range(groups * shape.dim):
         high = maximum(high, x[i])
         mass = mass + w[i]
         square = square + w[i] * w[i]
@@ -96,9 +107,9 @@ def _real_scale(
     for step in range(tries + more + 1):
         trial = scale
         if step < tries:
-            trial = high / (shape[3] + reach * (_f(2 * step) / _f(tries - 1) - _ONE))
+            trial = high / (shape.top + reach * (_f(2 * step) / _f(tries - 1) - _ONE))
         elif step < tries + more:
-            trial = high / (shape[3] * (_HALF + _f(step - tries) / _f(more - 1)))
+            trial = high / (shape.top * (_HALF + _f(step - tries) / _f(more - 1)))
         vx, vv = snap(name, shape, groups, x, w, trial, keys)
         better = (vx > _ZERO) & (vx * vx > best * vv)
         if tries <= step < tries + more:
@@ -145,7 +156,7 @@ def _stored_scales(
     its ``keys``; ``(Σ w·v·x, Σ w·v²)`` of the block, with v in units of ``d``.
     """
     trial = int_vectors(8)
-    size = groups * shape[0]
+    size = groups * shape.dim
     dx = splat(_ZERO)
     dd = splat(_ZERO)
     for j in range(_SIZE // size):
@@ -178,9 +189,7 @@ def _stored_scales(
 def fit_block(
     name: str,
     shape: Shape,
-    groups: int,
-    tries: int,
-    reach: np.float32,
+    trials: Trials,
     x: Pointer,
     w: Pointer,
     power: Vector,
@@ -189,16 +198,15 @@ def fit_block(
 ) -> Vector:
     """d as half precision bits, the codes of the sub-blocks' scales into ``scale`` and the keys of all groups.
 
-    ``groups`` is the number of groups of a sub-block, ``tries`` and ``reach`` are those of :func:`_real_scale`, and
-    ``power`` is what :func:`normalize` gave.
+    ``power`` is what :func:`normalize` gave. With multiples m of the sub-blocks d is fitted as
+    Σ m·Σ w·v·x / Σ m²·Σ w·v², and the error less Σ w·x² is −d·(2·Σ m·Σ w·v·x − d·Σ m²·Σ w·v²).
     """
-    size = groups * shape[0]
+    groups = trials.groups
+    size = groups * shape.dim
     n = _SIZE // size
     norm = vectors(16)
     for j in range(n):
-        scale[j], norm[j] = _real_scale(
-            name, shape, groups, tries, reach, offset(x, size * j), offset(w, size * j), keys
-        )
+        scale[j], norm[j] = _real_scale(name, shape, trials, offset(x, size * j), offset(w, size * j), keys)
     d = _stored(_common_step(n, scale, norm), power)
     dx = splat(_ZERO)
     dd = splat(_ZERO)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubquant.quants.cpu.best.codebook import entry_codes, fit_block, normalize
-from hubquant.quants.cpu.best.nearest import SHAPES
+from hubquant.quants.cpu.best.codebook import Trials, entry_codes, fit_block, normalize
+from hubquant.quants.cpu.best.nearest import IQ2
 from hubquant.quants.cpu.exact.codebook import magnitudes
 from hubquant.quants.cpu.exact.iq2 import put_s, put_xs, put_xxs
 from hubquant.quants.cpu.vector.compile import primitive
@@ -13,7 +13,7 @@ from hubquant.quants.cpu.vector.frame import Array, by_block, by_block_evenly, b
 from hubquant.quants.cpu.vector.simd import Pointer, int_vectors, vectors
 
 _f = np.float32
-_SHAPE = SHAPES["IQ2"]
+_FOUR, _TWO, _TWO_FEW = Trials(4, 8, _f(2)), Trials(2, 8, _f(2)), Trials(2, 3, _f(1.5))
 
 
 @primitive
@@ -22,7 +22,7 @@ def _search_xxs(x: Pointer, w: Pointer, block: Pointer, index: Array) -> None:
     keys, signs = int_vectors(32), int_vectors(32)
     power = normalize(x, w)
     magnitudes(256, x, w, True, values, signs)
-    d = fit_block("IQ2_XXS", _SHAPE, 4, 8, _f(2), values, w, power, scale, keys)
+    d = fit_block("IQ2_XXS", IQ2, _FOUR, values, w, power, scale, keys)
     entry_codes(8, 32, scale, keys, index, codes)
     put_xxs(block, d, codes, keys, signs)
 
@@ -33,7 +33,7 @@ def _search_xs(x: Pointer, w: Pointer, block: Pointer, index: Array) -> None:
     keys, signs = int_vectors(32), int_vectors(32)
     power = normalize(x, w)
     magnitudes(256, x, w, True, values, signs)
-    d = fit_block("IQ2_XS", _SHAPE, 2, 8, _f(2), values, w, power, scale, keys)
+    d = fit_block("IQ2_XS", IQ2, _TWO, values, w, power, scale, keys)
     entry_codes(16, 32, scale, keys, index, codes)
     put_xs(block, d, codes, keys, signs)
 
@@ -44,7 +44,7 @@ def _search_s(x: Pointer, w: Pointer, block: Pointer, index: Array) -> None:
     keys, signs = int_vectors(32), int_vectors(32)
     power = normalize(x, w)
     magnitudes(256, x, w, False, values, signs)
-    d = fit_block("IQ2_S", _SHAPE, 2, 3, _f(1.5), values, w, power, scale, keys)
+    d = fit_block("IQ2_S", IQ2, _TWO_FEW, values, w, power, scale, keys)
     entry_codes(16, 32, scale, keys, index, codes)
     put_s(block, d, codes, keys, signs)
 

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from hubquant.quants.cpu.best.pairs import Shape as Pairs
 from hubquant.quants.cpu.best.pairs import affine_growth, best_pairs
-from hubquant.quants.cpu.best.refine import code, to_half
-from hubquant.quants.cpu.best.refine_signed import Ends, Shape, best_scales, signed_growth
+from hubquant.quants.cpu.best.refine import Ends, code, to_half
+from hubquant.quants.cpu.best.refine_signed import Shape as Signed
+from hubquant.quants.cpu.best.refine_signed import best_scales, signed_growth
 from hubquant.quants.cpu.exact.k_scales import put_signed_six_bit_scales, put_six_bit_scales
 from hubquant.quants.cpu.vector.block import code_planes, half_bits, put_half, reciprocal
 from hubquant.quants.cpu.vector.compile import primitive
@@ -28,8 +30,10 @@ from hubquant.quants.formats import TYPES
 
 _f = np.float32
 _ZERO = _f(0)
-_SIGNED_Q3, _ENDS_Q3 = Shape(16, 16, _f(-4), _f(3), _f(-32), _f(31)), Ends(_f(-0.8), _f(1.8), 6)
-_SIGNED_Q6, _ENDS_Q6 = Shape(16, 16, _f(-32), _f(31), _f(-128), _f(127)), Ends(_f(-5), _f(2), 5)
+_Q2, _Q2_ENDS = Pairs(16, 16, _f(3), _f(15)), Ends(_f(-0.45), _f(0.6), 4)
+_Q3, _Q3_ENDS = Signed(16, 16, _f(-4), _f(3), _f(-32), _f(31)), Ends(_f(-0.8), _f(1.8), 6)
+_Q4_ENDS = Ends(_f(-1), _f(1), 5)  # the same in Q5_K
+_Q6, _Q6_ENDS = Signed(16, 16, _f(-32), _f(31), _f(-128), _f(127)), Ends(_f(-5), _f(2), 5)
 _SHARE = _f(0.5)  # of the shrinkage that Q2_K's and Q3_K's d make up for
 _Q2_D, _Q2_DMIN, _Q2_SCALES = (TYPES["Q2_K"].offset(name) for name in ("d", "dmin", "scales"))
 _Q4_D, _Q4_DMIN = (TYPES["Q4_K"].offset(name) for name in ("d", "dmin"))  # the same in Q5_K
@@ -64,8 +68,8 @@ def _signed_codes(bottom: np.float32, top: np.float32, x: Pointer, d: Vector, sc
 @primitive
 def _search_q2(x: Pointer, w: Pointer, block: Pointer) -> None:
     scales, minima = vectors(16), vectors(16)
-    d, dmin = best_pairs(16, 16, _f(3), _f(15), _f(-0.45), _f(0.6), 4, _f(0.1), x, w, scales, minima)
-    grown = affine_growth(16, 16, _f(3), _SHARE, x, w, d, dmin, scales, minima)
+    d, dmin = best_pairs(_Q2, _Q2_ENDS, _f(0.1), x, w, scales, minima)
+    grown = affine_growth(_Q2, _SHARE, x, w, d, dmin, scales, minima)
     put_half(block, _Q2_D, half_bits(to_half(d * grown)))
     put_half(block, _Q2_DMIN, half_bits(to_half(dmin * grown)))
     for j in range(16):
@@ -76,12 +80,12 @@ def _search_q2(x: Pointer, w: Pointer, block: Pointer) -> None:
 
 def _kernels(type: str, top: np.float32) -> tuple[Kernel, Kernel]:
     """Q4_K and Q5_K without importance and with it."""
-    put_codes = code_planes(type)
+    put_codes, shape = code_planes(type), Pairs(32, 8, top, _f(63))
 
     @primitive
     def search(x: Pointer, w: Pointer, block: Pointer) -> None:
         scales, minima = vectors(8), vectors(8)
-        d, dmin = best_pairs(32, 8, top, _f(63), _f(-1), _f(1), 5, _f(0.03), x, w, scales, minima)
+        d, dmin = best_pairs(shape, _Q4_ENDS, _f(0.03), x, w, scales, minima)
         put_half(block, _Q4_D, half_bits(d))
         put_half(block, _Q4_DMIN, half_bits(dmin))
         put_six_bit_scales(block, scales, minima)
@@ -106,8 +110,8 @@ q5_k, q5_k_weighted = _kernels("Q5_K", _f(31))
 @primitive
 def _search_q3(x: Pointer, w: Pointer, block: Pointer) -> None:
     scales = vectors(16)
-    d = best_scales(_SIGNED_Q3, _ENDS_Q3, 1, x, w, scales)
-    grown = signed_growth(_SIGNED_Q3, _SHARE, x, w, d, scales)
+    d = best_scales(_Q3, _Q3_ENDS, 1, x, w, scales)
+    grown = signed_growth(_Q3, _SHARE, x, w, d, scales)
     _signed_codes(_f(-4), _f(3), x, d, scales)
     for j in range(16):
         scales[j] = scales[j] + _f(32)
@@ -119,7 +123,7 @@ def _search_q3(x: Pointer, w: Pointer, block: Pointer) -> None:
 @primitive
 def _search_q6(x: Pointer, w: Pointer, block: Pointer) -> None:
     scales = vectors(16)
-    d = best_scales(_SIGNED_Q6, _ENDS_Q6, 0, x, w, scales)
+    d = best_scales(_Q6, _Q6_ENDS, 0, x, w, scales)
     for j in range(16):
         put_byte(block, _Q6_SCALES + j, to_int(scales[j]))
     _signed_codes(_f(-32), _f(31), x, d, scales)

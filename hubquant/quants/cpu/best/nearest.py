@@ -10,7 +10,7 @@ numbers with the levels in their low bits: the smallest carries the key of its e
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -32,19 +32,22 @@ from hubquant.quants.cpu.vector.simd import (
     where,
 )
 
-# (dim, levels, step, top): the weights of a group; levels 0 … levels − 2 stand for 1 + step · level, the last for top
-Shape = tuple[int, int, np.float32, np.float32]
-
 _f = np.float32
 _ZERO, _ONE, _TWO = _f(0), _f(1), _f(2)
 _MAGIC = _f(12582912.0)  # 1.5 · 2²³: adding it leaves the rounded value in the low mantissa bits
 _MARGIN = _f(0.99)
 
-SHAPES: dict[str, Shape] = {
-    "IQ2": (8, 3, _f(2.125), _f(5.375)),
-    "IQ3_XXS": (4, 8, _f(2), _f(15.5)),
-    "IQ3_S": (4, 8, _f(2), _f(15)),
-}
+
+class Shape(NamedTuple):
+    """Groups of ``dim`` weights; levels 0 … ``levels`` − 2 stand for 1 + ``step`` · level, the last for ``top``."""
+
+    dim: int
+    levels: int
+    step: np.float32
+    top: np.float32
+
+
+IQ2, IQ3_XXS, IQ3_S = Shape(8, 3, _f(2.125), _f(5.375)), Shape(4, 8, _f(2), _f(15.5)), Shape(4, 8, _f(2), _f(15))
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
@@ -140,7 +143,7 @@ def snap(
     name: str, shape: Shape, groups: int, x: Pointer, w: Pointer, scale: Vector, keys: Pointer
 ) -> tuple[Vector, Vector]:
     """The nearest entries of a sub-block's groups into ``keys``; ``(Σ w·v·x, Σ w·v²)``."""
-    dim = shape[0]
+    dim = shape.dim
     vx = splat(_ZERO)
     vv = splat(_ZERO)
     for g in range(groups):

@@ -8,9 +8,11 @@ prices every pair of s and m, and d and dmin are fitted without any further pass
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from hubquant.quants.cpu.best.refine import affine_error, code, growth, to_half
+from hubquant.quants.cpu.best.refine import Ends, affine_error, code, growth, to_half
 from hubquant.quants.cpu.exact.search import positive
 from hubquant.quants.cpu.vector.block import clamp, maximum, minimum, reciprocal
 from hubquant.quants.cpu.vector.compile import primitive
@@ -25,6 +27,15 @@ _SINGULAR = _f(1e-5)  # of a 2 × 2 system, relative to the product of its diago
 _MOMENTS = 5
 _SUPER_SCALES = 5
 _ROUNDS = 3
+
+
+class Shape(NamedTuple):
+    """``groups`` sub-blocks of ``n`` weights, codes 0 … ``top``, whole scales and minima 0 … ``most``."""
+
+    n: int
+    groups: int
+    top: np.float32
+    most: np.float32
 
 
 @primitive
@@ -44,7 +55,7 @@ def _moments(n: int, top: np.float32, x: Pointer, w: Pointer, inverse: Vector, s
 
 @primitive
 def _excess(moments: Pointer, scale: Vector, low: Vector) -> Vector:
-    """The error less Σ w·x²."""
+    """The error less Σ w·x²: Σ w·(s·code − m)² − 2·Σ w·(s·code − m)·x for the scale s and the minimum m."""
     return scale * (scale * moments[0] - _TWO * (low * moments[1] + moments[3])) + low * (
         low * moments[2] + _TWO * moments[4]
     )
@@ -69,22 +80,16 @@ def _range(n: int, top: np.float32, x: Pointer) -> tuple[Vector, Vector]:
 
 @primitive
 def search_line(
-    n: int,
-    top: np.float32,
-    first: np.float32,
-    last: np.float32,
-    steps: int,
-    x: Pointer,
-    w: Pointer,
-    scale: Vector,
-    low: Vector,
-    moments: Pointer,
+    shape: Shape, ends: Ends, x: Pointer, w: Pointer, scale: Vector, low: Vector, moments: Pointer
 ) -> tuple[Vector, Vector]:
     """The best real scale and minimum ≥ 0 by least squares, and their moments.
 
-    ``scale`` and ``low`` span the range of the weights. The candidates place its two ends at ``steps`` distances each,
-    ``first`` … ``last`` codes outside of 0 … ``top``.
+    ``scale`` and ``low`` span the range of the weights; the candidates place its two ends at all pairs of ``ends``. For
+    given codes the best scale s and minimum m solve s·Σ w·code² − m·Σ w·code = Σ w·code·x and
+    s·Σ w·code − m·Σ w = Σ w·x; where that m is negative it is 0, and s = Σ w·code·x / Σ w·code².
     """
+    n, top = shape.n, shape.top
+    first, last, steps = ends
     trial = vectors(5)
     sum_w = splat(_ZERO)
     sum_x = splat(_ZERO)
@@ -121,8 +126,8 @@ def search_line(
 def _whole(
     moments: Pointer, d: Vector, dmin: Vector, per_dmin: Vector, most: np.float32, scale: Vector, low: Vector
 ) -> tuple[Vector, Vector, Vector]:
-    """The best of three whole scales around ``scale``, each with its best whole minimum, for the codes of the moments:
-    ``(excess, scale, minimum)``.
+    """The best of three whole scales s around ``scale``, each with its best whole minimum, the nearest to
+    (d·s·Σ w·code − Σ w·x) / (dmin·Σ w), for the codes of the moments: ``(excess, scale, minimum)``.
     """
     known = moments[2] > _ZERO
     best = splat(_LARGEST)
@@ -144,7 +149,9 @@ def _whole(
 def _fit_super(
     groups: int, moments: Pointer, scales: Pointer, minima: Pointer, d: Vector, dmin: Vector
 ) -> tuple[Vector, Vector]:
-    """d and dmin ≥ 0 by least squares."""
+    """d and dmin ≥ 0 by least squares: with sums over the sub-blocks of their scales s, minima m and moments,
+    d·Σ s²·Σ w·code² − dmin·Σ s·m·Σ w·code = Σ s·Σ w·code·x and d·Σ s·m·Σ w·code − dmin·Σ m²·Σ w = Σ m·Σ w·x.
+    """
     ss = splat(_ZERO)
     sm = splat(_ZERO)
     mm = splat(_ZERO)
@@ -168,8 +175,7 @@ def _fit_super(
 
 @primitive
 def _start(
-    groups: int,
-    most: np.float32,
+    shape: Shape,
     spread: np.float32,
     moments: Pointer,
     mass: Pointer,
@@ -179,6 +185,7 @@ def _start(
     minima: Pointer,
 ) -> tuple[Vector, Vector]:
     """d, dmin and whole ``scales`` and ``minima`` for real ones: the best of several d within ±``spread``."""
+    groups, most = shape.groups, shape.most
     trial, trial_low = vectors(16), vectors(16)
     middle = positive(groups, most, scale, mass, scales)
     first_dmin = to_half(positive(groups, most, low, mass, minima))
@@ -212,20 +219,12 @@ def _start(
 
 @primitive
 def _improve(
-    n: int,
-    top: np.float32,
-    most: np.float32,
-    x: Pointer,
-    w: Pointer,
-    d: Vector,
-    dmin: Vector,
-    scale: Vector,
-    low: Vector,
-    moments: Pointer,
+    shape: Shape, x: Pointer, w: Pointer, d: Vector, dmin: Vector, scale: Vector, low: Vector, moments: Pointer
 ) -> tuple[Vector, Vector]:
     """A better whole scale and minimum: codes are rounded for the present pair and for the pairs one above and one
     below, and the best pair for each of these codes is considered.
     """
+    n, top, most = shape.n, shape.top, shape.most
     trial = vectors(5)
     trial[2], trial[4] = moments[2], moments[4]
     per_dmin = reciprocal(dmin)
@@ -248,21 +247,13 @@ def _improve(
 
 @primitive
 def affine_growth(
-    n: int,
-    groups: int,
-    top: np.float32,
-    share: np.float32,
-    x: Pointer,
-    w: Pointer,
-    d: Vector,
-    dmin: Vector,
-    scales: Pointer,
-    minima: Pointer,
+    shape: Shape, share: np.float32, x: Pointer, w: Pointer, d: Vector, dmin: Vector, scales: Pointer, minima: Pointer
 ) -> Vector:
     """:func:`growth` of d and dmin with the codes that these ``scales`` and ``minima`` give."""
+    n, top = shape.n, shape.top
     square = splat(_ZERO)
     product = splat(_ZERO)
-    for j in range(groups):
+    for j in range(shape.groups):
         scale, low = d * scales[j], dmin * minima[j]
         inverse = reciprocal(scale)
         for i in range(n * j, n * j + n):
@@ -273,44 +264,42 @@ def affine_growth(
 
 
 @primitive
-def best_pairs(
-    n: int,
-    groups: int,
-    top: np.float32,
-    most: np.float32,
-    first: np.float32,
-    last: np.float32,
-    steps: int,
-    spread: np.float32,
-    x: Pointer,
-    w: Pointer,
-    scales: Pointer,
-    minima: Pointer,
-) -> tuple[Vector, Vector]:
-    """d, dmin and whole ``scales`` and ``minima`` 0 … most of ``groups`` sub-blocks of ``n`` weights, codes 0 … top.
+def _error(shape: Shape, x: Pointer, w: Pointer, d: Vector, dmin: Vector, scales: Pointer, minima: Pointer) -> Vector:
+    """Σ w·(d·s·code − dmin·m − x)² of all sub-blocks with the best codes."""
+    error = splat(_ZERO)
+    for j in range(shape.groups):
+        sub, sub_w = offset(x, shape.n * j), offset(w, shape.n * j)
+        error = error + affine_error(shape.n, shape.top, sub, sub_w, d * scales[j], dmin * minima[j])
+    return error
 
-    ``first``, ``last`` and ``steps`` as in :func:`search_line`.
+
+@primitive
+def best_pairs(
+    shape: Shape, ends: Ends, spread: np.float32, x: Pointer, w: Pointer, scales: Pointer, minima: Pointer
+) -> tuple[Vector, Vector]:
+    """d, dmin and whole ``scales`` and ``minima``.
+
+    The best of what the ranges give and of what the real scales and minima of :func:`search_line` start: d within
+    ±``spread``, then rounds that choose codes, scales and minima anew, and fit d and dmin to them.
     """
+    n, groups, top, most = shape
     moments, mass = vectors(80), vectors(16)
     scale, low, trial, trial_low = vectors(16), vectors(16), vectors(16), vectors(16)
     for j in range(groups):
-        sub = offset(x, n * j)
-        scale[j], low[j] = _range(n, top, sub)
+        scale[j], low[j] = _range(n, top, offset(x, n * j))
         mass[j] = total(n, offset(w, n * j))
     best_d = to_half(positive(groups, most, scale, mass, scales))
     best_dmin = to_half(positive(groups, most, low, mass, minima))
-    best = splat(_ZERO)
+    best = _error(shape, x, w, best_d, best_dmin, scales, minima)
     for j in range(groups):
         sub, sub_w, sums = offset(x, n * j), offset(w, n * j), offset(moments, _MOMENTS * j)
-        best = best + affine_error(n, top, sub, sub_w, best_d * scales[j], best_dmin * minima[j])
-        scale[j], low[j] = search_line(n, top, first, last, steps, sub, sub_w, scale[j], low[j], sums)
-    d, dmin = _start(groups, most, spread, moments, mass, scale, low, trial, trial_low)
+        scale[j], low[j] = search_line(shape, ends, sub, sub_w, scale[j], low[j], sums)
+    d, dmin = _start(shape, spread, moments, mass, scale, low, trial, trial_low)
     for step in range(_ROUNDS):
-        error = splat(_ZERO)
         for j in range(groups):
             sub, sub_w, sums = offset(x, n * j), offset(w, n * j), offset(moments, _MOMENTS * j)
-            trial[j], trial_low[j] = _improve(n, top, most, sub, sub_w, d, dmin, trial[j], trial_low[j], sums)
-            error = error + affine_error(n, top, sub, sub_w, d * trial[j], dmin * trial_low[j])
+            trial[j], trial_low[j] = _improve(shape, sub, sub_w, d, dmin, trial[j], trial_low[j], sums)
+        error = _error(shape, x, w, d, dmin, trial, trial_low)
         better = error < best
         best = where(better, error, best)
         best_d = where(better, d, best_d)

@@ -6,6 +6,8 @@ are whole floats.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from hubquant.quants.cpu.vector.block import clamp, from_half, half_bits, maximum, minimum, reciprocal
@@ -18,6 +20,16 @@ _MAGIC = _f(12582912.0)
 _LARGEST_HALF = _f(65504)
 _LARGEST = _f(3e38)
 _SINGULAR = _f(1e-6)  # of a 2 × 2 system, relative to the product of its diagonal
+
+
+class Ends(NamedTuple):
+    """Trial scales: the ends of the range lie ``first`` … ``last`` codes outside of the outermost codes, at ``steps``
+    distances.
+    """
+
+    first: np.float32
+    last: np.float32
+    steps: int
 
 
 @primitive

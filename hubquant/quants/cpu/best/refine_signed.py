@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hubquant.quants.cpu.best.refine import code, growth, signed_error, to_half
+from hubquant.quants.cpu.best.refine import Ends, code, growth, signed_error, to_half
 from hubquant.quants.cpu.exact.search import extreme
 from hubquant.quants.cpu.vector.block import clamp, reciprocal
 from hubquant.quants.cpu.vector.compile import primitive
@@ -81,19 +81,11 @@ class Shape(NamedTuple):
     most: np.float32
 
 
-class Ends(NamedTuple):
-    """``steps`` scales that put the extreme ``first`` … ``last`` codes beyond the first code, and as many the last."""
-
-    first: np.float32
-    last: np.float32
-    steps: int
-
-
 @primitive
 def _search_scale(shape: Shape, ends: Ends, x: Pointer, w: Pointer, scale: Vector, moments: Pointer) -> Vector:
-    """The best scale by least squares at these ends, and its moments Σ w·x·code, Σ w·code².
+    """The best scale by least squares, and its moments Σ w·x·code, Σ w·code².
 
-    ``scale`` puts the extreme at the first code.
+    ``scale`` puts the extreme at the first code; the candidates put it beyond the first and beyond the last.
     """
     first, last, steps = ends
     moments[0], moments[1] = splat(_ZERO), splat(_ZERO)

@@ -63,6 +63,7 @@ def nearest_entry(x: Pointer, w: Pointer, inverse: Vector, shift: Vector, flips:
 
 @primitive
 def level_value(state: Vector, i: int, shift: Vector) -> Vector:
+    """What level ``i`` of a state stands for: −1, 0 or 1, and the shift."""
     return where((state & (256 << i)) == 0, _ZERO, where((state & (1 << i)) == 0, splat(_ONE), -_ONE)) + shift
 
 
@@ -81,6 +82,7 @@ def entry_sums(x: Pointer, w: Pointer, state: Vector, shift: Vector) -> tuple[Ve
 
 @primitive
 def entry_indices(state: Vector, index: Array) -> Vector:
+    """The indices of the entries that have these states."""
     found = int_vectors(1)
     found[0] = state
     lane = lanes(found)

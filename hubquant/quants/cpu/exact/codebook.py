@@ -6,7 +6,7 @@ stands for 2·l + 1. ``root`` is √w: the distance to neighbours is weighted le
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -133,14 +133,25 @@ def sums(groups: int, dim: int, bits: int, x: Pointer, w: Pointer, keys: Pointer
     return qx, qq
 
 
+class Trials(NamedTuple):
+    """The search of a block of ``groups`` groups of ``dim`` weights, whose keys have ``bits`` for each level.
+
+    It tries 2 · ``reach`` + 1 scales, which put the largest weight at 2·levels − 1 and steps of ``delta`` around it.
+    Then ``again`` tells which groups are snapped once more with the best: those whose rounded point was not in the
+    codebook (``MISSES``), or all.
+    """
+
+    groups: int
+    dim: int
+    bits: int
+    reach: int
+    delta: np.float32
+    again: int
+
+
 @primitive
-def fit(
-    groups: int,
-    dim: int,
-    bits: int,
-    reach: int,
-    delta: np.float32,
-    again: int,
+def _search_scale(
+    trials: Trials,
     x: Pointer,
     w: Pointer,
     root: Pointer,
@@ -149,17 +160,15 @@ def fit(
     lookup: Array,
     lists: Array,
     keys: Pointer,
+    inside: Pointer,
 ) -> Vector:
-    """The scale of a block, and its ``keys``.
-
-    Tries 2 · ``reach`` + 1 scales around ``high`` / (2·levels − 1), each group snapped to the codebook, keeps the best
-    by least squares; then groups are snapped once more with that scale, ``again`` telling which: those whose
-    rounded point was not in the codebook (``MISSES``), or all. ``start`` is the scale where no trial is of use, because
-    no weight counts or the sums underflow; llama.cpp then writes codes left from elsewhere, here they are the lowest.
+    """The best of the trial scales by least squares, Σ w·q·x / Σ w·q², that with the greatest (Σ w·q·x)² / Σ w·q²; its
+    ``keys``, and which of them were rounded points. ``start`` where no trial is of use.
     """
+    groups, dim, bits, reach, delta, again = trials
     count = (1 << bits) if dim == 4 else 3
     top, full = _f(count - 1), _f(2 * count - 1)
-    trial, trial_inside, inside = int_vectors(8), int_vectors(8), int_vectors(8)
+    trial, trial_inside = int_vectors(8), int_vectors(8)
     scale = start
     best = splat(_ZERO)
     for g in range(groups):
@@ -180,6 +189,24 @@ def fit(
         for g in range(groups):
             keys[g] = where(better, trial[g], keys[g])
             inside[g] = where(better, trial_inside[g], inside[g])
+    return scale
+
+
+@primitive
+def _snap_again(
+    trials: Trials,
+    x: Pointer,
+    w: Pointer,
+    root: Pointer,
+    scale: Vector,
+    lookup: Array,
+    lists: Array,
+    keys: Pointer,
+    inside: Pointer,
+) -> Vector:
+    """The groups that need it snapped with ``scale``, and the scale by least squares that fits the keys then."""
+    groups, dim, bits, _, _, again = trials
+    top = _f((1 << bits) - 1 if dim == 4 else 2)
     complete = splat_int(1)
     for g in range(groups):
         complete = complete & inside[g]
@@ -192,6 +219,28 @@ def fit(
         keys[g] = where(replace, key, keys[g])
     qx, qq = sums(groups, dim, bits, x, w, keys)
     return where(usable & (qq > _ZERO), qx / qq, scale)
+
+
+@primitive
+def fit(
+    trials: Trials,
+    x: Pointer,
+    w: Pointer,
+    root: Pointer,
+    high: Vector,
+    start: Vector,
+    lookup: Array,
+    lists: Array,
+    keys: Pointer,
+) -> Vector:
+    """The scale of a block whose largest weight is ``high``, and its ``keys``.
+
+    ``start`` is the scale where no trial is of use, because no weight counts or the sums underflow; llama.cpp then
+    writes codes left from elsewhere, here they are the lowest.
+    """
+    inside = int_vectors(8)
+    scale = _search_scale(trials, x, w, root, high, start, lookup, lists, keys, inside)
+    return _snap_again(trials, x, w, root, scale, lookup, lists, keys, inside)
 
 
 @primitive

@@ -94,6 +94,7 @@ def e4m3(value: Vector) -> Vector:
 
 @primitive
 def half_of_e4m3(code: Vector) -> Vector:
+    """Half of what an unsigned float with 4 exponent and 3 mantissa bits stands for."""
     exponent, mantissa = code >> 3, code & 7
     normal = from_bits((exponent + 119) << 23 | mantissa << 20)
     return where(exponent == 0, to_float(mantissa) * _f(2.0**-10), normal)

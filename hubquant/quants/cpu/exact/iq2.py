@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubquant.quants.cpu.exact.codebook import ALL_GROUPS, MISSES, entries, fit, four_bit_scales, magnitudes, scale_step
+from hubquant.quants.cpu.exact.codebook import (
+    ALL_GROUPS,
+    MISSES,
+    Trials,
+    entries,
+    fit,
+    four_bit_scales,
+    magnitudes,
+    scale_step,
+)
 from hubquant.quants.cpu.exact.search import positive
 from hubquant.quants.cpu.vector.block import half_bits, maximum, put_half
 from hubquant.quants.cpu.vector.compile import primitive
@@ -29,6 +38,7 @@ from hubquant.quants.formats import TYPES
 _f = np.float32
 _ZERO = _f(0)
 _TINY, _TINY_S = _f(1e-15), _f(1e-8)
+_FOUR, _TWO = Trials(4, 8, 2, 6, _f(0.1), ALL_GROUPS), Trials(2, 8, 2, 9, _f(0.1), MISSES)
 _XXS_D, _XXS_QS = (TYPES["IQ2_XXS"].offset(name) for name in ("d", "qs"))
 _XS_D, _XS_QS, _XS_SCALES = (TYPES["IQ2_XS"].offset(name) for name in ("d", "qs", "scales"))
 _S_D, _S_QS, _S_QH, _S_SCALES = (TYPES["IQ2_S"].offset(name) for name in ("d", "qs", "qh", "scales"))
@@ -64,9 +74,9 @@ def _search(
             unit = positive(32, _f(4), values, sub_w, codes)
             high = unit * _f(3)
             alive = alive & (high > _ZERO)
-            found = fit(4, 8, 2, 6, _f(0.1), ALL_GROUPS, values, sub_w, root, high, unit, lookup, lists, sub_keys)
+            found = fit(_FOUR, values, sub_w, root, high, unit, lookup, lists, sub_keys)
         else:
-            found = fit(2, 8, 2, 9, _f(0.1), MISSES, values, sub_w, root, high, high / _f(5), lookup, lists, sub_keys)
+            found = fit(_TWO, values, sub_w, root, high, high / _f(5), lookup, lists, sub_keys)
         negative = found < _ZERO
         scale[j] = where(alive, where(negative, -found, found), _ZERO)
         for g in range(groups):

@@ -7,6 +7,7 @@ import numpy as np
 from hubquant.quants.cpu.exact.codebook import (
     ALL_IF_ANY_MISSED,
     MISSES,
+    Trials,
     entries,
     fit,
     four_bit_scales,
@@ -34,6 +35,8 @@ from hubquant.quants.formats import TYPES
 _f = np.float32
 _ZERO, _ONE, _HALF = _f(0), _f(1), _f(0.5)
 _TINY = _f(1e-8)
+_XXS_TRIALS = Trials(8, 4, 3, 15, _f(0.2), MISSES)
+_S_TRIALS = Trials(8, 4, 3, 9, _f(0.2), ALL_IF_ANY_MISSED)
 _XXS_D, _XXS_QS = (TYPES["IQ3_XXS"].offset(name) for name in ("d", "qs"))
 _S_D, _S_QS, _S_QH, _S_SIGNS, _S_SCALES = (TYPES["IQ3_S"].offset(name) for name in ("d", "qs", "qh", "signs", "scales"))
 
@@ -43,8 +46,7 @@ def _search(
     x: Pointer,
     w: Pointer,
     even: bool,
-    reach: int,
-    again: int,
+    trials: Trials,
     lookup: Array,
     lists: Array,
     scale: Pointer,
@@ -61,7 +63,7 @@ def _search(
             root[i] = sqrt(sub_w[i])
             high = maximum(high, values[i])
         sub_keys = offset(keys, 8 * j)
-        found = fit(8, 4, 3, reach, _f(0.2), again, values, sub_w, root, high, high / _f(15), lookup, lists, sub_keys)
+        found = fit(trials, values, sub_w, root, high, high / _f(15), lookup, lists, sub_keys)
         alive = high >= _TINY if even else high > _ZERO
         negative = found < _ZERO
         scale[j] = where(alive, where(negative, -found, found), _ZERO)
@@ -117,7 +119,7 @@ def put_s_low(block: Pointer, d: Vector, scales: Pointer, indices: Pointer, sign
 @primitive
 def _search_xxs(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
     scale, codes, indices, signs = vectors(8), int_vectors(8), int_vectors(64), int_vectors(32)
-    _search(x, w, True, 15, MISSES, lookup, lists, scale, indices, signs)
+    _search(x, w, True, _XXS_TRIALS, lookup, lists, scale, indices, signs)
     step = scale_step(8, scale)
     four_bit_scales(8, scale, step, codes)
     put_xxs(block, half_bits(step * _f(1.0125)), codes, indices, signs)
@@ -142,7 +144,7 @@ def _close_gaps(x: Pointer, width: int, items: Pointer) -> None:
 @primitive
 def _search_s(x: Pointer, w: Pointer, block: Pointer, lookup: Array, lists: Array) -> None:
     scale, codes, indices, signs = vectors(8), int_vectors(8), int_vectors(64), int_vectors(32)
-    _search(x, w, False, 9, ALL_IF_ANY_MISSED, lookup, lists, scale, indices, signs)
+    _search(x, w, False, _S_TRIALS, lookup, lists, scale, indices, signs)
     step = scale_step(8, scale)
     four_bit_scales(8, scale, step, codes)
     put_s_high(block, indices)

@@ -107,6 +107,28 @@ def _line_sums(
 
 
 @primitive
+def _line(sum_w: Vector, sum_x: Vector, sum_l: Vector, sum_l2: Vector, sum_xl: Vector) -> tuple[Vector, Vector, Vector]:
+    """The slope s and intercept m of least Σ w·(s·code + m − x)², s·Σ w·code² + m·Σ w·code = Σ w·code·x and
+    s·Σ w·code + m·Σ w = Σ w·x; where that m is positive it is 0, and s = Σ w·code·x / Σ w·code². And the determinant.
+    """
+    determinant = sum_w * sum_l2 - sum_l * sum_l
+    intercept = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+    positive = intercept > ZERO
+    slope = where(positive, sum_xl / sum_l2, (sum_w * sum_xl - sum_x * sum_l) / determinant)
+    return slope, where(positive, ZERO, intercept), determinant
+
+
+@primitive
+def _line_error(n: int, x: Pointer, w: Pointer, slope: Vector, low: Vector, codes: Pointer, linear: bool) -> Vector:
+    """Σ w·(slope·code + low − x)², or Σ w·|slope·code + low − x| if ``linear``."""
+    total = splat(ZERO)
+    for i in range(n):
+        error = slope * codes[i] + low - x[i]
+        total = total + w[i] * (absolute(error) if linear else error * error)
+    return total
+
+
+@primitive
 def asymmetric(
     n: int, top: np.float32, x: Pointer, w: Pointer, start: np.float32, delta: np.float32, steps: int, linear: bool
 ) -> tuple[Vector, Vector, Vector, Vector]:
@@ -133,10 +155,9 @@ def asymmetric(
     inverse = where(alive, top / (high - low), ZERO)
     scale = where(alive, ONE / inverse, ZERO)
     base = low
-    best = splat(ZERO)
     for i in range(n):
-        error = scale * clamp(nearest(inverse * (x[i] - low)), ZERO, top) + low - x[i]
-        best = best + w[i] * (absolute(error) if linear else error * error)
+        codes[i] = clamp(nearest(inverse * (x[i] - low)), ZERO, top)
+    best = _line_error(n, x, w, scale, low, codes, linear)
     for step in range(steps + 1):
         candidate = where(alive, (start + delta * _f(step) + top) / (high - low), ZERO)
         largest = absolute(candidate) * maximum(absolute(high - low), absolute(least - low))
@@ -144,15 +165,8 @@ def asymmetric(
             sum_l, sum_l2, sum_xl = _line_sums(n, top, False, x, w, candidate, low, codes)
         else:
             sum_l, sum_l2, sum_xl = _line_sums(n, top, True, x, w, candidate, low, codes)
-        determinant = sum_w * sum_l2 - sum_l * sum_l
-        intercept = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
-        positive = intercept > ZERO
-        slope = where(positive, sum_xl / sum_l2, (sum_w * sum_xl - sum_x * sum_l) / determinant)
-        intercept = where(positive, ZERO, intercept)
-        total = splat(ZERO)
-        for i in range(n):
-            error = slope * codes[i] + intercept - x[i]
-            total = total + w[i] * (absolute(error) if linear else error * error)
+        slope, intercept, determinant = _line(sum_w, sum_x, sum_l, sum_l2, sum_xl)
+        total = _line_error(n, x, w, slope, intercept, codes, linear)
         better = alive & (determinant > ZERO) & (total < best)
         best = where(better, total, best)
         scale = where(better, slope, scale)
@@ -163,16 +177,8 @@ def asymmetric(
 
 
 @primitive
-def positive(n: int, top: np.float32, x: Pointer, w: Pointer, codes: Pointer) -> Vector:
-    """Scale for codes 0 … top of values that are not negative (``make_qp_quants``): nine inverse scales, then up to
-    five rounds of coordinate descent.
-
-    Writes ``codes`` and returns the scale.
-    """
-    high = splat(ZERO)
-    for i in range(n):
-        high = maximum(high, x[i])
-    alive = high >= _TINY
+def _positive_inverse(n: int, top: np.float32, x: Pointer, w: Pointer, high: Vector, alive: Vector) -> Vector:
+    """Of nine inverse scales around ``top`` / ``high`` the one with the least Σ w·(x − scale·code)²."""
     inverse = where(alive, top / high, ZERO)
     step_size = where(alive, ONE / inverse, ZERO)
     best = splat(ZERO)
@@ -190,6 +196,21 @@ def positive(n: int, top: np.float32, x: Pointer, w: Pointer, codes: Pointer) ->
             better = alive & (total < best)
             best = where(better, total, best)
             inverse = where(better, candidate, inverse)
+    return inverse
+
+
+@primitive
+def positive(n: int, top: np.float32, x: Pointer, w: Pointer, codes: Pointer) -> Vector:
+    """Scale for codes 0 … top of values that are not negative (``make_qp_quants``): nine inverse scales, then up to
+    five rounds of coordinate descent, in which a code changes where that makes (Σ w·x·code)² / Σ w·code² greater.
+
+    Writes ``codes`` and returns the scale Σ w·x·code / Σ w·code².
+    """
+    high = splat(ZERO)
+    for i in range(n):
+        high = maximum(high, x[i])
+    alive = high >= _TINY
+    inverse = _positive_inverse(n, top, x, w, high, alive)
     sum_xl = splat(ZERO)
     sum_l2 = splat(ZERO)
     for i in range(n):

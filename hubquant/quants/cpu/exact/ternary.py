@@ -85,6 +85,7 @@ def _put_trits(block: Pointer, at: int, codes: Pointer, first: int, count: int, 
 
 @primitive
 def put_base_3(block: Pointer, codes: Pointer) -> None:
+    """Codes 0, 1, 2 of a block of TQ1_0, five to a byte, the last sixteen four to a byte."""
     _put_trits(block, _TQ1_QS, codes, 0, 32, 5)
     _put_trits(block, _TQ1_QS + 32, codes, 160, 16, 5)
     _put_trits(block, _TQ1_QH, codes, 240, 4, 4)

@@ -63,6 +63,7 @@ def maximum(a: Vector, b: Vector) -> Vector:
 
 @primitive
 def clamp(value: Vector, low: Vector, high: Vector) -> Vector:
+    """``value`` within low … high; ``low`` for NaN."""
     return minimum(maximum(value, low), high)
 
 
@@ -136,6 +137,7 @@ def store_tile(out: Array, tile: int, block: Pointer) -> None:
 
 @primitive
 def put_half(target: Pointer, at: int, half: Vector) -> None:
+    """Bytes ``at`` and ``at`` + 1 of each block become a 16-bit pattern, little endian."""
     put_byte(target, at, half)
     put_byte(target, at + 1, half >> 8)
 

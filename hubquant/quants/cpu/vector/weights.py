@@ -14,6 +14,7 @@ Array = np.ndarray[Any, Any]
 
 @primitive
 def sum_squares(n: int, x: Pointer) -> Vector:
+    """Σ x² of ``n`` vectors, in their order."""
     total = splat(np.float32(0))
     for i in range(n):
         total = total + x[i] * x[i]
@@ -22,6 +23,7 @@ def sum_squares(n: int, x: Pointer) -> Vector:
 
 @primitive
 def total(n: int, w: Pointer) -> Vector:
+    """Σ w of ``n`` vectors, in their order."""
     mass = splat(np.float32(0))
     for i in range(n):
         mass = mass + w[i]
