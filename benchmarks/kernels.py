@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 
 from hubquant.quants import TYPES, implemented, needs_importance, quantize
 from hubquant.quants.api import Mode
+from hubquant.quants.traits import TRAITS
 from tests.support.llamacpp import ggml_quantize
 from tests.support.matrices import heavy_tails
 
 N = 4096
-IGNORES_IMPORTANCE = {"Q8_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q1_0", "Q2_0"}
-
-
+IGNORES_IMPORTANCE = {name for name, traits in TRAITS.items() if traits.exact and traits.exact.weighted is None}
 MODES: tuple[Mode, ...] = ("exact", "best")
 
 
