@@ -61,6 +61,18 @@ def test_only_cli_prints(house: House) -> None:
     assert house.printers().keys() == {"cli"}
 
 
+def test_vectors_know_no_search_and_exact_ones_no_better(house: House) -> None:
+    room = "hubquant.quants.cpu"
+    forbidden = {"vector": ("exact", "best"), "exact": ("best",)}
+    for folder, others in forbidden.items():
+        inside = [module for name, module in house.modules.items() if name.startswith(f"{room}.{folder}.")]
+        assert len(inside) > 5
+        for module in inside:
+            assert not [
+                name for name in house.imported(module) if name.startswith(tuple(f"{room}.{o}" for o in others))
+            ]
+
+
 def test_engine_imports_no_torch(house: House) -> None:
     assert "engine" not in house.importers("torch")
     modules = [name for name, module in house.modules.items() if module.room == "engine"]
