@@ -94,6 +94,7 @@ def place(source: Path, target: Path, temporary: Path) -> None:
             shutil.copyfile(source, temporary)
             sync(temporary)
         temporary.replace(target)
+        temporary.unlink(missing_ok=True)  # a rename does nothing between two names of one file
         sync(target.parent)
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 GROUPS = ("imatrix", "evaluate")
-GOING_ON = ("run", "convert", "quantize", "publish", "imatrix collect", "evaluate baseline")
+GOING_ON = ("run", "convert", "quantize", "publish", "imatrix collect", "evaluate baseline", "evaluate run")
 """Commands that keep what is finished, and find it again."""
 
 

@@ -72,7 +72,7 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
             for note in lost_in_dat(matrix):
                 context.progress.note(f"the .dat format: {note}")
         else:
-            put(context.store.path(task) / IMATRIX, out)
+            put(context.store.path(task) / IMATRIX, out, store)
         if request.perplexity:
             context.progress.note(f"perplexity {task.perplexity(context.store.path(task))}")
         return matrix

@@ -88,7 +88,7 @@ def _files(
 
     def deliver(context: Context) -> list[MadeFile]:
         for each in work.tasks.files:
-            put(context.read(each.file), paths[each.plan.ftype])
+            put(context.read(each.file), paths[each.plan.ftype], store)
         return [MadeFile(paths[file.ftype], file.ftype, file.size) for file in work.files]
 
     return plan_job(

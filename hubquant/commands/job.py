@@ -13,7 +13,7 @@ from hubquant.engine.machine import check_disk, check_memory, same_disk
 from hubquant.engine.progress import Progress
 from hubquant.engine.schedule import Estimate, estimate, missing
 from hubquant.engine.store import Store
-from hubquant.engine.task import Context, Task
+from hubquant.engine.task import Context, Task, fingerprint
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ def carry_out(job: Job[T], store: Store, progress: Progress) -> T:
         return job.deliver(Context(store, progress))
 
 
-def put(source: Path, target: Path) -> None:
-    """An artifact's file where the user wants it: a link where the disk has them."""
-    place(source, target, target.with_name(f".{target.name}.arriving"))
+def put(source: Path, target: Path, store: Store) -> None:
+    """A file of ``store`` where the user wants it: a link where the disk has them."""
+    with store.alone(fingerprint(str(target.absolute()))):
+        place(source, target, target.with_name(f".{target.name}.arriving"))

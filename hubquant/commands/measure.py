@@ -57,7 +57,7 @@ def baseline(model: str, text: Text, out: Path, store: Store, progress: Progress
     task = BaselineTask(pulled, chunks, LoadedModel(pulled, spread=True), conversion.n_parameters, conversion.n_vocab)
 
     def deliver(context: Context) -> Path:
-        put(context.read(task), out)
+        put(context.read(task), out, store)
         return out
 
     return plan_job([task], deliver, store, outputs=[out], placed_bytes=task.cost.disk_bytes)

@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from hubquant.disk import checksum, sync, user_path, write_at_once, writing
+from hubquant.disk import checksum, sync, user_path, write_all, write_at_once, writing
 from hubquant.engine.task import Found, Task
 from hubquant.errors import OutputError
 
@@ -35,6 +36,7 @@ TAG = "CACHEDIR.TAG"
 _TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# The store of hubquant; see `hubquant store --help`.\n"
 _NAME = 24  # characters of a key in the name of a folder
 _NOT_ARTIFACTS = ("building", "locks", "running")
+_NOTES = "notes"  # the lock of those who write into or go by running/
 _RATES = TypeAdapter(dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]])
 _KEYS = TypeAdapter(list[str])
 
@@ -81,8 +83,8 @@ class Store:
         """Raises ``OutputError`` for a folder that holds anything and is not a store."""
         self.root = (home() / "store" if root is None else root).absolute()
         try:
-            names = {path.name for path in self.root.iterdir()}
-            foreign = bool(names - {f".{TAG}.writing"}) and TAG not in names
+            # the tag comes first, but another process may just be putting it there
+            foreign = any(self.root.iterdir()) and not (self.root / TAG).is_file()
         except FileNotFoundError:
             foreign = False
         except OSError as error:
@@ -190,7 +192,7 @@ class Store:
         tasks = list(tasks)
         note = self.root / "running" / f"{os.getpid()}-{uuid4().hex[:8]}"
         lock = FileLock(note.with_suffix(".lock"))
-        with writing(self.root):
+        with self.alone(_NOTES), writing(self.root):
             lock.acquire()
             write_at_once(note.with_suffix(".json"), json.dumps([task.key[:_NAME] for task in tasks]).encode())
             for task in tasks:
@@ -201,22 +203,52 @@ class Store:
         finally:
             _forget_note(note, lock)
 
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Only one process does at a time what ``name`` stands for, which must be short work."""
+        lock = FileLock(self.root / "locks" / f"{name}.lock")
+        with writing(self.root):
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def scratch(self, task: Task[Any]) -> Iterator[Path]:
+        """A folder that is gone afterwards; should the process be killed, it is half built and can be pruned."""
+        building = self.root / "building"
+        with writing(building):
+            building.mkdir(exist_ok=True)
+            folder = TemporaryDirectory(dir=building, prefix="scratch-", suffix=f"-{task.key[:_NAME]}")
+        with folder as name:
+            yield Path(name)
+
     def kept(self) -> list[Kept]:
         """Every artifact, and what killed runs left half built, the one used last first."""
         found = []
         for kind in (path for path in _folders(self.root) if path.name not in _NOT_ARTIFACTS):
             for path in _folders(kind):
-                if (record := self._record(path)) is not None:
-                    found.append(Kept(path, kind.name, _size(record), path.stat().st_mtime))
+                with suppress(FileNotFoundError):  # what another process removes meanwhile
+                    if (record := self._record(path)) is not None:
+                        found.append(Kept(path, kind.name, _size(record), path.stat().st_mtime))
         for path in _folders(self.root / "building"):
-            files = [file.stat() for file in path.rglob("*") if file.is_file()]
-            used = max((file.st_mtime for file in files), default=path.stat().st_mtime)
-            found.append(Kept(path, "half built", sum(file.st_size for file in files), used))
+            with suppress(FileNotFoundError):  # what is finished meanwhile
+                files = [file.stat() for file in path.rglob("*") if file.is_file()]
+                used = max((file.st_mtime for file in files), default=path.stat().st_mtime)
+                found.append(Kept(path, "half built", sum(file.st_size for file in files), used))
         return sorted(found, key=lambda each: -each.used)
 
     def prune(self, older: float | None, max_size: int | None, *, dry_run: bool = False) -> list[Kept]:
         """Remove what was not used for ``older`` seconds, and what was used least recently of that which is above
         ``max_size`` bytes together. What a running process needs stays. Returns what was removed."""
+        if dry_run or not (self.root / TAG).is_file():
+            return self._prune(older, max_size, dry_run=dry_run)
+        self._open()
+        with self.alone(_NOTES):  # nobody begins to use what is about to be removed
+            return self._prune(older, max_size, dry_run=False)
+
+    def _prune(self, older: float | None, max_size: int | None, *, dry_run: bool) -> list[Kept]:
         in_use, now, total, removed = self._in_use(), time.time(), 0, []
         for each in self.kept():
             total += each.size
@@ -240,14 +272,19 @@ class Store:
 
     def learn(self, rates: Mapping[str, float]) -> None:
         """Take over what was measured, half and half with what was known."""
-        known = self.rates()
-        blended = {name: (value + known.get(name, value)) / 2 for name, value in rates.items()}
-        write_at_once(self.root / RATES, json.dumps(known | blended, indent=1, sort_keys=True).encode())
+        self._open()
+        with self.alone("rates"):
+            known = self.rates()
+            blended = {name: (value + known.get(name, value)) / 2 for name, value in rates.items()}
+            write_at_once(self.root / RATES, json.dumps(known | blended, indent=1, sort_keys=True).encode())
 
     def _open(self) -> None:
         with writing(self.root):
-            if not (self.root / TAG).is_file():
-                write_at_once(self.root / TAG, _TAG_TEXT.encode())
+            self.root.mkdir(parents=True, exist_ok=True)
+            if not _is_tag(self.root / TAG):
+                # the same bytes in the same place, however many processes write them at once
+                with open(os.open(self.root / TAG, os.O_WRONLY | os.O_CREAT, 0o666), "wb", buffering=0) as tag:
+                    write_all(tag, _TAG_TEXT.encode())
             for name in ("locks", "running"):
                 (self.root / name).mkdir(exist_ok=True)
 
@@ -285,6 +322,10 @@ class Store:
             if size != file.size:
                 return f"{name} has {size:,} bytes instead of {file.size:,}"
         return None
+
+
+def _is_tag(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == len(_TAG_TEXT)
 
 
 def _size(record: Record | None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,8 +44,8 @@ class LoadedModel(Shared):
         if not self.on_disk:
             yield source.load(Placement(spread=self.spread, max_memory=limits))
             return
-        with tempfile.TemporaryDirectory(dir=context.store.root, prefix="offload-") as folder:
-            yield source.load(Placement(spread=True, max_memory=limits, disk=Path(folder)))
+        with context.store.scratch(self.pulled) as folder:
+            yield source.load(Placement(spread=True, max_memory=limits, disk=folder))
 
 
 @dataclass(frozen=True)

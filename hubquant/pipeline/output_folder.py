@@ -216,6 +216,7 @@ class OutputFolder:
         temporary = self._state / ARRIVING
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)  # which may be a link that a killed process was about to place
             temporary.write_bytes(content)
             sync(temporary)
             temporary.replace(target)

@@ -25,6 +25,10 @@ class Pulled(Found[SourceModel]):
         return f"{self.source.id} at {self.source.revision[:12]}"
 
     @property
+    def label(self) -> str:
+        return f"copy of {self.detail}"
+
+    @property
     def made_from(self) -> Mapping[str, str]:
         return self.source.identity
 

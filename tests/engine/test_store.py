@@ -138,6 +138,48 @@ def test_rates_are_blended_and_a_broken_table_is_none(tmp_path: Path) -> None:
     assert store.rates() == {}
 
 
+def _begin(root: Path, together: Any, failed: Any) -> None:
+    together.wait(30)
+    try:
+        with Store(root).using([A]):
+            for number in range(50):
+                Store(root).learn({str(os.getpid()): 1.0, "x": 1.0 + number})
+                Store(root).kept()
+    except BaseException:
+        failed.set()
+        raise
+
+
+def test_processes_begin_a_store_and_write_into_it_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    together, failed = context.Barrier(3), context.Event()
+    processes = [context.Process(target=_begin, args=(tmp_path / "store", together, failed)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert not failed.is_set()
+    assert set(Store(tmp_path / "store").rates()) == {"x", *(str(process.pid) for process in processes)}
+    assert [path.name for path in (tmp_path / "store" / "running").iterdir()] == []
+
+
+def test_a_tag_that_a_kill_cut_is_made_whole(tmp_path: Path) -> None:
+    (tmp_path / TAG).write_text("Sig")
+    with Store(tmp_path).using([]):
+        pass
+    assert (tmp_path / TAG).read_text().endswith("hubquant store --help`.\n")
+
+
+def test_scratch_is_gone_afterwards_and_pruned_after_a_kill(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.using([A]), store.scratch(A) as folder:
+        (folder / "weights").write_text("some")
+        copy = shutil.copytree(folder, folder.with_name(f"scratch-killed-{A.key[:24]}"))
+        assert store.prune(0, None) == []
+    assert not folder.exists()
+    assert [each.path for each in store.prune(0, None)] == [copy]
+
+
 def _hold(root: Path, held: Any, leave: Any) -> None:
     with Store(root).using([A]), Store(root).locked([A], nobody):
         held.set()

@@ -178,3 +178,13 @@ def test_a_file_of_nobody_knows_whom_is_not_an_earlier_version_s(tmp_path: Path)
     (tmp_path / "README.md").write_text("# mine")
     (tmp_path / "a.gguf").write_text("GGUF")
     assert list(OutputFolder(tmp_path)) == []
+
+
+def test_a_kill_while_a_file_is_placed_harms_nothing_that_shares_it(tmp_path: Path) -> None:
+    source, out = tmp_path / "a", tmp_path / "out"
+    source.write_text("GGUF")
+    made(out, b="old")
+    os.link(source, out / ".hubquant" / "arriving")
+    made(out, b="new")
+    assert source.read_text() == "GGUF"
+    assert (out / "b").read_text() == "new"
