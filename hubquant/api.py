@@ -30,7 +30,7 @@ def plan(
 
     ``recipe`` is a ``Recipe``, the path of one, a Hub id, a model folder, a GGUF file, ``hub:org/repo``, "quickstart"
     or "default"; ``overrides`` are "quantize.mode=exact" and the like; ``out`` is the output folder, ``<model>-GGUF``
-    by default.
+    by default; ``store`` is where what was made is kept, by default in ``$HUBQUANT_HOME``.
     """
     if isinstance(overrides, str):
         overrides = (overrides,)

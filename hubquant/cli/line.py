@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-GROUPS = ("imatrix", "evaluate")
+GROUPS = ("imatrix", "evaluate", "store")
 GOING_ON = ("run", "convert", "quantize", "publish", "imatrix collect", "evaluate baseline", "evaluate run")
 """Commands that keep what is finished, and find it again."""
 

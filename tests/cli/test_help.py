@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hubquant.cli.line import GROUPS
 from tests.support.cli import commands, hubquant
 
 COMMANDS = commands()
@@ -40,3 +41,7 @@ def test_the_readme_has_every_command(command: str) -> None:
     group, _, name = command.partition(" ")
     pattern = rf"`hubquant {group}[ `]" if not name else rf"`hubquant {group} ([\w|\\]+\|)?{name}[ `\\|]"
     assert re.search(pattern, README)
+
+
+def test_the_groups_are_known_before_anything_is_parsed() -> None:
+    assert {*GROUPS} == {command.split()[0] for command in COMMANDS if " " in command}
