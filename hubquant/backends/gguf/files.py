@@ -20,6 +20,7 @@ from hubquant.recipe.schema import Quantize
 from hubquant.sources.source import SourceModel
 from hubquant.version import __version__
 
+MATRIX_KEY = "quantize.imatrix.file"
 QUANTIZED_BY = ("general.quantized_by", string("hubquant"))
 PERMISSIONS = ("allow_fork_types", "allow_requantize")  # settings that change no file
 
@@ -68,7 +69,7 @@ class ImatrixFacts:
         longest = 127  # bytes that llama-quantize leaves for a string override
         tokens = {"hubquant.calibration_sha256": string(self.tokens_sha256)} if self.tokens_sha256 else {}
         return {
-            "quantize.imatrix.file": string(_cut(self.file, longest)),
+            MATRIX_KEY: string(_cut(self.file, longest)),
             "quantize.imatrix.dataset": string(_cut(self.dataset, longest)),
             "quantize.imatrix.entries_count": u32(self.entries),
             "quantize.imatrix.chunks_count": u32(self.chunks),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.gguf.files import FilePlan, Weights, quantize_part
+from hubquant.backends.gguf.files import MATRIX_KEY, FilePlan, Weights, quantize_part
 from hubquant.backends.gguf.writing import Mode, Target, quantize_files
 from hubquant.convert.conversion import Conversion, stream
 from hubquant.engine.task import Context, Cost, Pass, Task, fingerprint
@@ -53,8 +53,14 @@ class QuantizedFile(Task[Path]):
         return self.plan.ftype
 
     @property
+    def uses_imatrix(self) -> bool:
+        """Not a file of floats, which has no word of it. Any other records the matrix, as llama-quantize's do, even
+        where its tensors are the same without it, as those of Q8_0 are in the exact mode."""
+        return self.imatrix is not None and MATRIX_KEY in self.plan.layouts[0].metadata
+
+    @property
     def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"weights": self.pulled, **({"imatrix": self.imatrix} if self.imatrix else {})}
+        return {"weights": self.pulled, **({"imatrix": self.imatrix} if self.imatrix and self.uses_imatrix else {})}
 
     @property
     def made_from(self) -> Mapping[str, Any]:
@@ -64,7 +70,7 @@ class QuantizedFile(Task[Path]):
             **quantize_part(self.plan.ftype, self.settings),
             "name": self.plan.name,
             "shard_bytes": self.shard_bytes if self.plan.n_shards > 1 else None,
-            "imatrix": parts if self.imatrix else None,
+            "imatrix": parts if self.uses_imatrix else None,
             "metadata": fingerprint(metadata),
             "hubquant": __version__,
         }
@@ -119,7 +125,7 @@ class WeightsPass(Pass):
     def make(self, tasks: Sequence[tuple[QuantizedFile, Path]], context: Context) -> None:
         source = context.read(self.pulled)
         matrix = None
-        if self.imatrix is not None:
+        if self.imatrix is not None and any(task.uses_imatrix for task, _ in tasks):
             whole = context.read(self.imatrix).fit(self.weights.shapes)
             matrix = whole.select(self.include, self.exclude)
         targets = [
