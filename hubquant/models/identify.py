@@ -53,14 +53,13 @@ def identify(folder: Path, supported: Collection[str] = (), without_code: Collec
         return Identity(library, SUPPORTED_TASK, str(config["model_type"]), config["architectures"][0])
     if is_multimodal(config):
         config = text_settings(config)
-    model_class = _model_class(config, supported)
-    task = _task(model_class)
+    model_class, task = _class_and_task(config, supported)
     if task not in (SUPPORTED_TASK, *EMBEDDING_TASKS):
         raise NotSupportedYet(
-            f"{task} models ({model_class.__name__})",
+            f"{task} models ({model_class})",
             hint=f"use a {SUPPORTED_TASK} model: its class is named like LlamaForCausalLM in config.json",
         )
-    return Identity(library, task, str(config["model_type"]), model_class.__name__)
+    return Identity(library, task, str(config["model_type"]), model_class)
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
@@ -116,15 +115,19 @@ def _read_json(path: Path) -> Any:
         ) from None
 
 
-def _model_class(config: Mapping[str, Any], supported: Collection[str]) -> type:
+def _class_and_task(config: Mapping[str, Any], supported: Collection[str]) -> tuple[str, str]:
+    """The class of the model by name, and its Hub pipeline tag. The class is imported only where its name does not tell
+    the task: that takes seconds."""
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as GENERATE
 
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"])
+    known = GENERATE.get(config["model_type"])
     architectures = config.get("architectures") or [known]
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     if isinstance(name, str) and known and name.lower() == known.lower():  # as LLaMAForCausalLM
         name = known
+    if isinstance(name, str) and name in GENERATE.values():
+        return name, SUPPORTED_TASK
     found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
     if not isinstance(found, type):
         brings_code = "auto_map" in config
@@ -136,7 +139,7 @@ def _model_class(config: Mapping[str, Any], supported: Collection[str]) -> type:
             else f"transformers {transformers.__version__} has no such class",
             hint="pip install -U transformers" if newer else nearest_hint(str(name or config["model_type"]), supported),
         )
-    return found
+    return found.__name__, _task(found)
 
 
 def nearest_hint(name: str, supported: Collection[str]) -> str:
@@ -146,11 +149,7 @@ def nearest_hint(name: str, supported: Collection[str]) -> str:
 
 
 def _task(model_class: type) -> str:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    if model_class.__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        return SUPPORTED_TASK
-    # TasksManager cannot infer the task of a folder, but it can that of a class.
+    """TasksManager cannot infer the task of a folder, but it can that of a class."""
     from optimum.exporters.tasks import TasksManager
 
     try:
