@@ -107,8 +107,11 @@ def _show_plan(
 
 
 def _plan_text(plan: Plan) -> str:
-    weights = plan.work.weights
-    lines = [f"{plain(plan.source.name)}  {weights.architecture}, {weights.n_parameters / 1e6:.1f} M weights", ""]
+    model = plan.work.component
+    lines = [
+        f"{plain(plan.source.name)}  {model.conversion.architecture}, {model.n_parameters / 1e6:.1f} M weights",
+        "",
+    ]
     lines += [f"{step.name:>10}  {plain(step.detail)}{' (done before)' if step.done else ''}" for step in plan.steps]
     lines += ["", f"{'size':>8} {'bpw':>7}  file, and the types of its tensors"]
     for file in plan.files:
@@ -116,7 +119,7 @@ def _plan_text(plan: Plan) -> str:
         lines += textwrap.wrap(_count_types(file.types), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
     lines += [
         "",
-        f"tokenizer {plan.work.vocabulary}",
+        f"tokenizer {plan.work.checked.vocabulary}",
         *estimate_lines(plan.estimate),
         f"output    {plain(str(plan.output))}",
         *(f"note: {plain(note)}" for note in plan.notes),

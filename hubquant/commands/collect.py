@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hubquant.commands.flags import Text
+from hubquant.commands.flags import model as reference
 from hubquant.commands.job import Job, plan_job, put
-from hubquant.commands.models import open_runnable
 from hubquant.commands.targets import check_target
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
@@ -19,6 +19,7 @@ from hubquant.observe.collector import batch_chunks
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.importance import CollectedImatrix, Saving
 from hubquant.pipeline.ways import choose_way
+from hubquant.pipeline.work import open_model
 from hubquant.recipe.schema import Imatrix
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
     """Raises ``UserError`` before any weight is read."""
     out = request.saving.out
     check_target(out, "imatrix")
-    pulled, conversion = open_runnable(request.model, request.pre_tokenizer, progress)
-    way = choose_way(request.settings, conversion.shapes, can_stream=pulled.source.can_stream)
+    component = open_model(reference(request.model), request.pre_tokenizer, progress)
+    component.check_runs("running")
+    way = choose_way(request.settings, component)
     if way == "stream" and request.saving:
         raise UserError(
             "a streamed collection has no matrix before its end",
@@ -52,10 +54,9 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
             hint="leave out --output-frequency and --save-frequency",
         )
     with progress.doing("tokenizing"):
-        whole = request.text.tokenize(pulled.source.tokenizer())
+        whole = request.text.tokenize(component.source.tokenizer())
     task = CollectedImatrix(
-        pulled,
-        conversion,
+        component,
         whole if request.shard is None else _shard(whole, *request.shard),
         request.settings,
         way,

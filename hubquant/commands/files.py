@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hubquant.backends.gguf.backend import GGUF
 from hubquant.commands.flags import model as reference
 from hubquant.commands.job import Job, plan_job, put
 from hubquant.commands.targets import check_target
-from hubquant.convert.conversion import Conversion
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
 from hubquant.errors import OutputError, UserError
 from hubquant.pipeline.work import open_model, prepare
-from hubquant.recipe.references import GGUF
+from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import Convert, Evaluate, Imatrix, Quantize, Recipe
-from hubquant.sources.pulled import Pulled
+from hubquant.sources.component import Component
 
 IMATRIX_HINT = "add --imatrix FILE (hubquant imatrix collect MODEL -o FILE makes one)"
 UNSHARDED = 1 << 62  # bytes
@@ -40,10 +40,10 @@ def convert(
     """One file of floats or of Q8_0; ``out`` is the file, or a folder that is there."""
     if not _names_file(out) and not out.is_dir():
         raise UserError(f"{out} is no GGUF file", why="there is no such folder either", hint=f"write -o {out}.gguf")
-    pulled, conversion = open_model(reference(model), pre_tokenizer, progress)
-    settings = Quantize(types=(type or conversion.float_type,))
+    component = open_model(reference(model), pre_tokenizer, progress)
+    settings = Quantize(types=(type or component.conversion.float_type,))
     recipe = _recipe(model, settings, Imatrix(skip=True), pre_tokenizer)
-    return _files(recipe, pulled, conversion, out, store, progress)
+    return _files(recipe, component, out, store, progress)
 
 
 def quantize(
@@ -65,9 +65,9 @@ def quantize(
         )
     if out.exists() and not out.is_dir() and not _names_file(out):
         raise OutputError(f"{out} is a file", why="its name does not end with .gguf", hint="write -o with a folder")
-    pulled, conversion = open_model(reference(model), pre_tokenizer, progress)
+    component = open_model(reference(model), pre_tokenizer, progress)
     recipe = _recipe(model, settings, imatrix if imatrix.given else Imatrix(skip=True), pre_tokenizer)
-    return _files(recipe, pulled, conversion, out, store, progress)
+    return _files(recipe, component, out, store, progress)
 
 
 def _recipe(model: str, settings: Quantize, imatrix: Imatrix, pre_tokenizer: str | None) -> Recipe:
@@ -80,11 +80,9 @@ def _recipe(model: str, settings: Quantize, imatrix: Imatrix, pre_tokenizer: str
     )
 
 
-def _files(
-    recipe: Recipe, pulled: Pulled, conversion: Conversion, out: Path, store: Store, progress: Progress
-) -> Job[list[MadeFile]]:
-    paths = _paths(out, pulled.source.name, recipe.quantize.types)
-    work = prepare(recipe, pulled, conversion, UNSHARDED, IMATRIX_HINT, progress)
+def _files(recipe: Recipe, component: Component, out: Path, store: Store, progress: Progress) -> Job[list[MadeFile]]:
+    paths = _paths(out, component.source.name, recipe.quantize.types)
+    work = prepare(recipe, component, GGUF(UNSHARDED, IMATRIX_HINT, compares=False), progress)
 
     def deliver(context: Context) -> list[MadeFile]:
         for each in work.tasks.files:
@@ -102,7 +100,7 @@ def _files(
 
 
 def _names_file(out: Path) -> bool:
-    return out.name.lower().endswith(GGUF) and not out.is_dir()
+    return out.name.lower().endswith(GGUF_SUFFIX) and not out.is_dir()
 
 
 def _paths(out: Path, name: str, types: Sequence[str]) -> Mapping[str, Path]:

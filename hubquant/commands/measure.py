@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.commands.flags import Text
+from hubquant.commands.flags import model as reference
 from hubquant.commands.job import Job, plan_job, put
-from hubquant.commands.models import open_runnable
 from hubquant.commands.targets import check_target
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
@@ -19,6 +19,7 @@ from hubquant.pipeline.baseline import BaselineTask, PerplexityTask
 from hubquant.pipeline.costs import running_cost
 from hubquant.pipeline.evaluate import Evaluation
 from hubquant.pipeline.held import LoadedModel
+from hubquant.pipeline.work import open_model
 
 if TYPE_CHECKING:
     from hubquant.evaluate import Divergence, Perplexity
@@ -51,10 +52,11 @@ class FileOfUser(Found[Path]):
 def baseline(model: str, text: Text, out: Path, store: Store, progress: Progress) -> Job[Path]:
     """The source model's next-token distributions, in ``out``."""
     check_target(out, "baseline")
-    pulled, conversion = open_runnable(model, None, progress)
+    component = open_model(reference(model), None, progress)
+    component.check_runs("running")
     with progress.doing("tokenizing"):
-        chunks = text.tokenize(pulled.source.tokenizer())
-    task = BaselineTask(pulled, chunks, LoadedModel(pulled, spread=True), conversion.n_parameters, conversion.n_vocab)
+        chunks = text.tokenize(component.source.tokenizer())
+    task = BaselineTask(component, chunks, LoadedModel(component.pulled, spread=True))
 
     def deliver(context: Context) -> Path:
         put(context.read(task), out, store)
@@ -77,8 +79,9 @@ def divergence(file: Path, baseline: Path, store: Store) -> Job[Divergence]:
 
 def perplexity(model: str, text: Text, store: Store, progress: Progress) -> Job[Perplexity]:
     """Of a checkpoint or a GGUF file; the file's own tokenizer cuts the text."""
-    pulled, conversion = open_runnable(model, None, progress)
+    component = open_model(reference(model), None, progress)
+    component.check_runs("running")
     with progress.doing("tokenizing"):
-        chunks = text.tokenize(pulled.source.tokenizer())
-    task = PerplexityTask(pulled, chunks, LoadedModel(pulled, spread=True), conversion.n_parameters, conversion.n_vocab)
+        chunks = text.tokenize(component.source.tokenizer())
+    task = PerplexityTask(component, chunks, LoadedModel(component.pulled, spread=True))
     return plan_job([task], lambda context: context.read(task), store)

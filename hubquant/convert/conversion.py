@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -63,14 +62,6 @@ class Conversion:
         """Every tensor of the file, in llama-quantize's order."""
         shapes = {name: shape for bundle in self.bundles for name, shape in bundle.targets.items()}
         return {name: shapes[name] for name in sorted(shapes, key=file_order)}
-
-    @property
-    def n_parameters(self) -> int:
-        return sum(math.prod(shape) for bundle in self.bundles for shape in bundle.targets.values())
-
-    @property
-    def n_vocab(self) -> int:
-        return self.shapes["token_embd.weight"][0]
 
     @property
     def quantized(self) -> dict[str, str]:

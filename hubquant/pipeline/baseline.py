@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.evaluate.scoring import n_scored
-from hubquant.pipeline.costs import running_cost
+from hubquant.pipeline.costs import evaluating_cost
 from hubquant.pipeline.held import LoadedModel
 from hubquant.pipeline.results import Measurement, describe
-from hubquant.sources.pulled import Pulled
+from hubquant.sources.component import Component
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
@@ -24,15 +24,13 @@ BASELINE = "baseline.h5"
 
 @dataclass(frozen=True, eq=False)
 class BaselineTask(Task[Path]):
-    """Distributions of the next token over ``chunks``; ``n_vocab`` logits and ``n_parameters`` weights."""
+    """Distributions of the next token over ``chunks``, by ``model``, which is the component's."""
 
     kind = "baseline"
 
-    pulled: Pulled
+    component: Component
     chunks: Chunks
     model: LoadedModel
-    n_parameters: int
-    n_vocab: int
 
     @property
     def detail(self) -> str:
@@ -44,17 +42,16 @@ class BaselineTask(Task[Path]):
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"weights": self.pulled}
+        return {"weights": self.component.pulled}
 
     @property
     def made_from(self) -> Mapping[str, Any]:
-        return {"tokens": self.chunks.fingerprint, "name": self.pulled.source.full_name, "hubquant": __version__}
+        return {"tokens": self.chunks.fingerprint, "name": self.component.source.full_name, "hubquant": __version__}
 
     @property
     def cost(self) -> Cost:
-        chunk_size = self.chunks.chunk_size
-        stored = 2 * self.n_vocab * n_scored(chunk_size) * len(self.chunks)
-        return running_cost(self.n_parameters, self.chunks.n_tokens, chunk_size * self.n_vocab, stored)
+        stored = 2 * self.component.n_vocab * n_scored(self.chunks.chunk_size) * len(self.chunks)
+        return evaluating_cost(self.component, self.chunks, stored)
 
     @property
     def shares(self) -> LoadedModel:
@@ -64,7 +61,7 @@ class BaselineTask(Task[Path]):
         from hubquant.evaluate import write_baseline
         from hubquant.models.language_model import LanguageModel
 
-        source = self.pulled.source
+        source = self.component.source
         with context.progress.bar("baseline", len(self.chunks), "chunks") as advance:
             write_baseline(
                 LanguageModel(context.held),
@@ -85,11 +82,9 @@ class PerplexityTask(Measurement["Perplexity"]):
 
     kind = "perplexity"
 
-    pulled: Pulled
+    component: Component
     chunks: Chunks
     model: LoadedModel
-    n_parameters: int
-    n_vocab: int
 
     @property
     def detail(self) -> str:
@@ -107,7 +102,7 @@ class PerplexityTask(Measurement["Perplexity"]):
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"weights": self.pulled}
+        return {"weights": self.component.pulled}
 
     @property
     def made_from(self) -> Mapping[str, Any]:
@@ -115,7 +110,7 @@ class PerplexityTask(Measurement["Perplexity"]):
 
     @property
     def cost(self) -> Cost:
-        return running_cost(self.n_parameters, self.chunks.n_tokens, self.chunks.chunk_size * self.n_vocab)
+        return evaluating_cost(self.component, self.chunks)
 
     @property
     def shares(self) -> LoadedModel:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from hubquant.engine.task import Cost
+from hubquant.sources.component import Component
+
+if TYPE_CHECKING:
+    from hubquant.calibration import Chunks
 
 FP32_BYTES = 4
 LIBRARIES_BYTES = 1 << 30  # the interpreter with torch, transformers and compiled kernels
@@ -23,6 +28,12 @@ def running_cost(n_parameters: int, n_tokens: int, logits: int = 0, disk_bytes: 
         disk_bytes=disk_bytes,
         work=float(n_parameters) * n_tokens,
     )
+
+
+def evaluating_cost(component: Component, chunks: Chunks, disk_bytes: int = 0) -> Cost:
+    """Of running a component, or a file of it, over ``chunks`` and looking at its logits."""
+    logits = chunks.chunk_size * component.n_vocab
+    return running_cost(component.n_parameters, chunks.n_tokens, logits, disk_bytes)
 
 
 def verifying_cost(shapes: Shapes) -> Cost:

@@ -113,7 +113,7 @@ class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
 
     @property
     def cost(self) -> Cost:
-        return running_cost(self.file.weights.n_parameters, 0)
+        return running_cost(self.file.component.n_parameters, 0)
 
     @property
     def shares(self) -> LoadedFile | None:
@@ -127,7 +127,7 @@ class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
             return RuntimeCheck(skipped=f"only {fork}, a fork of llama.cpp, loads this file")
         return runtime_check(
             context.read(self.file),
-            self.file.pulled.source.tokenizer(),
+            self.file.component.source.tokenizer(),
             LanguageModel(context.held),
             without=self.differing,
             add_special=not self.left_out,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.gguf.files import ImatrixFacts, Weights
+from hubquant.backends.backend import ImatrixFacts, Importance
 from hubquant.disk import public_name, sha256_of, user_path, writing
 from hubquant.engine.task import Context, Task
 from hubquant.errors import ImatrixError
@@ -67,20 +67,22 @@ class GivenImatrix(Task["ImportanceMatrix"]):
         return read_sum(self.paths)
 
 
-def open_imatrix(settings: Imatrix, weights: Weights) -> tuple[GivenImatrix, ImatrixFacts, tuple[str, ...]]:
-    """The matrix that ``settings`` name, what files record of it, and its entries. Raises ``ImatrixError`` when it
-    belongs to another model."""
+def open_imatrix(settings: Imatrix, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Importance, int]:
+    """The matrix that ``settings`` name, for weights of these ``shapes``, and how many entries it has. Raises
+    ``ImatrixError`` when it belongs to another model."""
     paths = tuple(imatrix_path(reference) for reference in settings.given)
     given = GivenImatrix(paths, tuple(map(sha256_of, paths)))
-    matrix = _public(given.sum().fit(weights.shapes))
+    matrix = _public(given.sum().fit(shapes))
+    covered = used_names(matrix.entries, settings)
     facts = ImatrixFacts(
         ", ".join(path.name for path in paths),
         matrix.datasets[0] if matrix.datasets else "",
-        len(used_names(matrix.entries, settings)),
+        len(covered),
         matrix.chunk_count,
         matrix.provenance.get(CALIBRATION),
     )
-    return given, facts, tuple(matrix.entries)
+    used = Importance(given, facts, covered, settings.include_weights, settings.exclude_weights)
+    return used, len(matrix.entries)
 
 
 def _public(matrix: ImportanceMatrix) -> ImportanceMatrix:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hubquant.backends.gguf.backend import GGUF
 from hubquant.engine.task import Context, Shared, Task
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.pulled import Pulled
@@ -56,7 +57,4 @@ class LoadedFile(Shared):
 
     @contextmanager
     def open(self, context: Context) -> Iterator[PreTrainedModel]:
-        from hubquant.convert.restore import load_model
-        from hubquant.devices import default_device
-
-        yield load_model(context.read(self.file), default_device())
+        yield GGUF.restore(context.read(self.file))

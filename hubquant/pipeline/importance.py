@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.conversion import Conversion
 from hubquant.engine.progress import Progress
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.imatrix import load_imatrix, save
@@ -15,9 +14,9 @@ from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.costs import LIBRARIES_BYTES, running_cost
 from hubquant.pipeline.held import LoadedModel, Way
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
-from hubquant.pipeline.ways import open_weights, room, streaming_bytes
+from hubquant.pipeline.ways import room, streaming_bytes
 from hubquant.recipe.schema import Imatrix
-from hubquant.sources.pulled import Pulled
+from hubquant.sources.component import Component, open_weights
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
@@ -55,8 +54,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
 
     kind = "imatrix"
 
-    pulled: Pulled
-    conversion: Conversion
+    component: Component
     chunks: Chunks
     settings: Imatrix
     way: Way
@@ -75,7 +73,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"weights": self.pulled}
+        return {"weights": self.component.pulled}
 
     @property
     def made_from(self) -> Mapping[str, Any]:
@@ -91,11 +89,11 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
 
     @property
     def cost(self) -> Cost:
-        shapes, n_tokens = self.conversion.shapes, self.chunks.n_tokens
-        running = running_cost(self.conversion.n_parameters, n_tokens)
+        n_tokens = self.chunks.n_tokens
+        running = running_cost(self.component.n_parameters, n_tokens)
         if self.way != "stream":
             return running
-        return Cost(ram_bytes=LIBRARIES_BYTES + streaming_bytes(shapes, n_tokens), work=running.work)
+        return Cost(ram_bytes=LIBRARIES_BYTES + streaming_bytes(self.component, n_tokens), work=running.work)
 
     @property
     def rate(self) -> str:
@@ -103,7 +101,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
 
     @property
     def shares(self) -> LoadedModel | None:
-        return None if self.way == "stream" else LoadedModel.by(self.pulled, self.settings, self.way)
+        return None if self.way == "stream" else LoadedModel.by(self.component.pulled, self.settings, self.way)
 
     def make(self, folder: Path, context: Context) -> None:
         from hubquant.observe import Keeping
@@ -128,7 +126,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
         from hubquant.observe import OUTPUT, Wanted, collect
         from hubquant.observe.streamed import collect_streamed
 
-        source, taps, progress = context.read(self.pulled), self.conversion.taps, context.progress
+        source, taps, progress = context.read(self.component.pulled), self.component.conversion.taps, context.progress
         if self.settings.process_output and OUTPUT not in taps:
             progress.note("the output layer is the token embedding, of which llama-imatrix has no entry either")
         facts = {"model": source.full_name, "model_identity": source.identity["model"], **self.provenance}
@@ -136,8 +134,8 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
         if self.way == "stream":
             from hubquant.models.stream import BlockStream
 
-            place = room(self.conversion.shapes, self.chunks.n_tokens, keeping.path.parent)
-            stream = BlockStream(open_weights(source.checkpoint), place)
+            place = room(self.component, self.chunks.n_tokens, keeping.path.parent)
+            stream = BlockStream(open_weights(source), place)
             with progress.bar("imatrix", len(self.chunks) * stream.n_blocks, "layers") as advance:
                 return collect_streamed(stream, self.chunks, taps, wanted, keeping=keeping, advance=advance)
         watch = _Watch(self.saving, progress)
@@ -148,7 +146,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
         """With estimates where nothing was seen; what is wrong with it is told."""
         from hubquant.imatrix.coverage import coverage, with_estimates
 
-        matrix, shapes = collection.matrix(), self.conversion.shapes
+        matrix, shapes = collection.matrix(), self.component.shapes
         if collection.skipped:
             progress.note(
                 f"{len(collection.skipped)} chunks gave activations that are not finite and were left out: "

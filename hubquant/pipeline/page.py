@@ -58,14 +58,14 @@ class Page(BaseModel):
             revision=source.revision if source.id else None,
             base_models=base_models(recipe, source.id, source.card),
             source=dict(source.card),
-            has_imatrix=plan.work.facts is not None,
+            has_imatrix=plan.work.importance is not None,
             calibration=tuple(map(_text, recipe.calibration.sources)) if plan.work.texts.calibration else (),
             tokens_calibrated=plan.work.texts.calibration.n_tokens if plan.work.texts.calibration else 0,
             evaluation=tuple(map(_text, recipe.evaluate.sources)) if plan.work.texts.evaluation else (),
             recipe=public_recipe(recipe, model),
             local_recipe=local_recipe(recipe, model),
             made_with=_made_with(plan, matrix_sha256),
-            not_as_source=plan.work.conversion.notes,
+            not_as_source=plan.work.component.conversion.notes,
         )
 
     @classmethod
@@ -135,12 +135,12 @@ def undescribed(names: Iterable[str], files: Sequence[FileMeasurement]) -> list[
 
 
 def _made_with(plan: Plan, matrix_sha256: str | None) -> MadeWith:
-    recipe, facts = plan.recipe, plan.work.facts
+    recipe, importance = plan.recipe, plan.work.importance
     settings = recipe.quantize.model_dump(mode="json", exclude={"types", "allow_fork_types", "allow_requantize"})
     matrix = None
-    if facts is not None:
+    if importance is not None:
         # by the text it was collected on, where that is known: sums differ in their last bits between machines
-        source = facts.tokens_sha256 or matrix_sha256
+        source = importance.facts.tokens_sha256 or matrix_sha256
         use = recipe.imatrix.model_dump(include={"process_output", "include_weights", "exclude_weights"})
         matrix = fingerprint({"matrix": source, **use})
     return MadeWith(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hubquant.backends.gguf.backend import GGUF
 from hubquant.backends.gguf.files import FilePlan
 from hubquant.engine.machine import check_disk, check_memory, same_disk
 from hubquant.engine.progress import Progress
@@ -62,9 +63,9 @@ class Plan:
         return {
             "model": self.source.name,
             "revision": self.source.revision,
-            "architecture": self.work.weights.architecture,
-            "parameters": self.work.weights.n_parameters,
-            "tokenizer": str(self.work.vocabulary),
+            "architecture": self.work.component.conversion.architecture,
+            "parameters": self.work.component.n_parameters,
+            "tokenizer": str(self.work.checked.vocabulary),
             "steps": [{"name": s.name, "detail": s.detail, "done": s.done} for s in self.steps],
             "files": [
                 {
@@ -96,10 +97,11 @@ def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progr
         to = place_to_publish(recipe.publish.to)
         recipe = recipe.model_copy(update={"publish": recipe.publish.model_copy(update={"to": to})})
     folder = None if output is None else OutputFolder(output, store)
-    pulled, conversion = open_model(recipe.model, recipe.convert.pre_tokenizer, progress)
-    work = prepare(recipe, pulled, conversion, shard_bytes, "leave imatrix.skip out", progress)
+    component = open_model(recipe.model, recipe.convert.pre_tokenizer, progress)
+    backend = GGUF(shard_bytes, "leave imatrix.skip out", compares=True)
+    work = prepare(recipe, component, backend, progress)
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
-    names = planned_names(recipe, work.files, has_imatrix=work.facts is not None)
+    names = planned_names(recipe, work.files, has_imatrix=work.importance is not None)
     folder.check(names, _sources(work.tasks, store))
     names += [name for name in folder if name not in names]
     found = estimate(work.tasks, missing(work.tasks.goals, store), store.rates())

@@ -6,18 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.gguf.files import FilePlan, Weights
+from hubquant.backends.gguf.files import FilePlan
 from hubquant.backends.gguf.task import QuantizedFile
-from hubquant.convert.conversion import Conversion
 from hubquant.engine.task import Task
 from hubquant.pipeline.baseline import BaselineTask
-from hubquant.pipeline.costs import running_cost
+from hubquant.pipeline.costs import evaluating_cost
 from hubquant.pipeline.evaluate import Evaluation, UsedByLlamaCpp
-from hubquant.pipeline.held import LoadedModel, Way
-from hubquant.pipeline.importance import CollectedImatrix
 from hubquant.pipeline.verify import Verification
-from hubquant.recipe.schema import Recipe
-from hubquant.sources.pulled import Pulled
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
@@ -73,37 +68,21 @@ class Texts:
 
 
 def recipe_tasks(
-    recipe: Recipe,
-    pulled: Pulled,
-    conversion: Conversion,
-    weights: Weights,
-    files: Sequence[FilePlan],
-    texts: Texts,
-    way: Way,
-    given: Task[ImportanceMatrix] | None,
+    files: Sequence[QuantizedFile],
+    imatrix: Task[ImportanceMatrix] | None,
+    baseline: BaselineTask | None,
     vocabulary: VocabularyCheck | None,
-    shard_bytes: int,
 ) -> RecipeTasks:
-    collected = None
-    if texts.calibration is not None:
-        collected = CollectedImatrix(pulled, conversion, texts.calibration, recipe.imatrix, way)
-    imatrix = given or collected
-    used = recipe.imatrix.include_weights, recipe.imatrix.exclude_weights
-    model = LoadedModel.by(pulled, recipe.imatrix, way)
-    baseline = None
-    if texts.evaluation is not None:
-        baseline = BaselineTask(pulled, texts.evaluation, model, weights.n_parameters, weights.n_vocab)
+    """``vocabulary`` is known where there is a ``baseline``."""
 
-    def of(plan: FilePlan) -> FileTasks:
-        file = QuantizedFile(pulled, conversion, weights, plan, recipe.quantize, shard_bytes, imatrix, *used)
+    def of(file: QuantizedFile) -> FileTasks:
         if baseline is None or vocabulary is None:
             return FileTasks(file, Verification(file), None, None)
-        chunks = baseline.chunks
-        cost = running_cost(weights.n_parameters, chunks.n_tokens, chunks.chunk_size * weights.n_vocab)
+        cost = evaluating_cost(file.component, baseline.chunks)
         return FileTasks(
             file,
             Verification(file),
-            Evaluation(file, baseline, plan.ftype, cost),
+            Evaluation(file, baseline, file.plan.ftype, cost),
             UsedByLlamaCpp(file, tuple(vocabulary.differing), bool(vocabulary.left_out)),
         )
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.gguf.task import QuantizedFile
-from hubquant.convert.conversion import Conversion, stream
+from hubquant.convert.conversion import stream
 from hubquant.engine.task import Context, Cost, Pass, Task
 from hubquant.errors import VerificationError
 from hubquant.pipeline.costs import verifying_cost
 from hubquant.pipeline.results import RESULT, keep_value, read_value
 from hubquant.quants.api import Mode
+from hubquant.sources.component import Component
 from hubquant.sources.pulled import Pulled
 from hubquant.version import __version__
 
@@ -40,7 +41,7 @@ class Verification(Task["TensorCheck"]):
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"weights": self.file.pulled, "file": self.file}
+        return {"weights": self.file.component.pulled, "file": self.file}
 
     @property
     def made_from(self) -> Mapping[str, Any]:
@@ -48,11 +49,11 @@ class Verification(Task["TensorCheck"]):
 
     @property
     def cost(self) -> Cost:
-        return verifying_cost(self.file.weights.shapes)
+        return verifying_cost(self.file.component.shapes)
 
     @property
     def shares(self) -> VerifyingPass:
-        return VerifyingPass(self.file.pulled, self.file.settings.mode, self.file.conversion)
+        return VerifyingPass(self.file.component.pulled, self.file.settings.mode, self.file.component)
 
     def make(self, folder: Path, context: Context) -> None:
         self.shares.make([(self, folder)], context)
@@ -69,15 +70,15 @@ class VerifyingPass(Pass):
 
     pulled: Pulled
     mode: Mode
-    conversion: Conversion = field(compare=False)
+    component: Component = field(compare=False)
 
     def make(self, tasks: Sequence[tuple[Verification, Path]], context: Context) -> None:
         """Raises ``VerificationError``; the files are then removed, so that the next run makes them again."""
         from hubquant.evaluate import verify_files
 
-        tensors = stream(self.conversion, context.read(self.pulled).checkpoint)
+        tensors = stream(self.component.conversion, context.read(self.pulled).checkpoint)
         paths = [context.read(task.file) for task, _ in tasks]
-        with context.progress.bar("verify", len(self.conversion.shapes), "tensors") as advance:
+        with context.progress.bar("verify", len(self.component.shapes), "tensors") as advance:
             try:
                 checks = verify_files(paths, tensors, mode=self.mode, advance=advance)
             except VerificationError:

@@ -7,113 +7,87 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from hubquant.backends.gguf.files import FilePlan, ImatrixFacts, Weights, check_quantized, fork_note, idle_rules
-from hubquant.backends.gguf.target import check_tokenizer, conversion_weights, plan_file
-from hubquant.convert.conversion import Conversion
+from hubquant.backends.backend import ImatrixFacts, Importance
+from hubquant.backends.gguf.backend import GGUF, CheckedGGUF
+from hubquant.backends.gguf.files import FilePlan, fork_note
 from hubquant.engine.progress import Progress
-from hubquant.errors import NotSupportedYet
 from hubquant.observe import collected_names
+from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
+from hubquant.pipeline.held import LoadedModel, Way
+from hubquant.pipeline.importance import CollectedImatrix
 from hubquant.pipeline.tasks import RecipeTasks, Texts, recipe_tasks
 from hubquant.pipeline.ways import choose_way
-from hubquant.recipe.schema import ModelReference, Recipe
-from hubquant.sources.open import open_source
-from hubquant.sources.pulled import Pulled
+from hubquant.recipe.schema import Imatrix, ModelReference, Recipe
+from hubquant.sources.component import Component
+from hubquant.sources.open import open_component
 from hubquant.sources.source import SourceModel
-
-if TYPE_CHECKING:
-    from hubquant.calibration import Chunks
-    from hubquant.llamacpp.vocabulary import VocabularyCheck
 
 COMPARED_CHARACTERS = 4_000_000  # of each source; more than a calibration run reads
 
 
 @dataclass(frozen=True)
 class Work:
-    """``vocabulary`` is None where the tokenizer is that of a file already; ``facts`` are of the importance matrix,
-    None where none is used."""
+    """``checked`` is what the files hold; ``importance`` is None where no matrix is used."""
 
     recipe: Recipe
-    pulled: Pulled
-    conversion: Conversion
-    vocabulary: VocabularyCheck | None
-    weights: Weights
-    facts: ImatrixFacts | None
+    component: Component
+    checked: CheckedGGUF
+    importance: Importance | None
     texts: Texts
     tasks: RecipeTasks
     notes: Sequence[str]
 
     @property
     def source(self) -> SourceModel:
-        return self.pulled.source
+        return self.component.source
 
     @property
     def files(self) -> list[FilePlan]:
         return [each.plan for each in self.tasks.files]
 
 
-def open_model(reference: ModelReference, pre_tokenizer: str | None, progress: Progress) -> tuple[Pulled, Conversion]:
-    """The source, not pulled yet, and what becomes of its weights."""
+def open_model(reference: ModelReference, pre_tokenizer: str | None, progress: Progress) -> Component:
+    """The language model of a source, not pulled yet."""
     with progress.doing("reading what the model's files hold"):
-        source = open_source(reference, pre_tokenizer)
-        return Pulled(source), source.conversion()
+        return open_component(reference, pre_tokenizer)
 
 
-def prepare(
-    recipe: Recipe,
-    pulled: Pulled,
-    conversion: Conversion,
-    shard_bytes: int,
-    without_imatrix: str,
-    progress: Progress,
-) -> Work:
-    """Raises a ``UserError`` for everything that would fail later and can be known now.
-
-    ``pulled`` and ``conversion`` are those of the recipe's model. ``without_imatrix`` is the hint where a type needs an
-    importance matrix and there is none.
-    """
-    source = pulled.source
-    check_quantized(source, recipe.quantize)
-    if conversion.cannot_run and (collects(recipe) or not recipe.evaluate.skip):
-        raise NotSupportedYet(
-            f"calibrating or evaluating {conversion.architecture} models",
-            why=conversion.cannot_run,
-            hint="add --set imatrix.skip=true --set evaluate.skip=true",
-        )
-    weights = conversion_weights(source, conversion)
-    vocabulary = None
-    if source.converts_tokenizer or not recipe.evaluate.skip:
-        with progress.doing("comparing the tokenizer with llama.cpp's"):
-            vocabulary = check_tokenizer(source, weights)
-    given, facts, entries = open_imatrix(recipe.imatrix, weights) if recipe.imatrix.given else (None, None, ())
-    texts = _tokenize(recipe, source, progress)
+def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progress) -> Work:
+    """The recipe's ``component`` in the formats of ``backend``. Raises a ``UserError`` for everything that would fail
+    later and can be known now."""
+    if collects(recipe) or not recipe.evaluate.skip:
+        hint = "add --set imatrix.skip=true --set evaluate.skip=true"
+        component.check_runs("calibrating or evaluating", hint)
+    checked = backend.check(component, recipe.quantize, progress)
+    importance, n_entries = None, 0
+    way: Way = "none"
+    if recipe.imatrix.given:
+        importance, n_entries = open_imatrix(recipe.imatrix, component.shapes)
+    texts = _tokenize(recipe, component.source, progress)
     if texts.calibration is not None:
-        entries = collected_names(conversion.taps, recipe.imatrix.process_output)
-        facts = _collected_facts(texts.calibration, len(used_names(entries, recipe.imatrix)))
-    covered = used_names(entries, recipe.imatrix)
-    files = [
-        plan_file(weights, source, recipe.quantize, ftype, facts, covered, shard_bytes, without_imatrix)
-        for ftype in recipe.quantize.types
-    ]
-    way = choose_way(recipe.imatrix, weights.shapes, can_stream=source.can_stream) if texts.calibration else "none"
+        way = choose_way(recipe.imatrix, component)
+        task = CollectedImatrix(component, texts.calibration, recipe.imatrix, way)
+        importance, n_entries = _to_be_collected(task, recipe.imatrix)
+    baseline = None
+    if texts.evaluation is not None:
+        model = LoadedModel.by(component.pulled, recipe.imatrix, way)
+        baseline = BaselineTask(component, texts.evaluation, model)
+    files = checked.tasks(importance)
+    tasks = recipe_tasks(files, importance.task if importance else None, baseline, checked.vocabulary)
     return Work(
         recipe=recipe,
-        pulled=pulled,
-        conversion=conversion,
-        vocabulary=vocabulary,
-        weights=weights,
-        facts=facts,
+        component=component,
+        checked=checked,
+        importance=importance,
         texts=texts,
-        tasks=recipe_tasks(recipe, pulled, conversion, weights, files, texts, way, given, vocabulary, shard_bytes),
+        tasks=tasks,
         notes=[
-            *([vocabulary.note] if vocabulary and vocabulary.note else []),
-            *conversion.notes,
-            *use_notes(len(entries), len(covered), recipe.imatrix),
-            *idle_rules(weights, recipe.quantize),
-            *(note for file in files for note in (*file.notes, *fork_note(file.ftype, file.types))),
+            *checked.notes,
+            *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
+            *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.ftype, f.plan.types))),
             *(_check_overlap(recipe) if texts.calibration and texts.evaluation else []),
         ],
     )
@@ -138,9 +112,12 @@ def _tokenize(recipe: Recipe, source: SourceModel, progress: Progress) -> Texts:
         )
 
 
-def _collected_facts(chunks: Chunks, n_entries: int) -> ImatrixFacts:
-    """What a file will record of the matrix that is yet to be collected."""
-    return ImatrixFacts(IMATRIX, chunks.datasets[0], n_entries, len(chunks), chunks.fingerprint)
+def _to_be_collected(task: CollectedImatrix, settings: Imatrix) -> tuple[Importance, int]:
+    """What files will record of the matrix, and how many entries it will have."""
+    names = collected_names(task.component.conversion.taps, settings.process_output)
+    covered, chunks = used_names(names, settings), task.chunks
+    facts = ImatrixFacts(IMATRIX, chunks.datasets[0], len(covered), len(chunks), chunks.fingerprint)
+    return Importance(task, facts, covered, settings.include_weights, settings.exclude_weights), len(names)
 
 
 def _check_overlap(recipe: Recipe) -> list[str]:

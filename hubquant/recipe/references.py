@@ -10,7 +10,7 @@ from hubquant.disk import user_path
 from hubquant.errors import UserError
 from hubquant.recipe.schema import HUB_ID
 
-GGUF = ".gguf"
+GGUF_SUFFIX = ".gguf"
 _HOSTS = re.compile(r"((https?|ssh)://)?(git@|www\.)?(huggingface\.co|hf\.co)[/:]+")
 _HF = "hf://"
 _PAGES = ("tree", "blob", "resolve", "raw", "commit", "commits", "discussions", "edit")
@@ -32,7 +32,7 @@ def model_reference(text: str) -> dict[str, str]:
     if os.path.exists(user_path(text)):
         return _local(text)
     if not (address := _address(text)):
-        if text.endswith(GGUF):
+        if text.endswith(GGUF_SUFFIX):
             return {"file": text}
         if text.startswith((".", "/", "~")) or "\\" in text:
             return {"folder": text}
@@ -44,14 +44,16 @@ def model_reference(text: str) -> dict[str, str]:
 def is_model(text: str) -> bool:
     """Whether ``text`` can be a model's name, address, folder or GGUF file."""
     plain = text.partition("@")[0].rstrip("/")
-    return bool(text.endswith(GGUF) or os.path.exists(user_path(text)) or _address(text) or HUB_ID.fullmatch(plain))
+    return bool(
+        text.endswith(GGUF_SUFFIX) or os.path.exists(user_path(text)) or _address(text) or HUB_ID.fullmatch(plain)
+    )
 
 
 def _local(text: str) -> dict[str, str]:
     path = user_path(text)
     if os.path.isdir(path):
         return {"folder": text}
-    if text.endswith(GGUF):
+    if text.endswith(GGUF_SUFFIX):
         return {"file": text}
     if path.name not in ("config.json", _SINGLE) and (path.parent / _SINGLE).is_file():
         raise UserError(f"{text} is not the model", why=f"of this folder {_SINGLE} is", hint=f"name {path.parent}")
@@ -108,7 +110,7 @@ def _type_apart(id: str) -> str:
 
 def _inside(id: str, revision: str, path: str) -> UserError:
     command = f"hf download {id} {path}" + (f" --revision {revision}" if revision else "") + " --local-dir ."
-    if path.endswith(GGUF):
+    if path.endswith(GGUF_SUFFIX):
         return UserError(
             f"{path} is a GGUF file on the Hub",
             why="such files are read from this machine only",

@@ -11,6 +11,7 @@ from hubquant.disk import user_path
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.checkpoint import folder_name, open_folder, open_hub
+from hubquant.sources.component import Component
 from hubquant.sources.gguf import open_gguf
 from hubquant.sources.source import SourceModel
 
@@ -18,6 +19,11 @@ from hubquant.sources.source import SourceModel
 def open_source(reference: ModelReference, pre_tokenizer: str | None = None) -> SourceModel:
     """Raises ``HubAccessError``, ``CheckpointError`` or ``NotSupportedYet`` when the model cannot be used."""
     return replace(_open(reference), pre_tokenizer=pre_tokenizer)
+
+
+def open_component(reference: ModelReference, pre_tokenizer: str | None = None) -> Component:
+    """The language model of a source, which is all that sources have so far."""
+    return Component.language_model(open_source(reference, pre_tokenizer))
 
 
 def _open(reference: ModelReference) -> SourceModel:

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from hubquant.backends.gguf.files import assign_types
+from hubquant.backends.gguf.target import conversion_weights
 from hubquant.checkpoint.mxfp4 import RepackMXFP4, UnpackMXFP4
 from hubquant.convert.conversion import stream
 from hubquant.convert.restore import read_state_dict
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file import GGUFFile, GGUFWriter, TensorEntry, plan_layout
-from hubquant.pipeline.plan import conversion_weights
 from hubquant.quants import quantize
 from hubquant.recipe.schema import ModelReference, Quantize, Rule
 from hubquant.sources.checkpoint import load_folder

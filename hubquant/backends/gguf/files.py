@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hubquant.backends.backend import ImatrixFacts
 from hubquant.checkpoint.headers import FLOATS
 from hubquant.engine.task import fingerprint
 from hubquant.errors import GGUFError
@@ -49,32 +50,6 @@ class Weights:
     def largest(self) -> int:
         """Elements of the largest tensor."""
         return max(math.prod(shape) for shape in self.shapes.values())
-
-    @property
-    def n_vocab(self) -> int:
-        return self.shapes["token_embd.weight"][0]
-
-
-@dataclass(frozen=True)
-class ImatrixFacts:
-    """What a file records of the matrix it was made with (llama-quantize's keys, and the token ids' sha256)."""
-
-    file: str
-    dataset: str
-    entries: int
-    chunks: int
-    tokens_sha256: str | None = None
-
-    def metadata(self) -> Metadata:
-        longest = 127  # bytes that llama-quantize leaves for a string override
-        tokens = {"hubquant.calibration_sha256": string(self.tokens_sha256)} if self.tokens_sha256 else {}
-        return {
-            MATRIX_KEY: string(_cut(self.file, longest)),
-            "quantize.imatrix.dataset": string(_cut(self.dataset, longest)),
-            "quantize.imatrix.entries_count": u32(self.entries),
-            "quantize.imatrix.chunks_count": u32(self.chunks),
-            **tokens,
-        }
 
 
 @dataclass(frozen=True)
@@ -191,10 +166,23 @@ def file_metadata(
     return {
         **metadata,
         **dict([QUANTIZED_BY]),
-        **(imatrix.metadata() if imatrix else {}),
+        **(_imatrix_metadata(imatrix) if imatrix else {}),
         "hubquant.version": string(__version__),
         "hubquant.mode": string(settings.mode),
         "hubquant.recipe_sha256": string(fingerprint(made_from)),
+    }
+
+
+def _imatrix_metadata(facts: ImatrixFacts) -> Metadata:
+    """llama-quantize's keys, and the token ids' sha256."""
+    longest = 127  # bytes that llama-quantize leaves for a string override
+    tokens = {"hubquant.calibration_sha256": string(facts.tokens_sha256)} if facts.tokens_sha256 else {}
+    return {
+        MATRIX_KEY: string(_cut(facts.file, longest)),
+        "quantize.imatrix.dataset": string(_cut(facts.dataset, longest)),
+        "quantize.imatrix.entries_count": u32(facts.entries),
+        "quantize.imatrix.chunks_count": u32(facts.chunks),
+        **tokens,
     }
 
 

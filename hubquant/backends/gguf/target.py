@@ -6,21 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hubquant.backends.gguf.files import (
-    FilePlan,
-    ImatrixFacts,
-    Weights,
-    assign_types,
-    file_metadata,
-    file_name,
-    plan_layouts,
-)
+from hubquant.backends.gguf.files import Weights
 from hubquant.convert.conversion import Conversion
 from hubquant.errors import ImatrixError, NotSupportedYet
 from hubquant.gguf_file.metadata import string
 from hubquant.mix import requires_imatrix, without_importance
 from hubquant.quants import implemented, needs_importance
-from hubquant.recipe.schema import Quantize
 from hubquant.sources.source import SourceModel
 from hubquant.vocab.phi3 import fitting_name
 
@@ -59,32 +50,6 @@ def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:
         Vocabulary.from_metadata(weights.metadata),
         source.tokenizer(),
         name=str(name.value) if name else source.name,
-    )
-
-
-def plan_file(
-    weights: Weights,
-    source: SourceModel,
-    settings: Quantize,
-    ftype: str,
-    facts: ImatrixFacts | None,
-    covered: Collection[str],
-    shard_bytes: int,
-    where_from: str,
-) -> FilePlan:
-    """A file of type ``ftype``; ``facts`` are of the matrix that is used and ``covered`` the weights it has data for.
-    ``where_from`` says how to get a matrix where there is none."""
-    assigned = assign_types(weights, ftype, settings, has_imatrix=facts is not None)
-    types, notes = settle_types(assigned, ftype, covered, where_from=where_from)
-    metadata = file_metadata(weights, ftype, types, settings, source.identity["model"], facts)
-    layouts = plan_layouts(weights, types, metadata, shard_bytes)
-    return FilePlan(
-        ftype=ftype,
-        name=file_name(source.name, ftype, len(layouts)),
-        types=types,
-        n_parameters=weights.n_parameters,
-        layouts=layouts,
-        notes=notes,
     )
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.gguf.files import MATRIX_KEY, FilePlan, Weights, quantize_part
 from hubquant.backends.gguf.writing import Mode, Target, quantize_files
-from hubquant.convert.conversion import Conversion, stream
+from hubquant.convert.conversion import stream
 from hubquant.engine.task import Context, Cost, Pass, Task, fingerprint
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file import shard_paths
 from hubquant.recipe.schema import Quantize
+from hubquant.sources.component import Component
 from hubquant.sources.pulled import Pulled
 from hubquant.version import __version__
 
@@ -26,7 +27,7 @@ FP32_BYTES = 4
 
 @dataclass(frozen=True, eq=False)
 class QuantizedFile(Task[Path]):
-    """Writes ``plan`` of a source, whose ``weights`` it holds after ``conversion``.
+    """Writes ``plan`` of a component, whose ``weights`` it holds.
 
     ``imatrix`` is None where none is used; of its entries those are that ``include`` and ``exclude`` leave, as
     :func:`hubquant.imatrix.selected` has them.
@@ -34,8 +35,7 @@ class QuantizedFile(Task[Path]):
 
     kind = "file"
 
-    pulled: Pulled
-    conversion: Conversion
+    component: Component
     weights: Weights
     plan: FilePlan
     settings: Quantize
@@ -60,7 +60,7 @@ class QuantizedFile(Task[Path]):
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"weights": self.pulled, **({"imatrix": self.imatrix} if self.imatrix and self.uses_imatrix else {})}
+        return {"weights": self.component.pulled, **({"imatrix": self.imatrix} if self.imatrix and self.uses_imatrix else {})}
 
     @property
     def made_from(self) -> Mapping[str, Any]:
@@ -90,13 +90,12 @@ class QuantizedFile(Task[Path]):
     @property
     def shares(self) -> WeightsPass:
         return WeightsPass(
-            self.pulled,
+            self.component.pulled,
             self.imatrix,
             self.include,
             self.exclude,
             self.settings.mode,
-            self.conversion,
-            self.weights,
+            self.component,
         )
 
     def make(self, folder: Path, context: Context) -> None:
@@ -119,14 +118,13 @@ class WeightsPass(Pass):
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     mode: Mode
-    conversion: Conversion = field(compare=False)
-    weights: Weights = field(compare=False)
+    component: Component = field(compare=False)
 
     def make(self, tasks: Sequence[tuple[QuantizedFile, Path]], context: Context) -> None:
         source = context.read(self.pulled)
         matrix = None
         if self.imatrix is not None and any(task.uses_imatrix for task, _ in tasks):
-            whole = context.read(self.imatrix).fit(self.weights.shapes)
+            whole = context.read(self.imatrix).fit(self.component.shapes)
             matrix = whole.select(self.include, self.exclude)
         targets = [
             Target(folder / Path(task.plan.name).name, task.plan.layouts, task.plan.types) for task, folder in tasks
@@ -136,7 +134,7 @@ class WeightsPass(Pass):
             with context.progress.bar("quantize", total, "B") as advance:
                 quantize_files(
                     targets,
-                    lambda wanted: stream(self.conversion, source.checkpoint, wanted),
+                    lambda wanted: stream(self.component.conversion, source.checkpoint, wanted),
                     matrix.importance if matrix is not None else lambda _: None,
                     self.mode,
                     advance,

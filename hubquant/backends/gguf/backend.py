@@ -1,0 +1,105 @@
+"""GGUF as a format to quantize to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubquant.backends.backend import Importance
+from hubquant.backends.gguf.files import (
+    FilePlan,
+    Weights,
+    assign_types,
+    check_quantized,
+    file_metadata,
+    file_name,
+    idle_rules,
+    plan_layouts,
+)
+from hubquant.backends.gguf.target import check_tokenizer, conversion_weights, settle_types
+from hubquant.backends.gguf.task import QuantizedFile
+from hubquant.engine.progress import Progress
+from hubquant.recipe.schema import Quantize
+from hubquant.sources.component import Component
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hubquant.llamacpp.vocabulary import VocabularyCheck
+
+
+@dataclass(frozen=True)
+class CheckedGGUF:
+    """``weights`` are what every file holds; ``vocabulary`` is None where the tokenizer is that of a file already."""
+
+    component: Component
+    settings: Quantize
+    weights: Weights
+    vocabulary: VocabularyCheck | None
+    backend: GGUF
+
+    @property
+    def notes(self) -> list[str]:
+        vocabulary = [self.vocabulary.note] if self.vocabulary and self.vocabulary.note else []
+        return [*vocabulary, *self.component.conversion.notes, *idle_rules(self.weights, self.settings)]
+
+    def tasks(self, importance: Importance | None) -> Sequence[QuantizedFile]:
+        """One for each type. Raises ``ImatrixError`` where a type needs a matrix and there is none, ``NotSupportedYet``
+        for a type that no kernel writes."""
+        return [self._task(ftype, importance) for ftype in self.settings.types]
+
+    def _task(self, ftype: str, importance: Importance | None) -> QuantizedFile:
+        return QuantizedFile(
+            self.component,
+            self.weights,
+            self._plan(ftype, importance),
+            self.settings,
+            self.backend.shard_bytes,
+            *((importance.task, importance.include, importance.exclude) if importance else (None, (), ())),
+        )
+
+    def _plan(self, ftype: str, importance: Importance | None) -> FilePlan:
+        weights, source = self.weights, self.component.source
+        assigned = assign_types(weights, ftype, self.settings, has_imatrix=importance is not None)
+        covered = importance.covered if importance else ()
+        types, notes = settle_types(assigned, ftype, covered, where_from=self.backend.without_imatrix)
+        facts = importance.facts if importance else None
+        metadata = file_metadata(weights, ftype, types, self.settings, source.identity["model"], facts)
+        layouts = plan_layouts(weights, types, metadata, self.backend.shard_bytes)
+        return FilePlan(
+            ftype=ftype,
+            name=file_name(source.name, ftype, len(layouts)),
+            types=types,
+            n_parameters=weights.n_parameters,
+            layouts=layouts,
+            notes=notes,
+        )
+
+
+@dataclass(frozen=True)
+class GGUF:
+    """Files of at most ``shard_bytes``; ``without_imatrix`` is the hint where a type needs an importance matrix and
+    there is none. The tokenizer is compared with llama.cpp's where it is converted, or always with ``compares``."""
+
+    shard_bytes: int
+    without_imatrix: str
+    compares: bool
+
+    def check(self, component: Component, settings: Quantize, progress: Progress) -> CheckedGGUF:
+        source = component.source
+        check_quantized(source, settings)
+        weights = conversion_weights(source, component.conversion)
+        vocabulary = None
+        if source.converts_tokenizer or self.compares:
+            with progress.doing("comparing the tokenizer with llama.cpp's"):
+                vocabulary = check_tokenizer(source, weights)
+        return CheckedGGUF(component, settings, weights, vocabulary, self)
+
+    @staticmethod
+    def restore(path: Path) -> PreTrainedModel:
+        from hubquant.convert.restore import load_model
+        from hubquant.devices import default_device
+
+        return load_model(path, default_device())

@@ -1,0 +1,91 @@
+"""A source has components, each one model that is quantized by itself: a language model is a source with one."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from hubquant.convert.conversion import Conversion
+from hubquant.errors import NotSupportedYet
+from hubquant.sources.pulled import Pulled
+
+if TYPE_CHECKING:
+    from hubquant.models.streamed_weights import StreamedWeights
+    from hubquant.sources.source import SourceModel
+
+LANGUAGE_MODEL = "language model"
+Inputs = Literal["tokens"]
+
+
+@dataclass(frozen=True)
+class Component:
+    """``conversion`` is what becomes of its weights; ``blocks`` are its lists of blocks, by the name that begins those
+    of their weights in a GGUF file. ``inputs`` is what it is run on, None where it cannot be run. ``width`` is how many
+    numbers a token has between two blocks, and ``n_vocab`` how many it has in the end."""
+
+    name: str
+    pulled: Pulled
+    conversion: Conversion
+    blocks: tuple[str, ...]
+    inputs: Inputs | None
+    width: int
+    n_vocab: int
+
+    @classmethod
+    def language_model(cls, source: SourceModel) -> Component:
+        conversion = source.conversion()
+        inputs: Inputs | None = None if conversion.cannot_run else "tokens"
+        n_vocab, width = conversion.shapes.get("token_embd.weight", (0, 0))
+        return cls(LANGUAGE_MODEL, Pulled(source), conversion, ("blk",), inputs, width, n_vocab)
+
+    @property
+    def source(self) -> SourceModel:
+        return self.pulled.source
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json as it stands; empty for a GGUF file."""
+        return self.source.checkpoint.config
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of every weight, by its name in a GGUF file, in torch order."""
+        return self.conversion.shapes
+
+    @cached_property
+    def n_parameters(self) -> int:
+        return sum(map(math.prod, self.shapes.values()))
+
+    @cached_property
+    def largest_block(self) -> int:
+        """Weights of the block that has the most."""
+        number_of = re.compile(rf"({'|'.join(map(re.escape, self.blocks))})\.(\d+)\.")
+        sizes: dict[str, int] = {}
+        for name, shape in self.shapes.items():
+            if match := number_of.match(name):
+                sizes[match[0]] = sizes.get(match[0], 0) + math.prod(shape)
+        return max(sizes.values(), default=0)
+
+    def check_runs(self, doing: str, hint: str | None = None) -> None:
+        """Raises ``NotSupportedYet`` for a component that cannot be run; ``doing`` says what would need it."""
+        if self.inputs is None:
+            raise NotSupportedYet(
+                f"{doing} {self.conversion.architecture} models", why=self.conversion.cannot_run, hint=hint
+            )
+
+
+def open_weights(source: SourceModel) -> StreamedWeights:
+    """The language model of a checkpoint on disk, to be read block by block."""
+    from hubquant.convert.config import read_architecture
+    from hubquant.convert.plain import plain_checkpoint
+    from hubquant.devices import default_device
+    from hubquant.models.streamed_weights import StreamedWeights
+
+    plain = plain_checkpoint(source.checkpoint)
+    architecture, config = read_architecture(plain.config)
+    tables = architecture.token_tables(config)
+    return StreamedWeights(plain, config, architecture.blocks, str(architecture.output), tables, default_device())
