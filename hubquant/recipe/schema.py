@@ -7,11 +7,13 @@ below the fields are their descriptions: docs/recipe.md is made of them.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from hubquant.disk import without_folders
+from hubquant.recipe.backends import with_backends_merged
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Part = Annotated[str, Field(min_length=1)]
@@ -173,7 +175,11 @@ class Rule(Frozen):
 
 
 class Quantize(Frozen):
-    """Which files are made, and how."""
+    """Which files are made, and how.
+
+    A type is GGUF's, with or without ``gguf:`` before it. What only GGUF has may stand under its name too:
+    ``gguf: {pure: true}`` is ``pure: true``.
+    """
 
     types: tuple[str, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
     """File types of llama-quantize, one file each."""
@@ -191,6 +197,11 @@ class Quantize(Frozen):
     """Types that only a fork of llama.cpp reads (Q3_K_HIFI)."""
     allow_requantize: bool = False
     """A GGUF file as the source that is quantized already: its errors add up."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_backends(cls, data: Any) -> Any:
+        return with_backends_merged(data) if isinstance(data, Mapping) else data
 
 
 class Evaluate(Frozen):
