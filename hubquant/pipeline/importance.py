@@ -16,7 +16,8 @@ from hubquant.pipeline.held import LoadedModel, Way
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
 from hubquant.pipeline.ways import room, streaming_bytes
 from hubquant.recipe.schema import Imatrix
-from hubquant.sources.component import Component, open_weights
+from hubquant.sources.checkpoint import open_weights
+from hubquant.sources.component import Component
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
             from hubquant.models.stream import BlockStream
 
             place = room(self.component, self.chunks.n_tokens, keeping.path.parent)
-            stream = BlockStream(open_weights(source), place)
+            stream = BlockStream(open_weights(source.checkpoint), place)
             with progress.bar("imatrix", len(self.chunks) * stream.n_blocks, "layers") as advance:
                 return collect_streamed(stream, self.chunks, taps, wanted, keeping=keeping, advance=advance)
         watch = _Watch(self.saving, progress)

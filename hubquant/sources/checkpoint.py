@@ -19,6 +19,8 @@ from hubquant.sources.source import SourceModel
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hubquant.models.streamed_weights import StreamedWeights
+
 METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|(vocab|merges)\.txt$|README\.md$")
 LARGEST_METADATA = 100 << 20  # bytes
 
@@ -46,6 +48,18 @@ def open_folder(folder: Path, name: str) -> SourceModel:
 def load_folder(folder: Path, device: Device = "auto", placement: Placement | None = None) -> PreTrainedModel:
     """The language model of a folder as it is converted; see :func:`hubquant.models.load`."""
     return load(plain_checkpoint(Checkpoint.from_folder(folder)), folder, device, placement)
+
+
+def open_weights(checkpoint: Checkpoint) -> StreamedWeights:
+    """The language model of a checkpoint on disk, to be read block by block."""
+    from hubquant.convert.config import read_architecture
+    from hubquant.devices import default_device
+    from hubquant.models.streamed_weights import StreamedWeights
+
+    plain = plain_checkpoint(checkpoint)
+    architecture, config = read_architecture(plain.config)
+    tables = architecture.token_tables(config)
+    return StreamedWeights(plain, config, architecture.blocks, str(architecture.output), tables, default_device())
 
 
 def open_hub(repo_id: str, revision: str) -> SourceModel:

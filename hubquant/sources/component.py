@@ -14,7 +14,6 @@ from hubquant.errors import NotSupportedYet
 from hubquant.sources.pulled import Pulled
 
 if TYPE_CHECKING:
-    from hubquant.models.streamed_weights import StreamedWeights
     from hubquant.sources.source import SourceModel
 
 LANGUAGE_MODEL = "language model"
@@ -76,16 +75,3 @@ class Component:
             raise NotSupportedYet(
                 f"{doing} {self.conversion.architecture} models", why=self.conversion.cannot_run, hint=hint
             )
-
-
-def open_weights(source: SourceModel) -> StreamedWeights:
-    """The language model of a checkpoint on disk, to be read block by block."""
-    from hubquant.convert.config import read_architecture
-    from hubquant.convert.plain import plain_checkpoint
-    from hubquant.devices import default_device
-    from hubquant.models.streamed_weights import StreamedWeights
-
-    plain = plain_checkpoint(source.checkpoint)
-    architecture, config = read_architecture(plain.config)
-    tables = architecture.token_tables(config)
-    return StreamedWeights(plain, config, architecture.blocks, str(architecture.output), tables, default_device())

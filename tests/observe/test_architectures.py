@@ -13,8 +13,7 @@ from hubquant.models.spill import Spill
 from hubquant.models.stream import BlockStream
 from hubquant.observe import Wanted, collect
 from hubquant.observe.streamed import collect_streamed
-from hubquant.pipeline.importance import open_weights
-from hubquant.sources.checkpoint import load_folder
+from hubquant.sources.checkpoint import load_folder, open_weights
 from tests.convert.test_llama_cpp import IDS, MODELS
 from tests.support.conversion import build_uneven, write_gguf
 from tests.support.llamacpp import LlamaCpp

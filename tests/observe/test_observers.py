@@ -18,8 +18,7 @@ from hubquant.models.stream import BlockStream
 from hubquant.models.taps.tap import Reordered
 from hubquant.observe import Collection, Keeping, collect
 from hubquant.observe.streamed import collect_streamed
-from hubquant.pipeline.importance import open_weights
-from hubquant.sources.checkpoint import load_folder
+from hubquant.sources.checkpoint import load_folder, open_weights
 from tests.convert.test_llama_cpp import MODELS
 from tests.observe.test_architectures import NAMES
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan

@@ -20,8 +20,7 @@ from hubquant.models.spill import Spill
 from hubquant.models.stream import BlockStream, in_memory
 from hubquant.observe import Collection, Keeping, Wanted, collect
 from hubquant.observe.streamed import collect_streamed
-from hubquant.pipeline.importance import open_weights
-from hubquant.sources.checkpoint import load_folder
+from hubquant.sources.checkpoint import load_folder, open_weights
 from tests.checkpoint import test_float8, test_mxfp4
 from tests.convert import test_gemma3n
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan
