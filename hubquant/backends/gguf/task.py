@@ -60,7 +60,8 @@ class QuantizedFile(Task[Path]):
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"weights": self.component.pulled, **({"imatrix": self.imatrix} if self.imatrix and self.uses_imatrix else {})}
+        matrix = {"imatrix": self.imatrix} if self.imatrix is not None and self.uses_imatrix else {}
+        return {"weights": self.component.pulled, **matrix}
 
     @property
     def made_from(self) -> Mapping[str, Any]:
