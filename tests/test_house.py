@@ -23,7 +23,7 @@ FLOORS = (
     {"vocab", "imatrix", "calibration", "mix"},
     {"engine", "gguf_file", "checkpoint", "hub", "recipe"},
     {"quants"},
-    {"errors", "disk", "version", "units", "typed", "plain_yaml", "panics", "limited", "devices"},
+    {"errors", "disk", "version", "units", "printable", "typed", "plain_yaml", "panics", "limited", "devices"},
 )
 """Each folder and file of the package imports from its own floor and from those below it, as CONTRIBUTING.md says."""
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.text import plain
+from hubquant.printable import plain
 from hubquant.units import size
 
 SHORTEST = 16  # characters of a metadata value that are shown in any case

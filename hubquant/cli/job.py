@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from hubquant.cli.output import Output
-from hubquant.cli.text import plain
-from hubquant.units import duration, size
+from hubquant.pipeline.plan_text import estimate_lines, step_lines
+from hubquant.printable import plain
 
 if TYPE_CHECKING:
     from hubquant.commands.job import Job
     from hubquant.engine.progress import Progress
-    from hubquant.engine.schedule import Estimate
     from hubquant.engine.store import Store
 
 T = TypeVar("T")
@@ -49,30 +48,10 @@ def finish(
 
 def _job_text(job: Job[Any]) -> str:
     lines = [
-        *step_lines(job.estimate),
+        *step_lines(job.estimate.steps),
         "",
         *estimate_lines(job.estimate),
         *(f"output    {plain(str(path))}" for path in job.outputs),
         *(f"note: {plain(note)}" for note in job.notes),
     ]
     return "\n".join(lines)
-
-
-def step_lines(estimate: Estimate) -> list[str]:
-    return [
-        f"{step.name:>10}  {plain(step.detail)}{' (done before)' if step.done else ''}".rstrip()
-        for step in estimate.steps
-    ]
-
-
-def estimate_lines(estimate: Estimate) -> list[str]:
-    """What is left to do takes."""
-    time = "not known yet: nothing like it was measured on this machine"
-    if estimate.seconds is not None:
-        time = f"about {duration(estimate.seconds)}" if estimate.seconds else "none, it is done"
-    return [
-        f"memory    {size(estimate.ram_bytes)}",
-        f"disk      {size(estimate.disk_bytes)}",
-        f"download  {size(estimate.download_bytes)}",
-        f"time      {time}",
-    ]

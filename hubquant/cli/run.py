@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hubquant.cli.job import DryRunOption, StoreOption, estimate_lines
+from hubquant.cli.job import DryRunOption, StoreOption
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.settings import type_names
-from hubquant.cli.text import plain
-from hubquant.units import size
 
 if TYPE_CHECKING:
-    from hubquant.pipeline.plan import Plan
     from hubquant.recipe import Override
-
-WIDTH = 80  # columns
-INDENT = " " * 18
 
 RecipeArgument = Annotated[
     str,
@@ -103,29 +94,4 @@ def _show_plan(
     from hubquant.api import plan as plan_recipe
 
     made = plan_recipe(recipe, overrides=overrides, out=out, store=store, progress=output.progress())
-    output.data(made.as_dict(), lambda: _plan_text(made))
-
-
-def _plan_text(plan: Plan) -> str:
-    model = plan.work.component
-    lines = [
-        f"{plain(plan.source.name)}  {model.conversion.architecture}, {model.n_parameters / 1e6:.1f} M weights",
-        "",
-    ]
-    lines += [f"{step.name:>10}  {plain(step.detail)}{' (done before)' if step.done else ''}" for step in plan.steps]
-    lines += ["", f"{'size':>8} {'bpw':>7}  file, and the types of its tensors"]
-    for file in plan.files:
-        lines.append(f"{size(file.size):>8} {file.bpw:>7.3f}  {plain(file.name)}")
-        lines += textwrap.wrap(_count_types(file.types), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
-    lines += [
-        "",
-        f"tokenizer {plan.work.checked.vocabulary}",
-        *estimate_lines(plan.estimate),
-        f"output    {plain(str(plan.output))}",
-        *(f"note: {plain(note)}" for note in plan.notes),
-    ]
-    return "\n".join(lines)
-
-
-def _count_types(types: Mapping[str, str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in Counter(types.values()).most_common())
+    output.data(made.as_dict(), lambda: str(made))

@@ -9,8 +9,8 @@ import typer
 
 from hubquant.cli.job import DryRunOption, StoreOption
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.text import plain
 from hubquant.cli.usage import Command, Group
+from hubquant.printable import plain
 from hubquant.units import duration, size
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from hubquant.cli.text import PLAINER, plain
+from hubquant.cli.text import PLAINER
 from hubquant.errors import HubquantError
+from hubquant.printable import plain
 
 
 class OutputLost(HubquantError):

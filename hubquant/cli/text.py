@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hubquant.printable import escaped, plain
+
 LONGEST_WORD = 240  # characters of a path or a value that is repeated in a message
 LONGEST_MESSAGE = 2000
 
@@ -25,13 +27,6 @@ _SPELLED = {
     "Δ": "d",
     "²": "^2",
 }
-
-
-def plain(text: str) -> str:
-    """One line: line breaks, control characters, bidirectional overrides and lone surrogates become escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def message(text: str) -> str:
@@ -61,16 +56,12 @@ def _cut(text: str, longest: int) -> str:
     return f"{text[: longest - end]}…{text[-end:]}"
 
 
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
-
-
 def _plainer(error: UnicodeError) -> tuple[str, int]:
     """For ``codecs``: what the encoding of a stream lacks is spelled with what every encoding has."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
-    return "".join(_SPELLED.get(character) or _escaped(character) for character in missing), error.end
+    return "".join(_SPELLED.get(character) or escaped(character) for character in missing), error.end
 
 
 codecs.register_error(PLAINER, _plainer)

@@ -15,6 +15,7 @@ from hubquant.engine.schedule import Estimate, Step, estimate, missing
 from hubquant.engine.store import Store
 from hubquant.pipeline.contents import IMATRIX, planned_names
 from hubquant.pipeline.output_folder import OutputFolder
+from hubquant.pipeline.plan_text import plan_text
 from hubquant.pipeline.tasks import RecipeTasks
 from hubquant.pipeline.work import Work, open_model, prepare
 from hubquant.recipe.schema import Recipe
@@ -58,6 +59,9 @@ class Plan:
         to = self.recipe.publish.to
         push = [Step("push", f"{to}: {', '.join(self.uploads)}")] if to else []
         return [*self.estimate.steps, Step("card", card), *push]
+
+    def __str__(self) -> str:
+        return plan_text(self)
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,70 @@
+"""A plan as text: its steps, files, sizes and costs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from hubquant.printable import plain
+from hubquant.units import duration, size
+
+if TYPE_CHECKING:
+    from hubquant.engine.schedule import Estimate, Step
+    from hubquant.pipeline.plan import Plan
+
+WIDTH = 80  # columns
+INDENT = " " * 18
+
+
+def plan_text(plan: Plan) -> str:
+    lines = [
+        title(plan),
+        "",
+        *step_lines(plan.steps),
+        "",
+        f"{'size':>8} {'bpw':>7}  file, and the types of its tensors",
+    ]
+    for file in plan.files:
+        lines.append(f"{size(file.size):>8} {file.bpw:>7.3f}  {plain(file.name)}")
+        lines += textwrap.wrap(count_types(file.types), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+    lines += [
+        "",
+        f"tokenizer {plan.work.checked.vocabulary}",
+        *estimate_lines(plan.estimate),
+        f"output    {plain(str(plan.output))}",
+        *(f"note: {plain(note)}" for note in plan.notes),
+    ]
+    return "\n".join(lines)
+
+
+def title(plan: Plan) -> str:
+    model = plan.work.component
+    return f"{plain(plan.source.name)}  {model.conversion.architecture}, {model.n_parameters / 1e6:.1f} M weights"
+
+
+def count_types(types: Mapping[str, str]) -> str:
+    """ "2 F32, 1 Q6_K" of the type of each tensor."""
+    return ", ".join(f"{count} {name}" for name, count in Counter(types.values()).most_common())
+
+
+def step_lines(steps: Iterable[Step]) -> list[str]:
+    return [f"{step.name:>10}  {plain(step.detail)}{' (done before)' if step.done else ''}".rstrip() for step in steps]
+
+
+def estimate_lines(estimate: Estimate) -> list[str]:
+    return [f"{name:<9} {value}" for name, value in costs(estimate).items()]
+
+
+def costs(estimate: Estimate) -> dict[str, str]:
+    """What is left to do takes."""
+    time = "not known yet: nothing like it was measured on this machine"
+    if estimate.seconds is not None:
+        time = f"about {duration(estimate.seconds)}" if estimate.seconds else "none, it is done"
+    return {
+        "memory": size(estimate.ram_bytes),
+        "disk": size(estimate.disk_bytes),
+        "download": size(estimate.download_bytes),
+        "time": time,
+    }
