@@ -142,7 +142,7 @@ def _finish(n: int, top: np.float32, x: Pointer, w: Pointer) -> Vector:
 
 def _kernels(type: str, search: Callable[[Pointer, Pointer, Pointer], None]) -> tuple[Kernel, Kernel]:
     """Without importance and with it."""
-    plain = framed(type.lower(), type, search, by_one)
+    plain = framed(type.lower(), type, search, by_one, constant=True)
     return plain, framed(f"{type.lower()}_weighted", type, search, by_importance_if_any)
 
 

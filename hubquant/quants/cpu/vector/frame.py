@@ -45,19 +45,24 @@ def framed(
     type: str,
     search: Callable[..., None],
     weigh: Callable[..., None],
+    constant: bool = False,
 ) -> Kernel:
     """``kernel(values, *given, out, *tables)`` for ``values`` float32 [blocks, size] and ``out`` uint8 [blocks,
     block_bytes]; the number of blocks is a multiple of 16, and ``tables`` are the arrays that the search looks up.
 
-    ``name`` is that of the variable that holds the kernel, in the module of its search.
+    ``name`` is that of the variable that holds the kernel, in the module of its search. ``constant``: all blocks have
+    the same weights, which the search leaves as they are.
     """
     size, nbytes = TYPES[type].block_size, TYPES[type].block_bytes
 
     def run(values: Array, given: Tables, out: Array, tables: Tables) -> None:
         x, w, block = vectors(size), vectors(size), byte_vectors(nbytes)
+        if constant:
+            weigh(size, w, x, given, 0)
         for tile in range(values.shape[0] // LANES):
             load_tile(x, values, tile)
-            weigh(size, w, x, given, tile)
+            if not constant:
+                weigh(size, w, x, given, tile)
             search(x, w, block, *tables)
             store_tile(out, tile, block)
 
