@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from hubquant.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def default_device() -> str:
@@ -15,6 +19,22 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def chosen_device(device: Device) -> str:
+    """``device``, for "auto" the :func:`default_device`. Raises ``UserError`` for one that is not there."""
+    import torch
+
+    if device == "auto":
+        return default_device()
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device]:
+        raise UserError(
+            f"there is no device {device}",
+            why=f"torch {torch.__version__} sees only {', '.join(name for name, found in there.items() if found)}",
+            hint="leave --device out, or install a torch that knows the device",
+        )
+    return device
 
 
 def device_memory_bytes() -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.task import Task
 from hubquant.sources.component import Component
@@ -60,5 +61,5 @@ class Backend(Protocol[Settings_contra, Written_co]):
     def check(self, component: Component, settings: Settings_contra, progress: Progress) -> Checked[Written_co]:
         """Raises a ``UserError`` for everything that cannot be written so."""
 
-    def restore(self, path: Path) -> PreTrainedModel:
-        """What was written at ``path`` as a transformers model in floats, to be measured."""
+    def restore(self, path: Path, device: Device = "auto") -> PreTrainedModel:
+        """What was written at ``path`` as a transformers model in floats on ``device``, to be measured."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hubquant.cli.imatrix import TextOption
-from hubquant.cli.job import DryRunOption, StoreOption, finish
+from hubquant.cli.job import DeviceOption, DryRunOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.usage import Command, Group
 
@@ -29,6 +29,7 @@ def baseline(
     texts: TextOption = None,
     chunks: ChunksOption = 48,
     chunk_size: ChunkSizeOption = 512,
+    device: DeviceOption = "auto",
     store: StoreOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -39,7 +40,7 @@ def baseline(
 
     text = _text(texts, chunks, chunk_size)
     finish(
-        lambda store, progress: plan_baseline(model, text, out, store, progress),
+        lambda store, progress: plan_baseline(model, text, out, store, progress, device),
         store,
         dry_run,
         Output(as_json=as_json, quiet=quiet),
@@ -52,6 +53,7 @@ def baseline(
 def run_file(
     file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="The file to measure.")],
     baseline: Annotated[Path, typer.Option("--baseline", "-b", help="What `hubquant evaluate baseline` wrote.")],
+    device: DeviceOption = "auto",
     store: StoreOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -62,7 +64,7 @@ def run_file(
     from hubquant.publish.table import divergence_table
 
     finish(
-        lambda store, _progress: divergence(file, baseline, store),
+        lambda store, _progress: divergence(file, baseline, store, device),
         store,
         dry_run,
         Output(as_json=as_json, quiet=quiet),
@@ -92,6 +94,7 @@ def ppl(
     texts: TextOption = None,
     chunks: ChunksOption = 48,
     chunk_size: ChunkSizeOption = 512,
+    device: DeviceOption = "auto",
     store: StoreOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -102,7 +105,7 @@ def ppl(
 
     text = _text(texts, chunks, chunk_size)
     finish(
-        lambda store, progress: perplexity(model, text, store, progress),
+        lambda store, progress: perplexity(model, text, store, progress, device),
         store,
         dry_run,
         Output(as_json=as_json, quiet=quiet),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from hubquant.cli import matrices
-from hubquant.cli.job import DryRunOption, StoreOption, finish
+from hubquant.cli.job import DeviceOption, DryRunOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
 from hubquant.cli.usage import Command, Group
@@ -52,6 +52,7 @@ def collect(
         list[str] | None,
         typer.Option("--max-memory", help="For --offload cpu or disk: cpu=12GiB, 0=20GiB. Repeatable."),
     ] = None,
+    device: DeviceOption = "auto",
     pre_tokenizer: PreTokenizerOption = None,
     store: StoreOption = None,
     dry_run: DryRunOption = False,
@@ -74,6 +75,7 @@ def collect(
         shard=parse_shard(shard) if shard else None,
         perplexity=not no_ppl,
         settings=Imatrix(process_output=process_output, offload=offload, max_memory=parse_max_memory(max_memory or ())),
+        device=device,
     )
     finish(
         lambda store, progress: plan_collect(request, store, progress),

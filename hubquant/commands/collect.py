@@ -9,6 +9,7 @@ from hubquant.commands.flags import Text
 from hubquant.commands.flags import model as reference
 from hubquant.commands.job import Job, plan_job, put
 from hubquant.commands.targets import check_target
+from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
@@ -38,6 +39,7 @@ class Request:
     shard: tuple[int, int] | None = None
     perplexity: bool = True
     settings: Imatrix = field(default_factory=Imatrix)
+    device: Device = "auto"
 
 
 def collect(request: Request, store: Store, progress: Progress) -> Job[ImportanceMatrix]:
@@ -46,7 +48,7 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
     check_target(out, "imatrix")
     component = open_model(reference(request.model), request.pre_tokenizer, progress)
     component.check_runs("running")
-    way = choose_way(request.settings, component)
+    way = choose_way(request.settings, component, request.device)
     if way == "stream" and request.saving:
         raise UserError(
             "a streamed collection has no matrix before its end",
@@ -64,6 +66,7 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
         provenance={CALIBRATION: whole.fingerprint, "shard": "{}/{}".format(*request.shard)} if request.shard else {},
         is_part=request.shard is not None,
         saving=request.saving or None,
+        device=request.device,
     )
 
     def deliver(context: Context) -> ImportanceMatrix:

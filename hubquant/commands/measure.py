@@ -11,6 +11,7 @@ from hubquant.commands.flags import Text
 from hubquant.commands.flags import model as reference
 from hubquant.commands.job import Job, plan_job, put
 from hubquant.commands.targets import check_target
+from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context, Found
@@ -49,14 +50,14 @@ class FileOfUser(Found[Path]):
         return self.path
 
 
-def baseline(model: str, text: Text, out: Path, store: Store, progress: Progress) -> Job[Path]:
+def baseline(model: str, text: Text, out: Path, store: Store, progress: Progress, device: Device = "auto") -> Job[Path]:
     """The source model's next-token distributions, in ``out``."""
     check_target(out, "baseline")
     component = open_model(reference(model), None, progress)
     component.check_runs("running")
     with progress.doing("tokenizing"):
         chunks = text.tokenize(component.source.tokenizer())
-    task = BaselineTask(component, chunks, LoadedModel(component.pulled, spread=True))
+    task = BaselineTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device))
 
     def deliver(context: Context) -> Path:
         put(context.read(task), out, store)
@@ -65,23 +66,23 @@ def baseline(model: str, text: Text, out: Path, store: Store, progress: Progress
     return plan_job([task], deliver, store, outputs=[out], placed_bytes=task.cost.disk_bytes)
 
 
-def divergence(file: Path, baseline: Path, store: Store) -> Job[Divergence]:
+def divergence(file: Path, baseline: Path, store: Store, device: Device = "auto") -> Job[Divergence]:
     """How far a GGUF file is from a stored baseline."""
     from hubquant.evaluate import Baseline
 
     gguf = GGUFFile.open(file)
     with Baseline.open(baseline) as stored:
         n_tokens, logits = stored.ids.numel(), stored.ids.shape[1] * stored.n_vocab
-    cost = running_cost(sum(tensor.n_elements for tensor in gguf.tensors.values()), n_tokens, logits)
-    task = Evaluation(FileOfUser.of(file, *gguf.paths), FileOfUser.of(baseline), file.name, cost)
+    cost = running_cost(sum(tensor.n_elements for tensor in gguf.tensors.values()), n_tokens, logits, device=device)
+    task = Evaluation(FileOfUser.of(file, *gguf.paths), FileOfUser.of(baseline), file.name, cost, device)
     return plan_job([task], lambda context: context.read(task), store)
 
 
-def perplexity(model: str, text: Text, store: Store, progress: Progress) -> Job[Perplexity]:
+def perplexity(model: str, text: Text, store: Store, progress: Progress, device: Device = "auto") -> Job[Perplexity]:
     """Of a checkpoint or a GGUF file; the file's own tokenizer cuts the text."""
     component = open_model(reference(model), None, progress)
     component.check_runs("running")
     with progress.doing("tokenizing"):
         chunks = text.tokenize(component.source.tokenizer())
-    task = PerplexityTask(component, chunks, LoadedModel(component.pulled, spread=True))
+    task = PerplexityTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device))
     return plan_job([task], lambda context: context.read(task), store)

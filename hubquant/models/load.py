@@ -7,19 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import CRITICAL, getLogger
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.links import check_links
 from hubquant.checkpoint.storage import QUANTIZATION
-from hubquant.devices import default_device
+from hubquant.devices import Device, chosen_device
 from hubquant.errors import CheckpointError
 from hubquant.panics import tokenizer_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def load(
     from hubquant.checkpoint.finite import check_finite
     from hubquant.checkpoint.stored import stored_tensors
 
-    chosen = default_device() if device == "auto" else device
+    chosen = chosen_device(device)
     placement = placement or Placement(spread=device == "auto")
     config, place = _config(checkpoint.config), None
     mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.evaluate.scoring import n_scored
 from hubquant.pipeline.costs import evaluating_cost
-from hubquant.pipeline.held import LoadedModel
+from hubquant.pipeline.held import LoadedModel, other_device, rate_on
 from hubquant.pipeline.results import Measurement, describe
 from hubquant.sources.component import Component
 from hubquant.version import __version__
@@ -46,12 +46,21 @@ class BaselineTask(Task[Path]):
 
     @property
     def made_from(self) -> Mapping[str, Any]:
-        return {"tokens": self.chunks.fingerprint, "name": self.component.source.full_name, "hubquant": __version__}
+        return {
+            "tokens": self.chunks.fingerprint,
+            "name": self.component.source.full_name,
+            "hubquant": __version__,
+            **other_device(self.model.device),
+        }
 
     @property
     def cost(self) -> Cost:
         stored = 2 * self.component.n_vocab * n_scored(self.chunks.chunk_size) * len(self.chunks)
-        return evaluating_cost(self.component, self.chunks, stored)
+        return evaluating_cost(self.component, self.chunks, stored, self.model.device)
+
+    @property
+    def rate(self) -> str:
+        return rate_on(self.kind, self.model.device)
 
     @property
     def shares(self) -> LoadedModel:
@@ -106,11 +115,15 @@ class PerplexityTask(Measurement["Perplexity"]):
 
     @property
     def made_from(self) -> Mapping[str, Any]:
-        return {"tokens": self.chunks.fingerprint, "hubquant": __version__}
+        return {"tokens": self.chunks.fingerprint, "hubquant": __version__, **other_device(self.model.device)}
 
     @property
     def cost(self) -> Cost:
-        return evaluating_cost(self.component, self.chunks)
+        return evaluating_cost(self.component, self.chunks, device=self.model.device)
+
+    @property
+    def rate(self) -> str:
+        return rate_on(self.kind, self.model.device)
 
     @property
     def shares(self) -> LoadedModel:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from hubquant.devices import Device, chosen_device
 from hubquant.engine.task import Cost
 from hubquant.sources.component import Component
 
@@ -20,20 +21,22 @@ VERIFY_COPIES = 3  # a tensor as read, in fp32, and what a file has in its place
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def running_cost(n_parameters: int, n_tokens: int, logits: int = 0, disk_bytes: int = 0) -> Cost:
+def running_cost(
+    n_parameters: int, n_tokens: int, logits: int = 0, disk_bytes: int = 0, device: Device = "auto"
+) -> Cost:
     """Of a forward pass over ``n_tokens`` with a model that is loaded as a whole; ``logits`` are those of a chunk."""
     return Cost(
         ram_bytes=LIBRARIES_BYTES + FP32_BYTES * (n_parameters + LOGIT_COPIES * logits),
-        device_bytes=bytes_of_weight() * n_parameters if on_device() else 0,
+        device_bytes=bytes_of_weight(device) * n_parameters if on_device(device) else 0,
         disk_bytes=disk_bytes,
         work=float(n_parameters) * n_tokens,
     )
 
 
-def evaluating_cost(component: Component, chunks: Chunks, disk_bytes: int = 0) -> Cost:
+def evaluating_cost(component: Component, chunks: Chunks, disk_bytes: int = 0, device: Device = "auto") -> Cost:
     """Of running a component, or a file of it, over ``chunks`` and looking at its logits."""
     logits = chunks.chunk_size * component.n_vocab
-    return running_cost(component.n_parameters, chunks.n_tokens, logits, disk_bytes)
+    return running_cost(component.n_parameters, chunks.n_tokens, logits, disk_bytes, device)
 
 
 def verifying_cost(shapes: Shapes) -> Cost:
@@ -41,12 +44,10 @@ def verifying_cost(shapes: Shapes) -> Cost:
     return Cost(ram_bytes=LIBRARIES_BYTES + VERIFY_COPIES * FP32_BYTES * max(sizes), work=sum(sizes))
 
 
-def on_device() -> bool:
-    from hubquant.devices import default_device
-
-    return default_device() != "cpu"
+def on_device(device: Device) -> bool:
+    return chosen_device(device) != "cpu"
 
 
-def bytes_of_weight() -> int:
+def bytes_of_weight(device: Device) -> int:
     """Weights are float32 on a CPU, and mostly in half precision on a GPU."""
-    return FP32_BYTES // 2 if on_device() else FP32_BYTES
+    return FP32_BYTES // 2 if on_device(device) else FP32_BYTES

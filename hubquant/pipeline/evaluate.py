@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.gguf.task import QuantizedFile
+from hubquant.devices import Device
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.llamacpp.process import installed_version
 from hubquant.pipeline.costs import running_cost
-from hubquant.pipeline.held import LoadedFile
+from hubquant.pipeline.held import LoadedFile, other_device, rate_on
 from hubquant.pipeline.results import SNAPSHOT, Measurement
 from hubquant.version import __version__
 
@@ -30,6 +31,7 @@ class Evaluation(Measurement["Divergence"]):
     baseline: Task[Path]
     name: str
     running: Cost
+    device: Device = "auto"
 
     @property
     def step(self) -> str:
@@ -51,15 +53,19 @@ class Evaluation(Measurement["Divergence"]):
 
     @property
     def made_from(self) -> Mapping[str, Any]:
-        return {"hubquant": __version__}
+        return {"hubquant": __version__, **other_device(self.device)}
 
     @property
     def cost(self) -> Cost:
         return self.running
 
     @property
+    def rate(self) -> str:
+        return rate_on(self.kind, self.device)
+
+    @property
     def shares(self) -> LoadedFile:
-        return LoadedFile(self.file)
+        return LoadedFile(self.file, self.device)
 
     def measure(self, folder: Path, context: Context) -> Divergence:
         from hubquant.evaluate import Baseline, compare
@@ -84,6 +90,7 @@ class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
     file: QuantizedFile
     differing: tuple[str, ...]
     left_out: bool
+    device: Device = "auto"
 
     @property
     def step(self) -> str:
@@ -109,15 +116,15 @@ class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
 
     @property
     def made_from(self) -> Mapping[str, Any]:
-        return {"llamacpp": installed_version(), "hubquant": __version__}
+        return {"llamacpp": installed_version(), "hubquant": __version__, **other_device(self.device)}
 
     @property
     def cost(self) -> Cost:
-        return running_cost(self.file.component.n_parameters, 0)
+        return running_cost(self.file.component.n_parameters, 0, device=self.device)
 
     @property
     def shares(self) -> LoadedFile | None:
-        return None if self.file.plan.fork else LoadedFile(self.file)
+        return None if self.file.plan.fork else LoadedFile(self.file, self.device)
 
     def measure(self, folder: Path, context: Context) -> RuntimeCheck:  # noqa: ARG002
         from hubquant.llamacpp.runtime import RuntimeCheck, runtime_check

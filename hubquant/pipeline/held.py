@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hubquant.backends.gguf.backend import GGUF
+from hubquant.devices import Device, chosen_device, default_device
 from hubquant.engine.task import Context, Shared, Task
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.pulled import Pulled
@@ -19,9 +20,20 @@ if TYPE_CHECKING:
 Way = Literal["none", "cpu", "disk", "stream"]
 
 
+def other_device(device: Device) -> dict[str, str]:
+    """What an artifact is made from besides, where it is made on another device than this machine takes by itself."""
+    chosen = chosen_device(device)
+    return {} if chosen == default_device() else {"device": chosen}
+
+
+def rate_on(kind: str, device: Device) -> str:
+    """Of tasks that take a time of their own on each device."""
+    return " ".join([kind, *other_device(device).values()])
+
+
 @dataclass(frozen=True)
 class LoadedModel(Shared):
-    """The source model, in memory or where accelerate puts what does not fit.
+    """The source model on ``device``, in its memory or where accelerate puts what does not fit.
 
     ``max_memory`` holds transformers' limits by device.
     """
@@ -30,12 +42,13 @@ class LoadedModel(Shared):
     spread: bool
     on_disk: bool = False
     max_memory: tuple[tuple[str, str], ...] = ()
+    device: Device = "auto"
 
     @classmethod
-    def by(cls, pulled: Pulled, settings: Imatrix, way: Way) -> LoadedModel:
+    def by(cls, pulled: Pulled, settings: Imatrix, way: Way, device: Device = "auto") -> LoadedModel:
         """As the settings say; a model that is streamed for the matrix is loaded as a whole for anything else."""
         spread = way in ("cpu", "disk") or settings.offload in ("auto", "stream")
-        return cls(pulled, spread, way == "disk", tuple(sorted(settings.max_memory.items())))
+        return cls(pulled, spread, way == "disk", tuple(sorted(settings.max_memory.items())), device)
 
     @contextmanager
     def open(self, context: Context) -> Iterator[PreTrainedModel]:
@@ -43,18 +56,19 @@ class LoadedModel(Shared):
 
         source, limits = context.read(self.pulled), dict(self.max_memory)
         if not self.on_disk:
-            yield source.load(Placement(spread=self.spread, max_memory=limits))
+            yield source.load(Placement(spread=self.spread, max_memory=limits), self.device)
             return
         with context.store.scratch(self.pulled) as folder:
-            yield source.load(Placement(spread=True, max_memory=limits, disk=folder))
+            yield source.load(Placement(spread=True, max_memory=limits, disk=folder), self.device)
 
 
 @dataclass(frozen=True)
 class LoadedFile(Shared):
-    """A GGUF file's weights, restored in transformers."""
+    """A GGUF file's weights, restored in transformers on ``device``."""
 
     file: Task[Path]
+    device: Device = "auto"
 
     @contextmanager
     def open(self, context: Context) -> Iterator[PreTrainedModel]:
-        yield GGUF.restore(context.read(self.file))
+        yield GGUF.restore(context.read(self.file), self.device)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.imatrix import load_imatrix, save
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.costs import LIBRARIES_BYTES, running_cost
-from hubquant.pipeline.held import LoadedModel, Way
+from hubquant.pipeline.held import LoadedModel, Way, other_device, rate_on
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
 from hubquant.pipeline.ways import room, streaming_bytes
 from hubquant.recipe.schema import Imatrix
@@ -63,6 +64,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
     provenance: Mapping[str, str] = field(default_factory=dict)
     is_part: bool = False
     saving: Saving | None = None
+    device: Device = "auto"
 
     @property
     def detail(self) -> str:
@@ -85,24 +87,27 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
             "score": self.score,
             "provenance": dict(self.provenance),
             "is_part": self.is_part,
+            **other_device(self.device),
             "hubquant": __version__,
         }
 
     @property
     def cost(self) -> Cost:
         n_tokens = self.chunks.n_tokens
-        running = running_cost(self.component.n_parameters, n_tokens)
+        running = running_cost(self.component.n_parameters, n_tokens, device=self.device)
         if self.way != "stream":
             return running
         return Cost(ram_bytes=LIBRARIES_BYTES + streaming_bytes(self.component, n_tokens), work=running.work)
 
     @property
     def rate(self) -> str:
-        return f"imatrix {self.way}"
+        return rate_on(f"imatrix {self.way}", self.device)
 
     @property
     def shares(self) -> LoadedModel | None:
-        return None if self.way == "stream" else LoadedModel.by(self.component.pulled, self.settings, self.way)
+        if self.way == "stream":
+            return None
+        return LoadedModel.by(self.component.pulled, self.settings, self.way, self.device)
 
     def make(self, folder: Path, context: Context) -> None:
         from hubquant.observe import Keeping
@@ -135,8 +140,8 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
         if self.way == "stream":
             from hubquant.models.stream import BlockStream
 
-            place = room(self.component, self.chunks.n_tokens, keeping.path.parent)
-            stream = BlockStream(open_weights(source.checkpoint), place)
+            place = room(self.component, self.chunks.n_tokens, keeping.path.parent, self.device)
+            stream = BlockStream(open_weights(source.checkpoint, self.device), place)
             with progress.bar("imatrix", len(self.chunks) * stream.n_blocks, "layers") as advance:
                 return collect_streamed(stream, self.chunks, taps, wanted, keeping=keeping, advance=advance)
         watch = _Watch(self.saving, progress)

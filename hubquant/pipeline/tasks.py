@@ -73,17 +73,18 @@ def recipe_tasks(
     baseline: BaselineTask | None,
     vocabulary: VocabularyCheck | None,
 ) -> RecipeTasks:
-    """``vocabulary`` is known where there is a ``baseline``."""
+    """``vocabulary`` is known where there is a ``baseline``, on whose device the files are measured too."""
 
     def of(file: QuantizedFile) -> FileTasks:
         if baseline is None or vocabulary is None:
             return FileTasks(file, Verification(file), None, None)
-        cost = evaluating_cost(file.component, baseline.chunks)
+        device = baseline.model.device
+        cost = evaluating_cost(file.component, baseline.chunks, device=device)
         return FileTasks(
             file,
             Verification(file),
-            Evaluation(file, baseline, file.plan.ftype, cost),
-            UsedByLlamaCpp(file, tuple(vocabulary.differing), bool(vocabulary.left_out)),
+            Evaluation(file, baseline, file.plan.ftype, cost, device),
+            UsedByLlamaCpp(file, tuple(vocabulary.differing), bool(vocabulary.left_out), device),
         )
 
     return RecipeTasks(imatrix, baseline, tuple(map(of, files)))

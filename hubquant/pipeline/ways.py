@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubquant.devices import device_memory_bytes
+from hubquant.devices import Device, device_memory_bytes
 from hubquant.engine.machine import memory_bytes
 from hubquant.errors import ImatrixError
-from hubquant.pipeline.costs import FP32_BYTES, bytes_of_weight
+from hubquant.pipeline.costs import FP32_BYTES, bytes_of_weight, on_device
 from hubquant.pipeline.held import Way
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.component import Component
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SPILLED_SHARE = 4  # hidden states of more than a quarter of the memory wait in files
 
 
-def choose_way(settings: Imatrix, component: Component) -> Way:
+def choose_way(settings: Imatrix, component: Component, device: Device = "auto") -> Way:
     """How the model is run: as the settings say, or by whether its weights leave a fifth of the memory free.
 
     Raises ``ImatrixError`` when a GGUF file, which cannot be streamed, is to be offloaded.
@@ -33,7 +33,8 @@ def choose_way(settings: Imatrix, component: Component) -> Way:
         )
     if settings.offload != "auto":
         return settings.offload
-    fits = bytes_of_weight() * component.n_parameters <= 0.8 * (memory_bytes() + device_memory_bytes())
+    memory = memory_bytes() + (device_memory_bytes() if on_device(device) else 0)
+    fits = bytes_of_weight(device) * component.n_parameters <= 0.8 * memory
     return "none" if fits or not can_stream else "stream"
 
 
@@ -48,11 +49,10 @@ def hidden_bytes(component: Component, n_tokens: int) -> int:
     return FP32_BYTES * n_tokens * component.width
 
 
-def room(component: Component, n_tokens: int, folder: Path) -> Keep:
+def room(component: Component, n_tokens: int, folder: Path, device: Device = "auto") -> Keep:
     """Where hidden states wait: on a GPU where they are."""
-    from hubquant.devices import default_device
     from hubquant.models.spill import Spill
     from hubquant.models.stream import in_memory
 
     spills = hidden_bytes(component, n_tokens) > memory_bytes() // SPILLED_SHARE
-    return Spill(folder) if spills and default_device() == "cpu" else in_memory
+    return Spill(folder) if spills and not on_device(device) else in_memory

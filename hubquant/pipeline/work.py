@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hubquant.backends.backend import ImatrixFacts, Importance
 from hubquant.backends.gguf.backend import GGUF, CheckedGGUF
 from hubquant.backends.gguf.files import FilePlan, fork_note
+from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.observe import collected_names
 from hubquant.pipeline.baseline import BaselineTask
@@ -55,9 +56,9 @@ def open_model(reference: ModelReference, pre_tokenizer: str | None, progress: P
         return open_component(reference, pre_tokenizer)
 
 
-def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progress) -> Work:
-    """The recipe's ``component`` in the formats of ``backend``. Raises a ``UserError`` for everything that would fail
-    later and can be known now."""
+def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progress, device: Device = "auto") -> Work:
+    """The recipe's ``component`` in the formats of ``backend``; models run on ``device``. Raises a ``UserError`` for
+    everything that would fail later and can be known now."""
     if collects(recipe) or not recipe.evaluate.skip:
         hint = "add --set imatrix.skip=true --set evaluate.skip=true"
         component.check_runs("calibrating or evaluating", hint)
@@ -68,12 +69,12 @@ def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progr
         importance, n_entries = open_imatrix(recipe.imatrix, component.shapes)
     texts = _tokenize(recipe, component.source, progress)
     if texts.calibration is not None:
-        way = choose_way(recipe.imatrix, component)
-        task = CollectedImatrix(component, texts.calibration, recipe.imatrix, way)
+        way = choose_way(recipe.imatrix, component, device)
+        task = CollectedImatrix(component, texts.calibration, recipe.imatrix, way, device=device)
         importance, n_entries = _to_be_collected(task, recipe.imatrix)
     baseline = None
     if texts.evaluation is not None:
-        model = LoadedModel.by(component.pulled, recipe.imatrix, way)
+        model = LoadedModel.by(component.pulled, recipe.imatrix, way, device)
         baseline = BaselineTask(component, texts.evaluation, model)
     files = checked.tasks(importance)
     tasks = recipe_tasks(files, importance.task if importance else None, baseline, checked.vocabulary)

@@ -11,9 +11,10 @@ from hubquant.checkpoint.checkpoint import Checkpoint, read_header
 from hubquant.checkpoint.weight_files import weight_files
 from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.plain import plain_checkpoint
+from hubquant.devices import Device, chosen_device
 from hubquant.hub.front_matter import read_card
 from hubquant.models.identify import identify
-from hubquant.models.load import Device, Placement, load
+from hubquant.models.load import Placement, load
 from hubquant.sources.source import SourceModel
 
 if TYPE_CHECKING:
@@ -50,16 +51,16 @@ def load_folder(folder: Path, device: Device = "auto", placement: Placement | No
     return load(plain_checkpoint(Checkpoint.from_folder(folder)), folder, device, placement)
 
 
-def open_weights(checkpoint: Checkpoint) -> StreamedWeights:
+def open_weights(checkpoint: Checkpoint, device: Device = "auto") -> StreamedWeights:
     """The language model of a checkpoint on disk, to be read block by block."""
     from hubquant.convert.config import read_architecture
-    from hubquant.devices import default_device
     from hubquant.models.streamed_weights import StreamedWeights
 
     plain = plain_checkpoint(checkpoint)
     architecture, config = read_architecture(plain.config)
     tables = architecture.token_tables(config)
-    return StreamedWeights(plain, config, architecture.blocks, str(architecture.output), tables, default_device())
+    output, chosen = str(architecture.output), chosen_device(device)
+    return StreamedWeights(plain, config, architecture.blocks, output, tables, chosen)
 
 
 def open_hub(repo_id: str, revision: str) -> SourceModel:

@@ -15,7 +15,7 @@ from hubquant.convert.conversion import Conversion, file_order
 from hubquant.convert.restore import load_model, read_config, read_tensor
 from hubquant.convert.rules.general import HUB
 from hubquant.convert.tables import Bundle
-from hubquant.devices import default_device
+from hubquant.devices import Device, chosen_device
 from hubquant.errors import GGUFError, HubquantError
 from hubquant.gguf_file import GGUFFile, Metadata
 from hubquant.sources.source import SourceModel
@@ -113,8 +113,8 @@ class GGUFSource(SourceModel):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return build_tokenizer(Vocabulary.from_metadata(self.metadata))
 
-    def load(self, placement: Placement | None = None) -> PreTrainedModel:  # noqa: ARG002
-        return load_model(self.file, default_device())
+    def load(self, placement: Placement | None = None, device: Device = "auto") -> PreTrainedModel:  # noqa: ARG002
+        return load_model(self.file, chosen_device(device))
 
 
 def open_gguf(path: Path) -> GGUFSource:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from hubquant.devices import Device
     from hubquant.hub.pull import RemoteModel
     from hubquant.models.load import Placement
 
@@ -89,12 +90,12 @@ class SourceModel:
         tokenizer = load_tokenizer(self.folder)
         return begin_with_bos(tokenizer) if is_gemma4(self.checkpoint.config) else tokenizer
 
-    def load(self, placement: Placement | None = None) -> PreTrainedModel:
+    def load(self, placement: Placement | None = None, device: Device = "auto") -> PreTrainedModel:
         """The model in memory; the weights must be on disk."""
         from hubquant.convert.plain import plain_checkpoint
         from hubquant.models import load
 
-        return load(plain_checkpoint(self.checkpoint), self.folder, placement=placement)
+        return load(plain_checkpoint(self.checkpoint), self.folder, device, placement)
 
     @property
     def full_name(self) -> str:

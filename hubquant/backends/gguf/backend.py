@@ -20,6 +20,7 @@ from hubquant.backends.gguf.files import (
 )
 from hubquant.backends.gguf.target import check_tokenizer, conversion_weights, settle_types
 from hubquant.backends.gguf.task import QuantizedFile
+from hubquant.devices import Device, chosen_device
 from hubquant.engine.progress import Progress
 from hubquant.recipe.schema import Quantize
 from hubquant.sources.component import Component
@@ -98,8 +99,7 @@ class GGUF:
         return CheckedGGUF(component, settings, weights, vocabulary, self)
 
     @staticmethod
-    def restore(path: Path) -> PreTrainedModel:
+    def restore(path: Path, device: Device = "auto") -> PreTrainedModel:
         from hubquant.convert.restore import load_model
-        from hubquant.devices import default_device
 
-        return load_model(path, default_device())
+        return load_model(path, chosen_device(device))
