@@ -16,7 +16,8 @@ from hubquant.errors import ImatrixError
 from hubquant.imatrix import CALIBRATION, load_imatrix, merge, save, selected
 from hubquant.imatrix.files import is_gguf
 from hubquant.pipeline.contents import IMATRIX
-from hubquant.recipe.schema import HUB_PREFIX, Imatrix
+from hubquant.recipe.names import HUB_PREFIX
+from hubquant.recipe.schema import Imatrix
 
 if TYPE_CHECKING:
     from hubquant.imatrix import ImportanceMatrix

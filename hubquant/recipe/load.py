@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,8 +19,9 @@ from hubquant.disk import check_ends, user_path
 from hubquant.errors import RecipeError
 from hubquant.plain_yaml import load_yaml
 from hubquant.recipe.explain import explain
+from hubquant.recipe.names import HUB_ID, HUB_PREFIX
 from hubquant.recipe.references import is_model, model_reference
-from hubquant.recipe.schema import HUB_ID, HUB_PREFIX, Recipe
+from hubquant.recipe.schema import Recipe
 from hubquant.recipe.trust import check_stranger
 
 LARGEST_RECIPE = 1 << 20  # bytes; a recipe is a page, anything larger is a mistake
@@ -50,11 +52,14 @@ def load_recipe(
     return _overridden(data, reference, given)
 
 
-def override_recipe(recipe: Recipe, overrides: Sequence[str | Override]) -> Recipe:
-    """``recipe`` with other values for some of its fields. Raises ``RecipeError``."""
-    if not overrides:
-        return recipe
-    data = {"model": {}, **recipe.model_dump(mode="json", exclude_defaults=True)}
+def override_recipe(recipe: Recipe | Mapping[str, Any], overrides: Sequence[str | Override]) -> Recipe:
+    """``recipe``, which may be plain data, with other values for some of its fields. Raises ``RecipeError``."""
+    if isinstance(recipe, Recipe):
+        if not overrides:
+            return recipe
+        data = {"model": {}, **recipe.model_dump(mode="json", exclude_defaults=True)}
+    else:
+        data = deepcopy(dict(recipe))
     return _overridden(data, "recipe", list(map(_override, overrides)))
 
 
@@ -71,9 +76,6 @@ def parse_recipe(data: Any, origin: str = "recipe", typed: Mapping[str, str] = M
     """
     if not isinstance(data, dict):
         raise RecipeError(f"{origin} is not a recipe", why="a recipe is a mapping of keys to values")
-    data = dict(data)
-    if isinstance(data.get("model"), str):
-        data["model"] = model_reference(data["model"])
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hubquant.disk import without_folders
-from hubquant.recipe.schema import HUB_ID, HUB_PREFIX, Frozen, ModelReference, Publish, Recipe
+from hubquant.recipe.names import HUB_ID, HUB_PREFIX
+from hubquant.recipe.schema import Frozen, ModelReference, Publish, Recipe
 
 IMATRIX = "imatrix.gguf"
 

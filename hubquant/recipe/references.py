@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from hubquant.disk import user_path
 from hubquant.errors import UserError
-from hubquant.recipe.schema import HUB_ID
+from hubquant.recipe.names import HUB_ID
 
 GGUF_SUFFIX = ".gguf"
 _HOSTS = re.compile(r"((https?|ssh)://)?(git@|www\.)?(huggingface\.co|hf\.co)[/:]+")

@@ -6,19 +6,18 @@ below the fields are their descriptions: docs/recipe.md is made of them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from hubquant.disk import without_folders
 from hubquant.recipe.backends import with_backends_merged
+from hubquant.recipe.names import HUB_ID
+from hubquant.recipe.references import model_reference
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Part = Annotated[str, Field(min_length=1)]
-HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
-HUB_PREFIX = "hub:"
 BundledText = Literal["calibration", "demo-calibration", "test"]
 
 
@@ -58,6 +57,11 @@ class ModelReference(Frozen):
     """Of ``id``: a branch, tag or commit. Published recipes hold the commit."""
     allow_pickle: bool = False
     """Weights in pickles, which can run code. Refused so far: only safetensors are read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, data: Any) -> Any:
+        return model_reference(data) if isinstance(data, str) else data
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -256,3 +260,19 @@ class Recipe(Frozen):
     """What a file must reach to be published."""
     publish: Publish = Publish()
     """Where the files go."""
+
+    if TYPE_CHECKING:  # what pydantic takes for a field is more than the field's own type
+
+        def __init__(
+            self,
+            *,
+            model: ModelReference | str | Mapping[str, Any],
+            version: Literal[1] = 1,
+            convert: Convert | Mapping[str, Any] = ...,
+            calibration: Calibration | Mapping[str, Any] = ...,
+            imatrix: Imatrix | Mapping[str, Any] = ...,
+            quantize: Quantize | Mapping[str, Any] = ...,
+            evaluate: Evaluate | Mapping[str, Any] = ...,
+            gates: Gates | Mapping[str, Any] = ...,
+            publish: Publish | Mapping[str, Any] = ...,
+        ) -> None: ...

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hubquant.errors import RecipeError
-from hubquant.recipe.schema import HUB_PREFIX, Recipe
+from hubquant.recipe.names import HUB_PREFIX
+from hubquant.recipe.schema import Recipe
 
 SHOWN = 3
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 import hubquant
-from hubquant.errors import RecipeError
+from hubquant.errors import RecipeError, UserError
 from hubquant.recipe import Override, Recipe, dump_recipe, load_recipe, override_recipe, parse_recipe, schema
 
 
@@ -320,6 +320,22 @@ def test_a_recipe_object_takes_overrides() -> None:
     assert override_recipe(recipe, []) == recipe
     with pytest.raises(RecipeError, match=r"--set quantize\.mode must be one of"):
         override_recipe(recipe, ["quantize.mode=fast"])
+
+
+def test_a_recipe_takes_the_name_of_its_model() -> None:
+    assert Recipe(model="org/name@v2") == load_recipe("org/name@v2")
+    assert Recipe(model="m.gguf", quantize={"types": ["Q4_0"]}).model.file == "m.gguf"
+    with pytest.raises(UserError, match=r"there is no data\.txt"):
+        Recipe(model="data.txt")
+
+
+def test_plain_data_takes_overrides_and_stays_as_it_is() -> None:
+    data = {"model": "org/name", "quantize": {"types": ["Q4_0"]}}
+    changed = override_recipe(data, ["quantize.mode=exact", "model.revision=v2"])
+    assert changed == load_recipe("org/name", ["quantize={mode: exact, types: [Q4_0]}", "model.revision=v2"])
+    assert data == {"model": "org/name", "quantize": {"types": ["Q4_0"]}}
+    with pytest.raises(RecipeError, match="recipe: model is missing"):
+        override_recipe({}, [])
 
 
 def test_one_override_needs_no_list() -> None:
