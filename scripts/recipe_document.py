@@ -54,10 +54,18 @@ evaluate:
   chunk_size: 512
   chunks: 48
 gates: {kld_mean: {Q4_K_M: 0.05}}
-publish: {to: me/Qwen3-0.6B-GGUF, base_model: Qwen/Qwen3-0.6B, private: true, shard_size: 20GiB}
+publish:
+  to: me/Qwen3-0.6B-GGUF
+  base_model: Qwen/Qwen3-0.6B
+  private: true
+  create_pr: true
+  commit_message: Quants of Qwen3 0.6B
+  prune: true
+  shard_size: 20GiB
 ---
 model: {file: my-model-F16.gguf}
 imatrix: {files: [a.gguf, b.dat]}
+publish: {branch: v2}
 ---
 model: {bundled: demo}
 imatrix: {skip: true}

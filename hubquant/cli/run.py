@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hubquant.cli import pushing
 from hubquant.cli.job import DryRunOption, StoreOption
 from hubquant.cli.output import JsonOption, Output, QuietOption
+from hubquant.cli.pushing import BranchOption, CreatePrOption, MessageOption, PruneOption
 from hubquant.cli.settings import type_names
 
 if TYPE_CHECKING:
@@ -39,6 +41,10 @@ def run(
     pre_tokenizer: PreTokenizerOption = None,
     out: OutOption = None,
     store: StoreOption = None,
+    branch: BranchOption = None,
+    create_pr: CreatePrOption = False,
+    commit_message: MessageOption = None,
+    prune: PruneOption = False,
     dry_run: DryRunOption = False,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on from what is there, or start over.")] = True,
     as_json: JsonOption = False,
@@ -48,7 +54,8 @@ def run(
     from hubquant.api import run as run_recipe
 
     output = Output(as_json=as_json, quiet=quiet)
-    overrides = _overrides(types, push, pre_tokenizer, set)
+    how = pushing.overrides(branch, create_pr, commit_message, prune)
+    overrides = [*how, *_overrides(types, push, pre_tokenizer, set)]
     if dry_run:
         _show_plan(recipe, overrides, out, store, output)
         return

@@ -9,19 +9,20 @@ from hubquant.engine.progress import Progress
 from hubquant.errors import UserError
 from hubquant.pipeline.contents import CARD
 from hubquant.pipeline.output_folder import FOLDER, OutputFolder
+from hubquant.recipe.schema import Publish
 
 if TYPE_CHECKING:
     from hubquant.hub.push import Pushed
 
 
-def publish(folder: Path, to: str, private: bool, progress: Progress) -> Pushed:
+def publish(folder: Path, settings: Publish, progress: Progress) -> Pushed:
     """Upload a finished folder of a run. Raises ``UserError`` for any other folder."""
     from hubquant.pipeline.push import place_to_publish, push_folder
 
     made = finished_folder(folder)
-    place = place_to_publish(to)
+    place, _ = place_to_publish(settings)
     with made.locked():
-        return push_folder(made, place, private, progress)
+        return push_folder(made, place, progress)
 
 
 def finished_folder(folder: Path) -> OutputFolder:

@@ -25,11 +25,12 @@ class Published:
     contents: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def look_up(repo_id: str, wanted: Collection[str], *, retry: Retry = PATIENT) -> Published:
-    """The repository as it is now; an empty one where there is none yet. ``wanted`` names small files to be read."""
+def look_up(repo_id: str, wanted: Collection[str], *, revision: str | None = None, retry: Retry = PATIENT) -> Published:
+    """The repository as it is now, on its main branch or at ``revision``; an empty one where there is none yet.
+    ``wanted`` names small files to be read."""
     with hub_errors(repo_id, writing=True):
         try:
-            head = retry.call(lambda: HfApi().model_info(repo_id, files_metadata=True))
+            head = retry.call(lambda: HfApi().model_info(repo_id, revision=revision, files_metadata=True))
         except RepositoryNotFoundError:
             return Published()
     answer = repository(head)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from hubquant.errors import HubUnavailableError, OutputError
-from hubquant.hub import answers
+from hubquant.hub import answers, branches
+from hubquant.hub.branches import MAIN, Way
 from hubquant.hub.failures import TRY_AGAIN, hub_errors, no_permission, no_token
 from hubquant.hub.retry import PATIENT, Retry
 from hubquant.hub.transfer import ignore
@@ -43,8 +44,9 @@ def check_id(repo_id: str) -> None:
         validate_repo_id(repo_id)
 
 
-def can_write(repo_id: str, *, retry: Retry = PATIENT) -> str:
-    """The full id of ``repo_id`` if it exists and may be written to, or may be created, with this token.
+def can_write(repo_id: str, *, pull_request: bool = False, retry: Retry = PATIENT) -> str:
+    """The full id of ``repo_id`` if it exists and may be written to, or may be created, with this token. A
+    ``pull_request`` may be opened wherever one may read.
 
     To be asked before any work is done. Raises ``HubAccessError``: not logged in, token refused, no write permission.
     """
@@ -58,7 +60,7 @@ def can_write(repo_id: str, *, retry: Retry = PATIENT) -> str:
         if account.auth.accessToken.role == "read":
             raise no_permission(full_id, "it is a read-only token")
         try:
-            retry.call(lambda: api.auth_check(full_id, write=True))
+            retry.call(lambda: api.auth_check(full_id, write=not pull_request))
         except HfHubHTTPError as error:
             if not isinstance(error, RepositoryNotFoundError) and error.response.status_code != 404:
                 raise
@@ -75,7 +77,7 @@ def push(
     *,
     outdated: Collection[str] = (),
     private: bool = False,
-    commit_message: str = "Publish quantized files",
+    way: Way = Way(),  # noqa: B008
     advance: Callable[[int], None] = ignore,
     retry: Retry = PATIENT,
 ) -> Pushed:
@@ -95,9 +97,11 @@ def push(
     retry = retry.persistent()
     with hub_errors(repo_id, writing=True), disable_progress_bars():
         api = HfApi()
-        url = retry.call(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-        push = _Push(api, url.repo_id, retry, advance, frozenset(outdated) - digests.keys())
-        return push.run(files, digests, commit_message, str(url))
+        url = f"{constants.ENDPOINT}/{repo_id}"
+        if not (way.pull_request and retry.call(lambda: api.repo_exists(repo_id))):
+            url = str(retry.call(lambda: api.create_repo(repo_id, private=private, exist_ok=True)))
+        push = _Push(api, RepoUrl(url).repo_id, retry, advance, frozenset(outdated) - digests.keys(), way)
+        return push.run(files, digests, url)
 
 
 @dataclass
@@ -107,51 +111,67 @@ class _Push:
     retry: Retry
     advance: Callable[[int], None]
     outdated: Collection[str]
+    way: Way
 
-    def run(self, files: Mapping[str, Path], digests: Mapping[str, str], message: str, url: str) -> Pushed:
+    def run(self, files: Mapping[str, Path], digests: Mapping[str, str], url: str) -> Pushed:
         uploaded: set[str] = set()
         counted: set[str] = set()
+        goal = self.retry.call(lambda: branches.find(self.api, self.repo_id, self.way))
         for _ in range(CONFLICTS):
-            head = self.retry.call(lambda: self.api.model_info(self.repo_id, files_metadata=True))
+            revision = goal.revision if goal else MAIN
+            head = self.retry.call(partial(self.api.model_info, self.repo_id, revision=revision, files_metadata=True))
             present = {file.rfilename: file for file in head.siblings or ()}
             changed = [name for name, path in files.items() if not _same(path, present.get(name))]
             self._count(counted, {name: files[name] for name in files if name not in changed})
             removed = sorted(name for name in self.outdated if name in present)
             if not changed and not removed:
-                return Pushed(url, tuple(sorted(uploaded)), head.sha if uploaded else None)
+                if goal:
+                    self.retry.call(partial(branches.ask_for_review, self.api, self.repo_id, goal))
+                page = url + (goal.page if goal else "")
+                return Pushed(page, tuple(sorted(uploaded)), head.sha if uploaded else None)
             uploaded.update(changed)
+            goal = goal or self.retry.call(lambda: branches.make(self.api, self.repo_id, self.way))
             operations = {name: _add(name, files[name], digests[name]) for name in sorted(changed, key=_card_last)}
-            self._upload_large(operations, files, counted)
+            self._upload_large(operations, files, counted, goal.revision)
             try:
                 everything: list[Operation] = [*map(CommitOperationDelete, removed), *operations.values()]
-                commit = self._commit(everything, message, head.sha)
+                commit = self._commit(everything, goal.revision, head.sha)
             except HfHubHTTPError as error:
                 if error.response.status_code != 412:
                     raise
                 # Somebody else committed, or our own commit arrived and only its answer got lost: look again.
                 continue
             self._count(counted, files)
-            return Pushed(url, tuple(sorted(uploaded)), commit)
+            self.retry.call(partial(branches.ask_for_review, self.api, self.repo_id, goal))
+            return Pushed(url + goal.page, tuple(sorted(uploaded)), commit)
         raise HubUnavailableError(f"{self.repo_id} keeps changing while we push to it", hint=TRY_AGAIN)
 
     def _upload_large(
-        self, operations: Mapping[str, CommitOperationAdd], files: Mapping[str, Path], counted: set[str]
+        self, operations: Mapping[str, CommitOperationAdd], files: Mapping[str, Path], counted: set[str], revision: str
     ) -> None:
         for name, operation in operations.items():
             if operation.upload_info.size >= ALONE:
                 # The contents stay with the operation: a commit that is tried again needs them.
-                self.retry.call(partial(self.api.preupload_lfs_files, self.repo_id, [operation], free_memory=False))
+                self.retry.call(
+                    partial(
+                        self.api.preupload_lfs_files, self.repo_id, [operation], revision=revision, free_memory=False
+                    )
+                )
                 self._count(counted, {name: files[name]})
 
-    def _commit(self, operations: list[Operation], message: str, parent: str | None) -> str:
-        try:
-            return self.retry.call(
-                lambda: (
-                    self.api.create_commit(
-                        self.repo_id, list(operations), commit_message=message, parent_commit=parent
-                    ).oid
-                )
+    def _commit(self, operations: list[Operation], revision: str, parent: str | None) -> str:
+        def commit() -> str:
+            made = self.api.create_commit(
+                self.repo_id,
+                list(operations),
+                commit_message=self.way.message,
+                revision=revision,
+                parent_commit=parent,
             )
+            return made.oid
+
+        try:
+            return self.retry.call(commit)
         except ValueError as error:
             if not str(error).startswith("Invalid metadata"):
                 raise

@@ -42,6 +42,8 @@ def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
         for file in measured
     ]
     earlier = not_replaced(before, {Path(file.name).stem for file in plan.files})
+    if plan.recipe.publish.prune:
+        earlier = []
     replaced = {path for file in before if file not in earlier for path in file.paths}
     for name in (replaced | {path for of_type in paths.values() for path in of_type}) - placed:
         output.remove(name)

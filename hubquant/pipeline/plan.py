@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.gguf.backend import GGUF
 from hubquant.backends.gguf.files import FilePlan
@@ -21,6 +21,9 @@ from hubquant.pipeline.work import Work, open_model, prepare
 from hubquant.recipe.schema import Recipe
 from hubquant.recipe.sizes import parse_size
 from hubquant.sources.source import SourceModel
+
+if TYPE_CHECKING:
+    from hubquant.hub.published import Published
 
 LESS_MEMORY = "add --set evaluate.skip=true and leave imatrix.offload at auto: then the weights are streamed"
 
@@ -95,11 +98,12 @@ class Plan:
 def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progress) -> Plan:
     """Raises a ``UserError`` for everything that would fail later and can be known now."""
     shard_bytes = parse_size(recipe.publish.shard_size, "publish.shard_size")
+    published = None
     if recipe.publish.to is not None:
         from hubquant.pipeline.push import place_to_publish
 
-        to = place_to_publish(recipe.publish.to)
-        recipe = recipe.model_copy(update={"publish": recipe.publish.model_copy(update={"to": to})})
+        settings, published = place_to_publish(recipe.publish)
+        recipe = recipe.model_copy(update={"publish": settings})
     folder = None if output is None else OutputFolder(output, store)
     component = open_model(recipe.model, recipe.convert.pre_tokenizer, progress)
     backend = GGUF(shard_bytes, "leave imatrix.skip out", compares=True)
@@ -112,7 +116,8 @@ def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progr
     check_memory(found.ram_bytes, LESS_MEMORY)
     check_room(found, [file.size for file in work.files], store, folder.root, "--out")
     uploads = names if recipe.publish.to else ()
-    return Plan(work, folder.root, found, uploads, [*work.notes, *_foreign_note(folder)])
+    notes = [*work.notes, *_foreign_note(folder), *(_revision_note(work, published) if published else [])]
+    return Plan(work, folder.root, found, uploads, notes)
 
 
 def check_room(found: Estimate, placed: Sequence[int], store: Store, output: Path, option: str) -> None:
@@ -125,6 +130,18 @@ def _sources(tasks: RecipeTasks, store: Store) -> Mapping[str, Path]:
     """Where the files of the output are in the store, of which they are links."""
     found = {path: store.path(each.file) / Path(path).name for each in tasks.files for path in each.plan.paths}
     return found if tasks.imatrix is None else {**found, IMATRIX: store.path(tasks.imatrix) / IMATRIX}
+
+
+def _revision_note(work: Work, published: Published) -> list[str]:
+    """Where the model has changed since its files were published."""
+    from hubquant.pipeline.push import earlier_revision
+
+    source = work.source
+    before = earlier_revision(published, source.id)
+    if before in (None, source.revision):
+        return []
+    to = work.recipe.publish.to
+    return [f"the files of {to} were made of {source.id} at {before}; it is at {source.revision} now"]
 
 
 def _foreign_note(folder: OutputFolder) -> list[str]:

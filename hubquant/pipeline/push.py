@@ -6,49 +6,87 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from hubquant.engine.progress import Progress
-from hubquant.errors import OutputError
-from hubquant.pipeline.contents import CARD, MEASUREMENTS, is_own_card
+from hubquant.errors import OutputError, RecipeError
+from hubquant.pipeline.contents import CARD, MEASUREMENTS, RECIPE, is_own_card
 from hubquant.pipeline.output_folder import OutputFolder
+from hubquant.recipe.load import parse_yaml
+from hubquant.recipe.schema import Publish
 
 if TYPE_CHECKING:
+    from hubquant.hub.branches import Way
     from hubquant.hub.published import Published
     from hubquant.hub.push import Pushed
 
 
-def place_to_publish(repo_id: str) -> str:
-    """The full id of a repository that may be written to and holds no card of somebody else.
+def place_to_publish(settings: Publish) -> tuple[Publish, Published]:
+    """The settings with the full id of a repository that may be written to and holds no card of somebody else, and
+    what is there.
 
     Raises ``HubAccessError`` or ``OutputError``.
     """
-    from hubquant.hub.published import look_up
     from hubquant.hub.push import can_write
 
-    full_id = can_write(repo_id)
-    _check_card(look_up(full_id, [CARD]), full_id)
-    return full_id
+    full_id = can_write(str(settings.to), pull_request=settings.create_pr)
+    settings = settings.model_copy(update={"to": full_id})
+    published = _look_up(settings)
+    _check_card(published, full_id)
+    return settings, published
 
 
-def push_folder(folder: OutputFolder, to: str, private: bool, progress: Progress) -> Pushed:
+def earlier_revision(published: Published, model_id: str | None) -> str | None:
+    """The commit of the model that the published files were made of, by the recipe beside them."""
+    if model_id is None or RECIPE not in published.contents:
+        return None
+    try:
+        model = parse_yaml(published.contents[RECIPE].decode("utf-8", "replace"), RECIPE)["model"]
+        return str(model["revision"]) if model["id"] == model_id else None
+    except (RecipeError, KeyError, TypeError):
+        return None
+
+
+def push_folder(folder: OutputFolder, settings: Publish, progress: Progress) -> Pushed:
     """Upload what hubquant made in ``folder``, which is listed first, with a card of all that the repository will hold.
 
-    A file that the repository has of the same model and type in other shards is removed there.
+    A file that the repository has of the same model and type in other shards is removed there; with ``prune`` so is
+    every measured one that ``folder`` does not have.
     """
-    from hubquant.hub.published import look_up
     from hubquant.hub.push import push
 
-    published = look_up(to, [CARD, MEASUREMENTS])
+    to, published = str(settings.to), _look_up(settings)
     _check_card(published, to)
-    outdated = _update_page(folder, to, published, progress)
+    outdated = _update_page(folder, settings, published, progress)
     digests = folder.publishable()
     progress.step("push", f"{to}: {', '.join(digests)}")
     if outdated:
-        progress.note(f"replaced and removed from {to}: {', '.join(outdated)}")
+        progress.note(f"removed from {to}: {', '.join(outdated)}")
     total = sum((folder.root / name).stat().st_size for name in digests)
     with progress.bar("push", total, "B") as advance:
-        pushed = push(folder.root, digests, to, outdated=outdated, private=private, advance=advance)
+        pushed = push(
+            folder.root,
+            digests,
+            to,
+            outdated=outdated,
+            private=settings.private,
+            way=_way(settings),
+            advance=advance,
+        )
     if pushed.commit is None:
         progress.note(f"{to} holds all of it already")
     return pushed
+
+
+def _look_up(settings: Publish) -> Published:
+    from hubquant.hub.branches import present_revision
+    from hubquant.hub.published import look_up
+
+    to = str(settings.to)
+    return look_up(to, [CARD, MEASUREMENTS, RECIPE], revision=present_revision(to, _way(settings)))
+
+
+def _way(settings: Publish) -> Way:
+    from hubquant.hub.branches import Way
+
+    return Way(settings.branch, settings.create_pr, settings.commit_message)
 
 
 def _check_card(published: Published, to: str) -> None:
@@ -62,13 +100,13 @@ def _check_card(published: Published, to: str) -> None:
         )
 
 
-def _update_page(folder: OutputFolder, to: str, published: Published, progress: Progress) -> list[str]:
+def _update_page(folder: OutputFolder, settings: Publish, published: Published, progress: Progress) -> list[str]:
     """Write the page anew with the files that only the repository has. Returns its files that are replaced by others
-    under another name."""
+    under another name, and those that are pruned."""
     from hubquant.pipeline.page import Page, measurements_in, undescribed
     from hubquant.publish.measurements import not_replaced, read_measurements, with_earlier
 
-    own = measurements_in(folder)
+    to, own = str(settings.to), measurements_in(folder)
     names = {file.name for file in own}
     stored = read_measurements(published.contents.get(MEASUREMENTS, b""))
     theirs = [file for file in stored.files if file.is_what(published.files)]
@@ -84,8 +122,9 @@ def _update_page(folder: OutputFolder, to: str, published: Published, progress: 
                 hint=f"run the line again that made it, with --push {to}",
             )
         return []
-    files = with_earlier(own, theirs)
-    outdated = [path for file in theirs if file.name in names for path in file.paths if path not in folder]
+    files = own if settings.prune else with_earlier(own, theirs)
+    replaced = (file for file in theirs if settings.prune or file.name in names)
+    outdated = sorted(path for file in replaced for path in file.paths if path not in folder)
     others = undescribed([*published.files, *folder], files)
     for name, content in page.contents(files, [name for name in others if name not in outdated], to).items():
         if name in folder and not folder.is_unchanged(name):

@@ -29,5 +29,5 @@ def execute(plan: Plan, store: Store, progress: Progress, *, fresh: bool = False
         folder.forget_earlier_state()
         if plan.recipe.publish.to is None:
             return report
-        pushed = push_folder(folder, plan.recipe.publish.to, plan.recipe.publish.private, progress)
+        pushed = push_folder(folder, plan.recipe.publish, progress)
         return report.published(pushed.url)

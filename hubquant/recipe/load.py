@@ -91,7 +91,7 @@ def dump_recipe(recipe: Recipe) -> str:
 def _read(reference: str, fetch: Callable[[str], Path] | None) -> Any:
     if reference in PACKAGED:
         packaged = resources.files("hubquant") / "data" / "recipes" / f"{reference}.yaml"
-        return _parse_yaml(packaged.read_text("utf-8"), reference)
+        return parse_yaml(packaged.read_text("utf-8"), reference)
     if reference.startswith(HUB_PREFIX):
         repository = reference.removeprefix(HUB_PREFIX)
         if fetch is None or not HUB_ID.fullmatch(repository):
@@ -127,10 +127,11 @@ def _parse_file(path: Path) -> Any:
         raise RecipeError(f"{path} is not UTF-8", why=str(error)) from None
     except OSError as error:
         raise RecipeError(f"{path} cannot be read", why=error.strerror) from None
-    return _parse_yaml(text, str(path))
+    return parse_yaml(text, str(path))
 
 
-def _parse_yaml(text: str, origin: str) -> Any:
+def parse_yaml(text: str, origin: str) -> Any:
+    """Plain data. Raises ``RecipeError``."""
     try:
         return load_yaml(text, most_tokens=MOST_TOKENS)
     except yaml.YAMLError as error:
@@ -157,7 +158,7 @@ def _override(given: str | Override) -> Override:
     if not equals or not all(keys):
         raise RecipeError(f"--set {given!r} is not an override", hint="write --set quantize.mode=exact")
     path = ".".join(keys)
-    return Override(path, _parse_yaml(value, f"--set {path}"), f"--set {path}")
+    return Override(path, parse_yaml(value, f"--set {path}"), f"--set {path}")
 
 
 def _apply_override(data: Any, override: Override) -> None:

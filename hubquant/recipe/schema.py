@@ -237,8 +237,22 @@ class Publish(Frozen):
     """The Hub id that the card names as the base model, where the model is local."""
     private: bool = False
     """Make the repository a private one."""
+    branch: Annotated[str, Field(min_length=1)] | None = None
+    """The branch that is published to, made of main if it is not there."""
+    create_pr: bool = False
+    """Publish as a pull request. One of yours with the same title that is still open gets a further commit."""
+    commit_message: Annotated[str, Field(min_length=1)] = "Publish quantized files"
+    """The title of the commit or the pull request."""
+    prune: bool = False
+    """Remove what hubquant made of types that ``quantize.types`` no longer names. By default they stay."""
     shard_size: str = "45GiB"
     """The largest file. What is larger is cut into shards, which llama.cpp loads by the first."""
+
+    @model_validator(mode="after")
+    def _to_one_place(self) -> Publish:
+        if self.branch is not None and self.create_pr:
+            raise ValueError("a pull request has a branch of its own: leave branch or create_pr out")
+        return self
 
 
 class Recipe(Frozen):

@@ -36,6 +36,9 @@ def _reaches(recipe: Recipe) -> Iterator[tuple[str, object]]:
         "model.allow_pickle": model.allow_pickle,
         "publish.to": publish.to,
         "publish.private": publish.private,
+        "publish.branch": publish.branch,
+        "publish.create_pr": publish.create_pr,
+        "publish.prune": publish.prune,
     }
     yield from ((field, value) for field, value in values.items() if value is not None and value is not False)
     for part in ("calibration", "evaluate"):

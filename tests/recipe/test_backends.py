@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,23 @@ EXPECTED = json.loads((EARLIER / "expected.json").read_text())
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_recipes_of_earlier_versions_mean_what_they_meant(name: str) -> None:
-    assert load_recipe(str(EARLIER / f"{name}.yaml")).model_dump(mode="json") == EXPECTED[name]
+    found = load_recipe(str(EARLIER / f"{name}.yaml"))
+    assert _of(EXPECTED[name], found.model_dump(mode="json")) == EXPECTED[name]
+    newer = {path for path in _paths(found.model_dump(exclude_defaults=True)) if path not in _paths(EXPECTED[name])}
+    assert not newer
+
+
+def _of(fields: Any, values: Any) -> Any:
+    """``values`` of the fields that there were."""
+    if not isinstance(fields, dict) or not isinstance(values, dict):
+        return values
+    return {name: _of(field, values[name]) for name, field in fields.items()}
+
+
+def _paths(values: Any, above: str = "") -> set[str]:
+    if not isinstance(values, dict):
+        return {above}
+    return {path for name, value in values.items() for path in _paths(value, f"{above}.{name}")}
 
 
 def test_a_bare_type_is_gguf_s(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@
 
 It serves what huggingface_hub 2.4, datasets 5.2 and transformers 5.23 ask for when they pull, push and stream:
 repositories, commits, branches, trees with pagination, small files and LFS (single PUT and multipart), ranged downloads
-through a CDN on another hostname, gated, private and disabled repositories, and tokens with roles. Xet, pull requests,
-collections and jobs are not served.
+through a CDN on another hostname, gated, private and disabled repositories, tokens with roles, pull requests and
+collections. Xet and jobs are not served.
 """
 
 from tests.support.localhub.server import LocalHub

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
 from starlette.applications import Starlette
@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.support.localhub import api, transfer
+from tests.support.localhub import api, community, transfer
 from tests.support.localhub.state import KINDS, TOKENS, Account, Blobs, Refusal, Repository, is_large
 
 
@@ -78,6 +78,7 @@ class LocalHub:
     log: list[Logged] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
+    collections: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.blobs = Blobs(Path(self.folder) / "blobs")
@@ -285,6 +286,13 @@ ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
         ("POST", REPOSITORY + r"/paths-info/(?P<revision>[^/]+)", api.paths_info),
         ("POST", REPOSITORY + r"/branch/(?P<branch>[^/]+)", api.create_branch),
         ("POST", REPOSITORY + r"/tag/(?P<revision>[^/]+)", api.create_tag),
+        ("GET", REPOSITORY + r"/discussions", community.list_discussions),
+        ("POST", REPOSITORY + r"/discussions", community.open_discussion),
+        ("GET", REPOSITORY + r"/discussions/(?P<number>\d+)", community.discussion),
+        ("POST", REPOSITORY + r"/discussions/(?P<number>\d+)/status", community.change_status),
+        ("POST", "/api/collections", community.create_collection),
+        ("GET", r"/api/collections/(?P<slug>[^/]+/[^/]+)", community.collection),
+        ("POST", r"/api/collections/(?P<slug>[^/]+/[^/]+)/items", community.add_to_collection),
         ("POST", REPOSITORY + r"/preupload/(?P<revision>[^/]+)", transfer.preupload),
         ("POST", REPOSITORY + r"/commit/(?P<revision>[^/]+)", transfer.commit),
         ("POST", FILES + r"\.git/info/lfs/objects/batch", transfer.batch),

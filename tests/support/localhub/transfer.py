@@ -13,7 +13,8 @@ from urllib.parse import unquote
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tests.support.localhub.api import page
-from tests.support.localhub.state import Refusal, is_large
+from tests.support.localhub.community import may_commit
+from tests.support.localhub.state import Refusal, Repository, is_large
 
 if TYPE_CHECKING:
     from tests.support.localhub.server import Call, LocalHub
@@ -23,7 +24,7 @@ PIECE = 1 << 16
 
 def preupload(hub: LocalHub, call: Call, kind: str, id: str, revision: str) -> Response:
     """Which files go to LFS, and what stands there now."""
-    repository = hub.open(call, kind, id, write=True)
+    repository = open_branch(hub, call, kind, id, unquote(revision))
     files = repository.commits[repository.resolve(revision)].tree
     answers = []
     for wanted in json.loads(call.body)["files"]:
@@ -43,7 +44,9 @@ def preupload(hub: LocalHub, call: Call, kind: str, id: str, revision: str) -> R
 def batch(hub: LocalHub, call: Call, kind: str, id: str) -> Response:
     """Where to put the LFS objects that are not here yet."""
     wanted = json.loads(call.body)
-    hub.open(call, kind, id, write=wanted["operation"] == "upload", content=True)
+    repository = hub.open(call, kind, id, content=True)
+    if wanted["operation"] == "upload" and not repository.discussions:  # of a pull request, contents come before it
+        hub.open(call, kind, id, write=True)
     transfer, objects = "basic", []
     for item in wanted["objects"]:
         answer: dict[str, Any] = {"oid": item["oid"], "size": item["size"]}
@@ -85,10 +88,15 @@ def verify(hub: LocalHub, call: Call, sha256: str) -> Response:
     return JSONResponse({"message": "ok"})
 
 
+def open_branch(hub: LocalHub, call: Call, kind: str, id: str, branch: str) -> Repository:
+    own = may_commit(hub.open(call, kind, id), branch, hub.require_account(call).user)
+    return hub.open(call, kind, id, write=not own)
+
+
 def commit(hub: LocalHub, call: Call, kind: str, id: str, revision: str) -> Response:
-    repository = hub.open(call, kind, id, write=True)
-    account = hub.require_account(call)
     branch = unquote(revision)
+    repository = open_branch(hub, call, kind, id, branch)
+    account = hub.require_account(call)
     head = repository.resolve(branch)
     files = dict(repository.commits[head].tree)
     header: dict[str, Any] = {}

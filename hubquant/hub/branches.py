@@ -1,0 +1,92 @@
+"""Where in a repository a push goes: its main branch, another one, or a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from huggingface_hub import HfApi
+from huggingface_hub.community import Discussion
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+from hubquant.hub import answers
+from hubquant.hub.failures import hub_errors
+from hubquant.hub.retry import PATIENT, Retry
+
+MAIN = "main"
+MESSAGE = "Publish quantized files"
+_UNDECIDED = ("open", "draft")
+
+
+@dataclass(frozen=True)
+class Way:
+    """``message`` is the commit's, and the title of a pull request. A pull request starts at ``main``, or goes on with
+    the one of the same account and title that is still open: what is pushed twice makes one."""
+
+    branch: str | None = None
+    pull_request: bool = False
+    message: str = MESSAGE
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``revision`` as commits name it, ``page`` what follows the repository's address; ``number`` of a pull request
+    that is not open for review yet."""
+
+    revision: str = MAIN
+    page: str = ""
+    number: int | None = None
+
+
+def present_revision(repo_id: str, way: Way, *, retry: Retry = PATIENT) -> str:
+    """Where to look for what was pushed this way before: main if nothing was."""
+    api = HfApi()
+    with hub_errors(repo_id, writing=True):
+        try:
+            found = retry.call(lambda: find(api, repo_id, way))
+        except RepositoryNotFoundError:
+            return MAIN
+    return found.revision if found else MAIN
+
+
+def find(api: HfApi, repo_id: str, way: Way) -> Goal | None:
+    """The branch or the pull request; None where it is not there."""
+    if way.pull_request:
+        return next((_goal(request) for request in _own_requests(api, repo_id, way.message)), None)
+    if way.branch in (None, MAIN):
+        return Goal()
+    names = {branch.name for branch in api.list_repo_refs(repo_id).branches}
+    return Goal(way.branch, f"/tree/{way.branch}") if way.branch in names else None
+
+
+def make(api: HfApi, repo_id: str, way: Way) -> Goal:
+    """The branch or the pull request. May be called again where an answer got lost."""
+    if found := find(api, repo_id, way):
+        return found
+    if way.branch is not None and not way.pull_request:
+        api.create_branch(repo_id, branch=way.branch, exist_ok=True)
+        return Goal(way.branch, f"/tree/{way.branch}")
+    # One that create_commit opens is opened once more when its answer gets lost; this one is found again by its title.
+    return _goal(api.create_pull_request(repo_id, way.message))
+
+
+def ask_for_review(api: HfApi, repo_id: str, goal: Goal) -> None:
+    """Take a pull request out of draft, once its commit is there."""
+    if goal.number is None:
+        return
+    try:
+        api.change_discussion_status(repo_id, goal.number, "open")
+    except HfHubHTTPError as error:
+        if error.response.status_code != 409:  # it is open: an answer got lost
+            raise
+
+
+def _own_requests(api: HfApi, repo_id: str, title: str) -> Iterator[Discussion]:
+    author = answers.account(api.whoami()).name
+    found = api.get_repo_discussions(repo_id, author=author, discussion_type="pull_request")
+    return (request for request in found if request.title == title and request.status in _UNDECIDED)
+
+
+def _goal(request: Discussion) -> Goal:
+    number = request.num if request.status == "draft" else None
+    return Goal(f"refs/pr/{request.num}", f"/discussions/{request.num}", number)
