@@ -15,7 +15,7 @@ from hubquant.disk import place, write_at_once
 from hubquant.engine.store import Store
 from hubquant.errors import DiskFullError
 from hubquant.evaluate import write_baseline
-from hubquant.evaluate.snapshot import Snapshot as Records
+from hubquant.evaluate.snapshot import FinishedChunks
 from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
 from hubquant.imatrix import ImportanceMatrix, save
 from hubquant.imatrix.matrix import Entry
@@ -62,7 +62,7 @@ def baseline(folder: Path) -> None:
 
 
 def records(folder: Path) -> None:
-    store = Records(folder / "snapshot", b"k" * 32, 500)
+    store = FinishedChunks(folder / "snapshot", b"k" * 32, 500)
     try:
         for _ in range(len(store.records), 5):
             store.append(np.zeros(500))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hubquant.checkpoint.headers import Scale, TensorInfo, listed
+from hubquant.checkpoint.headers import ScaleTensor, TensorInfo, listed
 from hubquant.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def with_scales(tensors: Mapping[str, TensorInfo], block: tuple[int, int] | None
         beside = (tensors[name + suffix] for suffix in SCALES if name + suffix in tensors)
         scales = next(beside, None) if info.dtype in FLOAT8 else None
         if scales is not None:
-            found[name] = replace(info, scale=Scale(scales, _block_of(info, scales, block)))
+            found[name] = replace(info, scale=ScaleTensor(scales, _block_of(info, scales, block)))
         elif name not in used and not _OF_ACTIVATIONS.search(name):
             found[name] = info
     return found

@@ -32,7 +32,7 @@ BITS: Mapping[str, int] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Scale:
+class ScaleTensor:
     """Factors for a matrix of FP8, one for each ``block`` of [rows, columns]."""
 
     factors: TensorInfo
@@ -49,7 +49,7 @@ class TensorInfo:
     file: str
     begin: int
     end: int
-    scale: Scale | None = None
+    scale: ScaleTensor | None = None
 
     @property
     def float_type(self) -> str:

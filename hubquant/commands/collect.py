@@ -19,7 +19,7 @@ from hubquant.imatrix.files import DAT
 from hubquant.observe.collector import batch_chunks
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.importance import CollectedImatrix, Saving
-from hubquant.pipeline.ways import choose_way
+from hubquant.pipeline.offload import choose_offload
 from hubquant.pipeline.work import open_model
 from hubquant.recipe.schema import Imatrix
 
@@ -48,8 +48,8 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
     check_target(out, "imatrix")
     component = open_model(reference(request.model), request.pre_tokenizer, progress)
     component.check_runs("running")
-    way = choose_way(request.settings, component, request.device)
-    if way == "stream" and request.saving:
+    offload = choose_offload(request.settings, component, request.device)
+    if offload == "stream" and request.saving:
         raise UserError(
             "a streamed collection has no matrix before its end",
             why="all chunks pass one block after the other",
@@ -61,7 +61,7 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
         component,
         whole if request.shard is None else _shard(whole, *request.shard),
         request.settings,
-        way,
+        offload,
         score=request.perplexity,
         provenance={CALIBRATION: whole.fingerprint, "shard": "{}/{}".format(*request.shard)} if request.shard else {},
         is_part=request.shard is not None,

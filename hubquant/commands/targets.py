@@ -9,8 +9,8 @@ from typing import Literal
 from hubquant.errors import HubquantError, OutputError
 from hubquant.imatrix import load_imatrix
 
-Kind = Literal["model", "imatrix", "baseline", "picture"]
-NAMES: Mapping[Kind, str] = {
+TargetKind = Literal["model", "imatrix", "baseline", "picture"]
+NAMES: Mapping[TargetKind, str] = {
     "model": "a model in a GGUF file",
     "imatrix": "an importance matrix",
     "baseline": "a baseline",
@@ -19,7 +19,7 @@ NAMES: Mapping[Kind, str] = {
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def check_target(path: Path, kind: Kind) -> None:
+def check_target(path: Path, kind: TargetKind) -> None:
     """Raise ``OutputError`` when the file to be written would replace one of another kind.
 
     To be asked before any work is done. An empty file is nobody's.
@@ -72,7 +72,7 @@ def _opens(open: Callable[[], object]) -> bool:
     return True
 
 
-_IS: Mapping[Kind, Callable[[Path], bool]] = {
+_IS: Mapping[TargetKind, Callable[[Path], bool]] = {
     "model": _is_model,
     "imatrix": _is_imatrix,
     "baseline": _is_baseline,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hubquant.devices import in_float64
 from hubquant.errors import BaselineError
-from hubquant.evaluate.hdf5 import Array, Structure, read_structure
+from hubquant.evaluate.hdf5 import FileStructure, StoredArray, read_structure
 from hubquant.evaluate.likelihood import Perplexity
 from hubquant.evaluate.scoring import n_scored, row_blocks
 
@@ -65,7 +65,7 @@ def decode(codes: Tensor, scale: Tensor, minimum: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Identity:
+class BaselineIdentity:
     """What a baseline was made from: the model's name and revision, the fingerprint of the token ids."""
 
     model: str
@@ -79,7 +79,7 @@ class Identity:
 class Baseline:
     """A stored baseline, read chunk by chunk."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray[Any, Any]], identity: Identity) -> None:
+    def __init__(self, arrays: Mapping[str, np.ndarray[Any, Any]], identity: BaselineIdentity) -> None:
         self._arrays = arrays
         self.identity = identity
         self.n_chunks, self.n_scored, self.n_vocab = arrays["codes"].shape
@@ -169,12 +169,12 @@ class Baseline:
         self.close()
 
 
-def _checked_identity(structure: Structure) -> Identity:
+def _checked_identity(structure: FileStructure) -> BaselineIdentity:
     """Raises ValueError for a file of another structure."""
     found, arrays = structure.attributes.get("format"), structure.arrays
     if found != FORMAT:
         raise ValueError(f"its format is {found!r:.80}, not {FORMAT!r}")
-    names = tuple(Identity.__dataclass_fields__)
+    names = tuple(BaselineIdentity.__dataclass_fields__)
     if missing := [
         name for name in (*names, *DTYPES) if name not in (structure.attributes if name in names else arrays)
     ]:
@@ -191,10 +191,10 @@ def _checked_identity(structure: Structure) -> Identity:
     chunks, chunk_size = arrays["tokens"].shape
     if chunks != n_chunks or scored != n_scored(chunk_size):
         raise ValueError(f"its {chunks} chunks of {chunk_size} tokens do not belong to the scores")
-    return Identity(*(structure.attributes[name] for name in names))
+    return BaselineIdentity(*(structure.attributes[name] for name in names))
 
 
-def _mapped(path: Path, array: Array) -> np.ndarray[Any, Any]:
+def _mapped(path: Path, array: StoredArray) -> np.ndarray[Any, Any]:
     if 0 in array.shape:
         return np.empty(array.shape, array.dtype)
     return np.memmap(path, array.dtype, "r", array.offset, array.shape)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hubquant.disk import disk_full, sync, write_all, writing
 from hubquant.errors import BaselineError
-from hubquant.evaluate.baseline import CHECKSUMS, DATASETS, Baseline, EncodedRows, Identity, encode
+from hubquant.evaluate.baseline import CHECKSUMS, DATASETS, Baseline, BaselineIdentity, EncodedRows, encode
 from hubquant.evaluate.hdf5 import read_structure
 from hubquant.evaluate.runner import Runner
 from hubquant.evaluate.scoring import n_scored, scored_logits, scored_targets
@@ -40,7 +40,7 @@ def write_baseline(
     there is opened; one that a killed process left goes on at the first missing chunk. Raises EvaluationError for
     logits that are not finite, DiskFullError before the work when there is too little room, and OutputError.
     """
-    identity = Identity(name, revision, chunks.fingerprint)
+    identity = BaselineIdentity(name, revision, chunks.fingerprint)
     if (finished := _finished(path, identity)) is not None:
         advance(finished.n_chunks)
         return finished
@@ -60,7 +60,7 @@ def write_baseline(
     return Baseline.open(path)
 
 
-def _finished(path: Path, identity: Identity) -> Baseline | None:
+def _finished(path: Path, identity: BaselineIdentity) -> Baseline | None:
     if not path.exists():
         return None
     try:
@@ -89,7 +89,7 @@ class _Writer:
             _journal(path).write_text("".join(f"{chunk} {checksum}\n" for chunk, checksum in journal.items()))
 
     @classmethod
-    def create(cls, path: Path, identity: Identity, ids: Tensor, n_vocab: int) -> Self:
+    def create(cls, path: Path, identity: BaselineIdentity, ids: Tensor, n_vocab: int) -> Self:
         """For the chunks of token ``ids``, int64 [chunks, chunk_size], with room for all scores (two bytes for each
         word of the vocabulary and scored token). Raises ``DiskFullError`` before the first byte, or ``OutputError``."""
         n_chunks, chunk_size = ids.shape
@@ -117,7 +117,7 @@ class _Writer:
         return cls(path, _offsets(_partial(path)), {})
 
     @classmethod
-    def resume(cls, path: Path, identity: Identity) -> Self | None:
+    def resume(cls, path: Path, identity: BaselineIdentity) -> Self | None:
         """The unfinished file beside ``path`` if it is of the same model and chunks and its data is whole."""
         if not _partial(path).exists():
             return None

@@ -13,7 +13,7 @@ from hubquant.evaluate.baseline import Baseline
 from hubquant.evaluate.divergence import Divergence, TokenStatistics, summarize, token_statistics
 from hubquant.evaluate.runner import Runner
 from hubquant.evaluate.scoring import row_blocks, scored_logits, scored_targets
-from hubquant.evaluate.snapshot import Snapshot
+from hubquant.evaluate.snapshot import FinishedChunks
 
 
 def compare(
@@ -32,7 +32,7 @@ def compare(
     if not baseline.n_chunks:
         raise BaselineError("the baseline is empty", hint="write it again: hubquant evaluate baseline")
     finished: list[np.ndarray] = []
-    store = Snapshot(snapshot, baseline.key, len(FIELDS) * baseline.n_scored) if snapshot else None
+    store = FinishedChunks(snapshot, baseline.key, len(FIELDS) * baseline.n_scored) if snapshot else None
     if store:
         finished = store.records[: baseline.n_chunks]
         advance(len(finished))

@@ -14,7 +14,7 @@ SECONDS = 5
 MEMORY = 1 << 30  # bytes
 
 
-class Array(BaseModel):
+class StoredArray(BaseModel):
     """``dtype`` is numpy's name, ``offset`` the byte of the file at which the array begins; it lies there in one
     piece."""
 
@@ -24,25 +24,25 @@ class Array(BaseModel):
     offset: int
 
 
-class Structure(BaseModel):
+class FileStructure(BaseModel):
     """The texts and the arrays that an HDF5 file holds at its root."""
 
     model_config = ConfigDict(frozen=True)
     attributes: dict[str, str]
-    arrays: dict[str, Array]
+    arrays: dict[str, StoredArray]
 
 
-def read_structure(path: Path) -> Structure:
+def read_structure(path: Path) -> FileStructure:
     """Raises ``OSError`` when there is no such file and ``ValueError`` for what is no sound HDF5 file."""
     status = path.stat()
     return _read_structure(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
-def _read_structure(path: Path, *state: int) -> Structure:  # noqa: ARG001
+def _read_structure(path: Path, *state: int) -> FileStructure:  # noqa: ARG001
     worker = Worker(describe, seconds=SECONDS, memory=MEMORY)
     try:
-        return Structure.model_validate(worker(path=str(path)))
+        return FileStructure.model_validate(worker(path=str(path)))
     except (WorkError, ValidationError) as error:
         raise ValueError(str(error)) from None
     finally:
@@ -50,7 +50,7 @@ def _read_structure(path: Path, *state: int) -> Structure:  # noqa: ARG001
 
 
 def describe(path: str) -> dict[str, Any]:
-    """The fields of :class:`Structure`. Anything may happen in here: see :func:`read_structure`.
+    """The fields of :class:`FileStructure`. Anything may happen in here: see :func:`read_structure`.
 
     Raises ``ValueError`` for a file that is cut off and for arrays in several pieces.
     """

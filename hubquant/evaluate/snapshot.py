@@ -16,7 +16,7 @@ Rows = NDArray[np.float64]
 KEY_BYTES = 32
 
 
-class Snapshot:
+class FinishedChunks:
     """Records of ``n_values`` float64 each, appended to a file that a killed process can go on with.
 
     ``key`` (32 bytes) says what the records were made from; a file with another key, or one that ends within a record,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from hubquant.errors import MixError, NotSupportedYet
 from hubquant.mix.file_types import BLOCK_SIZES, FLOAT_TYPES, FTYPES, file_type, tensor_type
-from hubquant.mix.rules import ATTN_V_NAMES, Model, Place, Role, mixed_type, role
+from hubquant.mix.rules import ATTN_V_NAMES, MixedModel, Role, TensorPlace, mixed_type, role
 from hubquant.mix.storage import kept, storage_type
 from hubquant.recipe.schema import Rule
 
@@ -54,7 +54,7 @@ def assign(
     user_rules = [(pattern(rule.match), tensor_type(rule.type)) for rule in rules]
     output_type = tensor_type(output_tensor) if output_tensor else None
     token_type = tensor_type(token_embedding) if token_embedding else None
-    model = Model(
+    model = MixedModel(
         ftype=FTYPES[MIXED_AS.get(target.name, target.name)],
         architecture=architecture,
         n_layer=hparams["n_layer"],
@@ -108,13 +108,13 @@ def block_number(name: str) -> int:
     return int(block[1]) if block else -1
 
 
-def _place(model: Model, name: str, seen: Counter[Role]) -> Place:
+def _place(model: MixedModel, name: str, seen: Counter[Role]) -> TensorPlace:
     tensor_role = role(name)
     i = seen[tensor_role]
     seen[tensor_role] += 1
     # Experts, shared experts and dense layers mix in one role: only the block's number says how deep a tensor lies.
     layer = block_number(name) if model.n_expert > 1 else i
-    return Place(i=i, layer=layer, n=model.n_attention_wv if tensor_role is Role.ATTN_V else model.n_layer)
+    return TensorPlace(i=i, layer=layer, n=model.n_attention_wv if tensor_role is Role.ATTN_V else model.n_layer)
 
 
 def pattern(match: str) -> re.Pattern[str]:

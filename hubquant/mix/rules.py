@@ -46,7 +46,7 @@ def role(name: str) -> Role:
 
 
 @dataclass(frozen=True)
-class Model:
+class MixedModel:
     """What the rules need to know of a model. ``gqa`` is query heads per key/value head, 0 without attention."""
 
     ftype: FileType
@@ -79,7 +79,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """A tensor among the ``n`` of its role: ``i`` counts in file order, ``layer`` is its block if there are experts."""
 
     i: int
@@ -100,7 +100,7 @@ def more_bits(i: int, n: int) -> bool:
     return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
 
 
-def mixed_type(model: Model, name: str, shape: tuple[int, ...], place: Place) -> str | None:
+def mixed_type(model: MixedModel, name: str, shape: tuple[int, ...], place: TensorPlace) -> str | None:
     """The type that the rules give to a tensor, ``None`` for the file type's default. ``shape`` has rows first."""
     tensor_role = role(name)
     if tensor_role is Role.OUTPUT or (tensor_role is Role.TOKEN_EMBD and model.tied):
@@ -114,7 +114,7 @@ def mixed_type(model: Model, name: str, shape: tuple[int, ...], place: Place) ->
     return rule(model, place) if rule else None
 
 
-def _output(model: Model, n_in: int) -> str | None:
+def _output(model: MixedModel, n_in: int) -> str | None:
     if model.output_tensor:
         return model.output_tensor
     default = model.ftype.default
@@ -125,14 +125,14 @@ def _output(model: Model, n_in: int) -> str | None:
     return None if default == "Q8_0" else "Q6_K"
 
 
-def _mxfp4_moe(model: Model, tensor_role: Role, shape: tuple[int, ...]) -> str:
+def _mxfp4_moe(model: MixedModel, tensor_role: Role, shape: tuple[int, ...]) -> str:
     stacked = len(shape) > 2 and shape[-3] > 1
     if model.architecture == "bailingmoe3":
         stacked = stacked and tensor_role in (Role.FFN_UP, Role.FFN_GATE, Role.FFN_DOWN)
     return "MXFP4" if stacked else "Q8_0"
 
 
-def _token_embd(model: Model) -> str | None:
+def _token_embd(model: MixedModel) -> str | None:
     match model.ftype.name:
         case "IQ2_XXS" | "IQ2_XS" | "IQ1_S" | "IQ1_M":
             return "Q2_K"
@@ -146,19 +146,19 @@ def _token_embd(model: Model) -> str | None:
 LOW_BIT = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")
 
 
-def _low_bit_attn_v(model: Model, _: Place) -> str:
+def _low_bit_attn_v(model: MixedModel, _: TensorPlace) -> str:
     return "Q4_K" if model.gqa >= 4 or model.n_expert >= 4 else _low_bit_upgrade(model)
 
 
-def _low_bit_attn_k(model: Model, _: Place) -> str | None:
+def _low_bit_attn_k(model: MixedModel, _: TensorPlace) -> str | None:
     return "Q4_K" if model.n_expert == 8 else None
 
 
-def _low_bit_ffn_down(model: Model, place: Place) -> str | None:
+def _low_bit_ffn_down(model: MixedModel, place: TensorPlace) -> str | None:
     return _low_bit_upgrade(model) if place.i < place.n // 8 else None
 
 
-def _low_bit_attn_output(model: Model, _: Place) -> str | None:
+def _low_bit_attn_output(model: MixedModel, _: TensorPlace) -> str | None:
     if model.n_expert == 8:
         return "Q5_K"
     match model.ftype.name:
@@ -169,11 +169,11 @@ def _low_bit_attn_output(model: Model, _: Place) -> str | None:
     return None
 
 
-def _low_bit_upgrade(model: Model) -> str:
+def _low_bit_upgrade(model: MixedModel) -> str:
     return "IQ3_S" if model.ftype.name in ("IQ2_S", "IQ2_M") else "Q2_K"
 
 
-def _attn_v(model: Model, place: Place) -> str | None:
+def _attn_v(model: MixedModel, place: TensorPlace) -> str | None:
     new = _attn_v_by_file_type(model, place)
     # With eight query heads per value head attn_v is an eighth of attn_q: more bits cost next to nothing.
     if model.is_70b and (new or model.ftype.default) in ("Q3_K", "Q4_K"):
@@ -181,7 +181,7 @@ def _attn_v(model: Model, place: Place) -> str | None:
     return "Q8_0" if model.n_expert == 8 else new
 
 
-def _attn_v_by_file_type(model: Model, place: Place) -> str | None:
+def _attn_v_by_file_type(model: MixedModel, place: TensorPlace) -> str | None:
     grouped = model.gqa >= 4
     match model.ftype.name:
         case "Q2_K":
@@ -205,15 +205,15 @@ def _attn_v_by_file_type(model: Model, place: Place) -> str | None:
     return None
 
 
-def _attn_k(model: Model, place: Place) -> str | None:
+def _attn_k(model: MixedModel, place: TensorPlace) -> str | None:
     return "Q8_0" if model.n_expert == 8 else _attn_q(model, place)
 
 
-def _attn_q(model: Model, _: Place) -> str | None:
+def _attn_q(model: MixedModel, _: TensorPlace) -> str | None:
     return {"IQ3_XS": "IQ3_XXS", "IQ3_XXS": "IQ2_S"}.get(model.ftype.name)
 
 
-def _ffn_down(model: Model, place: Place) -> str | None:
+def _ffn_down(model: MixedModel, place: TensorPlace) -> str | None:
     falcon = model.architecture == "falcon"
     first_sixteenth = place.layer < place.n // 16
     match model.ftype.name:
@@ -250,7 +250,7 @@ EIGHT_EXPERTS_ATTN_OUTPUT = (
 )
 
 
-def _attn_output(model: Model, _: Place) -> str | None:
+def _attn_output(model: MixedModel, _: TensorPlace) -> str | None:
     if model.architecture == "falcon":
         return "Q4_K" if model.ftype.name == "Q3_K_L" else None
     if model.n_expert == 8:
@@ -259,19 +259,19 @@ def _attn_output(model: Model, _: Place) -> str | None:
     return upgrades.get(model.ftype.name)
 
 
-def _ffn_gate_up(model: Model, place: Place) -> str | None:
+def _ffn_gate_up(model: MixedModel, place: TensorPlace) -> str | None:
     middle = place.n // 8 <= place.layer < 7 * place.n // 8
     return "IQ3_XXS" if model.ftype.name == "IQ3_XS" and middle else None
 
 
-Rule = Callable[[Model, Place], str | None]
-LOW_BIT_RULES: Mapping[Role, Rule] = {
+MixRule = Callable[[MixedModel, TensorPlace], str | None]
+LOW_BIT_RULES: Mapping[Role, MixRule] = {
     Role.ATTN_V: _low_bit_attn_v,
     Role.ATTN_K: _low_bit_attn_k,
     Role.FFN_DOWN: _low_bit_ffn_down,
     Role.ATTN_OUTPUT: _low_bit_attn_output,
 }
-RULES: Mapping[Role, Rule] = {
+RULES: Mapping[Role, MixRule] = {
     Role.ATTN_V: _attn_v,
     Role.ATTN_K: _attn_k,
     Role.ATTN_Q: _attn_q,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hubquant.disk import writing
-from hubquant.models.stream import Output, Pass
+from hubquant.models.stream import BlockOutput, BlockPass
 
 _SMALLEST = 1 << 16  # numbers; a smaller tensor stays where it is
 
@@ -25,7 +25,7 @@ class Spill:
         self._folder = folder
         self._numbers = itertools.count()
 
-    def __call__(self, waiting: Pass, output: Output) -> Output:
+    def __call__(self, waiting: BlockPass, output: BlockOutput) -> BlockOutput:
         place = iter(waiting.buffers)
         written: list[torch.Tensor] = []
 

@@ -20,25 +20,25 @@ from hubquant.models.streamed_weights import StreamedWeights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Output = Any
+BlockOutput = Any
 """What a block returns: hidden states, or a tuple that begins with them."""
 
-Keep = Callable[["Pass", Output], Output]
+Keep = Callable[["BlockPass", BlockOutput], BlockOutput]
 """Puts what a block returned where it is to wait for the next one."""
 
 
-def in_memory(_pass: Pass, output: Output) -> Output:
+def in_memory(_pass: BlockPass, output: BlockOutput) -> BlockOutput:
     return output
 
 
 class _Frames(greenlet):  # type: ignore[misc]
     """The stack frames of a forward method that waits."""
 
-    owner: Pass
+    owner: BlockPass
 
 
 @dataclass(eq=False)
-class Pass:
+class BlockPass:
     """One input on its way through the model, before the block that is next.
 
     ``output`` is what the block before returned, and all that the next one needs if the pass is ``resumable``.
@@ -47,7 +47,7 @@ class Pass:
 
     ids: torch.Tensor
     frames: _Frames
-    output: Output = None
+    output: BlockOutput = None
     resumable: bool = True
     buffers: list[torch.Tensor] = field(default_factory=list)
     spare: list[torch.Tensor] = field(default_factory=list)
@@ -88,11 +88,11 @@ class BlockStream:
                 block.forward = forward
 
     def start(
-        self, ids: torch.Tensor, forward: Callable[[torch.Tensor], Any], done: int = 0, output: Output = None
-    ) -> Pass:
+        self, ids: torch.Tensor, forward: Callable[[torch.Tensor], Any], done: int = 0, output: BlockOutput = None
+    ) -> BlockPass:
         """An input [1, n] before block ``done``, which gets ``output`` from the one before."""
         self._next = done
-        result = Pass(ids, _Frames(lambda: forward(ids)), output)
+        result = BlockPass(ids, _Frames(lambda: forward(ids)), output)
         result.frames.owner = result
         result.frames.switch()
         return result
@@ -109,9 +109,9 @@ class BlockStream:
                 yield number
                 self.weights.unload(number)
 
-    def _waiting(self, number: int, forward: Callable[..., Output]) -> Callable[..., Output]:
-        def wait(*args: Any, **kwargs: Any) -> Output:
-            current: Pass = getcurrent().owner
+    def _waiting(self, number: int, forward: Callable[..., BlockOutput]) -> Callable[..., BlockOutput]:
+        def wait(*args: Any, **kwargs: Any) -> BlockOutput:
+            current: BlockPass = getcurrent().owner
             if number >= self._next:  # else it was passed before this run
                 current.pause()
                 current.output = self._keep(current, forward(*args, **kwargs))

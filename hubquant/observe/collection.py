@@ -33,7 +33,7 @@ Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CollectionRequest:
     """What a collection is to give: sums of the output layer's inputs too with ``process_output``, the likelihood of
     the text with ``score``, and a matrix with these facts in its ``provenance``."""
 
@@ -43,7 +43,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Keeping:
+class SnapshotPlace:
     """Where the state of a collection is kept, and at most how often, but never for more than a twentieth of the time;
     ``source`` tells models apart."""
 
@@ -67,7 +67,7 @@ class Collection:
 
     chunks: Chunks
     taps: Mapping[str, Tap]
-    wanted: Wanted
+    wanted: CollectionRequest
     others: Sequence[Observer] = ()
     done: int = 0
     sums: InputSums = field(default_factory=InputSums)
@@ -75,7 +75,7 @@ class Collection:
     nll: list[torch.Tensor] = field(default_factory=list)
 
     @classmethod
-    def of(cls, chunks: Chunks, taps: Mapping[str, Tap], wanted: Wanted, others: Sequence[Observer]) -> Self:
+    def of(cls, chunks: Chunks, taps: Mapping[str, Tap], wanted: CollectionRequest, others: Sequence[Observer]) -> Self:
         names = collected_names(taps, wanted.process_output)
         return cls(chunks, {name: taps[name] for name in names}, wanted, others)
 
@@ -141,7 +141,7 @@ class Keeper:
     """Keeps the state of a collection in a file, so that a killed run goes on from there."""
 
     def __init__(
-        self, keeping: Keeping | None, model: PreTrainedModel, collection: Collection, **settings: object
+        self, keeping: SnapshotPlace | None, model: PreTrainedModel, collection: Collection, **settings: object
     ) -> None:
         self._keeping = keeping
         self._fingerprint = fingerprint(model, collection, {**settings, "source": keeping.source}) if keeping else ""

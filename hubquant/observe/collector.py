@@ -12,7 +12,7 @@ from hubquant.calibration.chunks import Chunks
 from hubquant.models.language_model import where_it_runs
 from hubquant.models.taps.observer import Observer
 from hubquant.models.taps.tap import Tap
-from hubquant.observe.collection import Collection, Keeper, Keeping, Wanted
+from hubquant.observe.collection import Collection, CollectionRequest, Keeper, SnapshotPlace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,10 +24,10 @@ def collect(
     model: PreTrainedModel,
     chunks: Chunks,
     taps: Mapping[str, Tap],
-    wanted: Wanted = Wanted(),  # noqa: B008  # frozen
+    wanted: CollectionRequest = CollectionRequest(),  # noqa: B008  # frozen
     *,
     observers: Sequence[Observer] = (),
-    keeping: Keeping | None = None,
+    keeping: SnapshotPlace | None = None,
     advance: Callable[[int], None] = lambda _: None,
     watch: Callable[[Collection], None] = lambda _: None,
 ) -> Collection:
@@ -65,7 +65,7 @@ def batch_chunks(chunk_size: int) -> int:
     return max(1, BATCH_TOKENS // chunk_size)
 
 
-def run_model(model: Any, ids: torch.Tensor, wanted: Wanted) -> Any:
+def run_model(model: Any, ids: torch.Tensor, wanted: CollectionRequest) -> Any:
     """The model's output for ``ids`` [n, chunk_size], with the logits that ``wanted`` looks at: all of them pass the
     output layer when its inputs are observed, the second half of each chunk when it is scored."""
     inputs = {"input_ids": where_it_runs(model, ids), "use_cache": False}
@@ -78,7 +78,7 @@ def run_model(model: Any, ids: torch.Tensor, wanted: Wanted) -> Any:
 class _Forward:
     """Runs chunks, computing no more than somebody looks at: logits are the largest tensor of all."""
 
-    def __init__(self, model: PreTrainedModel, wanted: Wanted) -> None:
+    def __init__(self, model: PreTrainedModel, wanted: CollectionRequest) -> None:
         self.model, self._wanted = model, wanted
 
     def __call__(self, ids: torch.Tensor) -> list[torch.Tensor]:

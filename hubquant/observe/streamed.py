@@ -10,12 +10,12 @@ import torch
 from hubquant.calibration.chunks import Chunks
 from hubquant.models.taps.observer import Observer
 from hubquant.models.taps.tap import Tap
-from hubquant.observe.collection import Collection, Keeper, Keeping, Wanted
+from hubquant.observe.collection import Collection, CollectionRequest, Keeper, SnapshotPlace
 from hubquant.observe.collector import run_model
 from hubquant.observe.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from hubquant.models.stream import BlockStream, Output, Pass
+    from hubquant.models.stream import BlockOutput, BlockPass, BlockStream
 
 _HIDDEN = "hidden"
 _LEAVES = "leaves"
@@ -25,10 +25,10 @@ def collect_streamed(
     stream: BlockStream,
     chunks: Chunks,
     taps: Mapping[str, Tap],
-    wanted: Wanted = Wanted(),  # noqa: B008  # frozen
+    wanted: CollectionRequest = CollectionRequest(),  # noqa: B008  # frozen
     *,
     observers: Sequence[Observer] = (),
-    keeping: Keeping | None = None,
+    keeping: SnapshotPlace | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Collection:
     """As ``collect``, but each weight is read once; in memory are two blocks and the hidden states of all chunks.
@@ -76,7 +76,7 @@ def collect_streamed(
     return collection
 
 
-def _step(waiting: Pass, chunk: int, collection: Collection, bad: set[int]) -> Any:
+def _step(waiting: BlockPass, chunk: int, collection: Collection, bad: set[int]) -> Any:
     collection.observer.begin(1)
     result = waiting.step()
     if collection.sums.not_finite() is None:
@@ -87,7 +87,7 @@ def _step(waiting: Pass, chunk: int, collection: Collection, bad: set[int]) -> A
     return result
 
 
-def _state(collection: Collection, passes: list[Pass]) -> Snapshot:
+def _state(collection: Collection, passes: list[BlockPass]) -> Snapshot:
     """The sums, and what each chunk waits with: a tensor, or a tuple of tensors and nothing else that matters."""
     state = collection.state()
     hidden: dict[str, torch.Tensor] = {}
@@ -101,7 +101,7 @@ def _state(collection: Collection, passes: list[Pass]) -> Snapshot:
     return Snapshot({**state.tensors, **hidden, _LEAVES: torch.tensor(leaves)}, state.chunks_done)
 
 
-def _output(state: Snapshot, chunk: int) -> Output:
+def _output(state: Snapshot, chunk: int) -> BlockOutput:
     leaves = int(state.tensors[_LEAVES])
     parts = [state.tensors.get(f"{_HIDDEN}:{chunk}:{k}") for k in range(max(1, leaves))]
     return tuple(parts) if leaves else parts[0]

@@ -17,7 +17,7 @@ from hubquant.sources.pulled import Pulled
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Way = Literal["none", "cpu", "disk", "stream"]
+Offload = Literal["none", "cpu", "disk", "stream"]
 
 
 def other_device(device: Device) -> dict[str, str]:
@@ -45,10 +45,10 @@ class LoadedModel(Shared):
     device: Device = "auto"
 
     @classmethod
-    def by(cls, pulled: Pulled, settings: Imatrix, way: Way, device: Device = "auto") -> LoadedModel:
+    def by(cls, pulled: Pulled, settings: Imatrix, offload: Offload, device: Device = "auto") -> LoadedModel:
         """As the settings say; a model that is streamed for the matrix is loaded as a whole for anything else."""
-        spread = way in ("cpu", "disk") or settings.offload in ("auto", "stream")
-        return cls(pulled, spread, way == "disk", tuple(sorted(settings.max_memory.items())), device)
+        spread = offload in ("cpu", "disk") or settings.offload in ("auto", "stream")
+        return cls(pulled, spread, offload == "disk", tuple(sorted(settings.max_memory.items())), device)
 
     @contextmanager
     def open(self, context: Context) -> Iterator[PreTrainedModel]:

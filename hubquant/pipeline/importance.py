@@ -13,9 +13,9 @@ from hubquant.engine.task import Context, Cost, Task
 from hubquant.imatrix import load_imatrix, save
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.costs import LIBRARIES_BYTES, running_cost
-from hubquant.pipeline.held import LoadedModel, Way, other_device, rate_on
+from hubquant.pipeline.held import LoadedModel, Offload, other_device, rate_on
+from hubquant.pipeline.offload import room, streaming_bytes
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
-from hubquant.pipeline.ways import room, streaming_bytes
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.checkpoint import open_weights
 from hubquant.sources.component import Component
@@ -59,7 +59,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
     component: Component
     chunks: Chunks
     settings: Imatrix
-    way: Way
+    offload: Offload
     score: bool = False
     provenance: Mapping[str, str] = field(default_factory=dict)
     is_part: bool = False
@@ -68,7 +68,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
 
     @property
     def detail(self) -> str:
-        return describe(self.chunks) + ("" if self.way == "none" else f" (offload: {self.way})")
+        return describe(self.chunks) + ("" if self.offload == "none" else f" (offload: {self.offload})")
 
     @property
     def label(self) -> str:
@@ -95,24 +95,24 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
     def cost(self) -> Cost:
         n_tokens = self.chunks.n_tokens
         running = running_cost(self.component.n_parameters, n_tokens, device=self.device)
-        if self.way != "stream":
+        if self.offload != "stream":
             return running
         return Cost(ram_bytes=LIBRARIES_BYTES + streaming_bytes(self.component, n_tokens), work=running.work)
 
     @property
     def rate(self) -> str:
-        return rate_on(f"imatrix {self.way}", self.device)
+        return rate_on(f"imatrix {self.offload}", self.device)
 
     @property
     def shares(self) -> LoadedModel | None:
-        if self.way == "stream":
+        if self.offload == "stream":
             return None
-        return LoadedModel.by(self.component.pulled, self.settings, self.way, self.device)
+        return LoadedModel.by(self.component.pulled, self.settings, self.offload, self.device)
 
     def make(self, folder: Path, context: Context) -> None:
-        from hubquant.observe import Keeping
+        from hubquant.observe import SnapshotPlace
 
-        keeping = Keeping(folder / SNAPSHOT, self.key)
+        keeping = SnapshotPlace(folder / SNAPSHOT, self.key)
         collection = self._collect(keeping, context)
         save(self._finish(collection, context.progress), folder / IMATRIX)
         if self.score:
@@ -129,15 +129,15 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
         return read_value(folder / PERPLEXITY, Perplexity)
 
     def _collect(self, keeping: Any, context: Context) -> Collection:
-        from hubquant.observe import OUTPUT, Wanted, collect
+        from hubquant.observe import OUTPUT, CollectionRequest, collect
         from hubquant.observe.streamed import collect_streamed
 
         source, taps, progress = context.read(self.component.pulled), self.component.conversion.taps, context.progress
         if self.settings.process_output and OUTPUT not in taps:
             progress.note("the output layer is the token embedding, of which llama-imatrix has no entry either")
         facts = {"model": source.full_name, "model_identity": source.identity["model"], **self.provenance}
-        wanted = Wanted(self.settings.process_output, _score if self.score else None, facts)
-        if self.way == "stream":
+        wanted = CollectionRequest(self.settings.process_output, _score if self.score else None, facts)
+        if self.offload == "stream":
             from hubquant.models.stream import BlockStream
 
             place = room(self.component, self.chunks.n_tokens, keeping.path.parent, self.device)

@@ -17,10 +17,10 @@ from hubquant.observe import collected_names
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
-from hubquant.pipeline.held import LoadedModel, Way
+from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix
+from hubquant.pipeline.offload import choose_offload
 from hubquant.pipeline.tasks import RecipeTasks, Texts, recipe_tasks
-from hubquant.pipeline.ways import choose_way
 from hubquant.recipe.schema import Imatrix, ModelReference, Recipe
 from hubquant.sources.component import Component
 from hubquant.sources.open import open_component
@@ -64,17 +64,17 @@ def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progr
         component.check_runs("calibrating or evaluating", hint)
     checked = backend.check(component, recipe.quantize, progress)
     importance, n_entries = None, 0
-    way: Way = "none"
+    offload: Offload = "none"
     if recipe.imatrix.given:
         importance, n_entries = open_imatrix(recipe.imatrix, component.shapes)
     texts = _tokenize(recipe, component.source, progress)
     if texts.calibration is not None:
-        way = choose_way(recipe.imatrix, component, device)
-        task = CollectedImatrix(component, texts.calibration, recipe.imatrix, way, device=device)
+        offload = choose_offload(recipe.imatrix, component, device)
+        task = CollectedImatrix(component, texts.calibration, recipe.imatrix, offload, device=device)
         importance, n_entries = _to_be_collected(task, recipe.imatrix)
     baseline = None
     if texts.evaluation is not None:
-        model = LoadedModel.by(component.pulled, recipe.imatrix, way, device)
+        model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
         baseline = BaselineTask(component, texts.evaluation, model)
     files = checked.tasks(importance)
     tasks = recipe_tasks(files, importance.task if importance else None, baseline, checked.vocabulary)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hubquant.errors import TokenizerError
-from hubquant.vocab.structure import Step, Structure
+from hubquant.vocab.structure import TokenizerStep, TokenizerStructure
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -55,12 +55,12 @@ DEEPSEEK_LETTERS = (
 # Qwen2's regex as tiktoken's cl100k conversions spell Llama 3's: possessive quantifiers, same matches.
 _CL100K = BAILING.replace(r"\p{N}|", r"\p{N}{1,3}|")
 
-WORDS, PLAIN = Step("ByteLevel", "words"), Step("ByteLevel", "plain")
-DIGITS = Step("Digits", "individual")
+WORDS, PLAIN = TokenizerStep("ByteLevel", "words"), TokenizerStep("ByteLevel", "plain")
+DIGITS = TokenizerStep("Digits", "individual")
 
 
-def _split(*patterns: str) -> tuple[Step, ...]:
-    return (*(Step("Split", pattern) for pattern in patterns), PLAIN)
+def _split(*patterns: str) -> tuple[TokenizerStep, ...]:
+    return (*(TokenizerStep("Split", pattern) for pattern in patterns), PLAIN)
 
 
 @dataclass(frozen=True)
@@ -68,36 +68,36 @@ class PreTokenizer:
     """``names`` that llama.cpp treats alike and the structure of their tokenizers; ``spellings`` are equal steps."""
 
     names: tuple[str, ...]
-    structure: Structure
-    spellings: tuple[tuple[Step, ...], ...] = ()
+    structure: TokenizerStructure
+    spellings: tuple[tuple[TokenizerStep, ...], ...] = ()
 
-    def fits(self, steps: tuple[Step, ...]) -> bool:
+    def fits(self, steps: tuple[TokenizerStep, ...]) -> bool:
         return steps == self.structure.steps or steps in self.spellings
 
 
 def _known(
     names: str,
-    steps: tuple[Step, ...],
-    *spellings: tuple[Step, ...],
+    steps: tuple[TokenizerStep, ...],
+    *spellings: tuple[TokenizerStep, ...],
     normalizer: str | None = None,
     ignore_merges: bool = False,
 ) -> PreTokenizer:
-    return PreTokenizer(tuple(names.split()), Structure(steps, ignore_merges, normalizer), spellings)
+    return PreTokenizer(tuple(names.split()), TokenizerStructure(steps, ignore_merges, normalizer), spellings)
 
 
 _CJK = r"[一-龥ࠀ-一가-퟿]+"
 _DEEPSEEK_CODER = (
-    Step("Split", r"[\r\n]"),
-    Step("Split", r"\s?\p{L}+"),
-    Step("Split", r"\s?\p{P}+"),
-    Step("Split", _CJK),
+    TokenizerStep("Split", r"[\r\n]"),
+    TokenizerStep("Split", r"\s?\p{L}+"),
+    TokenizerStep("Split", r"\s?\p{P}+"),
+    TokenizerStep("Split", _CJK),
 )
 _DEEPSEEK_LLM = (
-    Step("Split", r"[\r\n]"),
-    Step("Split", DEEPSEEK_LETTERS),
-    Step("Split", r"\s?[!-/:-~！-／：-～‘-‟　-。]+"),
-    Step("Split", r"\s+$"),
-    Step("Split", _CJK),
+    TokenizerStep("Split", r"[\r\n]"),
+    TokenizerStep("Split", DEEPSEEK_LETTERS),
+    TokenizerStep("Split", r"\s?[!-/:-~！-／：-～‘-‟　-。]+"),
+    TokenizerStep("Split", r"\s+$"),
+    TokenizerStep("Split", _CJK),
 )
 # What llama.cpp does with files from before it knew names.
 _DEFAULT = _split(
@@ -106,7 +106,12 @@ _DEFAULT = _split(
     r"\p{N}+",
     "[0-9][0-9][0-9]",
 )
-_FALCON = (Step("Punctuation", "contiguous"), WORDS, Step("Digits", "runs"), Step("Split", "[0-9][0-9][0-9]"))
+_FALCON = (
+    TokenizerStep("Punctuation", "contiguous"),
+    WORDS,
+    TokenizerStep("Digits", "runs"),
+    TokenizerStep("Split", "[0-9][0-9][0-9]"),
+)
 
 PRE_TOKENIZERS = (
     _known("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2", _split(LLAMA3), ignore_merges=True),
@@ -134,7 +139,7 @@ PRE_TOKENIZERS = (
 )
 
 
-def recognise(structure: Structure, unreachable: Callable[[], list[str]]) -> str:
+def recognise(structure: TokenizerStructure, unreachable: Callable[[], list[str]]) -> str:
     """llama.cpp's name for a structure.
 
     A name whose ``ignore_merges`` differs fits as well when the merges reach every token: ``unreachable`` lists those
@@ -156,7 +161,7 @@ def recognise(structure: Structure, unreachable: Callable[[], list[str]]) -> str
     return (same or equal)[0].names[0]
 
 
-def structure_of(name: str) -> Structure:
+def structure_of(name: str) -> TokenizerStructure:
     """The structure behind a name. ``TokenizerError`` for one that is not known."""
     for known in PRE_TOKENIZERS:
         if name in known.names:
@@ -170,11 +175,11 @@ def structure_of(name: str) -> Structure:
     )
 
 
-def with_normalizer(structure: Structure, normalizer: str | None) -> Structure:
+def with_normalizer(structure: TokenizerStructure, normalizer: str | None) -> TokenizerStructure:
     return replace(structure, normalizer=normalizer)
 
 
-def _unknown(structure: Structure) -> TokenizerError:
+def _unknown(structure: TokenizerStructure) -> TokenizerError:
     def likeness(known: PreTokenizer) -> float:
         return difflib.SequenceMatcher(
             None, _text(known.structure.steps), _text(structure.steps), autojunk=False
@@ -192,5 +197,5 @@ def _unknown(structure: Structure) -> TokenizerError:
     )
 
 
-def _text(steps: tuple[Step, ...]) -> str:
+def _text(steps: tuple[TokenizerStep, ...]) -> str:
     return " ".join(map(str, steps))

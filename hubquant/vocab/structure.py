@@ -8,18 +8,18 @@ from typing import Any, Literal
 
 from hubquant.errors import TokenizerError
 
-Kind = Literal["Split", "Digits", "Punctuation", "ByteLevel", "other"]
+StepKind = Literal["Split", "Digits", "Punctuation", "ByteLevel", "other"]
 
 
 @dataclass(frozen=True)
-class Step:
+class TokenizerStep:
     """One pre-tokenizer.
 
     ``value`` is the regex of a split that isolates its matches, "individual" or "runs" of digits, "contiguous"
     punctuation, "words" or "plain" for ByteLevel with and without GPT-2's regex, any other step as it stands.
     """
 
-    kind: Kind
+    kind: StepKind
     value: str
 
     def __str__(self) -> str:
@@ -38,15 +38,15 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Structure:
+class TokenizerStructure:
     """Steps in order, whether a word that is a token skips the merges, and the Unicode normal form (None or "NFC")."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[TokenizerStep, ...]
     ignore_merges: bool
     normalizer: str | None
 
 
-def read_structure(tokenizer: Mapping[str, Any]) -> Structure:
+def read_structure(tokenizer: Mapping[str, Any]) -> TokenizerStructure:
     """The structure of a parsed tokenizer.json. ``TokenizerError`` for a normalizer that llama.cpp has no equal for."""
     model = tokenizer.get("model") or {}
     pre_tokenizers = flatten(tokenizer.get("pre_tokenizer"), "pretokenizers")
@@ -57,7 +57,7 @@ def read_structure(tokenizer: Mapping[str, Any]) -> Structure:
             "the tokenizer changes text in a way that llama.cpp does not",
             why=f"its normalizer is {' then '.join(map(str, normalizers))}; only none and NFC can be written",
         )
-    return Structure(steps, bool(model.get("ignore_merges")), "NFC" if normalizers else None)
+    return TokenizerStructure(steps, bool(model.get("ignore_merges")), "NFC" if normalizers else None)
 
 
 def flatten(part: Any, members: str) -> list[Mapping[str, Any]]:
@@ -69,18 +69,18 @@ def flatten(part: Any, members: str) -> list[Mapping[str, Any]]:
     return [each for member in parts for each in flatten(member, members)] if isinstance(parts, list) else []
 
 
-def _step(part: Mapping[str, Any], *, alone: bool) -> Step:
+def _step(part: Mapping[str, Any], *, alone: bool) -> TokenizerStep:
     kind = part.get("type")
     if kind == "Digits":
-        return Step("Digits", "individual" if part.get("individual_digits") else "runs")
+        return TokenizerStep("Digits", "individual" if part.get("individual_digits") else "runs")
     if kind == "Punctuation" and part.get("behavior") == "Contiguous":
-        return Step("Punctuation", "contiguous")
+        return TokenizerStep("Punctuation", "contiguous")
     if kind == "ByteLevel" and not part.get("add_prefix_space"):
-        return Step("ByteLevel", "words" if part.get("use_regex", True) else "plain")
+        return TokenizerStep("ByteLevel", "words" if part.get("use_regex", True) else "plain")
     regex = _split_regex(part, alone=alone) if kind == "Split" else None
     if regex is not None:
-        return Step("Split", regex)
-    return Step("other", str({key: value for key, value in part.items() if key != "trim_offsets"}))
+        return TokenizerStep("Split", regex)
+    return TokenizerStep("other", str({key: value for key, value in part.items() if key != "trim_offsets"}))
 
 
 def _split_regex(part: Mapping[str, Any], *, alone: bool) -> str | None:

@@ -36,9 +36,9 @@ LOWERCASE_KEY, STRIP_ACCENTS_KEY = "tokenizer.ggml.normalizer.lowercase", "token
 # Needed to rebuild a tokenizer whose Unicode normal form is not the one that goes with its pre-tokenizer's name.
 NORMALIZER_KEY = "hubquant.tokenizer.normalizer"
 DEFAULT_TEMPLATE = "default"
-Model = Literal["gpt2", "llama", "t5", "bert", "gemma4"]
-SCORED: tuple[Model, ...] = ("llama", "t5", "gemma4")
-MERGED: tuple[Model, ...] = ("gpt2", "gemma4")
+VocabularyModel = Literal["gpt2", "llama", "t5", "bert", "gemma4"]
+SCORED: tuple[VocabularyModel, ...] = ("llama", "t5", "gemma4")
+MERGED: tuple[VocabularyModel, ...] = ("gpt2", "gemma4")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Vocabulary:
     one is "default". ``notes`` say what of the tokenizer it was read from is not in it.
     """
 
-    model: Model
+    model: VocabularyModel
     tokens: tuple[str, ...] = field(repr=False)
     types: tuple[int, ...] = field(repr=False)
     merges: tuple[str, ...] = field(default=(), repr=False)
@@ -117,10 +117,10 @@ class Vocabulary:
         """Inverse of :meth:`metadata`, for files of any origin. ``TokenizerError`` for a damaged vocabulary."""
         read = KeyReader(metadata)
         found = read.text(T.MODEL)
-        model: Model | None = next((known for known in get_args(Model) if known == found), None)
+        model: VocabularyModel | None = next((known for known in get_args(VocabularyModel) if known == found), None)
         if model is None:
             raise NotSupportedYet(
-                f"GGUF tokenizers of model {found!r}", hint=f"{', '.join(get_args(Model))} can be read"
+                f"GGUF tokenizers of model {found!r}", hint=f"{', '.join(get_args(VocabularyModel))} can be read"
             )
         tokens = read.texts(T.LIST)
         types = read.numbers(T.TOKEN_TYPE, default=TokenType.NORMAL, length=len(tokens))
@@ -180,7 +180,7 @@ def _usual_normalizer(pre: str) -> str | None:
         return None
 
 
-def _adds_bos(model: Model, pre: str) -> bool:
+def _adds_bos(model: VocabularyModel, pre: str) -> bool:
     """What llama.cpp assumes of files without ``add_bos_token``."""
     if model != "gpt2":
         return model != "t5"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hubquant.backends.gguf.writing import Target, Wanted, quantize_files
+from hubquant.backends.gguf.writing import Target, TypesByTensor, quantize_files
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file import GGUFFile, TensorEntry, plan_layout
 from hubquant.quants import quantize
@@ -51,7 +51,7 @@ def quantized(name: str, tensor: torch.Tensor, type: str) -> torch.Tensor:
 
 
 def test_every_file_holds_the_bytes_of_whole_tensors(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    def stream(wanted: Wanted) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(wanted: TypesByTensor) -> Iterator[tuple[str, torch.Tensor]]:
         assert wanted == {name: {types[name] for types in TYPES.values()} for name in tensors}
         yield from tensors.items()
 
@@ -66,7 +66,7 @@ def test_every_file_holds_the_bytes_of_whole_tensors(tmp_path: Path, tensors: di
 
 
 def test_a_pass_that_fails_goes_on_where_it_was(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    def broken(_: Wanted) -> Iterator[tuple[str, torch.Tensor]]:
+    def broken(_: TypesByTensor) -> Iterator[tuple[str, torch.Tensor]]:
         for name in ("norm.weight", "large.weight", "small.weight"):
             yield name, tensors[name]
             if name == "large.weight":
@@ -77,7 +77,7 @@ def test_a_pass_that_fails_goes_on_where_it_was(tmp_path: Path, tensors: dict[st
     assert not list(tmp_path.glob("*.gguf"))
     asked: list[set[str]] = []
 
-    def stream(wanted: Wanted) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(wanted: TypesByTensor) -> Iterator[tuple[str, torch.Tensor]]:
         asked.append({*wanted})
         yield from ((name, tensors[name]) for name in tensors if name in wanted)
 

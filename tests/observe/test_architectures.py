@@ -11,7 +11,7 @@ from hubquant.calibration import Chunks
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.models.spill import Spill
 from hubquant.models.stream import BlockStream
-from hubquant.observe import Wanted, collect
+from hubquant.observe import CollectionRequest, collect
 from hubquant.observe.streamed import collect_streamed
 from hubquant.sources.checkpoint import load_folder, open_weights
 from tests.convert.test_llama_cpp import IDS, MODELS
@@ -30,7 +30,7 @@ def test_loaded_streamed_and_llama_cpp(name: str, tmp_path: Path) -> None:
     folder = build_uneven(family, tmp_path / "model", **config)
     conversion = write_gguf(folder, tmp_path / "model.gguf", "F32")
     chunks = Chunks(torch.tensor([IDS[:80], IDS[80:]]), ("x",), (2,), "0")
-    wanted = Wanted(process_output=True)
+    wanted = CollectionRequest(process_output=True)
     loaded = collect(load_folder(folder, "cpu"), chunks, conversion.taps, wanted).matrix()
     stream = BlockStream(open_weights(Checkpoint.from_folder(folder)), Spill(tmp_path / "hidden"))
     streamed = collect_streamed(stream, chunks, conversion.taps, wanted).matrix()

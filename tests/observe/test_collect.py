@@ -18,7 +18,7 @@ from hubquant.imatrix import ImportanceMatrix
 from hubquant.models import load_tokenizer
 from hubquant.models.taps.tap import ModuleInput, Tap
 from hubquant.models.tiny import build as build_model
-from hubquant.observe import Collection, Keeping, Wanted, collect, collected_names
+from hubquant.observe import Collection, CollectionRequest, SnapshotPlace, collect, collected_names
 from hubquant.observe.sums import sum_of_squares
 from hubquant.recipe.schema import TextSource
 from hubquant.sources.checkpoint import load_folder
@@ -82,7 +82,7 @@ def test_sums_are_llamacpps(family: str, tmp_path: Path) -> None:
         for layer in model.model.layers:
             layer.mlp.act_fn = TabledGelu()
     advanced: list[int] = []
-    collection = collect(model, tiny.chunks, tiny.taps, Wanted(process_output=True), advance=advanced.append)
+    collection = collect(model, tiny.chunks, tiny.taps, CollectionRequest(process_output=True), advance=advanced.append)
     matrix = collection.matrix()
     with LlamaCpp(tiny.gguf) as llama:
         expected = llama.imatrix(tiny.chunks.ids.tolist())
@@ -188,7 +188,7 @@ from pathlib import Path
 from hubquant.calibration import build
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.convert.conversion import plan_conversion
-from hubquant.observe import Keeping, collect
+from hubquant.observe import SnapshotPlace, collect
 from hubquant.models import load_tokenizer
 from hubquant.sources.checkpoint import load_folder
 from hubquant.recipe.schema import TextSource
@@ -204,13 +204,13 @@ def advance(n):
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
-collect(load_folder(folder, "cpu"), chunks, taps, keeping=Keeping(snapshot, seconds=0.0), advance=advance)
+collect(load_folder(folder, "cpu"), chunks, taps, keeping=SnapshotPlace(snapshot, seconds=0.0), advance=advance)
 """
 
 
 def resumed(tiny: Tiny, model: Any, snapshot: Path, chunks: Chunks | None = None) -> tuple[Collection, list[int]]:
     steps: list[int] = []
-    found = collect(model, chunks or tiny.chunks, tiny.taps, keeping=Keeping(snapshot), advance=steps.append)
+    found = collect(model, chunks or tiny.chunks, tiny.taps, keeping=SnapshotPlace(snapshot), advance=steps.append)
     return found, steps
 
 
@@ -235,7 +235,7 @@ def test_scores_and_skipped_chunks_are_kept_too(tiny: Tiny, model: Any, tmp_path
     def score(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         return -logits[:-1].log_softmax(-1).gather(1, ids[len(ids) // 2 + 1 :, None]).squeeze(1).double()
 
-    wanted, keeping = Wanted(score=score), Keeping(tmp_path / "snapshot", seconds=0.0)
+    wanted, keeping = CollectionRequest(score=score), SnapshotPlace(tmp_path / "snapshot", seconds=0.0)
     whole = collect(model, chunks, tiny.taps, wanted)
     assert [len(part) for part in whole.nll] == [63] * 19
 
@@ -244,7 +244,7 @@ def test_scores_and_skipped_chunks_are_kept_too(tiny: Tiny, model: Any, tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        collect(model, chunks, tiny.taps, wanted, keeping=Keeping(keeping.path, seconds=0.0), watch=stop)
+        collect(model, chunks, tiny.taps, wanted, keeping=SnapshotPlace(keeping.path, seconds=0.0), watch=stop)
     found = collect(model, chunks, tiny.taps, wanted, keeping=keeping)
     assert found.skipped == whole.skipped == [4]
     assert torch.equal(torch.cat(found.nll), torch.cat(whole.nll))

@@ -16,7 +16,7 @@ from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.convert.conversion import stream
 from hubquant.models.stream import BlockStream
 from hubquant.models.taps.tap import Reordered
-from hubquant.observe import Collection, Keeping, collect
+from hubquant.observe import Collection, SnapshotPlace, collect
 from hubquant.observe.streamed import collect_streamed
 from hubquant.sources.checkpoint import load_folder, open_weights
 from tests.convert.test_llama_cpp import MODELS
@@ -143,7 +143,7 @@ def check_left_out(collection: Collection, moments: Moments) -> None:
 KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
-from hubquant.observe import Keeping
+from hubquant.observe import SnapshotPlace
 from tests.observe.test_observers import CHUNKS, Moments, observe
 
 left = int(sys.argv[4])
@@ -155,7 +155,7 @@ def advance(n):
         os.kill(os.getpid(), signal.SIGKILL)
 
 way, folder, snapshot = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-observe(way, folder, CHUNKS, Moments(), keeping=Keeping(snapshot, seconds=0.0), advance=advance)
+observe(way, folder, CHUNKS, Moments(), keeping=SnapshotPlace(snapshot, seconds=0.0), advance=advance)
 """
 
 
@@ -169,7 +169,7 @@ def test_all_observers_go_on_with_the_same_bits(
     steps: list[int] = []
     whole, found = Moments(), Moments()
     expected = observe(way, folder, CHUNKS, whole).matrix()
-    matrix = observe(way, folder, CHUNKS, found, keeping=Keeping(snapshot), advance=steps.append).matrix()
+    matrix = observe(way, folder, CHUNKS, found, keeping=SnapshotPlace(snapshot), advance=steps.append).matrix()
     assert steps[0] in kept
     assert found.totals.keys() == whole.totals.keys()
     assert all(torch.equal(moments, whole.totals[key]) for key, moments in found.totals.items())
@@ -178,7 +178,11 @@ def test_all_observers_go_on_with_the_same_bits(
 
 
 def test_other_observers_go_on_from_nothing(folder: Path, tmp_path: Path) -> None:
-    keeping, model, taps = Keeping(tmp_path / "snapshot", seconds=0.0), load_folder(folder, "cpu"), plan(folder).taps
+    keeping, model, taps = (
+        SnapshotPlace(tmp_path / "snapshot", seconds=0.0),
+        load_folder(folder, "cpu"),
+        plan(folder).taps,
+    )
     batches: list[Collection] = []
     for observers, run in (([], 1), ([], 0), ([Moments()], 1), ([Moments()], 0), ([Moments(), Moments()], 1)):
         collect(model, FEW, taps, observers=observers, keeping=keeping, watch=batches.append)

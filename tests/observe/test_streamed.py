@@ -18,7 +18,7 @@ from hubquant.errors import ImatrixError
 from hubquant.imatrix import ImportanceMatrix
 from hubquant.models.spill import Spill
 from hubquant.models.stream import BlockStream, in_memory
-from hubquant.observe import Collection, Keeping, Wanted, collect
+from hubquant.observe import Collection, CollectionRequest, SnapshotPlace, collect
 from hubquant.observe.streamed import collect_streamed
 from hubquant.sources.checkpoint import load_folder, open_weights
 from tests.checkpoint import test_float8, test_mxfp4
@@ -30,7 +30,12 @@ IDS = torch.randint(3, 380, (6, 64), generator=torch.Generator().manual_seed(0))
 CHUNKS = Chunks(IDS, ("x",), (6,), "0")
 
 
-def streamed(folder: Path, chunks: Chunks = CHUNKS, wanted: Wanted = Wanted(), **more: Any) -> Collection:  # noqa: B008
+def streamed(
+    folder: Path,
+    chunks: Chunks = CHUNKS,
+    wanted: CollectionRequest = CollectionRequest(),  # noqa: B008  # frozen
+    **more: Any,
+) -> Collection:
     return collect_streamed(
         BlockStream(open_weights(Checkpoint.from_folder(folder))), chunks, plan(folder).taps, wanted, **more
     )
@@ -96,7 +101,7 @@ def test_experts_in_mxfp4(packed: Path) -> None:
 def test_layers_that_share_keys(keep: Any, tmp_path: Path) -> None:
     """Gemma 3n, whose blocks pass on more than hidden states: nothing is kept of an unfinished collection."""
     model = test_gemma3n.build(tmp_path / "model")
-    taps, keeping = plan(model).taps, Keeping(tmp_path / "snapshot", seconds=0.0)
+    taps, keeping = plan(model).taps, SnapshotPlace(tmp_path / "snapshot", seconds=0.0)
     stream = BlockStream(open_weights(Checkpoint.from_folder(model)), keep or Spill(tmp_path / "hidden"))
     found = collect_streamed(stream, CHUNKS, taps, keeping=keeping).matrix()
     assert_close(found, collect(load_folder(model, "cpu"), CHUNKS, taps).matrix())
@@ -110,7 +115,7 @@ def score(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("tied", [False, True])
 def test_output_and_likelihood(tied: bool, tmp_path: Path) -> None:
     model = build_uneven("qwen3", tmp_path, tie_word_embeddings=tied)
-    wanted = Wanted(process_output=True, score=score)
+    wanted = CollectionRequest(process_output=True, score=score)
     expected = collect(load_folder(model, "cpu"), CHUNKS, plan(model).taps, wanted)
     found = streamed(model, wanted=wanted)
     assert_close(found.matrix(), expected.matrix())
@@ -126,7 +131,7 @@ def test_a_chunk_that_is_not_finite_is_left_out_from_there_on(tmp_path: Path) ->
     model = edit_weights(build_uneven("qwen3", tmp_path), spoil)
     ids = IDS.clone()
     ids[2, 9] = 381
-    collection = streamed(model, Chunks(ids, ("x",), (6,), "0"), Wanted(score=score))
+    collection = streamed(model, Chunks(ids, ("x",), (6,), "0"), CollectionRequest(score=score))
     assert collection.skipped == [3]
     assert len(collection.nll) == 5
     rest = streamed(model, CHUNKS.part([0, 1, 3, 4, 5])).matrix()
@@ -144,7 +149,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from tests.observe.test_streamed import CHUNKS, streamed
-from hubquant.observe import Keeping
+from hubquant.observe import SnapshotPlace
 
 left = int(sys.argv[3])
 
@@ -154,16 +159,16 @@ def advance(n):
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
-streamed(Path(sys.argv[1]), keeping=Keeping(Path(sys.argv[2]), seconds=0.0), advance=advance)
+streamed(Path(sys.argv[1]), keeping=SnapshotPlace(Path(sys.argv[2]), seconds=0.0), advance=advance)
 """
 
 
 def test_killed_run_goes_on_after_its_last_block(folder: Path, tmp_path: Path) -> None:
-    keeping = Keeping(tmp_path / "snapshot", seconds=0.0)
+    keeping = SnapshotPlace(tmp_path / "snapshot", seconds=0.0)
     command = [sys.executable, "-c", KILLED_RUN, str(folder), str(keeping.path), "15"]
     assert subprocess.run(command, check=False).returncode == -9
     steps: list[int] = []
-    wanted = Wanted()
+    wanted = CollectionRequest()
     found = streamed(folder, wanted=wanted, keeping=keeping, advance=steps.append).matrix()
     assert steps[0] in (6, 12)  # two of four blocks were passed, and the state is not kept after each
     assert sum(steps) == 4 * 6

@@ -17,7 +17,7 @@ from hubquant.llamacpp.texts import TEXTS
 from hubquant.models.tiny import CORPUS, LLAMA3_PATTERN, TOKENIZERS
 from hubquant.vocab import ModelFacts, Vocabulary, build_tokenizer, known_differences, read_vocabulary
 from hubquant.vocab.pretokenizers import PRE_TOKENIZERS, structure_of
-from hubquant.vocab.structure import Step, Structure
+from hubquant.vocab.structure import TokenizerStep, TokenizerStructure
 from tests.support.llamacpp import LlamaCpp
 from tests.support.vocab_gguf import write_vocab_gguf
 
@@ -29,7 +29,7 @@ TEXT = (
 MARKS = "हिन्दी ไทย e\u0301 ÉCOLE"
 
 
-def train(structure: Structure, folder: Path) -> Path:
+def train(structure: TokenizerStructure, folder: Path) -> Path:
     """A tokenizer of that structure, saved as a repository has it."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=structure.ignore_merges))
     tokenizer.decoder = decoders.ByteLevel()
@@ -154,7 +154,7 @@ def test_runs_of_spaces_as_added_tokens(tmp_path: Path) -> None:
 
 
 def test_spellings_of_one_structure(tmp_path: Path) -> None:
-    train(Structure(structure_of("dbrx").steps, False, "NFC"), tmp_path)
+    train(TokenizerStructure(structure_of("dbrx").steps, False, "NFC"), tmp_path)
     vocabulary = read_vocabulary(tmp_path, {})
     assert vocabulary.pre == "dbrx"
     assert rebuilt(vocabulary).backend_tokenizer.normalizer is not None
@@ -188,8 +188,8 @@ def test_ignore_merges_that_makes_no_difference(tmp_path: Path) -> None:
 
 def test_unknown_structure_shows_the_nearest(tmp_path: Path) -> None:
     unknown = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}{1,7}")
-    steps = (Step("Split", unknown), Step("ByteLevel", "plain"))
-    train(Structure(steps, False, None), tmp_path)
+    steps = (TokenizerStep("Split", unknown), TokenizerStep("ByteLevel", "plain"))
+    train(TokenizerStructure(steps, False, None), tmp_path)
     with pytest.raises(TokenizerError) as raised:
         read_vocabulary(tmp_path, {})
     assert r"{1,7}" in str(raised.value)

@@ -21,9 +21,9 @@ from hubquant.gguf_file import GGUFWriter, Layout, shard_paths
 from hubquant.quants import quantize
 
 Mode = Literal["exact", "best"]
-Importance = Callable[[str], torch.Tensor | None]
-Stored = Callable[[str, str], torch.Tensor | None]
-Wanted = Mapping[str, Collection[str]]
+ImportanceOf = Callable[[str], torch.Tensor | None]
+StoredBytes = Callable[[str, str], torch.Tensor | None]
+TypesByTensor = Mapping[str, Collection[str]]
 Slices = dict[str, Sequence[Future[torch.Tensor]]]
 """By type, uint8 [rows, row_bytes] of one slice of a tensor's rows after the other."""
 
@@ -66,11 +66,11 @@ class OpenTarget:
 
 def quantize_files(
     targets: Sequence[Target],
-    stream: Callable[[Wanted], Iterable[tuple[str, torch.Tensor]]],
-    importance: Importance,
+    stream: Callable[[TypesByTensor], Iterable[tuple[str, torch.Tensor]]],
+    importance: ImportanceOf,
     mode: Mode,
     advance: Callable[[int], None],
-    stored: Stored = lambda _name, _type: None,
+    stored: StoredBytes = lambda _name, _type: None,
 ) -> None:
     """Write every target. ``stream`` is given names with the types to write and yields those source tensors, in floats
     or in the bytes of the type; ``advance`` counts bytes written. Of what is ``stored`` in a type already, uint8

@@ -58,7 +58,7 @@ def _block(config: PreTrainedConfig, _layer: int) -> tuple[Row, ...]:
 
 
 @dataclass(frozen=True)
-class Groups(Computed):
+class FusedGroups(Computed):
     """More than one group of keys and values is the newer decoder."""
 
     reads = ("num_kv_heads", "multi_query", "new_decoder_architecture")
@@ -92,7 +92,7 @@ FALCON = Architecture(
         Count("block_count", "num_hidden_layers", most=10_000),
         Count("feed_forward_length", "ffn_hidden_size"),
         Count("attention.head_count", "num_attention_heads", most=1 << 16),
-        Groups("attention.head_count_kv", "num_kv_heads", _groups, most=1 << 16),
+        FusedGroups("attention.head_count_kv", "num_kv_heads", _groups, most=1 << 16),
         Epsilon("attention.layer_norm_epsilon", "layer_norm_epsilon"),
         Constant("tensor_data_layout", string("jploski")),
         Rope(("default",)),

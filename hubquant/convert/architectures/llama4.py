@@ -62,7 +62,7 @@ class ExpertLayers(Rule):
 
 
 @dataclass(frozen=True)
-class Chunks(Rule):
+class AttentionChunks(Rule):
     """Layers with rope see their chunk of the text, those without see all of it."""
 
     reads = ("layer_types", "attention_chunk_size")
@@ -142,7 +142,7 @@ LLAMA4 = Architecture(
         Rope(("default", "llama3")),
         LayersWithoutRope(period=4),
         Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-        Chunks(),
+        AttentionChunks(),
         Fixed("attn_temperature_tuning", True),
         Fixed("floor_scale", 8192),
         Fixed("attn_scale", 0.1),

@@ -9,7 +9,7 @@ from hubquant.devices import Device, device_memory_bytes
 from hubquant.engine.machine import memory_bytes
 from hubquant.errors import ImatrixError
 from hubquant.pipeline.costs import FP32_BYTES, bytes_of_weight, on_device
-from hubquant.pipeline.held import Way
+from hubquant.pipeline.held import Offload
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.component import Component
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SPILLED_SHARE = 4  # hidden states of more than a quarter of the memory wait in files
 
 
-def choose_way(settings: Imatrix, component: Component, device: Device = "auto") -> Way:
+def choose_offload(settings: Imatrix, component: Component, device: Device = "auto") -> Offload:
     """How the model is run: as the settings say, or by whether its weights leave a fifth of the memory free.
 
     Raises ``ImatrixError`` when a GGUF file, which cannot be streamed, is to be offloaded.
