@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hubquant.recipe.explain import is_list, is_model, noun, stripped
-from hubquant.recipe.schema import ModelReference, Recipe, Rule, TextSource
+from hubquant.recipe.explain import is_list, is_model, members, noun, stripped
+from hubquant.recipe.schema import ModelReference, NamedType, Recipe, Rule, TextSource
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "recipe.md"
 EXAMPLES = """
@@ -41,7 +41,10 @@ imatrix:
   max_memory: {"0": 20GiB, cpu: 64GiB}
   include_weights: [ffn_down, attn_v]
 quantize:
-  types: [Q8_0, Q4_K_M, IQ3_M]
+  types:
+    - Q8_0
+    - {name: Q4_K_L, type: Q4_K_M, output_tensor: Q8_0, token_embedding: Q8_0}
+    - {name: UD-Q3_K_XL, type: Q3_K_M, rules: [{match: ffn_down, type: Q5_K}], pure: false}
   mode: exact
   rules: [{match: ffn_down, type: Q6_K}]
   pure: true
@@ -116,10 +119,10 @@ def examples() -> dict[type[BaseModel], dict[str, Any]]:
 def _collect(model: type[BaseModel], values: dict[str, Any], found: dict[type[BaseModel], dict[str, Any]]) -> None:
     for name, value in values.items():
         found.setdefault(model, {}).setdefault(name, value)
-        kind = _element(model.model_fields[name])
-        if is_model(kind):
+        for kind in filter(is_model, _elements(model.model_fields[name])):
             for each in value if isinstance(value, list) else [value]:
-                _collect(kind, each, found)
+                if isinstance(each, dict):
+                    _collect(kind, each, found)
 
 
 def _sections() -> Iterator[str]:
@@ -132,6 +135,7 @@ def _sections() -> Iterator[str]:
         else:
             yield f"## {name}\n\n{_text(info.description)} {_example(name, given[Recipe][name])}"
     yield f"## A text\n\n{_text(inspect.getdoc(TextSource))}\n\n{_table(TextSource, given[TextSource])}"
+    yield f"## A named type\n\n{_text(inspect.getdoc(NamedType))}\n\n{_table(NamedType, given[NamedType])}"
     yield f"## A rule\n\n{_text(inspect.getdoc(Rule))}\n\n{_table(Rule, given[Rule])}"
 
 
@@ -150,6 +154,8 @@ def _kind(info: FieldInfo) -> str:
         return "a list of [texts](#a-text)"
     if element is Rule:
         return "a list of [rules](#a-rule)"
+    if NamedType in _elements(info):
+        return "a list of texts and [named types](#a-named-type)"
     if typing.get_origin(kind) is typing.Literal:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(kind))
     return "a list of texts" if is_list(kind) else noun(info)
@@ -157,8 +163,12 @@ def _kind(info: FieldInfo) -> str:
 
 def _element(info: FieldInfo) -> Any:
     """The kind of a field, or of the elements of its list."""
+    return _elements(info)[0]
+
+
+def _elements(info: FieldInfo) -> list[Any]:
     kind, _ = stripped(info)
-    return stripped(typing.get_args(kind)[0])[0] if is_list(kind) else kind
+    return members(typing.get_args(kind)[0]) if is_list(kind) else [kind]
 
 
 def _default(info: FieldInfo) -> str:

@@ -87,7 +87,7 @@ def _overrides(
     from hubquant.recipe import Override
 
     options = {
-        "--types": ("quantize.types", type_names(types, "--types") if types else None),
+        "--types": ("quantize.types", type_names(types, "--types", named=True) if types else None),
         "--push": ("publish.to", push),
         "--pre-tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
     }

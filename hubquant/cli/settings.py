@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 CONVERTED_TYPES = ("F32", "F16", "BF16", "Q8_0")
 
 
-def type_names(texts: Sequence[str], flag: str) -> list[str]:
-    """The file types in texts like "Q8_0,q4_k_m", each once. Raises ``UserError`` for none, or for an unknown one."""
-    from hubquant.mix import file_type
+def type_names(texts: Sequence[str], flag: str, *, named: bool = False) -> list[str]:
+    """The file types in texts like "Q8_0,q4_k_m", each once. Raises ``UserError`` for none, or for an unknown one; with
+    ``named`` not for what may be a name that a recipe gives."""
+    from hubquant.mix import file_type, is_name
 
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     if not names:
         raise UserError(f"{flag} names no type", hint=f"write {flag} Q8_0,Q4_K_M")
     try:
-        return list(dict.fromkeys(file_type(name).name for name in names))
+        return list(dict.fromkeys(name if named and is_name(name) else file_type(name).name for name in names))
     except UserError as error:
         raise UserError(f"{flag}: {error.what}", why=error.why, hint=error.hint) from None
 

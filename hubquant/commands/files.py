@@ -81,13 +81,13 @@ def _recipe(model: str, settings: Quantize, imatrix: Imatrix, pre_tokenizer: str
 
 
 def _files(recipe: Recipe, component: Component, out: Path, store: Store, progress: Progress) -> Job[list[MadeFile]]:
-    paths = _paths(out, component.source.name, recipe.quantize.types)
+    paths = _paths(out, component.source.name, recipe.quantize.names)
     work = prepare(recipe, component, GGUF(UNSHARDED, IMATRIX_HINT, compares=False), progress)
 
     def deliver(context: Context) -> list[MadeFile]:
         for each in work.tasks.files:
-            put(context.read(each.file), paths[each.plan.ftype], store)
-        return [MadeFile(paths[file.ftype], file.ftype, file.size) for file in work.files]
+            put(context.read(each.file), paths[each.plan.label], store)
+        return [MadeFile(paths[file.label], file.label, file.size) for file in work.files]
 
     return plan_job(
         [task for each in work.tasks.files for task in (each.file, each.verification)],

@@ -3,6 +3,7 @@
 from hubquant.mix.assignment import assign, requires_imatrix, without_importance
 from hubquant.mix.checks import check_recipe, check_settings
 from hubquant.mix.file_types import FTYPES, FileType, file_type, tensor_type
+from hubquant.mix.names import is_name
 
 __all__ = [
     "FTYPES",
@@ -11,6 +12,7 @@ __all__ = [
     "check_recipe",
     "check_settings",
     "file_type",
+    "is_name",
     "requires_imatrix",
     "tensor_type",
     "without_importance",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hubquant.errors import RecipeError
 from hubquant.mix.assignment import pattern
 from hubquant.mix.file_types import FTYPES, file_type, tensor_type
+from hubquant.mix.names import check_name
 from hubquant.quants import FORK_TYPES
 from hubquant.quants.formats import fork_of
-from hubquant.recipe.schema import Quantize, Recipe
+from hubquant.recipe.schema import NamedType, Quantize, Recipe
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
     """The recipe with canonical type names. Raises ``UserError`` for types that do not exist or are not measured."""
     settings = check_settings(recipe.quantize)
-    gates = {file_type(name).name: bound for name, bound in recipe.gates.kld_mean.items()}
-    unmeasured = [name for name in gates if name not in settings.types or recipe.evaluate.skip]
+    own = {name.lower(): name for name in settings.names}
+    gates = {own.get(name.lower()) or file_type(name).name: bound for name, bound in recipe.gates.kld_mean.items()}
+    unmeasured = [name for name in gates if name not in settings.names or recipe.evaluate.skip]
     if unmeasured:
         raise RecipeError(
             f"gates.kld_mean names {unmeasured[0]}, which is not measured",
@@ -33,17 +37,19 @@ def check_settings(settings: Quantize) -> Quantize:
 
     Raises ``MixError`` for a type that does not exist or a rule that is no regular expression, ``RecipeError`` for no
     type at all and for one that only a fork of llama.cpp reads, unless the settings allow such types, and
-    ``NotSupportedYet`` for a size.
+    ``NotSupportedYet`` for a size. Two files of one name, and names by which no program knows a type, are refused too.
     """
     if not settings.types:
         raise RecipeError("quantize.types is empty", hint="name at least one, such as --types Q4_K_M")
-    types = tuple(dict.fromkeys(file_type(name).name for name in settings.types))
-    for rule in settings.rules:
+    types = _canonical(settings.types)
+    files = [settings.of(entry) for entry in types]
+    for rule in {rule: None for each in files for rule in each.rules}:
         pattern(rule.match)
-    named = [rule.type for rule in settings.rules]
-    named += [type for type in (settings.output_tensor, settings.token_embedding) if type]
+    named = [rule.type for each in files for rule in each.rules]
+    named += [type for each in files for type in (each.output_tensor, each.token_embedding) if type]
     tensor_types = [tensor_type(name) for name in named]
-    found = [name for name in (*(FTYPES[ftype].default for ftype in types), *tensor_types) if name in FORK_TYPES]
+    defaults = [FTYPES[name].default for each in files for name in each.names]
+    found = [name for name in (*defaults, *tensor_types) if name in FORK_TYPES]
     if found and not settings.allow_fork_types:
         raise RecipeError(
             f"{found[0]} is not a type of llama.cpp",
@@ -51,3 +57,25 @@ def check_settings(settings: Quantize) -> Quantize:
             hint="choose Q3_K_M, or add --set quantize.allow_fork_types=true",
         )
     return settings.model_copy(update={"types": types})
+
+
+def _canonical(entries: Sequence[str | NamedType]) -> tuple[str | NamedType, ...]:
+    """Canonical types, each once. Raises ``RecipeError`` for two files of one name."""
+    types = dict.fromkeys(file_type(entry).name for entry in entries if isinstance(entry, str))
+    seen = {type.lower(): type for type in types}
+    found: list[str | NamedType] = []
+    for entry in entries:
+        if isinstance(entry, str):
+            found.append(file_type(entry).name)
+            continue
+        type = file_type(entry.type).name
+        check_name(entry.name, type)
+        if (other := seen.get(entry.name.lower())) is not None:
+            raise RecipeError(
+                f"quantize.types has two files called {entry.name}",
+                why=None if other == entry.name else f"programs do not tell {other} from {entry.name}",
+                hint="give each a name of its own",
+            )
+        seen[entry.name.lower()] = entry.name
+        found.append(entry.model_copy(update={"type": type}))
+    return tuple(dict.fromkeys(found))

@@ -27,25 +27,25 @@ def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
     """
     bounds = plan.recipe.gates.kld_mean
     reports = [
-        _report(each, context, bounds.get(each.plan.ftype))
+        _report(each, context, bounds.get(each.plan.label))
         for each in sorted(plan.tasks.files, key=lambda each: -each.plan.size)
     ]
     report = Report(plan.source.name, plan.output, reports)
     context.progress.step("card", str(plan.output / CARD))
     before = measurements_in(output)
-    paths = {file.ftype: file.paths for file in plan.files}
+    paths = {file.label: file.paths for file in plan.files}
     measured = [file.measured for file in report.passed]
     placed = _place_files(plan, context, output, {file.type for file in measured})
     page = Page.of(plan, output.sha256(IMATRIX) if IMATRIX in placed else None)
     own = [
-        FileMeasurement.of(file, {path: output.sha256(path) for path in paths[file.type]}, page.made_with)
+        FileMeasurement.of(file, {path: output.sha256(path) for path in paths[file.type]}, page.made_with_of(file.type))
         for file in measured
     ]
     earlier = not_replaced(before, {Path(file.name).stem for file in plan.files})
     if plan.recipe.publish.prune:
         earlier = []
     replaced = {path for file in before if file not in earlier for path in file.paths}
-    for name in (replaced | {path for of_type in paths.values() for path in of_type}) - placed:
+    for name in (replaced | {path for of_file in paths.values() for path in of_file}) - placed:
         output.remove(name)
     files = with_earlier(own, earlier)
     contents = {path: text.encode() for path, text in _eval_results(plan, measured).items()}
@@ -74,14 +74,14 @@ def _report(tasks: FileTasks, context: Context, gate: float | None) -> FileRepor
     if divergence is not None:
         check_plausible(Path(plan.name).name, plan.types.values(), divergence)
     runtime = context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped="nothing was evaluated")
-    measured = MeasuredFile(plan.paths[0], plan.ftype, plan.size, plan.bpw, divergence, runtime, plan.fork)
+    measured = MeasuredFile(plan.paths[0], plan.label, plan.size, plan.bpw, divergence, runtime, plan.fork)
     return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=gate)
 
 
-def _place_files(plan: Plan, context: Context, output: OutputFolder, ftypes: set[str]) -> set[str]:
+def _place_files(plan: Plan, context: Context, output: OutputFolder, labels: set[str]) -> set[str]:
     store, wanted = context.store, dict[str, Path]()
     for each in plan.tasks.files:
-        if each.plan.ftype in ftypes:
+        if each.plan.label in labels:
             wanted |= dict(zip(each.plan.paths, each.file.paths(store.path(each.file)), strict=True))
     if plan.tasks.imatrix is not None:
         wanted[IMATRIX] = store.path(plan.tasks.imatrix) / IMATRIX

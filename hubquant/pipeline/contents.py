@@ -25,7 +25,7 @@ def planned_names(recipe: Recipe, files: Sequence[FilePlan], *, has_imatrix: boo
     if dataset := dataset_of_results(recipe):
         from hubquant.hub.eval_results import eval_results
 
-        names += eval_results(dataset.dataset, {file.ftype: {} for file in files})
+        names += eval_results(dataset.dataset, {file.label: {} for file in files})
     return [*names, MEASUREMENTS, RECIPE, CARD]
 
 

@@ -98,7 +98,7 @@ class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
 
     @property
     def detail(self) -> str:
-        return self.file.plan.ftype
+        return self.file.plan.label
 
     @property
     def label(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hubquant.backends.gguf.files import common_part, quantize_part
 from hubquant.engine.task import fingerprint
 from hubquant.pipeline.contents import CARD, IMATRIX, MEASUREMENTS, PLOT, RECIPE
 from hubquant.pipeline.output_folder import OutputFolder
@@ -16,7 +17,7 @@ from hubquant.publish.measurements import FileMeasurement, MadeWith, dump_measur
 from hubquant.publish.plot import plot
 from hubquant.recipe import dump_recipe
 from hubquant.recipe.public import base_models, local_recipe, needed_files, placed, public_recipe
-from hubquant.recipe.schema import ModelReference, Recipe, TextSource
+from hubquant.recipe.schema import ModelReference, NamedType, Recipe, TextSource
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Page(BaseModel):
     recipe: Recipe
     local_recipe: Recipe
     made_with: MadeWith
+    own_settings: dict[str, str] = {}
+    """By the name of a file that has settings of its own, their fingerprint."""
     not_as_source: tuple[str, ...] = ()
 
     @classmethod
@@ -65,6 +68,7 @@ class Page(BaseModel):
             recipe=public_recipe(recipe, model),
             local_recipe=local_recipe(recipe, model),
             made_with=_made_with(plan, matrix_sha256),
+            own_settings=_own_settings(recipe),
             not_as_source=plan.work.component.conversion.notes,
         )
 
@@ -76,13 +80,18 @@ class Page(BaseModel):
         except (OSError, ValidationError):
             return None
 
+    def made_with_of(self, name: str) -> MadeWith:
+        """Of the file that a recipe calls ``name``."""
+        return self.made_with.model_copy(update={"settings": self.own_settings.get(name, self.made_with.settings)})
+
     def save(self, folder: OutputFolder) -> None:
         folder.keep_state(STATE, self.model_dump_json(indent=1).encode())
 
     def contents(self, files: Sequence[FileMeasurement], others: Sequence[str], to: str | None) -> dict[str, bytes]:
         """The page by path. ``others`` are files that are there without measurements; ``to`` is the repository."""
-        current = [file.measured for file in files if not file.made_with.differences(self.made_with)]
-        reproduced = [file.type for file in files if file.made_with.is_reproduced_by(self.made_with)]
+        made_with = {file.type: self.made_with_of(file.type) for file in files}
+        current = [file.measured for file in files if not file.made_with.differences(made_with[file.type])]
+        reproduced = [file.type for file in files if file.made_with.is_reproduced_by(made_with[file.type])]
         recipe = placed(self.recipe if to else self.local_recipe, reproduced, to)
         contents = {RECIPE: dump_recipe(recipe).encode()}
         scored = max((file.divergence.n_tokens for file in current if file.divergence), default=0)
@@ -95,7 +104,7 @@ class Page(BaseModel):
             earlier=tuple(
                 EarlierFile(file.measured, tuple(differences))
                 for file in files
-                if (differences := file.made_with.differences(self.made_with))
+                if (differences := file.made_with.differences(made_with[file.type]))
             ),
             others=tuple(others),
             reproduce=f"hubquant run hub:{to}" if to and not needs else f"hubquant run {RECIPE}",
@@ -136,7 +145,6 @@ def undescribed(names: Iterable[str], files: Sequence[FileMeasurement]) -> list[
 
 def _made_with(plan: Plan, matrix_sha256: str | None) -> MadeWith:
     recipe, importance = plan.recipe, plan.work.importance
-    settings = recipe.quantize.model_dump(mode="json", exclude={"types", "allow_fork_types", "allow_requantize"})
     matrix = None
     if importance is not None:
         # by the text it was collected on, where that is known: sums differ in their last bits between machines
@@ -146,10 +154,20 @@ def _made_with(plan: Plan, matrix_sha256: str | None) -> MadeWith:
     return MadeWith(
         model=plan.source.identity["model"],
         imatrix=matrix,
-        settings=fingerprint({**settings, **recipe.convert.model_dump(mode="json")}),
+        settings=fingerprint({**common_part(recipe.quantize), **recipe.convert.model_dump(mode="json")}),
         evaluation=plan.work.texts.evaluation.fingerprint if plan.work.texts.evaluation else None,
         hubquant=__version__,
     )
+
+
+def _own_settings(recipe: Recipe) -> dict[str, str]:
+    parts = {
+        entry.name: quantize_part(entry.type, recipe.quantize.of(entry))
+        for entry in recipe.quantize.types
+        if isinstance(entry, NamedType)
+    }
+    convert = recipe.convert.model_dump(mode="json")
+    return {name: fingerprint({**part, **convert}) for name, part in parts.items()}
 
 
 def _text(source: TextSource) -> CardText:

@@ -77,7 +77,7 @@ class Plan:
             "files": [
                 {
                     "name": f.name,
-                    "type": f.ftype,
+                    "type": f.label,
                     "size": f.size,
                     "bpw": f.bpw,
                     "shards": f.n_shards,

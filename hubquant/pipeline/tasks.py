@@ -83,7 +83,7 @@ def recipe_tasks(
         return FileTasks(
             file,
             Verification(file),
-            Evaluation(file, baseline, file.plan.ftype, cost, device),
+            Evaluation(file, baseline, file.plan.label, cost, device),
             UsedByLlamaCpp(file, tuple(vocabulary.differing), bool(vocabulary.left_out), device),
         )
 

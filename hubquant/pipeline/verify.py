@@ -37,7 +37,7 @@ class Verification(Task["TensorCheck"]):
 
     @property
     def detail(self) -> str:
-        return self.file.plan.ftype
+        return self.file.plan.label
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:

@@ -88,7 +88,7 @@ def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progr
         notes=[
             *checked.notes,
             *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
-            *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.ftype, f.plan.types))),
+            *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.label, f.plan.types))),
             *(_check_overlap(recipe) if texts.calibration and texts.evaluation else []),
         ],
     )

@@ -18,7 +18,7 @@ def with_backends_merged(quantize: Mapping[str, Any]) -> dict[str, Any]:
     """
     merged = {name: value for name, value in quantize.items() if name != GGUF}
     if isinstance(types := merged.get("types"), (list, tuple)):
-        merged["types"] = tuple(_bare(each) if isinstance(each, str) else each for each in types)
+        merged["types"] = tuple(map(_of_gguf, types))
     own = quantize.get(GGUF, {})
     if not isinstance(own, Mapping):
         raise ValueError(f"{GGUF} holds settings by name, such as {GGUF}: {{pure: true}}")
@@ -28,6 +28,14 @@ def with_backends_merged(quantize: Mapping[str, Any]) -> dict[str, Any]:
         if name in merged and merged[name] != value:
             raise ValueError(f"{name} and {GGUF}.{name} contradict each other")
     return {**merged, **own}
+
+
+def _of_gguf(entry: Any) -> Any:
+    if isinstance(entry, str):
+        return _bare(entry)
+    if isinstance(entry, Mapping) and isinstance(entry.get("type"), str):
+        return {**entry, "type": _bare(entry["type"])}
+    return entry
 
 
 def _bare(type: str) -> str:

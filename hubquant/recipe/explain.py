@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hubquant.errors import RecipeError
-from hubquant.recipe.schema import Recipe
+from hubquant.recipe.schema import IN_TYPES, Recipe
 
 Location = Sequence[str | int]
 
@@ -26,7 +26,7 @@ NAME_A_MODEL = "add --set model=org/name, or in a recipe of your own the line mo
 def explain(error: ValidationError, origin: str, typed: Mapping[str, str]) -> RecipeError:
     """The first problem. ``origin`` names the recipe; ``typed`` is, by field, how the user has overridden it."""
     problem = error.errors(include_url=False)[0]
-    location: Location = problem["loc"]
+    location: Location = tuple(part for part in problem["loc"] if part not in IN_TYPES)
     name, more = ".".join(map(str, location)) or "recipe", error.error_count() - 1
     path = next((path for path in typed if _is_within(name, path) or _is_within(path, name)), None)
     where = f"{origin}: {name}" if path is None else typed[path] if name == path else f"{typed[path]}: {name}"
@@ -127,6 +127,8 @@ def _field(location: Location) -> Any:
     found: Any = Recipe
     for part in location:
         kind, _ = stripped(found)
+        if kind is str:
+            kind = next(filter(is_model, members(found)), kind)
         if is_model(kind):
             if part not in kind.model_fields:
                 return found
@@ -150,6 +152,12 @@ def stripped(annotation: Any) -> tuple[Any, list[Any]]:
             annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
         else:
             return annotation, constraints
+
+
+def members(annotation: Any) -> list[Any]:
+    """The types of a union, without ``Annotated``."""
+    union = getattr(annotation, "__origin__", annotation)
+    return [stripped(member)[0] for member in typing.get_args(union)] or [stripped(annotation)[0]]
 
 
 def is_model(kind: Any) -> bool:

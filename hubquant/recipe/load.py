@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from hubquant.recipe.trust import check_stranger
 
 LARGEST_RECIPE = 1 << 20  # bytes; a recipe is a page, anything larger is a mistake
 MOST_TOKENS = 20_000  # keys, values and punctuation
+TYPES = "quantize.types"
 PACKAGED = ("quickstart", "default")
 
 
@@ -65,7 +66,7 @@ def override_recipe(recipe: Recipe | Mapping[str, Any], overrides: Sequence[str 
 
 def _overridden(data: Any, origin: str, overrides: Sequence[Override]) -> Recipe:
     for override in overrides:
-        _apply_override(data, override)
+        _apply_override(data, _with_named_types(data, override))
     return parse_recipe(data, origin, {override.path: override.typed for override in overrides})
 
 
@@ -159,6 +160,17 @@ def _override(given: str | Override) -> Override:
         raise RecipeError(f"--set {given!r} is not an override", hint="write --set quantize.mode=exact")
     path = ".".join(keys)
     return Override(path, parse_yaml(value, f"--set {path}"), f"--set {path}")
+
+
+def _with_named_types(data: Any, override: Override) -> Override:
+    """A type that the recipe gives a name and settings is chosen by that name."""
+    types = data.get("quantize", {}) if isinstance(data, dict) else {}
+    types = types.get("types") if isinstance(types, dict) else None
+    if override.path != TYPES or not isinstance(override.value, list) or not isinstance(types, list):
+        return override
+    named = {str(entry.get("name")).lower(): entry for entry in types if isinstance(entry, dict)}
+    chosen = [named.get(each.lower(), each) if isinstance(each, str) else each for each in override.value]
+    return replace(override, value=chosen)
 
 
 def _apply_override(data: Any, override: Override) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hubquant.disk import without_folders
 from hubquant.recipe.names import HUB_ID, HUB_PREFIX
-from hubquant.recipe.schema import Frozen, ModelReference, Publish, Recipe
+from hubquant.recipe.schema import Frozen, ModelReference, Publish, Recipe, name_of
 
 IMATRIX = "imatrix.gguf"
 
@@ -53,12 +53,13 @@ def _absolute(path: str) -> str:
 
 
 def placed(recipe: Recipe, types: Sequence[str], to: str | None) -> Recipe:
-    """The recipe for all ``types``; the matrix beside a public one is that of the repository ``to``."""
+    """The recipe for all ``types``, which are names of files; the matrix beside a public one is that of the repository
+    ``to``."""
     changed: dict[str, Any] = {}
     if types:
         ordered = [
-            *(t for t in recipe.quantize.types if t in types),
-            *(t for t in types if t not in recipe.quantize.types),
+            *(entry for entry in recipe.quantize.types if name_of(entry) in types),
+            *(name for name in types if name not in recipe.quantize.names),
         ]
         changed["quantize"] = recipe.quantize.model_copy(update={"types": tuple(ordered)})
     if to and recipe.imatrix.file == IMATRIX:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from hubquant.disk import without_folders
 from hubquant.recipe.backends import with_backends_merged
@@ -178,6 +178,33 @@ class Rule(Frozen):
     """The tensor type: Q6_K, and not a mix such as Q4_K_M."""
 
 
+class NamedType(Frozen):
+    """A file with settings of its own, before those of all files, and with a name of its own: what is called Q4_K_L is
+    Q4_K_M with Q8_0 for two tensors."""
+
+    name: str
+    """Stands for the type in the file's name, on the card and in ``gates``: letters, digits, ``_`` and single ``-``.
+    What follows the last ``-`` begins with a type, as in UD-Q4_K_XL: by that programs find a file in a repository."""
+    type: str
+    """The file type of llama-quantize that it is but for these settings."""
+    rules: tuple[Rule, ...] = ()
+    """Rules before those of all files."""
+    pure: bool | None = None
+    """By default that of all files."""
+    output_tensor: str | None = None
+    """By default that of all files."""
+    token_embedding: str | None = None
+    """By default that of all files."""
+
+
+IN_TYPES = ("a type", "a named type")
+"""What errors of pydantic call the two kinds of elements of ``types``."""
+FileEntry = Annotated[
+    Annotated[str, Tag(IN_TYPES[0])] | Annotated[NamedType, Tag(IN_TYPES[1])],
+    Discriminator(lambda value: IN_TYPES[isinstance(value, (Mapping, NamedType))]),
+]
+
+
 class Quantize(Frozen):
     """Which files are made, and how.
 
@@ -185,8 +212,8 @@ class Quantize(Frozen):
     ``gguf: {pure: true}`` is ``pure: true``.
     """
 
-    types: tuple[str, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
-    """File types of llama-quantize, one file each."""
+    types: tuple[FileEntry, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+    """File types of llama-quantize, one file each; one with settings of its own has a name."""
     mode: Literal["exact", "best"] = "best"
     """``best`` searches for the smallest error in the type's layout; ``exact`` gives llama.cpp's bytes."""
     rules: tuple[Rule, ...] = ()
@@ -206,6 +233,22 @@ class Quantize(Frozen):
     @classmethod
     def _of_backends(cls, data: Any) -> Any:
         return with_backends_merged(data) if isinstance(data, Mapping) else data
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the files: their types, or the names that the recipe gives them."""
+        return tuple(map(name_of, self.types))
+
+    def of(self, entry: str | NamedType) -> Quantize:
+        """The settings of one file, whose type is the only one."""
+        if isinstance(entry, str):
+            return self.model_copy(update={"types": (entry,)})
+        own = entry.model_dump(include={"pure", "output_tensor", "token_embedding"}, exclude_none=True)
+        return self.model_copy(update={"types": (entry.type,), "rules": (*entry.rules, *self.rules), **own})
+
+
+def name_of(entry: str | NamedType) -> str:
+    return entry if isinstance(entry, str) else entry.name
 
 
 class Evaluate(Frozen):

@@ -22,7 +22,7 @@ from hubquant.backends.gguf.target import check_tokenizer, conversion_weights, s
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.progress import Progress
-from hubquant.recipe.schema import Quantize
+from hubquant.recipe.schema import NamedType, Quantize, name_of
 from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
@@ -47,31 +47,34 @@ class CheckedGGUF:
         return [*vocabulary, *self.component.conversion.notes, *idle_rules(self.weights, self.settings)]
 
     def tasks(self, importance: Importance | None) -> Sequence[QuantizedFile]:
-        """One for each type. Raises ``ImatrixError`` where a type needs a matrix and there is none, ``NotSupportedYet``
-        for a type that no kernel writes."""
-        return [self._task(ftype, importance) for ftype in self.settings.types]
+        """One for each of the settings' types. Raises ``ImatrixError`` where a type needs a matrix and there is none,
+        ``NotSupportedYet`` for a type that no kernel writes."""
+        return [self._task(entry, importance) for entry in self.settings.types]
 
-    def _task(self, ftype: str, importance: Importance | None) -> QuantizedFile:
+    def _task(self, entry: str | NamedType, importance: Importance | None) -> QuantizedFile:
+        settings = self.settings.of(entry)
         return QuantizedFile(
             self.component,
             self.weights,
-            self._plan(ftype, importance),
-            self.settings,
+            self._plan(name_of(entry), settings, importance),
+            settings,
             self.backend.shard_bytes,
             *((importance.task, importance.include, importance.exclude) if importance else (None, (), ())),
         )
 
-    def _plan(self, ftype: str, importance: Importance | None) -> FilePlan:
+    def _plan(self, label: str, settings: Quantize, importance: Importance | None) -> FilePlan:
         weights, source = self.weights, self.component.source
-        assigned = assign_types(weights, ftype, self.settings, has_imatrix=importance is not None)
+        (ftype,) = settings.names
+        assigned = assign_types(weights, ftype, settings, has_imatrix=importance is not None)
         covered = importance.covered if importance else ()
-        types, notes = settle_types(assigned, ftype, covered, where_from=self.backend.without_imatrix)
+        types, notes = settle_types(assigned, ftype, label, covered, where_from=self.backend.without_imatrix)
         facts = importance.facts if importance else None
-        metadata = file_metadata(weights, ftype, types, self.settings, source.identity["model"], facts)
+        metadata = file_metadata(weights, ftype, types, settings, source.identity["model"], facts)
         layouts = plan_layouts(weights, types, metadata, self.backend.shard_bytes)
         return FilePlan(
+            label=label,
             ftype=ftype,
-            name=file_name(source.name, ftype, len(layouts)),
+            name=file_name(source.name, label, len(layouts)),
             types=types,
             n_parameters=weights.n_parameters,
             layouts=layouts,

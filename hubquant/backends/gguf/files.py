@@ -17,7 +17,7 @@ from hubquant.gguf_file.metadata import Metadata, string, u32
 from hubquant.mix import FTYPES, assign
 from hubquant.mix.patterns import check_rules
 from hubquant.quants.formats import fork_of
-from hubquant.recipe.schema import Quantize
+from hubquant.recipe.schema import NamedType, Quantize, Rule
 from hubquant.sources.source import SourceModel
 from hubquant.version import __version__
 
@@ -54,9 +54,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class FilePlan:
-    """One file type of the recipe; ``layouts`` are its shards, ``name`` is relative to the repository. ``notes`` say
-    where ``types`` are not those of llama-quantize."""
+    """One file of the recipe; ``layouts`` are its shards, ``name`` is relative to the repository. ``notes`` say
+    where ``types`` are not those of llama-quantize. ``label`` is what the recipe calls the file, ``ftype`` or a name of
+    its own."""
 
+    label: str
     ftype: str
     name: str
     types: Mapping[str, str]
@@ -123,22 +125,23 @@ def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatri
         token_embedding=settings.token_embedding,
         float_type=weights.float_type,
     )
-    patterns = _patterns(settings)
+    patterns = list(map(_pattern, settings.rules))
     stay = {name: type for name, type in weights.quantized.items() if not any(p.search(name) for p in patterns)}
     return types | stay
 
 
 def idle_rules(weights: Weights, settings: Quantize) -> list[str]:
     """A note for each rule that fits no tensor. The rules are those that :func:`assign_types` has read."""
+    own = [rule for entry in settings.types if isinstance(entry, NamedType) for rule in entry.rules]
     return [
         f"the rule {rule.match}={rule.type} fits no tensor and changes nothing"
-        for rule, pattern in zip(settings.rules, _patterns(settings), strict=True)
-        if not any(map(pattern.search, weights.shapes))
+        for rule in dict.fromkeys([*settings.rules, *own])
+        if not any(map(_pattern(rule).search, weights.shapes))
     ]
 
 
-def _patterns(settings: Quantize) -> list[re.Pattern[str]]:
-    return [re.compile(rule.match.lower()) for rule in settings.rules]
+def _pattern(rule: Rule) -> re.Pattern[str]:
+    return re.compile(rule.match.lower())
 
 
 def file_metadata(
@@ -191,15 +194,20 @@ def plan_layouts(weights: Weights, types: Mapping[str, str], metadata: Metadata,
     return shard(metadata, entries, shard_bytes)
 
 
-def file_name(model_name: str, ftype: str, n_shards: int) -> str:
+def file_name(model_name: str, label: str, n_shards: int) -> str:
     """Relative to the repository; a file in several shards stands in a folder named like its type."""
-    return f"{model_name}-{ftype}.gguf" if n_shards == 1 else f"{ftype}/{model_name}-{ftype}.gguf"
+    return f"{model_name}-{label}.gguf" if n_shards == 1 else f"{label}/{model_name}-{label}.gguf"
 
 
 def quantize_part(ftype: str, settings: Quantize) -> dict[str, object]:
     """The settings one file depends on: not the list of types, so that a type can be added to a finished run,
     nor a permission."""
-    return {"ftype": ftype, **settings.model_dump(mode="json", exclude={"types", *PERMISSIONS})}
+    return {"ftype": ftype, **common_part(settings)}
+
+
+def common_part(settings: Quantize) -> dict[str, object]:
+    """The settings that all files have in common."""
+    return settings.model_dump(mode="json", exclude={"types", *PERMISSIONS})
 
 
 def _cut(text: str, n_bytes: int) -> str:

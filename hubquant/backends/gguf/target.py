@@ -54,7 +54,7 @@ def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:
 
 
 def settle_types(
-    types: Mapping[str, str], ftype: str, covered: Collection[str], *, where_from: str
+    types: Mapping[str, str], ftype: str, label: str, covered: Collection[str], *, where_from: str
 ) -> tuple[Mapping[str, str], tuple[str, ...]]:
     """The types of a file, with others for weights whose types need data that an incomplete matrix lacks; and a note
     that names them. ``where_from`` says how to get a matrix where there is none.
@@ -65,7 +65,7 @@ def settle_types(
     missing_kernel = sorted({type for type in types.values() if not implemented(type)})
     if missing_kernel:
         raise NotSupportedYet(
-            f"files of type {ftype}",
+            f"files of type {label}",
             why=f"they hold {' and '.join(missing_kernel)} tensors, which hubquant cannot write",
             hint="choose among Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K",
         )
@@ -76,7 +76,7 @@ def settle_types(
     ]
     if hungry and not covered:
         raise ImatrixError(
-            f"{ftype} needs an importance matrix",
+            f"{label} needs an importance matrix",
             why=f"{hungry[0]} would be {types[hungry[0]]} and has no data ({len(hungry)} such tensors)",
             hint=f"{where_from}, or choose Q3_K_M",
         )
@@ -85,7 +85,7 @@ def settle_types(
     others = {name: without_importance(types[name]) for name in hungry}
     first = hungry[0]
     note = (
-        f"{ftype}: the importance matrix has no data for {len(hungry)} weights whose types need it; "
+        f"{label}: the importance matrix has no data for {len(hungry)} weights whose types need it; "
         f"they get another type, {first} {others[first]} instead of {types[first]}"
     )
     return {**types, **others}, (note,)

@@ -50,7 +50,7 @@ class QuantizedFile(Task[Path]):
 
     @property
     def detail(self) -> str:
-        return self.plan.ftype
+        return self.plan.label
 
     @property
     def uses_imatrix(self) -> bool:
