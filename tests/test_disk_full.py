@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from hubquant.imatrix import ImportanceMatrix, save
 from hubquant.imatrix.matrix import Entry
 from hubquant.observe.snapshot import Snapshot, write_snapshot
 from hubquant.pipeline.output_folder import OutputFolder
+from tests.support.disks import mounted
 from tests.support.evaluation import random_chunks
 from tests.support.tasks import Text
 
@@ -30,13 +29,8 @@ PAGES = 40
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={PAGES * PAGE}", "tmpfs", str(place)]
-    if os.name == "nt" or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root can mount a small disk")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with mounted(tmp_path / "disk", f"size={PAGES * PAGE}") as place:
+        yield place
 
 
 def gguf(folder: Path) -> None:

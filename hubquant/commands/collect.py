@@ -82,7 +82,12 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
         return matrix
 
     return plan_job(
-        [task], deliver, store, outputs=[out], less_memory="leave --offload out: then the weights are streamed"
+        [task],
+        deliver,
+        store,
+        outputs=[out],
+        placed_bytes=task.cost.disk_bytes,
+        less_memory="leave --offload out: then the weights are streamed",
     )
 
 

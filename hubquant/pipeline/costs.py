@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from hubquant.devices import Device, chosen_device
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FP32_BYTES = 4
 LIBRARIES_BYTES = 1 << 30  # the interpreter with torch, transformers and compiled kernels
+ENTRY_BYTES = 1 << 10  # names and counts of an entry of an importance matrix
 LOGIT_COPIES = 6  # logits, log-probabilities of both models, their difference and two temporaries
 VERIFY_COPIES = 3  # a tensor as read, in fp32, and what a file has in its place
 
@@ -42,6 +43,12 @@ def evaluating_cost(component: Component, chunks: Chunks, disk_bytes: int = 0, d
 def verifying_cost(shapes: Shapes) -> Cost:
     sizes = [math.prod(shape) for shape in shapes.values()]
     return Cost(ram_bytes=LIBRARIES_BYTES + VERIFY_COPIES * FP32_BYTES * max(sizes), work=sum(sizes))
+
+
+def matrix_bytes(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Of an importance matrix of weights of these shapes, with the state that its collection leaves should it be
+    killed: for each column two sums in float32 and one in float64."""
+    return sum(4 * FP32_BYTES * math.prod(shape[:-2]) * shape[-1] + ENTRY_BYTES for shape in shapes)
 
 
 def on_device(device: Device) -> bool:

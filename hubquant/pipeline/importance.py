@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.imatrix import load_imatrix, save
 from hubquant.pipeline.contents import IMATRIX
-from hubquant.pipeline.costs import LIBRARIES_BYTES, running_cost
+from hubquant.pipeline.costs import LIBRARIES_BYTES, matrix_bytes, running_cost
 from hubquant.pipeline.held import LoadedModel, Offload, other_device, rate_on
 from hubquant.pipeline.offload import room, streaming_bytes
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
@@ -93,11 +93,12 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
 
     @property
     def cost(self) -> Cost:
-        n_tokens = self.chunks.n_tokens
-        running = running_cost(self.component.n_parameters, n_tokens, device=self.device)
+        n_tokens, shapes = self.chunks.n_tokens, self.component.shapes
+        disk_bytes = matrix_bytes(shapes[name] for name in self.component.conversion.taps)
+        running = running_cost(self.component.n_parameters, n_tokens, disk_bytes=disk_bytes, device=self.device)
         if self.offload != "stream":
             return running
-        return Cost(ram_bytes=LIBRARIES_BYTES + streaming_bytes(self.component, n_tokens), work=running.work)
+        return replace(running, ram_bytes=LIBRARIES_BYTES + streaming_bytes(self.component, n_tokens), device_bytes=0)
 
     @property
     def rate(self) -> str:
