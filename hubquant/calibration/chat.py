@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hubquant.errors import CalibrationError
 from hubquant.limited import LimitError, Worker, WorkError
@@ -25,22 +25,9 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        try:
-            template = tokenizer.get_chat_template() if tokenizer.chat_template else None
-        except ValueError as error:
-            raise CalibrationError("the model's chat template cannot be used", why=str(error)) from None
-        if not isinstance(template, str):
-            raise CalibrationError(
-                "conversations cannot be rendered",
-                why="the model's tokenizer has no chat template",
-                hint="use plain text for this model, or the instruction-tuned model's folder",
-            )
-        if len(template) > LARGEST_TEMPLATE:
-            raise CalibrationError(f"the model's chat template has {len(template):,} characters", why="no real one has")
         from hubquant.calibration.rendering import render
 
-        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-        self._request = {"template": template, "special": special}
+        self._request = _request(tokenizer)
         self._worker = Worker(render, seconds=SECONDS, memory=MEMORY)
         self._n_rendered = 0
 
@@ -65,3 +52,35 @@ class ChatTemplate:
                 hint="many templates want user and assistant to alternate, and no system message",
             ) from None
         return text
+
+
+def prompt_format(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What the model gets to read before its answer, with names in braces in the places of texts.
+
+    None where the model has no template, or none that renders a single question within the limits.
+    """
+    from hubquant.calibration.rendering import render_prompt
+
+    try:
+        request = _request(tokenizer)
+        return str(Worker(render_prompt, seconds=SECONDS, memory=MEMORY)(**request))
+    except (CalibrationError, WorkError):
+        return None
+
+
+def _request(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Template and special tokens. Raises ``CalibrationError`` where there is no template that can be used."""
+    try:
+        template = tokenizer.get_chat_template() if tokenizer.chat_template else None
+    except ValueError as error:
+        raise CalibrationError("the model's chat template cannot be used", why=str(error)) from None
+    if not isinstance(template, str):
+        raise CalibrationError(
+            "conversations cannot be rendered",
+            why="the model's tokenizer has no chat template",
+            hint="use plain text for this model, or the instruction-tuned model's folder",
+        )
+    if len(template) > LARGEST_TEMPLATE:
+        raise CalibrationError(f"the model's chat template has {len(template):,} characters", why="no real one has")
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return {"template": template, "special": special}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def read_card(folder: Path) -> dict[str, Any]:
         return {}
     with readme.open(encoding="utf-8", errors="replace") as file:
         return read_front_matter(file.read(LARGEST))
+
+
+def write_front_matter(data: Mapping[str, Any]) -> str:
+    """YAML for between the ``---`` lines, in the order of ``data``."""
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(**data).to_yaml(original_order=list(data))
 
 
 def _public(value: Any) -> Any:

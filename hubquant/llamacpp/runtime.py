@@ -11,7 +11,7 @@ import torch
 
 from hubquant.errors import VerificationError
 from hubquant.evaluate.runner import Runner
-from hubquant.llamacpp.process import NOT_INSTALLED, LlamaCppFailure, ask, is_installed
+from hubquant.llamacpp.process import NOT_INSTALLED, LlamaCppFailure, ask, installed_version, is_installed
 from hubquant.llamacpp.texts import texts_without
 from hubquant.llamacpp.vocabulary import first_difference
 
@@ -27,12 +27,14 @@ LEAST_AGREEMENT = 0.5
 @dataclass(frozen=True)
 class RuntimeCheck:
     """``skipped`` tells why nothing was checked. Of ``n_prompts`` prompts, the model's most probable next token was
-    among the first ``TOP`` of llama.cpp ``n_agreeing`` times, and the first ``n_same_top`` times."""
+    among the first ``TOP`` of llama.cpp ``n_agreeing`` times, and the first ``n_same_top`` times. ``version`` is
+    xllamacpp's, whose last part is llama.cpp's build."""
 
     skipped: str | None = None
     n_prompts: int = 0
     n_agreeing: int = 0
     n_same_top: int = 0
+    version: str | None = None
 
     def __str__(self) -> str:
         if self.skipped:
@@ -95,7 +97,7 @@ def runtime_check(
             hint="check that llama.cpp supports this architecture, and report it with the name of the model",
         )
     n_same_top = sum(top == found[0] for top, found in zip(tops, reply["top"], strict=True))
-    return RuntimeCheck(n_prompts=len(prompts), n_agreeing=n_agreeing, n_same_top=n_same_top)
+    return RuntimeCheck(None, len(prompts), n_agreeing, n_same_top, installed_version())
 
 
 def _other_tokens(

@@ -12,7 +12,6 @@ RECIPE = "recipe.yaml"
 PLOT = "plot.png"
 IMATRIX = "imatrix.gguf"
 MEASUREMENTS = "measurements.json"
-MARK = "\nMade with hubquant "
 
 
 def planned_names(recipe: Recipe, files: Sequence[FilePlan], *, has_imatrix: bool) -> list[str]:
@@ -33,8 +32,3 @@ def dataset_of_results(recipe: Recipe) -> TextSource | None:
     """The Hub's own format for measurements knows Hub datasets only, and one of them for a value."""
     sources = () if recipe.evaluate.skip else recipe.evaluate.sources
     return sources[0] if len(sources) == 1 and sources[0].dataset else None
-
-
-def is_own_card(text: str) -> bool:
-    """Whether hubquant wrote a README.md, be it edited since."""
-    return MARK in text

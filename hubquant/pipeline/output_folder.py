@@ -17,7 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from hubquant.disk import inside, place, sha256_of, sync, writing
 from hubquant.engine.store import Store
 from hubquant.errors import OutputError
-from hubquant.pipeline.contents import CARD, IMATRIX, MEASUREMENTS, PLOT, RECIPE, is_own_card
+from hubquant.pipeline.contents import CARD, IMATRIX, MEASUREMENTS, PLOT, RECIPE
+from hubquant.publish.card import is_own
 
 FOLDER = ".hubquant"
 MANIFEST = "manifest.json"
@@ -270,7 +271,7 @@ class OutputFolder:
             if any(_is_same(path, a) for a in named_so) or any(_is_same(path, a, content=True) for a in named_so):
                 found[name] = path
         card = self.root / CARD
-        if found and _is_regular(card) and is_own_card(card.read_text("utf-8", "replace")):
+        if found and _is_regular(card) and is_own(card.read_text("utf-8", "replace")):
             of_results = (p for p in self.root.glob(".eval_results/*.yaml") if not p.parent.is_symlink())
             names = [*UNTRACED, *(f".eval_results/{path.name}" for path in of_results)]
             self._untraced = {name for name in names if name not in found and _is_regular(self.root / name)}

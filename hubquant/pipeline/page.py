@@ -15,6 +15,7 @@ from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.publish.card import Card, CardText, EarlierFile, render
 from hubquant.publish.measurements import FileMeasurement, MadeWith, dump_measurements, read_measurements
 from hubquant.publish.plot import plot
+from hubquant.publish.usage import Usage
 from hubquant.recipe import dump_recipe
 from hubquant.recipe.public import base_models, local_recipe, needed_files, placed, public_recipe
 from hubquant.recipe.schema import ModelReference, NamedType, Recipe, TextSource
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hubquant.pipeline.plan import Plan
 
 STATE = "page.json"
+CHAT_TEMPLATE = "tokenizer.chat_template"
 
 
 class Page(BaseModel):
@@ -48,6 +50,7 @@ class Page(BaseModel):
     own_settings: dict[str, str] = {}
     """By the name of a file that has settings of its own, their fingerprint."""
     not_as_source: tuple[str, ...] = ()
+    usage: Usage = Usage()
 
     @classmethod
     def of(cls, plan: Plan, matrix_sha256: str | None) -> Page:
@@ -70,6 +73,7 @@ class Page(BaseModel):
             made_with=_made_with(plan, matrix_sha256),
             own_settings=_own_settings(recipe),
             not_as_source=plan.work.component.conversion.notes,
+            usage=_usage(plan),
         )
 
     @classmethod
@@ -123,6 +127,7 @@ class Page(BaseModel):
             plot=PLOT if scored else None,
             verified=True,
             not_as_source=self.not_as_source,
+            usage=self.usage,
         )
         text = render(card).encode()
         return {**contents, MEASUREMENTS: dump_measurements(files, hashlib.sha256(text).hexdigest()), CARD: text}
@@ -168,6 +173,15 @@ def _own_settings(recipe: Recipe) -> dict[str, str]:
     }
     convert = recipe.convert.model_dump(mode="json")
     return {name: fingerprint({**part, **convert}) for name, part in parts.items()}
+
+
+def _usage(plan: Plan) -> Usage:
+    metadata, prompt = plan.work.checked.weights.metadata, None
+    if CHAT_TEMPLATE in metadata:
+        from hubquant.calibration.chat import prompt_format
+
+        prompt = prompt_format(plan.source.tokenizer())
+    return Usage.of(metadata, prompt)
 
 
 def _text(source: TextSource) -> CardText:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from hubquant.engine.progress import Progress
 from hubquant.errors import OutputError, RecipeError
-from hubquant.pipeline.contents import CARD, MEASUREMENTS, RECIPE, is_own_card
+from hubquant.pipeline.contents import CARD, MEASUREMENTS, RECIPE
 from hubquant.pipeline.output_folder import OutputFolder
+from hubquant.publish.card import is_own
 from hubquant.recipe.load import parse_yaml
 from hubquant.recipe.schema import Publish
 
@@ -92,7 +93,7 @@ def _way(settings: Publish) -> Way:
 def _check_card(published: Published, to: str) -> None:
     card = published.contents.get(CARD, b"").decode("utf-8", "replace")
     body = card.split("---", 2)[-1] if card.startswith("---") else card
-    if body.strip() and not is_own_card(card):
+    if body.strip() and not is_own(card):
         raise OutputError(
             f"{to} has a card that hubquant did not write",
             why="publishing would replace its README.md",

@@ -14,21 +14,23 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from hubquant.hub.front_matter import plain
-from hubquant.publish.checks import llama_cpp_checks
+from hubquant.hub.front_matter import plain, write_front_matter
+from hubquant.publish.checks import llama_cpp_builds, llama_cpp_checks
+from hubquant.publish.names import is_mistaken, is_sharded, pattern
 from hubquant.publish.recommendation import MeasuredFile
-from hubquant.publish.table import COLUMNS, TEXT_COLUMNS, table
+from hubquant.publish.table import COLUMNS, MEMORY, TEXT_COLUMNS, table
+from hubquant.publish.template import CardTemplate, Filters, fill
+from hubquant.publish.usage import Usage, by_memory, per_thousand
 
 HUB = "https://huggingface.co"
 OWN_TAGS = ("gguf", "quantized", "hubquant")
 FOREIGN_TAGS_LEFT_OUT = {"safetensors", "pytorch", "tf", "jax", "transformers", "onnx"}
 GATING = ("extra_gated_prompt", "extra_gated_heading", "extra_gated_description", "extra_gated_button_content")
+MADE_WITH = "Made with hubquant "
 LONGEST_TEXT = 20_000  # characters of an inherited text
 MARKDOWN = re.compile(r"[\\`*\[\]!|~$#]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")
 SPACES = re.compile(r"[\s\x00-\x1f\x7f]+")
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -80,42 +82,61 @@ class Card:
     plot: str | None = None
     verified: bool = False
     not_as_source: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    quantized_by: str | None = None
 
 
-class _Dumper(yaml.SafeDumper):
-    """No anchors: a value that is there twice is written twice."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-        return True
-
-
-def render(card: Card) -> str:
-    """The text of README.md."""
-    environment = Environment(
-        loader=PackageLoader("hubquant.publish", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    environment.filters.update(text=escape, code=code, shell=_shell, reference=_reference, fork=_fork)
+def render(card: Card, template: CardTemplate | None = None) -> str:
+    """The text of README.md, by a user's ``template`` if there is one. Raises ``RecipeError`` where that one fails."""
     metadata = front_matter(card)
-    head = yaml.dump(metadata, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
+    filters: Filters = {
+        "text": escape,
+        "code": code,
+        "shell": _shell,
+        "reference": _reference,
+        "fork": _fork,
+        "block": block,
+    }
+    body = fill(template, filters, {**_parts(card), "inherits_license": "license" in metadata}).strip()
+    if not is_own(body):
+        body += f"\n\n{MADE_WITH}{escape(card.version)}."
+    return f"---\n{write_front_matter(metadata)}\n---\n\n{body}\n"
+
+
+def is_own(text: str) -> bool:
+    """Whether hubquant wrote a card, be it edited since."""
+    return f"\n{MADE_WITH}" in text
+
+
+def _parts(card: Card) -> dict[str, Any]:
+    """What a template is made of."""
     portable = [file for file in card.files if file.fork is None]
-    example = next((file for file in portable if file.type == "Q4_K_M"), portable[0] if portable else None)
-    body = environment.get_template("card.md.jinja").render(
-        card=card,
-        source=_source(card),
-        table=rows(card.files),
-        earlier=rows([file.measured for file in card.earlier], COLUMNS[:-1]),
-        text_columns=TEXT_COLUMNS,
-        example=example,
-        fork_only=[file for file in card.files if file.fork],
-        llama_cpp=" ".join(llama_cpp_checks(card.files)),
-        inherits_license="license" in metadata,
-    )
-    return f"---\n{head}---\n\n{body.strip()}\n"
+    sure = [file for file in portable if not is_mistaken(file, portable)] or portable
+    example = next((file for file in sure if file.type == "Q4_K_M"), sure[0] if sure else None)
+    whole = [file for file in sure if not is_sharded(file)]
+    return {
+        "card": card,
+        "hub": HUB,
+        "source": _source(card),
+        "account": _account(card),
+        "table": rows(card.files),
+        "earlier": rows([file.measured for file in card.earlier], COLUMNS[:-1]),
+        "text_columns": TEXT_COLUMNS,
+        "memory": [[MEMORY, *rows([])[0][:3]], *_by_memory(card)],
+        "per_thousand": per_thousand(card.usage),
+        "example": example,
+        # the Hub refuses files in several parts to Ollama: https://github.com/huggingface/hub-docs/issues/2702
+        "for_ollama": example if example in whole else next(iter(whole), None),
+        "include": code(pattern(example, card.files)) if example else None,
+        "parts": [file for file in portable if is_sharded(file)],
+        "fork_only": [file for file in card.files if file.fork],
+        "llama_cpp": " ".join(llama_cpp_checks(card.files)),
+        "builds": llama_cpp_builds(card.files),
+    }
+
+
+def _by_memory(card: Card) -> list[list[str]]:
+    return [[memory, *rows([file])[1][:3]] for memory, file in by_memory(card.files, card.usage)]
 
 
 def front_matter(card: Card) -> dict[str, Any]:
@@ -125,7 +146,7 @@ def front_matter(card: Card) -> dict[str, Any]:
     data = {
         "base_model": bases[0] if len(bases) == 1 else bases,
         "base_model_relation": "quantized" if bases else None,
-        "quantized_by": card.repo_id.split("/")[0] if card.repo_id and "/" in card.repo_id else None,
+        "quantized_by": card.quantized_by or _owner(card),
         "license": _names(source.get("license")),
         "license_name": _text(source.get("license_name")),
         "license_link": _license_link(card),
@@ -159,6 +180,13 @@ def code(value: str) -> str:
     return SPACES.sub(" ", value).replace("`", "'").strip()
 
 
+def block(value: str) -> str:
+    """``value`` as a block of code, line by line as it is, but for control characters."""
+    text = CONTROLS.sub("", value.replace("\r\n", "\n")).strip("\n")
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text) or [""]))
+    return f"{fence}text\n{text}\n{fence}"
+
+
 def link(label: str, address: str) -> str:
     return f"[{escape(label)}]({address})"
 
@@ -170,6 +198,16 @@ def _source(card: Card) -> str:
     page = f"{HUB}/{quote(card.model_id)}"
     commit = f" at commit {link(card.revision[:12], f'{page}/tree/{quote(card.revision)}')}" if card.revision else ""
     return link(card.model_id, page) + commit
+
+
+def _owner(card: Card) -> str | None:
+    return card.repo_id.split("/")[0] if card.repo_id and "/" in card.repo_id else None
+
+
+def _account(card: Card) -> str | None:
+    """Who made the files: a name, or a link to the account that the repository belongs to."""
+    name, owner = card.quantized_by or _owner(card), _owner(card)
+    return link(name, f"{HUB}/{quote(name)}") if name and name == owner else escape(name) if name else None
 
 
 def _reference(text: CardText) -> str:

@@ -31,6 +31,12 @@ def llama_cpp_checks(files: Sequence[MeasuredFile]) -> list[str]:
     return sentences
 
 
+def llama_cpp_builds(files: Sequence[MeasuredFile]) -> list[str]:
+    """The builds of llama.cpp that the files were checked with, such as b11549, as far as they are known."""
+    versions = {file.runtime.version for file in files if file.runtime and file.runtime.version}
+    return [f"llama.cpp b{version.split('.')[-1]} (xllamacpp {version})" for version in sorted(versions)]
+
+
 def _names(chosen: Sequence[MeasuredFile], files: Sequence[MeasuredFile]) -> str:
     """``chosen`` of ``files``."""
     if len(chosen) == len(files):

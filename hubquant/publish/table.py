@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Cell = Callable[[MeasuredFile], str]
 
 MISSING = "–"
-FILE, RECOMMENDATION = "File", "Recommendation"
+FILE, RECOMMENDATION, MEMORY = "File", "Recommendation", "Memory"
 TEXT_COLUMNS = (FILE, "Type", RECOMMENDATION)
 OF_FILES: Mapping[str, Cell] = {
     FILE: lambda file: file.file,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hubquant.calibration.chat import ChatTemplate
+from hubquant.calibration.chat import ChatTemplate, prompt_format
 from hubquant.errors import CalibrationError
 from hubquant.models import load_tokenizer
 from hubquant.models.tiny import build
@@ -50,3 +50,24 @@ def test_a_folder_without_a_template(tokenizer) -> None:  # type: ignore[no-unty
     tokenizer.chat_template = None
     with pytest.raises(CalibrationError, match="no chat template"):
         ChatTemplate(tokenizer)
+
+
+PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+PROMPTS = {
+    PLAIN: "<system>{system_prompt}</><user>{prompt}</>A:",
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + PLAIN: "<user>{prompt}</>A:",
+    "{{ strftime_now('%d %b %Y') }}: " + PLAIN: "{date}: <system>{system_prompt}</><user>{prompt}</>A:",
+    "{{ raise_exception('no') }}": None,
+    "{{ 'a' * 99999999 }}": None,
+}
+
+
+@pytest.mark.parametrize("template", PROMPTS)
+def test_the_format_of_a_prompt(tokenizer, template: str) -> None:  # type: ignore[no-untyped-def]
+    tokenizer.chat_template = template
+    assert prompt_format(tokenizer) == PROMPTS[template]
+
+
+def test_without_a_template_there_is_no_format(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    tokenizer.chat_template = None
+    assert prompt_format(tokenizer) is None

@@ -14,12 +14,15 @@ from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubquant.gguf_file.metadata import KV, f32, i32s, string, u32
 from hubquant.hub.eval_results import eval_results
 from hubquant.hub.front_matter import read_front_matter
 from hubquant.hub.push import push
 from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.publish.card import Card, CardText, escape, front_matter, render
+from hubquant.publish.card import block as card_block
 from hubquant.publish.recommendation import MeasuredFile
+from hubquant.publish.usage import Usage, by_memory
 from tests.support.localhub import LocalHub
 from tests.support.measured import measured_file
 
@@ -93,7 +96,11 @@ def test_body_tells_how_to_run_and_what_was_measured() -> None:
     for line in [
         "# Qwen3-0.6B GGUF",
         "llama-server -hf alice/Qwen3-0.6B-GGUF:Q4_K_M",
-        "ollama run hf.co/alice/Qwen3-0.6B-GGUF:Q4_K_M",
+        "ollama run hf.co/alice/Qwen3-0.6B-GGUF:Q8_0",
+        "lms get https://huggingface.co/alice/Qwen3-0.6B-GGUF@Q4_K_M",
+        "With [Jan](https://jan.ai): search for `alice/Qwen3-0.6B-GGUF` in its Hub.",
+        "Q4_K_M is in several parts, each type in a folder of its own. llama.cpp",
+        f"llama-server -m {SHARDED}",
         'hf download alice/Qwen3-0.6B-GGUF --include "*Q4_K_M*" --local-dir .',
         "hubquant run hub:alice/Qwen3-0.6B-GGUF",
         "![Size against divergence](./kld.png)",
@@ -107,6 +114,94 @@ def test_body_tells_how_to_run_and_what_was_measured() -> None:
     assert "12,288 tokens" in body
     assert "llama.cpp loads every file" in body
     assert "for 14 of 16 prompts" in body
+
+
+USAGE = Usage(
+    context_length=32_768,
+    cache_bytes=28 * 8 * (128 + 128) * 2,
+    sampling=(("temp", 0.6), ("top_k", 20.0), ("top_p", 0.95)),
+    prompt="<|im_start|>system\n{system_prompt}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n",
+)
+
+
+def test_it_tells_how_the_model_wants_to_be_run() -> None:
+    body = render(replace(CARD, usage=USAGE))
+    assert "takes up to 32,768 tokens of context (`-c 32768`)" in body
+    assert "recommend temperature 0.6, top k 20, top p 0.95." in body
+    assert "`--temp 0.6 --top-k 20 --top-p 0.95`" in body
+    assert f"```text\n{USAGE.prompt}```\n" in body
+    for absent in ("tokens of context", "Its authors recommend", "### Prompt format"):
+        assert absent not in render(CARD)
+
+
+@given(st.text())
+def test_a_prompt_stays_in_its_block(prompt: str) -> None:
+    block = card_block(prompt)
+    fence = block.split("text\n")[0]
+    lines = block.splitlines()
+    assert set(fence) == {"`"}
+    assert len(fence) >= 3
+    assert lines[-1] == fence
+    assert not any(fence in line for line in lines[1:-1])
+
+
+def test_it_says_which_file_for_how_much_memory() -> None:
+    gigabytes = {"Q8_0": (30.0, 0.001), "Q6_K": (21.0, 0.004), "Q5_K_M": (18.0, 0.003), "Q4_K_M": (14.5, 0.02)}
+    files = tuple(measured_file(type, size, kld) for type, (size, kld) in gigabytes.items())
+    # 8192 tokens take 0.94 GB, llama.cpp 0.5: Q5_K_M is nearer to the source than the larger Q6_K
+    assert [(memory, file.type) for memory, file in by_memory(files, USAGE)] == [
+        ("16 GB", "Q4_K_M"),
+        ("20 GB", "Q5_K_M"),
+        ("32 GB", "Q8_0"),
+    ]
+    unmeasured = [replace(file, divergence=None) for file in files]
+    assert [file.type for _, file in by_memory(unmeasured, USAGE)] == ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"]
+    fork = replace(files[3], fork="alice/llama.cpp")
+    assert [file.type for _, file in by_memory([*files[:3], fork], USAGE)] == ["Q5_K_M", "Q8_0"]
+    body = render(replace(CARD, files=files, usage=USAGE))
+    assert "| 16 GB | [M-Q4_K_M.gguf](./M-Q4_K_M.gguf) | Q4_K_M | 14.5 GB |" in body
+    assert "with room for 8,192 tokens of context" in body
+    assert "at most 115 MB for each thousand tokens" in body
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({"head_count": u32(32), "head_count_kv": u32(8), "key_length": u32(64), "value_length": u32(64)}, 65_536),
+        ({"head_count": u32(32)}, 524_288),
+        ({"head_count": u32(32), "head_count_kv": i32s([8, 0, 8, 0])}, 2 * 8 * 2 * 128 * 2),
+        ({}, None),
+    ],
+)
+def test_the_memory_of_a_token_is_that_of_its_keys_and_values(sizes: dict[str, KV], expected: int | None) -> None:
+    metadata = {
+        "general.architecture": string("llama"),
+        "llama.block_count": u32(32),
+        "llama.embedding_length": u32(4096),
+        "llama.context_length": u32(131_072),
+        "general.sampling.temp": f32(0.6),
+        **{f"llama.attention.{key}": kv for key, kv in sizes.items()},
+    }
+    usage = Usage.of(metadata, "x" * 100_000)
+    assert usage == Usage(131_072, expected, (("temp", 0.6),))
+
+
+def test_it_names_the_builds_that_files_were_checked_with() -> None:
+    checked = replace(FILES[0], runtime=RuntimeCheck(None, 8, 8, 8, "2026.10.11549"))
+    assert "That was llama.cpp b11549 (xllamacpp 2026.10.11549)." in render(replace(CARD, files=(checked, FILES[1])))
+    assert "That was" not in render(CARD)
+
+
+def test_files_that_llama_cpp_would_mistake_are_no_examples() -> None:
+    both = (replace(FILES[0], file="a-F16.gguf", type="F16"), replace(FILES[0], file="a-BF16.gguf", type="BF16"))
+    body = render(replace(CARD, files=both))
+    assert "llama-server -hf alice/Qwen3-0.6B-GGUF:BF16" in body
+    assert '--include "*BF16*"' in body
+
+
+def test_an_audience_that_is_warned_stays_warned() -> None:
+    source = {**SOURCE, "tags": ["not-for-all-audiences"]}
+    assert "not-for-all-audiences" in front_matter(replace(CARD, source=source))["tags"]
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
@@ -165,7 +260,7 @@ def test_foreign_values_stay_text() -> None:
     assert card.data.to_dict()["license"] == HOSTILE
     assert card.data.to_dict()["tags"][-1] == HOSTILE
     assert set(card.data.to_dict()) == set(ModelCard(render(CARD)).data.to_dict())
-    assert card.text.count("```") == render(CARD).count("```")
+    assert card.text.count("```") == render(replace(CARD, files=FILES[:1])).count("```")
     prose = re.sub("```sh\n.*?\n```\n", "", card.text, flags=re.DOTALL)
     assert "<script" not in prose
     assert (

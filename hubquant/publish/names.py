@@ -1,0 +1,32 @@
+"""Names of files as the programs read them that people fetch files with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatch
+
+from hubquant.publish.recommendation import MeasuredFile
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+
+
+def is_sharded(file: MeasuredFile) -> bool:
+    return _SHARD.search(file.file) is not None
+
+
+def is_mistaken(file: MeasuredFile, files: Iterable[MeasuredFile]) -> bool:
+    """Whether ``llama-server -hf repo:TYPE`` may take another of ``files``, as it does BF16 for F16: it takes the first
+    file with the type anywhere in its name, before a point or a dash.
+
+    https://github.com/ggml-org/llama.cpp/blob/master/common/download.cpp (find_best_model)
+    """
+    wanted = re.compile(re.escape(file.type) + "[.-]", re.IGNORECASE)
+    return any(wanted.search(other.file) for other in files if other.type != file.type)
+
+
+def pattern(file: MeasuredFile, files: Iterable[MeasuredFile]) -> str:
+    """For ``hf download --include``: all parts of ``file`` and nothing of the other ``files``."""
+    short = f"*{file.type}*"
+    others = [other.file for other in files if other.type != file.type]
+    return f"*-{file.type}[.-]*" if any(fnmatch(other, short) for other in others) else short
