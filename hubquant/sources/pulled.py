@@ -30,7 +30,10 @@ class Pulled(Found[SourceModel]):
 
     @property
     def made_from(self) -> Mapping[str, str]:
-        return self.source.identity
+        """Of what is on this machine also where it lies: checkpoints of one training have files of the same names and
+        sizes, and on some disks and in some archives of the same time too."""
+        source = self.source
+        return source.identity if source.id else {**source.identity, "folder": str(source.folder.resolve())}
 
     @property
     def cost(self) -> Cost:
