@@ -46,7 +46,7 @@ class Chunks:
     def part(self, numbers: Sequence[int]) -> Chunks:
         """Some of the chunks."""
         ids = self.ids[list(numbers)]
-        return Chunks(ids, self.datasets, (), _fingerprint(ids))
+        return Chunks(ids, self.datasets, (), fingerprint_of_ids(ids))
 
 
 def build(
@@ -81,7 +81,7 @@ def build(
     bos = bos_token(tokenizer)
     if bos is not None:
         ids[:, 0] = bos
-    return Chunks(ids, tuple(source.display_name for source in sources), tuple(shares), _fingerprint(ids))
+    return Chunks(ids, tuple(source.display_name for source in sources), tuple(shares), fingerprint_of_ids(ids))
 
 
 def allocate(total: int, weights: Sequence[float], limits: Sequence[int | None]) -> list[int]:
@@ -138,6 +138,7 @@ def _check_total(
         )
 
 
-def _fingerprint(ids: torch.Tensor) -> str:
+def fingerprint_of_ids(ids: torch.Tensor) -> str:
+    """sha256 hex of token ids and their shape."""
     shape = "x".join(map(str, ids.shape))
     return hashlib.sha256(shape.encode() + b"\0" + ids.numpy().astype("<i4").tobytes()).hexdigest()

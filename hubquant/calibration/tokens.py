@@ -57,7 +57,7 @@ def tokenize(source: TextSource, tokenizer: PreTrainedTokenizerBase, needed: int
         exhausted = _fill(buffer, texts, wanted)
         text = buffer.getvalue()
         complete = exhausted and len(text) <= wanted
-        ids = _encode(tokenizer, text.removesuffix("\n") if complete else text[:wanted], special)
+        ids = encode(tokenizer, text.removesuffix("\n") if complete else text[:wanted], special)
         if complete:
             return SourceTokens(ids, complete=True)
         if len(ids) - _CUT_MARGIN >= needed:
@@ -98,8 +98,8 @@ def _fill(buffer: io.StringIO, texts: Iterator[str], wanted: int) -> bool:
 
 
 @tokenizer_panics()
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
-    """Token ids; with ``special`` the names of special tokens stand for these."""
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
+    """Token ids with those that the tokenizer adds; with ``special`` the names of special tokens stand for these."""
     bos: Any = tokenizer.bos_token
     has_bos = special and bos is not None and text.startswith(bos)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,11 +15,26 @@ from hubquant.cli.usage import Command, Group
 
 if TYPE_CHECKING:
     from hubquant.commands.flags import Text
+    from hubquant.devices import Device
+    from hubquant.evaluate.choice_files import Test
 
-app = typer.Typer(cls=Group, help="Measure perplexity and KL divergence.", rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="Measure perplexity, KL divergence and scores of tests.", rich_markup_mode=None)
 
 ChunksOption = Annotated[int, typer.Option(min=1, help="At most this many chunks.")]
 ChunkSizeOption = Annotated[int, typer.Option(min=16, help="Tokens in a chunk; the second half of each is scored.")]
+
+
+ModelArgument = Annotated[str, typer.Argument(metavar="FILE.gguf|MODEL", help="A GGUF file, a Hub id or a folder.")]
+QuestionsOption = Annotated[
+    str | None,
+    typer.Option("--file", "-f", help="Tasks in llama-perplexity's format, in jsonl or parquet, or a Hub dataset."),
+]
+TasksOption = Annotated[
+    int | None, typer.Option(min=1, help="Number of tasks to use when computing the score (default: all).")
+]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Chooses the tasks; 1 as llama-perplexity does.")]
+ConfigOption = Annotated[str | None, typer.Option(help="The configuration of a Hub dataset that has several.")]
+SplitOption = Annotated[str | None, typer.Option(help="The split of a Hub dataset.")]
 
 
 @app.command(cls=Command)
@@ -94,6 +109,9 @@ def ppl(
     texts: TextOption = None,
     chunks: ChunksOption = 48,
     chunk_size: ChunkSizeOption = 512,
+    ppl_stride: Annotated[
+        int | None, typer.Option("--ppl-stride", min=1, help="Stride for perplexity calculation, in tokens.")
+    ] = None,
     device: DeviceOption = "auto",
     store: StoreOption = None,
     dry_run: DryRunOption = False,
@@ -105,12 +123,90 @@ def ppl(
 
     text = _text(texts, chunks, chunk_size)
     finish(
-        lambda store, progress: perplexity(model, text, store, progress, device),
+        lambda store, progress: perplexity(model, text, store, progress, device, ppl_stride),
         store,
         dry_run,
         Output(as_json=as_json, quiet=quiet),
         asdict,
         lambda measured: f"perplexity {measured} on {measured.n_tokens} tokens",
+    )
+
+
+@app.command(cls=Command)
+def hellaswag(
+    model: ModelArgument,
+    file: QuestionsOption = None,
+    tasks: Annotated[int, typer.Option(min=1, help="Number of tasks to use when computing the HellaSwag score.")] = 400,
+    seed: SeedOption = 1,
+    config: ConfigOption = None,
+    split: SplitOption = None,
+    device: DeviceOption = "auto",
+    store: StoreOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compute HellaSwag score over random tasks, as llama-perplexity --hellaswag does."""
+    asked = {"text": file, "config": config, "split": split, "tasks": tasks, "seed": seed}
+    _score(model, "hellaswag", asked, device, store, dry_run, Output(as_json=as_json, quiet=quiet))
+
+
+@app.command(cls=Command)
+def winogrande(
+    model: ModelArgument,
+    file: QuestionsOption = None,
+    tasks: TasksOption = None,
+    seed: SeedOption = 1,
+    config: ConfigOption = None,
+    split: SplitOption = None,
+    device: DeviceOption = "auto",
+    store: StoreOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compute Winogrande score over random tasks, as llama-perplexity --winogrande does."""
+    asked = {"text": file, "config": config, "split": split, "tasks": tasks, "seed": seed}
+    _score(model, "winogrande", asked, device, store, dry_run, Output(as_json=as_json, quiet=quiet))
+
+
+@app.command("multiple-choice", cls=Command)
+def multiple_choice(
+    model: ModelArgument,
+    file: QuestionsOption = None,
+    tasks: TasksOption = None,
+    seed: SeedOption = 1,
+    config: ConfigOption = None,
+    split: SplitOption = None,
+    device: DeviceOption = "auto",
+    store: StoreOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compute multiple choice score over random tasks (TruthfulQA, ARC, MMLU), as llama-perplexity does."""
+    asked = {"text": file, "config": config, "split": split, "tasks": tasks, "seed": seed}
+    _score(model, "multiple-choice", asked, device, store, dry_run, Output(as_json=as_json, quiet=quiet))
+
+
+def _score(
+    model: str,
+    test: Test,
+    asked: dict[str, Any],
+    device: Device,
+    store: Path | None,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    from hubquant.commands.measure import Asked, score
+
+    finish(
+        lambda store, progress: score(model, test, Asked(**asked), store, progress, device),
+        store,
+        dry_run,
+        output,
+        asdict,
+        str,
     )
 
 

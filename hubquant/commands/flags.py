@@ -47,6 +47,21 @@ class Text:
             )
         return chunks if self.first_chunk == 0 else chunks.part(range(self.first_chunk, len(chunks)))
 
+    def windows(self, tokenizer: PreTrainedTokenizerBase, stride: int) -> Chunks:
+        """As llama-perplexity --ppl-stride has them: of ``chunk_size`` and half a stride of tokens each. Raises
+        ``UserError`` for several texts and for a stride that leaves tokens out."""
+        from hubquant.calibration.windows import build_windows
+
+        if len(self.sources) > 1:
+            raise UserError("a stride goes over one text", hint="name one --file, or leave --ppl-stride out")
+        if stride > self.chunk_size:
+            raise UserError(
+                f"a stride of {stride} tokens is longer than a chunk of {self.chunk_size}",
+                why="the tokens between two chunks would not be scored",
+                hint="use a smaller --ppl-stride",
+            )
+        return build_windows(self.sources[0], tokenizer, self.chunk_size + stride // 2, stride, self.chunks)
+
 
 def text_sources(
     texts: Sequence[str], default: tuple[TextSource, ...], *, parse_special: bool = False

@@ -20,10 +20,12 @@ from hubquant.pipeline.baseline import BaselineTask, PerplexityTask
 from hubquant.pipeline.costs import running_cost
 from hubquant.pipeline.evaluate import Evaluation
 from hubquant.pipeline.held import LoadedModel
+from hubquant.pipeline.scores import Questions, ScoreTask
 from hubquant.pipeline.work import open_model
 
 if TYPE_CHECKING:
-    from hubquant.evaluate import Divergence, Perplexity
+    from hubquant.evaluate import Accuracy, Divergence, Perplexity
+    from hubquant.evaluate.choice_files import Test
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +80,52 @@ def divergence(file: Path, baseline: Path, store: Store, device: Device = "auto"
     return plan_job([task], lambda context: context.read(task), store)
 
 
-def perplexity(model: str, text: Text, store: Store, progress: Progress, device: Device = "auto") -> Job[Perplexity]:
+def perplexity(
+    model: str, text: Text, store: Store, progress: Progress, device: Device = "auto", stride: int | None = None
+) -> Job[Perplexity]:
     """Of a checkpoint or a GGUF file; the file's own tokenizer cuts the text."""
     component = open_model(reference(model), None, progress)
     component.check_runs("running")
     with progress.doing("tokenizing"):
-        chunks = text.tokenize(component.source.tokenizer())
-    task = PerplexityTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device))
+        tokenizer = component.source.tokenizer()
+        chunks = text.tokenize(tokenizer) if stride is None else text.windows(tokenizer, stride)
+    task = PerplexityTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device), stride)
+    return plan_job([task], lambda context: context.read(task), store)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which questions are asked: of ``text``, a file or data set, or of what is usual for the test; ``tasks`` of them,
+    chosen by ``seed``, or all."""
+
+    text: str | None = None
+    config: str | None = None
+    split: str | None = None
+    tasks: int | None = None
+    seed: int = 1
+
+
+def score(
+    model: str, test: Test, asked: Asked, store: Store, progress: Progress, device: Device = "auto"
+) -> Job[Accuracy]:
+    """Of a checkpoint or a GGUF file. Raises ``UserError`` for what are no questions of the test."""
+    from hubquant.calibration.tokens import encode
+    from hubquant.evaluate.choice_files import FORMATS, question_source, read_questions
+    from hubquant.evaluate.selection import select
+
+    source = question_source(test, asked.text, asked.config, asked.split)
+    component = open_model(reference(model), None, progress)
+    component.check_runs("running")
+    with progress.doing(f"reading {source.display_name}"):
+        texts = read_questions(test, source)
+    if asked.tasks is not None:
+        texts = select(texts, asked.tasks, asked.seed, FORMATS[test].drawing)
+    with progress.doing("tokenizing"):
+        tokenizer = component.source.tokenizer()
+        items = tuple(text.tokenize(lambda part: encode(tokenizer, part, special=False)) for text in texts)
+    task = ScoreTask(
+        component,
+        Questions(test, source.display_name, items),
+        LoadedModel(component.pulled, spread=True, device=device),
+    )
     return plan_job([task], lambda context: context.read(task), store)

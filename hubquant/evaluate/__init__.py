@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hubquant.evaluate.baseline import Baseline
     from hubquant.evaluate.baseline_writer import write_baseline
+    from hubquant.evaluate.choices import Accuracy, accuracy
     from hubquant.evaluate.comparison import compare, compare_baselines
     from hubquant.evaluate.divergence import Distribution, Divergence, TokenStatistics, summarize, token_statistics
     from hubquant.evaluate.likelihood import Perplexity, perplexity
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "baseline": ("Baseline",),
     "baseline_writer": ("write_baseline",),
+    "choices": ("Accuracy", "accuracy"),
     "comparison": ("compare", "compare_baselines"),
     "divergence": ("Distribution", "Divergence", "TokenStatistics", "summarize", "token_statistics"),
     "likelihood": ("Perplexity", "perplexity"),
@@ -25,6 +27,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "Accuracy",
     "Baseline",
     "Distribution",
     "Divergence",
@@ -32,6 +35,7 @@ __all__ = [
     "Perplexity",
     "TensorCheck",
     "TokenStatistics",
+    "accuracy",
     "check_plausible",
     "compare",
     "compare_baselines",

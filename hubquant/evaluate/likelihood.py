@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from hubquant.devices import in_float64
 from hubquant.errors import EvaluationError
 from hubquant.evaluate.runner import Runner
-from hubquant.evaluate.scoring import row_blocks, scored_logits, scored_targets
+from hubquant.evaluate.scoring import n_scored, row_blocks, scored_logits, scored_targets
+from hubquant.evaluate.snapshot import FinishedChunks
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
@@ -54,15 +56,35 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return float(values.mean()), math.sqrt(variance / max(len(values) - 1, 1))
 
 
-def perplexity(runner: Runner, chunks: Chunks, *, advance: Callable[[int], None] = lambda _: None) -> Perplexity:
-    """Perplexity of the model of ``runner`` on ``chunks``, scoring the second half of each.
+def perplexity(
+    runner: Runner,
+    chunks: Chunks,
+    *,
+    stride: int | None = None,
+    snapshot: tuple[Path, bytes] | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Perplexity:
+    """Perplexity of the model of ``runner`` on ``chunks``, scoring the second half of each, or with ``stride`` so many
+    tokens at the end of each.
 
-    ``advance`` is called once per chunk. Raises EvaluationError when a logit is not finite.
+    ``advance`` is called once per chunk. With ``snapshot``, a file and 32 bytes that tell models and chunks apart,
+    every finished chunk is kept there, and a later call goes on. Raises EvaluationError when a logit is not finite.
     """
-    parts = []
-    for ids in chunks.ids:
-        parts.append(negative_log_likelihood(scored_logits(runner, ids), scored_targets(ids)))
-        advance(1)
+    n = n_scored(chunks.chunk_size) if stride is None else stride
+    store = FinishedChunks(*snapshot, n) if snapshot else None
+    parts = [torch.tensor(record) for record in store.records[: len(chunks)]] if store else []
+    if parts:
+        advance(len(parts))
+    try:
+        for ids in chunks.ids[len(parts) :]:
+            nll = negative_log_likelihood(scored_logits(runner, ids, stride), scored_targets(ids, stride))
+            if store:
+                store.append(nll.numpy())
+            parts.append(nll)
+            advance(1)
+    finally:
+        if store:
+            store.close()
     return Perplexity.of(torch.cat(parts))
 
 

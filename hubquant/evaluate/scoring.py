@@ -13,10 +13,11 @@ BLOCK_ELEMENTS = 1 << 22
 """Logits worked on at a time: 32 MB in float64, whatever the size of the vocabulary."""
 
 
-def scored_positions(chunk_size: int) -> slice:
+def scored_positions(chunk_size: int, last: int | None = None) -> slice:
     """Positions whose logits predict a scored token: llama-perplexity scores the second half of a chunk, where every
-    token has at least ``chunk_size // 2`` tokens of context."""
-    return slice(chunk_size // 2, chunk_size - 1)
+    token has at least ``chunk_size // 2`` tokens of context; with a stride, the ``last`` tokens of a window."""
+    first = chunk_size // 2 if last is None else chunk_size - 1 - last
+    return slice(first, chunk_size - 1)
 
 
 def n_scored(chunk_size: int) -> int:
@@ -24,14 +25,19 @@ def n_scored(chunk_size: int) -> int:
     return chunk_size - 1 - chunk_size // 2
 
 
-def scored_targets(ids: Tensor) -> Tensor:
+def scored_targets(ids: Tensor, last: int | None = None) -> Tensor:
     """The tokens [n_scored] that the logits at ``scored_positions`` predict; ``ids`` [chunk_size]."""
-    return ids[scored_positions(len(ids)).start + 1 :]
+    return ids[scored_positions(len(ids), last).start + 1 :]
 
 
-def scored_logits(runner: Runner, ids: Tensor) -> Tensor:
-    """Logits [n_scored, n_vocab] of one chunk of ``ids`` [chunk_size]. Raises EvaluationError unless all are finite."""
-    logits = runner(ids)[scored_positions(len(ids))]
+def scored_logits(runner: Runner, ids: Tensor, last: int | None = None) -> Tensor:
+    """Logits [n_scored, n_vocab] of one chunk of ``ids`` [chunk_size] at ``scored_positions``. Raises EvaluationError
+    unless all are finite."""
+    return finite(runner(ids)[scored_positions(len(ids), last)])
+
+
+def finite(logits: Tensor) -> Tensor:
+    """``logits`` of any shape. Raises EvaluationError unless all are finite."""
     bad = logits.numel() - int(logits.isfinite().sum())
     if bad:
         raise EvaluationError(

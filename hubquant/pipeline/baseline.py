@@ -11,7 +11,7 @@ from hubquant.engine.task import Context, Cost, Task
 from hubquant.evaluate.scoring import n_scored
 from hubquant.pipeline.costs import evaluating_cost
 from hubquant.pipeline.held import LoadedModel, other_device, rate_on
-from hubquant.pipeline.results import Measurement, describe
+from hubquant.pipeline.results import SNAPSHOT, Measurement, describe
 from hubquant.sources.component import Component
 from hubquant.version import __version__
 
@@ -87,13 +87,14 @@ class BaselineTask(Task[Path]):
 
 @dataclass(frozen=True, eq=False)
 class PerplexityTask(Measurement["Perplexity"]):
-    """Of the source model itself."""
+    """Of the source model itself; with ``stride``, of the last tokens of overlapping windows."""
 
     kind = "perplexity"
 
     component: Component
     chunks: Chunks
     model: LoadedModel
+    stride: int | None = None
 
     @property
     def detail(self) -> str:
@@ -115,7 +116,9 @@ class PerplexityTask(Measurement["Perplexity"]):
 
     @property
     def made_from(self) -> Mapping[str, Any]:
-        return {"tokens": self.chunks.fingerprint, "hubquant": __version__, **other_device(self.model.device)}
+        stride = {} if self.stride is None else {"stride": self.stride}
+        facts = {"tokens": self.chunks.fingerprint, "hubquant": __version__, **stride}
+        return {**facts, **other_device(self.model.device)}
 
     @property
     def cost(self) -> Cost:
@@ -129,9 +132,13 @@ class PerplexityTask(Measurement["Perplexity"]):
     def shares(self) -> LoadedModel:
         return self.model
 
-    def measure(self, folder: Path, context: Context) -> Perplexity:  # noqa: ARG002
+    def measure(self, folder: Path, context: Context) -> Perplexity:
         from hubquant.evaluate import perplexity
         from hubquant.models.language_model import LanguageModel
 
+        snapshot, key = folder / SNAPSHOT, bytes.fromhex(self.key)
         with context.progress.bar("perplexity", len(self.chunks), "chunks") as advance:
-            return perplexity(LanguageModel(context.held), self.chunks, advance=advance)
+            model = LanguageModel(context.held)
+            found = perplexity(model, self.chunks, stride=self.stride, snapshot=(snapshot, key), advance=advance)
+        snapshot.unlink(missing_ok=True)
+        return found

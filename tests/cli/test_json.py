@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import choices
 from tests.support.cli import Outcome, commands, hubquant
 
 TEXT = "A text to measure on, of a few words that are said again and again. " * 60
@@ -26,6 +27,9 @@ LINES = {  # in an order in which each finds what it needs
     "evaluate run": "{out}/q4_0.gguf --baseline {out}/a.h5",
     "evaluate compare": "{out}/a.h5 {out}/a.h5",
     "evaluate ppl": "{out}/q4_0.gguf -f {out}/text.txt --chunks 2 --chunk-size 32",
+    "evaluate hellaswag": "{out}/q4_0.gguf -f {out}/hellaswag.txt --tasks 2",
+    "evaluate winogrande": "{out}/q4_0.gguf -f {out}/winogrande.csv --tasks 2",
+    "evaluate multiple-choice": "{out}/q4_0.gguf -f {out}/choices.bin --tasks 2",
     "plan": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
     "run": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
     "store list": "",
@@ -39,6 +43,9 @@ def outcomes(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     """Of every command with ``--json``, and of the same line again with ``--quiet``."""
     out = tmp_path_factory.mktemp("out")
     (out / "text.txt").write_text(TEXT, "utf-8")
+    choices.write_hellaswag(out / "hellaswag.txt", 3)
+    choices.write_winogrande(out / "winogrande.csv", 3)
+    choices.write_choices(out / "choices.bin", 3)
     found = {}
     for command, line in LINES.items():
         words = [*command.split(), *line.format(model=tiny_llama, out=out).split()]

@@ -16,7 +16,10 @@ GROUPS = ("imatrix", "evaluate")
 COMMANDS = (
     *("run", "plan", "convert", "quantize", "inspect", "publish"),
     *(f"imatrix {name}" for name in ("collect", "merge", "convert", "show", "diff")),
-    *(f"evaluate {name}" for name in ("baseline", "run", "compare", "ppl")),
+    *(
+        f"evaluate {name}"
+        for name in ("baseline", "run", "compare", "ppl", "hellaswag", "winogrande", "multiple-choice")
+    ),
 )
 
 
