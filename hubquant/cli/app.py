@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hubquant.cli import convert, evaluate, imatrix, inspect, publish, quantize, run, store
+from hubquant.cli import batch, convert, evaluate, imatrix, inspect, publish, quantize, run, store
 from hubquant.cli.line import command, farewell, has_flag
 from hubquant.cli.output import Output, say
 from hubquant.cli.signals import Stopped, stopping
@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 app.command("run", cls=Command)(run.run)
 app.command("plan", cls=Command)(run.plan)
+app.command("batch", cls=Command)(batch.batch)
+app.command("watch", cls=Command)(batch.watch)
 app.command("convert", cls=Command)(convert.convert)
 app.command("quantize", cls=Command)(quantize.quantize)
 app.add_typer(imatrix.app, name="imatrix")

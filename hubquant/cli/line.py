@@ -6,7 +6,17 @@ import json
 from collections.abc import Sequence
 
 GROUPS = ("imatrix", "evaluate", "store")
-GOING_ON = ("run", "convert", "quantize", "publish", "imatrix collect", "evaluate baseline", "evaluate run")
+GOING_ON = (
+    "run",
+    "batch",
+    "watch",
+    "convert",
+    "quantize",
+    "publish",
+    "imatrix collect",
+    "evaluate baseline",
+    "evaluate run",
+)
 """Commands that keep what is finished, and find it again."""
 
 

@@ -105,9 +105,9 @@ def parse_max_memory(pairs: Sequence[str]) -> dict[str, str]:
     return {match[1].lower(): match[2].replace(" ", "") for match in parsed if match}
 
 
-def parse_age(text: str) -> float:
+def parse_age(text: str, example: str = "--older 30d") -> float:
     """Seconds of "30d" or "12h"."""
     match = _AGE.fullmatch(text.strip())
     if match is None:
-        raise UserError(f"{text!r} is no age", hint="write --older 30d: s, m, h, d or w for seconds to weeks")
+        raise UserError(f"{text!r} is no age", hint=f"write {example}: s, m, h, d or w for seconds to weeks")
     return float(match[1]) * _SECONDS[match[2]]

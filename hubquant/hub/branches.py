@@ -19,7 +19,7 @@ _UNDECIDED = ("open", "draft")
 
 
 @dataclass(frozen=True)
-class Way:
+class PushOptions:
     """``message`` is the commit's, and the title of a pull request. A pull request starts at ``main``, or goes on with
     the one of the same account and title that is still open: what is pushed twice makes one."""
 
@@ -29,7 +29,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Goal:
+class PushTarget:
     """``revision`` as commits name it, ``page`` what follows the repository's address; ``number`` of a pull request
     that is not open for review yet."""
 
@@ -38,39 +38,39 @@ class Goal:
     number: int | None = None
 
 
-def present_revision(repo_id: str, way: Way, *, retry: Retry = PATIENT) -> str:
+def present_revision(repo_id: str, options: PushOptions, *, retry: Retry = PATIENT) -> str:
     """Where to look for what was pushed this way before: main if nothing was."""
     api = HfApi()
     with hub_errors(repo_id, writing=True):
         try:
-            found = retry.call(lambda: find(api, repo_id, way))
+            found = retry.call(lambda: find(api, repo_id, options))
         except RepositoryNotFoundError:
             return MAIN
     return found.revision if found else MAIN
 
 
-def find(api: HfApi, repo_id: str, way: Way) -> Goal | None:
+def find(api: HfApi, repo_id: str, options: PushOptions) -> PushTarget | None:
     """The branch or the pull request; None where it is not there."""
-    if way.pull_request:
-        return next((_goal(request) for request in _own_requests(api, repo_id, way.message)), None)
-    if way.branch in (None, MAIN):
-        return Goal()
+    if options.pull_request:
+        return next((_goal(request) for request in _own_requests(api, repo_id, options.message)), None)
+    if options.branch in (None, MAIN):
+        return PushTarget()
     names = {branch.name for branch in api.list_repo_refs(repo_id).branches}
-    return Goal(way.branch, f"/tree/{way.branch}") if way.branch in names else None
+    return PushTarget(options.branch, f"/tree/{options.branch}") if options.branch in names else None
 
 
-def make(api: HfApi, repo_id: str, way: Way) -> Goal:
+def make(api: HfApi, repo_id: str, options: PushOptions) -> PushTarget:
     """The branch or the pull request. May be called again where an answer got lost."""
-    if found := find(api, repo_id, way):
+    if found := find(api, repo_id, options):
         return found
-    if way.branch is not None and not way.pull_request:
-        api.create_branch(repo_id, branch=way.branch, exist_ok=True)
-        return Goal(way.branch, f"/tree/{way.branch}")
+    if options.branch is not None and not options.pull_request:
+        api.create_branch(repo_id, branch=options.branch, exist_ok=True)
+        return PushTarget(options.branch, f"/tree/{options.branch}")
     # One that create_commit opens is opened once more when its answer gets lost; this one is found again by its title.
-    return _goal(api.create_pull_request(repo_id, way.message))
+    return _goal(api.create_pull_request(repo_id, options.message))
 
 
-def ask_for_review(api: HfApi, repo_id: str, goal: Goal) -> None:
+def ask_for_review(api: HfApi, repo_id: str, goal: PushTarget) -> None:
     """Take a pull request out of draft, once its commit is there."""
     if goal.number is None:
         return
@@ -87,6 +87,6 @@ def _own_requests(api: HfApi, repo_id: str, title: str) -> Iterator[Discussion]:
     return (request for request in found if request.title == title and request.status in _UNDECIDED)
 
 
-def _goal(request: Discussion) -> Goal:
+def _goal(request: Discussion) -> PushTarget:
     number = request.num if request.status == "draft" else None
-    return Goal(f"refs/pr/{request.num}", f"/discussions/{request.num}", number)
+    return PushTarget(f"refs/pr/{request.num}", f"/discussions/{request.num}", number)

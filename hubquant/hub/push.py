@@ -15,7 +15,7 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from hubquant.errors import HubUnavailableError, OutputError
 from hubquant.hub import answers, branches
-from hubquant.hub.branches import MAIN, Way
+from hubquant.hub.branches import MAIN, PushOptions
 from hubquant.hub.failures import TRY_AGAIN, hub_errors, no_permission, no_token
 from hubquant.hub.retry import PATIENT, Retry
 from hubquant.hub.transfer import ignore
@@ -77,7 +77,7 @@ def push(
     *,
     outdated: Collection[str] = (),
     private: bool = False,
-    way: Way = Way(),  # noqa: B008
+    options: PushOptions = PushOptions(),  # noqa: B008
     advance: Callable[[int], None] = ignore,
     retry: Retry = PATIENT,
 ) -> Pushed:
@@ -98,9 +98,9 @@ def push(
     with hub_errors(repo_id, writing=True), disable_progress_bars():
         api = HfApi()
         url = f"{constants.ENDPOINT}/{repo_id}"
-        if not (way.pull_request and retry.call(lambda: api.repo_exists(repo_id))):
+        if not (options.pull_request and retry.call(lambda: api.repo_exists(repo_id))):
             url = str(retry.call(lambda: api.create_repo(repo_id, private=private, exist_ok=True)))
-        push = _Push(api, RepoUrl(url).repo_id, retry, advance, frozenset(outdated) - digests.keys(), way)
+        push = _Push(api, RepoUrl(url).repo_id, retry, advance, frozenset(outdated) - digests.keys(), options)
         return push.run(files, digests, url)
 
 
@@ -111,12 +111,12 @@ class _Push:
     retry: Retry
     advance: Callable[[int], None]
     outdated: Collection[str]
-    way: Way
+    options: PushOptions
 
     def run(self, files: Mapping[str, Path], digests: Mapping[str, str], url: str) -> Pushed:
         uploaded: set[str] = set()
         counted: set[str] = set()
-        goal = self.retry.call(lambda: branches.find(self.api, self.repo_id, self.way))
+        goal = self.retry.call(lambda: branches.find(self.api, self.repo_id, self.options))
         for _ in range(CONFLICTS):
             revision = goal.revision if goal else MAIN
             head = self.retry.call(partial(self.api.model_info, self.repo_id, revision=revision, files_metadata=True))
@@ -130,7 +130,7 @@ class _Push:
                 page = url + (goal.page if goal else "")
                 return Pushed(page, tuple(sorted(uploaded)), head.sha if uploaded else None)
             uploaded.update(changed)
-            goal = goal or self.retry.call(lambda: branches.make(self.api, self.repo_id, self.way))
+            goal = goal or self.retry.call(lambda: branches.make(self.api, self.repo_id, self.options))
             operations = {name: _add(name, files[name], digests[name]) for name in sorted(changed, key=_card_last)}
             self._upload_large(operations, files, counted, goal.revision)
             try:
@@ -164,7 +164,7 @@ class _Push:
             made = self.api.create_commit(
                 self.repo_id,
                 list(operations),
-                commit_message=self.way.message,
+                commit_message=self.options.message,
                 revision=revision,
                 parent_commit=parent,
             )

@@ -14,7 +14,7 @@ from hubquant.recipe.load import parse_yaml
 from hubquant.recipe.schema import Publish
 
 if TYPE_CHECKING:
-    from hubquant.hub.branches import Way
+    from hubquant.hub.branches import PushOptions
     from hubquant.hub.published import Published
     from hubquant.hub.push import Pushed
 
@@ -68,7 +68,7 @@ def push_folder(folder: OutputFolder, settings: Publish, progress: Progress) -> 
             to,
             outdated=outdated,
             private=settings.private,
-            way=_way(settings),
+            options=_options(settings),
             advance=advance,
         )
     if pushed.commit is None:
@@ -81,13 +81,13 @@ def _look_up(settings: Publish) -> Published:
     from hubquant.hub.published import look_up
 
     to = str(settings.to)
-    return look_up(to, [CARD, MEASUREMENTS, RECIPE], revision=present_revision(to, _way(settings)))
+    return look_up(to, [CARD, MEASUREMENTS, RECIPE], revision=present_revision(to, _options(settings)))
 
 
-def _way(settings: Publish) -> Way:
-    from hubquant.hub.branches import Way
+def _options(settings: Publish) -> PushOptions:
+    from hubquant.hub.branches import PushOptions
 
-    return Way(settings.branch, settings.create_pr, settings.commit_message)
+    return PushOptions(settings.branch, settings.create_pr, settings.commit_message)
 
 
 def _check_card(published: Published, to: str) -> None:

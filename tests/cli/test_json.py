@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import choices
 from tests.support.cli import Outcome, commands, hubquant
+from tests.support.localhub import LocalHub
 
 TEXT = "A text to measure on, of a few words that are said again and again. " * 60
 SMALL = (
@@ -32,6 +33,8 @@ LINES = {  # in an order in which each finds what it needs
     "evaluate multiple-choice": "{out}/q4_0.gguf -f {out}/choices.bin --tasks 2",
     "plan": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
     "run": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
+    "batch": f"{{out}}/models.txt --types Q8_0 {SMALL} -o {{out}}/many",
+    "watch": "watched --once",
     "store list": "",
     "publish": "{out}/made --to me/made --dry-run",
     "store prune": "--older 0s",
@@ -39,13 +42,17 @@ LINES = {  # in an order in which each finds what it needs
 
 
 @pytest.fixture(scope="module")
-def outcomes(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Outcome, Outcome]]:
+def outcomes(
+    tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory, hub_server: LocalHub
+) -> dict[str, tuple[Outcome, Outcome]]:
     """Of every command with ``--json``, and of the same line again with ``--quiet``."""
     out = tmp_path_factory.mktemp("out")
     (out / "text.txt").write_text(TEXT, "utf-8")
     choices.write_hellaswag(out / "hellaswag.txt", 3)
     choices.write_winogrande(out / "winogrande.csv", 3)
     choices.write_choices(out / "choices.bin", 3)
+    hub_server.add("watched/tiny", tiny_llama)
+    (out / "models.txt").write_text(f"{tiny_llama}\n")
     found = {}
     for command, line in LINES.items():
         words = [*command.split(), *line.format(model=tiny_llama, out=out).split()]

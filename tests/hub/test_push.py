@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hubquant.errors import HubAccessError, HubUnavailableError, OutputError
-from hubquant.hub.branches import Way
+from hubquant.hub.branches import PushOptions
 from hubquant.hub.push import Pushed, can_write, check_id
 from hubquant.hub.push import push as push_files
 from hubquant.hub.retry import Retry
@@ -74,7 +74,7 @@ def test_what_is_not_as_it_was_made_is_not_uploaded(hub: LocalHub, folder: Path)
 def test_push_creates_the_repository_with_every_file_in_one_commit(hub: LocalHub, folder: Path) -> None:
     hub.multipart_threshold, hub.part_size = 1 << 20, 400_000
     done: list[int] = []
-    pushed = push(folder, "alice/model-GGUF", way=Way(message="Publish model"), advance=done.append)
+    pushed = push(folder, "alice/model-GGUF", options=PushOptions(message="Publish model"), advance=done.append)
     assert pushed.url == f"{hub.url}/alice/model-GGUF"
     assert set(pushed.uploaded) == set(publishable(folder)) == names(hub)
     for name, path in publishable(folder).items():
@@ -248,12 +248,12 @@ def test_the_client_draws_no_bars_and_shows_no_token(
 def test_a_branch_is_made_once_and_main_stays(hub: LocalHub, folder: Path) -> None:
     hub.add("alice/model-GGUF", {"notes.txt": b"1"})
     before = hub.repository("alice/model-GGUF").head
-    first = push(folder, "alice/model-GGUF", way=Way(branch="v2"))
+    first = push(folder, "alice/model-GGUF", options=PushOptions(branch="v2"))
     repository = hub.repository("alice/model-GGUF")
     assert repository.head == before
     assert first.url.endswith("/tree/v2")
     assert {*publishable(folder), "notes.txt"} <= set(repository.commits[repository.branches["v2"]].tree)
-    again = push(folder, "alice/model-GGUF", way=Way(branch="v2"))
+    again = push(folder, "alice/model-GGUF", options=PushOptions(branch="v2"))
     assert (again.uploaded, repository.branches["v2"]) == ((), first.commit)
 
 
@@ -266,7 +266,7 @@ def test_a_pull_request_is_opened_once_whatever_answer_is_lost(hub: LocalHub, fo
     hub.add("alice/model-GGUF", {"notes.txt": b"1"})
     before = hub.repository("alice/model-GGUF").head
     hub.fail(lost, cut=0)
-    pushed = push(folder, "alice/model-GGUF", way=Way(pull_request=True), retry=NO_WAIT)
+    pushed = push(folder, "alice/model-GGUF", options=PushOptions(pull_request=True), retry=NO_WAIT)
     repository = hub.repository("alice/model-GGUF")
     assert [(each["num"], each["status"]) for each in pull_requests(hub)] == [(1, "open")]
     assert pushed.url.endswith("/discussions/1")
@@ -277,17 +277,17 @@ def test_a_pull_request_is_opened_once_whatever_answer_is_lost(hub: LocalHub, fo
 
 
 def test_an_open_pull_request_goes_on_and_a_closed_one_does_not(hub: LocalHub, folder: Path) -> None:
-    push(folder, "alice/model-GGUF", way=Way(pull_request=True))
+    push(folder, "alice/model-GGUF", options=PushOptions(pull_request=True))
     (folder / "README.md").write_bytes(CARD + b"more\n")
-    assert push(folder, "alice/model-GGUF", way=Way(pull_request=True)).uploaded == ("README.md",)
+    assert push(folder, "alice/model-GGUF", options=PushOptions(pull_request=True)).uploaded == ("README.md",)
     assert len(pull_requests(hub)) == 1
     pull_requests(hub)[0]["status"] = "closed"
-    assert push(folder, "alice/model-GGUF", way=Way(pull_request=True)).url.endswith("/discussions/2")
+    assert push(folder, "alice/model-GGUF", options=PushOptions(pull_request=True)).url.endswith("/discussions/2")
 
 
 def test_what_main_holds_already_makes_no_pull_request(hub: LocalHub, folder: Path) -> None:
     push(folder, "alice/model-GGUF")
-    assert push(folder, "alice/model-GGUF", way=Way(pull_request=True)).commit is None
+    assert push(folder, "alice/model-GGUF", options=PushOptions(pull_request=True)).commit is None
     assert pull_requests(hub) == []
 
 
@@ -297,6 +297,6 @@ def test_a_pull_request_needs_no_permission_to_write(
     hub.add("alice/model-GGUF", {"a.txt": b"1"})
     monkeypatch.setenv("HF_TOKEN", BOB)
     assert can_write("alice/model-GGUF", pull_request=True) == "alice/model-GGUF"
-    push(folder, "alice/model-GGUF", way=Way(pull_request=True))
+    push(folder, "alice/model-GGUF", options=PushOptions(pull_request=True))
     assert names(hub) == {"a.txt"}
     assert pull_requests(hub)[0]["author"]["name"] == "bob"

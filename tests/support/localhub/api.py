@@ -89,8 +89,13 @@ def search(hub: LocalHub, call: Call, kind: str) -> Response:
         and (not repository.private or hub.belongs(repository.namespace, account))
         and call.query.get("search", "").lower() in repository.id.lower()
         and repository.id.startswith(call.query.get("author", ""))
+        and (call.query.get("filter") != "safetensors" or _has_weights(repository))
     ]
     return JSONResponse(found[: int(call.query.get("limit", 1000))])
+
+
+def _has_weights(repository: Repository) -> bool:
+    return any(path.endswith(".safetensors") for path in repository.files)
 
 
 def info(hub: LocalHub, call: Call, kind: str, id: str, revision: str = "main") -> Response:
