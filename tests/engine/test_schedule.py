@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,3 +114,36 @@ def test_an_estimate_is_a_fold_over_what_is_left(store: Store) -> None:
     assert store.rates()["text"] > 0
     done = estimate(tasks, missing(tasks, store), store.rates())
     assert (done.ram_bytes, done.disk_bytes, done.seconds, done.steps[0].done) == (0, 0, 0, True)
+
+
+def _goals() -> list[Text]:
+    """Words that build on each other, words of one pass, and words under one bell."""
+    chain = [Text("0")]
+    for number in range(1, 8):
+        chain.append(Text(str(number), tuple(chain[-2:])))
+    return [
+        *chain,
+        *(Text(f"swept {number}", (chain[number],), with_=Sweep("sweep")) for number in range(8)),
+        *(Text(f"rung {number}", (chain[-1],), with_=Bell("bell")) for number in range(8)),
+    ]
+
+
+def _make_part(root: Path, part: int, together: Any) -> None:
+    together.wait(30)
+    goals = _goals()
+    make(goals[part::2] + goals[-12:], Store(root), Silent())
+
+
+def test_processes_that_want_the_same_make_it_once(store: Store) -> None:
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(3)
+    processes = [context.Process(target=_make_part, args=(store.root, part % 2, together)) for part in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    words = [line for line in logged(store.root) if not line.startswith(("sweep:", "open", "close"))]
+    assert sorted(words) == sorted(task.word for task in _goals())
+    assert missing(_goals(), store) == []
+    assert not list((store.root / "building").iterdir())
