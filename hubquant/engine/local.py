@@ -22,7 +22,9 @@ def make(goals: Iterable[Task[Any]], store: Store, progress: Progress, *, fresh:
     goals = list(goals)
     with store.using(closure(goals)):
         if fresh:
-            _forget([task for task in closure(goals) if store.is_there(task)], store, progress)
+            there = [task for task in closure(goals) if store.is_there(task)]
+            store.check_unused(there)
+            _forget(there, store, progress)
         else:
             discard_damaged(goals, store, progress)
         left = missing(goals, store)

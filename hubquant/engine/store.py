@@ -203,6 +203,16 @@ class Store:
         finally:
             _forget_note(note, lock)
 
+    def check_unused(self, tasks: Iterable[Task[Any]]) -> None:
+        """Raises ``OutputError`` when another process works with one of ``tasks``."""
+        in_use = self._in_use(but=os.getpid())
+        if used := next((task for task in tasks if task.key[:_NAME] in in_use), None):
+            raise OutputError(
+                f"the {used.label} cannot be made anew now",
+                why="another hubquant process works with it",
+                hint="wait for that one, or leave --fresh out",
+            )
+
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
         """Only one process does at a time what ``name`` stands for, which must be short work."""
@@ -288,9 +298,12 @@ class Store:
             for name in ("locks", "running"):
                 (self.root / name).mkdir(exist_ok=True)
 
-    def _in_use(self) -> set[str]:
+    def _in_use(self, but: int | None = None) -> set[str]:
+        """Names of what running processes work with, of all ``but`` one."""
         found: set[str] = set()
         for note in self.root.glob("running/*.json"):
+            if note.name.startswith(f"{but}-"):
+                continue
             lock = FileLock(note.with_suffix(".lock"))
             try:
                 lock.acquire(timeout=0)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from hubquant.engine.local import make as make_tasks
+from hubquant.engine.progress import Silent
 from hubquant.engine.store import RECORD, TAG, Store
 from hubquant.errors import OutputError
 from tests.support.tasks import Text
@@ -136,6 +138,32 @@ def test_rates_are_blended_and_a_broken_table_is_none(tmp_path: Path) -> None:
     assert store.rates() == {"x": 3.0, "y": 1.0}
     (tmp_path / "rates.json").write_text('{"x": "fast"}')
     assert store.rates() == {}
+
+
+def _use(root: Path, held: Any, leave: Any) -> None:
+    with Store(root).using([A]):
+        held.set()
+        leave.wait(30)
+
+
+def test_what_another_process_works_with_is_not_made_anew(tmp_path: Path) -> None:
+    store, context = Store(tmp_path), multiprocessing.get_context("spawn")
+    held, leave = context.Event(), context.Event()
+    process = context.Process(target=_use, args=(tmp_path, held, leave))
+    for task in (A, B):
+        make(store, task)
+    process.start()
+    try:
+        assert held.wait(30)
+        with pytest.raises(OutputError, match="the a text cannot be made anew"):
+            make_tasks([A, B], store, Silent(), fresh=True)
+        assert store.has(A)
+        assert store.has(B)
+        assert make_tasks([B], store, Silent(), fresh=True) == [B]
+    finally:
+        leave.set()
+        process.join(30)
+    assert make_tasks([A, B], store, Silent(), fresh=True) == [A, B]
 
 
 def _begin(root: Path, together: Any, failed: Any) -> None:
