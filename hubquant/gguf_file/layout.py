@@ -16,6 +16,7 @@ from hubquant.gguf_file.types import row_bytes
 
 MAX_NAME_BYTES = 63  # ggml keeps names in 64 bytes with a closing zero
 MAX_DIMS = 4
+DEFAULT_ALIGNMENT = int(GGUF_DEFAULT_ALIGNMENT)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _check(entry: TensorEntry) -> None:
 
 def _alignment(metadata: Metadata) -> int:
     if "general.alignment" not in metadata:
-        return int(GGUF_DEFAULT_ALIGNMENT)
+        return DEFAULT_ALIGNMENT
     value = metadata["general.alignment"].value
     if not isinstance(value, int) or value < 8 or value & (value - 1):
         raise GGUFError(f"general.alignment is {value!r}", why="it must be a power of two, at least 8")
