@@ -67,6 +67,11 @@ class GGUFFile:
         part = self._part[name]
         return part.path, part.header.offsets[name]
 
+    @property
+    def shards(self) -> dict[str, int]:
+        """The number of the shard that each tensor is in, the first being 0."""
+        return {name: self.paths.index(part.path) for name, part in self._part.items()}
+
     def data(self, name: str) -> torch.Tensor:
         """uint8 [rows, row_bytes], a read-only view of the mapped file. ``GGUFError`` when there is no such tensor."""
         import torch
