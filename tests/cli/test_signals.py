@@ -150,6 +150,7 @@ def test_as_soon_as_it_starts(start: Start) -> None:
         ("run org/model --dry-run", "Run the same line again: nothing was written."),
         ("plan org/model", "Run the same line again: nothing was written."),
         ("evaluate baseline org/model -o x", f"Run the same line again: {CONTINUES}."),
+        ("evaluate run x.gguf -b y.h5", f"Run the same line again: {CONTINUES}."),
         ("evaluate ppl org/model", "Run the same line again: nothing was written."),
     ],
 )
