@@ -14,7 +14,7 @@ from tests.support.house import House, circles
 
 FLOORS = (
     {"__main__", "__init__", "cli", "ui"},
-    {"api", "commands"},
+    {"api", "commands", "bars"},
     {"pipeline"},
     {"backends"},
     {"sources", "observe", "publish", "llamacpp", "evaluate"},
@@ -57,8 +57,14 @@ def test_only_hub_talks_to_the_hub(house: House) -> None:
     assert house.importers("huggingface_hub").keys() == {"hub"}
 
 
-def test_only_cli_prints(house: House) -> None:
-    assert house.printers().keys() == {"cli"}
+def test_only_the_command_line_and_the_bars_of_the_api_print(house: House) -> None:
+    assert house.printers().keys() == {"bars", "cli"}
+    assert {name for name, module in house.modules.items() if "hubquant.bars" in house.imported(module)} == {
+        "hubquant.api.arguments",
+        "hubquant.api.files",
+        "hubquant.api.measurements",
+        "hubquant.api.recipes",
+    }
 
 
 def test_vectors_know_no_search_and_exact_ones_no_better(house: House) -> None:

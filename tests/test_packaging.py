@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # transformers reads SentencePiece models with these, and only if they are there.
 FOR_TRANSFORMERS = {"protobuf", "sentencepiece"}
+# Used for what the caller asks for, and only where the caller has it.
+OF_THE_CALLER = {"pandas"}
 
 
 def normal(name: str) -> str:
@@ -40,7 +42,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     core, extras = declared(PROJECT["dependencies"]), PROJECT["optional-dependencies"]
     optional = declared([*extras["llamacpp"], *extras["ui"]])
     found = imported()
-    assert found - optional <= core
+    assert found - optional - OF_THE_CALLER <= core
     assert core - FOR_TRANSFORMERS <= found
     assert core >= FOR_TRANSFORMERS
 
@@ -65,3 +67,7 @@ for module in pkgutil.walk_packages(hubquant.__path__, "hubquant."):
 def test_every_module_is_imported_without_what_only_unix_has() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_type_checkers_are_told_to_read_the_package() -> None:
+    assert (ROOT / "hubquant" / "py.typed").is_file()

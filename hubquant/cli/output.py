@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hubquant.cli.hints import fitted
-from hubquant.cli.text import finite, message, table
+from hubquant.cli.text import finite
 from hubquant.errors import HubquantError
+from hubquant.printable import message, table
 from hubquant.units import size
 
 if TYPE_CHECKING:

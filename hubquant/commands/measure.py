@@ -14,7 +14,7 @@ from hubquant.commands.targets import check_target
 from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
-from hubquant.engine.task import Context, Found
+from hubquant.engine.task import Context, Found, Task
 from hubquant.gguf_file import GGUFFile
 from hubquant.pipeline.baseline import BaselineTask, PerplexityTask
 from hubquant.pipeline.costs import running_cost
@@ -72,11 +72,22 @@ def divergence(file: Path, baseline: Path, store: Store, device: Device = "auto"
     """How far a GGUF file is from a stored baseline."""
     from hubquant.evaluate import Baseline
 
-    gguf = GGUFFile.open(file)
     with Baseline.open(baseline) as stored:
         n_tokens, logits = stored.ids.numel(), stored.ids.shape[1] * stored.n_vocab
-    cost = running_cost(sum(tensor.n_elements for tensor in gguf.tensors.values()), n_tokens, logits, device=device)
-    task = Evaluation(FileOfUser.of(file, *gguf.paths), FileOfUser.of(baseline), file.name, cost, device)
+    task = _evaluation(file, FileOfUser.of(baseline), n_tokens, logits, device)
+    return plan_job([task], lambda context: context.read(task), store)
+
+
+def divergence_from(
+    file: Path, model: str, text: Text, store: Store, progress: Progress, device: Device = "auto"
+) -> Job[Divergence]:
+    """How far a GGUF file is from ``model``, whose distributions on ``text`` are kept in the store."""
+    component = open_model(reference(model), None, progress)
+    component.check_runs("running")
+    with progress.doing("tokenizing"):
+        chunks = text.tokenize(component.source.tokenizer())
+    baseline = BaselineTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device))
+    task = _evaluation(file, baseline, chunks.ids.numel(), chunks.chunk_size * component.n_vocab, device)
     return plan_job([task], lambda context: context.read(task), store)
 
 
@@ -129,3 +140,10 @@ def score(
         LoadedModel(component.pulled, spread=True, device=device),
     )
     return plan_job([task], lambda context: context.read(task), store)
+
+
+def _evaluation(file: Path, baseline: Task[Path], n_tokens: int, logits: int, device: Device) -> Evaluation:
+    """``logits`` are those of one chunk."""
+    gguf = GGUFFile.open(file)
+    cost = running_cost(sum(tensor.n_elements for tensor in gguf.tensors.values()), n_tokens, logits, device=device)
+    return Evaluation(FileOfUser.of(file, *gguf.paths), baseline, file.name, cost, device)

@@ -1,17 +1,18 @@
-"""A plan as text: its steps, files, sizes and costs."""
+"""A plan as text and as HTML: its steps, files, sizes and costs."""
 
 from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from hubquant.printable import plain
+from hubquant.publish.html import html_table, paragraphs
+from hubquant.publish.table import Table
 from hubquant.units import duration, size
 
 if TYPE_CHECKING:
-    from hubquant.backends.gguf.files import FilePlan
     from hubquant.engine.schedule import Estimate, Step
     from hubquant.pipeline.plan import Plan
 
@@ -25,7 +26,12 @@ def plan_text(plan: Plan) -> str:
         "",
         *step_lines(plan.steps),
         "",
-        *file_lines(plan.files),
+        f"{'size':>8} {'bpw':>7}  file, and the types of its tensors",
+    ]
+    for file in plan.files:
+        lines.append(f"{size(file.size):>8} {file.bpw:>7.3f}  {plain(file.name)}")
+        lines += textwrap.wrap(count_types(file.types), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+    lines += [
         "",
         f"tokenizer {plan.work.checked.vocabulary}",
         *estimate_lines(plan.estimate),
@@ -35,12 +41,20 @@ def plan_text(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def file_lines(files: Iterable[FilePlan]) -> Iterator[str]:
-    """A table of sizes and types."""
-    yield f"{'size':>8} {'bpw':>7}  file, and the types of its tensors"
-    for file in files:
-        yield f"{size(file.size):>8} {file.bpw:>7.3f}  {plain(file.name)}"
-        yield from textwrap.wrap(count_types(file.types), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+def plan_html(plan: Plan) -> str:
+    """For a notebook."""
+    files = [(file.name, size(file.size), f"{file.bpw:.3f}", count_types(file.types)) for file in plan.files]
+    steps = [(step.name, f"{step.detail}{' (done before)' if step.done else ''}".strip()) for step in plan.steps]
+    takes = {**costs(plan.estimate), "output": str(plan.output)}
+    return "".join(
+        [
+            paragraphs([title(plan)]),
+            html_table(Table(("File", "Size", "bpw", "Tensors"), tuple(files)), ("File", "Tensors")),
+            html_table(Table(("Step", "What"), tuple(steps)), ("Step", "What")),
+            html_table(Table(("It takes", ""), tuple(takes.items())), ("It takes", "")),
+            paragraphs(f"note: {note}" for note in plan.notes),
+        ]
+    )
 
 
 def title(plan: Plan) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from hubquant.errors import UserError
 from hubquant.publish.checks import llama_cpp_checks
+from hubquant.publish.html import html_table, paragraphs, picture
 from hubquant.publish.recommendation import MeasuredFile, recommend
-from hubquant.publish.table import NARROW, plain, table
+from hubquant.publish.table import NARROW, RECOMMENDATION, TEXT_COLUMNS, plain, table
 
 if TYPE_CHECKING:
+    import pandas
+
     from hubquant.evaluate import TensorCheck
 
 
@@ -71,6 +75,26 @@ class Report:
             "files": [file.as_dict() for file in self.files],
         }
 
+    @property
+    def table(self) -> MeasurementTable:
+        """What was measured, as numbers."""
+        return MeasurementTable.of(self.files)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the table, and the plot of sizes and divergences."""
+        files = [file.measured for file in self.files]
+        measured = any(file.divergence for file in files)
+        columns = (*NARROW, RECOMMENDATION) if measured else NARROW
+        parts = [html_table(table(files, columns), TEXT_COLUMNS)]
+        if measured:
+            from hubquant.publish.plot import plot
+
+            parts.append(picture(plot(files, self.model), f"file size and mean KL divergence of {self.model}"))
+        return "".join([*parts, paragraphs([*llama_cpp_checks(files), *self._refused(), *self._places()])])
+
     def text(self) -> str:
         """The table of sizes and measurements, what to make of it, what llama.cpp said, and where the files are."""
         files = [file.measured for file in self.files]
@@ -81,6 +105,54 @@ class Report:
             sentences = recommend(published)
             lines += [*(f"{file.type:<{width}}  {sentences[file.file]}" for file in published), ""]
         lines += [fill(sentence, TERMINAL, break_on_hyphens=False) for sentence in llama_cpp_checks(files)]
-        for file in self.failed_gates:
-            lines.append(f"{file.measured.type} is not published: its mean KLD is above {file.gate}")
-        return "\n".join([*lines, "", f"files in {self.output}", *([self.url] if self.url else [])])
+        return "\n".join([*lines, *self._refused(), "", *self._places()])
+
+    def _refused(self) -> list[str]:
+        return [
+            f"{file.measured.type} is not published: its mean KLD is above {file.gate}" for file in self.failed_gates
+        ]
+
+    def _places(self) -> list[str]:
+        return [f"files in {self.output}", *([self.url] if self.url else [])]
+
+
+@dataclass(frozen=True)
+class MeasurementTable:
+    """A row by file with these columns: ``file``, ``type``, ``size`` in bytes, ``bpw`` in bits per weight, ``passed``
+    its gate; and of the divergence from the source, each with its standard error in ``…_error``: ``kld_mean`` in nats,
+    ``same_top`` as a share of one, ``ppl``, ``ppl_ratio``; and ``kld_99_9``, the percentile. None where nothing was
+    measured."""
+
+    rows: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, files: Sequence[FileReport]) -> MeasurementTable:
+        return cls(tuple(_row(file) for file in files))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Raises ``UserError`` where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("pandas is not installed", hint="pip install pandas, or use report.table.rows") from None
+        return pandas.DataFrame(list(self.rows))
+
+
+def _row(file: FileReport) -> dict[str, Any]:
+    measured, found = file.measured, file.measured.divergence
+    return {
+        "file": measured.file,
+        "type": measured.type,
+        "size": measured.size,
+        "bpw": measured.bpw,
+        "passed": file.passed,
+        "kld_mean": found and found.kld.mean,
+        "kld_mean_error": found and found.kld.error,
+        "kld_99_9": found and found.kld.percentiles[99.9],
+        "same_top": found and found.same_top,
+        "same_top_error": found and found.same_top_error,
+        "ppl": found and found.ppl.ppl,
+        "ppl_error": found and found.ppl.error,
+        "ppl_ratio": found and found.ratio,
+        "ppl_ratio_error": found and found.ratio_error,
+    }

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.cli import Outcome, hubquant, installed
 
-GROUPS = ("imatrix", "evaluate", "gguf")
+GROUPS = ("imatrix", "evaluate")
 COMMANDS = (
     *("run", "plan", "convert", "quantize", "inspect", "publish"),
     *(f"imatrix {name}" for name in ("collect", "merge", "convert", "show", "diff")),
@@ -20,7 +20,6 @@ COMMANDS = (
         f"evaluate {name}"
         for name in ("baseline", "run", "compare", "ppl", "hellaswag", "winogrande", "multiple-choice")
     ),
-    *(f"gguf {name}" for name in ("split", "merge", "set", "unset", "new-metadata", "hash")),
 )
 
 

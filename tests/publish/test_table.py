@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import sys
 from pathlib import Path
 
 import pytest
 
+from hubquant.errors import UserError
 from hubquant.evaluate import TensorCheck
 from hubquant.llamacpp.process import HOW_TO_ADD
 from hubquant.llamacpp.runtime import RuntimeCheck
@@ -140,3 +142,37 @@ def test_the_plot_is_a_png_with_the_same_bytes_each_time() -> None:
     assert plot(FILES[:1], "one file")[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="measured"):
         plot(FILES[-1:], "M")
+
+
+def report(*files: MeasuredFile, gate: float | None = None) -> Report:
+    worst = TensorCheck("blk.0.attn_q.weight", "Q4_K", 0.05, 0.1)
+    return Report("M <b>", Path("out"), [FileReport(file, worst_tensor=worst, gate=gate) for file in files])
+
+
+def test_a_report_as_numbers() -> None:
+    made = report(FILES[2], FILES[-1], gate=0.01).table
+    assert made.rows[0]["kld_mean"] == FILES[2].divergence.kld.mean  # type: ignore[union-attr]
+    frame = made.to_pandas()
+    assert list(frame["type"]) == ["Q4_K_M", "F16"]
+    assert list(frame["size"]) == [4_900_000_000, 16_000_000_000]
+    assert list(frame["passed"]) == [False, True]
+    assert frame["ppl_ratio"][0] == pytest.approx(1.0284, abs=1e-4)
+    assert frame["same_top"].isna().tolist() == [False, True]
+
+
+def test_without_pandas_the_numbers_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="pandas is not installed"):
+        report(*FILES).table.to_pandas()
+
+
+def test_a_report_in_a_notebook() -> None:
+    html = report(*FILES, gate=1.0)._repr_html_()
+    assert html.count("<tr>") == 1 + len(FILES)
+    assert '<td style="text-align: right">0.0280 ± 0.0002</td>' in html
+    assert "recommended: small losses" in html
+    assert "IQ1_S is not published: its mean KLD is above 1.0" in html
+    assert '<img src="data:image/png;base64,iVBOR' in html
+    assert "<b>" not in html
+    assert str(report(*FILES)) == report(*FILES).text()
+    assert "<img" not in report(FILES[-1])._repr_html_()

@@ -341,7 +341,3 @@ def test_plain_data_takes_overrides_and_stays_as_it_is() -> None:
 def test_one_override_needs_no_list() -> None:
     with pytest.raises(RecipeError, match=r"quantize\.mode must be"):
         hubquant.plan("quickstart", overrides="quantize.mode=exat")
-
-
-def test_the_public_names_are_those_that_are_listed() -> None:
-    assert {"run", "plan", "load_recipe", "HubquantError"} <= set(dir(hubquant)) == set(hubquant.__all__)

@@ -22,8 +22,6 @@ from hubquant.backends.gguf.target import check_tokenizer, conversion_weights, s
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.progress import Progress
-from hubquant.gguf_file import Split
-from hubquant.mix import COPY
 from hubquant.recipe.schema import NamedType, Quantize, name_of
 from hubquant.sources.component import Component
 
@@ -60,7 +58,7 @@ class CheckedGGUF:
             self.weights,
             self._plan(name_of(entry), settings, importance),
             settings,
-            self.backend.split,
+            self.backend.shard_bytes,
             *((importance.task, importance.include, importance.exclude) if importance else (None, (), ())),
         )
 
@@ -69,14 +67,10 @@ class CheckedGGUF:
         (ftype,) = settings.names
         assigned = assign_types(weights, ftype, settings, has_imatrix=importance is not None)
         covered = importance.covered if importance else ()
-        types, notes = (
-            (assigned, ())
-            if ftype == COPY.name
-            else settle_types(assigned, ftype, label, covered, where_from=self.backend.without_imatrix)
-        )
+        types, notes = settle_types(assigned, ftype, label, covered, where_from=self.backend.without_imatrix)
         facts = importance.facts if importance else None
         metadata = file_metadata(weights, ftype, types, settings, source.identity["model"], facts)
-        layouts = plan_layouts(weights, types, metadata, self.backend.split)
+        layouts = plan_layouts(weights, types, metadata, self.backend.shard_bytes)
         return FilePlan(
             label=label,
             ftype=ftype,
@@ -90,10 +84,10 @@ class CheckedGGUF:
 
 @dataclass(frozen=True)
 class GGUF:
-    """Files that ``split`` cuts into shards; ``without_imatrix`` is the hint where a type needs an importance matrix
-    and there is none. The tokenizer is compared with llama.cpp's where it is converted, or always with ``compares``."""
+    """Files of at most ``shard_bytes``; ``without_imatrix`` is the hint where a type needs an importance matrix and
+    there is none. The tokenizer is compared with llama.cpp's where it is converted, or always with ``compares``."""
 
-    split: Split
+    shard_bytes: int
     without_imatrix: str
     compares: bool
 

@@ -1,0 +1,59 @@
+"""What the public functions have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.bars import Bars, shown
+from hubquant.recipe import Override, Recipe, override_recipe
+
+if TYPE_CHECKING:
+    from hubquant.engine.progress import Progress
+    from hubquant.engine.store import Store
+
+Overrides = str | Sequence[str | Override] | Mapping[str, Any]
+Names = str | Path | Sequence[str | Path]
+Types = str | Sequence[str | Mapping[str, Any]]
+"""Types of llama-quantize, or named ones such as {"name": "Q4_K_L", "type": "Q4_K_M", "output_tensor": "Q8_0"}."""
+
+
+@contextmanager
+def quietly(progress: Bars) -> Iterator[Progress]:
+    """While work is done, its own progress is all that is seen."""
+    from hubquant.models.load import quiet
+
+    with quiet():
+        yield shown(progress)
+
+
+def checked(changed: Mapping[str, tuple[str, Any]]) -> Recipe:
+    """Arguments as fields of a recipe, whose model is not the one that is meant. Raises ``UserError``."""
+    return override_recipe({"model": {"bundled": "demo"}}, given_fields(changed))
+
+
+def given_fields(changed: Mapping[str, tuple[str, Any]]) -> list[Override]:
+    """By argument, the field of the recipe that it is and the value; None where it is not given."""
+    return [Override(field, value, name) for name, (field, value) in changed.items() if value is not None]
+
+
+def as_overrides(overrides: Overrides) -> Sequence[str | Override]:
+    if isinstance(overrides, Mapping):
+        return [Override(field, value, field) for field, value in overrides.items()]
+    return [overrides] if isinstance(overrides, str) else overrides
+
+
+def listed(names: Names) -> list[str]:
+    return [str(name) for name in ([names] if isinstance(names, str | Path) else names)]
+
+
+def listed_types(types: Types) -> list[Any]:
+    return [types] if isinstance(types, str) else list(types)
+
+
+def open_store(root: Path | str | None) -> Store:
+    from hubquant.engine.store import Store
+
+    return Store(None if root is None else Path(root))

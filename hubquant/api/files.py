@@ -1,0 +1,144 @@
+"""Make, show and publish files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hubquant.api.arguments import Names, Types, checked, listed, listed_types, open_store, quietly
+from hubquant.bars import Bars, shown
+from hubquant.errors import UserError
+from hubquant.mix import check_settings, file_type
+
+if TYPE_CHECKING:
+    from hubquant.commands.files import MadeFile
+    from hubquant.gguf_file.describe import Description
+    from hubquant.hub.push import Pushed
+
+
+def convert(
+    model: str | Path,
+    *,
+    out: Path | str,
+    type: str | None = None,
+    pre_tokenizer: str | None = None,
+    store: Path | str | None = None,
+    progress: Bars = "auto",
+) -> MadeFile:
+    """Convert a Hub id, a folder or a GGUF file to one file of F32, F16, BF16 or Q8_0, by default as the source is.
+
+    ``out`` is the file, or a folder that is there. Returns its path, type and size in bytes. Raises ``HubquantError``.
+    """
+    from hubquant.commands.flags import CONVERTED_TYPES
+
+    chosen = None if type is None else file_type(type).name
+    if chosen is not None and chosen not in CONVERTED_TYPES:
+        raise UserError(
+            f"convert does not write {chosen}", hint=f"hubquant.quantize({str(model)!r}, {chosen!r}, out=…)"
+        )
+    from hubquant.commands.files import convert as prepare
+    from hubquant.commands.job import carry_out
+
+    opened = open_store(store)
+    with quietly(progress) as seen:
+        [made] = carry_out(prepare(str(model), Path(out), chosen, pre_tokenizer, opened, seen), opened, seen)
+    return made
+
+
+def quantize(
+    model: str | Path,
+    types: Types,
+    *,
+    out: Path | str,
+    imatrix: Names = (),
+    include_weights: str | Sequence[str] = (),
+    exclude_weights: str | Sequence[str] = (),
+    mode: Literal["exact", "best"] = "best",
+    tensor_type: Mapping[str, str] | None = None,
+    pure: bool = False,
+    output_tensor_type: str | None = None,
+    token_embedding_type: str | None = None,
+    allow_fork_types: bool = False,
+    allow_requantize: bool = False,
+    pre_tokenizer: str | None = None,
+    store: Path | str | None = None,
+    progress: Bars = "auto",
+) -> list[MadeFile]:
+    """Write a Hub id, a folder or a GGUF file in every one of ``types``, reading its weights once.
+
+    ``out`` is a folder, or with one type the .gguf file. ``imatrix`` names files or ``hub:org/repo/file``; several are
+    added up. With ``include_weights`` or ``exclude_weights`` it is used for weights only whose GGUF name holds one of
+    these, or none. ``mode`` "best" searches for the least error, "exact" gives llama.cpp's bytes. ``tensor_type`` is a
+    tensor type by a regular expression for names of tensors; the first that matches wins.
+
+    Returns the path, type and size in bytes of each file. Raises ``HubquantError``.
+    """
+    rules = [{"match": match, "type": type} for match, type in (tensor_type or {}).items()]
+    recipe = checked(
+        {
+            "types": ("quantize.types", listed_types(types)),
+            "imatrix": ("imatrix.files", listed(imatrix)),
+            "include_weights": ("imatrix.include_weights", listed(include_weights)),
+            "exclude_weights": ("imatrix.exclude_weights", listed(exclude_weights)),
+            "mode": ("quantize.mode", mode),
+            "tensor_type": ("quantize.rules", rules),
+            "pure": ("quantize.pure", pure),
+            "output_tensor_type": ("quantize.output_tensor", output_tensor_type),
+            "token_embedding_type": ("quantize.token_embedding", token_embedding_type),
+            "allow_fork_types": ("quantize.allow_fork_types", allow_fork_types),
+            "allow_requantize": ("quantize.allow_requantize", allow_requantize),
+        }
+    )
+    settings, matrix = check_settings(recipe.quantize), recipe.imatrix
+    if (matrix.include_weights or matrix.exclude_weights) and not matrix.given:
+        raise UserError("there is no importance matrix to choose entries of", hint="add imatrix=FILE")
+    from hubquant.commands.files import quantize as prepare
+    from hubquant.commands.job import carry_out
+
+    opened = open_store(store)
+    with quietly(progress) as seen:
+        job = prepare(str(model), settings, matrix, pre_tokenizer, Path(out), opened, seen)
+        return carry_out(job, opened, seen)
+
+
+def publish(
+    folder: Path | str,
+    *,
+    to: str,
+    private: bool = False,
+    branch: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    prune: bool = False,
+    progress: Bars = "auto",
+) -> Pushed:
+    """Upload what a run made in ``folder`` to the Hub: files first, the card last. What is there is not sent again.
+
+    ``private`` matters for a new repository only. ``branch`` is made of main if it is not there; ``create_pr`` opens a
+    pull request, or adds to your open one of that title, which is ``commit_message``. ``prune`` removes published
+    files that hubquant made of types which ``folder`` has no more.
+
+    Raises ``HubquantError``.
+    """
+    recipe = checked(
+        {
+            "to": ("publish.to", to),
+            "private": ("publish.private", private),
+            "branch": ("publish.branch", branch),
+            "create_pr": ("publish.create_pr", create_pr),
+            "commit_message": ("publish.commit_message", commit_message),
+            "prune": ("publish.prune", prune),
+        }
+    )
+    from hubquant.commands.publish import publish as push
+
+    return push(Path(folder), recipe.publish, shown(progress))
+
+
+def inspect(file: Path | str) -> Description:
+    """Metadata, tensors and types of a GGUF file, or of all its shards. Raises ``GGUFError``."""
+    from hubquant.gguf_file import GGUFFile
+    from hubquant.gguf_file.describe import describe
+
+    return describe(GGUFFile.open(Path(file)))

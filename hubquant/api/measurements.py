@@ -1,0 +1,144 @@
+"""Run models over text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+from hubquant.api.arguments import Names, checked, listed, open_store, quietly
+from hubquant.bars import Bars
+
+if TYPE_CHECKING:
+    from hubquant.devices import Device
+    from hubquant.evaluate import Divergence, Perplexity
+    from hubquant.imatrix import ImportanceMatrix
+
+Offload = Literal["auto", "none", "cpu", "disk", "stream"]
+
+
+def collect_imatrix(
+    model: str | Path,
+    *,
+    out: Path | str,
+    file: Names = (),
+    chunks: int = 250,
+    chunk_size: int = 512,
+    chunk: int = 0,
+    process_output: bool = False,
+    parse_special: bool = False,
+    no_ppl: bool = False,
+    output_frequency: int = 0,
+    save_frequency: int = 0,
+    shard: str | None = None,
+    offload: Offload = "auto",
+    max_memory: Mapping[str, str] | None = None,
+    device: Device = "auto",
+    pre_tokenizer: str | None = None,
+    store: Path | str | None = None,
+    progress: Bars = "auto",
+) -> ImportanceMatrix:
+    """Run a model over calibration text and save the importance of every weight column to ``out``.
+
+    ``file`` names text, jsonl or parquet files or Hub datasets, by default the bundled text, of which at most
+    ``chunks`` chunks of ``chunk_size`` tokens are run after the first ``chunk`` ones. ``process_output`` collects
+    output.weight too. With ``parse_special`` names of special tokens in the text stand for these. ``no_ppl`` spares
+    the perplexity. ``output_frequency`` and ``save_frequency`` write what there is to ``out`` and to ``out.at_N``
+    every so many chunks. ``shard`` is one of several parts, such as "2/4", to be merged. ``offload`` and
+    ``max_memory`` ({"cpu": "12GiB"}) are for models larger than memory.
+
+    Raises ``HubquantError``.
+    """
+    recipe = checked(
+        {
+            "chunks": ("calibration.chunks", chunks),
+            "chunk_size": ("calibration.chunk_size", chunk_size),
+            "process_output": ("imatrix.process_output", process_output),
+            "offload": ("imatrix.offload", offload),
+            "max_memory": ("imatrix.max_memory", dict(max_memory or {})),
+        }
+    )
+    from hubquant.commands.collect import Request
+    from hubquant.commands.collect import collect as prepare
+    from hubquant.commands.flags import Text, parse_shard, text_sources
+    from hubquant.commands.job import carry_out
+    from hubquant.pipeline.importance import Saving
+
+    sources = text_sources(listed(file), recipe.calibration.sources, parse_special=parse_special)
+    request = Request(
+        str(model),
+        Text(sources, recipe.calibration.chunks, recipe.calibration.chunk_size, chunk),
+        Saving(Path(out), output_frequency, save_frequency),
+        pre_tokenizer=pre_tokenizer,
+        shard=parse_shard(shard) if shard else None,
+        perplexity=not no_ppl,
+        settings=recipe.imatrix,
+        device=device,
+    )
+    opened = open_store(store)
+    with quietly(progress) as seen:
+        return carry_out(prepare(request, opened, seen), opened, seen)
+
+
+@overload
+def evaluate(
+    model: str | Path,
+    *,
+    baseline: str | Path,
+    file: Names = (),
+    chunks: int = 48,
+    chunk_size: int = 512,
+    device: Device = "auto",
+    store: Path | str | None = None,
+    progress: Bars = "auto",
+) -> Divergence: ...
+
+
+@overload
+def evaluate(
+    model: str | Path,
+    *,
+    baseline: None = None,
+    file: Names = (),
+    chunks: int = 48,
+    chunk_size: int = 512,
+    device: Device = "auto",
+    store: Path | str | None = None,
+    progress: Bars = "auto",
+) -> Perplexity: ...
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    baseline: str | Path | None = None,
+    file: Names = (),
+    chunks: int = 48,
+    chunk_size: int = 512,
+    device: Device = "auto",
+    store: Path | str | None = None,
+    progress: Bars = "auto",
+) -> Divergence | Perplexity:
+    """How far the GGUF file ``model`` is from ``baseline``; without one, the perplexity of any model.
+
+    ``baseline`` is the source model, whose predictions are computed and kept in the store, or a file ending with .h5
+    that ``hubquant evaluate baseline`` wrote, which holds the text too. ``file`` names text, jsonl or parquet files or
+    Hub datasets, by default the bundled text, of which at most ``chunks`` chunks of ``chunk_size`` tokens are read;
+    the second half of each is scored, as llama-perplexity does.
+
+    Raises ``HubquantError``.
+    """
+    recipe = checked({"chunks": ("evaluate.chunks", chunks), "chunk_size": ("evaluate.chunk_size", chunk_size)})
+    from hubquant.commands import measure
+    from hubquant.commands.flags import Text, text_sources
+    from hubquant.commands.job import carry_out
+
+    text = Text(text_sources(listed(file), recipe.evaluate.sources), chunks, chunk_size)
+    opened = open_store(store)
+    with quietly(progress) as seen:
+        if baseline is None:
+            return carry_out(measure.perplexity(str(model), text, opened, seen, device), opened, seen)
+        if Path(baseline).suffix == ".h5":
+            return carry_out(measure.divergence(Path(model), Path(baseline), opened, device), opened, seen)
+        job = measure.divergence_from(Path(model), str(baseline), text, opened, seen, device)
+        return carry_out(job, opened, seen)

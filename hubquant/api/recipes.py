@@ -1,0 +1,126 @@
+"""Plan and run a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hubquant.api.arguments import (
+    Names,
+    Overrides,
+    Types,
+    as_overrides,
+    given_fields,
+    listed,
+    listed_types,
+    open_store,
+    quietly,
+)
+from hubquant.bars import Bars
+from hubquant.mix import check_recipe
+from hubquant.recipe import Recipe, load_recipe, override_recipe
+
+if TYPE_CHECKING:
+    from hubquant.pipeline.plan import Plan
+    from hubquant.publish.report import Report
+
+RECIPE_FILE = "recipe.yaml"
+
+
+def plan(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    types: Types | None = None,
+    push: str | None = None,
+    mode: Literal["exact", "best"] | None = None,
+    imatrix: Names | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    pre_tokenizer: str | None = None,
+    overrides: Overrides = (),
+    out: Path | str | None = None,
+    store: Path | str | None = None,
+    progress: Bars = "auto",
+) -> Plan:
+    """What ``run`` would do: steps, types, exact sizes, memory, disk and downloads. ``print(plan)`` shows it.
+
+    ``recipe`` is a ``Recipe``, plain data of one, the path of one, a Hub id, a model folder, a GGUF file,
+    ``hub:org/repo``, "quickstart" or "default".
+
+    Some fields of it have a keyword of their own: ``types`` (["Q8_0", "Q4_K_M"]), ``push`` (the repository to publish
+    to), ``mode``, ``imatrix`` (one or more matrices to use instead of a collected one), ``private``, ``revision`` and
+    ``pre_tokenizer``. ``overrides`` reach every field, as {"calibration.chunks": 100} or ["calibration.chunks=100"].
+
+    ``out`` is the output folder, ``<model>-GGUF`` by default; ``store`` is where what was made is kept, by default in
+    ``$HUBQUANT_HOME``. ``progress`` is "auto" (bars on a terminal and in a notebook), None (silence), or an object
+    with the methods of ``hubquant.engine.progress.Progress``.
+
+    Raises ``UserError`` for everything that would fail later and can be known now.
+    """
+    changed = {
+        "types": ("quantize.types", None if types is None else listed_types(types)),
+        "push": ("publish.to", push),
+        "mode": ("quantize.mode", mode),
+        "imatrix": ("imatrix.files", None if imatrix is None else listed(imatrix)),
+        "private": ("publish.private", private),
+        "revision": ("model.revision", revision),
+        "pre_tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
+    }
+    given = [*given_fields(changed), *as_overrides(overrides)]
+    if isinstance(recipe, Recipe | Mapping):
+        loaded = override_recipe(recipe, given)
+    else:
+        loaded = load_recipe(str(recipe), given, fetch=_fetch_recipe)
+    checked = check_recipe(loaded)
+    from hubquant.pipeline.plan import make_plan  # after mistakes in the recipe are found: it imports torch
+
+    with quietly(progress) as seen:
+        return make_plan(checked, None if out is None else Path(out), open_store(store), seen)
+
+
+def run(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    types: Types | None = None,
+    push: str | None = None,
+    mode: Literal["exact", "best"] | None = None,
+    imatrix: Names | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    pre_tokenizer: str | None = None,
+    overrides: Overrides = (),
+    out: Path | str | None = None,
+    store: Path | str | None = None,
+    fresh: bool = False,
+    progress: Bars = "auto",
+) -> Report:
+    """Make, measure, verify and publish what ``recipe`` asks for, going on from what is there unless ``fresh``.
+
+    Arguments as for ``plan``. ``print(report)`` shows what was measured, and a notebook draws it. Raises
+    ``HubquantError``.
+    """
+    made = plan(
+        recipe,
+        types=types,
+        push=push,
+        mode=mode,
+        imatrix=imatrix,
+        private=private,
+        revision=revision,
+        pre_tokenizer=pre_tokenizer,
+        overrides=overrides,
+        out=out,
+        store=store,
+        progress=progress,
+    )
+    from hubquant.pipeline.run import execute
+
+    with quietly(progress) as seen:
+        return execute(made, open_store(store), seen, fresh=fresh)
+
+
+def _fetch_recipe(repository: str) -> Path:
+    from hubquant.hub.pull import fetch_file
+
+    return fetch_file(repository, RECIPE_FILE)

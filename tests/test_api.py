@@ -1,0 +1,144 @@
+"""``import hubquant``: names, arguments, what is returned and what is seen meanwhile."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pydoc
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hubquant
+from hubquant.errors import MixError, RecipeError, UserError
+from hubquant.recipe import Recipe
+
+FEW = {"calibration.chunks": 2, "evaluate.chunks": 2, "evaluate.chunk_size": 64}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_dir_and_help_show_what_is_public() -> None:
+    assert {*hubquant.__all__} < {*dir(hubquant)}
+    shown = pydoc.plain(pydoc.render_doc(hubquant))
+    assert all(f"    {name}(" in shown or f"class {name}(" in shown for name in hubquant.__all__)
+    assert all(getattr(hubquant, name).__doc__ for name in hubquant.__all__)
+    assert hubquant.quants.TYPES["Q4_K"].row_bytes(256) == 144
+    with pytest.raises(AttributeError, match="nothing"):
+        hubquant.nothing  # noqa: B018
+
+
+def test_names_are_found_without_heavy_imports() -> None:
+    code = "import sys, hubquant; dir(hubquant), hubquant.Recipe, hubquant.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_function_stays_where_a_folder_has_its_name() -> None:
+    import hubquant.convert.conversion
+    import hubquant.evaluate.scoring
+    import hubquant.publish.table
+
+    for name in ("convert", "evaluate", "publish"):
+        assert getattr(hubquant, name).__module__.startswith("hubquant.api")
+
+
+def test_whatever_stands_for_a_recipe(tiny_llama: Path) -> None:
+    keywords = {"types": ["Q8_0", "Q4_K_M"], "mode": "exact", "overrides": FEW, "out": "somewhere"}
+    plans = [
+        hubquant.plan(recipe, **keywords)  # type: ignore[arg-type]
+        for recipe in (
+            str(tiny_llama),
+            tiny_llama,
+            Recipe(model=str(tiny_llama)),
+            {"model": str(tiny_llama)},
+            {"model": {"folder": str(tiny_llama)}, "quantize": {"types": ["F16"]}},
+        )
+    ]
+    assert len({plan.recipe.model_dump_json() for plan in plans}) == 1
+    assert plans[0].recipe.quantize.types == ("Q8_0", "Q4_K_M")
+    assert plans[0].recipe.quantize.mode == "exact"
+    assert plans[0].recipe.evaluate.chunk_size == 64
+    assert plans[0].output == Path("somewhere")
+    given = hubquant.plan(tiny_llama, types="F16", push=None, overrides=["evaluate.skip=true", "imatrix.skip=true"])
+    assert given.recipe.quantize.types == ("F16",)
+    assert not given.tasks.imatrix
+
+
+def test_a_plan_is_shown_as_text_and_in_a_notebook(tiny_llama: Path) -> None:
+    plan = hubquant.plan(tiny_llama, types=["Q4_K_M"], overrides=FEW)
+    assert "tiny-llama-Q4_K_M.gguf" in str(plan)
+    html = plan._repr_html_()
+    assert '<td style="text-align: left">tiny-llama-Q4_K_M.gguf</td>' in html
+    assert '<td style="text-align: left">imatrix</td>' in html
+
+
+def test_single_steps(tiny_llama: Path, tmp_path: Path) -> None:
+    floats = hubquant.convert(tiny_llama, out=tmp_path / "floats.gguf", type="f16")
+    assert (floats.path, floats.type, floats.size) == (
+        tmp_path / "floats.gguf",
+        "F16",
+        (tmp_path / "floats.gguf").stat().st_size,
+    )
+    matrix = hubquant.collect_imatrix(tiny_llama, out=tmp_path / "i.gguf", chunks=2, chunk_size=64, no_ppl=True)
+    assert matrix.chunk_count == 2
+    made = hubquant.quantize(
+        floats.path, ["Q8_0", "Q4_K_M"], out=tmp_path, imatrix=tmp_path / "i.gguf", tensor_type={"ffn_down": "Q8_0"}
+    )
+    assert [file.type for file in made] == ["Q8_0", "Q4_K_M"]
+    assert [dataclasses.is_dataclass(file) for file in made] == [True, True]
+    shown = hubquant.inspect(made[1].path)
+    types = {tensor.name: tensor.type for tensor in shown.tensors}
+    assert types["blk.0.ffn_down.weight"] == "Q8_0"
+    assert types["blk.0.attn_q.weight"] == "Q4_K"
+    assert shown.metadata["quantize.imatrix.chunks_count"] == 2
+
+    few = {"chunks": 2, "chunk_size": 64}
+    far = hubquant.evaluate(made[1].path, baseline=tiny_llama, **few)
+    near = hubquant.evaluate(made[0].path, baseline=str(tiny_llama), **few)
+    assert 0 < near.kld.mean < far.kld.mean
+    alone = hubquant.evaluate(made[0].path, **few)
+    assert alone.ppl == pytest.approx(near.ppl.ppl, rel=1e-3)
+
+
+def test_mistakes_name_the_argument(tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="chunks must be a whole number larger than 0"):
+        hubquant.collect_imatrix(tiny_llama, out=tmp_path / "i.gguf", chunks=0)
+    with pytest.raises(RecipeError, match="chunk_size must be"):
+        hubquant.evaluate(tiny_llama, chunk_size=3)
+    with pytest.raises(RecipeError, match="mode must be one of exact, best"):
+        hubquant.quantize(tiny_llama, "Q8_0", out=tmp_path, mode="fast")  # type: ignore[arg-type]
+    with pytest.raises(MixError, match="Q4_K_X"):
+        hubquant.quantize(tiny_llama, "Q4_K_X", out=tmp_path)
+    with pytest.raises(UserError, match="there is no importance matrix"):
+        hubquant.quantize(tiny_llama, "Q8_0", out=tmp_path, include_weights="ffn")
+    with pytest.raises(UserError, match="convert does not write Q4_K_M"):
+        hubquant.convert(tiny_llama, out=tmp_path / "x.gguf", type="Q4_K_M")
+    with pytest.raises(RecipeError, match=r"quantize\.mode must be one of"):
+        hubquant.plan(tiny_llama, overrides={"quantize.mode": "fast"})
+    with pytest.raises(RecipeError, match="private must be true or false"):
+        hubquant.publish(tmp_path, to="me/x", private="perhaps")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="hubquant did not make"):
+        hubquant.publish(tmp_path, to="me/x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bars_are_for_those_who_look(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def convert(name: str, **keywords: None) -> None:
+        hubquant.convert(tiny_llama, out=tmp_path / name, type="Q8_0", store=tmp_path / f"store {name}", **keywords)
+
+    convert("a.gguf")
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    convert("b.gguf", progress=None)
+    assert terminal.getvalue() == ""
+    convert("c.gguf")
+    assert "\r  quantize:" in terminal.getvalue()
+    assert "  quantize  Q8_0\n" in terminal.getvalue()
+    assert capfd.readouterr() == ("", "")
