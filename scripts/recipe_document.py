@@ -50,6 +50,7 @@ quantize:
   pure: true
   output_tensor: Q8_0
   token_embedding: Q6_K
+  override_kv: ["general.name=str:My model", "llama.context_length=int:8192"]
   allow_fork_types: true
   allow_requantize: true
 evaluate:
@@ -67,6 +68,7 @@ publish:
   shard_size: 20GiB
 ---
 model: {file: my-model-F16.gguf}
+quantize: {leave_output_tensor: true}
 imatrix: {files: [a.gguf, b.dat]}
 publish: {branch: v2}
 ---

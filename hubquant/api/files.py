@@ -93,12 +93,13 @@ def quantize(
     settings, matrix = check_settings(recipe.quantize), recipe.imatrix
     if (matrix.include_weights or matrix.exclude_weights) and not matrix.given:
         raise UserError("there is no importance matrix to choose entries of", hint="add imatrix=FILE")
+    from hubquant.commands.files import Placing
     from hubquant.commands.files import quantize as prepare
     from hubquant.commands.job import carry_out
 
     opened = open_store(store)
     with quietly(progress) as seen:
-        job = prepare(str(model), settings, matrix, pre_tokenizer, Path(out), opened, seen)
+        job = prepare(str(model), settings, matrix, pre_tokenizer, Placing(Path(out)), opened, seen)
         return carry_out(job, opened, seen)
 
 

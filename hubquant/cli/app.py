@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hubquant.cli import batch, convert, evaluate, imatrix, inspect, publish, quantize, run, store
+from hubquant.cli import batch, convert, evaluate, gguf, imatrix, inspect, publish, quantize, run, store
 from hubquant.cli.line import command, farewell, has_flag
 from hubquant.cli.output import Output, say
 from hubquant.cli.signals import Stopped, stopping
@@ -35,6 +35,7 @@ app.command("convert", cls=Command)(convert.convert)
 app.command("quantize", cls=Command)(quantize.quantize)
 app.add_typer(imatrix.app, name="imatrix")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(gguf.app, name="gguf")
 app.add_typer(store.app, name="store")
 app.command("inspect", cls=Command)(inspect.inspect)
 app.command("publish", cls=Command)(publish.publish)

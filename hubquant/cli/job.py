@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from hubquant.cli.output import Output
-from hubquant.pipeline.plan_text import estimate_lines, step_lines
+from hubquant.pipeline.plan_text import estimate_lines, file_lines, step_lines
 from hubquant.printable import plain
 
 if TYPE_CHECKING:
@@ -27,6 +27,17 @@ DeviceOption = Annotated[
     typer.Option("--device", help="Where the model runs; auto takes a GPU if there is one."),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
+
+
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Number of threads (default: all of the machine).")
+]
+SplitMaxSizeOption = Annotated[
+    str | None, typer.Option("--split-max-size", help="Max size per split: 300M, 5G, 45GiB. Files are not split else.")
+]
+SplitMaxTensorsOption = Annotated[
+    int | None, typer.Option("--split-max-tensors", min=1, help="Max tensors in each split.")
+]
 
 
 def finish(
@@ -53,6 +64,7 @@ def finish(
 def _job_text(job: Job[Any]) -> str:
     lines = [
         *step_lines(job.estimate.steps),
+        *(["", *file_lines(job.files)] if job.files else []),
         "",
         *estimate_lines(job.estimate),
         *(f"output    {plain(str(path))}" for path in job.outputs),

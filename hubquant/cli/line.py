@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-GROUPS = ("imatrix", "evaluate", "store")
+GROUPS = ("imatrix", "evaluate", "gguf", "store")
 GOING_ON = (
     "run",
     "batch",

@@ -7,17 +7,36 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from hubquant.cli.job import DryRunOption, StoreOption, finish
+from hubquant.cli.job import (
+    DryRunOption,
+    SplitMaxSizeOption,
+    SplitMaxTensorsOption,
+    StoreOption,
+    ThreadsOption,
+    finish,
+)
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
-from hubquant.cli.settings import imatrix_settings, quantize_settings
+from hubquant.cli.settings import imatrix_settings, quantize_settings, read_rules, split_settings
 from hubquant.units import size
 
 
 def quantize(
     model: Annotated[str, Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file.")],
-    types: Annotated[list[str], Option("--type", "-t", help="A file type such as Q4_K_M; repeat it or use commas.")],
+    types: Annotated[
+        list[str],
+        Option(
+            "--type",
+            "-t",
+            help="A file type such as Q4_K_M, its number, or COPY for a GGUF file's tensors as they are; "
+            "repeat it or use commas.",
+        ),
+    ],
     out: Annotated[Path, Option("--out", "-o", help="The folder, or with one type the .gguf file to write.")],
+    name: Annotated[
+        str | None,
+        Option("--name", help="What files in the folder are called (default: {model}-{type})."),
+    ] = None,
     imatrix: Annotated[
         list[str] | None,
         Option("--imatrix", help="The importance matrix, a file or hub:org/repo/file. Repeat it to add several up."),
@@ -35,9 +54,26 @@ def quantize(
         list[str] | None,
         Option("--tensor-type", help="REGEX=TYPE for matching tensors; the first match wins. Repeatable."),
     ] = None,
+    rules_file: Annotated[
+        Path | None,
+        Option("--tensor-type-file", help="A list of such REGEX=TYPE, separated by spaces or newlines."),
+    ] = None,
     pure: Annotated[bool, Option("--pure", help="No mixing: every tensor gets the type's own.")] = False,
     output_tensor_type: Annotated[str | None, Option(help="The type of output.weight.")] = None,
     token_embedding_type: Annotated[str | None, Option(help="The type of token_embd.weight.")] = None,
+    leave_output_tensor: Annotated[
+        bool, Option("--leave-output-tensor", help="Leave output.weight un(re)quantized.")
+    ] = False,
+    override_kv: Annotated[
+        list[str] | None,
+        Option(
+            "--override-kv",
+            help="KEY=TYPE:VALUE overrides metadata by key in the files; int, float, bool or str. Repeatable.",
+        ),
+    ] = None,
+    keep_split: Annotated[bool, Option("--keep-split", help="Write the same shards as the input.")] = False,
+    split_max_size: SplitMaxSizeOption = None,
+    split_max_tensors: SplitMaxTensorsOption = None,
     allow_fork_types: Annotated[
         bool, Option("--allow-fork-types", help="Write Q3_K_HIFI, which only a fork of llama.cpp loads.")
     ] = False,
@@ -45,6 +81,7 @@ def quantize(
         bool, Option("--allow-requantize", help="Quantize a GGUF file that is quantized already.")
     ] = False,
     pre_tokenizer: PreTokenizerOption = None,
+    threads: ThreadsOption = None,
     store: StoreOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -54,19 +91,26 @@ def quantize(
     output = Output(as_json=as_json, quiet=quiet)
     settings = quantize_settings(
         types,
-        mode,
-        rules or [],
-        pure,
-        output_tensor_type,
-        token_embedding_type,
-        allow_fork_types,
-        allow_requantize,
+        [*(rules or []), *(read_rules(rules_file) if rules_file else [])],
+        mode=mode,
+        pure=pure,
+        output_tensor=output_tensor_type,
+        token_embedding=token_embedding_type,
+        leave_output_tensor=leave_output_tensor,
+        override_kv=tuple(override_kv or []),
+        allow_fork_types=allow_fork_types,
+        allow_requantize=allow_requantize,
     )
     matrix = imatrix_settings(imatrix or [], include_weights or [], exclude_weights or [])
-    from hubquant.commands.files import quantize as plan_quantize  # after the settings are right: it imports torch
+    split = split_settings(split_max_size, split_max_tensors, keep_split)
+    from hubquant.commands.files import Placing  # after the settings are right: it imports torch
+    from hubquant.commands.files import quantize as plan_quantize
+    from hubquant.commands.flags import use_threads
 
+    placing = Placing(out, name, split, keep_split)
+    use_threads(threads)
     finish(
-        lambda store, progress: plan_quantize(model, settings, matrix, pre_tokenizer, out, store, progress),
+        lambda store, progress: plan_quantize(model, settings, matrix, pre_tokenizer, placing, store, progress),
         store,
         dry_run,
         output,

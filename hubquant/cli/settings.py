@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from hubquant.disk import check_ends
 from hubquant.errors import UserError
 
 if TYPE_CHECKING:
+    from hubquant.gguf_file import Split
     from hubquant.recipe.schema import Imatrix, Quantize
+
+LARGEST_LIST = 1 << 20  # bytes
 
 
 def type_names(texts: Sequence[str], flag: str, *, named: bool = False) -> list[str]:
@@ -35,37 +40,47 @@ def converted_type(text: str, model: str) -> str:
     return name
 
 
-def quantize_settings(
-    types: Sequence[str],
-    mode: Literal["exact", "best"],
-    rules: Sequence[str],
-    pure: bool,
-    output_tensor: str | None,
-    token_embedding: str | None,
-    allow_fork_types: bool,
-    allow_requantize: bool,
-) -> Quantize:
-    """Raises ``UserError`` for a name that no type has, and for a rule that is not REGEX=TYPE."""
+def quantize_settings(types: Sequence[str], rules: Sequence[str], **others: Any) -> Quantize:
+    """``others`` are fields of ``Quantize``. Raises ``UserError`` for a name that no type has, for a rule that is not
+    REGEX=TYPE and for what contradicts itself."""
     from hubquant.mix import check_settings
     from hubquant.recipe.schema import Quantize, Rule
 
+    if others.get("leave_output_tensor") and others.get("output_tensor"):
+        raise UserError("--leave-output-tensor and --output-tensor-type contradict each other", hint="give one of them")
     parsed = []
     for rule in rules:
         match, equals, type = rule.rpartition("=")
         if not equals or not match or not type:
             raise UserError(f"{rule!r} is not a tensor rule", hint="write --tensor-type 'ffn_down=Q6_K'")
         parsed.append(Rule(match=match, type=type))
-    settings = Quantize(
-        types=tuple(type_names(types, "--type")),
-        mode=mode,
-        rules=tuple(parsed),
-        pure=pure,
-        output_tensor=output_tensor,
-        token_embedding=token_embedding,
-        allow_fork_types=allow_fork_types,
-        allow_requantize=allow_requantize,
-    )
-    return check_settings(settings)
+    return check_settings(Quantize(types=tuple(type_names(types, "--type")), rules=tuple(parsed), **others))
+
+
+def read_rules(path: Path) -> list[str]:
+    """What stands between the white space of a file. Raises ``UserError`` for a file that cannot be read or is none."""
+    try:
+        check_ends(path)
+        if path.stat().st_size > LARGEST_LIST:
+            raise UserError(f"{path} is too large for a list of tensors", hint="name a text file")
+        found = path.read_text("utf-8").split()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text file", hint="name a list of REGEX=TYPE") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read", why=error.strerror, hint="check the path") from None
+    if not found:
+        raise UserError(f"{path} is empty", hint="write lines such as ffn_down=Q6_K in it")
+    return found
+
+
+def split_settings(max_size: str | None, max_tensors: int | None, keep: bool = False) -> Split:
+    """How files are cut. Raises ``UserError`` for contradictions and for what is no size."""
+    from hubquant.commands.flags import parse_bytes
+    from hubquant.gguf_file import Split
+
+    if keep and (max_size or max_tensors):
+        raise UserError("--keep-split contradicts --split-max-size and --split-max-tensors", hint="give one of them")
+    return Split(parse_bytes(max_size, "--split-max-size") if max_size else None, max_tensors)
 
 
 def imatrix_settings(references: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> Imatrix:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hubquant.backends.gguf.backend import GGUF
+from hubquant.commands.flags import fill
 from hubquant.commands.flags import model as reference
 from hubquant.commands.job import Job, plan_job, put
 from hubquant.commands.targets import check_target
@@ -15,35 +15,74 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
 from hubquant.errors import OutputError, UserError
+from hubquant.gguf_file import Split, shard_paths
 from hubquant.pipeline.work import open_model, prepare
 from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import Convert, Evaluate, Imatrix, Quantize, Recipe
 from hubquant.sources.component import Component
+from hubquant.sources.source import SourceModel
 
 IMATRIX_HINT = "add --imatrix FILE (hubquant imatrix collect MODEL -o FILE makes one)"
-UNSHARDED = 1 << 62  # bytes
+FILE_NAME = "{model}-{type}"
+NOT_SPLIT = Split()
 
 
 @dataclass(frozen=True)
 class MadeFile:
+    """``path`` is that of the first of ``shards`` files."""
+
     path: Path
     type: str
     size: int
+    shards: int = 1
 
     def as_dict(self) -> dict[str, Any]:
-        return {"path": str(self.path), "type": self.type, "size": self.size}
+        return {"path": str(self.path), "type": self.type, "size": self.size, "shards": self.shards}
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Where files go: ``out`` is a .gguf file or a folder, in which ``name`` with {model} and {type} names each file;
+    ``split`` cuts them into shards, those of the source with ``keep_split``."""
+
+    out: Path
+    name: str | None = None
+    split: Split = NOT_SPLIT
+    keep_split: bool = False
+
+    @property
+    def is_file(self) -> bool:
+        return self.out.name.lower().endswith(GGUF_SUFFIX) and not self.out.is_dir()
+
+    def split_of(self, source: SourceModel) -> Split:
+        """Raises ``UserError`` where there are no shards to keep."""
+        if not self.keep_split:
+            return self.split
+        if source.shards is None:
+            raise UserError(
+                "there are no shards to keep", why="the source is no GGUF file", hint="write --split-max-size 5G"
+            )
+        return Split(shards=source.shards)
+
+    def path(self, model: str, type: str) -> Path:
+        """Of the unsharded file."""
+        if self.is_file:
+            return self.out
+        name = fill(self.name or FILE_NAME, "--name", model=model, type=type)
+        return self.out / (name if name.lower().endswith(GGUF_SUFFIX) else f"{name}{GGUF_SUFFIX}")
 
 
 def convert(
     model: str, out: Path, type: str | None, pre_tokenizer: str | None, store: Store, progress: Progress
 ) -> Job[list[MadeFile]]:
     """One file of floats or of Q8_0; ``out`` is the file, or a folder that is there."""
-    if not _names_file(out) and not out.is_dir():
+    placing = Placing(out)
+    if not placing.is_file and not out.is_dir():
         raise UserError(f"{out} is no GGUF file", why="there is no such folder either", hint=f"write -o {out}.gguf")
     component = open_model(reference(model), pre_tokenizer, progress)
     settings = Quantize(types=(type or component.conversion.float_type,))
     recipe = _recipe(model, settings, Imatrix(skip=True), pre_tokenizer)
-    return _files(recipe, component, out, store, progress)
+    return _files(recipe, component, placing, store, progress)
 
 
 def quantize(
@@ -51,23 +90,32 @@ def quantize(
     settings: Quantize,
     imatrix: Imatrix,
     pre_tokenizer: str | None,
-    out: Path,
+    placing: Placing,
     store: Store,
     progress: Progress,
 ) -> Job[list[MadeFile]]:
-    """A checkpoint or a GGUF file in every type of ``settings``, in one pass.
+    """A checkpoint or a GGUF file in every type of ``settings``, in one pass."""
+    check_placing(placing, settings)
+    component = open_model(reference(model), pre_tokenizer, progress)
+    recipe = _recipe(model, settings, imatrix if imatrix.given else Imatrix(skip=True), pre_tokenizer)
+    return _files(recipe, component, placing, store, progress)
 
-    ``out`` is the file if it ends with .gguf, and else a folder.
-    """
-    if _names_file(out) and len(settings.types) > 1:
+
+def check_placing(placing: Placing, settings: Quantize) -> None:
+    """Raises ``UserError`` for files that would lie in each other's place, or where none can be."""
+    out, several = placing.out, len(settings.types) > 1
+    if placing.is_file and placing.name:
+        raise UserError("--name and the name of a file contradict each other", hint="write -o with a folder")
+    if placing.is_file and several:
         raise UserError(
             f"{out} is one file, and {len(settings.types)} types are asked for", hint="write -o with a folder"
         )
-    if out.exists() and not out.is_dir() and not _names_file(out):
+    if out.exists() and not out.is_dir() and not placing.is_file:
         raise OutputError(f"{out} is a file", why="its name does not end with .gguf", hint="write -o with a folder")
-    component = open_model(reference(model), pre_tokenizer, progress)
-    recipe = _recipe(model, settings, imatrix if imatrix.given else Imatrix(skip=True), pre_tokenizer)
-    return _files(recipe, component, out, store, progress)
+    if not placing.is_file and several and placing.path("", "A") == placing.path("", "B"):
+        raise UserError(
+            f"--name {placing.name} is the same for every type", hint="write {type} in it: --name '{model}-{type}'"
+        )
 
 
 def _recipe(model: str, settings: Quantize, imatrix: Imatrix, pre_tokenizer: str | None) -> Recipe:
@@ -80,33 +128,32 @@ def _recipe(model: str, settings: Quantize, imatrix: Imatrix, pre_tokenizer: str
     )
 
 
-def _files(recipe: Recipe, component: Component, out: Path, store: Store, progress: Progress) -> Job[list[MadeFile]]:
-    paths = _paths(out, component.source.name, recipe.quantize.names)
-    work = prepare(recipe, component, GGUF(UNSHARDED, IMATRIX_HINT, compares=False), progress)
+def _files(
+    recipe: Recipe, component: Component, placing: Placing, store: Store, progress: Progress
+) -> Job[list[MadeFile]]:
+    source = component.source
+    paths = {name: placing.path(source.name, name) for name in recipe.quantize.names}
+    backend = GGUF(placing.split_of(source), IMATRIX_HINT, compares=False)
+    for path in paths.values():
+        check_target(path, "model")
+    work = prepare(recipe, component, backend, progress)
+    shards = {file.label: shard_paths(paths[file.label], file.n_shards) for file in work.files}
+    for path in (path for of_file in shards.values() for path in of_file):
+        check_target(path, "model")
 
     def deliver(context: Context) -> list[MadeFile]:
         for each in work.tasks.files:
-            put(context.read(each.file), paths[each.plan.label], store)
-        return [MadeFile(paths[file.label], file.label, file.size) for file in work.files]
+            made = each.file.paths(context.store.path(each.file))
+            for path, target in zip(made, shards[each.plan.label], strict=True):
+                put(path, target, store)
+        return [MadeFile(shards[file.label][0], file.label, file.size, file.n_shards) for file in work.files]
 
     return plan_job(
         [task for each in work.tasks.files for task in (each.file, each.verification)],
         deliver,
         store,
-        outputs=list(paths.values()),
+        outputs=[path for of_file in shards.values() for path in of_file],
         placed_bytes=sum(file.size for file in work.files),
         notes=work.notes,
+        files=[replace(file, name=paths[file.label].name) for file in work.files],
     )
-
-
-def _names_file(out: Path) -> bool:
-    return out.name.lower().endswith(GGUF_SUFFIX) and not out.is_dir()
-
-
-def _paths(out: Path, name: str, types: Sequence[str]) -> Mapping[str, Path]:
-    """Where the file of each type goes. Raises ``OutputError`` where something else is in its place."""
-    named = _names_file(out)
-    paths = {ftype: out if named else out / f"{name}-{ftype}.gguf" for ftype in types}
-    for path in paths.values():
-        check_target(path, "model")
-    return paths

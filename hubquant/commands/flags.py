@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from hubquant.disk import user_path
 from hubquant.errors import UserError
 from hubquant.recipe.references import model_reference
 from hubquant.recipe.schema import ModelReference, TextSource
+from hubquant.recipe.sizes import parse_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,6 +92,35 @@ def model(text: str) -> ModelReference:
             why="it is not a .gguf file, a folder, or a Hub id such as Qwen/Qwen3-0.6B",
             hint="check the spelling",
         ) from None
+
+
+def fill(template: str, option: str, **values: str) -> str:
+    """``template`` with ``values`` in the place of {their names}. Raises ``UserError`` for what names no file."""
+    names = " and ".join(f"{{{name}}}" for name in values)
+    try:
+        parts = [(text, name) for text, name, _, _ in Formatter().parse(template)]
+    except ValueError as error:
+        raise UserError(f"{option}: {template!r} cannot be read", why=str(error), hint=f"write {names}") from None
+    if unknown := [name for _, name in parts if name is not None and name not in values]:
+        raise UserError(f"{option} knows no {{{unknown[0]}}}", hint=f"it knows {names}")
+    name = "".join(text + (values[name] if name else "") for text, name in parts)
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise UserError(f"{option}: {name!r} is no name of a file", hint="name the folder with -o")
+    return name
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """Bytes of "300M" or "5G", which are 3 · 10⁸ and 5 · 10⁹ as in llama.cpp, or of a size as recipes have it."""
+    short = re.fullmatch(r"\d+[KMG]", text.strip(), re.IGNORECASE)
+    return parse_size(f"{text.strip()}B" if short else text, option)
+
+
+def use_threads(n: int | None) -> None:
+    """In this process, for everything that is computed."""
+    if n is not None:
+        import torch
+
+        torch.set_num_threads(n)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hubquant.disk import place
 from hubquant.engine.local import make
@@ -14,6 +14,9 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.schedule import Estimate, estimate, missing
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context, Task, fingerprint
+
+if TYPE_CHECKING:
+    from hubquant.backends.gguf.files import FilePlan
 
 T = TypeVar("T")
 
@@ -27,10 +30,12 @@ class Job(Generic[T]):
     outputs: Sequence[Path]
     estimate: Estimate
     notes: Sequence[str]
+    files: Sequence[FilePlan] = ()
 
     def as_dict(self) -> dict[str, Any]:
         found = asdict(self.estimate)
-        return {**found, "outputs": [str(path) for path in self.outputs], "notes": list(self.notes)}
+        files = {"files": [file.as_dict() for file in self.files]} if self.files else {}
+        return {**found, **files, "outputs": [str(path) for path in self.outputs], "notes": list(self.notes)}
 
 
 def plan_job(
@@ -41,6 +46,7 @@ def plan_job(
     outputs: Sequence[Path] = (),
     placed_bytes: int = 0,
     notes: Sequence[str] = (),
+    files: Sequence[FilePlan] = (),
     less_memory: str = "use a machine with more memory",
 ) -> Job[T]:
     """Raises a ``UserError`` where memory or disk do not suffice; ``placed_bytes`` are what ``outputs`` take."""
@@ -49,7 +55,7 @@ def plan_job(
     check_disk(found.disk_bytes + found.download_bytes, store.root, "--store")
     for folder in {path.parent for path in outputs}:
         check_disk(0 if same_disk(store.root, folder) else placed_bytes, folder, "--out")
-    return Job(goals, deliver, outputs, found, notes)
+    return Job(goals, deliver, outputs, found, notes, files)
 
 
 def carry_out(job: Job[T], store: Store, progress: Progress) -> T:

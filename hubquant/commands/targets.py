@@ -39,10 +39,10 @@ def check_target(path: Path, kind: TargetKind) -> None:
 
 
 def _is_model(path: Path) -> bool:
-    from hubquant.gguf_file import GGUFFile
+    from hubquant.gguf_file.stored import read_stored
 
     try:
-        kind = GGUFFile.open(path).metadata.get("general.type")
+        kind = read_stored(path).value("general.type")
     except HubquantError:
         return False
     return kind is None or kind.value != "imatrix"

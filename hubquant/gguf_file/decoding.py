@@ -33,17 +33,30 @@ class Header:
 def decode_header(data: memoryview) -> Header:
     """Read the header of a whole file that is mapped at ``data``; ``GGUFError`` says what is wrong with it."""
     try:
-        return _Cursor(data).header()
+        return Cursor(data).header()
     except struct.error:
         raise GGUFError("the file ends inside its header", why=f"it has {len(data)} bytes") from None
 
 
-class _Cursor:
+class Cursor:
+    """Reads a header from its beginning on; ``struct.error`` where the file ends."""
+
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.position = 0
 
     def header(self) -> Header:
+        _, n_tensors, n_kv = self.counts()
+        metadata: Metadata = {}
+        for _ in range(n_kv):
+            key = self.string()
+            if key in metadata:
+                raise GGUFError(f"metadata key {key!r} is there twice")
+            metadata[key] = self.value(key)
+        return self.tensor_table(metadata, n_tensors)
+
+    def counts(self) -> tuple[int, int, int]:
+        """The version, and the numbers of tensors and of metadata keys."""
         magic, version = self.unpack("II")
         if magic != GGUF_MAGIC:
             raise GGUFError("not a GGUF file", why="it does not begin with GGUF")
@@ -53,13 +66,7 @@ class _Cursor:
         n_tensors, n_kv = self.unpack("QQ")
         self.expect(n_tensors, _MIN_TENSOR_BYTES, "tensors")
         self.expect(n_kv, _MIN_KV_BYTES, "metadata keys")
-        metadata: Metadata = {}
-        for _ in range(n_kv):
-            key = self.string()
-            if key in metadata:
-                raise GGUFError(f"metadata key {key!r} is there twice")
-            metadata[key] = self.value(key)
-        return self.tensor_table(metadata, n_tensors)
+        return version, n_tensors, n_kv
 
     def tensor_table(self, metadata: Metadata, count: int) -> Header:
         tensors: dict[str, TensorEntry] = {}

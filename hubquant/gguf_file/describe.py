@@ -51,13 +51,14 @@ def describe(file: GGUFFile) -> Description:
     names = {tensor.type for tensor in tensors}
     types = [(n, sum(t.type == n for t in tensors), sum(t.nbytes for t in tensors if t.type == n)) for n in names]
     return Description(
-        metadata={key: _value(kv) for key, kv in file.metadata.items()},
+        metadata={key: shown(kv) for key, kv in file.metadata.items()},
         tensors=tensors,
         types=sorted(types, key=lambda row: -row[2]),
     )
 
 
-def _value(kv: KV) -> Any:
+def shown(kv: KV) -> Any:
+    """The value, a long array shortened."""
     if not isinstance(kv.value, tuple):
         return kv.value
     if len(kv.value) <= SHOWN_ITEMS:

@@ -34,14 +34,19 @@ def encode_header(metadata: Metadata, tensors: Sequence[TensorRow]) -> bytes:
     type cannot hold."""
     parts = [struct.pack("<IIQQ", GGUF_MAGIC, GGUF_VERSION, len(tensors), len(metadata))]
     for key, kv in metadata.items():
-        try:
-            parts += [_string(key), struct.pack("<I", kv.type), *_value(kv)]
-        except (struct.error, TypeError, UnicodeEncodeError, KeyError) as error:
-            raise GGUFError(f"metadata key {key} cannot be written", why=str(error)) from error
+        parts += [_string(key), encode_value(key, kv)]
     for name, shape, type, offset in tensors:
         dims = tuple(reversed(shape))
         parts += [_string(name), struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, lookup(type).id, offset)]
     return b"".join(parts)
+
+
+def encode_value(key: str, kv: KV) -> bytes:
+    """A value behind its type, as it stands after ``key``. Raises ``GGUFError`` for one that its type cannot hold."""
+    try:
+        return b"".join([struct.pack("<I", kv.type), *_value(kv)])
+    except (struct.error, TypeError, OverflowError, UnicodeEncodeError, KeyError) as error:
+        raise GGUFError(f"metadata key {key} cannot be written", why=str(error)) from error
 
 
 def _value(kv: KV) -> list[bytes]:

@@ -16,6 +16,7 @@ from hubquant.gguf_file.types import row_bytes
 
 MAX_NAME_BYTES = 63  # ggml keeps names in 64 bytes with a closing zero
 MAX_DIMS = 4
+DEFAULT_ALIGNMENT = int(GGUF_DEFAULT_ALIGNMENT)
 
 
 @dataclass(frozen=True)
@@ -83,30 +84,52 @@ def plan_layout(metadata: Metadata, entries: Iterable[TensorEntry]) -> Layout:
     return Layout(metadata, tensors, header, offsets, len(header) + end)
 
 
-def shard(metadata: Metadata, entries: Sequence[TensorEntry], max_bytes: int) -> list[Layout]:
-    """Lay out as many files as it takes for each to hold ``max_bytes`` of tensor data (a larger tensor has its own).
+@dataclass(frozen=True)
+class Split:
+    """How a model is cut into files: each holds at most ``max_bytes`` of tensor data (a larger tensor has its own) and
+    ``max_tensors``; or by tensor the number of its file, as ``shards`` say."""
+
+    max_bytes: int | None = None
+    max_tensors: int | None = None
+    shards: Mapping[str, int] | None = None
+
+    def groups(self, entries: Sequence[TensorEntry]) -> list[list[TensorEntry]]:
+        """The entries of each file, in their order."""
+        if self.shards is not None:
+            found: dict[int, list[TensorEntry]] = {}
+            for entry in entries:
+                found.setdefault(self.shards[entry.name], []).append(entry)
+            return [found[number] for number in sorted(found)]
+        groups: list[list[TensorEntry]] = [[]]
+        held = 0
+        for entry in entries:
+            too_large = self.max_bytes is not None and held + entry.nbytes > self.max_bytes
+            if groups[-1] and (too_large or len(groups[-1]) == self.max_tensors):
+                groups.append([])
+                held = 0
+            groups[-1].append(entry)
+            held += entry.nbytes
+        return groups
+
+
+def shard(metadata: Metadata, entries: Sequence[TensorEntry], split: Split) -> list[Layout]:
+    """Lay out the files of a model.
 
     llama.cpp's convention: the model's metadata is in the first file, ``split.*`` keys are in all of them. A model that
     fits into one file has no ``split.*`` keys. Names come from :func:`shard_paths`. Headers come on top. Raises
-    ``GGUFError`` as :func:`plan_layout` does, and for ``max_bytes`` below 1.
+    ``GGUFError`` as :func:`plan_layout` does, and for a limit below 1.
     """
-    if max_bytes <= 0:
-        raise GGUFError(f"a shard cannot hold {max_bytes} bytes")
-    groups: list[list[TensorEntry]] = [[]]
-    room = max_bytes
-    for entry in entries:
-        if groups[-1] and entry.nbytes > room:
-            groups.append([])
-            room = max_bytes
-        groups[-1].append(entry)
-        room -= entry.nbytes
+    for limit, of in ((split.max_bytes, "bytes"), (split.max_tensors, "tensors")):
+        if limit is not None and limit <= 0:
+            raise GGUFError(f"a shard cannot hold {limit} {of}")
+    groups = split.groups(entries)
     model = {key: value for key, value in metadata.items() if not key.startswith("split.")}
     if len(groups) == 1:
         return [plan_layout(model, entries)]
     layouts = []
     for number, group in enumerate(groups):
-        split = {"split.no": u16(number), "split.count": u16(len(groups)), "split.tensors.count": i32(len(entries))}
-        layouts.append(plan_layout((model if number == 0 else {}) | split, group))
+        keys = {"split.no": u16(number), "split.count": u16(len(groups)), "split.tensors.count": i32(len(entries))}
+        layouts.append(plan_layout((model if number == 0 else {}) | keys, group))
     return layouts
 
 
@@ -132,7 +155,7 @@ def _check(entry: TensorEntry) -> None:
 
 def _alignment(metadata: Metadata) -> int:
     if "general.alignment" not in metadata:
-        return int(GGUF_DEFAULT_ALIGNMENT)
+        return DEFAULT_ALIGNMENT
     value = metadata["general.alignment"].value
     if not isinstance(value, int) or value < 8 or value & (value - 1):
         raise GGUFError(f"general.alignment is {value!r}", why="it must be a power of two, at least 8")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -65,6 +67,11 @@ class GGUFFile:
         part = self._part[name]
         return part.path, part.header.offsets[name]
 
+    @property
+    def shards(self) -> dict[str, int]:
+        """The number of the shard that each tensor is in, the first being 0."""
+        return {name: self.paths.index(part.path) for name, part in self._part.items()}
+
     def data(self, name: str) -> torch.Tensor:
         """uint8 [rows, row_bytes], a read-only view of the mapped file. ``GGUFError`` when there is no such tensor."""
         import torch
@@ -83,6 +90,13 @@ _FETCH = "check that it is the GGUF file that is meant, and fetch it again"
 
 
 def _read(path: Path) -> _Part:
+    data = map_file(path)
+    with naming(path):
+        return _Part(path, decode_header(data.data), data)
+
+
+def map_file(path: Path) -> np.ndarray[Any, Any]:
+    """uint8 [bytes of the file], read as they are looked at. Raises ``GGUFError`` where there are none."""
     try:
         if path.stat().st_size == 0:
             raise GGUFError(f"{path} cannot be read", why="it is empty", hint=_FETCH)
@@ -95,28 +109,39 @@ def _read(path: Path) -> _Part:
     except OSError as error:
         hint = "check the path and its permissions"
         raise GGUFError(f"{path} cannot be read", why=error.strerror or str(error), hint=hint) from error
-    data = np.asarray(mapped)
+    return np.asarray(mapped)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of what is read inside tell that ``path`` cannot be read."""
     try:
-        return _Part(path, decode_header(data.data), data)
+        yield
     except GGUFError as error:
         raise GGUFError(f"{path} cannot be read", why=str(error), hint=error.hint or _FETCH) from error
 
 
-def _shards(part: _Part, count: int) -> list[_Part]:
-    match = _SHARD.fullmatch(part.path.name)
+def shards_beside(path: Path, count: int) -> list[Path]:
+    """The files of a model of which ``path`` is one of ``count``. Raises ``GGUFError`` where they are not all there."""
+    match = _SHARD.fullmatch(path.name)
     if not match or int(match["count"]) != count:
         raise GGUFError(
-            f"{part.path.name} is one of {count} shards",
+            f"{path.name} is one of {count} shards",
             why="its name does not tell where the others are",
             hint=f"give it back its name: <model>-00001-of-{count:05d}.gguf",
         )
-    paths = [part.path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)]
+    paths = [path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise GGUFError(
             f"{len(missing)} of {count} shards are missing, first {missing[0]}",
             hint="download all shards into one folder",
         )
+    return paths
+
+
+def _shards(part: _Part, count: int) -> list[_Part]:
+    paths = shards_beside(part.path, count)
     parts = [part if path == part.path else _read(path) for path in paths]
     for number, each in enumerate(parts):
         if (

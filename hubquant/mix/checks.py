@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hubquant.errors import RecipeError
 from hubquant.mix.assignment import pattern
-from hubquant.mix.file_types import FTYPES, file_type, tensor_type
+from hubquant.mix.file_types import file_type, tensor_type
 from hubquant.mix.names import check_name
 from hubquant.quants import FORK_TYPES
 from hubquant.quants.formats import fork_of
@@ -45,10 +45,15 @@ def check_settings(settings: Quantize) -> Quantize:
     files = [settings.of(entry) for entry in types]
     for rule in {rule: None for each in files for rule in each.rules}:
         pattern(rule.match)
+    if settings.override_kv:
+        from hubquant.gguf_file import parse_override  # it imports numpy
+
+        for override in settings.override_kv:
+            parse_override(override)
     named = [rule.type for each in files for rule in each.rules]
     named += [type for each in files for type in (each.output_tensor, each.token_embedding) if type]
     tensor_types = [tensor_type(name) for name in named]
-    defaults = [FTYPES[name].default for each in files for name in each.names]
+    defaults = [file_type(name).default for each in files for name in each.names]
     found = [name for name in (*defaults, *tensor_types) if name in FORK_TYPES]
     if found and not settings.allow_fork_types:
         raise RecipeError(

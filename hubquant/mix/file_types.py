@@ -81,14 +81,22 @@ TARGET_SIZE = re.compile(r"^\d+(\.\d+)?\s*(bpw|[KMGT]i?B)$", re.IGNORECASE)
 ALIASES: Mapping[str, str] = MappingProxyType({"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"})
 
 
+COPY = FileType("COPY", -1, "F32")
+"""llama-quantize's, for a GGUF file whose tensors stay as they are. It is no type of files."""
+
+
 def file_type(name: str) -> FileType:
-    """The file type called ``name``, case-insensitive, llama-quantize's short names included.
+    """The file type called ``name``, case-insensitive, llama-quantize's short names and numbers included, and COPY.
 
     Raises ``MixError``, or ``NotSupportedYet`` for a size.
     """
     if TARGET_SIZE.match(name):
         raise NotSupportedYet(f"a size as a target ({name})", hint="name a file type, such as Q4_K_M or Q3_K_M")
     canonical = ALIASES.get(name.upper(), name.upper())
+    if canonical == COPY.name:
+        return COPY
+    if canonical.isdecimal() and (numbered := [type for type in FTYPES.values() if str(type.id) == canonical]):
+        return numbered[0]
     if canonical not in FTYPES:
         raise MixError(f"unknown file type {name!r}", hint=_suggestion(name, FTYPES))
     return FTYPES[canonical]

@@ -13,6 +13,7 @@ from hubquant.engine.machine import check_disk, check_memory, same_disk
 from hubquant.engine.progress import Progress
 from hubquant.engine.schedule import Estimate, Step, estimate, missing
 from hubquant.engine.store import Store
+from hubquant.gguf_file import Split
 from hubquant.pipeline.contents import IMATRIX, planned_names
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.plan_text import plan_html, plan_text
@@ -78,17 +79,7 @@ class Plan:
             "parameters": self.work.component.n_parameters,
             "tokenizer": str(self.work.checked.vocabulary),
             "steps": [{"name": s.name, "detail": s.detail, "done": s.done} for s in self.steps],
-            "files": [
-                {
-                    "name": f.name,
-                    "type": f.label,
-                    "size": f.size,
-                    "bpw": f.bpw,
-                    "shards": f.n_shards,
-                    "tensors": dict(f.types),
-                }
-                for f in self.files
-            ],
+            "files": [file.as_dict() for file in self.files],
             "peak_ram_bytes": self.estimate.ram_bytes,
             "disk_bytes": self.estimate.disk_bytes,
             "download_bytes": self.estimate.download_bytes,
@@ -110,7 +101,7 @@ def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progr
         recipe = recipe.model_copy(update={"publish": settings})
     folder = None if output is None else OutputFolder(output, store)
     component = open_model(recipe.model, recipe.convert.pre_tokenizer, progress)
-    backend = GGUF(shard_bytes, "leave imatrix.skip out", compares=True)
+    backend = GGUF(Split(shard_bytes), "leave imatrix.skip out", compares=True)
     work = prepare(recipe, component, backend, progress)
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
     names = planned_names(recipe, work.files, has_imatrix=work.importance is not None)

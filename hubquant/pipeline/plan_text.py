@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from hubquant.printable import plain
@@ -13,6 +13,7 @@ from hubquant.publish.table import Table
 from hubquant.units import duration, size
 
 if TYPE_CHECKING:
+    from hubquant.backends.gguf.files import FilePlan
     from hubquant.engine.schedule import Estimate, Step
     from hubquant.pipeline.plan import Plan
 
@@ -26,12 +27,7 @@ def plan_text(plan: Plan) -> str:
         "",
         *step_lines(plan.steps),
         "",
-        f"{'size':>8} {'bpw':>7}  file, and the types of its tensors",
-    ]
-    for file in plan.files:
-        lines.append(f"{size(file.size):>8} {file.bpw:>7.3f}  {plain(file.name)}")
-        lines += textwrap.wrap(count_types(file.types), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
-    lines += [
+        *file_lines(plan.files),
         "",
         f"tokenizer {plan.work.checked.vocabulary}",
         *estimate_lines(plan.estimate),
@@ -39,6 +35,14 @@ def plan_text(plan: Plan) -> str:
         *(f"note: {plain(note)}" for note in plan.notes),
     ]
     return "\n".join(lines)
+
+
+def file_lines(files: Iterable[FilePlan]) -> Iterator[str]:
+    """A table of sizes and types."""
+    yield f"{'size':>8} {'bpw':>7}  file, and the types of its tensors"
+    for file in files:
+        yield f"{size(file.size):>8} {file.bpw:>7.3f}  {plain(file.name)}"
+        yield from textwrap.wrap(count_types(file.types), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
 
 
 def plan_html(plan: Plan) -> str:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 GGUF = "gguf"
-OF_GGUF = ("rules", "pure", "output_tensor", "token_embedding", "allow_fork_types", "allow_requantize")
+OF_GGUF = (
+    *("rules", "pure", "output_tensor", "token_embedding", "leave_output_tensor", "override_kv"),
+    *("allow_fork_types", "allow_requantize"),
+)
 """Settings that no other format has."""
 
 

@@ -224,6 +224,10 @@ class Quantize(Frozen):
     """The tensor type of ``output.weight``."""
     token_embedding: str | None = None
     """The tensor type of ``token_embd.weight``."""
+    leave_output_tensor: bool = False
+    """``output.weight`` stays in the type that it has in the source."""
+    override_kv: tuple[str, ...] = ()
+    """Metadata of the files, as llama-quantize takes it: KEY=TYPE:VALUE with int, float, bool or str."""
     allow_fork_types: bool = False
     """Types that only a fork of llama.cpp reads (Q3_K_HIFI)."""
     allow_requantize: bool = False
@@ -233,6 +237,12 @@ class Quantize(Frozen):
     @classmethod
     def _of_backends(cls, data: Any) -> Any:
         return with_backends_merged(data) if isinstance(data, Mapping) else data
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Self:
+        if self.leave_output_tensor and self.output_tensor:
+            raise ValueError("leave_output_tensor and output_tensor contradict each other")
+        return self
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -244,6 +254,8 @@ class Quantize(Frozen):
         if isinstance(entry, str):
             return self.model_copy(update={"types": (entry,)})
         own = entry.model_dump(include={"pure", "output_tensor", "token_embedding"}, exclude_none=True)
+        if entry.output_tensor:
+            own["leave_output_tensor"] = False
         return self.model_copy(update={"types": (entry.type,), "rules": (*entry.rules, *self.rules), **own})
 
 

@@ -67,6 +67,14 @@ class GGUFSource(SourceModel):
     def stored_types(self) -> Mapping[str, str]:
         return {name: tensor.type for name, tensor in self.file.tensors.items()}
 
+    @property
+    def stored_metadata(self) -> Metadata:
+        return self.metadata
+
+    @property
+    def shards(self) -> Mapping[str, int]:
+        return self.file.shards
+
     def stored(self, name: str, type: str) -> torch.Tensor | None:
         return self.file.data(name) if self.file.tensors[name].type == type else None
 

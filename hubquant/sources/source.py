@@ -72,6 +72,16 @@ class SourceModel:
         """Of the tensors of the file that :meth:`stored` has."""
         return {}
 
+    @property
+    def stored_metadata(self) -> Metadata:
+        """All keys of the file that :meth:`stored` is of."""
+        return {}
+
+    @property
+    def shards(self) -> Mapping[str, int] | None:
+        """The number of the shard that each tensor of that file is in; None where there is no file."""
+        return None
+
     def stored(self, name: str, type: str) -> torch.Tensor | None:  # noqa: ARG002
         """The bytes that the source itself has of a tensor of the file in that type, uint8 [rows, row_bytes]."""
         return None

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.cli import Outcome, hubquant, installed
 
-GROUPS = ("imatrix", "evaluate")
+GROUPS = ("imatrix", "evaluate", "gguf")
 COMMANDS = (
     *("run", "plan", "convert", "quantize", "inspect", "publish"),
     *(f"imatrix {name}" for name in ("collect", "merge", "convert", "show", "diff")),
@@ -20,6 +20,7 @@ COMMANDS = (
         f"evaluate {name}"
         for name in ("baseline", "run", "compare", "ppl", "hellaswag", "winogrande", "multiple-choice")
     ),
+    *(f"gguf {name}" for name in ("split", "merge", "set", "unset", "new-metadata", "hash")),
 )
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubquant.errors import GGUFError
-from hubquant.gguf_file import KV, GGUFWriter, Metadata, TensorEntry, plan_layout, shard, shard_paths
+from hubquant.gguf_file import KV, GGUFWriter, Metadata, Split, TensorEntry, plan_layout, shard, shard_paths
 from hubquant.gguf_file.metadata import boolean, f32, f32s, i32, i32s, string, strings, u16, u32
 from hubquant.quants import TYPES
 
@@ -78,7 +78,7 @@ def test_file_equals_the_gguf_packages(tmp_path: Path) -> None:
 def test_shards_equal_the_gguf_packages(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     write_with_gguf(tmp_path / "theirs/m.gguf", split_max_size=880)
-    layouts = shard(METADATA, ENTRIES, 880)
+    layouts = shard(METADATA, ENTRIES, Split(880))
     paths = shard_paths(tmp_path / "ours/m.gguf", len(layouts))
     for path, layout in zip(paths, layouts, strict=True):
         with GGUFWriter(path, layout) as writer:
@@ -93,7 +93,7 @@ def test_shards_equal_the_gguf_packages(tmp_path: Path) -> None:
 
 
 def test_a_model_that_fits_is_not_split() -> None:
-    (layout,) = shard(METADATA | {"split.count": u16(9)}, ENTRIES, 1 << 30)
+    (layout,) = shard(METADATA | {"split.count": u16(9)}, ENTRIES, Split(1 << 30))
     assert layout == plan_layout(METADATA, ENTRIES)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from hubquant.errors import GGUFError
-from hubquant.gguf_file import GGUFFile, GGUFWriter, Metadata, TensorEntry, plan_layout, shard, shard_paths
+from hubquant.gguf_file import GGUFFile, GGUFWriter, Metadata, Split, TensorEntry, plan_layout, shard, shard_paths
 from hubquant.gguf_file.metadata import boolean, f32s, i32s, string, strings, u32
 
 METADATA: Metadata = {
@@ -33,7 +33,7 @@ ENTRIES = [
 
 
 def write(path: Path, entries: list[TensorEntry] = ENTRIES, max_bytes: int = 1 << 30) -> list[Path]:
-    layouts = shard(METADATA, entries, max_bytes)
+    layouts = shard(METADATA, entries, Split(max_bytes))
     paths = shard_paths(path, len(layouts))
     for each, layout in zip(paths, layouts, strict=True):
         with GGUFWriter(each, layout) as writer:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hubquant.errors import GGUFError
-from hubquant.gguf_file import GGUFFile, GGUFWriter, TensorEntry, shard, shard_paths
+from hubquant.gguf_file import GGUFFile, GGUFWriter, Split, TensorEntry, shard, shard_paths
 from hubquant.gguf_file.metadata import string, u32
 
 ENTRIES = [
@@ -23,7 +23,7 @@ ENTRIES = [
 
 def write(path: Path, entries: list[TensorEntry], max_bytes: int = 1 << 30, alignment: int = 32) -> Path:
     metadata = {"general.architecture": string("llama"), "general.alignment": u32(alignment)}
-    layouts = shard(metadata, entries, max_bytes)
+    layouts = shard(metadata, entries, Split(max_bytes))
     paths = shard_paths(path, len(layouts))
     for each, layout in zip(paths, layouts, strict=True):
         with GGUFWriter(each, layout) as writer:

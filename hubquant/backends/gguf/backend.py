@@ -22,6 +22,8 @@ from hubquant.backends.gguf.target import check_tokenizer, conversion_weights, s
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.progress import Progress
+from hubquant.gguf_file import Split
+from hubquant.mix import COPY
 from hubquant.recipe.schema import NamedType, Quantize, name_of
 from hubquant.sources.component import Component
 
@@ -58,7 +60,7 @@ class CheckedGGUF:
             self.weights,
             self._plan(name_of(entry), settings, importance),
             settings,
-            self.backend.shard_bytes,
+            self.backend.split,
             *((importance.task, importance.include, importance.exclude) if importance else (None, (), ())),
         )
 
@@ -67,10 +69,14 @@ class CheckedGGUF:
         (ftype,) = settings.names
         assigned = assign_types(weights, ftype, settings, has_imatrix=importance is not None)
         covered = importance.covered if importance else ()
-        types, notes = settle_types(assigned, ftype, label, covered, where_from=self.backend.without_imatrix)
+        types, notes = (
+            (assigned, ())
+            if ftype == COPY.name
+            else settle_types(assigned, ftype, label, covered, where_from=self.backend.without_imatrix)
+        )
         facts = importance.facts if importance else None
         metadata = file_metadata(weights, ftype, types, settings, source.identity["model"], facts)
-        layouts = plan_layouts(weights, types, metadata, self.backend.shard_bytes)
+        layouts = plan_layouts(weights, types, metadata, self.backend.split)
         return FilePlan(
             label=label,
             ftype=ftype,
@@ -84,10 +90,10 @@ class CheckedGGUF:
 
 @dataclass(frozen=True)
 class GGUF:
-    """Files of at most ``shard_bytes``; ``without_imatrix`` is the hint where a type needs an importance matrix and
-    there is none. The tokenizer is compared with llama.cpp's where it is converted, or always with ``compares``."""
+    """Files that ``split`` cuts into shards; ``without_imatrix`` is the hint where a type needs an importance matrix
+    and there is none. The tokenizer is compared with llama.cpp's where it is converted, or always with ``compares``."""
 
-    shard_bytes: int
+    split: Split
     without_imatrix: str
     compares: bool
 

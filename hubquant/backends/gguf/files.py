@@ -7,15 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hubquant.backends.backend import ImatrixFacts
 from hubquant.checkpoint.headers import FLOATS
 from hubquant.engine.task import fingerprint
 from hubquant.errors import GGUFError
-from hubquant.gguf_file import Layout, TensorEntry, shard, shard_paths
+from hubquant.gguf_file import Layout, Split, TensorEntry, overridden, shard, shard_paths
 from hubquant.gguf_file.metadata import Metadata, string, u32
-from hubquant.mix import FTYPES, assign
+from hubquant.mix import COPY, FTYPES, assign
 from hubquant.mix.patterns import check_rules
+from hubquant.mix.storage import storage_type
 from hubquant.quants.formats import fork_of
 from hubquant.recipe.schema import NamedType, Quantize, Rule
 from hubquant.sources.source import SourceModel
@@ -23,6 +25,7 @@ from hubquant.version import __version__
 
 MATRIX_KEY = "quantize.imatrix.file"
 QUANTIZED_BY = ("general.quantized_by", string("hubquant"))
+LATER = ("leave_output_tensor", "override_kv")  # settings that files of earlier versions do not know
 PERMISSIONS = ("allow_fork_types", "allow_requantize")  # settings that change no file
 
 
@@ -31,7 +34,8 @@ class Weights:
     """What is written, whatever it was read from: a checkpoint in conversion or a GGUF file.
 
     ``quantized`` are the types of tensors that a checkpoint has quantized already, and that they stay in; ``stored``
-    those of a GGUF file's tensors, whose bytes a file of the same type takes over.
+    those of a GGUF file's tensors, whose bytes a file of the same type takes over, and ``stored_metadata`` its
+    keys.
     """
 
     architecture: str
@@ -41,6 +45,7 @@ class Weights:
     float_type: str
     quantized: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
+    stored_metadata: Metadata = field(default_factory=dict)
 
     @property
     def n_parameters(self) -> int:
@@ -65,6 +70,16 @@ class FilePlan:
     n_parameters: int
     layouts: Sequence[Layout]
     notes: Sequence[str] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "type": self.label,
+            "size": self.size,
+            "bpw": self.bpw,
+            "shards": self.n_shards,
+            "tensors": dict(self.types),
+        }
 
     @property
     def n_shards(self) -> int:
@@ -95,8 +110,16 @@ class FilePlan:
 
 
 def check_quantized(source: SourceModel, settings: Quantize) -> None:
-    """Raises ``GGUFError`` for a file that was quantized before, unless the settings allow to do it again."""
-    if source.quantized_types and not settings.allow_requantize:
+    """Raises ``GGUFError`` for a file that was quantized before, unless the settings allow to do it again, and where
+    there is no file to copy."""
+    types = {type for entry in settings.types for type in settings.of(entry).names}
+    if COPY.name in types and not source.stored_types:
+        raise GGUFError(
+            "there is no file to copy",
+            why="COPY takes the tensors of a GGUF file as they are, and the source is none",
+            hint="hubquant convert writes a GGUF file of it",
+        )
+    if source.quantized_types and not settings.allow_requantize and types != {COPY.name}:
         raise GGUFError(
             f"the file is quantized already: it holds {', '.join(source.quantized_types)} tensors",
             why="quantizing again loses more than quantizing the original",
@@ -112,6 +135,8 @@ def fork_note(ftype: str, types: Mapping[str, str]) -> list[str]:
 
 def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatrix: bool) -> dict[str, str]:
     """What the checkpoint has quantized already stays as it is, unless a rule of the recipe says otherwise."""
+    if ftype == COPY.name:
+        return dict(weights.stored)
     check_rules(settings.rules, weights.shapes)
     types = assign(
         weights.shapes,
@@ -127,7 +152,12 @@ def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatri
     )
     patterns = list(map(_pattern, settings.rules))
     stay = {name: type for name, type in weights.quantized.items() if not any(p.search(name) for p in patterns)}
-    return types | stay
+    types |= stay
+    if settings.leave_output_tensor and (output := "output.weight") in types:
+        shape = weights.shapes[output]
+        as_it_is = weights.stored.get(output) or weights.quantized.get(output)
+        types[output] = as_it_is or storage_type(output, shape, weights.float_type)
+    return types
 
 
 def idle_rules(weights: Weights, settings: Quantize) -> list[str]:
@@ -152,16 +182,27 @@ def file_metadata(
     model: str,
     imatrix: ImatrixFacts | None,
 ) -> Metadata:
-    """The source's keys, then what llama-quantize adds, then hubquant's provenance.
+    """The source's keys, then what llama-quantize adds, then hubquant's provenance, and what the settings override.
 
     How it was quantized stands only in a file of which something was: llama-quantize takes over what it finds in a file
     of floats.
     """
-    metadata = {
-        **weights.metadata,
-        "general.quantization_version": u32(2),
-        "general.file_type": u32(FTYPES[ftype].id),
-    }
+    found = _metadata(weights, ftype, types, settings, model, imatrix)
+    return overridden(found, settings.override_kv)
+
+
+def _metadata(
+    weights: Weights,
+    ftype: str,
+    types: Mapping[str, str],
+    settings: Quantize,
+    model: str,
+    imatrix: ImatrixFacts | None,
+) -> Metadata:
+    version = {"general.quantization_version": u32(2)}
+    if ftype == COPY.name:
+        return {**weights.stored_metadata, **version}
+    metadata = {**weights.metadata, **version, "general.file_type": u32(FTYPES[ftype].id)}
     kept = {**weights.stored, **weights.quantized}
     if all(type in FLOATS or type == kept.get(name) for name, type in types.items()):
         return {key: value for key, value in metadata.items() if (key, value) != QUANTIZED_BY}
@@ -189,9 +230,9 @@ def _imatrix_metadata(facts: ImatrixFacts) -> Metadata:
     }
 
 
-def plan_layouts(weights: Weights, types: Mapping[str, str], metadata: Metadata, shard_bytes: int) -> list[Layout]:
+def plan_layouts(weights: Weights, types: Mapping[str, str], metadata: Metadata, split: Split) -> list[Layout]:
     entries = [TensorEntry(name, shape, types[name]) for name, shape in weights.shapes.items()]
-    return shard(metadata, entries, shard_bytes)
+    return shard(metadata, entries, split)
 
 
 def file_name(model_name: str, label: str, n_shards: int) -> str:
@@ -207,7 +248,8 @@ def quantize_part(ftype: str, settings: Quantize) -> dict[str, object]:
 
 def common_part(settings: Quantize) -> dict[str, object]:
     """The settings that all files have in common."""
-    return settings.model_dump(mode="json", exclude={"types", *PERMISSIONS})
+    found = settings.model_dump(mode="json", exclude={"types", *PERMISSIONS})
+    return {name: value for name, value in found.items() if name not in LATER or value}
 
 
 def _cut(text: str, n_bytes: int) -> str:

@@ -30,6 +30,7 @@ def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
         conversion.float_type,
         conversion.quantized,
         source.stored_types,
+        source.stored_metadata,
     )
     general = source.general_metadata(weights.n_parameters)
     if "general.name" in general:

@@ -12,7 +12,7 @@ from hubquant.backends.gguf.writing import Mode, Target, quantize_files
 from hubquant.convert.conversion import stream
 from hubquant.engine.task import Context, Cost, Pass, Task, fingerprint
 from hubquant.errors import CheckpointError
-from hubquant.gguf_file import shard_paths
+from hubquant.gguf_file import Split, shard_paths
 from hubquant.recipe.schema import Quantize
 from hubquant.sources.component import Component
 from hubquant.sources.pulled import Pulled
@@ -39,7 +39,7 @@ class QuantizedFile(Task[Path]):
     weights: Weights
     plan: FilePlan
     settings: Quantize
-    shard_bytes: int
+    split: Split
     imatrix: Task[ImportanceMatrix] | None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -70,11 +70,19 @@ class QuantizedFile(Task[Path]):
         return {
             **quantize_part(self.plan.ftype, self.settings),
             "name": self.plan.name,
-            "shard_bytes": self.shard_bytes if self.plan.n_shards > 1 else None,
+            **self._shards,
             "imatrix": parts if self.uses_imatrix else None,
             "metadata": fingerprint(metadata),
             "hubquant": __version__,
         }
+
+    @property
+    def _shards(self) -> Mapping[str, Any]:
+        if self.plan.n_shards == 1:
+            return {"shard_bytes": None}
+        if self.split.max_tensors is None and self.split.shards is None:
+            return {"shard_bytes": self.split.max_bytes}
+        return {"shards": [list(layout.tensors) for layout in self.plan.layouts]}
 
     @property
     def cost(self) -> Cost:

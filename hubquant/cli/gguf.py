@@ -1,0 +1,116 @@
+"""``hubquant gguf``: ``split``, ``merge`` and ``hash``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Exit, Option
+
+from hubquant.cli import gguf_metadata
+from hubquant.cli.output import JsonOption, Output, QuietOption
+from hubquant.cli.usage import Command, Group
+from hubquant.printable import plain
+from hubquant.units import size
+
+if TYPE_CHECKING:
+    from hubquant.commands.gguf_files import Writing
+
+app = typer.Typer(
+    cls=Group, help="Split, merge, change and compare GGUF files without touching their weights.", rich_markup_mode=None
+)
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file, or the first of its shards.")]
+WrittenDryRun = Annotated[bool, Option("--dry-run", help="Show what would be written and stop.")]
+
+
+@app.command(cls=Command)
+def split(
+    file: FileArgument,
+    out: Annotated[Path, Option("--out", "-o", help="NAME, for files NAME-00001-of-00003.gguf.")],
+    split_max_size: Annotated[
+        str | None, Option("--split-max-size", help="At most so much in each split: N(M|G), such as 4G.")
+    ] = None,
+    split_max_tensors: Annotated[
+        int | None, Option("--split-max-tensors", min=1, help="At most so many tensors in each split (default: 128).")
+    ] = None,
+    no_tensor_first_split: Annotated[
+        bool, Option("--no-tensor-first-split", help="Do not add tensors to the first split.")
+    ] = False,
+    dry_run: WrittenDryRun = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Split a model into several files, as llama-gguf-split does; the first one has its metadata."""
+    from hubquant.commands.gguf_files import parse_limit
+    from hubquant.commands.gguf_files import split as plan_split
+
+    limit = parse_limit(split_max_size, split_max_tensors, no_tensor_first=no_tensor_first_split)
+    _finish(lambda: plan_split(file, out, limit), dry_run, Output(as_json=as_json, quiet=quiet))
+
+
+@app.command(cls=Command)
+def merge(
+    file: Annotated[Path, typer.Argument(metavar="SHARD.gguf", help="One of the shards; the others are beside it.")],
+    out: Annotated[Path, Option("--out", "-o", help="The GGUF file to write.")],
+    dry_run: WrittenDryRun = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Merge the shards of a model into one file. The shards stay."""
+    from hubquant.commands.gguf_files import merge as plan_merge
+
+    _finish(lambda: plan_merge(file, out), dry_run, Output(as_json=as_json, quiet=quiet))
+
+
+def _finish(prepare: Callable[[], Writing], dry_run: bool, output: Output) -> None:
+    from hubquant.commands.gguf_files import carry_out
+
+    writing = prepare()
+    if not dry_run:
+        carry_out(writing, output.progress())
+    output.data(
+        writing.as_list(),
+        lambda: "\n".join(
+            f"{plain(str(path))}  {each.n_tensors} tensors  {size(each.size)}" for path, each in writing.files.items()
+        ),
+    )
+
+
+app.command("set", cls=Command)(gguf_metadata.set_value)
+app.command("unset", cls=Command)(gguf_metadata.unset)
+app.command("new-metadata", cls=Command)(gguf_metadata.new_metadata)
+
+
+@app.command("hash", cls=Command)
+def hash_file(
+    file: FileArgument,
+    xxh64: Annotated[bool, Option("--xxh64", help="Use xxh64 hash (the default).")] = False,
+    sha1: Annotated[bool, Option("--sha1", help="Use sha1 hash.")] = False,
+    sha256: Annotated[bool, Option("--sha256", help="Use sha256 hash.")] = False,
+    every: Annotated[bool, Option("--all", help="Use all hash.")] = False,
+    uuid: Annotated[bool, Option("--uuid", help="Generate UUIDv5 ID.")] = False,
+    no_layer: Annotated[bool, Option("--no-layer", help="Exclude per layer hash.")] = False,
+    check: Annotated[
+        Path | None, Option("--check", "-c", help="Verify against a manifest: what this command printed before.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Hash the tensors of a model, each and all together, as llama.cpp's gguf-hash does. Exit code 1: --check found
+    others."""
+    from hubquant.commands.gguf_hash import hash_model, kinds, verify
+
+    output = Output(as_json=as_json, quiet=quiet)
+    asked = {"xxh64": xxh64 or every, "sha1": sha1 or every, "sha256": sha256 or every, "uuid": uuid}
+    chosen = kinds([kind for kind, wanted in asked.items() if wanted], check)
+    found = hash_model(file, chosen, output.progress(), tensors=not no_layer)
+    checked = verify(found, check) if check else None
+    output.data(
+        found.as_list() if checked is None else checked.as_dict(),
+        lambda: "\n".join(map(plain, found.lines() if checked is None else checked.lines())),
+    )
+    if checked is not None and not checked.ok:
+        raise Exit(1)
