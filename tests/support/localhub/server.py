@@ -59,6 +59,7 @@ class Fault:
     cut: int | None
     delay: float
     message: str
+    action: Callable[[str], object] | None = None
 
 
 @dataclass
@@ -167,6 +168,10 @@ class LocalHub:
         """
         self.faults.append(Fault(re.compile(pattern), status, times, after, headers or {}, cut, delay, message))
 
+    def meanwhile(self, pattern: str, action: Callable[[str], object], *, times: int = 1, after: int = 0) -> None:
+        """Call ``action`` with the line of a request that has arrived, before what it asks is done."""
+        self.faults.append(Fault(re.compile(pattern), None, times, after, {}, None, 0.0, "", action))
+
     def requests(self, pattern: str = "") -> list[Logged]:
         """The logged requests whose ``METHOD /path`` holds ``pattern``."""
         return [entry for entry in self.log if re.search(pattern, entry.line)]
@@ -222,6 +227,8 @@ class LocalHub:
         fault = self._next_fault(entry.line)
         if fault and fault.delay:
             await asyncio.sleep(fault.delay)
+        if fault and fault.action:
+            fault.action(entry.line)
         if fault and fault.cut is None and fault.status is not None:
             entry.status = fault.status
             if fault.status < 400:
