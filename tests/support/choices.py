@@ -39,9 +39,8 @@ def winogrande_lines(n: int) -> list[tuple[str, str, str, int]]:
     found = []
     for i in range(n):
         ending = "." if i % 3 == 0 else f" {VERBS[i % 5]}{', and then' if i % 5 == 0 else ''} {PLACES[i % 4]}"
-        found.append(
-            (f"{SUBJECTS[i % 6]} sees that _{ending}", SUBJECTS[(i + 1) % 6], SUBJECTS[(i + 2) % 6], i % 2 + 1)
-        )
+        words = ("x", "y") if i % 3 == 0 else (SUBJECTS[(i + 1) % 6], SUBJECTS[(i + 2) % 6])
+        found.append((f"{SUBJECTS[i % 6]} sees that _{ending}", *words, i % 2 + 1))
     return found
 
 
