@@ -32,9 +32,16 @@ def collect(
     model: Annotated[str, typer.Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The imatrix file to write.")],
     texts: TextOption = None,
+    in_files: Annotated[
+        list[str] | None,
+        typer.Option("--in-file", help="A matrix, a file or hub:org/repo/file, that this one is added to. Repeatable."),
+    ] = None,
     chunks: Annotated[int, typer.Option(min=1, help="At most this many chunks.")] = 250,
     chunk_size: Annotated[int, typer.Option(min=16, help="Tokens in a chunk.")] = 512,
     chunk: Annotated[int, typer.Option("--chunk", "--from-chunk", min=0, help="Skip so many chunks first.")] = 0,
+    batch: Annotated[
+        int, typer.Option("--batch", "--batch-size", "-b", min=1, help="Tokens that run at a time, in whole chunks.")
+    ] = 2048,
     process_output: Annotated[bool, typer.Option("--process-output", help="Collect output.weight too.")] = False,
     parse_special: Annotated[
         bool, typer.Option("--parse-special", help="Names of special tokens in the text stand for these.")
@@ -76,6 +83,8 @@ def collect(
         perplexity=not no_ppl,
         settings=Imatrix(process_output=process_output, offload=offload, max_memory=parse_max_memory(max_memory or ())),
         device=device,
+        batch_tokens=batch,
+        in_files=tuple(in_files or ()),
     )
     finish(
         lambda store, progress: plan_collect(request, store, progress),

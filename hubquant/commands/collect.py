@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hubquant.commands.flags import Text
@@ -14,23 +14,25 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
 from hubquant.errors import UserError
-from hubquant.imatrix import CALIBRATION, lost_in_dat, save
+from hubquant.imatrix import CALIBRATION, ImportanceMatrix, lost_in_dat, merge, save
 from hubquant.imatrix.files import DAT
-from hubquant.observe.collector import batch_chunks
+from hubquant.observe.collector import BATCH_TOKENS, batch_chunks
 from hubquant.pipeline.contents import IMATRIX
+from hubquant.pipeline.given_imatrix import imatrix_path, read_sum
 from hubquant.pipeline.importance import CollectedImatrix, Saving
 from hubquant.pipeline.offload import choose_offload
 from hubquant.pipeline.work import open_model
 from hubquant.recipe.schema import Imatrix
+from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
-    from hubquant.imatrix import ImportanceMatrix
 
 
 @dataclass(frozen=True)
 class Request:
-    """``shard`` is (i, n), counted from 1; ``saving`` says where the matrix goes, also before its end."""
+    """``shard`` is (i, n), counted from 1; ``saving`` says where the matrix goes, also before its end. ``in_files`` are
+    added to it."""
 
     model: str
     text: Text
@@ -40,6 +42,8 @@ class Request:
     perplexity: bool = True
     settings: Imatrix = field(default_factory=Imatrix)
     device: Device = "auto"
+    batch_tokens: int = BATCH_TOKENS
+    in_files: tuple[str, ...] = ()
 
 
 def collect(request: Request, store: Store, progress: Progress) -> Job[ImportanceMatrix]:
@@ -48,6 +52,7 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
     check_target(out, "imatrix")
     component = open_model(reference(request.model), request.pre_tokenizer, progress)
     component.check_runs("running")
+    given = _given(request, component)
     offload = choose_offload(request.settings, component, request.device)
     if offload == "stream" and request.saving:
         raise UserError(
@@ -59,22 +64,26 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
         whole = request.text.tokenize(component.source.tokenizer())
     task = CollectedImatrix(
         component,
-        whole if request.shard is None else _shard(whole, *request.shard),
+        whole if request.shard is None else _shard(whole, *request.shard, request.batch_tokens),
         request.settings,
         offload,
         score=request.perplexity,
         provenance={CALIBRATION: whole.fingerprint, "shard": "{}/{}".format(*request.shard)} if request.shard else {},
         is_part=request.shard is not None,
-        saving=request.saving or None,
+        saving=replace(request.saving, onto=given) if request.saving else None,
         device=request.device,
+        batch_tokens=request.batch_tokens,
     )
 
     def deliver(context: Context) -> ImportanceMatrix:
-        matrix = context.read(task)
+        collected = context.read(task)
+        matrix = collected if given is None else merge([given, collected])
         if out.suffix == DAT:
             save(matrix, out)
             for note in lost_in_dat(matrix):
                 context.progress.note(f"the .dat format: {note}")
+        elif given is not None:
+            save(matrix, out)
         else:
             put(context.store.path(task) / IMATRIX, out, store)
         if request.perplexity:
@@ -91,10 +100,30 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
     )
 
 
-def _shard(chunks: Chunks, number: int, of: int) -> Chunks:
+def _given(request: Request, component: Component) -> ImportanceMatrix | None:
+    """The sum of ``in_files``. Raises ``ImatrixError`` where the matrix that is to come cannot be added to it,
+    ``UserError`` where a run that goes on after a kill would count something twice."""
+    if not request.in_files:
+        return None
+    paths = [imatrix_path(name) for name in request.in_files]
+    out = request.saving.out
+    if request.saving.output_every and any(out.exists() and path.samefile(out) for path in paths):
+        raise UserError(
+            f"{out} cannot be continued and be written to meanwhile",
+            why="a run that goes on after it was killed would add the same chunks twice",
+            hint="name another file with -o, or leave --output-frequency out",
+        )
+    given = read_sum(paths).fit(component.shapes)
+    facts = {"model_identity": component.source.identity["model"]}
+    empty = ImportanceMatrix({}, (), request.text.chunk_size, 0, facts)
+    merge([given, empty])
+    return given
+
+
+def _shard(chunks: Chunks, number: int, of: int, batch_tokens: int) -> Chunks:
     """Every ``of``-th batch, so that each chunk runs in the company that it has in a single run."""
 
-    batch = batch_chunks(chunks.chunk_size)
+    batch = batch_chunks(chunks.chunk_size, batch_tokens)
     own = [i for i in range(len(chunks)) if i // batch % of == number - 1]
     if not own:
         raise UserError(

@@ -28,6 +28,7 @@ def collect(
     *,
     observers: Sequence[Observer] = (),
     keeping: SnapshotPlace | None = None,
+    batch_tokens: int = BATCH_TOKENS,
     advance: Callable[[int], None] = lambda _: None,
     watch: Callable[[Collection], None] = lambda _: None,
 ) -> Collection:
@@ -37,13 +38,14 @@ def collect(
     chunk in which an activation is NaN, infinite or too large to be squared is run again in float32, if the model is
     in half precision, and left out if that does not help.
 
-    ``advance`` counts chunks, ``watch`` is shown the collection after every batch. With ``keeping`` the state is kept
-    in a file, and a killed collection goes on from there with bit-identical results; the file stays until the caller,
-    who has saved the matrix, removes it. Raises ``ImatrixError`` for a module that the model does not have, and when no
+    ``batch_tokens`` decides how many chunks run at a time, and with that the last bits of the results. ``advance``
+    counts chunks, ``watch`` is shown the collection after every batch. With ``keeping`` the state is kept in a file,
+    and a killed collection goes on from there with bit-identical results; the file stays until the caller, who has
+    saved the matrix, removes it. Raises ``ImatrixError`` for a module that the model does not have, and when no
     chunk is left.
     """
     collection = Collection.of(chunks, taps, wanted, observers)
-    batch = batch_chunks(chunks.chunk_size)
+    batch = batch_chunks(chunks.chunk_size, batch_tokens)
     keeper = Keeper(keeping, model, collection, batch=batch)
     if found := keeper.found():
         collection.resume(found)
@@ -60,9 +62,9 @@ def collect(
     return collection
 
 
-def batch_chunks(chunk_size: int) -> int:
-    """Chunks that are run at a time."""
-    return max(1, BATCH_TOKENS // chunk_size)
+def batch_chunks(chunk_size: int, batch_tokens: int = BATCH_TOKENS) -> int:
+    """Chunks that are run at a time: whole ones, and at least one."""
+    return max(1, batch_tokens // chunk_size)
 
 
 def run_model(model: Any, ids: torch.Tensor, wanted: CollectionRequest) -> Any:

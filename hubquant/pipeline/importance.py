@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.task import Context, Cost, Task
-from hubquant.imatrix import load_imatrix, save
+from hubquant.imatrix import load_imatrix, merge, save
+from hubquant.observe.collector import BATCH_TOKENS
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.costs import LIBRARIES_BYTES, matrix_bytes, running_cost
 from hubquant.pipeline.held import LoadedModel, Offload, other_device, rate_on
@@ -36,11 +37,15 @@ PERPLEXITY_EVERY = 10  # chunks between two notes
 @dataclass(frozen=True)
 class Saving:
     """Where a matrix is written while it is collected: to ``out`` every ``output_every`` chunks and to files of their
-    own beside it every ``save_every``; 0 is never."""
+    own beside it every ``save_every``; 0 is never. What is written is added to ``onto``."""
 
     out: Path
     output_every: int = 0
     save_every: int = 0
+    onto: ImportanceMatrix | None = None
+
+    def save(self, matrix: ImportanceMatrix, path: Path) -> None:
+        save(matrix if self.onto is None else merge([self.onto, matrix]), path)
 
     def __bool__(self) -> bool:
         return bool(self.output_every or self.save_every)
@@ -51,7 +56,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
     """Sums over ``chunks``. With ``score`` the text's perplexity is measured too; ``provenance`` goes into the matrix.
 
     ``is_part`` of a collection that others add to: what this one does not see, they may. ``saving`` changes nothing of
-    the result.
+    the result, and ``batch_tokens`` no more than its last bits; blocks that stream see one chunk at a time.
     """
 
     kind = "imatrix"
@@ -65,6 +70,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
     is_part: bool = False
     saving: Saving | None = None
     device: Device = "auto"
+    batch_tokens: int = BATCH_TOKENS
 
     @property
     def detail(self) -> str:
@@ -88,6 +94,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
             "provenance": dict(self.provenance),
             "is_part": self.is_part,
             **other_device(self.device),
+            **({} if self.offload == "stream" or self.batch_tokens == BATCH_TOKENS else {"batch": self.batch_tokens}),
             "hubquant": __version__,
         }
 
@@ -147,7 +154,16 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
                 return collect_streamed(stream, self.chunks, taps, wanted, keeping=keeping, advance=advance)
         watch = _Watch(self.saving, progress)
         with progress.bar("imatrix", len(self.chunks), "chunks") as advance:
-            return collect(context.held, self.chunks, taps, wanted, keeping=keeping, advance=advance, watch=watch)
+            return collect(
+                context.held,
+                self.chunks,
+                taps,
+                wanted,
+                keeping=keeping,
+                batch_tokens=self.batch_tokens,
+                advance=advance,
+                watch=watch,
+            )
 
     def _finish(self, collection: Collection, progress: Progress) -> ImportanceMatrix:
         """With estimates where nothing was seen; what is wrong with it is told."""
@@ -180,9 +196,9 @@ class _Watch:
         if self._saving is not None:
             out = self._saving.out
             if passed(self._saving.output_every):
-                save(collection.matrix(), out)
+                self._saving.save(collection.matrix(), out)
             if passed(self._saving.save_every):
-                save(collection.matrix(), out.with_name(f"{out.name}.at_{collection.done}"))
+                self._saving.save(collection.matrix(), out.with_name(f"{out.name}.at_{collection.done}"))
         self._done = collection.done
 
     def _passed(self, done: int) -> Callable[[int], bool]:

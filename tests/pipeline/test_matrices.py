@@ -349,3 +349,60 @@ def test_matrices_that_do_not_fit_together(folder: Path, matrix: ImportanceMatri
     assert "2 matrices" in refused("imatrix", "merge", one, one, "-o", out, "--weight", "2")
     assert "larger than 0" in refused("imatrix", "merge", one, "-o", out, "--weight", "0")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gguf", "other.gguf"]
+
+
+def assert_close(found: ImportanceMatrix, expected: ImportanceMatrix) -> None:
+    assert found.entries.keys() == expected.entries.keys()
+    for name, entry in expected.entries.items():
+        assert torch.equal(found.entries[name].counts, entry.counts)
+        torch.testing.assert_close(found.entries[name].in_sum2, entry.in_sum2, rtol=1e-5, atol=0)
+
+
+def test_a_collection_goes_on_from_files(folder: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    """The first four chunks are there; the next four, added to them, are the first eight."""
+    collect = ("imatrix", "collect", tiny_llama, "--chunk-size", "64", "--chunks")
+    whole, out = tmp_path / "whole.gguf", tmp_path / "out.gguf"
+    done(*collect, 8, "-o", whole)
+    more = (*collect, 4, "--chunk", 4, "--in-file", folder / "imatrix.gguf")
+    made = json.loads(done(*more, "-o", out, "--save-frequency", 1, "--batch", 64, "--json").out)
+    assert (made["entries"], made["chunks"]) == (14, 8)
+    assert_close(load_imatrix(out), load_imatrix(whole))
+    assert load_imatrix(tmp_path / "out.gguf.at_1").chunk_count == 5
+    done(*more, "--in-file", out, "-o", out)
+    assert load_imatrix(out).chunk_count == 4 + 8 + 4
+    assert "reading what" in done(*more, "-o", tmp_path / "out.dat").err
+    assert load_imatrix(tmp_path / "out.dat").datasets == load_imatrix(whole).datasets
+
+
+def test_a_collection_goes_on_from_its_own_model_only(
+    folder: Path, matrix: ImportanceMatrix, tiny_llama: Path, tmp_path: Path
+) -> None:
+    given, out = folder / "imatrix.gguf", tmp_path / "out.gguf"
+    onto = ("--in-file", given, "-o", out)
+    assert "different chunk sizes" in refused("imatrix", "collect", tiny_llama, *onto, "--chunk-size", 32)
+    other = build("llama", tmp_path / "other", initializer_range=0.3)
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+    assert "do not belong to one model" in refused("imatrix", "collect", other, *onto, *FEW)
+    save(replace(matrix, provenance={}), tmp_path / "anonymous.gguf")
+    shallow = build("llama", tmp_path / "shallow", num_hidden_layers=1)
+    assert "another model" in refused(
+        "imatrix", "collect", shallow, "--in-file", tmp_path / "anonymous.gguf", *onto[2:]
+    )
+    assert not out.exists()
+    same = ("imatrix", "collect", tiny_llama, "--in-file", given, "-o", given, *FEW)
+    assert "twice" in refused(*same, "--output-frequency", 1)
+
+
+@pytest.mark.parametrize("batch", [1, 100, 256])
+def test_the_batch_changes_the_last_bits_at_most(
+    batch: int, matrix: ImportanceMatrix, tiny_llama: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.gguf"
+    done("imatrix", "collect", tiny_llama, "-o", out, *FEW, "-b", batch)
+    assert_close(load_imatrix(out), matrix)
+
+
+def test_the_batch_is_how_many_chunks_run_at_a_time(tiny_llama: Path, tmp_path: Path) -> None:
+    words = ("imatrix", "collect", tiny_llama, "-o", tmp_path / "out.gguf", *FEW, "--save-frequency", 1)
+    done(*words, "-b", 128)
+    assert sorted(path.name for path in tmp_path.glob("*.at_*")) == ["out.gguf.at_2", "out.gguf.at_4"]
