@@ -1,4 +1,4 @@
-"""``hubquant gguf``: ``split``, ``merge`` and ``hash``."""
+"""``hubquant gguf``, and its commands ``split`` and ``merge``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Exit, Option
+from typer import Option
 
-from hubquant.cli import gguf_metadata
+from hubquant.cli import gguf_metadata, gguf_reading
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.usage import Command, Group
 from hubquant.printable import plain
@@ -82,35 +82,6 @@ def _finish(prepare: Callable[[], Writing], dry_run: bool, output: Output) -> No
 app.command("set", cls=Command)(gguf_metadata.set_value)
 app.command("unset", cls=Command)(gguf_metadata.unset)
 app.command("new-metadata", cls=Command)(gguf_metadata.new_metadata)
-
-
-@app.command("hash", cls=Command)
-def hash_file(
-    file: FileArgument,
-    xxh64: Annotated[bool, Option("--xxh64", help="Use xxh64 hash (the default).")] = False,
-    sha1: Annotated[bool, Option("--sha1", help="Use sha1 hash.")] = False,
-    sha256: Annotated[bool, Option("--sha256", help="Use sha256 hash.")] = False,
-    every: Annotated[bool, Option("--all", help="Use all hash.")] = False,
-    uuid: Annotated[bool, Option("--uuid", help="Generate UUIDv5 ID.")] = False,
-    no_layer: Annotated[bool, Option("--no-layer", help="Exclude per layer hash.")] = False,
-    check: Annotated[
-        Path | None, Option("--check", "-c", help="Verify against a manifest: what this command printed before.")
-    ] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Hash the tensors of a model, each and all together, as llama.cpp's gguf-hash does. Exit code 1: --check found
-    others."""
-    from hubquant.commands.gguf_hash import hash_model, kinds, verify
-
-    output = Output(as_json=as_json, quiet=quiet)
-    asked = {"xxh64": xxh64 or every, "sha1": sha1 or every, "sha256": sha256 or every, "uuid": uuid}
-    chosen = kinds([kind for kind, wanted in asked.items() if wanted], check)
-    found = hash_model(file, chosen, output.progress(), tensors=not no_layer)
-    checked = verify(found, check) if check else None
-    output.data(
-        found.as_list() if checked is None else checked.as_dict(),
-        lambda: "\n".join(map(plain, found.lines() if checked is None else checked.lines())),
-    )
-    if checked is not None and not checked.ok:
-        raise Exit(1)
+app.command("hash", cls=Command)(gguf_reading.hash_model)
+app.command("dump", cls=Command)(gguf_reading.dump)
+app.command("copy-types", cls=Command)(gguf_reading.copy_types)

@@ -30,6 +30,8 @@ LINES = {  # in an order in which each finds what it needs
     "gguf unset": "{out}/m.gguf general.architecture -o {out}/n.gguf",
     "gguf new-metadata": "{out}/m.gguf --general-name me -o {out}/n.gguf",
     "gguf hash": "{out}/m.gguf",
+    "gguf dump": "{out}/s-00001-of-00002.gguf",
+    "gguf copy-types": "{out}/q4_0.gguf {out}/model.gguf --recipe",
     "evaluate baseline": "{model} -f {out}/text.txt --chunks 2 --chunk-size 32 -o {out}/a.h5",
     "evaluate run": "{out}/q4_0.gguf --baseline {out}/a.h5",
     "evaluate compare": "{out}/a.h5 {out}/a.h5",

@@ -20,7 +20,7 @@ COMMANDS = (
         f"evaluate {name}"
         for name in ("baseline", "run", "compare", "ppl", "hellaswag", "winogrande", "multiple-choice")
     ),
-    *(f"gguf {name}" for name in ("split", "merge", "set", "unset", "new-metadata", "hash")),
+    *(f"gguf {name}" for name in ("split", "merge", "set", "unset", "new-metadata", "hash", "dump", "copy-types")),
 )
 
 
