@@ -62,6 +62,12 @@ publish:
   to: me/Qwen3-0.6B-GGUF
   base_model: Qwen/Qwen3-0.6B
   private: true
+  gated: inherit
+  i_have_permission: true
+  card: my-card.jinja
+  name: Qwen3 0.6B
+  quantized_by: me
+  repo_url: https://huggingface.co/me/Qwen3-0.6B-GGUF
   create_pr: true
   commit_message: Quants of Qwen3 0.6B
   prune: true

@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.pushing import BranchOption, CreatePrOption, MessageOption, PruneOption, publish_fields
+from hubquant.cli.pushing import (
+    BranchOption,
+    CreatePrOption,
+    MessageOption,
+    PermissionOption,
+    PruneOption,
+    publish_fields,
+)
 from hubquant.errors import UserError
 
 
@@ -21,6 +28,7 @@ def publish(
     create_pr: CreatePrOption = False,
     commit_message: MessageOption = None,
     prune: PruneOption = False,
+    i_have_permission: PermissionOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be uploaded and stop.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -31,7 +39,7 @@ def publish(
     from hubquant.recipe import parse_recipe
 
     output = Output(as_json=as_json, quiet=quiet)
-    fields = publish_fields(branch, create_pr, commit_message, prune)
+    fields = publish_fields(branch, create_pr, commit_message, prune, i_have_permission)
     settings = parse_recipe({"model": {"bundled": "demo"}, "publish": {"to": to, "private": private, **fields}}).publish
     if Path(to).is_dir() and not folder.exists():
         raise UserError(f"there is no folder {folder}", hint=f"hubquant publish {to} --to {folder}")

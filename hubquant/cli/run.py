@@ -10,7 +10,7 @@ import typer
 from hubquant.cli import pushing
 from hubquant.cli.job import DryRunOption, StoreOption
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.pushing import BranchOption, CreatePrOption, MessageOption, PruneOption
+from hubquant.cli.pushing import BranchOption, CreatePrOption, MessageOption, PermissionOption, PruneOption
 from hubquant.cli.settings import type_names
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def run(
     create_pr: CreatePrOption = False,
     commit_message: MessageOption = None,
     prune: PruneOption = False,
+    i_have_permission: PermissionOption = False,
     dry_run: DryRunOption = False,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on from what is there, or start over.")] = True,
     as_json: JsonOption = False,
@@ -54,7 +55,7 @@ def run(
     from hubquant.api import run as run_recipe
 
     output = Output(as_json=as_json, quiet=quiet)
-    how = pushing.overrides(branch, create_pr, commit_message, prune)
+    how = pushing.overrides(branch, create_pr, commit_message, prune, i_have_permission)
     overrides = [*how, *_overrides(types, push, pre_tokenizer, set)]
     if dry_run:
         _show_plan(recipe, overrides, out, store, output)
@@ -73,12 +74,14 @@ def plan(
     pre_tokenizer: PreTokenizerOption = None,
     out: OutOption = None,
     store: StoreOption = None,
+    i_have_permission: PermissionOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Show the steps, types, sizes, memory, disk and downloads of a run, and do nothing."""
     output = Output(as_json=as_json, quiet=quiet)
-    _show_plan(recipe, _overrides(types, push, pre_tokenizer, set), out, store, output)
+    permission = pushing.overrides(None, False, None, False, i_have_permission)
+    _show_plan(recipe, [*permission, *_overrides(types, push, pre_tokenizer, set)], out, store, output)
 
 
 def _overrides(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 from huggingface_hub import (
@@ -61,7 +61,7 @@ class RemoteModel:
     revision: str
     files: Mapping[str, RemoteFile]
     card: Mapping[str, Any] = field(default_factory=dict)
-    gated: bool = False
+    gated: Literal["auto", "manual"] | None = None
     private: bool = False
     pipeline_tag: str | None = None
     library_name: str | None = None
@@ -97,7 +97,7 @@ def resolve(id: str, revision: str = "main", *, retry: Retry = PATIENT) -> Remot
         revision=commit,
         files=dict(sorted(files.items())),
         card=plain(vars(info.card_data)) if isinstance(info.card_data, ModelCardData) else {},
-        gated=bool(info.gated),
+        gated=info.gated or None,
         private=bool(info.private),
         pipeline_tag=answer.pipeline_tag,
         library_name=answer.library_name,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -77,6 +78,7 @@ def push(
     *,
     outdated: Collection[str] = (),
     private: bool = False,
+    gated: Literal["auto", "manual"] | None = None,
     options: PushOptions = PushOptions(),  # noqa: B008
     advance: Callable[[int], None] = ignore,
     retry: Retry = PATIENT,
@@ -88,7 +90,8 @@ def push(
 
     The contents of large files go up first. One commit then makes all files visible together, the card last in it: a
     broken push leaves the repository as it was, and what has arrived is not sent again. A push of what is there
-    already makes no commit. ``private`` matters for a new repository only. ``advance`` is called with the size of each
+    already makes no commit. ``private`` matters for a new repository only; ``gated`` is set before
+    the first file is there, and None leaves it as it is. ``advance`` is called with the size of each
     file, in bytes, once the Hub has it.
     """
     files = {name: folder / name for name in sorted(digests)}
@@ -100,6 +103,8 @@ def push(
         url = f"{constants.ENDPOINT}/{repo_id}"
         if not (options.pull_request and retry.call(lambda: api.repo_exists(repo_id))):
             url = str(retry.call(lambda: api.create_repo(repo_id, private=private, exist_ok=True)))
+            if gated and retry.call(lambda: api.model_info(repo_id)).gated != gated:
+                retry.call(lambda: api.update_repo_settings(repo_id, gated=gated))
         push = _Push(api, RepoUrl(url).repo_id, retry, advance, frozenset(outdated) - digests.keys(), options)
         return push.run(files, digests, url)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -12,9 +12,11 @@ from hubquant.backends.gguf.files import common_part, quantize_part
 from hubquant.engine.task import fingerprint
 from hubquant.pipeline.contents import CARD, IMATRIX, MEASUREMENTS, PLOT, RECIPE
 from hubquant.pipeline.output_folder import OutputFolder
+from hubquant.pipeline.publishing import gating, names_in_files
 from hubquant.publish.card import Card, CardText, EarlierFile, render
 from hubquant.publish.measurements import FileMeasurement, MadeWith, dump_measurements, read_measurements
 from hubquant.publish.plot import plot
+from hubquant.publish.template import CardTemplate
 from hubquant.publish.usage import Usage
 from hubquant.recipe import dump_recipe
 from hubquant.recipe.public import base_models, local_recipe, needed_files, placed, public_recipe
@@ -51,6 +53,8 @@ class Page(BaseModel):
     """By the name of a file that has settings of its own, their fingerprint."""
     not_as_source: tuple[str, ...] = ()
     usage: Usage = Usage()
+    template: CardTemplate | None = None
+    gated: Literal["auto", "manual"] | None = None
 
     @classmethod
     def of(cls, plan: Plan, matrix_sha256: str | None) -> Page:
@@ -74,6 +78,8 @@ class Page(BaseModel):
             own_settings=_own_settings(recipe),
             not_as_source=plan.work.component.conversion.notes,
             usage=_usage(plan),
+            template=plan.template,
+            gated=gating(recipe.publish, source),
         )
 
     @classmethod
@@ -128,8 +134,9 @@ class Page(BaseModel):
             verified=True,
             not_as_source=self.not_as_source,
             usage=self.usage,
+            quantized_by=self.recipe.publish.quantized_by,
         )
-        text = render(card).encode()
+        text = render(card, self.template).encode()
         return {**contents, MEASUREMENTS: dump_measurements(files, hashlib.sha256(text).hexdigest()), CARD: text}
 
 
@@ -159,7 +166,7 @@ def _made_with(plan: Plan, matrix_sha256: str | None) -> MadeWith:
     return MadeWith(
         model=plan.source.identity["model"],
         imatrix=matrix,
-        settings=fingerprint({**common_part(recipe.quantize), **recipe.convert.model_dump(mode="json")}),
+        settings=fingerprint({**common_part(recipe.quantize), **_other_settings(recipe)}),
         evaluation=plan.work.texts.evaluation.fingerprint if plan.work.texts.evaluation else None,
         hubquant=__version__,
     )
@@ -171,8 +178,11 @@ def _own_settings(recipe: Recipe) -> dict[str, str]:
         for entry in recipe.quantize.types
         if isinstance(entry, NamedType)
     }
-    convert = recipe.convert.model_dump(mode="json")
-    return {name: fingerprint({**part, **convert}) for name, part in parts.items()}
+    return {name: fingerprint({**part, **_other_settings(recipe)}) for name, part in parts.items()}
+
+
+def _other_settings(recipe: Recipe) -> dict[str, Any]:
+    return {**recipe.convert.model_dump(mode="json"), **names_in_files(recipe.publish)}
 
 
 def _usage(plan: Plan) -> Usage:

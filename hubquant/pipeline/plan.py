@@ -17,8 +17,10 @@ from hubquant.gguf_file import Split
 from hubquant.pipeline.contents import IMATRIX, planned_names
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.plan_text import plan_html, plan_text
+from hubquant.pipeline.publishing import card_template, check_license, names_in_files
 from hubquant.pipeline.tasks import RecipeTasks
 from hubquant.pipeline.work import Work, open_model, prepare
+from hubquant.publish.template import CardTemplate
 from hubquant.recipe.schema import Recipe
 from hubquant.recipe.sizes import parse_size
 from hubquant.sources.source import SourceModel
@@ -32,13 +34,14 @@ LESS_MEMORY = "add --set evaluate.skip=true and leave imatrix.offload at auto: t
 @dataclass(frozen=True)
 class Plan:
     """``estimate`` is what was left to do when the plan was made; ``uploads`` is what ``output`` will hold, empty where
-    nothing is published."""
+    nothing is published; ``template`` is the user's own for the card."""
 
     work: Work
     output: Path
     estimate: Estimate
     uploads: Sequence[str]
     notes: Sequence[str]
+    template: CardTemplate | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -100,8 +103,11 @@ def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progr
         settings, published = place_to_publish(recipe.publish)
         recipe = recipe.model_copy(update={"publish": settings})
     folder = None if output is None else OutputFolder(output, store)
+    template = card_template(recipe)
     component = open_model(recipe.model, recipe.convert.pre_tokenizer, progress)
-    backend = GGUF(Split(shard_bytes), "leave imatrix.skip out", compares=True)
+    if recipe.publish.to is not None:
+        check_license(component.source.card, component.source.full_name, recipe.publish)
+    backend = GGUF(Split(shard_bytes), "leave imatrix.skip out", compares=True, named=names_in_files(recipe.publish))
     work = prepare(recipe, component, backend, progress)
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
     names = planned_names(recipe, work.files, has_imatrix=work.importance is not None)
@@ -112,7 +118,7 @@ def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progr
     check_room(found, [file.size for file in work.files], store, folder.root, "--out")
     uploads = names if recipe.publish.to else ()
     notes = [*work.notes, *_foreign_note(folder), *(_revision_note(work, published) if published else [])]
-    return Plan(work, folder.root, found, uploads, notes)
+    return Plan(work, folder.root, found, uploads, notes, template)
 
 
 def check_room(found: Estimate, placed: Sequence[int], store: Store, output: Path, option: str) -> None:

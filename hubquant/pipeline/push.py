@@ -52,9 +52,14 @@ def push_folder(folder: OutputFolder, settings: Publish, progress: Progress) -> 
     every measured one that ``folder`` does not have.
     """
     from hubquant.hub.push import push
+    from hubquant.pipeline.page import Page
+    from hubquant.pipeline.publishing import check_license
 
     to, published = str(settings.to), _look_up(settings)
     _check_card(published, to)
+    page = Page.load(folder)
+    if page is not None:
+        check_license(page.source, page.model_name, settings)
     outdated = _update_page(folder, settings, published, progress)
     digests = folder.publishable()
     progress.step("push", f"{to}: {', '.join(digests)}")
@@ -68,6 +73,7 @@ def push_folder(folder: OutputFolder, settings: Publish, progress: Progress) -> 
             to,
             outdated=outdated,
             private=settings.private,
+            gated=page.gated if page else None,
             options=_options(settings),
             advance=advance,
         )

@@ -11,6 +11,7 @@ from hubquant.recipe.names import HUB_ID, HUB_PREFIX
 from hubquant.recipe.schema import Frozen, ModelReference, Publish, Recipe, name_of
 
 IMATRIX = "imatrix.gguf"
+OF_THE_FILES = ("shard_size", "base_model", "name", "quantized_by", "repo_url")  # what is published of ``publish``
 
 
 def public_recipe(recipe: Recipe, model: ModelReference | None) -> Recipe:
@@ -24,14 +25,16 @@ def public_recipe(recipe: Recipe, model: ModelReference | None) -> Recipe:
 
 def local_recipe(recipe: Recipe, model: ModelReference | None) -> Recipe:
     """What runs on this machine from any folder."""
+    template = _absolute(recipe.publish.card) if recipe.publish.card else None
     recipe = _with_paths(_pinned(recipe, model), _absolute)
     matrices = [name if name.startswith(HUB_PREFIX) else _absolute(name) for name in recipe.imatrix.given]
     update = {"files": tuple(matrices)} if recipe.imatrix.files else {"file": next(iter(matrices), None)}
-    return recipe.model_copy(update={"imatrix": recipe.imatrix.model_copy(update=update)})
+    publish = recipe.publish.model_copy(update={"card": template})
+    return recipe.model_copy(update={"imatrix": recipe.imatrix.model_copy(update=update), "publish": publish})
 
 
 def _pinned(recipe: Recipe, model: ModelReference | None) -> Recipe:
-    publish = Publish(shard_size=recipe.publish.shard_size, base_model=recipe.publish.base_model)
+    publish = Publish(**{field: getattr(recipe.publish, field) for field in OF_THE_FILES})
     return recipe.model_copy(update={"model": model or recipe.model, "publish": publish})
 
 

@@ -292,6 +292,20 @@ class Publish(Frozen):
     """The Hub id that the card names as the base model, where the model is local."""
     private: bool = False
     """Make the repository a private one."""
+    gated: Literal["inherit", "auto", "manual"] | None = None
+    """Who gives access to the repository: the Hub at once (``auto``), you (``manual``), or as it is with the source
+    (``inherit``). By default nobody is asked, or who is asked already."""
+    i_have_permission: bool = False
+    """Publish files of a model whose licence allows no derivatives, because its authors have allowed it."""
+    card: str | None = None
+    """A template of this machine for the card, in Jinja: see docs/publishing.md."""
+    name: Part | None = None
+    """The model's name in the files, ``general.name``. By default the card or the id of the model tells."""
+    quantized_by: Part | None = None
+    """Who has quantized, on the card and in the files (``general.quantized_by``). By default the card names the account
+    and the files hubquant."""
+    repo_url: Part | None = None
+    """Where the files are from, ``general.repo_url`` in the files."""
     branch: Annotated[str, Field(min_length=1)] | None = None
     """The branch that is published to, made of main if it is not there."""
     create_pr: bool = False

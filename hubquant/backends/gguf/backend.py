@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,16 +91,18 @@ class CheckedGGUF:
 @dataclass(frozen=True)
 class GGUF:
     """Files that ``split`` cuts into shards; ``without_imatrix`` is the hint where a type needs an importance matrix
-    and there is none. The tokenizer is compared with llama.cpp's where it is converted, or always with ``compares``."""
+    and there is none. The tokenizer is compared with llama.cpp's where it is converted, or always with ``compares``.
+    ``named`` are keys of ``general.*`` that stand in the place of the source's."""
 
     split: Split
     without_imatrix: str
     compares: bool
+    named: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, component: Component, settings: Quantize, progress: Progress) -> CheckedGGUF:
         source = component.source
         check_quantized(source, settings)
-        weights = conversion_weights(source, component.conversion)
+        weights = conversion_weights(source, component.conversion, self.named)
         vocabulary = None
         if source.converts_tokenizer or self.compares:
             with progress.doing("comparing the tokenizer with llama.cpp's"):

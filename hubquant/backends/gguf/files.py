@@ -24,7 +24,7 @@ from hubquant.sources.source import SourceModel
 from hubquant.version import __version__
 
 MATRIX_KEY = "quantize.imatrix.file"
-QUANTIZED_BY = ("general.quantized_by", string("hubquant"))
+QUANTIZED_BY = "general.quantized_by"
 LATER = ("leave_output_tensor", "override_kv")  # settings that files of earlier versions do not know
 PERMISSIONS = ("allow_fork_types", "allow_requantize")  # settings that change no file
 
@@ -46,6 +46,7 @@ class Weights:
     quantized: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
     stored_metadata: Metadata = field(default_factory=dict)
+    quantized_by: str = "hubquant"
 
     @property
     def n_parameters(self) -> int:
@@ -203,13 +204,14 @@ def _metadata(
     if ftype == COPY.name:
         return {**weights.stored_metadata, **version}
     metadata = {**weights.metadata, **version, "general.file_type": u32(FTYPES[ftype].id)}
+    quantized_by = {QUANTIZED_BY: string(weights.quantized_by)}
     kept = {**weights.stored, **weights.quantized}
     if all(type in FLOATS or type == kept.get(name) for name, type in types.items()):
-        return {key: value for key, value in metadata.items() if (key, value) != QUANTIZED_BY}
+        return {key: value for key, value in metadata.items() if (key, value) not in quantized_by.items()}
     made_from = {"model": model, "imatrix": imatrix and imatrix.dataset, **quantize_part(ftype, settings)}
     return {
         **metadata,
-        **dict([QUANTIZED_BY]),
+        **quantized_by,
         **(_imatrix_metadata(imatrix) if imatrix else {}),
         "hubquant.version": string(__version__),
         "hubquant.mode": string(settings.mode),

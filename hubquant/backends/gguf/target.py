@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hubquant.backends.gguf.files import Weights
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
     from hubquant.llamacpp.vocabulary import VocabularyCheck
 
 
-def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
-    """What the files hold: the source's tensors, and its metadata with ``general.*`` keys from the card."""
+def conversion_weights(
+    source: SourceModel,
+    conversion: Conversion,
+    named: Mapping[str, str] = MappingProxyType({}),
+) -> Weights:
+    """What the files hold: the source's tensors, and its metadata with ``general.*`` keys from the card, of which
+    ``named`` replaces some."""
     shapes = conversion.shapes
     weights = Weights(
         conversion.architecture,
@@ -36,9 +42,10 @@ def conversion_weights(source: SourceModel, conversion: Conversion) -> Weights:
     if "general.name" in general:
         name = fitting_name(str(general["general.name"].value), strips=conversion.strips_as_phi3)
         general["general.name"] = string(name)
-    metadata = {"general.architecture": string(conversion.architecture), **general, **conversion.metadata}
+    own = {f"general.{key}": string(value) for key, value in named.items()}
+    metadata = {"general.architecture": string(conversion.architecture), **general, **conversion.metadata, **own}
     metadata.setdefault("hubquant.source_revision", string(source.revision))
-    return replace(weights, metadata=metadata)
+    return replace(weights, metadata=metadata, quantized_by=named.get("quantized_by", "hubquant"))
 
 
 def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:

@@ -108,6 +108,12 @@ def auth_check(hub: LocalHub, call: Call, kind: str, id: str, write: str | None)
     return JSONResponse({})
 
 
+def change_settings(hub: LocalHub, call: Call, kind: str, id: str) -> Response:
+    repository, wanted = hub.open(call, kind, id, write=True), json.loads(call.body)
+    repository.gated = wanted.get("gated", repository.gated)
+    return JSONResponse({})
+
+
 def refs(hub: LocalHub, call: Call, kind: str, id: str) -> Response:
     repository = hub.open(call, kind, id)
     heads = {name: oid for name, oid in repository.branches.items() if not name.startswith("refs/")}

@@ -287,6 +287,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
         ("GET", REPOSITORY, api.info),
         ("GET", REPOSITORY + r"/revision/(?P<revision>[^/]+)", api.info),
         ("GET", REPOSITORY + r"/auth-check(?P<write>/write)?", api.auth_check),
+        ("PUT", REPOSITORY + r"/settings", api.change_settings),
         ("GET", REPOSITORY + r"/refs", api.refs),
         ("GET", REPOSITORY + r"/commits/(?P<revision>[^/]+)", api.commits),
         ("GET", REPOSITORY + r"/tree/(?P<revision>[^/]+)(?:/(?P<folder>.*))?", api.tree),
