@@ -16,9 +16,12 @@ Bars = Progress | Literal["auto"] | None
 
 def shown(progress: Bars) -> Progress:
     """What ``progress=`` of a public function stands for. ``None`` is silence, and "auto" too where nobody looks: in
-    pipes, logs and jobs."""
+    pipes, logs and jobs. To be asked before any library is imported that has tqdm warn of missing widgets."""
+    notebook = in_notebook()
+    if notebook:
+        _import_tqdm()
     if progress == "auto":
-        if in_notebook():
+        if notebook:
             return TqdmProgress(sys.stdout)
         return TqdmProgress(sys.stderr) if sys.stderr is not None and sys.stderr.isatty() else Silent()
     return progress or Silent()
@@ -35,10 +38,7 @@ class TqdmProgress:
     """A line on ``stream`` for each step, and below it a bar that goes when its work is done."""
 
     def __init__(self, stream: TextIO) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tqdm's, where a notebook has no widgets: it draws in text there
-            from tqdm.auto import tqdm
-        self._tqdm, self._stream = tqdm, stream
+        self._tqdm, self._stream = _import_tqdm(), stream
 
     def step(self, name: str, detail: str, *, reused: bool = False) -> None:
         self._say(f"{name:>10}  {message(detail)}{' (done before)' if reused else ''}")
@@ -62,3 +62,11 @@ class TqdmProgress:
 
     def _say(self, text: str) -> None:
         self._tqdm.write(text, file=self._stream)
+
+
+def _import_tqdm() -> Any:
+    """Without its warning where a notebook has no widgets: it draws in text there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+    return tqdm

@@ -22,11 +22,12 @@ Types = str | Sequence[str | Mapping[str, Any]]
 
 @contextmanager
 def quietly(progress: Bars) -> Iterator[Progress]:
-    """While work is done, its own progress is all that is seen."""
+    """While work is done, its own progress is all that is seen. What is heavy to import is to be imported inside."""
+    seen = shown(progress)
     from hubquant.models.load import quiet
 
     with quiet():
-        yield shown(progress)
+        yield seen
 
 
 def checked(changed: Mapping[str, tuple[str, Any]]) -> Recipe:

@@ -37,11 +37,11 @@ def convert(
         raise UserError(
             f"convert does not write {chosen}", hint=f"hubquant.quantize({str(model)!r}, {chosen!r}, out=…)"
         )
-    from hubquant.commands.files import convert as prepare
-    from hubquant.commands.job import carry_out
-
     opened = open_store(store)
     with quietly(progress) as seen:
+        from hubquant.commands.files import convert as prepare
+        from hubquant.commands.job import carry_out
+
         [made] = carry_out(prepare(str(model), Path(out), chosen, pre_tokenizer, opened, seen), opened, seen)
     return made
 
@@ -93,12 +93,12 @@ def quantize(
     settings, matrix = check_settings(recipe.quantize), recipe.imatrix
     if (matrix.include_weights or matrix.exclude_weights) and not matrix.given:
         raise UserError("there is no importance matrix to choose entries of", hint="add imatrix=FILE")
-    from hubquant.commands.files import Placing
-    from hubquant.commands.files import quantize as prepare
-    from hubquant.commands.job import carry_out
-
     opened = open_store(store)
     with quietly(progress) as seen:
+        from hubquant.commands.files import Placing
+        from hubquant.commands.files import quantize as prepare
+        from hubquant.commands.job import carry_out
+
         job = prepare(str(model), settings, matrix, pre_tokenizer, Placing(Path(out)), opened, seen)
         return carry_out(job, opened, seen)
 
@@ -132,9 +132,10 @@ def publish(
             "prune": ("publish.prune", prune),
         }
     )
+    seen = shown(progress)
     from hubquant.commands.publish import publish as push
 
-    return push(Path(folder), recipe.publish, shown(progress))
+    return push(Path(folder), recipe.publish, seen)
 
 
 def inspect(file: Path | str) -> Description:

@@ -58,25 +58,25 @@ def collect_imatrix(
             "max_memory": ("imatrix.max_memory", dict(max_memory or {})),
         }
     )
-    from hubquant.commands.collect import Request
-    from hubquant.commands.collect import collect as prepare
-    from hubquant.commands.flags import Text, parse_shard, text_sources
-    from hubquant.commands.job import carry_out
-    from hubquant.pipeline.importance import Saving
-
-    sources = text_sources(listed(file), recipe.calibration.sources, parse_special=parse_special)
-    request = Request(
-        str(model),
-        Text(sources, recipe.calibration.chunks, recipe.calibration.chunk_size, chunk),
-        Saving(Path(out), output_frequency, save_frequency),
-        pre_tokenizer=pre_tokenizer,
-        shard=parse_shard(shard) if shard else None,
-        perplexity=not no_ppl,
-        settings=recipe.imatrix,
-        device=device,
-    )
     opened = open_store(store)
     with quietly(progress) as seen:
+        from hubquant.commands.collect import Request
+        from hubquant.commands.collect import collect as prepare
+        from hubquant.commands.flags import Text, parse_shard, text_sources
+        from hubquant.commands.job import carry_out
+        from hubquant.pipeline.importance import Saving
+
+        sources = text_sources(listed(file), recipe.calibration.sources, parse_special=parse_special)
+        request = Request(
+            str(model),
+            Text(sources, recipe.calibration.chunks, recipe.calibration.chunk_size, chunk),
+            Saving(Path(out), output_frequency, save_frequency),
+            pre_tokenizer=pre_tokenizer,
+            shard=parse_shard(shard) if shard else None,
+            perplexity=not no_ppl,
+            settings=recipe.imatrix,
+            device=device,
+        )
         return carry_out(prepare(request, opened, seen), opened, seen)
 
 
@@ -129,13 +129,13 @@ def evaluate(
     Raises ``HubquantError``.
     """
     recipe = checked({"chunks": ("evaluate.chunks", chunks), "chunk_size": ("evaluate.chunk_size", chunk_size)})
-    from hubquant.commands import measure
-    from hubquant.commands.flags import Text, text_sources
-    from hubquant.commands.job import carry_out
-
-    text = Text(text_sources(listed(file), recipe.evaluate.sources), chunks, chunk_size)
     opened = open_store(store)
     with quietly(progress) as seen:
+        from hubquant.commands import measure
+        from hubquant.commands.flags import Text, text_sources
+        from hubquant.commands.job import carry_out
+
+        text = Text(text_sources(listed(file), recipe.evaluate.sources), chunks, chunk_size)
         if baseline is None:
             return carry_out(measure.perplexity(str(model), text, opened, seen, device), opened, seen)
         if Path(baseline).suffix == ".h5":

@@ -73,9 +73,9 @@ def plan(
     else:
         loaded = load_recipe(str(recipe), given, fetch=_fetch_recipe)
     checked = check_recipe(loaded)
-    from hubquant.pipeline.plan import make_plan  # after mistakes in the recipe are found: it imports torch
+    with quietly(progress) as seen:  # after mistakes in the recipe are found: torch is imported now
+        from hubquant.pipeline.plan import make_plan
 
-    with quietly(progress) as seen:
         return make_plan(checked, None if out is None else Path(out), open_store(store), seen)
 
 
@@ -114,9 +114,9 @@ def run(
         store=store,
         progress=progress,
     )
-    from hubquant.pipeline.run import execute
-
     with quietly(progress) as seen:
+        from hubquant.pipeline.run import execute
+
         return execute(made, open_store(store), seen, fresh=fresh)
 
 
