@@ -16,7 +16,7 @@ from hubquant.engine.store import RECORD, Store
 
 KILLS = 10
 LESS = ("--set", "calibration.chunks=16", "--set", "evaluate.chunks=6")
-LEAST = ("--set", "calibration.chunks=8", "--set", "evaluate.chunks=3")
+LEAST = ("--set", "calibration.chunks=4", "--set", "evaluate.chunks=2")
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., ForkServerProcess]
