@@ -98,7 +98,8 @@ model: Qwen/Qwen3-0.6B
 
 `hubquant run RECIPE` runs it, and `hubquant plan RECIPE` shows what that would do. A model in the place of a recipe is
 a recipe with the defaults. `--set quantize.mode=exact` on the command line, or `overrides=["quantize.mode=exact"]` in
-Python, puts a value in the place of any field; it is read as YAML: `--set 'quantize.types=[Q8_0, Q4_K_M]'` is a list.
+Python, puts a value in the place of any field; it is read as YAML: `--set 'quantize.types=[Q8_0, Q4_K_M]'` is a list,
+and so is `--set quantize.types=Q8_0,Q4_K_M`. Flags say the most common of these shorter (`hubquant run --help`).
 Unknown keys, values of another kind and contradictions are refused with the name of the field, before any work.
 Paths are relative to the current folder. Tokens are never part of a recipe: `hf auth login` keeps them.
 

@@ -22,6 +22,7 @@ from hubquant.mix import check_recipe
 from hubquant.recipe import Recipe, load_recipe, override_recipe
 
 if TYPE_CHECKING:
+    from hubquant.devices import Device
     from hubquant.pipeline.plan import Plan
     from hubquant.publish.report import Report
 
@@ -41,6 +42,7 @@ def plan(
     overrides: Overrides = (),
     out: Path | str | None = None,
     store: Path | str | None = None,
+    device: Device = "auto",
     progress: Bars = "auto",
 ) -> Plan:
     """What ``run`` would do: steps, types, exact sizes, memory, disk and downloads. ``print(plan)`` shows it.
@@ -53,8 +55,8 @@ def plan(
     ``pre_tokenizer``. ``overrides`` reach every field, as {"calibration.chunks": 100} or ["calibration.chunks=100"].
 
     ``out`` is the output folder, ``<model>-GGUF`` by default; ``store`` is where what was made is kept, by default in
-    ``$HUBQUANT_HOME``. ``progress`` is "auto" (bars on a terminal and in a notebook), None (silence), or an object
-    with the methods of ``hubquant.engine.progress.Progress``.
+    ``$HUBQUANT_HOME``; models run on ``device``. ``progress`` is "auto" (bars on a terminal and in a notebook), None
+    (silence), or an object with the methods of ``hubquant.engine.progress.Progress``.
 
     Raises ``UserError`` for everything that would fail later and can be known now.
     """
@@ -76,7 +78,7 @@ def plan(
     with quietly(progress) as seen:  # after mistakes in the recipe are found: torch is imported now
         from hubquant.pipeline.plan import make_plan
 
-        return make_plan(checked, None if out is None else Path(out), open_store(store), seen)
+        return make_plan(checked, None if out is None else Path(out), open_store(store), seen, device)
 
 
 def run(
@@ -93,6 +95,7 @@ def run(
     out: Path | str | None = None,
     store: Path | str | None = None,
     fresh: bool = False,
+    device: Device = "auto",
     progress: Bars = "auto",
 ) -> Report:
     """Make, measure, verify and publish what ``recipe`` asks for, going on from what is there unless ``fresh``.
@@ -112,6 +115,7 @@ def run(
         overrides=overrides,
         out=out,
         store=store,
+        device=device,
         progress=progress,
     )
     with quietly(progress) as seen:

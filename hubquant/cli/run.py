@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hubquant.cli import pushing
-from hubquant.cli.job import DryRunOption, StoreOption
+from hubquant.cli.job import DeviceOption, DryRunOption, StoreOption, ThreadsOption
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.pushing import BranchOption, CreatePrOption, MessageOption, PermissionOption, PruneOption
 from hubquant.cli.settings import type_names
 
 if TYPE_CHECKING:
+    from hubquant.devices import Device
     from hubquant.recipe import Override
 
 RecipeArgument = Annotated[
@@ -30,6 +32,22 @@ SetOption = Annotated[
 PreTokenizerOption = Annotated[
     str | None, typer.Option("--pre-tokenizer", help="llama.cpp's name of the pre-tokenizer, if it is not recognised.")
 ]
+ModeOption = Annotated[
+    Literal["exact", "best"] | None, typer.Option("--mode", help="best: the least error; exact: llama.cpp's bytes.")
+]
+ImatrixOption = Annotated[
+    list[str] | None,
+    typer.Option("--imatrix", help="The importance matrix, a file or hub:org/repo/file. Repeat it to add several up."),
+]
+PrivateOption = Annotated[bool, typer.Option("--private", help="Make the repository of --push a private one.")]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", help="Of a model on the Hub: a branch, tag or commit.")
+]
+OffloadOption = Annotated[
+    Literal["auto", "none", "cpu", "disk", "stream"] | None,
+    typer.Option("--offload", help="For models larger than memory; stream has one block in memory at a time."),
+]
+NoEvalOption = Annotated[bool, typer.Option("--no-eval", help="Measure nothing.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The output folder (default: <model>-GGUF).")]
 
 
@@ -39,6 +57,14 @@ def run(
     push: PushOption = None,
     set: SetOption = None,
     pre_tokenizer: PreTokenizerOption = None,
+    mode: ModeOption = None,
+    imatrix: ImatrixOption = None,
+    private: PrivateOption = False,
+    revision: RevisionOption = None,
+    offload: OffloadOption = None,
+    no_eval: NoEvalOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     out: OutOption = None,
     store: StoreOption = None,
     branch: BranchOption = None,
@@ -55,12 +81,36 @@ def run(
     from hubquant.api import run as run_recipe
 
     output = Output(as_json=as_json, quiet=quiet)
-    how = pushing.overrides(branch, create_pr, commit_message, prune, i_have_permission)
-    overrides = [*how, *_overrides(types, push, pre_tokenizer, set)]
+    overrides = [
+        *pushing.overrides(branch, create_pr, commit_message, prune, i_have_permission),
+        *_overrides(
+            set or [],
+            types=types,
+            imatrix=imatrix,
+            flags={
+                "--push": ("publish.to", push),
+                "--pre-tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
+                "--mode": ("quantize.mode", mode),
+                "--private": ("publish.private", private),
+                "--revision": ("model.revision", revision),
+                "--offload": ("imatrix.offload", offload),
+                "--no-eval": ("evaluate.skip", no_eval),
+            },
+        ),
+    ]
     if dry_run:
-        _show_plan(recipe, overrides, out, store, output)
+        _show_plan(recipe, overrides, out, store, device, threads, output)
         return
-    report = run_recipe(recipe, overrides=overrides, out=out, store=store, fresh=not resume, progress=output.progress())
+    _use_threads(threads)
+    report = run_recipe(
+        recipe,
+        overrides=overrides,
+        out=out,
+        store=store,
+        fresh=not resume,
+        device=device,
+        progress=output.progress(),
+    )
     output.data(report.as_dict(), report.text)
     if report.failed_gates:
         raise typer.Exit(1)
@@ -72,6 +122,14 @@ def plan(
     push: PushOption = None,
     set: SetOption = None,
     pre_tokenizer: PreTokenizerOption = None,
+    mode: ModeOption = None,
+    imatrix: ImatrixOption = None,
+    private: PrivateOption = False,
+    revision: RevisionOption = None,
+    offload: OffloadOption = None,
+    no_eval: NoEvalOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     out: OutOption = None,
     store: StoreOption = None,
     i_have_permission: PermissionOption = False,
@@ -81,27 +139,60 @@ def plan(
     """Show the steps, types, sizes, memory, disk and downloads of a run, and do nothing."""
     output = Output(as_json=as_json, quiet=quiet)
     permission = pushing.overrides(None, False, None, False, i_have_permission)
-    _show_plan(recipe, [*permission, *_overrides(types, push, pre_tokenizer, set)], out, store, output)
+    overrides = _overrides(
+        set or [],
+        types=types,
+        imatrix=imatrix,
+        flags={
+            "--push": ("publish.to", push),
+            "--pre-tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
+            "--mode": ("quantize.mode", mode),
+            "--private": ("publish.private", private),
+            "--revision": ("model.revision", revision),
+            "--offload": ("imatrix.offload", offload),
+            "--no-eval": ("evaluate.skip", no_eval),
+        },
+    )
+    _show_plan(recipe, [*permission, *overrides], out, store, device, threads, output)
 
 
 def _overrides(
-    types: list[str] | None, push: str | None, pre_tokenizer: str | None, given: list[str] | None
+    given: Sequence[str],
+    *,
+    types: list[str] | None,
+    imatrix: list[str] | None,
+    flags: Mapping[str, tuple[str, Any]],
 ) -> list[str | Override]:
+    """What the ``flags`` say of fields of the recipe, by their names, and then what is ``given`` by --set."""
     from hubquant.recipe import Override
 
-    options = {
-        "--types": ("quantize.types", type_names(types, "--types", named=True) if types else None),
-        "--push": ("publish.to", push),
-        "--pre-tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
-    }
-    flags = [Override(path, value, flag) for flag, (path, value) in options.items() if value]
-    return [*flags, *(given or [])]
+    named = {"--types": ("quantize.types", type_names(types, "--types", named=True) if types else None), **flags}
+    found = [Override(path, value, flag) for flag, (path, value) in named.items() if value]
+    if imatrix:
+        one = len(imatrix) == 1
+        fields = {"file": imatrix[0] if one else None, "files": [] if one else imatrix, "skip": False}
+        found += [Override(f"imatrix.{field}", value, "--imatrix") for field, value in fields.items()]
+    return [*found, *given]
 
 
 def _show_plan(
-    recipe: str, overrides: list[str | Override], out: Path | None, store: Path | None, output: Output
+    recipe: str,
+    overrides: list[str | Override],
+    out: Path | None,
+    store: Path | None,
+    device: Device,
+    threads: int | None,
+    output: Output,
 ) -> None:
     from hubquant.api import plan as plan_recipe
 
-    made = plan_recipe(recipe, overrides=overrides, out=out, store=store, progress=output.progress())
+    _use_threads(threads)
+    made = plan_recipe(recipe, overrides=overrides, out=out, store=store, device=device, progress=output.progress())
     output.data(made.as_dict(), lambda: str(made))
+
+
+def _use_threads(n: int | None) -> None:
+    if n is not None:
+        from hubquant.commands.flags import use_threads
+
+        use_threads(n)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.gguf.backend import GGUF
 from hubquant.backends.gguf.files import FilePlan
+from hubquant.devices import Device
 from hubquant.engine.machine import check_disk, check_memory, same_disk
 from hubquant.engine.progress import Progress
 from hubquant.engine.schedule import Estimate, Step, estimate, missing
@@ -93,8 +94,8 @@ class Plan:
         }
 
 
-def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progress) -> Plan:
-    """Raises a ``UserError`` for everything that would fail later and can be known now."""
+def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progress, device: Device = "auto") -> Plan:
+    """Models run on ``device``. Raises a ``UserError`` for everything that would fail later and can be known now."""
     shard_bytes = parse_size(recipe.publish.shard_size, "publish.shard_size")
     published = None
     if recipe.publish.to is not None:
@@ -108,7 +109,7 @@ def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progr
     if recipe.publish.to is not None:
         check_license(component.source.card, component.source.full_name, recipe.publish)
     backend = GGUF(Split(shard_bytes), "leave imatrix.skip out", compares=True, named=names_in_files(recipe.publish))
-    work = prepare(recipe, component, backend, progress)
+    work = prepare(recipe, component, backend, progress, device)
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
     names = planned_names(recipe, work.files, has_imatrix=work.importance is not None)
     folder.check(names, _sources(work.tasks, store))

@@ -44,7 +44,7 @@ def explain(error: ValidationError, origin: str, typed: Mapping[str, str]) -> Re
             hint = NAME_A_MODEL if location == ("model",) else None
             return RecipeError(f"{where}{rest}", why=problem["msg"].removeprefix("Value error, "), hint=hint)
     given = problem["input"]
-    what = f"{where} must be {noun(_field(location))}, not {_shown(given)}{rest}"
+    what = f"{where} must be {noun(field_at(location))}, not {_shown(given)}{rest}"
     return RecipeError(what, hint=_hint(location, given, write))
 
 
@@ -53,7 +53,7 @@ def _is_within(path: str, other: str) -> bool:
 
 
 def _hint(location: Location, given: Any, write: str) -> str:
-    kind, _ = stripped(_field(location))
+    kind, _ = stripped(field_at(location))
     if typing.get_origin(kind) is typing.Literal and isinstance(given, str):
         choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str)]
         if near := difflib.get_close_matches(given.lower(), choices, n=1):
@@ -65,7 +65,7 @@ def _hint(location: Location, given: Any, write: str) -> str:
 
 def _example(location: Location, given: Any) -> Any:
     """A right value: made of the one that was given, or the default, or any of its kind."""
-    kind, _ = stripped(_field(location))
+    kind, _ = stripped(field_at(location))
     if is_list(kind) and isinstance(given, str | int | float):
         element, _ = stripped(typing.get_args(kind)[0])
         return [_cut(str(given))] if element is str else [_of_kind(element)]
@@ -88,7 +88,7 @@ def _of_kind(kind: Any) -> Any:
 
 def _default(location: Location) -> Any:
     """Plain data, or None where the field has no default or an empty one."""
-    value = getattr(_field(location), "default", None)
+    value = getattr(field_at(location), "default", None)
     if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
         return None
     return list(value) if isinstance(value, tuple) else value if isinstance(value, str | int | float) else None
@@ -122,7 +122,13 @@ def _bound(constraint: Any) -> str | None:
     return None
 
 
-def _field(location: Location) -> Any:
+def is_list_of_text(path: str) -> bool:
+    """Whether the field at ``path``, with dots, is a list whose elements may be text."""
+    kind, _ = stripped(field_at(path.split(".")))
+    return is_list(kind) and stripped(typing.get_args(kind)[0])[0] is str
+
+
+def field_at(location: Location) -> Any:
     """The annotation, or field, at ``location``."""
     found: Any = Recipe
     for part in location:
@@ -170,7 +176,7 @@ def is_list(kind: Any) -> bool:
 
 def _nearest(name: str, location: Location) -> str:
     """The field that a wrong key at ``location`` may have been meant to be."""
-    kind, _ = stripped(_field(location))
+    kind, _ = stripped(field_at(location))
     valid = list(kind.model_fields) if is_model(kind) else []
     elsewhere = [path for path in _paths(Recipe) if path.endswith(f".{name}")]
     near = [".".join(map(str, (*location, found))) for found in difflib.get_close_matches(name.lower(), valid, n=1)]

@@ -65,6 +65,8 @@ class ModelReference(Frozen):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
+        if self.revision != "main" and self.id is None:
+            raise ValueError("a revision is that of a repository on the Hub, and the model is none")
         return _exactly_one(self, ("id", "folder", "file", "bundled"))
 
     @property

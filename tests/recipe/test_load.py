@@ -269,7 +269,7 @@ def test_every_field_is_covered() -> None:
 @pytest.mark.parametrize(
     ("override", "what", "hint"),
     [
-        ("quantize.types=Q8_0", "--set quantize.types must be a list, not 'Q8_0'", "--set quantize.types=[Q8_0]"),
+        ("quantize.types={a: 1}", "--set quantize.types must be a list, not a mapping", "--set quantize.types=[Q8_0"),
         ("quantize.types=[1]", "--set quantize.types: quantize.types.0 must be text, not 1", "'1'"),
         ("quantize.mode=Exat", "--set quantize.mode must be one of exact, best, not 'Exat'", "did you mean exact?"),
         ("quantize.pure=maybe", "--set quantize.pure must be true or false, not 'maybe'", "quantize.pure=true"),
@@ -292,6 +292,21 @@ def test_messages_say_what_a_field_takes(override: str, what: str, hint: str) ->
         load_recipe("org/name", [override])
     assert what in str(error.value)
     assert hint in (error.value.hint or "")
+
+
+def test_a_list_may_be_given_with_commas() -> None:
+    overrides = ["quantize.types=Q4_K_M, Q8_0", "imatrix.include_weights=ffn_down"]
+    recipe = load_recipe("org/name", overrides)
+    assert recipe.quantize.types == ("Q4_K_M", "Q8_0")
+    assert recipe.imatrix.include_weights == ("ffn_down",)
+    with pytest.raises(RecipeError, match="sources must be a list"):
+        load_recipe("org/name", ["evaluate.sources=a.txt"])
+
+
+def test_only_repositories_have_revisions(tmp_path: Path) -> None:
+    assert load_recipe("org/name", ["model.revision=v2"]).model.revision == "v2"
+    with pytest.raises(RecipeError, match="a revision is that of a repository on the Hub"):
+        load_recipe(str(tmp_path), ["model.revision=v2"])
 
 
 def test_in_a_file_the_message_names_the_file(tmp_path: Path) -> None:
