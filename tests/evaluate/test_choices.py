@@ -28,6 +28,7 @@ from tests.support import choices
 from tests.support.cli import hubquant
 from tests.support.evaluation import counted, random_chunks
 from tests.support.llamacpp import LlamaCpp
+from tests.support.localhub import LocalHub
 
 N = 24
 
@@ -290,3 +291,36 @@ def test_any_bytes_are_tasks_or_refused(tmp_path_factory: pytest.TempPathFactory
     except CalibrationError:
         return
     assert len(found) == 2
+
+
+CONFIGS = """---
+configs:
+- {config_name: easy, data_files: [{split: test, path: easy.jsonl}]}
+- {config_name: hard, data_files: [{split: test, path: hard.jsonl}]}
+---
+"""
+
+
+def test_data_sets_come_from_the_hub(hub: LocalHub, folder: Path) -> None:
+    rows = "\n".join(map(json.dumps, ROWS["hellaswag"] * 3))
+    hub.add(
+        "Rowan/hellaswag",
+        {"train.jsonl": b"\n".join([rows.encode()] * 2), "validation.jsonl": rows.encode()},
+        kind="dataset",
+    )
+    assert measured("hellaswag", folder / "model")["n_tasks"] == 3
+    few, many = (json.dumps(ROWS["multiple-choice"][1]) + "\n" for _ in range(2))
+    files = {"README.md": CONFIGS.encode(), "easy.jsonl": few.encode(), "hard.jsonl": 5 * many.encode()}
+    hub.add("org/choices", files, kind="dataset")
+    words = ("multiple-choice", folder / "model.gguf", "-f", "org/choices", "--split", "test", "--config")
+    assert [measured(*words, name)["n_tasks"] for name in ("easy", "hard")] == [1, 5]
+    outcome = hubquant(
+        "evaluate", "winogrande", str(folder / "model"), "-f", "org/choices", *map(str, words[4:]), "easy"
+    )
+    assert "row 1 of org/choices is no question of this test" in outcome.err
+    assert "sentence with a _" in outcome.err
+
+
+def test_a_file_has_no_configurations(folder: Path) -> None:
+    words = ("hellaswag", str(folder / "model"), "-f", str(folder / "hellaswag.txt"))
+    assert "has no configurations" in hubquant("evaluate", *words, "--config", "x").err
