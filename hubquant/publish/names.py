@@ -17,12 +17,12 @@ def is_sharded(file: MeasuredFile) -> bool:
 
 def is_mistaken(file: MeasuredFile, files: Iterable[MeasuredFile]) -> bool:
     """Whether ``llama-server -hf repo:TYPE`` may take another of ``files``, as it does BF16 for F16: it takes the first
-    file with the type anywhere in its name, before a point or a dash.
+    file in the alphabet with the type anywhere in its name, before a point or a dash.
 
     https://github.com/ggml-org/llama.cpp/blob/master/common/download.cpp (find_best_model)
     """
     wanted = re.compile(re.escape(file.type) + "[.-]", re.IGNORECASE)
-    return any(wanted.search(other.file) for other in files if other.type != file.type)
+    return any(wanted.search(other.file) and other.file < file.file for other in files if other.type != file.type)
 
 
 def pattern(file: MeasuredFile, files: Iterable[MeasuredFile]) -> str:
