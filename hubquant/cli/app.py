@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import shlex
 import sys
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
-from hubquant.cli import batch, convert, evaluate, gguf, imatrix, inspect, publish, quantize, run, store
-from hubquant.cli.line import command, farewell, has_flag
+from hubquant.cli import batch, convert, environment, evaluate, gguf, imatrix, inspect, publish, quantize, run, store
+from hubquant.cli.line import command, farewell, has_flag, option_value
+from hubquant.cli.log import log_file
 from hubquant.cli.output import Output, say
 from hubquant.cli.signals import Stopped, stopping
 from hubquant.cli.streams import ReaderGone, guarded
@@ -23,7 +27,6 @@ app = typer.Typer(
     cls=Group,
     help="One line takes a Hugging Face model to a published, measured GGUF repository.",
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -39,6 +42,7 @@ app.add_typer(gguf.app, name="gguf")
 app.add_typer(store.app, name="store")
 app.command("inspect", cls=Command)(inspect.inspect)
 app.command("publish", cls=Command)(publish.publish)
+app.command("env", cls=Command)(environment.env)
 
 
 def _show_version(wanted: bool) -> None:
@@ -64,8 +68,18 @@ def run_app(arguments: list[str] | None = None) -> int:
         quiet=has_flag(arguments, "--quiet", "-q"),
         command=command(arguments),
     )
-    _quieten_libraries()
-    with guarded(as_json=output.as_json), output.warnings():
+    verbose = has_flag(arguments, "--verbose")
+    _quieten_libraries(verbose=verbose)
+    with ExitStack() as stack:
+        try:
+            log = stack.enter_context(log_file(option_value(arguments, "--log-file")))
+        except HubquantError as error:
+            output.error(error)
+            return error.exit_code
+        if log is not None:
+            log(f"hubquant {__version__}: {shlex.join(arguments)}")
+        stack.enter_context(guarded(as_json=output.as_json, log=log, stamps=verbose and not output.as_json))
+        stack.enter_context(output.warnings(logging.INFO if verbose else logging.WARNING))
         try:
             with stopping():
                 code = int(app(arguments, prog_name="hubquant", standalone_mode=False) or 0)
@@ -97,8 +111,11 @@ def _explained(error: Exception) -> HubquantError:
     )
 
 
-def _quieten_libraries() -> None:
+def _quieten_libraries(*, verbose: bool) -> None:
     """Our output is the only output; a user who wants the libraries' own says so in the environment."""
+    if verbose:
+        os.environ.setdefault("HF_HUB_VERBOSITY", "info")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")

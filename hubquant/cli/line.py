@@ -26,6 +26,17 @@ def has_flag(arguments: Sequence[str], *names: str) -> bool:
     return any(argument in names for argument in arguments[:end])
 
 
+def option_value(arguments: Sequence[str], name: str) -> str | None:
+    """The value of an option, before anything is parsed."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for position, argument in enumerate(arguments[:end]):
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+        if argument == name and position + 1 < end:
+            return arguments[position + 1]
+    return None
+
+
 def command(arguments: Sequence[str]) -> str:
     """ "run" or "imatrix collect"; whatever stands in their place if it is none."""
     words = [argument for argument in arguments if not argument.startswith("-")]

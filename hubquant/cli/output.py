@@ -9,11 +9,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from hubquant.cli.hints import fitted
+from hubquant.cli.log import without_secrets
 from hubquant.cli.text import finite
 from hubquant.errors import HubquantError
 from hubquant.printable import message, table
@@ -47,9 +48,12 @@ class Output:
 
         if self.as_json:
             return JsonProgress()
+        log = getattr(sys.stderr, "log", None)
         if self.quiet:
-            return Silent()
-        return TerminalProgress() if sys.stderr.isatty() else LineProgress()
+            return LineProgress(log) if log else Silent()
+        if not sys.stderr.isatty():
+            return LineProgress(say)
+        return TerminalProgress(getattr(sys.stderr, "shown", sys.stderr), LineProgress(log) if log else Silent())
 
     def error(self, error: HubquantError) -> None:
         parts = {"what": error.what, "why": error.why, "hint": fitted(error.hint or "", self.command)}
@@ -62,28 +66,36 @@ class Output:
             say(f"  next: {shown['hint']}")
 
     @contextmanager
-    def warnings(self) -> Iterator[None]:
-        """What libraries warn of are notes."""
-        handler, root = _Notes(self), logging.getLogger()
+    def warnings(self, level: int = logging.WARNING) -> Iterator[None]:
+        """What libraries warn of are notes, and what they log from ``level`` on."""
+        handler, root = _Notes(self, level), logging.getLogger()
+        before = root.level
         with warnings.catch_warnings():
             warnings.showwarning = lambda text, *_, **__: self.progress().note(str(text))
             root.addHandler(handler)
+            root.setLevel(min(level, before))
             try:
                 yield
             finally:
+                root.setLevel(before)
                 root.removeHandler(handler)
 
 
 class _Notes(logging.Handler):
     """Records of loggers that have no handler of their own."""
 
-    def __init__(self, output: Output) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, output: Output, level: int) -> None:
+        super().__init__(level)
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger(record.name.partition(".")[0]).handlers:
-            self._output.progress().note(record.getMessage())
+        if logging.getLogger(record.name.partition(".")[0]).handlers:
+            return
+        progress, text = self._output.progress(), without_secrets(record.getMessage())
+        if isinstance(progress, JsonProgress) and hasattr(record, "retry"):
+            progress.event("retry", text=message(text), **record.retry)
+        else:
+            progress.note(text)
 
 
 def say(text: str) -> None:
@@ -93,23 +105,23 @@ def say(text: str) -> None:
 
 
 class JsonProgress:
-    """One JSON object a line: step, note, doing, and progress with done, total, unit, rate and seconds left."""
+    """One JSON object a line: step, note, retry, doing, and progress with done, total, unit, rate and seconds left."""
 
     def step(self, name: str, detail: str, *, reused: bool = False) -> None:
-        self._event("step", name=name, detail=message(detail), reused=reused)
+        self.event("step", name=name, detail=message(detail), reused=reused)
 
     def note(self, text: str) -> None:
-        self._event("note", text=message(text))
+        self.event("note", text=message(text))
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:
-        self._event("doing", text=message(text))
+        self.event("doing", text=message(text))
         yield
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
         def show(meter: Meter) -> None:
-            self._event(
+            self.event(
                 "progress",
                 label=label,
                 done=meter.done,
@@ -121,22 +133,25 @@ class JsonProgress:
 
         yield Meter(total, every=1.0, show=show).advance
 
-    def _event(self, event: str, **fields: Any) -> None:
+    def event(self, event: str, **fields: Any) -> None:
         say(json.dumps({"event": event, **finite(fields)}))
 
 
 class LineProgress:
     """Plain lines for logs and pipes."""
 
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+
     def step(self, name: str, detail: str, *, reused: bool = False) -> None:
-        say(f"{name}: {message(detail)}{' (done before)' if reused else ''}")
+        self._say(f"{name}: {message(detail)}{' (done before)' if reused else ''}")
 
     def note(self, text: str) -> None:
-        say(f"note: {message(text)}")
+        self._say(f"note: {message(text)}")
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:
-        say(message(text))
+        self._say(message(text))
         yield
 
     @contextmanager
@@ -144,35 +159,37 @@ class LineProgress:
         def show(meter: Meter) -> None:
             left = "" if meter.seconds_left is None else f", {duration(meter.seconds_left)} left"
             done, rate = f"{amount(meter.done, unit)} of {amount(total, unit)}", amount(meter.rate, unit)
-            say(f"  {message(label)}: {done}, {rate}/s{left}")
+            self._say(f"  {message(label)}: {done}, {rate}/s{left}")
 
         yield Meter(total, every=LINE_EVERY, show=show).advance
 
 
 class TerminalProgress:
-    """A live bar per task, with rate and time left."""
+    """A live bar per task, with rate and time left; ``log`` gets it in lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO, log: Progress) -> None:
         from rich.console import Console
 
-        self.console = Console(stderr=True, highlight=False)
+        self.console, self.log = Console(file=stream, highlight=False), log
 
     def step(self, name: str, detail: str, *, reused: bool = False) -> None:
         from rich.markup import escape
 
+        self.log.step(name, detail, reused=reused)
         tail = " [dim](done before)[/dim]" if reused else ""
         self.console.print(f"[bold]{escape(name):>10}[/bold]  {escape(message(detail))}{tail}")
 
     def note(self, text: str) -> None:
         from rich.markup import escape
 
+        self.log.note(text)
         self.console.print(f"[yellow]{'note':>10}[/yellow]  {escape(message(text))}")
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:
         from rich.markup import escape
 
-        with self.console.status(escape(message(text))):
+        with self.log.doing(text), self.console.status(escape(message(text))):
             yield
 
     def bar(self, label: str, total: int, unit: str) -> AbstractContextManager[Advance]:
@@ -197,9 +214,15 @@ class TerminalProgress:
                 return Text(f"{done}, {amount(float(task.speed or 0), unit)}/s")
 
         columns = [TextColumn("{task.description:>10}"), BarColumn(), Amounts(), TimeRemainingColumn()]
-        with RichProgress(*columns, console=self.console, transient=True) as progress:
+        bar = RichProgress(*columns, console=self.console, transient=True)
+        with self.log.bar(label, total, unit) as log, bar as progress:
             task = progress.add_task(escape(message(label)), total=total)
-            yield lambda n: progress.advance(task, n)
+
+            def advance(n: int) -> None:
+                progress.advance(task, n)
+                log(n)
+
+            yield advance
 
 
 class Meter:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from hubquant.cli.log import Logged
 from hubquant.cli.text import PLAINER
 from hubquant.errors import HubquantError
 from hubquant.printable import plain
@@ -28,15 +29,19 @@ class ReaderGone(HubquantError):
 
 
 @contextmanager
-def guarded(*, as_json: bool) -> Iterator[None]:
+def guarded(*, as_json: bool, log: Callable[[str], object] | None = None, stamps: bool = False) -> Iterator[None]:
     """``sys.stdout`` raises ``OutputLost`` or ``ReaderGone``; ``sys.stderr`` never fails, and work goes on without it.
 
-    With ``as_json`` whatever a library writes to stderr becomes a JSON line too.
+    With ``as_json`` whatever a library writes to stderr becomes a JSON line too; ``log`` gets each line, and with
+    ``stamps`` each is shown with the time.
     """
     _fill_closed_descriptors()
     before = sys.stdout, sys.stderr
     sys.stdout = _Guarded(before[0], _lose)
-    sys.stderr = stderr = _Guarded(before[1], lambda _: None)
+    stderr: _Guarded | Logged = _Guarded(before[1], lambda _: None)
+    if log is not None or stamps:
+        stderr = Logged(stderr, log, stamps=stamps)
+    sys.stderr = stderr
     lines = _JsonLines(stderr) if as_json else None
     if lines is not None:
         sys.stderr = lines
@@ -104,7 +109,7 @@ class _Guarded(io.TextIOBase):
 class _JsonLines(io.TextIOBase):
     """Lines that are JSON objects pass; any other becomes the text of one."""
 
-    def __init__(self, stream: _Guarded) -> None:
+    def __init__(self, stream: _Guarded | Logged) -> None:
         self._stream, self._begun, self._lock = stream, "", threading.RLock()
 
     @property

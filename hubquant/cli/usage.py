@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import json
 import os
+import sys
+import time
 import types
 import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -17,6 +22,7 @@ from typer.models import OptionInfo
 
 from hubquant.disk import user_path
 from hubquant.errors import UserError
+from hubquant.version import __version__
 
 UsageError: Any = typer.BadParameter.__base__
 """Of typer's own click, or of click where typer uses that; both have it as the base of this one."""
@@ -33,6 +39,8 @@ class Group(TyperGroup):
     """Commands; alone it shows its help, and a word that is no command gets the nearest."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:  # a line that is being typed
+            return list(super().parse_args(ctx, args))
         if args in ([], ["--"]):
             typer.echo(ctx.get_help(), err=True)
             ctx.exit(2)
@@ -54,9 +62,32 @@ class Group(TyperGroup):
 
 
 class Command(TyperCommand):
-    """Refuses what click would take in silence: an option twice, another option as a value, an empty value."""
+    """Refuses what click would take in silence: an option twice, another option as a value, an empty value.
+
+    ``--verbose`` and ``--log-file`` are looked for before anything is parsed: here they are only known.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _of_every_command()
+
+    def invoke(self, ctx: Any) -> Any:
+        """With ``--json``, an event when the work begins, and one when it ends as it should."""
+        if not ctx.params.get("as_json"):
+            return super().invoke(ctx)
+        begin = time.monotonic()
+        _event("start", version=__version__, command=ctx.command_path.partition(" ")[2], time=_now())
+        try:
+            code = super().invoke(ctx)
+        except typer.Exit as end:
+            _event("done", code=end.exit_code, elapsed=round(time.monotonic() - begin, 3))
+            raise
+        _event("done", code=0, elapsed=round(time.monotonic() - begin, 3))
+        return code
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:
+            return list(super().parse_args(ctx, args))
         _refuse_one_dash(ctx, args)
         with _explained(ctx, args):
             given, rest, order = self.make_parser(ctx).parse_args(list(args))
@@ -82,6 +113,42 @@ class Command(TyperCommand):
         model, out = given.get("model"), given.get("out")
         if model and out and _is_one_file(model, out):
             raise UserError(f"{model} would be written over", why="it is the model", hint="give --out another name")
+
+
+@cache
+def _of_every_command() -> list[Any]:
+    """As click has them."""
+    app = typer.Typer(add_completion=False)
+    app.command()(_with_log)
+    return list(typer.main.get_command(app).params)
+
+
+def _with_log(
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", expose_value=False, help="The time before every line on stderr, and what libraries log."
+        ),
+    ] = False,
+    log_file: Annotated[
+        str | None,
+        typer.Option(
+            "--log-file",
+            expose_value=False,
+            help="Append what stderr shows to this file, with the time; with --quiet what it would show.",
+        ),
+    ] = None,
+) -> None:
+    """What run_app looks for by itself."""
+
+
+def _event(event: str, **fields: Any) -> None:
+    sys.stderr.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stderr.flush()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _is_one_file(first: str, second: str) -> bool:

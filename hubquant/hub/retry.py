@@ -49,7 +49,12 @@ class Retry:
                 if failures >= (self.connect_attempts if isinstance(error, httpx2.ConnectError) else self.attempts):
                     raise
                 wait = self._wait(failures, error)
-                logger.warning("the Hub %s: trying again in %g s", _symptom(error), wait)
+                logger.warning(
+                    "the Hub %s: trying again in %g s",
+                    _symptom(error),
+                    wait,
+                    extra={"retry": {"attempt": failures, "wait": wait}},
+                )
                 self.sleep(wait)
 
     def persistent(self) -> Retry:

@@ -43,6 +43,7 @@ LINES = {  # in an order in which each finds what it needs
     "run": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
     "batch": f"{{out}}/models.txt --types Q8_0 {SMALL} -o {{out}}/many",
     "watch": "watched --once",
+    "env": "",
     "store list": "",
     "publish": "{out}/made --to me/made --dry-run",
     "store prune": "--older 0s",

@@ -211,6 +211,17 @@ def _imported(source: str) -> Iterator[str]:
         yield from [origin] if _source(origin).is_file() else [name for name in members if _source(name).is_file()]
 
 
+def host_processor() -> tuple[str, list[str]]:
+    """LLVM's name of the processor that code is compiled for, and of its features."""
+    import llvmlite.binding as llvm
+
+    try:
+        features = llvm.get_host_cpu_features()
+    except RuntimeError:
+        features = {}
+    return llvm.get_host_cpu_name(), sorted(name for name, there in features.items() if there)
+
+
 @cache
 def _machine_digest() -> str:
     """Changes with the processor, the compiler, and the settings of the compiler."""
