@@ -47,7 +47,9 @@ def test_a_function_stays_where_a_folder_has_its_name() -> None:
         assert getattr(hubquant, name).__module__.startswith("hubquant.api")
 
 
-def test_whatever_stands_for_a_recipe(tiny_llama: Path) -> None:
+def test_whatever_stands_for_a_recipe(tiny_llama: Path, tmp_path: Path) -> None:
+    matrix = tmp_path / "i.gguf"
+    hubquant.collect_imatrix(tiny_llama, out=matrix, chunks=1, chunk_size=64, no_ppl=True)
     keywords = {"types": ["Q8_0", "Q4_K_M"], "mode": "exact", "overrides": FEW, "out": "somewhere"}
     plans = [
         hubquant.plan(recipe, **keywords)  # type: ignore[arg-type]
@@ -67,6 +69,12 @@ def test_whatever_stands_for_a_recipe(tiny_llama: Path) -> None:
     given = hubquant.plan(tiny_llama, types="F16", push=None, overrides=["evaluate.skip=true", "imatrix.skip=true"])
     assert given.recipe.quantize.types == ("F16",)
     assert not given.tasks.imatrix
+    two = hubquant.plan(tiny_llama, types="F16", imatrix=matrix, offload="none", no_eval=True)
+    assert two.recipe.imatrix.given == (str(matrix),)
+    assert two.recipe.evaluate.skip
+    skipped = {"model": str(tiny_llama), "imatrix": {"skip": True}}
+    three = hubquant.plan(skipped, types="F16", imatrix=[matrix, str(matrix)], no_eval=True)
+    assert three.recipe.imatrix.given == (str(matrix), str(matrix))
 
 
 def test_a_plan_is_shown_as_text_and_in_a_notebook(tiny_llama: Path) -> None:
@@ -91,6 +99,16 @@ def test_single_steps(tiny_llama: Path, tmp_path: Path) -> None:
     )
     assert [file.type for file in made] == ["Q8_0", "Q4_K_M"]
     assert [dataclasses.is_dataclass(file) for file in made] == [True, True]
+    [cut] = hubquant.quantize(
+        floats.path, "Q8_0", out=tmp_path, name="cut-{type}", split_max_tensors=12, override_kv="a.b=int:7"
+    )
+    assert cut.path.name.startswith("cut-Q8_0-00001-of-")
+    assert cut.shards > 1
+    assert hubquant.inspect(cut.path).metadata["a.b"] == 7
+    both = hubquant.collect_imatrix(
+        tiny_llama, out=tmp_path / "j.gguf", in_file=tmp_path / "i.gguf", chunks=1, chunk=2, chunk_size=64, no_ppl=True
+    )
+    assert both.chunk_count == 3
     shown = hubquant.inspect(made[1].path)
     types = {tensor.name: tensor.type for tensor in shown.tensors}
     assert types["blk.0.ffn_down.weight"] == "Q8_0"
@@ -108,12 +126,16 @@ def test_single_steps(tiny_llama: Path, tmp_path: Path) -> None:
 def test_mistakes_name_the_argument(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="chunks must be a whole number larger than 0"):
         hubquant.collect_imatrix(tiny_llama, out=tmp_path / "i.gguf", chunks=0)
+    with pytest.raises(UserError, match="batch must be at least 1, not 0"):
+        hubquant.collect_imatrix(tiny_llama, out=tmp_path / "i.gguf", batch=0)
     with pytest.raises(RecipeError, match="chunk_size must be"):
         hubquant.evaluate(tiny_llama, chunk_size=3)
     with pytest.raises(RecipeError, match="mode must be one of exact, best"):
         hubquant.quantize(tiny_llama, "Q8_0", out=tmp_path, mode="fast")  # type: ignore[arg-type]
     with pytest.raises(MixError, match="Q4_K_X"):
         hubquant.quantize(tiny_llama, "Q4_K_X", out=tmp_path)
+    with pytest.raises(UserError, match="keep-split contradicts"):
+        hubquant.quantize(tiny_llama, "Q8_0", out=tmp_path, keep_split=True, split_max_tensors=3)
     with pytest.raises(UserError, match="there is no importance matrix"):
         hubquant.quantize(tiny_llama, "Q8_0", out=tmp_path, include_weights="ffn")
     with pytest.raises(UserError, match="convert does not write Q4_K_M"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.bars import Bars, shown
+from hubquant.errors import UserError
 from hubquant.recipe import Override, Recipe, override_recipe
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Overrides = str | Sequence[str | Override] | Mapping[str, Any]
 Names = str | Path | Sequence[str | Path]
+Offload = Literal["auto", "none", "cpu", "disk", "stream"]
 Types = str | Sequence[str | Mapping[str, Any]]
 """Types of llama-quantize, or named ones such as {"name": "Q4_K_L", "type": "Q4_K_M", "output_tensor": "Q8_0"}."""
 
@@ -48,6 +50,11 @@ def as_overrides(overrides: Overrides) -> Sequence[str | Override]:
 
 def listed(names: Names) -> list[str]:
     return [str(name) for name in ([names] if isinstance(names, str | Path) else names)]
+
+
+def check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{name} must be at least {least}, not {value}")
 
 
 def listed_types(types: Types) -> list[Any]:

@@ -51,6 +51,7 @@ def quantize(
     types: Types,
     *,
     out: Path | str,
+    name: str | None = None,
     imatrix: Names = (),
     include_weights: str | Sequence[str] = (),
     exclude_weights: str | Sequence[str] = (),
@@ -59,6 +60,11 @@ def quantize(
     pure: bool = False,
     output_tensor_type: str | None = None,
     token_embedding_type: str | None = None,
+    leave_output_tensor: bool = False,
+    override_kv: str | Sequence[str] = (),
+    keep_split: bool = False,
+    split_max_size: str | None = None,
+    split_max_tensors: int | None = None,
     allow_fork_types: bool = False,
     allow_requantize: bool = False,
     pre_tokenizer: str | None = None,
@@ -67,10 +73,14 @@ def quantize(
 ) -> list[MadeFile]:
     """Write a Hub id, a folder or a GGUF file in every one of ``types``, reading its weights once.
 
-    ``out`` is a folder, or with one type the .gguf file. ``imatrix`` names files or ``hub:org/repo/file``; several are
+    ``out`` is a folder, in which files are called ``name`` ("{model}-{type}" by default), or with one type the .gguf
+    file. ``imatrix`` names files or ``hub:org/repo/file``; several are
     added up. With ``include_weights`` or ``exclude_weights`` it is used for weights only whose GGUF name holds one of
     these, or none. ``mode`` "best" searches for the least error, "exact" gives llama.cpp's bytes. ``tensor_type`` is a
-    tensor type by a regular expression for names of tensors; the first that matches wins.
+    tensor type by a regular expression for names of tensors; the first that matches wins. ``pure`` gives every tensor
+    the type's own, ``leave_output_tensor`` leaves output.weight as it is. ``override_kv`` is metadata, as
+    "KEY=TYPE:VALUE" with int, float, bool or str. Files are cut at ``split_max_size`` ("5G") and after
+    ``split_max_tensors``, or with ``keep_split`` as the source is.
 
     Returns the path, type and size in bytes of each file. Raises ``HubquantError``.
     """
@@ -86,6 +96,8 @@ def quantize(
             "pure": ("quantize.pure", pure),
             "output_tensor_type": ("quantize.output_tensor", output_tensor_type),
             "token_embedding_type": ("quantize.token_embedding", token_embedding_type),
+            "leave_output_tensor": ("quantize.leave_output_tensor", leave_output_tensor),
+            "override_kv": ("quantize.override_kv", listed(override_kv)),
             "allow_fork_types": ("quantize.allow_fork_types", allow_fork_types),
             "allow_requantize": ("quantize.allow_requantize", allow_requantize),
         }
@@ -93,13 +105,17 @@ def quantize(
     settings, matrix = check_settings(recipe.quantize), recipe.imatrix
     if (matrix.include_weights or matrix.exclude_weights) and not matrix.given:
         raise UserError("there is no importance matrix to choose entries of", hint="add imatrix=FILE")
+    from hubquant.commands.flags import split_settings
+
+    split = split_settings(split_max_size, split_max_tensors, keep_split)
     opened = open_store(store)
     with quietly(progress) as seen:
         from hubquant.commands.files import Placing
         from hubquant.commands.files import quantize as prepare
         from hubquant.commands.job import carry_out
 
-        job = prepare(str(model), settings, matrix, pre_tokenizer, Placing(Path(out)), opened, seen)
+        placing = Placing(Path(out), name, split, keep_split)
+        job = prepare(str(model), settings, matrix, pre_tokenizer, placing, opened, seen)
         return carry_out(job, opened, seen)
 
 

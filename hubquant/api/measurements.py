@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, overload
 
-from hubquant.api.arguments import Names, checked, listed, open_store, quietly
+from hubquant.api.arguments import Names, Offload, check_least, checked, listed, open_store, quietly
 from hubquant.bars import Bars
 
 if TYPE_CHECKING:
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from hubquant.evaluate import Divergence, Perplexity
     from hubquant.imatrix import ImportanceMatrix
 
-Offload = Literal["auto", "none", "cpu", "disk", "stream"]
-
 
 def collect_imatrix(
     model: str | Path,
     *,
     out: Path | str,
     file: Names = (),
+    in_file: Names = (),
     chunks: int = 250,
     chunk_size: int = 512,
     chunk: int = 0,
+    batch: int = 2048,
     process_output: bool = False,
     parse_special: bool = False,
     no_ppl: bool = False,
@@ -41,11 +41,13 @@ def collect_imatrix(
     """Run a model over calibration text and save the importance of every weight column to ``out``.
 
     ``file`` names text, jsonl or parquet files or Hub datasets, by default the bundled text, of which at most
-    ``chunks`` chunks of ``chunk_size`` tokens are run after the first ``chunk`` ones. ``process_output`` collects
-    output.weight too. With ``parse_special`` names of special tokens in the text stand for these. ``no_ppl`` spares
-    the perplexity. ``output_frequency`` and ``save_frequency`` write what there is to ``out`` and to ``out.at_N``
-    every so many chunks. ``shard`` is one of several parts, such as "2/4", to be merged. ``offload`` and
-    ``max_memory`` ({"cpu": "12GiB"}) are for models larger than memory.
+    ``chunks`` chunks of ``chunk_size`` tokens are run after the first ``chunk`` ones, ``batch`` tokens at a time.
+    Matrices that ``in_file`` names, files or ``hub:org/repo/file``, are added to the new one.
+
+    ``process_output`` collects output.weight too. With ``parse_special`` names of special tokens in the text stand for
+    these. ``no_ppl`` spares the perplexity. ``output_frequency`` and ``save_frequency`` write what there is to ``out``
+    and to ``out.at_N`` every so many chunks. ``shard`` is one of several parts, such as "2/4", to be merged.
+    ``offload`` and ``max_memory`` ({"cpu": "12GiB"}) are for models larger than memory.
 
     Raises ``HubquantError``.
     """
@@ -58,6 +60,10 @@ def collect_imatrix(
             "max_memory": ("imatrix.max_memory", dict(max_memory or {})),
         }
     )
+    counts = {"chunk": chunk, "output_frequency": output_frequency, "save_frequency": save_frequency}
+    for name, value in counts.items():
+        check_least(name, value, 0)
+    check_least("batch", batch, 1)
     opened = open_store(store)
     with quietly(progress) as seen:
         from hubquant.commands.collect import Request
@@ -76,6 +82,8 @@ def collect_imatrix(
             perplexity=not no_ppl,
             settings=recipe.imatrix,
             device=device,
+            batch_tokens=batch,
+            in_files=tuple(listed(in_file)),
         )
         return carry_out(prepare(request, opened, seen), opened, seen)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.api.arguments import (
     Names,
+    Offload,
     Overrides,
     Types,
     as_overrides,
@@ -19,7 +20,7 @@ from hubquant.api.arguments import (
 )
 from hubquant.bars import Bars
 from hubquant.mix import check_recipe
-from hubquant.recipe import Recipe, load_recipe, override_recipe
+from hubquant.recipe import Override, Recipe, load_recipe, override_recipe
 
 if TYPE_CHECKING:
     from hubquant.devices import Device
@@ -39,6 +40,8 @@ def plan(
     private: bool | None = None,
     revision: str | None = None,
     pre_tokenizer: str | None = None,
+    offload: Offload | None = None,
+    no_eval: bool = False,
     overrides: Overrides = (),
     out: Path | str | None = None,
     store: Path | str | None = None,
@@ -51,8 +54,9 @@ def plan(
     ``hub:org/repo``, "quickstart" or "default".
 
     Some fields of it have a keyword of their own: ``types`` (["Q8_0", "Q4_K_M"]), ``push`` (the repository to publish
-    to), ``mode``, ``imatrix`` (one or more matrices to use instead of a collected one), ``private``, ``revision`` and
-    ``pre_tokenizer``. ``overrides`` reach every field, as {"calibration.chunks": 100} or ["calibration.chunks=100"].
+    to), ``mode``, ``imatrix`` (one or more matrices to use instead of a collected one), ``private``, ``revision``,
+    ``pre_tokenizer``, ``offload`` and ``no_eval`` (measure nothing). ``overrides`` reach every field, as
+    {"calibration.chunks": 100} or ["calibration.chunks=100"].
 
     ``out`` is the output folder, ``<model>-GGUF`` by default; ``store`` is where what was made is kept, by default in
     ``$HUBQUANT_HOME``; models run on ``device``. ``progress`` is "auto" (bars on a terminal and in a notebook), None
@@ -64,12 +68,13 @@ def plan(
         "types": ("quantize.types", None if types is None else listed_types(types)),
         "push": ("publish.to", push),
         "mode": ("quantize.mode", mode),
-        "imatrix": ("imatrix.files", None if imatrix is None else listed(imatrix)),
         "private": ("publish.private", private),
         "revision": ("model.revision", revision),
         "pre_tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
+        "offload": ("imatrix.offload", offload),
+        "no_eval": ("evaluate.skip", no_eval or None),
     }
-    given = [*given_fields(changed), *as_overrides(overrides)]
+    given = [*given_fields(changed), *_given_imatrix(imatrix), *as_overrides(overrides)]
     if isinstance(recipe, Recipe | Mapping):
         loaded = override_recipe(recipe, given)
     else:
@@ -91,6 +96,8 @@ def run(
     private: bool | None = None,
     revision: str | None = None,
     pre_tokenizer: str | None = None,
+    offload: Offload | None = None,
+    no_eval: bool = False,
     overrides: Overrides = (),
     out: Path | str | None = None,
     store: Path | str | None = None,
@@ -112,6 +119,8 @@ def run(
         private=private,
         revision=revision,
         pre_tokenizer=pre_tokenizer,
+        offload=offload,
+        no_eval=no_eval,
         overrides=overrides,
         out=out,
         store=store,
@@ -122,6 +131,16 @@ def run(
         from hubquant.pipeline.run import execute
 
         return execute(made, open_store(store), seen, fresh=fresh)
+
+
+def _given_imatrix(imatrix: Names | None) -> list[Override]:
+    """Instead of the recipe's own, whatever that is."""
+    if imatrix is None:
+        return []
+    files = listed(imatrix)
+    one = len(files) == 1
+    fields = {"file": files[0] if one else None, "files": [] if one else files, "skip": False}
+    return [Override(f"imatrix.{field}", value, "imatrix") for field, value in fields.items()]
 
 
 def _fetch_recipe(repository: str) -> Path:

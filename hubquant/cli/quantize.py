@@ -17,7 +17,7 @@ from hubquant.cli.job import (
 )
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
-from hubquant.cli.settings import imatrix_settings, quantize_settings, read_rules, split_settings
+from hubquant.cli.settings import imatrix_settings, quantize_settings, read_rules
 from hubquant.units import size
 
 
@@ -102,10 +102,11 @@ def quantize(
         allow_requantize=allow_requantize,
     )
     matrix = imatrix_settings(imatrix or [], include_weights or [], exclude_weights or [])
+    from hubquant.commands.flags import split_settings, use_threads
+
     split = split_settings(split_max_size, split_max_tensors, keep_split)
     from hubquant.commands.files import Placing  # after the settings are right: it imports torch
     from hubquant.commands.files import quantize as plan_quantize
-    from hubquant.commands.flags import use_threads
 
     placing = Placing(out, name, split, keep_split)
     use_threads(threads)

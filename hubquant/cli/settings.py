@@ -10,7 +10,6 @@ from hubquant.disk import check_ends
 from hubquant.errors import UserError
 
 if TYPE_CHECKING:
-    from hubquant.gguf_file import Split
     from hubquant.recipe.schema import Imatrix, Quantize
 
 LARGEST_LIST = 1 << 20  # bytes
@@ -71,16 +70,6 @@ def read_rules(path: Path) -> list[str]:
     if not found:
         raise UserError(f"{path} is empty", hint="write lines such as ffn_down=Q6_K in it")
     return found
-
-
-def split_settings(max_size: str | None, max_tensors: int | None, keep: bool = False) -> Split:
-    """How files are cut. Raises ``UserError`` for contradictions and for what is no size."""
-    from hubquant.commands.flags import parse_bytes
-    from hubquant.gguf_file import Split
-
-    if keep and (max_size or max_tensors):
-        raise UserError("--keep-split contradicts --split-max-size and --split-max-tensors", hint="give one of them")
-    return Split(parse_bytes(max_size, "--split-max-size") if max_size else None, max_tensors)
 
 
 def imatrix_settings(references: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> Imatrix:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hubquant.calibration import Chunks
+    from hubquant.gguf_file import Split
 
 CONVERTED_TYPES = ("F32", "F16", "BF16", "Q8_0")
 """What ``convert`` writes."""
@@ -113,6 +114,15 @@ def parse_bytes(text: str, option: str) -> int:
     """Bytes of "300M" or "5G", which are 3 · 10⁸ and 5 · 10⁹ as in llama.cpp, or of a size as recipes have it."""
     short = re.fullmatch(r"\d+[KMG]", text.strip(), re.IGNORECASE)
     return parse_size(f"{text.strip()}B" if short else text, option)
+
+
+def split_settings(max_size: str | None, max_tensors: int | None, keep: bool = False) -> Split:
+    """How files are cut. Raises ``UserError`` for contradictions and for what is no size."""
+    from hubquant.gguf_file import Split
+
+    if keep and (max_size or max_tensors):
+        raise UserError("--keep-split contradicts --split-max-size and --split-max-tensors", hint="give one of them")
+    return Split(parse_bytes(max_size, "--split-max-size") if max_size else None, max_tensors)
 
 
 def use_threads(n: int | None) -> None:

@@ -49,14 +49,13 @@ def plan_html(plan: Plan) -> str:
     """For a notebook."""
     files = [(file.name, size(file.size), f"{file.bpw:.3f}", count_types(file.types)) for file in plan.files]
     steps = [(step.name, f"{step.detail}{' (done before)' if step.done else ''}".strip()) for step in plan.steps]
-    takes = {**costs(plan.estimate), "output": str(plan.output)}
     return "".join(
         [
             paragraphs([title(plan)]),
             html_table(Table(("File", "Size", "bpw", "Tensors"), tuple(files)), ("File", "Tensors")),
             html_table(Table(("Step", "What"), tuple(steps)), ("Step", "What")),
-            html_table(Table(("It takes", ""), tuple(takes.items())), ("It takes", "")),
-            paragraphs(f"note: {note}" for note in plan.notes),
+            html_table(Table(("It takes", ""), tuple(costs(plan.estimate).items())), ("It takes", "")),
+            paragraphs([f"files in {plan.output}", *(f"note: {note}" for note in plan.notes)]),
         ]
     )
 
