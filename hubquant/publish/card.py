@@ -23,6 +23,8 @@ from hubquant.publish.template import CardTemplate, Filters, fill
 from hubquant.publish.usage import Usage, by_memory, per_thousand
 
 HUB = "https://huggingface.co"
+HOME = "https://pypi.org/project/hubquant/"
+BUNDLED = "hubquant:"  # begins the names of texts that come with the package
 OWN_TAGS = ("gguf", "quantized", "hubquant")
 FOREIGN_TAGS_LEFT_OUT = {"safetensors", "pytorch", "tf", "jax", "transformers", "onnx"}
 GATING = ("extra_gated_prompt", "extra_gated_heading", "extra_gated_description", "extra_gated_button_content")
@@ -30,6 +32,7 @@ MADE_WITH = "Made with hubquant "
 LONGEST_TEXT = 20_000  # characters of an inherited text
 MARKDOWN = re.compile(r"[\\`*\[\]!|~$#]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")
 SPACES = re.compile(r"[\s\x00-\x1f\x7f]+")
+TOGETHER = re.compile(r"(?<=±) | (?=%)|(?<=\d) (?=[kMGT]?B$)")
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -117,6 +120,7 @@ def _parts(card: Card) -> dict[str, Any]:
     return {
         "card": card,
         "hub": HUB,
+        "home": HOME,
         "source": _source(card),
         "account": _account(card),
         "table": rows(card.files),
@@ -166,8 +170,13 @@ def rows(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> lis
     """Header and rows of the table of files, each cell in Markdown."""
     made = table(files, columns)
     links = [link(file.file, _address(file.file)) for file in files]
-    body = [[to, *map(escape, row[1:])] for to, row in zip(links, made.rows, strict=True)]
+    body = [[to, *(_unbroken(escape(cell)) for cell in row[1:])] for to, row in zip(links, made.rows, strict=True)]
     return [list(made.columns), *body]
+
+
+def _unbroken(cell: str) -> str:
+    """A number stays in one line with its unit, and an error with its sign, however narrow the column is."""
+    return TOGETHER.sub("\N{NO-BREAK SPACE}", cell)
 
 
 def escape(value: str) -> str:
@@ -211,7 +220,9 @@ def _account(card: Card) -> str | None:
 
 
 def _reference(text: CardText) -> str:
-    return link(text.name, f"{HUB}/datasets/{quote(text.name)}") if text.is_dataset else escape(text.name)
+    if text.is_dataset:
+        return link(text.name, f"{HUB}/datasets/{quote(text.name)}")
+    return link(text.name, HOME) if text.name.startswith(BUNDLED) else escape(text.name)
 
 
 def _fork(repository: str) -> str:

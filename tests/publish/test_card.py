@@ -105,9 +105,9 @@ def test_body_tells_how_to_run_and_what_was_measured() -> None:
         "hubquant run hub:alice/Qwen3-0.6B-GGUF",
         "![Size against divergence](./kld.png)",
         "- [Salesforce/wikitext](https://huggingface.co/datasets/Salesforce/wikitext) (wikitext-2-raw-v1, train)",
-        "- hubquant:test",
-        "| [Qwen3-0.6B-Q8_0.gguf](./Qwen3-0.6B-Q8_0.gguf) | Q8_0 | 639 MB | 8.50 | 0.001230 ± 0.000007"
-        " | 0.00246 | 98.70 ± 0.11 % | 1.0012 | hardly measurable losses |",
+        "- [hubquant:test](https://pypi.org/project/hubquant/)",
+        "| [Qwen3-0.6B-Q8_0.gguf](./Qwen3-0.6B-Q8_0.gguf) | Q8_0 | 639\u00a0MB | 8.50 | 0.001230 ±\u00a00.000007"
+        " | 0.00246 | 98.70 ±\u00a00.11\u00a0% | 1.0012 | hardly measurable losses |",
     ]:
         assert line in body.splitlines()
     assert "128,000 tokens" in body
@@ -159,7 +159,7 @@ def test_it_says_which_file_for_how_much_memory() -> None:
     fork = replace(files[3], fork="alice/llama.cpp")
     assert [file.type for _, file in by_memory([*files[:3], fork], USAGE)] == ["Q5_K_M", "Q8_0"]
     body = render(replace(CARD, files=files, usage=USAGE))
-    assert "| 16 GB | [M-Q4_K_M.gguf](./M-Q4_K_M.gguf) | Q4_K_M | 14.5 GB |" in body
+    assert "| 16 GB | [M-Q4_K_M.gguf](./M-Q4_K_M.gguf) | Q4_K_M | 14.5\u00a0GB |" in body
     assert "with room for 8,192 tokens of context" in body
     assert "at most 115 MB for each thousand tokens" in body
 
