@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import io
 import pydoc
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 import hubquant
 from hubquant.errors import MixError, RecipeError, UserError
 from hubquant.recipe import Recipe
+from tests.support.cli import commands
+from tests.support.localhub import LocalHub
 
 FEW = {"calibration.chunks": 2, "evaluate.chunks": 2, "evaluate.chunk_size": 64}
 
@@ -77,6 +80,32 @@ def test_whatever_stands_for_a_recipe(tiny_llama: Path, tmp_path: Path) -> None:
     assert three.recipe.imatrix.given == (str(matrix), str(matrix))
 
 
+FUNCTIONS = {
+    "run": "run",
+    "plan": "plan",
+    "convert": "convert",
+    "quantize": "quantize",
+    "imatrix collect": "collect_imatrix",
+    "evaluate run": "evaluate",
+    "evaluate ppl": "evaluate",
+    "inspect": "inspect",
+    "publish": "publish",
+}
+OF_THE_COMMAND_LINE = {
+    *("json", "quiet", "verbose", "log_file", "dry_run", "tensors"),  # what is shown
+    *("set", "resume", "type", "tensor_type_file"),  # overrides, fresh, types and tensor_type
+    "threads",  # the process's, by torch.set_num_threads
+}
+
+
+def test_keywords_are_the_options_of_the_command_line() -> None:
+    for words, function in FUNCTIONS.items():
+        keywords = {*inspect.signature(getattr(hubquant, function)).parameters}
+        for parameter in commands()[words].params:
+            names = {name.lstrip("-").replace("-", "_") for name in parameter.opts if name.startswith("--")}
+            assert not names or names & (keywords | OF_THE_COMMAND_LINE), (words, names)
+
+
 def test_a_plan_is_shown_as_text_and_in_a_notebook(tiny_llama: Path) -> None:
     plan = hubquant.plan(tiny_llama, types=["Q4_K_M"], overrides=FEW)
     assert "tiny-llama-Q4_K_M.gguf" in str(plan)
@@ -120,7 +149,22 @@ def test_single_steps(tiny_llama: Path, tmp_path: Path) -> None:
     near = hubquant.evaluate(made[0].path, baseline=str(tiny_llama), **few)
     assert 0 < near.kld.mean < far.kld.mean
     alone = hubquant.evaluate(made[0].path, **few)
+    strided = hubquant.evaluate(made[0].path, ppl_stride=32, **few)
+    assert strided.n_tokens != alone.n_tokens
     assert alone.ppl == pytest.approx(near.ppl.ppl, rel=1e-3)
+
+
+def test_what_a_run_made_is_published(hub: LocalHub, tiny_llama: Path, tmp_path: Path) -> None:
+    settings = {"imatrix.skip": True, "publish.base_model": "org/tiny"}
+    report = hubquant.run(tiny_llama, types=["Q8_0"], no_eval=True, overrides=settings, out=tmp_path / "out")
+    assert report.url is None
+    pushed = hubquant.publish(report.output, to="alice/tiny-GGUF", private=True, commit_message="First files")
+    assert "tiny-llama-Q8_0.gguf" in pushed.uploaded
+    assert "tiny-llama-Q8_0.gguf" in hub.repository("alice/tiny-GGUF").files
+    keywords = {"types": ["Q4_0"], "push": "alice/tiny-GGUF", "create_pr": True, "commit_message": "One more"}
+    hubquant.run(tiny_llama, no_eval=True, overrides=settings, out=tmp_path / "out", **keywords)  # type: ignore[arg-type]
+    assert "tiny-llama-Q4_0.gguf" not in hub.repository("alice/tiny-GGUF").files
+    assert [each["title"] for each in hub.repository("alice/tiny-GGUF").discussions] == ["One more"]
 
 
 def test_mistakes_name_the_argument(tiny_llama: Path, tmp_path: Path) -> None:
@@ -130,6 +174,8 @@ def test_mistakes_name_the_argument(tiny_llama: Path, tmp_path: Path) -> None:
         hubquant.collect_imatrix(tiny_llama, out=tmp_path / "i.gguf", batch=0)
     with pytest.raises(RecipeError, match="chunk_size must be"):
         hubquant.evaluate(tiny_llama, chunk_size=3)
+    with pytest.raises(UserError, match="ppl_stride and baseline contradict"):
+        hubquant.evaluate(tiny_llama, baseline="b.h5", ppl_stride=32)  # type: ignore[call-overload]
     with pytest.raises(RecipeError, match="mode must be one of exact, best"):
         hubquant.quantize(tiny_llama, "Q8_0", out=tmp_path, mode="fast")  # type: ignore[arg-type]
     with pytest.raises(MixError, match="Q4_K_X"):

@@ -128,13 +128,15 @@ def publish(
     create_pr: bool = False,
     commit_message: str | None = None,
     prune: bool = False,
+    i_have_permission: bool = False,
     progress: Bars = "auto",
 ) -> Pushed:
     """Upload what a run made in ``folder`` to the Hub: files first, the card last. What is there is not sent again.
 
     ``private`` matters for a new repository only. ``branch`` is made of main if it is not there; ``create_pr`` opens a
     pull request, or adds to your open one of that title, which is ``commit_message``. ``prune`` removes published
-    files that hubquant made of types which ``folder`` has no more.
+    files that hubquant made of types which ``folder`` has no more. ``i_have_permission`` publishes against a licence
+    without derivatives: the authors allow it.
 
     Raises ``HubquantError``.
     """
@@ -146,6 +148,7 @@ def publish(
             "create_pr": ("publish.create_pr", create_pr),
             "commit_message": ("publish.commit_message", commit_message),
             "prune": ("publish.prune", prune),
+            "i_have_permission": ("publish.i_have_permission", i_have_permission),
         }
     )
     seen = shown(progress)

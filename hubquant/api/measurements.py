@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, overload
 
 from hubquant.api.arguments import Names, Offload, check_least, checked, listed, open_store, quietly
 from hubquant.bars import Bars
+from hubquant.errors import UserError
 
 if TYPE_CHECKING:
     from hubquant.devices import Device
@@ -110,6 +111,7 @@ def evaluate(
     file: Names = (),
     chunks: int = 48,
     chunk_size: int = 512,
+    ppl_stride: int | None = None,
     device: Device = "auto",
     store: Path | str | None = None,
     progress: Bars = "auto",
@@ -123,6 +125,7 @@ def evaluate(
     file: Names = (),
     chunks: int = 48,
     chunk_size: int = 512,
+    ppl_stride: int | None = None,
     device: Device = "auto",
     store: Path | str | None = None,
     progress: Bars = "auto",
@@ -132,11 +135,16 @@ def evaluate(
     ``baseline`` is the source model, whose predictions are computed and kept in the store, or a file ending with .h5
     that ``hubquant evaluate baseline`` wrote, which holds the text too. ``file`` names text, jsonl or parquet files or
     Hub datasets, by default the bundled text, of which at most ``chunks`` chunks of ``chunk_size`` tokens are read;
-    the second half of each is scored, as llama-perplexity does.
+    the second half of each is scored, as llama-perplexity does. With ``ppl_stride`` the perplexity is that of windows
+    which begin so many tokens after each other.
 
     Raises ``HubquantError``.
     """
     recipe = checked({"chunks": ("evaluate.chunks", chunks), "chunk_size": ("evaluate.chunk_size", chunk_size)})
+    if ppl_stride is not None:
+        check_least("ppl_stride", ppl_stride, 1)
+        if baseline is not None:
+            raise UserError("ppl_stride and baseline contradict each other", hint="leave one of them out")
     opened = open_store(store)
     with quietly(progress) as seen:
         from hubquant.commands import measure
@@ -145,7 +153,7 @@ def evaluate(
 
         text = Text(text_sources(listed(file), recipe.evaluate.sources), chunks, chunk_size)
         if baseline is None:
-            return carry_out(measure.perplexity(str(model), text, opened, seen, device), opened, seen)
+            return carry_out(measure.perplexity(str(model), text, opened, seen, device, ppl_stride), opened, seen)
         if Path(baseline).suffix == ".h5":
             return carry_out(measure.divergence(Path(model), Path(baseline), opened, device), opened, seen)
         job = measure.divergence_from(Path(model), str(baseline), text, opened, seen, device)

@@ -42,6 +42,7 @@ def plan(
     pre_tokenizer: str | None = None,
     offload: Offload | None = None,
     no_eval: bool = False,
+    i_have_permission: bool = False,
     overrides: Overrides = (),
     out: Path | str | None = None,
     store: Path | str | None = None,
@@ -55,8 +56,9 @@ def plan(
 
     Some fields of it have a keyword of their own: ``types`` (["Q8_0", "Q4_K_M"]), ``push`` (the repository to publish
     to), ``mode``, ``imatrix`` (one or more matrices to use instead of a collected one), ``private``, ``revision``,
-    ``pre_tokenizer``, ``offload`` and ``no_eval`` (measure nothing). ``overrides`` reach every field, as
-    {"calibration.chunks": 100} or ["calibration.chunks=100"].
+    ``pre_tokenizer``, ``offload``, ``no_eval`` (measure nothing) and ``i_have_permission`` (to publish against a
+    licence without derivatives). ``overrides`` reach every field, as {"calibration.chunks": 100} or
+    ["calibration.chunks=100"].
 
     ``out`` is the output folder, ``<model>-GGUF`` by default; ``store`` is where what was made is kept, by default in
     ``$HUBQUANT_HOME``; models run on ``device``. ``progress`` is "auto" (bars on a terminal and in a notebook), None
@@ -73,6 +75,7 @@ def plan(
         "pre_tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
         "offload": ("imatrix.offload", offload),
         "no_eval": ("evaluate.skip", no_eval or None),
+        "i_have_permission": ("publish.i_have_permission", i_have_permission or None),
     }
     given = [*given_fields(changed), *_given_imatrix(imatrix), *as_overrides(overrides)]
     if isinstance(recipe, Recipe | Mapping):
@@ -98,6 +101,11 @@ def run(
     pre_tokenizer: str | None = None,
     offload: Offload | None = None,
     no_eval: bool = False,
+    i_have_permission: bool = False,
+    branch: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    prune: bool = False,
     overrides: Overrides = (),
     out: Path | str | None = None,
     store: Path | str | None = None,
@@ -107,9 +115,16 @@ def run(
 ) -> Report:
     """Make, measure, verify and publish what ``recipe`` asks for, going on from what is there unless ``fresh``.
 
-    Arguments as for ``plan``. ``print(report)`` shows what was measured, and a notebook draws it. Raises
-    ``HubquantError``.
+    Arguments as for ``plan``, and how it is published: to a ``branch``, or with ``create_pr`` as a pull request; under
+    a ``commit_message``; with ``prune``, types that are no longer asked for are removed. ``print(report)`` shows what
+    was measured, and a notebook draws it. Raises ``HubquantError``.
     """
+    published = {
+        "branch": ("publish.branch", branch),
+        "create_pr": ("publish.create_pr", create_pr or None),
+        "commit_message": ("publish.commit_message", commit_message),
+        "prune": ("publish.prune", prune or None),
+    }
     made = plan(
         recipe,
         types=types,
@@ -121,7 +136,8 @@ def run(
         pre_tokenizer=pre_tokenizer,
         offload=offload,
         no_eval=no_eval,
-        overrides=overrides,
+        i_have_permission=i_have_permission,
+        overrides=[*given_fields(published), *as_overrides(overrides)],
         out=out,
         store=store,
         device=device,
