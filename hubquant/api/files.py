@@ -39,10 +39,12 @@ def convert(
         )
     opened = open_store(store)
     with quietly(progress) as seen:
+        from hubquant.commands.files import Converting, Placing
         from hubquant.commands.files import convert as prepare
         from hubquant.commands.job import carry_out
 
-        [made] = carry_out(prepare(str(model), Path(out), chosen, pre_tokenizer, opened, seen), opened, seen)
+        wanted = Converting(chosen, pre_tokenizer)
+        [made] = carry_out(prepare(str(model), wanted, Placing(Path(out)), opened, seen), opened, seen)
     return made
 
 

@@ -7,19 +7,43 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from hubquant.cli.job import DryRunOption, StoreOption, finish
+from hubquant.cli.job import DryRunOption, SplitMaxSizeOption, SplitMaxTensorsOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
 from hubquant.cli.settings import converted_type
+from hubquant.errors import UserError
 from hubquant.units import size
 
-ModelArgument = Annotated[str, Argument(metavar="MODEL", help="A Hub id or a folder.")]
+AUTO = "auto"
 
 
 def convert(
-    model: ModelArgument,
-    out: Annotated[Path, Option("--out", "-o", help="The GGUF file to write, or a folder.")],
-    type: Annotated[str | None, Option("--type", "-t", help="F32, F16, BF16 or Q8_0 (default: as the source).")] = None,
+    model: Annotated[str | None, Argument(metavar="MODEL", help="A Hub id or a folder.")] = None,
+    out: Annotated[
+        Path | None,
+        Option(
+            "--out",
+            "-o",
+            "--outfile",
+            help="The GGUF file to write, or a folder (default: MODEL-TYPE.gguf here). {ftype} and {FTYPE} in it will "
+            "be replaced by the type.",
+        ),
+    ] = None,
+    type: Annotated[
+        str | None,
+        Option("--type", "-t", "--outtype", help="F32, F16, BF16 or Q8_0 (default, or auto: as the source)."),
+    ] = None,
+    model_name: Annotated[str | None, Option("--model-name", help="Name of the model, general.name.")] = None,
+    metadata: Annotated[
+        Path | None,
+        Option("--metadata", help='An authorship metadata override file: JSON such as {"general.author": "me"}.'),
+    ] = None,
+    vocab_only: Annotated[bool, Option("--vocab-only", help="Extract only the vocab.")] = False,
+    split_max_size: SplitMaxSizeOption = None,
+    split_max_tensors: SplitMaxTensorsOption = None,
+    list_architectures: Annotated[
+        bool, Option("--list-architectures", help="Print the supported models and stop.")
+    ] = False,
     pre_tokenizer: PreTokenizerOption = None,
     store: StoreOption = None,
     dry_run: DryRunOption = False,
@@ -28,14 +52,44 @@ def convert(
 ) -> None:
     """Convert a model to one GGUF file, streaming its tensors."""
     output = Output(as_json=as_json, quiet=quiet)
-    chosen = converted_type(type, model) if type else None
-    from hubquant.commands.files import convert as plan_convert  # after the type is right: it imports torch
+    if list_architectures:
+        _show_architectures(output)
+        return
+    if model is None:
+        raise UserError("MODEL is missing", why="A Hub id or a folder.", hint="write: hubquant convert MODEL")
+    chosen = converted_type(type, model) if type and type.lower() != AUTO else None
+    if vocab_only and (split_max_size or split_max_tensors):
+        raise UserError("a vocabulary cannot be split", why="it has no tensors", hint="leave --split-max-… out")
+    from hubquant.commands.flags import split_settings
 
+    split = split_settings(split_max_size, split_max_tensors)
+    from hubquant.commands.files import Converting, Placing  # after the type is right: it imports torch
+    from hubquant.commands.files import convert as plan_convert
+    from hubquant.convert.rules.authorship import read_authorship
+    from hubquant.gguf_file.metadata import string
+
+    own = read_authorship(metadata) if metadata else {}
+    if model_name:
+        own = {**own, "general.name": string(model_name)}
+    wanted, placing = Converting(chosen, pre_tokenizer, own, vocab_only), Placing(out or Path(), split=split)
     finish(
-        lambda store, progress: plan_convert(model, out, chosen, pre_tokenizer, store, progress),
+        lambda store, progress: plan_convert(model, wanted, placing, store, progress),
         store,
         dry_run,
         output,
         lambda made: made[0].as_dict(),
         lambda made: f"{made[0].path}  {made[0].type}  {size(made[0].size)}",
+    )
+
+
+def _show_architectures(output: Output) -> None:
+    from hubquant.convert.architectures import ARCHITECTURES
+
+    found: dict[str, list[str]] = {}
+    for each in ARCHITECTURES:
+        found.setdefault(each.name, []).extend(each.classes)
+    width = max(map(len, found))
+    output.data(
+        [{"architecture": name, "classes": classes} for name, classes in sorted(found.items())],
+        "\n".join(f"{name:<{width}}  {', '.join(classes)}" for name, classes in sorted(found.items())),
     )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hubquant.backends.gguf.backend import GGUF
+from hubquant.backends.gguf.files import file_metadata
 from hubquant.commands.flags import fill
 from hubquant.commands.flags import model as reference
 from hubquant.commands.job import Job, plan_job, put
 from hubquant.commands.targets import check_target
+from hubquant.disk import write_at_once
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
 from hubquant.errors import OutputError, UserError
-from hubquant.gguf_file import Split, shard_paths
+from hubquant.gguf_file import Metadata, Split, plan_layout, shard_paths
 from hubquant.pipeline.work import open_model, prepare
 from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import Convert, Evaluate, Imatrix, Quantize, Recipe
@@ -25,6 +27,7 @@ from hubquant.sources.source import SourceModel
 IMATRIX_HINT = "add --imatrix FILE (hubquant imatrix collect MODEL -o FILE makes one)"
 FILE_NAME = "{model}-{type}"
 NOT_SPLIT = Split()
+VOCAB = "vocab"
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,54 @@ class Placing:
         return self.out / (name if name.lower().endswith(GGUF_SUFFIX) else f"{name}{GGUF_SUFFIX}")
 
 
-def convert(
-    model: str, out: Path, type: str | None, pre_tokenizer: str | None, store: Store, progress: Progress
-) -> Job[list[MadeFile]]:
-    """One file of floats or of Q8_0; ``out`` is the file, or a folder that is there."""
-    placing = Placing(out)
+@dataclass(frozen=True)
+class Converting:
+    """One file of ``type``, by default as the source is, or with ``vocab_only`` one without tensors. ``authorship`` is
+    keys that stand in the place of the source's."""
+
+    type: str | None = None
+    pre_tokenizer: str | None = None
+    authorship: Metadata = field(default_factory=dict)
+    vocab_only: bool = False
+
+
+def convert(model: str, wanted: Converting, placing: Placing, store: Store, progress: Progress) -> Job[list[MadeFile]]:
+    """{ftype} and {FTYPE} in the name of a file stand for its type."""
+    out = placing.out
     if not placing.is_file and not out.is_dir():
         raise UserError(f"{out} is no GGUF file", why="there is no such folder either", hint=f"write -o {out}.gguf")
-    component = open_model(reference(model), pre_tokenizer, progress)
-    settings = Quantize(types=(type or component.conversion.float_type,))
-    recipe = _recipe(model, settings, Imatrix(skip=True), pre_tokenizer)
-    return _files(recipe, component, placing, store, progress)
+    component = open_model(reference(model), wanted.pre_tokenizer, progress)
+    type = wanted.type or component.conversion.float_type
+    for name, text in {"ftype": type.lower(), "outtype": type.lower(), "FTYPE": type, "OUTTYPE": type}.items():
+        out = Path(str(out).replace(f"{{{name}}}", text))
+    placing, settings = replace(placing, out=out), Quantize(types=(type,))
+    if wanted.vocab_only:
+        return _vocabulary(component, settings, wanted, placing, store, progress)
+    recipe = _recipe(model, settings, Imatrix(skip=True), wanted.pre_tokenizer)
+    return _files(recipe, component, placing, store, progress, wanted.authorship)
+
+
+def _vocabulary(
+    component: Component,
+    settings: Quantize,
+    wanted: Converting,
+    placing: Placing,
+    store: Store,
+    progress: Progress,
+) -> Job[list[MadeFile]]:
+    path = placing.path(component.source.name, VOCAB)
+    check_target(path, "model")
+    checked = GGUF(NOT_SPLIT, IMATRIX_HINT, compares=False, authorship=wanted.authorship).check(
+        component, settings, progress
+    )
+    metadata = file_metadata(checked.weights, settings.names[0], {}, settings, "", None)
+    layout = plan_layout(metadata, ())
+
+    def deliver(context: Context) -> list[MadeFile]:  # noqa: ARG001
+        write_at_once(path, layout.header)
+        return [MadeFile(path, VOCAB, layout.size)]
+
+    return plan_job([], deliver, store, outputs=[path], placed_bytes=layout.size, notes=checked.notes)
 
 
 def quantize(
@@ -129,11 +169,16 @@ def _recipe(model: str, settings: Quantize, imatrix: Imatrix, pre_tokenizer: str
 
 
 def _files(
-    recipe: Recipe, component: Component, placing: Placing, store: Store, progress: Progress
+    recipe: Recipe,
+    component: Component,
+    placing: Placing,
+    store: Store,
+    progress: Progress,
+    authorship: Metadata | None = None,
 ) -> Job[list[MadeFile]]:
     source = component.source
     paths = {name: placing.path(source.name, name) for name in recipe.quantize.names}
-    backend = GGUF(placing.split_of(source), IMATRIX_HINT, compares=False)
+    backend = GGUF(placing.split_of(source), IMATRIX_HINT, compares=False, authorship=authorship or {})
     for path in paths.values():
         check_target(path, "model")
     work = prepare(recipe, component, backend, progress)

@@ -106,7 +106,7 @@ def test_every_command_refuses_an_option_that_it_does_not_have(command: str) -> 
         ("run m --types --push me/x", "--types needs a value: --push follows it"),
         ("run m --dry-run=yes", "--dry-run takes no value"),
         ("run m --push a/b --push c/d", "--push is given 2 times"),
-        ("convert m -o a --out b", "--out is given 2 times"),
+        ("convert m -o a --out b", "--outfile is given 2 times"),
         ("run m --types Q8_0, Q4_K_M", "such as Q8_0,Q4_K_M"),
         ("quantize m -t q8_0 q4_k_m,Q6_K -o x", "such as Q8_0,q4_k_m,Q6_K"),
         ("run m extra", "extra is left over"),

@@ -22,7 +22,7 @@ from hubquant.backends.gguf.target import check_tokenizer, conversion_weights, s
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.progress import Progress
-from hubquant.gguf_file import Split
+from hubquant.gguf_file import Metadata, Split
 from hubquant.mix import COPY
 from hubquant.recipe.schema import NamedType, Quantize, name_of
 from hubquant.sources.component import Component
@@ -92,17 +92,18 @@ class CheckedGGUF:
 class GGUF:
     """Files that ``split`` cuts into shards; ``without_imatrix`` is the hint where a type needs an importance matrix
     and there is none. The tokenizer is compared with llama.cpp's where it is converted, or always with ``compares``.
-    ``named`` are keys of ``general.*`` that stand in the place of the source's."""
+    ``named`` are keys of ``general.*`` that stand in the place of the source's, and so is ``authorship``."""
 
     split: Split
     without_imatrix: str
     compares: bool
     named: Mapping[str, str] = field(default_factory=dict)
+    authorship: Metadata = field(default_factory=dict)
 
     def check(self, component: Component, settings: Quantize, progress: Progress) -> CheckedGGUF:
         source = component.source
         check_quantized(source, settings)
-        weights = conversion_weights(source, component.conversion, self.named)
+        weights = conversion_weights(source, component.conversion, self.named, self.authorship)
         vocabulary = None
         if source.converts_tokenizer or self.compares:
             with progress.doing("comparing the tokenizer with llama.cpp's"):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from hubquant.backends.gguf.files import Weights
 from hubquant.convert.conversion import Conversion
+from hubquant.convert.rules.authorship import replaced
 from hubquant.errors import ImatrixError, NotSupportedYet
-from hubquant.gguf_file.metadata import string
+from hubquant.gguf_file.metadata import Metadata, string
 from hubquant.mix import requires_imatrix, without_importance
 from hubquant.quants import implemented, needs_importance
 from hubquant.sources.source import SourceModel
@@ -24,9 +25,10 @@ def conversion_weights(
     source: SourceModel,
     conversion: Conversion,
     named: Mapping[str, str] = MappingProxyType({}),
+    authorship: Metadata | None = None,
 ) -> Weights:
     """What the files hold: the source's tensors, and its metadata with ``general.*`` keys from the card, of which
-    ``named`` replaces some."""
+    ``named`` and ``authorship``, which is complete keys, replace some."""
     shapes = conversion.shapes
     weights = Weights(
         conversion.architecture,
@@ -38,12 +40,14 @@ def conversion_weights(
         source.stored_types,
         source.stored_metadata,
     )
-    general = source.general_metadata(weights.n_parameters)
+    general = replaced(source.general_metadata(weights.n_parameters), authorship or {})
     if "general.name" in general:
         name = fitting_name(str(general["general.name"].value), strips=conversion.strips_as_phi3)
         general["general.name"] = string(name)
     own = {f"general.{key}": string(value) for key, value in named.items()}
     metadata = {"general.architecture": string(conversion.architecture), **general, **conversion.metadata, **own}
+    if authorship and not source.converts_tokenizer:  # the keys of a GGUF file are those of its conversion
+        metadata = replaced(metadata, authorship)
     metadata.setdefault("hubquant.source_revision", string(source.revision))
     return replace(weights, metadata=metadata, quantized_by=named.get("quantized_by", "hubquant"))
 
