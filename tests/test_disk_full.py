@@ -15,12 +15,16 @@ from hubquant.errors import DiskFullError
 from hubquant.evaluate import write_baseline
 from hubquant.evaluate.snapshot import FinishedChunks
 from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
+from hubquant.gguf_file.copying import write_files
+from hubquant.gguf_file.splitting import Limit, split
+from hubquant.gguf_file.stored import read_model
 from hubquant.imatrix import ImportanceMatrix, save
 from hubquant.imatrix.matrix import Entry
 from hubquant.observe.snapshot import Snapshot, write_snapshot
 from hubquant.pipeline.output_folder import OutputFolder
 from tests.support.disks import mounted
 from tests.support.evaluation import random_chunks
+from tests.support.gguf_bytes import write_sample
 from tests.support.tasks import Text
 
 PAGE = 4096
@@ -72,6 +76,12 @@ def small_file(folder: Path) -> None:
     write_at_once(folder / "README.md", bytes(3 * PAGE))
 
 
+def shards(folder: Path) -> None:
+    source = write_sample(folder.parent.parent / "sample.gguf")  # on another disk
+    files = split(read_model(source), Limit(max_tensors=2))
+    write_files({folder / f"{n}.gguf": file for n, file in enumerate(files)})
+
+
 def artifact(folder: Path) -> None:
     store, task = Store(folder / "store"), Text("x" * PAGE)
     with store.using([task]), store.locked([task], print):
@@ -85,7 +95,7 @@ def page(folder: Path) -> None:
         output.write("card", bytes(PAGE))
 
 
-@pytest.mark.parametrize("write", [gguf, matrix, baseline, records, sums, small_file, artifact, page])
+@pytest.mark.parametrize("write", [gguf, matrix, baseline, records, sums, small_file, shards, artifact, page])
 def test_a_full_disk_is_one_kind_of_error_and_not_the_end(write: Callable[[Path], None], disk: Path) -> None:
     ballast, n_full = disk / "ballast", 0
     for free in range(PAGES):

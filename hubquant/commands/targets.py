@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from hubquant.errors import HubquantError, OutputError
-from hubquant.imatrix import load_imatrix
 
 TargetKind = Literal["model", "imatrix", "baseline", "picture"]
 NAMES: Mapping[TargetKind, str] = {
@@ -49,6 +48,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _is_imatrix(path: Path) -> bool:
+    from hubquant.imatrix import load_imatrix
 
     return _opens(lambda: load_imatrix(path))
 

@@ -222,7 +222,9 @@ def _size(name: str, dims: tuple[int, ...], number: int, room: int, alignment: i
     fork = _nbytes(FORK_TYPE_WITH_ID_OF[type], dims) if type in FORK_TYPE_WITH_ID_OF else None
     possible = [each for each in (known, fork) if each is not None]
     if not possible:
-        raise GGUFError(f"tensor {name!r} has rows of {dims[0]} weights", why=f"those are no whole blocks of {type}")
+        raise GGUFError(
+            f"tensor {name!r} has rows of {(dims or (1,))[0]} weights", why=f"those are no whole blocks of {type}"
+        )
     fitting = [each for each in possible if each <= room < each + alignment]
     found = max(fitting, default=possible[0])
     if found > room:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from hubquant.gguf_file import GGUFFile
-from hubquant.gguf_file.stored import read_stored
+from hubquant.gguf_file.copying import lay_out, write_files
+from hubquant.gguf_file.stored import read_model, read_stored
 from tests.support.cli import Outcome, hubquant
-from tests.support.gguf_bytes import STRING, Tensor, file_bytes, text, value, write_sample
+from tests.support.gguf_bytes import STRING, U32, Tensor, file_bytes, text, value, write_sample
 from tests.support.llamacpp import LlamaCpp
 
 TEXT = "Half a year"
@@ -51,6 +52,23 @@ def test_llama_cpp_loads_shards_and_gives_the_same_logits(model: Path, tmp_path:
     with LlamaCpp(sorted(tmp_path.iterdir())[0]) as llama:
         assert llama.tokenize(TEXT) == ids
         assert (llama.logits(ids) == expected).all()
+
+
+@pytest.mark.parametrize("alignment", [64, 4096])  # less than 32 it cannot map
+def test_llama_cpp_loads_other_alignments(alignment: int, model: Path, tmp_path: Path) -> None:
+    [file] = read_model(model)
+    metadata = {**file.metadata, "general.alignment": value(U32, alignment.to_bytes(4, "little"))}
+    whole = tmp_path / "whole.gguf"
+    write_files({whole: lay_out(3, metadata, file.tensors, alignment)})
+    assert gguf("split", whole, "-o", tmp_path / "s", "--split-max-tensors", "7").code == 0
+    assert gguf("merge", *tmp_path.glob("s-00001-*"), "-o", tmp_path / "merged.gguf").code == 0
+    assert gguf("set", tmp_path / "merged.gguf", "general.name", "a longer name than before", "--in-place").code == 0
+    with LlamaCpp(model) as llama:
+        ids = llama.tokenize(TEXT)
+        expected = llama.logits(ids)
+    for path in (*tmp_path.glob("s-00001-*"), tmp_path / "merged.gguf"):
+        with LlamaCpp(path) as llama:
+            assert (llama.logits(ids) == expected).all()
 
 
 def test_split_and_merged_it_is_the_same_file(model: Path, tmp_path: Path) -> None:

@@ -182,6 +182,12 @@ TARGETS = {
             use_models.read_gguf,
         ),
         Kind(
+            "header",
+            use_models.make_sample,
+            one_of("*.gguf", change=either(change_bytes_file, rewrite_gguf)),
+            use_models.take_apart,
+        ),
+        Kind(
             "imatrix",
             use_files.make_imatrix,
             either(one_of("*", change=change_bytes_file), one_of("*.gguf", change=rewrite_gguf)),

@@ -151,6 +151,33 @@ def _open_gguf(path: Path) -> None:
         source.checkpoint.read(name)
 
 
+def make_sample(folder: Path) -> None:
+    from tests.support.gguf_bytes import write_sample
+
+    write_sample(folder / "sample.gguf")
+
+
+def take_apart(folder: Path) -> None:
+    from hubquant.gguf_file.copying import write_files
+    from hubquant.gguf_file.dump import Dump
+    from hubquant.gguf_file.editing import edited
+    from hubquant.gguf_file.hashing import digests
+    from hubquant.gguf_file.metadata import string
+    from hubquant.gguf_file.splitting import Limit, merge, split
+    from hubquant.gguf_file.stored import read_model
+
+    files = read_model(folder / "sample.gguf")
+    dump = Dump("sample", files)
+    json.dumps([dump.as_dict(tensors=True), dump.as_text(tensors=True), dump.as_markdown(tensors=True)])
+    found = list(digests(files, ["xxh64", "uuid"]))
+    write_files(
+        {folder / "edited.gguf": edited(files[0], {"a.new": string("x")}), folder / "merged.gguf": merge(files)}
+    )
+    assert list(digests(read_model(folder / "edited.gguf"), ["xxh64", "uuid"])) == found
+    read_model(folder / "merged.gguf")
+    split(files, Limit(max_tensors=3))
+
+
 def make_template(folder: Path) -> None:
     from hubquant.models.tiny import llama3_tokenizer
 
