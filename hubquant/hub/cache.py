@@ -42,6 +42,7 @@ def cached_sha256(path: Path) -> str | None:
     return name if SHA256.fullmatch(name) else None
 
 
+# resolve_revision writes it too, but asks the Hub once more, and gives an old answer where the Hub is down.
 def remember_revision(id: str, revision: str, commit: str) -> None:
     """Note which commit a branch or tag names, for offline use; a cache that cannot be written is not an error here."""
     reference = repository_folder(id) / "refs" / revision

@@ -19,6 +19,7 @@ from hubquant.hub import answers, branches
 from hubquant.hub.branches import MAIN, PushOptions
 from hubquant.hub.failures import TRY_AGAIN, hub_errors, no_permission, no_token
 from hubquant.hub.retry import PATIENT, Retry
+from hubquant.hub.sent import Sent, WatchedAdd
 from hubquant.hub.transfer import ignore
 
 CARD = "README.md"
@@ -91,8 +92,9 @@ def push(
     The contents of large files go up first. One commit then makes all files visible together, the card last in it: a
     broken push leaves the repository as it was, and what has arrived is not sent again. A push of what is there
     already makes no commit. ``private`` matters for a new repository only; ``gated`` is set before
-    the first file is there, and None leaves it as it is. ``advance`` is called with the size of each
-    file, in bytes, once the Hub has it.
+    the first file is there, and None leaves it as it is. ``advance`` is called with bytes
+    that are sent, in sum the size of all files: what is there already is told at once, and a byte that is sent again is
+    told once.
     """
     files = {name: folder / name for name in sorted(digests)}
     if not files:
@@ -109,6 +111,8 @@ def push(
         return push.run(files, digests, url)
 
 
+# upload_folder makes several commits, and none of them names its parent: a killed push would leave a repository between
+# two states (test_push.py: a broken push leaves the old version complete, a commit in between is kept).
 @dataclass
 class _Push:
     api: HfApi
@@ -120,14 +124,15 @@ class _Push:
 
     def run(self, files: Mapping[str, Path], digests: Mapping[str, str], url: str) -> Pushed:
         uploaded: set[str] = set()
-        counted: set[str] = set()
+        sent = Sent(self.advance)
         goal = self.retry.call(lambda: branches.find(self.api, self.repo_id, self.options))
         for _ in range(CONFLICTS):
             revision = goal.revision if goal else MAIN
             head = self.retry.call(partial(self.api.model_info, self.repo_id, revision=revision, files_metadata=True))
             present = {file.rfilename: file for file in head.siblings or ()}
             changed = [name for name, path in files.items() if not _same(path, present.get(name))]
-            self._count(counted, {name: files[name] for name in files if name not in changed})
+            for name in files.keys() - set(changed):
+                sent.reach(name, files[name].stat().st_size)
             removed = sorted(name for name in self.outdated if name in present)
             if not changed and not removed:
                 if goal:
@@ -136,8 +141,10 @@ class _Push:
                 return Pushed(page, tuple(sorted(uploaded)), head.sha if uploaded else None)
             uploaded.update(changed)
             goal = goal or self.retry.call(lambda: branches.make(self.api, self.repo_id, self.options))
-            operations = {name: _add(name, files[name], digests[name]) for name in sorted(changed, key=_card_last)}
-            self._upload_large(operations, files, counted, goal.revision)
+            operations = {
+                name: _add(name, files[name], digests[name], sent) for name in sorted(changed, key=_card_last)
+            }
+            self._upload_large(operations, sent, goal.revision)
             try:
                 everything: list[Operation] = [*map(CommitOperationDelete, removed), *operations.values()]
                 commit = self._commit(everything, goal.revision, head.sha)
@@ -146,14 +153,13 @@ class _Push:
                     raise
                 # Somebody else committed, or our own commit arrived and only its answer got lost: look again.
                 continue
-            self._count(counted, files)
+            for name, operation in operations.items():
+                sent.reach(name, operation.upload_info.size)
             self.retry.call(partial(branches.ask_for_review, self.api, self.repo_id, goal))
             return Pushed(url + goal.page, tuple(sorted(uploaded)), commit)
         raise HubUnavailableError(f"{self.repo_id} keeps changing while we push to it", hint=TRY_AGAIN)
 
-    def _upload_large(
-        self, operations: Mapping[str, CommitOperationAdd], files: Mapping[str, Path], counted: set[str], revision: str
-    ) -> None:
+    def _upload_large(self, operations: Mapping[str, CommitOperationAdd], sent: Sent, revision: str) -> None:
         for name, operation in operations.items():
             if operation.upload_info.size >= ALONE:
                 # The contents stay with the operation: a commit that is tried again needs them.
@@ -162,7 +168,7 @@ class _Push:
                         self.api.preupload_lfs_files, self.repo_id, [operation], revision=revision, free_memory=False
                     )
                 )
-                self._count(counted, {name: files[name]})
+                sent.reach(name, operation.upload_info.size)
 
     def _commit(self, operations: list[Operation], revision: str, parent: str | None) -> str:
         def commit() -> str:
@@ -183,13 +189,8 @@ class _Push:
             why = " ".join(str(error).splitlines()[1:3])
             raise OutputError(f"the Hub refuses the front matter of {CARD}", why=why) from error
 
-    def _count(self, counted: set[str], files: Mapping[str, Path]) -> None:
-        for name, path in files.items():
-            if name not in counted:
-                counted.add(name)
-                self.advance(path.stat().st_size)
 
-
+# create_commit leaves out what is there too, but only after it was uploaded, and it does not say which files that were.
 def _same(path: Path, present: RepoSibling | None) -> bool:
     """Whether the Hub has this very content: by size, then sha256 (large files) or git's blob id (small ones)."""
     if present is None or present.size != (size := path.stat().st_size):
@@ -202,8 +203,8 @@ def _same(path: Path, present: RepoSibling | None) -> bool:
         return blob.hexdigest() == present.blob_id
 
 
-def _add(name: str, path: Path, sha256: str) -> CommitOperationAdd:
-    operation = CommitOperationAdd(name, path)
+def _add(name: str, path: Path, sha256: str, sent: Sent) -> CommitOperationAdd:
+    operation = WatchedAdd(name, path, sent)
     if operation.upload_info.sha256.hex() != sha256:
         raise OutputError(
             f"{path} is not what hubquant made",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,15 +10,17 @@ from typing import TypeVar
 
 import httpx2
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import parse_ratelimit_headers
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 TRANSIENT_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
-RATE_LIMIT = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 
 
+# http_backoff makes its request itself, and HfApi's own (model_info, create_commit, whoami) go without it
+# (test_failures.py: an outage is waited out).
 @dataclass(frozen=True)
 class Retry:
     """``attempts`` without progress, with waits in seconds that double from ``first_wait`` up to ``longest_wait``.
@@ -90,5 +91,5 @@ def asked_wait(error: BaseException) -> float | None:
     after = error.response.headers.get("Retry-After", "")
     if after.isdigit():
         return float(after)
-    limit = RATE_LIMIT.search(error.response.headers.get("RateLimit", ""))
-    return float(limit[1]) if limit else None
+    limit = parse_ratelimit_headers(error.response.headers)
+    return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None

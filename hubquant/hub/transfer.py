@@ -79,6 +79,8 @@ def missing(id: str, commit: str, file: str, size: int, sha256: str | None) -> i
     return size - (_length(_partial(id, sha256)) if sha256 else 0)
 
 
+# hf_hub_download throws the bytes of a broken or killed download away, and refuses files of over 50 GB without Xet
+# (test_pull.py: a killed download is continued by another process).
 def _download_over_http(
     id: str, commit: str, file: str, size: int, etag: str, advance: Callable[[int], None], retry: Retry
 ) -> None:

@@ -55,7 +55,7 @@ def test_resolve_pins_the_commit_and_lists_files(hub: LocalHub, repository: str)
     assert model.files[name] == RemoteFile(len(content), hashlib.sha256(content).hexdigest())
     assert model.card["license"] == "apache-2.0"
     assert model.card["language"] == ["en", "de"]
-    assert (model.pipeline_tag, model.tags, model.gated, model.private) == ("text-generation", ("chat",), False, False)
+    assert (model.pipeline_tag, model.tags, model.gated, model.private) == ("text-generation", ("chat",), None, False)
     assert not hub.requests("/resolve/")
 
 

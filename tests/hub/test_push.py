@@ -84,7 +84,23 @@ def test_push_creates_the_repository_with_every_file_in_one_commit(hub: LocalHub
     assert [commit.title for _, commit in repository.history("main")] == ["Publish model", "initial commit"]
     assert pushed.commit == repository.head
     assert sum(done) == total(folder)
-    assert len(done) == len(publishable(folder))
+
+
+@pytest.mark.parametrize("part_size", [None, 400_000])
+def test_progress_moves_within_a_file_and_counts_nothing_twice(
+    hub: LocalHub, folder: Path, part_size: int | None
+) -> None:
+    if part_size is not None:
+        hub.multipart_threshold, hub.part_size = 1 << 20, part_size
+    hub.fail("PUT /_lfs", 400, after=1)
+    done: list[int] = []
+    with pytest.raises(HubAccessError):
+        push(folder, "alice/model-GGUF", advance=done.append, retry=NO_WAIT)
+    hub.fail("PUT /_lfs", 503)
+    done.clear()
+    push(folder, "alice/model-GGUF", advance=done.append, retry=NO_WAIT)
+    assert sum(done) == total(folder)
+    assert sum(0 < n < LARGE - 10_000 for n in done) > len(publishable(folder))
 
 
 def test_the_card_is_not_there_before_the_files(hub: LocalHub, folder: Path) -> None:
