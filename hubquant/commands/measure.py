@@ -72,9 +72,10 @@ def divergence(file: Path, baseline: Path, store: Store, device: Device = "auto"
     """How far a GGUF file is from a stored baseline."""
     from hubquant.evaluate import Baseline
 
+    gguf = GGUFFile.open(file)  # first, so that a mistyped file is told before anything else is read
     with Baseline.open(baseline) as stored:
         n_tokens, logits = stored.ids.numel(), stored.ids.shape[1] * stored.n_vocab
-    task = _evaluation(file, FileOfUser.of(baseline), n_tokens, logits, device)
+    task = _evaluation(file, gguf, FileOfUser.of(baseline), n_tokens, logits, device)
     return plan_job([task], lambda context: context.read(task), store)
 
 
@@ -82,12 +83,13 @@ def divergence_from(
     file: Path, model: str, text: Text, store: Store, progress: Progress, device: Device = "auto"
 ) -> Job[Divergence]:
     """How far a GGUF file is from ``model``, whose distributions on ``text`` are kept in the store."""
+    gguf = GGUFFile.open(file)
     component = open_model(reference(model), None, progress)
     component.check_runs("running")
     with progress.doing("tokenizing"):
         chunks = text.tokenize(component.source.tokenizer())
     baseline = BaselineTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device))
-    task = _evaluation(file, baseline, chunks.ids.numel(), chunks.chunk_size * component.n_vocab, device)
+    task = _evaluation(file, gguf, baseline, chunks.ids.numel(), chunks.chunk_size * component.n_vocab, device)
     return plan_job([task], lambda context: context.read(task), store)
 
 
@@ -142,8 +144,9 @@ def score(
     return plan_job([task], lambda context: context.read(task), store)
 
 
-def _evaluation(file: Path, baseline: Task[Path], n_tokens: int, logits: int, device: Device) -> Evaluation:
-    """``logits`` are those of one chunk."""
-    gguf = GGUFFile.open(file)
+def _evaluation(
+    file: Path, gguf: GGUFFile, baseline: Task[Path], n_tokens: int, logits: int, device: Device
+) -> Evaluation:
+    """Of ``file``, opened as ``gguf``; ``logits`` are those of one chunk."""
     cost = running_cost(sum(tensor.n_elements for tensor in gguf.tensors.values()), n_tokens, logits, device=device)
     return Evaluation(FileOfUser.of(file, *gguf.paths), baseline, file.name, cost, device)
