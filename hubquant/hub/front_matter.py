@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ LARGEST = 1 << 20  # characters
 # Also within a tag, as tools write them: base_model:adapter:/home/me/model.
 _PLACE = re.compile(r"(?:^|:)(?!//)(?:[/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\])|^file:")
 MOST_TOKENS = 200_000  # the longest cards, of embedding models, have some 50,000
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measurement on a ``dataset`` of the Hub; ``metric`` is the Hub's name of its kind, ``name`` in words."""
+
+    dataset: str
+    dataset_name: str
+    metric: str
+    name: str
+    value: float
 
 
 def read_front_matter(text: str) -> dict[str, Any]:
@@ -43,11 +55,23 @@ def read_card(folder: Path) -> dict[str, Any]:
         return read_front_matter(file.read(LARGEST))
 
 
-def write_front_matter(data: Mapping[str, Any]) -> str:
-    """YAML for between the ``---`` lines, in the order of ``data``."""
-    from huggingface_hub import ModelCardData
+def write_front_matter(data: Mapping[str, Any], results: Sequence[Result] = (), model_name: str = "model") -> str:
+    """YAML for between the ``---`` lines, in the order of ``data``; ``results`` stand in ``model-index``."""
+    from huggingface_hub import EvalResult, ModelCardData
 
-    return ModelCardData(**data).to_yaml(original_order=list(data))
+    found = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=result.dataset,
+            dataset_name=result.dataset_name,
+            metric_type=result.metric,
+            metric_name=result.name,
+            metric_value=result.value,
+        )
+        for result in results
+    ]
+    own: dict[str, Any] = {"eval_results": found, "model_name": model_name} if found else {}
+    return ModelCardData(**data, **own).to_yaml(original_order=list(data))
 
 
 def _public(value: Any) -> Any:

@@ -92,11 +92,12 @@ def _place_files(plan: Plan, context: Context, output: OutputFolder, labels: set
 
 def _eval_results(plan: Plan, files: Sequence[MeasuredFile]) -> dict[str, str]:
     dataset = dataset_of_results(plan.recipe)
-    if dataset is None:
+    if dataset is None or not plan.results:
         return {}
-    measurements = {
+    measured = {
         file.type: {"kld_mean": file.divergence.kld.mean, "perplexity": file.divergence.ppl.ppl}
         for file in files
         if file.divergence
     }
+    measurements = {type: {name: found[name] for name in sorted(plan.results)} for type, found in measured.items()}
     return eval_results(dataset.dataset, measurements, dataset_revision=dataset.revision)

@@ -12,16 +12,18 @@ RECIPE = "recipe.yaml"
 PLOT = "plot.png"
 IMATRIX = "imatrix.gguf"
 MEASUREMENTS = "measurements.json"
+METRICS = {"kld_mean", "perplexity"}  # by the names that tasks of benchmarks would have
 
 
-def planned_names(recipe: Recipe, files: Sequence[FilePlan], *, has_imatrix: bool) -> list[str]:
-    """Everything that a run may write; a file that fails its gate is left out in the end."""
+def planned_names(recipe: Recipe, files: Sequence[FilePlan], *, has_imatrix: bool, has_results: bool) -> list[str]:
+    """Everything that a run may write; a file that fails its gate is left out in the end. ``has_results`` tells whether
+    the Hub has a place for the measurements."""
     names = [path for file in files for path in file.paths]
     if has_imatrix:
         names.append(IMATRIX)
     if not recipe.evaluate.skip:
         names.append(PLOT)
-    if dataset := dataset_of_results(recipe):
+    if has_results and (dataset := dataset_of_results(recipe)):
         from hubquant.hub.eval_results import eval_results
 
         names += eval_results(dataset.dataset, {file.label: {} for file in files})
@@ -32,3 +34,12 @@ def dataset_of_results(recipe: Recipe) -> TextSource | None:
     """The Hub's own format for measurements knows Hub datasets only, and one of them for a value."""
     sources = () if recipe.evaluate.skip else recipe.evaluate.sources
     return sources[0] if len(sources) == 1 and sources[0].dataset else None
+
+
+def tasks_of_results(recipe: Recipe) -> frozenset[str]:
+    """Those of the ``METRICS`` that the Hub's own format has a place for."""
+    if (dataset := dataset_of_results(recipe)) is None:
+        return frozenset()
+    from hubquant.hub.eval_results import benchmark_tasks
+
+    return benchmark_tasks(str(dataset.dataset), dataset.revision) & METRICS

@@ -15,7 +15,7 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.schedule import Estimate, Step, estimate, missing
 from hubquant.engine.store import Store
 from hubquant.gguf_file import Split
-from hubquant.pipeline.contents import IMATRIX, planned_names
+from hubquant.pipeline.contents import IMATRIX, planned_names, tasks_of_results
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.plan_text import plan_html, plan_text
 from hubquant.pipeline.publishing import card_template, check_license, names_in_files
@@ -35,7 +35,8 @@ LESS_MEMORY = "add --set evaluate.skip=true and leave imatrix.offload at auto: t
 @dataclass(frozen=True)
 class Plan:
     """``estimate`` is what was left to do when the plan was made; ``uploads`` is what ``output`` will hold, empty where
-    nothing is published; ``template`` is the user's own for the card."""
+    nothing is published; ``template`` is the user's own for the card; ``results`` are the measurements
+    that the Hub keeps in a form of its own."""
 
     work: Work
     output: Path
@@ -43,6 +44,7 @@ class Plan:
     uploads: Sequence[str]
     notes: Sequence[str]
     template: CardTemplate | None = None
+    results: frozenset[str] = frozenset()
 
     @property
     def recipe(self) -> Recipe:
@@ -111,7 +113,9 @@ def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progr
     backend = GGUF(Split(shard_bytes), "leave imatrix.skip out", compares=True, named=names_in_files(recipe.publish))
     work = prepare(recipe, component, backend, progress, device)
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
-    names = planned_names(recipe, work.files, has_imatrix=work.importance is not None)
+    results = tasks_of_results(recipe)
+    has_imatrix = work.importance is not None
+    names = planned_names(recipe, work.files, has_imatrix=has_imatrix, has_results=bool(results))
     folder.check(names, _sources(work.tasks, store))
     names += [name for name in folder if name not in names]
     found = estimate(work.tasks, missing(work.tasks.goals, store), store.rates())
@@ -119,7 +123,7 @@ def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progr
     check_room(found, [file.size for file in work.files], store, folder.root, "--out")
     uploads = names if recipe.publish.to else ()
     notes = [*work.notes, *_foreign_note(folder), *(_revision_note(work, published) if published else [])]
-    return Plan(work, folder.root, found, uploads, notes, template)
+    return Plan(work, folder.root, found, uploads, notes, template, results)
 
 
 def check_room(found: Estimate, placed: Sequence[int], store: Store, output: Path, option: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from hubquant.hub.front_matter import plain, write_front_matter
+from hubquant.hub.front_matter import Result, plain, write_front_matter
 from hubquant.publish.checks import llama_cpp_builds, llama_cpp_checks
 from hubquant.publish.names import is_mistaken, is_sharded, pattern
 from hubquant.publish.recommendation import MeasuredFile
@@ -103,7 +103,7 @@ def render(card: Card, template: CardTemplate | None = None) -> str:
     body = fill(template, filters, {**_parts(card), "inherits_license": "license" in metadata}).strip()
     if not is_own(body):
         body += f"\n\n{MADE_WITH}{escape(card.version)}."
-    return f"---\n{write_front_matter(metadata)}\n---\n\n{body}\n"
+    return f"---\n{write_front_matter(metadata, results(card), card.model_name)}\n---\n\n{body}\n"
 
 
 def is_own(text: str) -> bool:
@@ -164,6 +164,23 @@ def front_matter(card: Card) -> dict[str, Any]:
         "extra_gated_eu_disallowed": source.get("extra_gated_eu_disallowed") is True,
     }
     return {key: value for key, value in data.items() if value}
+
+
+def results(card: Card) -> list[Result]:
+    """What was measured on a dataset of the Hub, for its older form of results, which takes any dataset."""
+    if len(card.evaluation) != 1 or not card.evaluation[0].is_dataset:
+        return []
+    text = card.evaluation[0]
+    dataset = f"{text.name} ({text.detail})" if text.detail else text.name
+    return [
+        Result(text.name, dataset, metric, f"{name}, {file.type}", value)
+        for file in card.files
+        if (measured := file.divergence)
+        for metric, name, value in (
+            ("perplexity", "perplexity", measured.ppl.ppl),
+            ("kl-divergence", "mean KL divergence from the source model", measured.kld.mean),
+        )
+    ]
 
 
 def rows(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> list[list[str]]:

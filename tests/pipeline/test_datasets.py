@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hubquant.calibration.bundled import bundled_path
+from hubquant.hub.eval_results import benchmark_tasks
 from hubquant.imatrix import load_imatrix
 from tests.support.cli import hubquant
 from tests.support.localhub import LocalHub
@@ -56,3 +58,36 @@ def test_datasets_that_are_not_as_named(source: str, named: str, tiny_llama: Pat
     assert outcome.is_one_message(), outcome.err
     assert named in outcome.err
     assert not out.exists()
+
+
+def test_the_hub_gets_results_for_tasks_of_a_benchmark(
+    hub: LocalHub, texts: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    hub.add(texts, {"eval.yaml": b"name: x\ntasks: [{id: perplexity}, {id: other}]\n"}, kind="dataset")
+    settings = ("imatrix.skip=true", f"evaluate={{sources: [{{dataset: {texts}}}], chunks: 2, chunk_size: 64}}")
+    more = [part for setting in settings for part in ("--set", setting)]
+    outcome = hubquant("run", str(tiny_llama), "--out", str(tmp_path / "out"), "--types", "Q8_0", *more)
+    assert outcome.code == 0, outcome.err
+    written = list((tmp_path / "out").glob(".eval_results/*.yaml"))
+    entries = [entry for path in written for entry in yaml.safe_load(path.read_text())]
+    assert [entry["dataset"]["task_id"] for entry in entries] == ["perplexity"]
+    assert "model-index:" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "tasks"),
+    [
+        (None, set()),
+        (b"name: x\ntasks: [{id: perplexity}, {id: other}]\n", {"perplexity", "other"}),
+        (b"tasks: 3\n", set()),
+        (b"tasks: [3, {}, {id: [x]}, {id: y}]\n", {"y"}),
+        (b"[", set()),
+        (b"\xff", set()),
+        (b"x: " + b"y" * (1 << 20), set()),
+    ],
+)
+def test_the_tasks_of_a_benchmark(hub: LocalHub, texts: str, benchmark: bytes | None, tasks: set[str]) -> None:
+    if benchmark:
+        hub.add(texts, {"eval.yaml": benchmark}, kind="dataset")
+    assert benchmark_tasks(texts) == tasks
+    assert benchmark_tasks("org/nothing") == set()

@@ -362,5 +362,21 @@ def test_eval_results_are_in_the_form_of_the_hub() -> None:
     ]
 
 
+def test_the_front_matter_has_what_was_measured_on_a_dataset_of_the_hub() -> None:
+    text = CardText("Salesforce/wikitext", True, "wikitext-2-raw-v1, test")
+    data = ModelCard(render(replace(CARD, evaluation=(text,)))).data
+    assert data.model_name == "Qwen3-0.6B"
+    found = {(r.metric_name, r.dataset_type, r.dataset_name, r.metric_type): r.metric_value for r in data.eval_results}
+    where = ("Salesforce/wikitext", "Salesforce/wikitext (wikitext-2-raw-v1, test)")
+    assert len(found) == 4
+    for file in FILES:
+        assert file.divergence is not None
+        assert found[f"perplexity, {file.type}", *where, "perplexity"] == file.divergence.ppl.ppl
+        name = f"mean KL divergence from the source model, {file.type}"
+        assert found[name, *where, "kl-divergence"] == file.divergence.kld.mean
+    for texts in ((CardText("a.txt"),), (text, text)):
+        assert "model-index" not in render(replace(CARD, evaluation=texts))
+
+
 def test_texts_that_are_not_on_the_hub_have_no_eval_results() -> None:
     assert eval_results(None, {"Q8_0": {"perplexity": 12.5}}) == {}
