@@ -92,7 +92,7 @@ FUNCTIONS = {
     "publish": "publish",
 }
 OF_THE_COMMAND_LINE = {
-    *("json", "quiet", "verbose", "log_file", "dry_run", "tensors"),  # what is shown
+    *("json", "quiet", "verbose", "log_file", "dry_run", "tensors", "list_architectures"),  # what is shown
     *("set", "resume", "type", "tensor_type_file"),  # overrides, fresh, types and tensor_type
     "threads",  # the process's, by torch.set_num_threads
 }
@@ -115,7 +115,11 @@ def test_a_plan_is_shown_as_text_and_in_a_notebook(tiny_llama: Path) -> None:
 
 
 def test_single_steps(tiny_llama: Path, tmp_path: Path) -> None:
-    floats = hubquant.convert(tiny_llama, out=tmp_path / "floats.gguf", type="f16")
+    floats = hubquant.convert(
+        tiny_llama, out=tmp_path / "floats.gguf", type="f16", model_name="Tiny", metadata={"general.author": "me"}
+    )
+    metadata = hubquant.inspect(floats.path).metadata
+    assert (metadata["general.name"], metadata["general.author"]) == ("Tiny", "me")
     assert (floats.path, floats.type, floats.size) == (
         tmp_path / "floats.gguf",
         "F16",
@@ -186,6 +190,10 @@ def test_mistakes_name_the_argument(tiny_llama: Path, tmp_path: Path) -> None:
         hubquant.quantize(tiny_llama, "Q8_0", out=tmp_path, include_weights="ffn")
     with pytest.raises(UserError, match="convert does not write Q4_K_M"):
         hubquant.convert(tiny_llama, out=tmp_path / "x.gguf", type="Q4_K_M")
+    with pytest.raises(UserError, match="a vocabulary cannot be split"):
+        hubquant.convert(tiny_llama, out=tmp_path / "x.gguf", vocab_only=True, split_max_tensors=3)
+    with pytest.raises(UserError, match=r"there is no metadata general\.autor"):
+        hubquant.convert(tiny_llama, out=tmp_path / "x.gguf", metadata={"general.autor": "me"})
     with pytest.raises(RecipeError, match=r"quantize\.mode must be one of"):
         hubquant.plan(tiny_llama, overrides={"quantize.mode": "fast"})
     with pytest.raises(RecipeError, match="private must be true or false"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.api.arguments import Names, Types, checked, listed, listed_types, open_store, quietly
 from hubquant.bars import Bars, shown
@@ -20,31 +20,46 @@ if TYPE_CHECKING:
 def convert(
     model: str | Path,
     *,
-    out: Path | str,
+    out: Path | str | None = None,
     type: str | None = None,
+    model_name: str | None = None,
+    metadata: Mapping[str, Any] | Path | str | None = None,
+    vocab_only: bool = False,
+    split_max_size: str | None = None,
+    split_max_tensors: int | None = None,
     pre_tokenizer: str | None = None,
     store: Path | str | None = None,
     progress: Bars = "auto",
 ) -> MadeFile:
-    """Convert a Hub id, a folder or a GGUF file to one file of F32, F16, BF16 or Q8_0, by default as the source is.
+    """Convert a Hub id, a folder or a GGUF file to F32, F16, BF16 or Q8_0, by default as the source is.
 
-    ``out`` is the file, or a folder that is there. Returns its path, type and size in bytes. Raises ``HubquantError``.
+    ``out`` is the file, with the type for {ftype} and {FTYPE}, or a folder that is there, by default the current one.
+    ``model_name`` is general.name, and ``metadata`` further keys, such as {"general.author": "me"}, or a JSON file of
+    them. ``vocab_only`` writes the vocabulary alone. The file is cut at ``split_max_size`` ("5G") and after
+    ``split_max_tensors``.
+
+    Returns its path, type and size in bytes. Raises ``HubquantError``.
     """
-    from hubquant.commands.flags import CONVERTED_TYPES
+    from hubquant.commands.flags import CONVERTED_TYPES, split_settings
 
-    chosen = None if type is None else file_type(type).name
+    chosen = None if type is None or type == "auto" else file_type(type).name
     if chosen is not None and chosen not in CONVERTED_TYPES:
         raise UserError(
             f"convert does not write {chosen}", hint=f"hubquant.quantize({str(model)!r}, {chosen!r}, out=…)"
         )
+    split = split_settings(split_max_size, split_max_tensors)
     opened = open_store(store)
     with quietly(progress) as seen:
         from hubquant.commands.files import Converting, Placing
         from hubquant.commands.files import convert as prepare
         from hubquant.commands.job import carry_out
+        from hubquant.convert.rules.authorship import authorship, read_authorship
 
-        wanted = Converting(chosen, pre_tokenizer)
-        [made] = carry_out(prepare(str(model), wanted, Placing(Path(out)), opened, seen), opened, seen)
+        own = read_authorship(Path(metadata)) if isinstance(metadata, str | Path) else authorship(metadata or {})
+        named = {} if model_name is None else authorship({"general.name": model_name})
+        wanted = Converting(chosen, pre_tokenizer, {**own, **named}, vocab_only)
+        placing = Placing(Path(out or ""), split=split)
+        [made] = carry_out(prepare(str(model), wanted, placing, opened, seen), opened, seen)
     return made
 
 

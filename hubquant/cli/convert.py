@@ -58,8 +58,6 @@ def convert(
     if model is None:
         raise UserError("MODEL is missing", why="A Hub id or a folder.", hint="write: hubquant convert MODEL")
     chosen = converted_type(type, model) if type and type.lower() != AUTO else None
-    if vocab_only and (split_max_size or split_max_tensors):
-        raise UserError("a vocabulary cannot be split", why="it has no tensors", hint="leave --split-max-… out")
     from hubquant.commands.flags import split_settings
 
     split = split_settings(split_max_size, split_max_tensors)

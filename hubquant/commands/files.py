@@ -88,6 +88,8 @@ class Converting:
 
 def convert(model: str, wanted: Converting, placing: Placing, store: Store, progress: Progress) -> Job[list[MadeFile]]:
     """{ftype} and {FTYPE} in the name of a file stand for its type."""
+    if wanted.vocab_only and placing.split != NOT_SPLIT:
+        raise UserError("a vocabulary cannot be split", why="it has no tensors", hint="leave --split-max-… out")
     out = placing.out
     if not placing.is_file and not out.is_dir():
         raise UserError(f"{out} is no GGUF file", why="there is no such folder either", hint=f"write -o {out}.gguf")
