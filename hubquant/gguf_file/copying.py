@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import FileIO
+from itertools import groupby
 from pathlib import Path
 
 from gguf import GGUF_MAGIC
 
 from hubquant.disk import sync, write_all, writing
-from hubquant.errors import GGUFError
+from hubquant.errors import GGUFError, OutputError
 from hubquant.gguf_file.layout import pad
-from hubquant.gguf_file.stored import StoredTensor
+from hubquant.gguf_file.stored import Source, StoredTensor
 
 _PIECE = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
 class Piece:
-    """``nbytes`` from byte ``start`` of ``path``, and zeros after them."""
+    """``nbytes`` from byte ``start`` of ``source``, and zeros after them."""
 
-    path: Path
+    source: Source
     start: int
     nbytes: int
     padding: int = 0
@@ -51,7 +54,7 @@ def lay_out(version: int, metadata: Mapping[str, bytes], tensors: Sequence[Store
     for tensor in tensors:
         padding = pad(tensor.nbytes, alignment) - tensor.nbytes
         rows.append((tensor.name, _without_last_ones(tensor.dims), tensor.number, end))
-        pieces.append(Piece(tensor.path, tensor.start, tensor.nbytes, padding))
+        pieces.append(Piece(tensor.source, tensor.start, tensor.nbytes, padding))
         end += tensor.nbytes + padding
     header = encode_stored(version, metadata, rows)
     return CopiedFile(header.ljust(pad(len(header), alignment), b"\0"), pieces, len(tensors))
@@ -76,6 +79,10 @@ def write_files(files: Mapping[Path, CopiedFile], advance: Callable[[int], None]
     ``DiskFullError``, and ``GGUFError`` where a source is no longer what it was.
     """
     temporary = {path: path.with_name(f".{path.name}.writing") for path in files}
+    first = next(iter(files))
+    with writing(first):
+        first.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locked(temporary[first])
     try:
         for path, file in files.items():
             with writing(path):
@@ -86,12 +93,47 @@ def write_files(files: Mapping[Path, CopiedFile], advance: Callable[[int], None]
                 sync(temporary[path])
         for path in reversed(list(files)):
             with writing(path):
-                temporary[path].replace(path)
+                temporary.pop(path).replace(path)
                 sync(path.parent)
     finally:
         for each in temporary.values():
             with suppress(OSError):
                 each.unlink(missing_ok=True)
+        lock.close()
+
+
+def _locked(path: Path) -> FileIO:
+    """The file at ``path``, made where it is not there, for this process alone until it is closed. Raises
+    ``OutputError`` where another process has it."""
+    while True:
+        file = FileIO(path, "a")
+        if sys.platform == "win32":  # which renames no open file
+            file.close()
+            return file
+        import fcntl
+
+        try:
+            with _where_supported():
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise OutputError(
+                f"another process writes {path.name.removeprefix('.').removesuffix('.writing')}",
+                hint="wait for it, or name another file with -o",
+            ) from None
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            return file
+        file.close()  # the process that had it has given it its name meanwhile
+
+
+@contextmanager
+def _where_supported() -> Iterator[None]:
+    """Some file systems have no locks."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+            raise
 
 
 def _write(path: Path, file: CopiedFile, advance: Callable[[int], None]) -> None:
@@ -100,17 +142,10 @@ def _write(path: Path, file: CopiedFile, advance: Callable[[int], None]) -> None
             os.posix_fallocate(target.fileno(), 0, file.size)
         write_all(target, file.header)
         advance(len(file.header))
-        source: FileIO | None = None
-        try:
-            for piece in file.pieces:
-                if source is None or source.name != str(piece.path):
-                    if source is not None:
-                        source.close()
-                    source = FileIO(str(piece.path))
-                _copy(source, piece, target, advance)
-        finally:
-            if source is not None:
-                source.close()
+        for source, pieces in groupby(file.pieces, lambda piece: piece.source):
+            with source.open() as opened:
+                for piece in pieces:
+                    _copy(opened, piece, target, advance)
 
 
 def _copy(source: FileIO, piece: Piece, target: FileIO, advance: Callable[[int], None]) -> None:
@@ -118,7 +153,7 @@ def _copy(source: FileIO, piece: Piece, target: FileIO, advance: Callable[[int],
     left = piece.nbytes
     while left:
         if not (read := source.read(min(left, _PIECE))):
-            raise GGUFError(f"{piece.path} became shorter while it was read")
+            raise GGUFError(f"{piece.source.path} became shorter while it was read")
         write_all(target, read)
         left -= len(read)
         advance(len(read))

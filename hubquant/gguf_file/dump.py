@@ -52,27 +52,12 @@ class Dump:
 
     def as_dict(self, *, tensors: bool) -> dict[str, Any]:
         """With every value of every array."""
-        rows = [
-            {
-                "name": t.name,
-                "shape": list(t.dims),
-                "type": t.type,
-                "file": t.path.name,
-                "offset": t.start,
-                "bytes": t.nbytes,
-            }
-            for t in self.tensors
-        ]
         metadata = {
             key: {"type": _kind(kv), "value": list(kv.value) if kv and isinstance(kv.value, tuple) else kv and kv.value}
             for key, kv, _ in self.fields()
         }
-        return {
-            "filename": self.name,
-            "endian": "LITTLE",
-            "metadata": metadata,
-            **({"tensors": rows} if tensors else {}),
-        }
+        found = {"filename": self.name, "endian": "LITTLE", "metadata": metadata}
+        return {**found, "tensors": [_as_dict(tensor) for tensor in self.tensors]} if tensors else found
 
     def as_text(self, *, tensors: bool) -> str:
         fields = list(self.fields())
@@ -111,7 +96,7 @@ def _as_dict(tensor: StoredTensor) -> dict[str, Any]:
         "name": tensor.name,
         "shape": list(tensor.dims),
         "type": tensor.type,
-        "file": tensor.path.name,
+        "file": tensor.source.path.name,
         "offset": tensor.start,
         "bytes": tensor.nbytes,
     }

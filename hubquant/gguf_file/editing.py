@@ -35,7 +35,7 @@ def edited(file: StoredFile, changes: Changes) -> CopiedFile:
     data = max(file.size - file.data_start, 0)
     # A file without tensors may end with its header.
     padded = header.ljust(pad(len(header), file.alignment), b"\0") if file.size >= file.data_start else header
-    return CopiedFile(padded, [Piece(file.path, file.data_start, data)], len(file.tensors))
+    return CopiedFile(padded, [Piece(file.source, file.data_start, data)], len(file.tensors))
 
 
 def check_key(key: str) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import FileIO
 from typing import Literal, Protocol
 
 import xxhash
@@ -70,7 +69,7 @@ def digests(
     """
     model = {kind: _HASHES[kind]() for kind in kinds}
     for file in files:
-        with FileIO(str(file.path)) as source:
+        with file.source.open() as source:
             for tensor in file.tensors:
                 own = {kind: _HASHES[kind]() for kind in kinds if tensors and kind != "uuid"}
                 source.seek(tensor.start)

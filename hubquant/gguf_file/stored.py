@@ -4,9 +4,11 @@ not understood stay what they are, byte by byte."""
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from gguf import GGUFValueType
@@ -28,14 +30,46 @@ DEEPEST = 8  # arrays in arrays; llama.cpp reads none at all
 
 
 @dataclass(frozen=True)
+class Source:
+    """A file as it was when its header was read."""
+
+    path: Path
+    stamp: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        """Raises ``GGUFError`` where there is none."""
+        try:
+            return cls(path, _stamp(path.stat()))
+        except OSError as error:
+            hint = "check the path and its permissions"
+            raise GGUFError(f"{path} cannot be read", why=error.strerror or str(error), hint=hint) from error
+
+    def open(self) -> FileIO:
+        """Raises ``GGUFError`` where it is another file now: what the header said holds no more."""
+        try:
+            file = FileIO(str(self.path))
+        except OSError as error:
+            raise GGUFError(f"{self.path} cannot be read", why=error.strerror or str(error)) from error
+        if _stamp(os.fstat(file.fileno())) != self.stamp:
+            file.close()
+            raise GGUFError(f"{self.path} changed while it was read", hint="run the same line again")
+        return file
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@dataclass(frozen=True)
 class StoredTensor:
     """``dims`` and ``number`` (of its type) as the file has them, ggml's order; ``nbytes`` from byte ``start`` of
-    ``path``."""
+    ``source``."""
 
     name: str
     dims: tuple[int, ...]
     number: int
-    path: Path
+    source: Source
     start: int
     nbytes: int
 
@@ -57,13 +91,17 @@ class StoredTensor:
 class StoredFile:
     """One file: ``metadata`` maps a key to the bytes after it, type and value. Tensors begin at ``data_start``."""
 
-    path: Path
+    source: Source
     version: int
     metadata: Mapping[str, bytes]
     tensors: Sequence[StoredTensor]
     alignment: int
     data_start: int
     size: int
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
 
     def value(self, key: str) -> KV | None:
         """None where the key is not there. Raises ``GGUFError`` for a value that llama.cpp does not read either."""
@@ -78,10 +116,11 @@ def decode_value(key: str, stored: bytes) -> KV:
 
 def read_stored(path: Path) -> StoredFile:
     """One file. Raises ``GGUFError`` for what is no GGUF file, and for one that is cut or contradicts itself."""
+    source = Source.of(path)
     data = map_file(path)
     with naming(path):
         try:
-            return _Reader(data.data).file(path)
+            return _Reader(data.data).file(source)
         except struct.error:
             raise GGUFError("the file ends inside its header", why=f"it has {len(data)} bytes") from None
 
@@ -117,7 +156,7 @@ def _number(file: StoredFile, key: str, default: int) -> int:
 
 
 class _Reader(Cursor):
-    def file(self, path: Path) -> StoredFile:
+    def file(self, source: Source) -> StoredFile:
         version, n_tensors, n_kv = self.counts()
         metadata: dict[str, bytes] = {}
         for _ in range(n_kv):
@@ -137,9 +176,10 @@ class _Reader(Cursor):
         start = pad(self.position, alignment)
         sizes = _sizes(rows, start, len(self.data), alignment)
         tensors = [
-            StoredTensor(name, dims, number, path, start + at, sizes[name]) for name, (dims, number, at) in rows.items()
+            StoredTensor(name, dims, number, source, start + at, sizes[name])
+            for name, (dims, number, at) in rows.items()
         ]
-        return StoredFile(path, version, metadata, tensors, alignment, start, len(self.data))
+        return StoredFile(source, version, metadata, tensors, alignment, start, len(self.data))
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self.string()

@@ -15,10 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hubquant.errors import DiskFullError, GGUFError
+from hubquant.errors import DiskFullError, GGUFError, OutputError
 from hubquant.gguf_file import GGUFFile
 from hubquant.gguf_file.copying import write_files
+from hubquant.gguf_file.editing import edited
 from hubquant.gguf_file.hashing import digests
+from hubquant.gguf_file.metadata import string
 from hubquant.gguf_file.splitting import Limit, merge, split, without_split
 from hubquant.gguf_file.stored import StoredFile, read_model, read_stored
 from tests.support.gguf_bytes import (
@@ -202,10 +204,39 @@ def test_an_error_on_the_way_leaves_what_was_there(tmp_path: Path) -> None:
     old = tmp_path / "a.gguf"
     old.write_bytes(b"old")
     source.write_bytes(source.read_bytes()[:1500])
-    with pytest.raises(GGUFError, match="became shorter"):
+    with pytest.raises(GGUFError, match="changed while it was read"):
         write_files({old: shards[0], tmp_path / "b.gguf": shards[2]})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gguf", "sample.gguf"]
     assert old.read_bytes() == b"old"
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    shards = split(read_model(write_sample(tmp_path / "sample.gguf")), Limit(max_tensors=4))
+    path = tmp_path / "a.gguf"
+    refused: list[str] = []
+
+    def meanwhile(_: int) -> None:
+        with pytest.raises(OutputError, match=r"another process writes a\.gguf") as error:
+            write_files({path: shards[1]})
+        refused.append(str(error.value))
+
+    write_files({path: shards[0]}, meanwhile)
+    assert refused
+    assert path.stat().st_size == shards[0].size
+    write_files({path: shards[1]})
+    assert path.stat().st_size == shards[1].size
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_source_that_was_replaced_is_refused(tmp_path: Path) -> None:
+    source = write_sample(tmp_path / "sample.gguf")
+    files = read_model(source)
+    write_files({source: edited(files[0], {"a.new": string("x")})})
+    with pytest.raises(GGUFError, match="changed while it was read"):
+        write_files({source: edited(files[0], {"a.new": string("y")})})
+    with pytest.raises(GGUFError, match="changed while it was read"):
+        list(digests(files, ["xxh64"]))
+    assert read_stored(source).value("a.new") == string("x")
 
 
 def test_a_full_disk_is_known_before_the_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
