@@ -11,9 +11,9 @@ from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.imatrix import load_imatrix, merge, save
-from hubquant.observe.collector import BATCH_TOKENS
+from hubquant.observe.collector import BATCH_TOKENS, batch_chunks
 from hubquant.pipeline.contents import IMATRIX
-from hubquant.pipeline.costs import LIBRARIES_BYTES, matrix_bytes, running_cost
+from hubquant.pipeline.costs import FP32_BYTES, LIBRARIES_BYTES, matrix_bytes, on_device, running_cost
 from hubquant.pipeline.held import LoadedModel, Offload, other_device, rate_on
 from hubquant.pipeline.offload import room, streaming_bytes
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
@@ -104,8 +104,18 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
         disk_bytes = matrix_bytes(shapes[name] for name in self.component.conversion.taps)
         running = running_cost(self.component.n_parameters, n_tokens, disk_bytes=disk_bytes, device=self.device)
         if self.offload != "stream":
-            return running
+            if on_device(self.device):
+                return replace(running, device_bytes=running.device_bytes + self._logit_bytes)
+            return replace(running, ram_bytes=running.ram_bytes + self._logit_bytes)
         return replace(running, ram_bytes=LIBRARIES_BYTES + streaming_bytes(self.component, n_tokens), device_bytes=0)
+
+    @property
+    def _logit_bytes(self) -> int:
+        """Of a batch: every token's where the output layer is observed, the second halves' where chunks are scored."""
+        size = self.chunks.chunk_size
+        kept = size if self.settings.process_output else size - size // 2 if self.score else 0
+        at_once = min(batch_chunks(size, self.batch_tokens), len(self.chunks))
+        return FP32_BYTES * at_once * kept * self.component.n_vocab
 
     @property
     def rate(self) -> str:

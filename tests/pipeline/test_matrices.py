@@ -406,3 +406,15 @@ def test_the_batch_is_how_many_chunks_run_at_a_time(tiny_llama: Path, tmp_path: 
     words = ("imatrix", "collect", tiny_llama, "-o", tmp_path / "out.gguf", *FEW, "--save-frequency", 1)
     done(*words, "-b", 128)
     assert sorted(path.name for path in tmp_path.glob("*.at_*")) == ["out.gguf.at_2", "out.gguf.at_4"]
+
+
+def test_the_plan_counts_the_logits_of_a_batch(folder: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    def ram(*words: str | int) -> int:
+        line = ("imatrix", "collect", tiny_llama, "-o", tmp_path / "out.gguf", *FEW, "--dry-run", "--json", *words)
+        found: int = json.loads(done(*line).out)["ram_bytes"]
+        return found
+
+    n_vocab = GGUFFile.open(folder / "tiny.gguf").tensors["token_embd.weight"].shape[0]
+    without, one, all_four = ram("--no-ppl"), ram("-b", 64), ram("-b", 4096)
+    assert one - without == 4 * 32 * n_vocab
+    assert all_four - without == 4 * 4 * 32 * n_vocab
