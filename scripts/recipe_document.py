@@ -74,7 +74,7 @@ publish:
   shard_size: 20GiB
 ---
 model: {file: my-model-F16.gguf}
-quantize: {leave_output_tensor: true}
+quantize: {leave_output_tensor: true, prune_layers: [20, 21]}
 imatrix: {files: [a.gguf, b.dat]}
 publish: {branch: v2}
 ---
@@ -167,7 +167,9 @@ def _kind(info: FieldInfo) -> str:
         return "a list of texts and [named types](#a-named-type)"
     if typing.get_origin(kind) is typing.Literal:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(kind))
-    return "a list of texts" if is_list(kind) else noun(info)
+    if is_list(kind):
+        return "a list of whole numbers" if element is int else "a list of texts"
+    return noun(info)
 
 
 def _element(info: FieldInfo) -> Any:

@@ -17,7 +17,7 @@ from hubquant.cli.job import (
 )
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
-from hubquant.cli.settings import imatrix_settings, quantize_settings, read_rules
+from hubquant.cli.settings import imatrix_settings, layer_numbers, quantize_settings, read_rules
 from hubquant.units import size
 
 
@@ -71,6 +71,9 @@ def quantize(
             help="KEY=TYPE:VALUE overrides metadata by key in the files; int, float, bool or str. Repeatable.",
         ),
     ] = None,
+    prune_layers: Annotated[
+        str | None, Option("--prune-layers", help="Layer numbers to prune from the model, separated by commas.")
+    ] = None,
     keep_split: Annotated[bool, Option("--keep-split", help="Write the same shards as the input.")] = False,
     split_max_size: SplitMaxSizeOption = None,
     split_max_tensors: SplitMaxTensorsOption = None,
@@ -96,6 +99,7 @@ def quantize(
         pure=pure,
         output_tensor=output_tensor_type,
         token_embedding=token_embedding_type,
+        prune_layers=layer_numbers(prune_layers) if prune_layers else (),
         leave_output_tensor=leave_output_tensor,
         override_kv=tuple(override_kv or []),
         allow_fork_types=allow_fork_types,

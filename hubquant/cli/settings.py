@@ -56,6 +56,14 @@ def quantize_settings(types: Sequence[str], rules: Sequence[str], **others: Any)
     return check_settings(Quantize(types=tuple(type_names(types, "--type")), rules=tuple(parsed), **others))
 
 
+def layer_numbers(text: str) -> tuple[int, ...]:
+    """Of "20,21", each once. Raises ``UserError`` for what is no number of a layer."""
+    parts = [part.strip() for part in text.split(",")]
+    if wrong := [part for part in parts if not part.isdecimal()]:
+        raise UserError(f"--prune-layers: {wrong[0]!r} is no layer", hint="write --prune-layers 20,21")
+    return tuple(sorted(set(map(int, parts))))
+
+
 def read_rules(path: Path) -> list[str]:
     """What stands between the white space of a file. Raises ``UserError`` for a file that cannot be read or is none."""
     try:

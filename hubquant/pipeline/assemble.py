@@ -71,7 +71,7 @@ def _stale(output: OutputFolder, earlier: Sequence[FileMeasurement]) -> set[str]
 def _report(tasks: FileTasks, context: Context, gate: float | None) -> FileReport:
     plan = tasks.plan
     divergence = context.read(tasks.evaluation) if tasks.evaluation else None
-    if divergence is not None:
+    if divergence is not None and not tasks.file.settings.prune_layers:
         check_plausible(Path(plan.name).name, plan.types.values(), divergence)
     runtime = context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped="nothing was evaluated")
     measured = MeasuredFile(plan.paths[0], plan.label, plan.size, plan.bpw, divergence, runtime, plan.fork)

@@ -7,7 +7,8 @@ from typing import Any
 
 GGUF = "gguf"
 OF_GGUF = (
-    *("rules", "pure", "output_tensor", "token_embedding", "leave_output_tensor", "override_kv"),
+    *("rules", "pure", "output_tensor", "token_embedding", "prune_layers"),
+    *("leave_output_tensor", "override_kv"),
     *("allow_fork_types", "allow_requantize"),
 )
 """Settings that no other format has."""

@@ -122,10 +122,10 @@ def _bound(constraint: Any) -> str | None:
     return None
 
 
-def is_list_of_text(path: str) -> bool:
-    """Whether the field at ``path``, with dots, is a list whose elements may be text."""
+def is_plain_list(path: str) -> bool:
+    """Whether the field at ``path``, with dots, is a list whose elements may be texts or whole numbers."""
     kind, _ = stripped(field_at(path.split(".")))
-    return is_list(kind) and stripped(typing.get_args(kind)[0])[0] is str
+    return is_list(kind) and stripped(typing.get_args(kind)[0])[0] in (str, int)
 
 
 def field_at(location: Location) -> Any:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from hubquant.disk import check_ends, user_path
 from hubquant.errors import RecipeError
 from hubquant.plain_yaml import load_yaml
-from hubquant.recipe.explain import explain, is_list_of_text
+from hubquant.recipe.explain import explain, is_plain_list
 from hubquant.recipe.names import HUB_ID, HUB_PREFIX
 from hubquant.recipe.references import is_model, model_reference
 from hubquant.recipe.schema import Recipe
@@ -160,7 +160,7 @@ def _override(given: str | Override) -> Override:
         raise RecipeError(f"--set {given!r} is not an override", hint="write --set quantize.mode=exact")
     path = ".".join(keys)
     parsed = parse_yaml(value, f"--set {path}")
-    if isinstance(parsed, str) and is_list_of_text(path):
+    if isinstance(parsed, str) and is_plain_list(path):  # pydantic reads the numbers
         parsed = [part.strip() for part in parsed.split(",") if part.strip()]
     return Override(path, parsed, f"--set {path}")
 

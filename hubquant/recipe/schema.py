@@ -226,6 +226,8 @@ class Quantize(Frozen):
     """The tensor type of ``output.weight``."""
     token_embedding: str | None = None
     """The tensor type of ``token_embd.weight``."""
+    prune_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Layers to leave out of the files, the first being 0. They are measured against the whole model."""
     leave_output_tensor: bool = False
     """``output.weight`` stays in the type that it has in the source."""
     override_kv: tuple[str, ...] = ()

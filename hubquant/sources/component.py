@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,10 @@ Inputs = Literal["tokens"]
 class Component:
     """``conversion`` is what becomes of its weights; ``blocks`` are its lists of blocks, by the name that begins those
     of their weights in a GGUF file. ``inputs`` is what it is run on, None where it cannot be run. ``width`` is how many
-    numbers a token has between two blocks, and ``n_vocab`` how many it has in the end."""
+    numbers a token has between two blocks, and ``n_vocab`` how many it has in the end.
+
+    Of a component without some of its layers, ``whole`` is that with all of them, and ``origins`` are the names that
+    tensors have there, where these are others."""
 
     name: str
     pulled: Pulled
@@ -33,6 +36,8 @@ class Component:
     inputs: Inputs | None
     width: int
     n_vocab: int
+    origins: Mapping[str, str] = field(default_factory=dict)
+    whole: Component | None = None
 
     @classmethod
     def language_model(cls, source: SourceModel) -> Component:
@@ -44,6 +49,15 @@ class Component:
     @property
     def source(self) -> SourceModel:
         return self.pulled.source
+
+    @property
+    def complete(self) -> Component:
+        """With all its layers."""
+        return self.whole or self
+
+    def origin(self, name: str) -> str:
+        """The name of a tensor in the complete component."""
+        return self.origins.get(name, name)
 
     @property
     def config(self) -> Mapping[str, Any]:

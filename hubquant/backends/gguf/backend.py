@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from hubquant.backends.gguf.files import (
     idle_rules,
     plan_layouts,
 )
-from hubquant.backends.gguf.target import check_tokenizer, conversion_weights, settle_types
+from hubquant.backends.gguf.target import check_tokenizer, conversion_weights, settle_types, without_layers
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.progress import Progress
@@ -26,6 +26,7 @@ from hubquant.gguf_file import Metadata, Split
 from hubquant.mix import COPY
 from hubquant.recipe.schema import NamedType, Quantize, name_of
 from hubquant.sources.component import Component
+from hubquant.sources.pruning import pruned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,6 +54,13 @@ class CheckedGGUF:
         ``NotSupportedYet`` for a type that no kernel writes."""
         return [self._task(entry, importance) for entry in self.settings.types]
 
+    @property
+    def _split(self) -> Split:
+        split, shapes = self.backend.split, self.weights.shapes
+        if split.shards is None:
+            return split
+        return replace(split, shards={name: split.shards[self.component.origin(name)] for name in shapes})
+
     def _task(self, entry: str | NamedType, importance: Importance | None) -> QuantizedFile:
         settings = self.settings.of(entry)
         return QuantizedFile(
@@ -60,7 +68,7 @@ class CheckedGGUF:
             self.weights,
             self._plan(name_of(entry), settings, importance),
             settings,
-            self.backend.split,
+            self._split,
             *((importance.task, importance.include, importance.exclude) if importance else (None, (), ())),
         )
 
@@ -68,7 +76,8 @@ class CheckedGGUF:
         weights, source = self.weights, self.component.source
         (ftype,) = settings.names
         assigned = assign_types(weights, ftype, settings, has_imatrix=importance is not None)
-        covered = importance.covered if importance else ()
+        used = frozenset(importance.covered if importance else ())
+        covered = [name for name in assigned if self.component.origin(name) in used]
         types, notes = (
             (assigned, ())
             if ftype == COPY.name
@@ -76,7 +85,7 @@ class CheckedGGUF:
         )
         facts = importance.facts if importance else None
         metadata = file_metadata(weights, ftype, types, settings, source.identity["model"], facts)
-        layouts = plan_layouts(weights, types, metadata, self.backend.split)
+        layouts = plan_layouts(weights, types, metadata, self._split)
         return FilePlan(
             label=label,
             ftype=ftype,
@@ -101,9 +110,11 @@ class GGUF:
     authorship: Metadata = field(default_factory=dict)
 
     def check(self, component: Component, settings: Quantize, progress: Progress) -> CheckedGGUF:
-        source = component.source
+        source, component = component.source, pruned(component, settings.prune_layers)
         check_quantized(source, settings)
         weights = conversion_weights(source, component.conversion, self.named, self.authorship)
+        if component.whole:
+            weights = without_layers(weights, component)
         vocabulary = None
         if source.converts_tokenizer or self.compares:
             with progress.doing("comparing the tokenizer with llama.cpp's"):

@@ -25,7 +25,7 @@ from hubquant.version import __version__
 
 MATRIX_KEY = "quantize.imatrix.file"
 QUANTIZED_BY = "general.quantized_by"
-LATER = ("leave_output_tensor", "override_kv")  # settings that files of earlier versions do not know
+LATER = ("prune_layers", "leave_output_tensor", "override_kv")  # settings that files of earlier versions do not know
 PERMISSIONS = ("allow_fork_types", "allow_requantize")  # settings that change no file
 
 

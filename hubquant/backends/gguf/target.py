@@ -14,6 +14,7 @@ from hubquant.errors import ImatrixError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, string
 from hubquant.mix import requires_imatrix, without_importance
 from hubquant.quants import implemented, needs_importance
+from hubquant.sources.component import Component
 from hubquant.sources.source import SourceModel
 from hubquant.vocab.phi3 import fitting_name
 
@@ -50,6 +51,15 @@ def conversion_weights(
         metadata = replaced(metadata, authorship)
     metadata.setdefault("hubquant.source_revision", string(source.revision))
     return replace(weights, metadata=metadata, quantized_by=named.get("quantized_by", "hubquant"))
+
+
+def without_layers(weights: Weights, component: Component) -> Weights:
+    """``weights`` as they are called in ``component``, some of whose layers were pruned; a copy has the keys that this
+    changed."""
+    whole, now = component.complete.conversion.metadata, component.conversion.metadata
+    changed = {key: kv for key, kv in now.items() if kv != whole.get(key)}
+    stored = {name: type for name in weights.shapes if (type := weights.stored.get(component.origin(name)))}
+    return replace(weights, stored=stored, stored_metadata={**weights.stored_metadata, **changed})
 
 
 def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:

@@ -133,7 +133,7 @@ class WeightsPass(Pass):
         source = context.read(self.pulled)
         matrix = None
         if self.imatrix is not None and any(task.uses_imatrix for task, _ in tasks):
-            whole = context.read(self.imatrix).fit(self.component.shapes)
+            whole = context.read(self.imatrix).fit(self.component.complete.shapes)
             matrix = whole.select(self.include, self.exclude)
         targets = [
             Target(folder / Path(task.plan.name).name, task.plan.layouts, task.plan.types) for task, folder in tasks
@@ -144,10 +144,10 @@ class WeightsPass(Pass):
                 quantize_files(
                     targets,
                     lambda wanted: stream(self.component.conversion, source.checkpoint, wanted),
-                    matrix.importance if matrix is not None else lambda _: None,
+                    lambda name: None if matrix is None else matrix.importance(self.component.origin(name)),
                     self.mode,
                     advance,
-                    source.stored,
+                    lambda name, type: source.stored(self.component.origin(name), type),
                 )
         except CheckpointError:  # the model itself is at fault: going on would end here again
             for _, folder in tasks:
