@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -123,13 +123,15 @@ def watch(
     quiet: QuietOption = False,
 ) -> None:
     """Make and publish every new model of an account, and every model with a new commit. Without --go it only plans."""
+    from hubquant.commands.batch import OF_BEFORE
     from hubquant.commands.flags import parse_age
 
     output, wait = Output(as_json=as_json, quiet=quiet), parse_age(every, "--every 1h")
     _check_collection(add_to_collection, push)
     overrides = _overrides(types, pushing.overrides(branch, create_pr, commit_message, prune), set)
     while True:
-        progress = output.progress()
+        results: list[BatchResult] = []
+        progress, failed = output.progress(), False
         try:
             lines = _lines(None, author, search, None, limit)
             made = _batch(lines, recipe, overrides, push, out, state, store, again=False)
@@ -139,17 +141,19 @@ def watch(
                 results = made.leave_alone(progress)
             else:
                 results = made.carry_out(progress)
-            failed = _finish(results, add_to_collection if go else None, output)
         except UserError:
             raise
         except HubquantError as error:
             if once or not go:
                 raise
             progress.note(str(error))
-            failed = True
+        if not (once or not go):
+            results = [each for each in results if each.status not in OF_BEFORE]
+        if results or once or not go:
+            failed = _finish(results, add_to_collection if go else None, output)
         if once or not go:
             break
-        time.sleep(wait)
+        sleep(wait)
     if failed:
         raise typer.Exit(1)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 JsonOption = Annotated[bool, typer.Option("--json", help="Data as JSON on stdout, progress as JSON lines on stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; errors only.")]
 
+RETRY = re.compile(r"(?:Retrying in|Waiting) (?P<wait>[\d.]+)s.*\[Retry (?P<attempt>\d+)/")
 LINE_EVERY = 5.0  # seconds between progress lines where no bar can be drawn
 
 
@@ -65,6 +67,14 @@ class Output:
         if shown["hint"]:
             say(f"  next: {shown['hint']}")
 
+    def tell(self, text: str, retry: Mapping[str, float] | None) -> None:
+        """A note; with ``--json`` a retry, as which it counts ``attempt`` and ``wait`` in seconds, is an event."""
+        progress = self.progress()
+        if retry is not None and isinstance(progress, JsonProgress):
+            progress.event("retry", text=message(text), **retry)
+        else:
+            progress.note(text)
+
     @contextmanager
     def warnings(self, level: int = logging.WARNING) -> Iterator[None]:
         """What libraries warn of are notes, and what they log from ``level`` on."""
@@ -75,7 +85,8 @@ class Output:
             root.addHandler(handler)
             root.setLevel(min(level, before))
             try:
-                yield
+                with _clients_retries(self):
+                    yield
             finally:
                 root.setLevel(before)
                 root.removeHandler(handler)
@@ -91,11 +102,35 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if logging.getLogger(record.name.partition(".")[0]).handlers:
             return
-        progress, text = self._output.progress(), without_secrets(record.getMessage())
-        if isinstance(progress, JsonProgress) and hasattr(record, "retry"):
-            progress.event("retry", text=message(text), **record.retry)
-        else:
-            progress.note(text)
+        self._output.tell(without_secrets(record.getMessage()), getattr(record, "retry", None))
+
+
+class _Retries(logging.Handler):
+    """Of requests that huggingface_hub makes again itself; it says so in a logger that is silent otherwise."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if match := RETRY.search(record.getMessage()):
+            retry = {"attempt": int(match["attempt"]), "wait": float(match["wait"])}
+            self._output.tell(f"the Hub does not answer as it should: trying again in {match['wait']} s", retry)
+
+
+@contextmanager
+def _clients_retries(output: Output) -> Iterator[None]:
+    logger, handler = logging.getLogger("huggingface_hub.utils._http"), _Retries(output)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def say(text: str) -> None:

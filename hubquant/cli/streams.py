@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from hubquant.cli.log import Logged
+from hubquant.cli.log import Logged, without_secrets
 from hubquant.cli.text import PLAINER
 from hubquant.errors import HubquantError
 from hubquant.printable import plain
@@ -147,7 +147,7 @@ def _json_line(line: str) -> str:
             pass
         else:
             return line
-    return json.dumps({"event": "log", "text": plain(line)})
+    return json.dumps({"event": "log", "text": plain(without_secrets(line))})
 
 
 def _lose(error: OSError) -> None:

@@ -20,8 +20,11 @@ from hubquant.recipe.load import Override, load_recipe
 from hubquant.recipe.schema import ModelReference, Recipe
 from hubquant.version import __version__
 
-Status = Literal["done", "done before", "left alone", "planned", "failed"]
+Status = Literal["done", "done before", "left alone", "planned", "failed", "failed before"]
 DEMO = {"bundled": "demo"}  # in the place of the models, until each gets its turn
+
+
+OF_BEFORE: tuple[Status, ...] = ("done before", "left alone", "failed before")
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Batch:
                 )
             record = record.model_copy(update={"made_from": fingerprint(recipe.model_dump(mode="json"))})
             if known is not None and self._stands(known, record, entry):
-                before: Status = "failed" if known.error else "left alone" if known.left_alone else "done before"
+                before: Status = "failed before" if known.error else "left alone" if known.left_alone else "done before"
                 return BatchResult(before, known, entry.out)
             record = work(entry, recipe, record)
         except Exception as error:

@@ -108,6 +108,17 @@ def test_json_begins_and_ends_with_an_event(hub: LocalHub, tiny_llama: Path) -> 
     assert (retry["attempt"], retry["wait"]) == (1, 0)
 
 
+def test_retries_of_the_client_are_told_too(hub: LocalHub, tiny_llama: Path, tmp_path: Path) -> None:
+    hub.fail("PUT /_lfs", 503)
+    line = ["run", str(tiny_llama), *LINE, "--out", str(tmp_path / "out"), "--push", "alice/tiny-GGUF"]
+    outcome = hubquant(*line, "--json")
+    assert outcome.code == 0, outcome.err
+    events = [json.loads(line) for line in outcome.err.splitlines()]
+    [retry] = [event for event in events if event["event"] == "retry"]
+    assert (retry["attempt"], retry["wait"]) == (1, 1)
+    assert "HTTP Error" not in outcome.err
+
+
 def test_env_tells_of_the_machine_and_of_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_TOKEN", ALICE)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hubquant.cli.signals import Stopped
 from tests.support.cli import Outcome, hubquant
 from tests.support.localhub import LocalHub
 
@@ -131,8 +132,14 @@ def test_watching_plans_first_and_publishes_once(models: LocalHub, call: Call, t
     assert statuses(first) == {"org/one": "done", "org/two": "done", "org/broken": "failed"}
     models.add("org/three", tiny_llama)
     before = len(models.log)
-    second = statuses(call(*line, command="watch"))
-    assert second == {"org/one": "done before", "org/two": "done before", "org/three": "done", "org/broken": "failed"}
+    second = call(*line, command="watch")
+    assert second.code == 0
+    assert statuses(second) == {
+        "org/one": "done before",
+        "org/two": "done before",
+        "org/three": "done",
+        "org/broken": "failed before",
+    }
     assert not [entry for entry in models.log[before:] if "broken/resolve" in entry.path]  # it is as it was
     assert commits(models) == {f"alice/{name}-GGUF": 2 for name in ("one", "two", "three")}
 
@@ -143,3 +150,27 @@ def test_what_is_there_may_be_left_alone(models: LocalHub, call: Call) -> None:
     models.add("org/two", {"README.md": b"---\nlicense: mit\n---\n"})
     assert statuses(call(*line, command="watch")) == {"org/one": "left alone", "org/two": "done"}
     assert commits(models) == {"alice/two-GGUF": 2}
+
+
+def test_a_watch_goes_on_and_tells_of_what_is_new(
+    models: LocalHub, call: Call, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        match len(waits):
+            case 1:
+                models.add("org/three", tiny_llama)
+            case 2:
+                models.fail("GET /api/models$", 200, message="closed for repairs")
+            case 4:
+                raise Stopped(2)
+
+    monkeypatch.setattr("hubquant.cli.batch.sleep", wait)
+    outcome = call("org", *PUSH, "--go", "--every", "30m", "--json", command="watch")
+    assert outcome.code == 130
+    assert waits == [1800] * 4
+    rounds = [json.loads(line)["models"] for line in outcome.out.splitlines()]
+    assert [sorted(each["model"] for each in round) for round in rounds] == [["org/one", "org/two"], ["org/three"]]
+    assert "does not answer as a Hugging Face Hub does" in outcome.err
