@@ -28,6 +28,7 @@ BUNDLED = "hubquant:"  # begins the names of texts that come with the package
 OWN_TAGS = ("gguf", "quantized", "hubquant")
 FOREIGN_TAGS_LEFT_OUT = {"safetensors", "pytorch", "tf", "jax", "transformers", "onnx"}
 GATING = ("extra_gated_prompt", "extra_gated_heading", "extra_gated_description", "extra_gated_button_content")
+EMBEDDINGS = ("feature-extraction", "sentence-similarity")  # what the Hub calls the tasks of such models
 MADE_WITH = "Made with hubquant "
 LONGEST_TEXT = 20_000  # characters of an inherited text
 MARKDOWN = re.compile(r"[\\`*\[\]!|~$#]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")
@@ -129,6 +130,7 @@ def _parts(card: Card) -> dict[str, Any]:
         "memory": [[MEMORY, *rows([])[0][:3]], *_by_memory(card)],
         "per_thousand": per_thousand(card.usage),
         "example": example,
+        "options": " --embeddings" if card.source.get("pipeline_tag") in EMBEDDINGS else "",
         # the Hub refuses files in several parts to Ollama: https://github.com/huggingface/hub-docs/issues/2702
         "for_ollama": example if example in whole else next(iter(whole), None),
         "include": code(pattern(example, card.files)) if example else None,

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 DEFAULT = "card.md.jinja"
+OWN = "own"  # the name of the user's template for jinja, which may be called as the package's is
 LARGEST = 1 << 20  # bytes
 HINT = "mend it there; docs/publishing.md says what a template may use"
+
+MISTAKES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 Filters = Mapping[str, Callable[..., Any]]
 
@@ -51,10 +54,10 @@ def fill(template: CardTemplate | None, filters: Filters, values: Mapping[str, A
     if template is None:
         return environment.get_template(DEFAULT).render(values)
     try:
-        return environment.get_template(template.name).render(values)
+        return environment.get_template(OWN).render(values)
     except TemplateSyntaxError as error:
         raise RecipeError(f"{template.name}, line {error.lineno}", why=error.message, hint=HINT) from None
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (TemplateError, *MISTAKES) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == template.name]
         where = f"{template.name}, line {lines[-1]}" if lines else template.name
         raise RecipeError(where, why=str(error) or type(error).__name__, hint=HINT) from None
@@ -65,7 +68,7 @@ def _environment(template: CardTemplate | None) -> Environment:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     def own(name: str) -> tuple[str, str | None, None] | None:
-        return (template.text, template.name, None) if template and name == template.name != DEFAULT else None
+        return (template.text, template.name, None) if template and name == OWN else None
 
     return ImmutableSandboxedEnvironment(
         loader=ChoiceLoader([FunctionLoader(own), PackageLoader("hubquant.publish", "templates")]),

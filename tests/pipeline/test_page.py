@@ -69,6 +69,21 @@ def test_types_are_added_in_the_folder_and_on_the_hub(hub: LocalHub, source: str
     assert hub.repository(TARGET).head == head
 
 
+def test_a_card_tells_how_the_model_is_run(tiny_llama: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "model")
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+    )
+    (tmp_path / "model" / "chat_template.jinja").write_text(template)
+    (tmp_path / "model" / "generation_config.json").write_text('{"temperature": 0.7, "top_k": 20}')
+    run(tmp_path / "model", tmp_path / "a", "Q8_0", "imatrix.skip=true", "evaluate.skip=true")
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "```text\n<system>{system_prompt}<user>{prompt}A:\n```" in card
+    assert "recommend temperature 0.7, top k 20." in card
+    assert "The model takes up to 512 tokens of context (`-c 512`)." in card
+    assert "| 1 GB | [model-Q8_0.gguf](./model-Q8_0.gguf) | Q8_0 |" in card
+
+
 def test_files_of_other_settings_are_named_as_such(hub: LocalHub, source: str, tmp_path: Path) -> None:
     out = tmp_path / "a"
     run(source, out, "Q8_0,Q4_0", "evaluate.skip=true", to=TARGET)

@@ -10,6 +10,8 @@ import yaml
 from hubquant.errors import OutputError, RecipeError
 from hubquant.gguf_file import GGUFFile
 from hubquant.pipeline.publishing import card_template, check_license
+from hubquant.publish.card import render
+from hubquant.publish.example import example_card
 from hubquant.recipe import parse_recipe
 from hubquant.recipe.schema import Publish, Recipe
 from tests.support.cli import hubquant
@@ -130,6 +132,12 @@ def test_a_card_of_ones_own(hub: LocalHub, tiny_llama: Path, tmp_path: Path) -> 
     assert hubquant(*line, "--push", TARGET).code == 0
 
 
+def test_a_template_may_have_the_name_of_the_packages(tmp_path: Path) -> None:
+    (tmp_path / "card.md.jinja").write_text(CARD)
+    template = card_template(Recipe(model="org/x", publish={"card": str(tmp_path / "card.md.jinja")}))
+    assert "\nQuantized with care.\n" in render(example_card(measured=True), template)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -138,6 +146,8 @@ def test_a_card_of_ones_own(hub: LocalHub, tiny_llama: Path, tmp_path: Path) -> 
         ("\n\n{{ nothing }}", "my-card.jinja, line 3: 'nothing' is undefined"),
         ("{{ ''.__class__.__mro__ }}", "my-card.jinja, line 1: access to attribute '__class__' .* unsafe"),
         ("{{ card.files.clear() }}", "my-card.jinja, line 1: "),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "my-card.jinja, line 1: maximum recursion"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "my-card.jinja, line 1: Range too big"),
         ("{{ 1 / 0 }}", "my-card.jinja, line 1: division by zero"),
         ("{% include '/etc/passwd' %}", "my-card.jinja, line 1: /etc/passwd"),
         ("{{ card.files[0].divergence.kld.mean }}", None),

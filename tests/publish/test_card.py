@@ -199,6 +199,13 @@ def test_files_that_llama_cpp_would_mistake_are_no_examples() -> None:
     assert '--include "*BF16*"' in body
 
 
+def test_a_model_of_embeddings_is_served_as_one() -> None:
+    body = render(replace(CARD, source={**SOURCE, "pipeline_tag": "sentence-similarity"}))
+    assert "\nllama-server -hf alice/Qwen3-0.6B-GGUF:Q4_K_M --embeddings\n```\n" in body
+    assert "ollama run" not in body
+    assert "--embeddings" not in render(CARD)
+
+
 def test_an_audience_that_is_warned_stays_warned() -> None:
     source = {**SOURCE, "tags": ["not-for-all-audiences"]}
     assert "not-for-all-audiences" in front_matter(replace(CARD, source=source))["tags"]
