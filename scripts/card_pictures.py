@@ -52,7 +52,7 @@ def card(folder: Path) -> None:
 
 
 def html(folder: Path, width: int) -> str:
-    text = (folder / CARD).read_text("utf-8").split("---\n", 2)[2]
+    text = (folder / CARD).read_text("utf-8").split("\n---\n", 1)[1]
     body = MarkdownIt("commonmark").enable("table").render(text)
     return f'<!doctype html><meta charset="utf-8"><style>{STYLE % width}</style><body>{body}'
 

@@ -18,7 +18,7 @@ from hubquant.hub.front_matter import Result, plain, write_front_matter
 from hubquant.publish.checks import llama_cpp_builds, llama_cpp_checks
 from hubquant.publish.names import is_mistaken, is_sharded, pattern
 from hubquant.publish.recommendation import MeasuredFile
-from hubquant.publish.table import COLUMNS, MEMORY, TEXT_COLUMNS, table
+from hubquant.publish.table import COLUMNS, MEMORY, OF_FILES, RECOMMENDATION, TEXT_COLUMNS, table
 from hubquant.publish.template import CardTemplate, Filters, fill
 from hubquant.publish.usage import Usage, by_memory, per_thousand
 
@@ -34,6 +34,7 @@ LONGEST_TEXT = 20_000  # characters of an inherited text
 MARKDOWN = re.compile(r"[\\`*\[\]!|~$#]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")
 SPACES = re.compile(r"[\s\x00-\x1f\x7f]+")
 TOGETHER = re.compile(r"(?<=±) | (?=%)|(?<=\d) (?=[kMGT]?B$)")
+SHORT = tuple(OF_FILES)[:3]  # file, type and size
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -125,9 +126,9 @@ def _parts(card: Card) -> dict[str, Any]:
         "source": _source(card),
         "account": _account(card),
         "table": rows(card.files),
-        "earlier": rows([file.measured for file in card.earlier], COLUMNS[:-1]),
+        "earlier": rows([file.measured for file in card.earlier], [name for name in COLUMNS if name != RECOMMENDATION]),
         "text_columns": TEXT_COLUMNS,
-        "memory": [[MEMORY, *rows([])[0][:3]], *_by_memory(card)],
+        "memory": [[MEMORY, *rows([], SHORT)[0]], *_by_memory(card)],
         "per_thousand": per_thousand(card.usage),
         "example": example,
         "options": " --embeddings" if card.source.get("pipeline_tag") in EMBEDDINGS else "",
@@ -142,7 +143,7 @@ def _parts(card: Card) -> dict[str, Any]:
 
 
 def _by_memory(card: Card) -> list[list[str]]:
-    return [[memory, *rows([file])[1][:3]] for memory, file in by_memory(card.files, card.usage)]
+    return [[memory, *rows([file], SHORT)[1]] for memory, file in by_memory(card.files, card.usage)]
 
 
 def front_matter(card: Card) -> dict[str, Any]:
