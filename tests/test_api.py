@@ -138,6 +138,8 @@ def test_single_steps(tiny_llama: Path, tmp_path: Path) -> None:
     assert cut.path.name.startswith("cut-Q8_0-00001-of-")
     assert cut.shards > 1
     assert hubquant.inspect(cut.path).metadata["a.b"] == 7
+    [short] = hubquant.quantize(floats.path, "Q8_0", out=tmp_path / "short.gguf", prune_layers=[1])
+    assert hubquant.inspect(short.path).metadata["llama.block_count"] == 1
     both = hubquant.collect_imatrix(
         tiny_llama, out=tmp_path / "j.gguf", in_file=tmp_path / "i.gguf", chunks=1, chunk=2, chunk_size=64, no_ppl=True
     )

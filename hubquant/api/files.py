@@ -78,6 +78,7 @@ def quantize(
     output_tensor_type: str | None = None,
     token_embedding_type: str | None = None,
     leave_output_tensor: bool = False,
+    prune_layers: Sequence[int] = (),
     override_kv: str | Sequence[str] = (),
     keep_split: bool = False,
     split_max_size: str | None = None,
@@ -91,12 +92,12 @@ def quantize(
     """Write a Hub id, a folder or a GGUF file in every one of ``types``, reading its weights once.
 
     ``out`` is a folder, in which files are called ``name`` ("{model}-{type}" by default), or with one type the .gguf
-    file. ``imatrix`` names files or ``hub:org/repo/file``; several are
-    added up. With ``include_weights`` or ``exclude_weights`` it is used for weights only whose GGUF name holds one of
-    these, or none. ``mode`` "best" searches for the least error, "exact" gives llama.cpp's bytes. ``tensor_type`` is a
-    tensor type by a regular expression for names of tensors; the first that matches wins. ``pure`` gives every tensor
-    the type's own, ``leave_output_tensor`` leaves output.weight as it is. ``override_kv`` is metadata, as
-    "KEY=TYPE:VALUE" with int, float, bool or str. Files are cut at ``split_max_size`` ("5G") and after
+    file. ``imatrix`` names files or ``hub:org/repo/file``; several are added up. With ``include_weights`` or
+    ``exclude_weights`` it is used for weights only whose GGUF name holds one of these, or none. ``mode`` "best"
+    searches for the least error, "exact" gives llama.cpp's bytes. ``tensor_type`` is a tensor type by a regular
+    expression for names of tensors; the first that matches wins. ``pure`` gives every tensor the type's own,
+    ``leave_output_tensor`` leaves output.weight as it is, ``prune_layers`` some layers out. ``override_kv`` is
+    metadata, as "KEY=TYPE:VALUE" with int, float, bool or str. Files are cut at ``split_max_size`` ("5G") and after
     ``split_max_tensors``, or with ``keep_split`` as the source is.
 
     Returns the path, type and size in bytes of each file. Raises ``HubquantError``.
@@ -113,6 +114,7 @@ def quantize(
             "pure": ("quantize.pure", pure),
             "output_tensor_type": ("quantize.output_tensor", output_tensor_type),
             "token_embedding_type": ("quantize.token_embedding", token_embedding_type),
+            "prune_layers": ("quantize.prune_layers", list(prune_layers)),
             "leave_output_tensor": ("quantize.leave_output_tensor", leave_output_tensor),
             "override_kv": ("quantize.override_kv", listed(override_kv)),
             "allow_fork_types": ("quantize.allow_fork_types", allow_fork_types),

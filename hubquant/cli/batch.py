@@ -161,7 +161,7 @@ def watch(
 def _overrides(types: list[str] | None, flags: Sequence[Override], given: list[str] | None) -> list[str | Override]:
     from hubquant.recipe import Override
 
-    of_types = [Override("quantize.types", type_names(types, "--types"), "--types")] if types else []
+    of_types = [Override("quantize.types", type_names(types, "--types", named=True), "--types")] if types else []
     return [*of_types, *flags, *(given or [])]
 
 
