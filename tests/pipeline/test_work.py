@@ -9,6 +9,7 @@ import pytest
 from hubquant.backends.gguf.backend import GGUF
 from hubquant.engine.progress import Silent
 from hubquant.errors import CalibrationError, HubquantError, ImatrixError, NotSupportedYet
+from hubquant.gguf_file import Split
 from hubquant.pipeline.work import Work, open_model, prepare
 from hubquant.recipe import Recipe
 from tests.support.conversion import build_uneven
@@ -19,7 +20,7 @@ SMALL = {"chunk_size": 32, "chunks": 2}
 def work(model: Path, **parts: object) -> Work:
     fields = {"calibration": SMALL, "evaluate": SMALL, "quantize": {"types": ["Q8_0"]}, **parts}
     recipe = Recipe.model_validate({"model": {"folder": str(model)}, **fields})
-    backend = GGUF(1 << 40, "say how", compares=not recipe.evaluate.skip)
+    backend = GGUF(Split(1 << 40), "say how", compares=not recipe.evaluate.skip)
     return prepare(recipe, open_model(recipe.model, None, Silent()), backend, Silent())
 
 
