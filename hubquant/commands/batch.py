@@ -54,10 +54,11 @@ class Batch:
 
         Can be killed at any moment: the same call goes on.
         """
-        from hubquant.pipeline.plan import make_plan
-        from hubquant.pipeline.run import execute
 
         def make(entry: QueuedModel, recipe: Recipe, record: BatchRecord) -> BatchRecord:
+            from hubquant.pipeline.plan import make_plan  # torch, only where something is to be made
+            from hubquant.pipeline.run import execute
+
             plan = make_plan(recipe, entry.out, self.store, progress)
             report = execute(plan, self.store, progress)
             failed = ", ".join(file.measured.type for file in report.failed_gates)

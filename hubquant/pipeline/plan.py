@@ -122,7 +122,7 @@ def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progr
     check_memory(found.ram_bytes, LESS_MEMORY)
     check_room(found, [file.size for file in work.files], store, folder.root, "--out")
     uploads = names if recipe.publish.to else ()
-    notes = [*work.notes, *_foreign_note(folder), *(_revision_note(work, published) if published else [])]
+    notes = [*work.notes, *_foreign_note(folder), *(_published_notes(work, published) if published else [])]
     return Plan(work, folder.root, found, uploads, notes, template, results)
 
 
@@ -138,16 +138,16 @@ def _sources(tasks: RecipeTasks, store: Store) -> Mapping[str, Path]:
     return found if tasks.imatrix is None else {**found, IMATRIX: store.path(tasks.imatrix) / IMATRIX}
 
 
-def _revision_note(work: Work, published: Published) -> list[str]:
-    """Where the model has changed since its files were published."""
-    from hubquant.pipeline.push import earlier_revision
+def _published_notes(work: Work, published: Published) -> list[str]:
+    """Where the model has changed since its files were published, and what will be removed of these."""
+    from hubquant.pipeline.push import earlier_revision, to_be_pruned
 
-    source = work.source
-    before = earlier_revision(published, source.id)
-    if before in (None, source.revision):
-        return []
-    to = work.recipe.publish.to
-    return [f"the files of {to} were made of {source.id} at {before}; it is at {source.revision} now"]
+    source, settings, notes = work.source, work.recipe.publish, []
+    if (before := earlier_revision(published, source.id)) not in (None, source.revision):
+        notes.append(f"the files of {settings.to} were made of {source.id} at {before}; it is at {source.revision} now")
+    if settings.prune and (old := to_be_pruned(published, {Path(file.name).stem for file in work.files})):
+        notes.append(f"to be removed from {settings.to}: {', '.join(old)}")
+    return notes
 
 
 def _foreign_note(folder: OutputFolder) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from hubquant.engine.progress import Progress
@@ -43,6 +44,16 @@ def earlier_revision(published: Published, model_id: str | None) -> str | None:
         return str(model["revision"]) if model["id"] == model_id else None
     except (RecipeError, KeyError, TypeError):
         return None
+
+
+def to_be_pruned(published: Published, names: Collection[str]) -> list[str]:
+    """Published files that hubquant measured and that are of no type among ``names``, the names of files without their
+    suffixes."""
+    from hubquant.publish.measurements import not_replaced, read_measurements
+
+    stored = read_measurements(published.contents.get(MEASUREMENTS, b"")).files
+    theirs = [file for file in stored if file.is_what(published.files)]
+    return sorted(path for file in not_replaced(theirs, names) for path in file.paths)
 
 
 def push_folder(folder: OutputFolder, settings: Publish, progress: Progress) -> Pushed:

@@ -50,6 +50,9 @@ def test_another_machine_adds_a_type_and_only_prune_removes_one(hub: LocalHub, t
     machine(tmp_path / "b", "Q5_0")
     assert models(hub) == {"tiny-Q8_0.gguf", "tiny-Q4_0.gguf", "tiny-Q5_0.gguf"}
 
+    planned = json.loads(machine(tmp_path / "b", "Q5_0", "--prune", "--dry-run", "--json").out)
+    assert f"to be removed from {TARGET}: tiny-Q4_0.gguf, tiny-Q8_0.gguf" in planned["notes"]
+    assert len(models(hub)) == 3
     outcome = machine(tmp_path / "b", "Q5_0", "--prune")
     assert models(hub) == {"tiny-Q5_0.gguf"}
     assert "removed from alice/tiny-GGUF: tiny-Q4_0.gguf, tiny-Q8_0.gguf" in outcome.err
