@@ -408,6 +408,7 @@ def test_the_batch_is_how_many_chunks_run_at_a_time(tiny_llama: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.glob("*.at_*")) == ["out.gguf.at_2", "out.gguf.at_4"]
 
 
+@pytest.mark.usefixtures("store")
 def test_the_plan_counts_the_logits_of_a_batch(folder: Path, tiny_llama: Path, tmp_path: Path) -> None:
     def ram(*words: str | int) -> int:
         line = ("imatrix", "collect", tiny_llama, "-o", tmp_path / "out.gguf", *FEW, "--dry-run", "--json", *words)

@@ -15,7 +15,7 @@ from hubquant.engine.progress import Silent
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
 from hubquant.errors import CheckpointError, GGUFError, HubAccessError, HubquantError, NotSupportedYet
-from hubquant.gguf_file import GGUFWriter, TensorEntry, shard, shard_paths
+from hubquant.gguf_file import GGUFWriter, Split, TensorEntry, shard, shard_paths
 from hubquant.gguf_file.metadata import string
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.open import open_component, open_source
@@ -48,7 +48,7 @@ def gguf(folder: Path, max_bytes: int = 1 << 30) -> list[Path]:
     """A file, or its shards, with two tensors."""
     names = {"token_embd.weight": 2.0, "output_norm.weight": 3.0}
     metadata = {"general.architecture": string("llama"), "general.license": string("mit")}
-    layouts = shard(metadata, [TensorEntry(name, (4, 32), "F32") for name in names], max_bytes)
+    layouts = shard(metadata, [TensorEntry(name, (4, 32), "F32") for name in names], Split(max_bytes))
     paths = shard_paths(folder / "two.gguf", len(layouts))
     for path, layout in zip(paths, layouts, strict=True):
         with GGUFWriter(path, layout) as writer:
