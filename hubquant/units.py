@@ -15,6 +15,7 @@ def unit(n_bytes: float) -> tuple[int, str]:
     return 1000**step, SIZES[step]
 
 
+# By hand: rich.filesize.decimal has fixed decimals (458.00 MB), and makes 1,000.0 kB of 999,999 bytes.
 def size(n_bytes: float) -> str:
     """Decimal units and three digits, as the Hub shows sizes: 4.58 GB."""
     scale, name = unit(n_bytes)
