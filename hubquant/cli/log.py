@@ -45,7 +45,7 @@ class Logged(io.TextIOBase):
 
     def __init__(self, shown: io.TextIOBase, log: Callable[[str], object] | None, *, stamps: bool) -> None:
         self.shown, self.log = shown, log
-        self._stamps = stamps
+        self.stamps = stamps
         self._lines = Lines(self._line)
 
     @property
@@ -56,13 +56,13 @@ class Logged(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
-        return not self._stamps and self.shown.isatty()
+        return not self.stamps and self.shown.isatty()
 
     def fileno(self) -> int:
         return self.shown.fileno()
 
     def write(self, text: str) -> int:
-        if not self._stamps:
+        if not self.stamps:
             self.shown.write(text)
         self._lines.write(text)
         return len(text)
@@ -71,7 +71,7 @@ class Logged(io.TextIOBase):
         self.shown.flush()
 
     def _line(self, line: str) -> None:
-        if self._stamps:
+        if self.stamps:
             self.shown.write(stamped(line) + "\n")
             self.shown.flush()
         if self.log is not None:

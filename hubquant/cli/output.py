@@ -10,18 +10,21 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hubquant.cli.hints import fitted
 from hubquant.cli.log import without_secrets
+from hubquant.cli.terminal import fitted_to_terminal, takes_escape_codes
 from hubquant.cli.text import finite
 from hubquant.errors import HubquantError
 from hubquant.printable import message, table
 from hubquant.units import size
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hubquant.engine.progress import Advance, Progress
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Data as JSON on stdout, progress as JSON lines on stderr.")]
@@ -41,7 +44,10 @@ class Output:
 
     def data(self, value: Any, text: str | Callable[[], str]) -> None:
         """Print ``value`` as JSON with ``--json``, else ``text``."""
-        shown = json.dumps(finite(value)) if self.as_json else table(text if isinstance(text, str) else text())
+        if self.as_json:
+            shown = json.dumps(finite(value))
+        else:
+            shown = fitted_to_terminal(table(text if isinstance(text, str) else text()))
         sys.stdout.write(shown.rstrip("\n") + "\n")
         sys.stdout.flush()
 
@@ -53,9 +59,14 @@ class Output:
         log = getattr(sys.stderr, "log", None)
         if self.quiet:
             return LineProgress(log) if log else Silent()
-        if not sys.stderr.isatty():
+        if not takes_escape_codes() or getattr(sys.stderr, "stamps", False):
             return LineProgress(say)
-        return TerminalProgress(getattr(sys.stderr, "shown", sys.stderr), LineProgress(log) if log else Silent())
+        from rich.console import Console
+
+        console = Console(file=getattr(sys.stderr, "shown", sys.stderr), highlight=False)
+        if not console.is_terminal or console.is_dumb_terminal:
+            return LineProgress(say)
+        return TerminalProgress(console, LineProgress(log) if log else Silent(), moving=sys.stderr.isatty())
 
     def error(self, error: HubquantError) -> None:
         parts = {"what": error.what, "why": error.why, "hint": fitted(error.hint or "", self.command)}
@@ -200,35 +211,52 @@ class LineProgress:
 
 
 class TerminalProgress:
-    """A live bar per task, with rate and time left; ``log`` gets it in lines."""
+    """A live bar per task, with rate and time left; ``log`` gets it in lines.
 
-    def __init__(self, stream: TextIO, log: Progress) -> None:
-        from rich.console import Console
+    Without ``moving``, as in a log that shows colours, there are lines in place of bars, as long as they are.
+    """
 
-        self.console, self.log = Console(file=stream, highlight=False), log
+    def __init__(self, console: Console, log: Progress, *, moving: bool) -> None:
+        self.console, self.log, self.moving = console, log, moving
 
     def step(self, name: str, detail: str, *, reused: bool = False) -> None:
         from rich.markup import escape
 
         self.log.step(name, detail, reused=reused)
         tail = " [dim](done before)[/dim]" if reused else ""
-        self.console.print(f"[bold]{escape(name):>10}[/bold]  {escape(message(detail))}{tail}")
+        self._print(f"[bold]{escape(name):>10}[/bold]", f"{escape(message(detail))}{tail}")
 
     def note(self, text: str) -> None:
         from rich.markup import escape
 
         self.log.note(text)
-        self.console.print(f"[yellow]{'note':>10}[/yellow]  {escape(message(text))}")
+        self._print(f"[yellow]{'note':>10}[/yellow]", escape(message(text)))
+
+    def _print(self, name: str, text: str) -> None:
+        from rich.table import Table
+
+        if not self.moving:
+            self.console.print(f"{name}  {text}", soft_wrap=True)
+            return
+        columns = Table.grid(padding=(0, 2, 0, 0))
+        columns.add_column(no_wrap=True)
+        columns.add_column(overflow="fold")
+        columns.add_row(name, text)
+        self.console.print(columns)
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:
         from rich.markup import escape
 
+        if not self.moving:
+            with LineProgress(say).doing(text):
+                yield
+            return
         with self.log.doing(text), self.console.status(escape(message(text))):
             yield
 
     def bar(self, label: str, total: int, unit: str) -> AbstractContextManager[Advance]:
-        return self._bar(label, total, unit)
+        return self._bar(label, total, unit) if self.moving else LineProgress(say).bar(label, total, unit)
 
     @contextmanager
     def _bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
