@@ -24,6 +24,8 @@ os.environ.update(
 )
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
     os.environ.pop(_name, None)
+for _name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # tests read what is written to a pipe
+    os.environ.pop(_name, None)
 
 # Two workers with two threads each would get in each other's way on two cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
