@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Annotated
@@ -116,6 +117,16 @@ def watch(
     from_now: Annotated[
         bool, typer.Option("--from-now", help="What is there at the first look is left alone until it changes.")
     ] = False,
+    webhook: Annotated[
+        bool,
+        typer.Option("--webhook", help="Look too when a webhook of the Hub brings the secret in $WEBHOOK_SECRET."),
+    ] = False,
+    host: Annotated[
+        str | None, typer.Option("--host", help="The address on which webhooks are taken (default: 127.0.0.1).")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="The port for webhooks (default: 7860).")
+    ] = None,
     go: Annotated[
         bool, typer.Option("--go/--dry-run", help="Make and publish, or show once what would be done.")
     ] = False,
@@ -128,32 +139,37 @@ def watch(
 
     output, wait = Output(as_json=as_json, quiet=quiet), parse_age(every, "--every 1h")
     _check_collection(add_to_collection, push)
+    _check_webhook(webhook, host, port, looks_once=once or not go)
     overrides = _overrides(types, pushing.overrides(branch, create_pr, commit_message, prune), set)
-    while True:
-        results: list[BatchResult] = []
-        progress, failed = output.progress(), False
-        try:
-            lines = _lines(None, author, search, None, limit)
-            made = _batch(lines, recipe, overrides, push, out, state, store, again=False)
-            if not go:
-                results = made.plan(progress)
-            elif from_now and not made.state.exists():
-                results = made.leave_alone(progress)
-            else:
-                results = made.carry_out(progress)
-        except UserError:
-            raise
-        except HubquantError as error:
-            if once or not go:
+    with ExitStack() as stack:
+        pause: Callable[[float], object] = sleep
+        if webhook:
+            pause = _take_webhooks(stack, author, host, port, output)
+        while True:
+            results: list[BatchResult] = []
+            progress, failed = output.progress(), False
+            try:
+                lines = _lines(None, author, search, None, limit)
+                made = _batch(lines, recipe, overrides, push, out, state, store, again=False)
+                if not go:
+                    results = made.plan(progress)
+                elif from_now and not made.state.exists():
+                    results = made.leave_alone(progress)
+                else:
+                    results = made.carry_out(progress)
+            except UserError:
                 raise
-            progress.note(str(error))
-        if not (once or not go):
-            results = [each for each in results if each.status not in OF_BEFORE]
-        if results or once or not go:
-            failed = _finish(results, add_to_collection if go else None, output)
-        if once or not go:
-            break
-        sleep(wait)
+            except HubquantError as error:
+                if once or not go:
+                    raise
+                progress.note(str(error))
+            if not (once or not go):
+                results = [each for each in results if each.status not in OF_BEFORE]
+            if results or once or not go:
+                failed = _finish(results, add_to_collection if go else None, output)
+            if once or not go:
+                break
+            pause(wait)
     if failed:
         raise typer.Exit(1)
 
@@ -209,6 +225,25 @@ def _batch(
 def _check_collection(collection: str | None, push: str | None) -> None:
     if collection is not None and push is None:
         raise UserError("--add-to-collection needs --push", why="only what is published stands in a collection")
+
+
+def _check_webhook(webhook: bool, host: str | None, port: int | None, *, looks_once: bool) -> None:
+    if not webhook and (host is not None or port is not None):
+        raise UserError("--host and --port need --webhook", why="nothing else is served")
+    if webhook and looks_once:
+        raise UserError("--webhook needs --go, and no --once", why="watch would look once and end")
+
+
+def _take_webhooks(
+    stack: ExitStack, author: str, host: str | None, port: int | None, output: Output
+) -> Callable[[float], object]:
+    """Serve until ``stack`` is left; a pause that ends when a webhook comes."""
+    from hubquant.hub.webhooks import PATH, PORT, served
+
+    host, port = host or "127.0.0.1", port or PORT
+    webhooks = stack.enter_context(served(author, host, port))
+    output.progress().note(f"webhooks are taken at http://{host}:{port}{PATH}")
+    return webhooks.wait
 
 
 def _finish(results: Sequence[BatchResult], collection: str | None, output: Output) -> bool:
