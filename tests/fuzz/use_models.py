@@ -46,6 +46,7 @@ def make_models(folder: Path) -> None:
 def convert_model(folder: Path) -> None:
     from hubquant.backends.gguf.files import assign_types, plan_layouts
     from hubquant.backends.gguf.target import conversion_weights
+    from hubquant.gguf_file import Split
     from hubquant.recipe.schema import ModelReference, Quantize
     from hubquant.sources.open import open_source
 
@@ -55,7 +56,7 @@ def convert_model(folder: Path) -> None:
     weights = conversion_weights(source, conversion)
     settings = Quantize(types=("Q8_0",))
     types = assign_types(weights, "Q8_0", settings, has_imatrix=False)
-    plan_layouts(weights, types, weights.metadata, 1 << 40)
+    plan_layouts(weights, types, weights.metadata, Split())
     if not conversion.cannot_run:
         source.load()
 
@@ -110,20 +111,13 @@ def read_weights(folder: Path) -> None:
 
 
 def make_gguf(folder: Path) -> None:
-    from hubquant.commands.files import convert, quantize
-    from hubquant.commands.job import carry_out
-    from hubquant.engine.progress import Silent
-    from hubquant.engine.store import Store
+    import hubquant
     from hubquant.models.tiny import build
-    from hubquant.recipe.schema import Imatrix, Quantize
 
-    model = build("llama", folder / "model", **SMALL)
-    store, progress = Store(folder / "store"), Silent()
-    carry_out(convert(str(model), folder / "f16.gguf", "F16", None, store, progress), store, progress)
-    settings = Quantize(types=("Q4_K_M",), mode="exact")
-    quantized = quantize(str(model), settings, Imatrix(), None, folder / "q4.gguf", store, progress)
-    carry_out(quantized, store, progress)
-    shutil.rmtree(store.root)
+    model, store = build("llama", folder / "model", **SMALL), folder / "store"
+    hubquant.convert(model, out=folder / "f16.gguf", type="F16", store=store, progress=None)
+    hubquant.quantize(model, ["Q4_K_M"], out=folder / "q4.gguf", mode="exact", store=store, progress=None)
+    shutil.rmtree(store)
     shutil.rmtree(model)
 
 
