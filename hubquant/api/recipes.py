@@ -20,7 +20,7 @@ from hubquant.api.arguments import (
 )
 from hubquant.bars import Bars
 from hubquant.mix import check_recipe
-from hubquant.recipe import Override, Recipe, load_recipe, override_recipe
+from hubquant.recipe import Recipe, load_recipe, matrices_instead, override_recipe
 
 if TYPE_CHECKING:
     from hubquant.devices import Device
@@ -77,7 +77,8 @@ def plan(
         "no_eval": ("evaluate.skip", no_eval or None),
         "i_have_permission": ("publish.i_have_permission", i_have_permission or None),
     }
-    given = [*given_fields(changed), *_given_imatrix(imatrix), *as_overrides(overrides)]
+    matrices = [] if imatrix is None else matrices_instead(listed(imatrix), "imatrix")
+    given = [*given_fields(changed), *matrices, *as_overrides(overrides)]
     if isinstance(recipe, Recipe | Mapping):
         loaded = override_recipe(recipe, given)
     else:
@@ -147,16 +148,6 @@ def run(
         from hubquant.pipeline.run import execute
 
         return execute(made, open_store(store), seen, fresh=fresh)
-
-
-def _given_imatrix(imatrix: Names | None) -> list[Override]:
-    """Instead of the recipe's own, whatever that is."""
-    if imatrix is None:
-        return []
-    files = listed(imatrix)
-    one = len(files) == 1
-    fields = {"file": files[0] if one else None, "files": [] if one else files, "skip": False}
-    return [Override(f"imatrix.{field}", value, "imatrix") for field, value in fields.items()]
 
 
 def _fetch_recipe(repository: str) -> Path:

@@ -87,15 +87,7 @@ def run(
             set or [],
             types=types,
             imatrix=imatrix,
-            flags={
-                "--push": ("publish.to", push),
-                "--pre-tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
-                "--mode": ("quantize.mode", mode),
-                "--private": ("publish.private", private),
-                "--revision": ("model.revision", revision),
-                "--offload": ("imatrix.offload", offload),
-                "--no-eval": ("evaluate.skip", no_eval),
-            },
+            flags=_flags(push, pre_tokenizer, mode, private, revision, offload, no_eval),
         ),
     ]
     if dry_run:
@@ -143,15 +135,7 @@ def plan(
         set or [],
         types=types,
         imatrix=imatrix,
-        flags={
-            "--push": ("publish.to", push),
-            "--pre-tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
-            "--mode": ("quantize.mode", mode),
-            "--private": ("publish.private", private),
-            "--revision": ("model.revision", revision),
-            "--offload": ("imatrix.offload", offload),
-            "--no-eval": ("evaluate.skip", no_eval),
-        },
+        flags=_flags(push, pre_tokenizer, mode, private, revision, offload, no_eval),
     )
     _show_plan(recipe, [*permission, *overrides], out, store, device, threads, output)
 
@@ -164,15 +148,33 @@ def _overrides(
     flags: Mapping[str, tuple[str, Any]],
 ) -> list[str | Override]:
     """What the ``flags`` say of fields of the recipe, by their names, and then what is ``given`` by --set."""
-    from hubquant.recipe import Override
+    from hubquant.recipe import Override, matrices_instead
 
     named = {"--types": ("quantize.types", type_names(types, "--types", named=True) if types else None), **flags}
     found = [Override(path, value, flag) for flag, (path, value) in named.items() if value]
-    if imatrix:
-        one = len(imatrix) == 1
-        fields = {"file": imatrix[0] if one else None, "files": [] if one else imatrix, "skip": False}
-        found += [Override(f"imatrix.{field}", value, "--imatrix") for field, value in fields.items()]
-    return [*found, *given]
+    matrices = matrices_instead(imatrix, "--imatrix") if imatrix else []
+    return [*found, *matrices, *given]
+
+
+def _flags(
+    push: str | None,
+    pre_tokenizer: str | None,
+    mode: str | None,
+    private: bool,
+    revision: str | None,
+    offload: str | None,
+    no_eval: bool,
+) -> Mapping[str, tuple[str, Any]]:
+    """The fields that have flags of their own in ``run`` and ``plan``."""
+    return {
+        "--push": ("publish.to", push),
+        "--pre-tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
+        "--mode": ("quantize.mode", mode),
+        "--private": ("publish.private", private),
+        "--revision": ("model.revision", revision),
+        "--offload": ("imatrix.offload", offload),
+        "--no-eval": ("evaluate.skip", no_eval),
+    }
 
 
 def _show_plan(

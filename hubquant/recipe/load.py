@@ -53,6 +53,13 @@ def load_recipe(
     return _overridden(data, reference, given)
 
 
+def matrices_instead(references: Sequence[str], typed: str) -> list[Override]:
+    """Importance matrices in the place of the recipe's own, whatever that is; ``typed`` is how the user has said so."""
+    one = len(references) == 1
+    fields = {"file": references[0] if one else None, "files": [] if one else list(references), "skip": False}
+    return [Override(f"imatrix.{field}", value, typed) for field, value in fields.items()]
+
+
 def override_recipe(recipe: Recipe | Mapping[str, Any], overrides: Sequence[str | Override]) -> Recipe:
     """``recipe``, which may be plain data, with other values for some of its fields. Raises ``RecipeError``."""
     if isinstance(recipe, Recipe):
