@@ -24,11 +24,9 @@ def size(n_bytes: float) -> str:
 
 def duration(seconds: float) -> str:
     """To two units: 8 s, 3 min 20 s, 2 h 5 min."""
-    whole = max(1, round(seconds))
-    hours, minutes = divmod(whole // 60, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def number(value: float, digits: int = 3) -> str:

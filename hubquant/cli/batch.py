@@ -279,5 +279,5 @@ def _detail(result: BatchResult) -> str:
         return plain(record.error)
     where = record.url or (result.status == "planned" and record.to) or str(result.out)
     files = f"{len(record.files)} files, {size(sum(record.files.values()))}" if record.files else ""
-    took = duration(record.seconds) if result.status == "done" else ""
+    took = duration(max(1, record.seconds)) if result.status == "done" else ""
     return "  ".join(part for part in (files, took, plain(where)) if part)

@@ -20,7 +20,7 @@ from hubquant.cli.terminal import fitted_to_terminal, takes_escape_codes
 from hubquant.cli.text import finite
 from hubquant.errors import HubquantError
 from hubquant.printable import message, table
-from hubquant.units import size
+from hubquant.units import duration, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -314,9 +314,3 @@ class Meter:
 
 def amount(value: float, unit: str) -> str:
     return size(value) if unit == "B" else f"{value:.1f} {unit}" if isinstance(value, float) else f"{value} {unit}"
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -67,4 +67,5 @@ def _as_dict(each: Kept) -> dict[str, Any]:
 
 
 def _line(each: Kept) -> str:
-    return f"{size(each.size):>8}  {each.kind:<12}  {each.path.name[-24:]}  {duration(time.time() - each.used)} ago"
+    age = duration(max(1, time.time() - each.used))
+    return f"{size(each.size):>8}  {each.kind:<12}  {each.path.name[-24:]}  {age} ago"

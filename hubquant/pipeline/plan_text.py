@@ -82,7 +82,7 @@ def costs(estimate: Estimate) -> dict[str, str]:
     """What is left to do takes."""
     time = "not known yet: nothing like it was measured on this machine"
     if estimate.seconds is not None:
-        time = f"about {duration(estimate.seconds)}" if estimate.seconds else "none, it is done"
+        time = f"about {duration(max(1, estimate.seconds))}" if estimate.seconds else "none, it is done"
     return {
         "memory": size(estimate.ram_bytes),
         "disk": size(estimate.disk_bytes),

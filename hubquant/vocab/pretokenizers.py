@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hubquant.errors import TokenizerError
 from hubquant.vocab.structure import TokenizerStep, TokenizerStructure
@@ -173,10 +173,6 @@ def structure_of(name: str) -> TokenizerStructure:
         why=f"nearest is {near[0]!r}" if near else None,
         hint=f"known are {', '.join(names)}",
     )
-
-
-def with_normalizer(structure: TokenizerStructure, normalizer: str | None) -> TokenizerStructure:
-    return replace(structure, normalizer=normalizer)
 
 
 def _unknown(structure: TokenizerStructure) -> TokenizerError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubquant.backends.backend import Importance
+from hubquant.backends.backend import Backend, Checked, Importance
 from hubquant.backends.gguf.files import (
     FilePlan,
     Weights,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CheckedGGUF:
+class CheckedGGUF(Checked[QuantizedFile]):
     """``weights`` are what every file holds; ``vocabulary`` is None where the tokenizer is that of a file already."""
 
     component: Component
@@ -98,7 +98,7 @@ class CheckedGGUF:
 
 
 @dataclass(frozen=True)
-class GGUF:
+class GGUF(Backend[Quantize, QuantizedFile]):
     """Files that ``split`` cuts into shards; ``without_imatrix`` is the hint where a type needs an importance matrix
     and there is none. The tokenizer is compared with llama.cpp's where it is converted, or always with ``compares``.
     ``named`` are keys of ``general.*`` that stand in the place of the source's, and so is ``authorship``."""

@@ -159,10 +159,6 @@ def _one(source: str, target: str, shape: tuple[str, ...], operations: tuple[Ope
     return Tensors((f"linear_attn.{source}",), {target: shape}, operations)
 
 
-def delta_layers(config: PreTrainedConfig) -> Iterable[int]:
-    return (layer for layer in range(config.num_hidden_layers) if not attends(config, layer))
-
-
 def dimensions(config: PreTrainedConfig) -> Dimensions:
     keys, values, size = (int(getattr(config, name)) for name in (_KEY_HEADS, _VALUE_HEADS, _KEY_SIZE))
     return {
