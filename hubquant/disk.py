@@ -66,9 +66,14 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def unfinished(path: Path) -> Path:
+    """Where what becomes ``path`` is written until it is whole; a killed process may leave it."""
+    return path.with_name(f".{path.name}.writing")
+
+
 def write_at_once(path: Path, content: bytes) -> None:
     """Replace the file at ``path``, or leave it as it was. Raises ``OutputError`` or ``DiskFullError``."""
-    temporary = path.with_name(f".{path.name}.writing")
+    temporary = unfinished(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from hubquant.disk import checksum, sync, user_path, write_all, write_at_once, writing
+from hubquant.disk import checksum, sync, unfinished, user_path, write_all, write_at_once, writing
 from hubquant.engine.task import Found, Task
 from hubquant.errors import OutputError
 
@@ -192,7 +192,11 @@ class Store:
         tasks = list(tasks)
         note = self.root / "running" / f"{os.getpid()}-{uuid4().hex[:8]}"
         lock = FileLock(note.with_suffix(".lock"))
+        with self.alone(RATES), writing(self.root):  # who is killed while he writes leaves it for ever otherwise
+            unfinished(self.root / RATES).unlink(missing_ok=True)
         with self.alone(_NOTES), writing(self.root):
+            for left in note.parent.glob(unfinished(Path("*")).name):
+                left.unlink(missing_ok=True)
             lock.acquire()
             write_at_once(note.with_suffix(".json"), json.dumps([task.key[:_NAME] for task in tasks]).encode())
             for task in tasks:
@@ -283,7 +287,7 @@ class Store:
     def learn(self, rates: Mapping[str, float]) -> None:
         """Take over what was measured, half and half with what was known."""
         self._open()
-        with self.alone("rates"):
+        with self.alone(RATES):
             known = self.rates()
             blended = {name: (value + known.get(name, value)) / 2 for name, value in rates.items()}
             write_at_once(self.root / RATES, json.dumps(known | blended, indent=1, sort_keys=True).encode())

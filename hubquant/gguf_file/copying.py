@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gguf import GGUF_MAGIC
 
-from hubquant.disk import sync, write_all, writing
+from hubquant.disk import sync, unfinished, write_all, writing
 from hubquant.errors import GGUFError, OutputError
 from hubquant.gguf_file.layout import pad
 from hubquant.gguf_file.stored import Source, StoredTensor
@@ -78,7 +78,7 @@ def write_files(files: Mapping[Path, CopiedFile], advance: Callable[[int], None]
     A file that replaces another has its permissions. ``advance`` is called with bytes written. Raises ``OutputError``,
     ``DiskFullError``, and ``GGUFError`` where a source is no longer what it was.
     """
-    temporary = {path: path.with_name(f".{path.name}.writing") for path in files}
+    temporary = {path: unfinished(path) for path in files}
     first = next(iter(files))
     with writing(first):
         first.parent.mkdir(parents=True, exist_ok=True)

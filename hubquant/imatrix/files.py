@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hubquant.disk import write_at_once, writing
+from hubquant.disk import unfinished, write_at_once, writing
 from hubquant.errors import GGUFError, ImatrixError
 from hubquant.gguf_file import GGUFFile, GGUFWriter, TensorEntry, plan_layout
 from hubquant.gguf_file.metadata import Metadata, string, strings, u32
@@ -44,7 +44,7 @@ def save(matrix: ImportanceMatrix, path: Path | str) -> None:
             why=str(error),
             hint="write a .dat file instead" if isinstance(error, GGUFError) else None,
         ) from None
-    with GGUFWriter(path.with_name(f".{path.name}.writing"), layout) as writer:
+    with GGUFWriter(unfinished(path), layout) as writer:
         try:
             for name, x in tensors.items():
                 writer.write(name, x)

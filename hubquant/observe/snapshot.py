@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import xxhash
 
-from hubquant.disk import sync, writing
+from hubquant.disk import sync, unfinished, writing
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def write_snapshot(path: Path, snapshot: Snapshot, fingerprint: str) -> None:
         "chunks_done": str(snapshot.chunks_done),
         "xxh3_128": _checksum(snapshot.tensors),
     }
-    temporary = path.with_name(f".{path.name}.writing")
+    temporary = unfinished(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)

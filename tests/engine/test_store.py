@@ -131,6 +131,17 @@ def test_what_a_killed_run_left_half_built_is_pruned_too(tmp_path: Path) -> None
     assert not store.building_path(A).exists()
 
 
+def test_what_a_killed_process_was_writing_is_cleared_by_the_next(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.using([]):
+        pass
+    left = [tmp_path / ".rates.json.writing", tmp_path / "running" / ".1-abc.json.writing"]
+    for path in left:
+        path.write_text("half")
+    with store.using([]):
+        assert not [path for path in left if path.exists()]
+
+
 def test_rates_are_blended_and_a_broken_table_is_none(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.learn({"x": 2.0})
