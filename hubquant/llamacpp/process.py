@@ -50,7 +50,8 @@ def ask(request: Mapping[str, Any], timeout: float) -> Any:
     except ValueError:
         reply = {"error": f"it crashed with exit status {done.returncode}"}
     if "error" in reply:
-        raise LlamaCppFailure("; ".join([reply["error"], *_complaints(done.stderr.decode(errors="replace"))]))
+        said = complaint(done.stderr.decode(errors="replace"))
+        raise LlamaCppFailure("; ".join(filter(None, (reply["error"], said))))
     return reply
 
 
@@ -64,7 +65,7 @@ def _run(request: Mapping[str, Any], timeout: float) -> subprocess.CompletedProc
     )
 
 
-def _complaints(log: str) -> list[str]:
+def complaint(log: str) -> str | None:
     """The last line of llama.cpp's log that speaks of an error."""
     lines = [line.strip() for line in log.splitlines() if "error" in line.lower() or "failed" in line.lower()]
-    return lines[-1:]
+    return lines[-1] if lines else None

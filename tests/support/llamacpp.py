@@ -1,14 +1,12 @@
 """llama.cpp as an oracle: the C API that the ``xllamacpp`` wheel exports, driven through ctypes.
 
 A model is loaded on the CPU with a float32 KV cache and without flash attention, so that its logits can be compared
-with transformers'. Struct layouts are those of llama.cpp b11549; ``library`` refuses to work when known default values
-are no longer where they should be. Linux x86-64 only.
+with transformers'. Linux x86-64 only.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,72 +17,23 @@ from ctypes import (
     c_char,
     c_char_p,
     c_float,
-    c_int8,
     c_int32,
     c_int64,
     c_size_t,
-    c_uint32,
     c_void_p,
 )
 from functools import cache
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hubquant.llamacpp import binding
+
 F32 = NDArray[np.float32]
 Sums = dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
 
-# Structs passed by value: room after the known fields keeps a newer, longer struct from overwriting our stack.
-_ROOM = ("_room", ctypes.c_uint64 * 16)
 _ERROR_LEVEL = 4
-
-
-def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
-    return [(name, kind) for name in names.split()]
-
-
-class _ModelParams(Structure):
-    _fields_ = [
-        *_fields(c_void_p, "devices tensor_buft_overrides"),
-        *_fields(c_int32, "n_gpu_layers split_mode load_mode lazy_mode main_gpu"),
-        *_fields(c_void_p, "tensor_split progress_callback progress_callback_data kv_overrides"),
-        *_fields(c_bool, "vocab_only check_tensors use_extra_bufts no_host no_alloc load_mtp"),
-        _ROOM,
-    ]
-
-
-class _ContextParams(Structure):
-    _fields_ = [
-        *_fields(c_uint32, "n_ctx n_batch n_ubatch n_seq_max n_rs_seq n_outputs_max n_outputs_max_per_seq"),
-        *_fields(
-            c_int32, "n_threads n_threads_batch ctx_type rope_scaling_type pooling_type attention_type flash_attn_type"
-        ),
-        *_fields(
-            c_float, "rope_freq_base rope_freq_scale yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow"
-        ),
-        ("yarn_orig_ctx", c_uint32),
-        ("defrag_thold", c_float),
-        *_fields(c_void_p, "cb_eval cb_eval_data"),
-        *_fields(c_int32, "type_k type_v"),
-        *_fields(c_void_p, "abort_callback abort_callback_data _unnamed"),
-        *_fields(c_bool, "embeddings offload_kqv no_perf op_offload swa_full kv_unified"),
-        _ROOM,
-    ]
-
-
-class _Batch(Structure):
-    _fields_ = [
-        ("n_tokens", c_int32),
-        ("token", POINTER(c_int32)),
-        ("embd", c_void_p),
-        ("pos", POINTER(c_int32)),
-        ("n_seq_id", POINTER(c_int32)),
-        ("seq_id", POINTER(POINTER(c_int32))),
-        ("logits", POINTER(c_int8)),
-    ]
 
 
 class _Tensor(Structure):
@@ -109,7 +58,6 @@ _Tensor._fields_ = [
 ]
 
 _EvalCallback = ctypes.CFUNCTYPE(c_bool, POINTER(_Tensor), c_bool, c_void_p)
-_LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "ggml_backend_tensor_get": (None, POINTER(_Tensor), c_void_p, c_size_t, c_size_t),
@@ -118,61 +66,28 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "ggml_quantize_chunk": (c_size_t, c_int32, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p),
     "ggml_quantize_init": (None, c_int32),
     "ggml_row_size": (c_size_t, c_int32, c_int64),
-    "llama_backend_init": (None,),
-    "llama_batch_free": (None, _Batch),
-    "llama_batch_init": (_Batch, c_int32, c_int32, c_int32),
-    "llama_context_default_params": (_ContextParams,),
-    "llama_decode": (c_int32, c_void_p, _Batch),
     "llama_detokenize": (c_int32, c_void_p, POINTER(c_int32), c_int32, c_char_p, c_int32, c_bool, c_bool),
-    "llama_free": (None, c_void_p),
     "llama_get_embeddings_ith": (POINTER(c_float), c_void_p, c_int32),
-    "llama_get_logits_ith": (POINTER(c_float), c_void_p, c_int32),
-    "llama_get_memory": (c_void_p, c_void_p),
-    "llama_init_from_model": (c_void_p, c_void_p, _ContextParams),
-    "llama_log_set": (None, c_void_p, c_void_p),
-    "llama_memory_clear": (None, c_void_p, c_bool),
-    "llama_model_default_params": (_ModelParams,),
     "llama_model_desc": (c_int32, c_void_p, c_char_p, c_size_t),
-    "llama_model_free": (None, c_void_p),
     "llama_model_ftype": (c_int32, c_void_p),
-    "llama_model_get_vocab": (c_void_p, c_void_p),
-    "llama_model_load_from_file": (c_void_p, c_char_p, _ModelParams),
     "llama_model_n_embd": (c_int32, c_void_p),
     "llama_model_meta_count": (c_int32, c_void_p),
     "llama_model_meta_key_by_index": (c_int32, c_void_p, c_int32, c_char_p, c_size_t),
     "llama_model_meta_val_str_by_index": (c_int32, c_void_p, c_int32, c_char_p, c_size_t),
     "llama_tokenize": (c_int32, c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool),
-    "llama_vocab_n_tokens": (c_int32, c_void_p),
 }
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """The wheel's extension as a plain shared library; RuntimeError where its structs are not those described here."""
-    spec = importlib.util.find_spec("xllamacpp")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("xllamacpp is not installed")
-    extension = next(Path(spec.origin).parent.glob("xllamacpp*.so"))
-    lib = ctypes.CDLL(str(extension))
-    for name, (result, *arguments) in _SIGNATURES.items():
-        function = getattr(lib, name)
-        function.restype, function.argtypes = result, arguments
-    _check_layout(lib)
+    """The wheel's extension as a plain shared library; RuntimeError where its structs are not those that are known."""
+    try:
+        lib = binding.library()
+        binding.declare(lib, _SIGNATURES)
+    except binding.BindingError as error:
+        raise RuntimeError(str(error)) from None
     lib.llama_log_set(ctypes.cast(_LOG, c_void_p), None)
-    lib.llama_backend_init()
     return lib
-
-
-def _check_layout(lib: ctypes.CDLL) -> None:
-    model, context = lib.llama_model_default_params(), lib.llama_context_default_params()
-    found = {
-        "model": (model.split_mode, model.vocab_only, model.use_extra_bufts),
-        "context": (context.n_batch, context.n_ubatch, context.flash_attn_type, context.yarn_ext_factor),
-        "cache": (context.type_k, context.type_v, context.embeddings, context.offload_kqv),
-    }
-    expected = {"model": (1, False, True), "context": (2048, 512, -1, -1.0), "cache": (1, 1, False, True)}
-    if found != expected:
-        raise RuntimeError(f"xllamacpp holds a llama.cpp with other structs: {found} instead of {expected}")
 
 
 def _log(level: int, text: bytes, _data: int | None) -> None:
@@ -180,10 +95,10 @@ def _log(level: int, text: bytes, _data: int | None) -> None:
         sys.stderr.write(text.decode(errors="replace"))
 
 
-_LOG = _LogCallback(_log)  # llama.cpp keeps a bare pointer to it
+_LOG = binding.LogCallback(_log)  # llama.cpp keeps a bare pointer to it
 
 
-class LlamaCpp:
+class LlamaCpp(binding.LoadedFile):
     """A GGUF file loaded by llama.cpp; ``n_ctx`` is the longest sequence in tokens.
 
     An ``encoder`` gives embeddings of tokens instead of logits.
@@ -193,50 +108,29 @@ class LlamaCpp:
         self, path: str | os.PathLike[str], n_ctx: int = 512, n_threads: int = 1, *, encoder: bool = False
     ) -> None:
         self.encoder = encoder
-        self._lib = library()
-        self._context = None
-        params = self._lib.llama_model_default_params()
-        params.n_gpu_layers = 0
-        params.use_extra_bufts = False  # repacked weights would hide their names and types from imatrix()
-        self._model = self._lib.llama_model_load_from_file(os.fsencode(path), params)
-        if not self._model:
-            raise RuntimeError(f"llama.cpp cannot load {path} (LLAMA_LOG=1 prints its reason)")
-        self._vocab = self._lib.llama_model_get_vocab(self._model)
-        self.n_vocab = int(self._lib.llama_vocab_n_tokens(self._vocab))
-        self.n_ctx = n_ctx
         self._sums: Sums | None = None
         self._error: BaseException | None = None
         self._callback = _EvalCallback(self._evaluated)
-        self._context = self._lib.llama_init_from_model(self._model, self._context_params(n_threads))
-        if not self._context:
-            self.close()
-            raise RuntimeError(f"llama.cpp cannot make a context of {n_ctx} tokens for {path}")
+        library()  # with the log that is asked for
+        try:
+            super().__init__(path, n_ctx, n_threads)
+        except binding.BindingError as error:
+            raise RuntimeError(f"{error} (LLAMA_LOG=1 prints its reason)") from None
 
-    def _context_params(self, n_threads: int) -> _ContextParams:
-        params: _ContextParams = self._lib.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = self.n_ctx
-        params.n_outputs_max = 0
-        params.n_outputs_max_per_seq = self.n_ctx
-        params.n_threads = params.n_threads_batch = n_threads
+    def _model_params(self) -> binding.ModelParams:
+        params = super()._model_params()
+        params.use_extra_bufts = False  # repacked weights would hide their names and types from imatrix()
+        return params
+
+    def _context_params(self) -> binding.ContextParams:
+        params = super()._context_params()
+        params.n_ubatch = self.n_ctx
         params.flash_attn_type = 0
         params.type_k = params.type_v = 0  # GGML_TYPE_F32
         params.cb_eval = ctypes.cast(self._callback, c_void_p)
         if self.encoder:
             params.embeddings, params.pooling_type = True, 0  # of every token
         return params
-
-    def close(self) -> None:
-        if self._context:
-            self._lib.llama_free(self._context)
-        if self._model:
-            self._lib.llama_model_free(self._model)
-        self._context = self._model = None
-
-    def __enter__(self) -> LlamaCpp:
-        return self
-
-    def __exit__(self, *raised: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.close()
 
     @property
     def desc(self) -> str:
@@ -274,34 +168,10 @@ class LlamaCpp:
         n = self._lib.llama_detokenize(self._vocab, array, len(ids), buffer, len(buffer), False, True)
         return buffer.raw[:n].decode(errors="replace")
 
-    def logits(self, ids: Sequence[int]) -> F32:
-        """float32 [len(ids), n_vocab], from an empty cache."""
-        return self._evaluate(ids, self._lib.llama_get_logits_ith, self.n_vocab)
-
     def embeddings(self, ids: Sequence[int]) -> F32:
         """float32 [len(ids), n_embd] of an encoder."""
         width = int(self._lib.llama_model_n_embd(self._model))
-        return self._evaluate(ids, self._lib.llama_get_embeddings_ith, width)
-
-    def _evaluate(self, ids: Sequence[int], row_of: Any, width: int) -> F32:
-        if not 0 < len(ids) <= self.n_ctx:
-            raise ValueError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
-        lib = self._lib
-        lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
-        batch = lib.llama_batch_init(len(ids), 0, 1)
-        try:
-            batch.n_tokens = len(ids)
-            for position, token in enumerate(ids):
-                batch.token[position], batch.pos[position] = int(token), position
-                batch.n_seq_id[position], batch.seq_id[position][0] = 1, 0
-                batch.logits[position] = 1
-            status = lib.llama_decode(self._context, batch)
-            if status:
-                raise RuntimeError(f"llama_decode returned {status}")
-            rows = [row_of(self._context, i) for i in range(len(ids))]
-            return np.stack([np.ctypeslib.as_array(row, (width,)) for row in rows])
-        finally:
-            lib.llama_batch_free(batch)
+        return self._rows(ids, self._lib.llama_get_embeddings_ith, width)
 
     def ppl(self, ids: Sequence[int]) -> float:
         """Perplexity of ids[1:] given what precedes each of them."""

@@ -1,0 +1,91 @@
+"""A GGUF file as llama.cpp runs it on the CPU, for whoever asks a model for its logits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from hubquant.errors import EvaluationError
+from hubquant.llamacpp.process import HOW_TO_ADD, NOT_INSTALLED, complaint, is_installed
+
+
+class LlamaCppRunner:
+    """Token ids [n] -> logits float32 [n, n_vocab], n up to ``n_ctx``, by llama.cpp in a process of its own.
+
+    ``path`` is the first shard of several. Raises ``EvaluationError`` where there is no llama.cpp, or it cannot load
+    the file or breaks down.
+    """
+
+    def __init__(self, path: Path, n_ctx: int) -> None:
+        if not is_installed():
+            raise EvaluationError(f"{path.name} cannot be run in llama.cpp", why=NOT_INSTALLED, hint=HOW_TO_ADD)
+        self._path = path
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "hubquant.llamacpp.logits"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, "PYTHONPATH": _search_path()},
+        )
+        request = {"path": str(path.absolute()), "n_ctx": n_ctx, "threads": torch.get_num_threads()}
+        self.n_vocab = int(self._ask(request)["n_vocab"])
+
+    def __call__(self, ids: Tensor, /) -> Tensor:
+        n_rows = self._ask({"ids": ids.tolist()})["rows"]
+        data = bytearray(4 * n_rows * self.n_vocab)
+        assert self._process.stdout is not None
+        if self._process.stdout.readinto(data) != len(data):  # type: ignore[attr-defined]
+            raise self._failure(None)
+        return torch.frombuffer(data, dtype=torch.float32).reshape(n_rows, self.n_vocab)
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            reply: dict[str, Any] = json.loads(self._process.stdout.readline())
+        except (OSError, ValueError):
+            raise self._failure(None) from None
+        if "error" in reply:
+            raise self._failure(reply["error"])
+        return reply
+
+    def _failure(self, why: str | None) -> EvaluationError:
+        status = self._process.wait()
+        self._log.seek(0)
+        said = complaint(self._log.read().decode(errors="replace"))
+        return EvaluationError(
+            f"llama.cpp cannot run {self._path.name}",
+            why="; ".join(filter(None, (why or f"it crashed with exit status {status}", said))),
+            hint="check that llama.cpp supports this architecture, or measure without it: --engine torch",
+        )
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _search_path() -> str:
+    package = str(Path(__file__).parents[2])
+    return os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
