@@ -13,7 +13,7 @@ def main() -> None:
 
     die_quietly()
     try:
-        with stopping():  # while the commands are read
+        with stopping(farewell(sys.argv[1:])):  # while the commands are read
             from hubquant.cli.app import run_app
 
             code = run_app()

@@ -81,7 +81,7 @@ def run_app(arguments: list[str] | None = None) -> int:
         stack.enter_context(guarded(as_json=output.as_json, log=log, stamps=verbose and not output.as_json))
         stack.enter_context(output.warnings(logging.INFO if verbose else logging.WARNING))
         try:
-            with stopping():
+            with stopping(farewell(arguments)):
                 code = int(app(arguments, prog_name="hubquant", standalone_mode=False) or 0)
                 sys.stdout.flush()
             return code

@@ -34,7 +34,7 @@ def publish(
     quiet: QuietOption = False,
 ) -> None:
     """Upload what a run made in a folder: files first, the card last. What is there already is not sent again."""
-    from hubquant.commands.publish import finished_folder
+    from hubquant.commands.publish import folder_to_publish
     from hubquant.commands.publish import publish as publish_folder
     from hubquant.recipe import parse_recipe
 
@@ -46,7 +46,7 @@ def publish(
     if dry_run:
         from hubquant.hub.push import check_id
 
-        names = list(finished_folder(folder).publishable())
+        names = list(folder_to_publish(folder, settings).publishable())
         check_id(to)
         output.data({"to": to, "uploads": names}, "\n".join([f"would upload to {to}:", *names]))
         return

@@ -19,10 +19,23 @@ def publish(folder: Path, settings: Publish, progress: Progress) -> Pushed:
     """Upload a finished folder of a run. Raises ``UserError`` for any other folder."""
     from hubquant.pipeline.push import place_to_publish, push_folder
 
-    made = finished_folder(folder)
+    made = folder_to_publish(folder, settings)
     place, _ = place_to_publish(settings)
     with made.locked():
         return push_folder(made, place, progress)
+
+
+def folder_to_publish(folder: Path, settings: Publish) -> OutputFolder:
+    """The folder of a run whose files may be published, as far as this is known without the Hub. Raises ``UserError``
+    for any other folder, or where the model's licence allows no derivatives."""
+    from hubquant.pipeline.page import Page
+    from hubquant.pipeline.publishing import check_license
+
+    made = finished_folder(folder)
+    page = Page.load(made)
+    if page is not None:
+        check_license(page.source, page.model_name, settings)
+    return made
 
 
 def finished_folder(folder: Path) -> OutputFolder:

@@ -6,6 +6,7 @@
 import io
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -17,6 +18,7 @@ from hubquant.errors import UserError
 PATH = "/webhooks/watch"
 SECRET = "WEBHOOK_SECRET"  # as huggingface_hub names it
 PORT = 7860  # gradio's
+PART = 1.0  # seconds
 
 
 class Webhooks:
@@ -43,7 +45,10 @@ class Webhooks:
 
     def wait(self, seconds: float) -> bool:
         """Whether an event has come since the last call, or comes within ``seconds``."""
-        come = self._come.wait(seconds)
+        end = time.monotonic() + seconds
+        # In parts: a signal that another thread takes does not end a wait, and on Windows none does.
+        while not (come := self._come.wait(max(0.0, min(end - time.monotonic(), PART)))) and time.monotonic() < end:
+            pass
         self._come.clear()
         return come
 

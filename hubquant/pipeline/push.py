@@ -64,13 +64,10 @@ def push_folder(folder: OutputFolder, settings: Publish, progress: Progress) -> 
     """
     from hubquant.hub.push import push
     from hubquant.pipeline.page import Page
-    from hubquant.pipeline.publishing import check_license
 
     to, published = str(settings.to), _look_up(settings)
     _check_card(published, to)
     page = Page.load(folder)
-    if page is not None:
-        check_license(page.source, page.model_name, settings)
     outdated = _update_page(folder, settings, published, progress)
     digests = folder.publishable()
     progress.step("push", f"{to}: {', '.join(digests)}")

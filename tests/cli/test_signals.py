@@ -156,3 +156,27 @@ def test_as_soon_as_it_starts(start: Start) -> None:
 )
 def test_the_advice_is_true_for_the_command(line: str, advice: str) -> None:
     assert farewell(line.split()) == f"\nInterrupted. {advice}"
+
+
+SWALLOWED = """
+import os, signal, time
+from hubquant.cli.signals import stopping
+
+with stopping("Interrupted.", grace=0.1):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+    except BaseException:
+        {then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "code", "said"),
+    [("time.sleep(600)", 143, "Interrupted.\n"), ("raise SystemError('NULL without an error')", 1, "Stopped: 15\n")],
+)
+def test_a_library_cannot_keep_the_process_from_ending(then: str, code: int, said: str) -> None:
+    line = [sys.executable, "-c", SWALLOWED.format(then=then)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code
+    assert done.stderr.endswith(said)

@@ -56,9 +56,11 @@ def test_the_licence_stops_a_push_before_any_work(hub: LocalHub, tiny_llama: Pat
     assert "its licence, cc-by-nc-nd-4.0, allows no derivatives" in refused.err
     assert "--i-have-permission" in refused.err
     assert hubquant("run", SOURCE, "--out", out, *QUICK).code == 0
-    refused = hubquant("publish", out, "--to", TARGET)
-    assert (refused.code, ("model", TARGET) in hub.repositories) == (2, False)
-    assert "allows no derivatives" in refused.err
+    for dry in ([], ["--dry-run"]):
+        refused = hubquant("publish", out, "--to", TARGET, *dry)
+        assert (refused.code, ("model", TARGET) in hub.repositories) == (2, False)
+        assert "allows no derivatives" in refused.err
+    assert hubquant("publish", out, "--to", TARGET, "--dry-run", "--i-have-permission").code == 0
     allowed = hubquant("publish", out, "--to", TARGET, "--i-have-permission")
     assert allowed.code == 0, allowed.err
     assert "i_have_permission" not in hub.content(TARGET, "recipe.yaml").decode()
