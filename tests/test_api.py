@@ -92,7 +92,7 @@ FUNCTIONS = {
     "publish": "publish",
 }
 OF_THE_COMMAND_LINE = {
-    *("json", "quiet", "verbose", "log_file", "dry_run", "tensors", "list_architectures"),  # what is shown
+    *("json", "quiet", "verbose", "log_file", "dry_run", "tensors", "list_architectures", "by_chunk"),  # what is shown
     *("set", "resume", "type", "tensor_type_file"),  # overrides, fresh, types and tensor_type
     "threads",  # the process's, by torch.set_num_threads
 }

@@ -62,7 +62,7 @@ def baseline(folder: Path) -> None:
 def records(folder: Path) -> None:
     store = FinishedChunks(folder / "snapshot", b"k" * 32, 500)
     try:
-        for _ in range(len(store.records), 5):
+        for _ in range(len(store), 5):
             store.append(np.zeros(500))
     finally:
         store.close()

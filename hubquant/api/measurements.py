@@ -97,6 +97,8 @@ def evaluate(
     file: Names = (),
     chunks: int = 48,
     chunk_size: int = 512,
+    out: Path | str | None = None,
+    plot: Path | str | None = None,
     device: Device = "auto",
     store: Path | str | None = None,
     progress: Bars = "auto",
@@ -126,6 +128,8 @@ def evaluate(
     chunks: int = 48,
     chunk_size: int = 512,
     ppl_stride: int | None = None,
+    out: Path | str | None = None,
+    plot: Path | str | None = None,
     device: Device = "auto",
     store: Path | str | None = None,
     progress: Bars = "auto",
@@ -136,7 +140,8 @@ def evaluate(
     that ``hubquant evaluate baseline`` wrote, which holds the text too. ``file`` names text, jsonl or parquet files or
     Hub datasets, by default the bundled text, of which at most ``chunks`` chunks of ``chunk_size`` tokens are read;
     the second half of each is scored, as llama-perplexity does. With ``ppl_stride`` the perplexity is that of windows
-    which begin so many tokens after each other.
+    which begin so many tokens after each other. With a ``baseline`` the statistics of every token are written to the
+    HDF5 file ``out``, and pictures of their distribution and of the chunks to the folder ``plot``.
 
     Raises ``HubquantError``.
     """
@@ -145,6 +150,8 @@ def evaluate(
         check_least("ppl_stride", ppl_stride, 1)
         if baseline is not None:
             raise UserError("ppl_stride and baseline contradict each other", hint="leave one of them out")
+    if baseline is None and (out is not None or plot is not None):
+        raise UserError("out and plot are for divergences", hint="name a baseline, or leave them out")
     opened = open_store(store)
     with quietly(progress) as seen:
         from hubquant.commands import measure
@@ -154,7 +161,8 @@ def evaluate(
         text = Text(text_sources(listed(file), recipe.evaluate.sources), chunks, chunk_size)
         if baseline is None:
             return carry_out(measure.perplexity(str(model), text, opened, seen, device, ppl_stride), opened, seen)
+        shown = measure.Shown(*(None if path is None else Path(path) for path in (out, plot)))
         if Path(baseline).suffix == ".h5":
-            return carry_out(measure.divergence(Path(model), Path(baseline), opened, device), opened, seen)
-        job = measure.divergence_from(Path(model), str(baseline), text, opened, seen, device)
+            return carry_out(measure.divergence(Path(model), Path(baseline), opened, device, shown), opened, seen)
+        job = measure.divergence_from(Path(model), str(baseline), text, opened, seen, device, shown)
         return carry_out(job, opened, seen)

@@ -77,7 +77,7 @@ def build(
         for part, share in zip(parts, shares, strict=True)
         if part is not None
     ]
-    ids = torch.cat(rows)[_spread(shares)].contiguous()
+    ids = torch.cat(rows)[spread(shares)].contiguous()
     bos = bos_token(tokenizer)
     if bos is not None:
         ids[:, 0] = bos
@@ -105,11 +105,20 @@ def allocate(total: int, weights: Sequence[float], limits: Sequence[int | None])
     return shares
 
 
-def _spread(shares: Sequence[int]) -> torch.Tensor:
+def spread(shares: Sequence[int]) -> torch.Tensor:
     """Order in which every beginning of the whole holds the sources in nearly the same proportions."""
-    places = [((k + 0.5) / share, i, k) for i, share in enumerate(shares) for k in range(share)]
     starts = [sum(shares[:i]) for i in range(len(shares))]
-    return torch.tensor([starts[i] + k for _, i, k in sorted(places)], dtype=torch.int64)
+    return torch.tensor([starts[i] + k for i, k in _places(shares)], dtype=torch.int64)
+
+
+def sources_of(shares: Sequence[int]) -> list[int]:
+    """Of which source each chunk of a mixture is, by its number."""
+    return [i for i, _ in _places(shares)]
+
+
+def _places(shares: Sequence[int]) -> list[tuple[int, int]]:
+    places = [((k + 0.5) / share, i, k) for i, share in enumerate(shares) for k in range(share)]
+    return [(i, k) for _, i, k in sorted(places)]
 
 
 def _check_source(source: TextSource, part: SourceTokens, chunk_size: int) -> None:

@@ -67,7 +67,7 @@ def fingerprint(source: TextSource, seed: int) -> str:
     A file or folder counts by its content and not by its place; a Hub dataset by its id, revision, configuration and
     split, so it is exact only when ``revision`` is a commit.
     """
-    settings: dict[str, Any] = source.model_dump(mode="json", exclude={"file"})
+    settings: dict[str, Any] = source.model_dump(mode="json", exclude={"file", "name"})
     if source.samples is not None:
         settings["seed"] = seed
     if folder := local_folder(source):

@@ -68,6 +68,13 @@ def baseline(
 def run_file(
     file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="The file to measure.")],
     baseline: Annotated[Path, typer.Option("--baseline", "-b", help="What `hubquant evaluate baseline` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the statistics of every token to this HDF5 file.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the distribution and the chunks into this folder.")
+    ] = None,
+    by_chunk: Annotated[bool, typer.Option("--by-chunk", help="Print the divergences of each chunk too.")] = False,
     device: DeviceOption = "auto",
     store: StoreOption = None,
     dry_run: DryRunOption = False,
@@ -75,16 +82,16 @@ def run_file(
     quiet: QuietOption = False,
 ) -> None:
     """Measure how far a GGUF file is from its source model."""
-    from hubquant.commands.measure import divergence
-    from hubquant.publish.table import divergence_table
+    from hubquant.commands.measure import Shown, divergence
+    from hubquant.publish.table import chunk_table, divergence_table, plain
 
     finish(
-        lambda store, _progress: divergence(file, baseline, store, device),
+        lambda store, _progress: divergence(file, baseline, store, device, Shown(out, plot)),
         store,
         dry_run,
         Output(as_json=as_json, quiet=quiet),
         asdict,
-        divergence_table,
+        lambda found: divergence_table(found) + (f"\n{plain(chunk_table(found))}" if by_chunk else ""),
     )
 
 

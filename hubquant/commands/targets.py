@@ -8,11 +8,12 @@ from typing import Literal
 
 from hubquant.errors import HubquantError, OutputError
 
-TargetKind = Literal["model", "imatrix", "baseline", "picture"]
+TargetKind = Literal["model", "imatrix", "baseline", "report", "picture"]
 NAMES: Mapping[TargetKind, str] = {
     "model": "a model in a GGUF file",
     "imatrix": "an importance matrix",
     "baseline": "a baseline",
+    "report": "a report of a measurement",
     "picture": "a PNG picture",
 }
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -59,6 +60,16 @@ def _is_baseline(path: Path) -> bool:
     return _opens(lambda: Baseline.open(path).close())
 
 
+def _is_report(path: Path) -> bool:
+    from hubquant.evaluate.report_file import open_report
+
+    def opened() -> None:
+        with open_report(path):
+            pass
+
+    return _opens(opened)
+
+
 def _is_picture(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(PNG)) == PNG
@@ -76,5 +87,6 @@ _IS: Mapping[TargetKind, Callable[[Path], bool]] = {
     "model": _is_model,
     "imatrix": _is_imatrix,
     "baseline": _is_baseline,
+    "report": _is_report,
     "picture": _is_picture,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -96,7 +97,7 @@ def accuracy(
     if not questions:
         raise ValueError("there is no question")
     store = FinishedChunks(*snapshot, 1) if snapshot else None
-    right = [bool(record[0]) for record in store.records[: len(questions)]] if store else []
+    right = [bool(record[0]) for record in islice(store, len(questions))] if store else []
     if right:
         advance(len(right))
     try:

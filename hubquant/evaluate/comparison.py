@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from hubquant.errors import BaselineError, EvaluationError
 from hubquant.evaluate.baseline import Baseline
 from hubquant.evaluate.divergence import Divergence, TokenStatistics, summarize, token_statistics
+from hubquant.evaluate.report_file import write_report
 from hubquant.evaluate.runner import Runner
 from hubquant.evaluate.scoring import row_blocks, scored_logits, scored_targets
 from hubquant.evaluate.snapshot import FinishedChunks
@@ -20,35 +22,42 @@ def compare(
     runner: Runner,
     baseline: Baseline,
     *,
+    texts: Sequence[str] = (),
     snapshot: Path | None = None,
+    report: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Divergence:
     """How far the model of ``runner`` is from ``baseline``, over all its chunks; ``advance`` is called once per chunk.
+    ``texts`` name the text of each chunk.
 
     With ``snapshot`` every finished chunk is kept in that file, and a later call with the same baseline goes on from
-    there; the file must be used for one model only, and is the caller's to delete. Raises EvaluationError when a logit
-    is not finite or the vocabularies differ, BaselineError when the baseline is empty.
+    there; the file must be used for one model only, and is the caller's to delete. ``report`` is where the statistics
+    of every token are written in the end (see :mod:`hubquant.evaluate.report_file`). Raises EvaluationError when a
+    logit is not finite or the vocabularies differ, BaselineError when the baseline is empty.
     """
     if not baseline.n_chunks:
         raise BaselineError("the baseline is empty", hint="write it again: hubquant evaluate baseline")
-    finished: list[np.ndarray] = []
     store = FinishedChunks(snapshot, baseline.key, len(FIELDS) * baseline.n_scored) if snapshot else None
-    if store:
-        finished = store.records[: baseline.n_chunks]
-        advance(len(finished))
+    finished: FinishedChunks | list[np.ndarray] = [] if store is None else store
+    if len(finished):
+        advance(min(len(finished), baseline.n_chunks))
     ids = baseline.ids
     try:
         for chunk in range(len(finished), baseline.n_chunks):
-            values = _chunk_statistics(runner, baseline, chunk, ids[chunk]).stacked().flatten().numpy()
-            if store:
-                store.append(values)
-            finished.append(values)
+            finished.append(_chunk_statistics(runner, baseline, chunk, ids[chunk]).stacked().flatten().numpy())
             advance(1)
     finally:
         if store:
             store.close()
-    columns = torch.from_numpy(np.concatenate([row.reshape(len(FIELDS), -1) for row in finished], axis=1))
-    return summarize(TokenStatistics(*columns), baseline.n_vocab)
+
+    def tokens() -> Iterator[TokenStatistics]:
+        for values in islice(finished, baseline.n_chunks):
+            yield TokenStatistics(*torch.tensor(values).reshape(len(FIELDS), -1))
+
+    divergence = summarize(tokens(), baseline.n_vocab, texts)
+    if report:
+        write_report(report, tokens(), divergence, texts)
+    return divergence
 
 
 def compare_baselines(first: Path, second: Path) -> Divergence:
@@ -64,8 +73,8 @@ def compare_baselines(first: Path, second: Path) -> Divergence:
                 hint="write both with the same text, chunks and chunk size, of models with the same tokenizer",
             )
         ids = base.ids
-        parts = [_stored_statistics(base, other, chunk, ids[chunk]).stacked() for chunk in range(base.n_chunks)]
-        return summarize(TokenStatistics(*torch.cat(parts, dim=1)), base.n_vocab)
+        chunks = (_stored_statistics(base, other, chunk, ids[chunk]) for chunk in range(base.n_chunks))
+        return summarize(chunks, base.n_vocab)
 
 
 def _stored_statistics(base: Baseline, other: Baseline, chunk: int, ids: torch.Tensor) -> TokenStatistics:

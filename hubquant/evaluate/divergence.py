@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
 from hubquant.devices import in_float64
+from hubquant.evaluate.blocks import Blocks, composite_score
 from hubquant.evaluate.likelihood import Perplexity, mean_and_error
+from hubquant.evaluate.moments import Moments
+from hubquant.evaluate.quantiles import Quantiles
 from hubquant.evaluate.scoring import row_blocks
 
 
@@ -57,6 +61,8 @@ def token_statistics(
 
 
 PERCENTS = (99.9, 99.0, 95.0, 90.0, 75.0, 25.0, 10.0, 5.0, 1.0, 0.1)
+MOST_CHUNKS = 1 << 16
+"""Chunks that are told of one by one."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +77,17 @@ class Distribution:
     percentiles: dict[float, float]
 
     @classmethod
-    def of(cls, values: Tensor) -> Distribution:
-        """Of ``values`` [n], n ≥ 1, in float64."""
+    def of(cls, mean: float, error: float, quantiles: Quantiles) -> Distribution:
+        median, minimum, maximum, *others = quantiles.at([0.5, 0.0, 1.0, *(percent / 100 for percent in PERCENTS)])
+        return cls(mean, error, median, minimum, maximum, dict(zip(PERCENTS, others, strict=True)))
+
+    @classmethod
+    def of_tokens(cls, values: Tensor) -> Distribution:
+        """Of ``values`` [n], n ≥ 1."""
         mean, error = mean_and_error(values)
-        ordered = values.double().sort().values
-        percentiles = {percent: quantile(ordered, percent / 100) for percent in PERCENTS}
-        return cls(mean, error, quantile(ordered, 0.5), float(ordered[0]), float(ordered[-1]), percentiles)
-
-
-def quantile(ordered: Tensor, fraction: float) -> float:
-    """Linear interpolation at place ``fraction * (n − 1)`` of sorted values [n], n ≥ 1; ``fraction`` from 0 to 1."""
-    place = fraction * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return float(ordered[low] + (place - low) * (ordered[high] - ordered[low]))
+        quantiles = Quantiles()
+        quantiles.add(values)
+        return cls.of(mean, error, quantiles)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ class Divergence:
     ``correlation`` is that of ln ppl and ln ppl_base. ``delta_p_rms`` is the root of the mean squared change of the
     probability of the token that follows; ``same_top`` the share of tokens with an unchanged most probable token;
     ``uniform_kld`` the mean divergence of a prediction that knows nothing.
+
+    The errors are those of llama-perplexity, for which tokens are independent, but for two: ``composite_error`` of the
+    ``composite`` score and ``kld_block_error`` of the mean KLD are by block bootstrap over chunks (see
+    :mod:`hubquant.evaluate.blocks`), and None where there is one chunk. ``chunks`` are the divergences of each chunk,
+    empty where there are more than ``MOST_CHUNKS``; ``texts`` the whole by the name of a text, where several have one.
+    Measurements of hubquant 0.1 lack these.
     """
 
     n_tokens: int
@@ -114,40 +123,88 @@ class Divergence:
     difference: float
     difference_error: float
     uniform_kld: float
+    composite: float | None = None
+    composite_error: float | None = None
+    kld_block_error: float | None = None
+    chunks: tuple[Distribution, ...] = ()
+    texts: dict[str, Divergence] = field(default_factory=dict)
 
 
-def summarize(tokens: TokenStatistics, n_vocab: int) -> Divergence:
-    """The statistics that llama-perplexity prints, by its formulas. Raises EvaluationError where the text has no
-    probability to speak of."""
-    n = len(tokens.nll)
-    ppl, ppl_base = Perplexity.of(tokens.nll), Perplexity.of(tokens.nll_base)
-    mean, error = mean_and_error(tokens.nll)
-    mean_base, error_base = mean_and_error(tokens.nll_base)
-    covariance = float(((tokens.nll - mean) * (tokens.nll_base - mean_base)).mean()) / max(n - 1, 1) if n > 10 else 0.0
-    log_ratio_error = _root(error**2 + error_base**2 - 2 * covariance)
-    ratio = math.exp(mean - mean_base)
-    mean_square, mean_square_error = mean_and_error(tokens.delta_p**2)
-    rms = math.sqrt(mean_square)
-    same_top = float(tokens.same_top.mean())
-    return Divergence(
-        n_tokens=n,
-        kld=Distribution.of(tokens.kld),
-        delta_p=Distribution.of(tokens.delta_p),
-        delta_p_rms=rms,
-        delta_p_rms_error=0.5 / rms * mean_square_error if rms else 0.0,
-        same_top=same_top,
-        same_top_error=math.sqrt(same_top * (1 - same_top) / max(n - 1, 1)),
-        ppl=ppl,
-        ppl_base=ppl_base,
-        correlation=covariance / (error * error_base) if error and error_base else 1.0,
-        log_ratio=mean - mean_base,
-        log_ratio_error=log_ratio_error,
-        ratio=ratio,
-        ratio_error=ratio * log_ratio_error,
-        difference=ppl.ppl - ppl_base.ppl,
-        uniform_kld=math.log(n_vocab) - float(tokens.entropy.mean()),
-        difference_error=_root(ppl.error**2 + ppl_base.error**2 - 2 * ppl.ppl * ppl_base.ppl * covariance),
-    )
+def summarize(chunks: Iterable[TokenStatistics], n_vocab: int, texts: Sequence[str] = ()) -> Divergence:
+    """The statistics that llama-perplexity prints, by its formulas, and how sure they are; memory stays bounded however
+    many ``chunks`` there are.
+
+    ``texts`` name the text of each chunk, "" for those that have no name. Raises EvaluationError where the text has no
+    probability to speak of, and ``ValueError`` for no chunks.
+    """
+    whole, by_text = _Summary(), dict[str, _Summary]()
+    for number, chunk in enumerate(chunks):
+        whole.add(chunk)
+        if texts and texts[number]:
+            by_text.setdefault(texts[number], _Summary(told=False)).add(chunk)
+    return whole.divergence(n_vocab, {name: found.divergence(n_vocab, {}) for name, found in by_text.items()})
+
+
+NLL, NLL_BASE, KLD, DELTA_P, SAME_TOP, ENTROPY, SQUARE = range(7)
+"""What moments are kept of: the fields of ``TokenStatistics``, and the square of ``delta_p``."""
+
+
+class _Summary:
+    """Of the chunks so far; ``told`` keeps what is told of each."""
+
+    def __init__(self, *, told: bool = True) -> None:
+        self._moments = Moments(7)
+        self._kld, self._delta_p = Quantiles(), Quantiles()
+        self._blocks = Blocks()
+        self._told = told
+        self._chunks: list[Distribution] = []
+
+    def add(self, chunk: TokenStatistics) -> None:
+        values = torch.cat([chunk.stacked(), chunk.delta_p[None] ** 2])
+        self._moments.add(values)
+        self._kld.add(chunk.kld)
+        self._delta_p.add(chunk.delta_p)
+        self._blocks.add(chunk.kld)
+        if self._told and len(self._chunks) <= MOST_CHUNKS:
+            self._chunks.append(Distribution.of_tokens(chunk.kld))
+
+    def divergence(self, n_vocab: int, texts: dict[str, Divergence]) -> Divergence:
+        moments = self._moments
+        if not moments.n:
+            raise ValueError("there is nothing to summarize")
+        mean, error = moments.mean.tolist(), [moments.error(i) for i in range(7)]
+        ppl = Perplexity.by(mean[NLL], error[NLL], moments.n)
+        ppl_base = Perplexity.by(mean[NLL_BASE], error[NLL_BASE], moments.n)
+        covariance = moments.covariance(NLL, NLL_BASE)
+        log_ratio = mean[NLL] - mean[NLL_BASE]
+        log_ratio_error = _root(error[NLL] ** 2 + error[NLL_BASE] ** 2 - 2 * covariance)
+        ratio, rms, same_top = math.exp(log_ratio), math.sqrt(mean[SQUARE]), mean[SAME_TOP]
+        kld = Distribution.of(mean[KLD], error[KLD], self._kld)
+        block_error, composite_error = self._blocks.errors() or (None, None)
+        return Divergence(
+            n_tokens=moments.n,
+            kld=kld,
+            delta_p=Distribution.of(mean[DELTA_P], error[DELTA_P], self._delta_p),
+            delta_p_rms=rms,
+            delta_p_rms_error=0.5 / rms * error[SQUARE] if rms else 0.0,
+            same_top=same_top,
+            same_top_error=math.sqrt(same_top * (1 - same_top) / max(moments.n - 1, 1)),
+            ppl=ppl,
+            ppl_base=ppl_base,
+            correlation=covariance / (error[NLL] * error[NLL_BASE]) if error[NLL] and error[NLL_BASE] else 1.0,
+            log_ratio=log_ratio,
+            log_ratio_error=log_ratio_error,
+            ratio=ratio,
+            ratio_error=ratio * log_ratio_error,
+            difference=ppl.ppl - ppl_base.ppl,
+            difference_error=_root(ppl.error**2 + ppl_base.error**2 - 2 * ppl.ppl * ppl_base.ppl * covariance),
+            uniform_kld=math.log(n_vocab) - mean[ENTROPY],
+            composite=composite_score(kld.median, *(kld.percentiles[percent] for percent in (90.0, 95.0, 99.0))),
+            composite_error=composite_error,
+            kld_block_error=block_error,
+            chunks=tuple(self._chunks) if len(self._chunks) <= MOST_CHUNKS else (),
+            texts=texts,
+        )
 
 
 def _root(variance: float) -> float:

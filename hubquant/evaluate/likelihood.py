@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,14 +40,18 @@ class Perplexity:
     def of(cls, nll: Tensor) -> Perplexity:
         """From the negative log-likelihoods [n] of the scored tokens, natural logarithm. Raises EvaluationError where
         they are so large that their exponential is no number to work with."""
-        mean, error = mean_and_error(nll)
+        return cls.by(*mean_and_error(nll), len(nll))
+
+    @classmethod
+    def by(cls, mean: float, error: float, n_tokens: int) -> Perplexity:
+        """From the mean negative log-likelihood and its standard error. Raises EvaluationError as ``of``."""
         if not mean <= LARGEST_NLL:
             raise EvaluationError(
                 f"the model gives the text no probability: its mean negative log-likelihood is {mean:.3g}",
                 why="random guessing has about 12; the weights or the tokenizer are broken",
                 hint="check that weights, config and tokenizer are of one model",
             )
-        return cls(ppl=math.exp(mean), error=math.exp(mean) * error, n_tokens=len(nll))
+        return cls(ppl=math.exp(mean), error=math.exp(mean) * error, n_tokens=n_tokens)
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
@@ -72,7 +77,7 @@ def perplexity(
     """
     n = n_scored(chunks.chunk_size) if stride is None else stride
     store = FinishedChunks(*snapshot, n) if snapshot else None
-    parts = [torch.tensor(record) for record in store.records[: len(chunks)]] if store else []
+    parts = [torch.tensor(record) for record in islice(store, len(chunks))] if store else []
     if parts:
         advance(len(parts))
     try:

@@ -17,7 +17,8 @@ KEY_BYTES = 32
 
 
 class FinishedChunks:
-    """Records of ``n_values`` float64 each, appended to a file that a killed process can go on with.
+    """Records of ``n_values`` float64 each, appended to a file that a killed process can go on with; none is held in
+    memory.
 
     ``key`` (32 bytes) says what the records were made from; a file with another key, or one that ends within a record,
     loses what does not belong.
@@ -28,20 +29,34 @@ class FinishedChunks:
         self._record_bytes = 4 + 8 * n_values
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            stored = path.read_bytes() if path.exists() else b""
-            self.records = list(self._whole_records(stored)) if stored[:KEY_BYTES] == key else []
-            kept = KEY_BYTES + len(self.records) * self._record_bytes
+            self._n = sum(1 for _ in self._whole_records()) if self._has(key) else 0
             self._file = FileIO(path, "r+" if path.exists() else "w+")
             write_all(self._file, key)
-            self._file.truncate(kept)
-            self._file.seek(kept)
+            end = KEY_BYTES + self._n * self._record_bytes
+            self._file.truncate(end)
+            self._file.seek(end)
 
-    def _whole_records(self, stored: bytes) -> Iterator[Rows]:
-        for start in range(KEY_BYTES, len(stored) - self._record_bytes + 1, self._record_bytes):
-            checksum, values = stored[start : start + 4], stored[start + 4 : start + self._record_bytes]
-            if zlib.crc32(values).to_bytes(4, "little") != checksum:
-                return
-            yield np.frombuffer(values, dtype="<f8")
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[Rows]:
+        """The records, read one by one."""
+        return self._whole_records()
+
+    def _has(self, key: bytes) -> bool:
+        if not self._path.exists():
+            return False
+        with self._path.open("rb") as file:
+            return file.read(KEY_BYTES) == key
+
+    def _whole_records(self) -> Iterator[Rows]:
+        with self._path.open("rb") as file:
+            file.seek(KEY_BYTES)
+            while len(record := file.read(self._record_bytes)) == self._record_bytes:
+                checksum, values = record[:4], record[4:]
+                if zlib.crc32(values).to_bytes(4, "little") != checksum:
+                    return
+                yield np.frombuffer(values, dtype="<f8")
 
     def append(self, values: Rows) -> None:
         """Write one record. Raises ``ValueError`` for another number of values, ``DiskFullError`` or ``OutputError``
@@ -51,7 +66,7 @@ class FinishedChunks:
             raise ValueError(f"a record holds {self._record_bytes - 4} bytes, not {len(payload)}")
         with writing(self._path):
             write_all(self._file, zlib.crc32(payload).to_bytes(4, "little") + payload)
-        self.records.append(np.frombuffer(payload, dtype="<f8"))
+        self._n += 1
 
     def close(self) -> None:
         self._file.close()

@@ -13,7 +13,7 @@ from hubquant.engine.task import Context, Cost, Task
 from hubquant.llamacpp.process import installed_version
 from hubquant.pipeline.costs import running_cost
 from hubquant.pipeline.held import LoadedFile, other_device, rate_on
-from hubquant.pipeline.results import SNAPSHOT, Measurement
+from hubquant.pipeline.results import REPORT, SNAPSHOT, Measurement
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
@@ -23,15 +23,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation(Measurement["Divergence"]):
-    """KL divergence and perplexity of ``file`` on the text of ``baseline``; ``running`` it there has that cost."""
+    """KL divergence and perplexity of ``file`` on the text of ``baseline``; ``running`` it there has that cost.
+
+    ``texts`` name the text of each chunk where several have a name. Beside the result stands the report of all tokens.
+    """
 
     kind = "evaluation"
+    version = 2
 
     file: Task[Path]
     baseline: Task[Path]
     name: str
     running: Cost
     device: Device = "auto"
+    texts: tuple[str, ...] = ()
 
     @property
     def step(self) -> str:
@@ -53,7 +58,8 @@ class Evaluation(Measurement["Divergence"]):
 
     @property
     def made_from(self) -> Mapping[str, Any]:
-        return {"hubquant": __version__, **other_device(self.device)}
+        texts = {"texts": self.texts} if self.texts else {}
+        return {"hubquant": __version__, **texts, **other_device(self.device)}
 
     @property
     def cost(self) -> Cost:
@@ -76,7 +82,14 @@ class Evaluation(Measurement["Divergence"]):
             Baseline.open(context.read(self.baseline)) as baseline,
             context.progress.bar(self.name, baseline.n_chunks, "chunks") as advance,
         ):
-            divergence = compare(LanguageModel(context.held), baseline, snapshot=snapshot, advance=advance)
+            divergence = compare(
+                LanguageModel(context.held),
+                baseline,
+                texts=self.texts,
+                snapshot=snapshot,
+                report=folder / REPORT,
+                advance=advance,
+            )
         snapshot.unlink(missing_ok=True)
         return divergence
 

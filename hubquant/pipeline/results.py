@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 SNAPSHOT = "snapshot"
+REPORT = "report.h5"
 Value = TypeVar("Value")
 
 

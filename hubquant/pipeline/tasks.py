@@ -10,7 +10,7 @@ from hubquant.backends.gguf.files import FilePlan
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.engine.task import Task
 from hubquant.pipeline.baseline import BaselineTask
-from hubquant.pipeline.costs import evaluating_cost
+from hubquant.pipeline.costs import REPORT_BYTES, evaluating_cost
 from hubquant.pipeline.evaluate import Evaluation, UsedByLlamaCpp
 from hubquant.pipeline.verify import Verification
 
@@ -72,18 +72,20 @@ def recipe_tasks(
     imatrix: Task[ImportanceMatrix] | None,
     baseline: BaselineTask | None,
     vocabulary: VocabularyCheck | None,
+    texts: tuple[str, ...] = (),
 ) -> RecipeTasks:
-    """``vocabulary`` is known where there is a ``baseline``, on whose device the files are measured too."""
+    """``vocabulary`` is known where there is a ``baseline``, on whose device the files are measured too; ``texts`` name
+    the text of each of its chunks."""
 
     def of(file: QuantizedFile) -> FileTasks:
         if baseline is None or vocabulary is None:
             return FileTasks(file, Verification(file), None, None)
         device = baseline.model.device
-        cost = evaluating_cost(file.component, baseline.chunks, device=device)
+        cost = evaluating_cost(file.component, baseline.chunks, REPORT_BYTES * baseline.chunks.n_tokens, device)
         return FileTasks(
             file,
             Verification(file),
-            Evaluation(file, baseline, file.plan.label, cost, device),
+            Evaluation(file, baseline, file.plan.label, cost, device, texts),
             UsedByLlamaCpp(file, tuple(vocabulary.differing), bool(vocabulary.left_out), device),
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hubquant.backends.backend import ImatrixFacts, Importance
 from hubquant.backends.gguf.backend import GGUF, CheckedGGUF
@@ -21,10 +22,13 @@ from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix
 from hubquant.pipeline.offload import choose_offload
 from hubquant.pipeline.tasks import RecipeTasks, Texts, recipe_tasks
-from hubquant.recipe.schema import Imatrix, ModelReference, Recipe
+from hubquant.recipe.schema import Imatrix, ModelReference, Recipe, TextSource
 from hubquant.sources.component import Component
 from hubquant.sources.open import open_component
 from hubquant.sources.source import SourceModel
+
+if TYPE_CHECKING:
+    from hubquant.calibration import Chunks
 
 COMPARED_CHARACTERS = 4_000_000  # of each source; more than a calibration run reads
 
@@ -77,7 +81,8 @@ def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progr
         model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
         baseline = BaselineTask(component, texts.evaluation, model)
     files = checked.tasks(importance)
-    tasks = recipe_tasks(files, importance.task if importance else None, baseline, checked.vocabulary)
+    names = text_names(recipe.evaluate.sources, texts.evaluation)
+    tasks = recipe_tasks(files, importance.task if importance else None, baseline, checked.vocabulary, names)
     return Work(
         recipe=recipe,
         component=component,
@@ -111,6 +116,15 @@ def _tokenize(recipe: Recipe, source: SourceModel, progress: Progress) -> Texts:
             build(first.sources, tokenizer, first.chunk_size, first.chunks, first.seed) if collects(recipe) else None,
             None if second.skip else build(second.sources, tokenizer, second.chunk_size, second.chunks, 0),
         )
+
+
+def text_names(sources: Sequence[TextSource], chunks: Chunks | None) -> tuple[str, ...]:
+    """Of each of ``chunks``, the name of its source or ""; empty where no source of several has one."""
+    if chunks is None or len(sources) < 2 or not any(source.name for source in sources):
+        return ()
+    from hubquant.calibration.chunks import sources_of
+
+    return tuple(sources[i].name or "" for i in sources_of(chunks.shares))
 
 
 def _to_be_collected(task: CollectedImatrix, settings: Imatrix) -> tuple[Importance, int]:

@@ -18,7 +18,7 @@ from hubquant.hub.front_matter import Result, plain, write_front_matter
 from hubquant.publish.checks import llama_cpp_builds, llama_cpp_checks
 from hubquant.publish.names import is_mistaken, is_sharded, pattern
 from hubquant.publish.recommendation import MeasuredFile
-from hubquant.publish.table import COLUMNS, MEMORY, OF_FILES, RECOMMENDATION, TEXT_COLUMNS, table
+from hubquant.publish.table import COLUMNS, MEMORY, OF_FILES, RECOMMENDATION, TEXT_COLUMNS, by_text, table
 from hubquant.publish.template import CardTemplate, Filters, fill
 from hubquant.publish.usage import Usage, by_memory, per_thousand
 
@@ -127,6 +127,7 @@ def _parts(card: Card) -> dict[str, Any]:
         "account": _account(card),
         "table": rows(card.files),
         "earlier": rows([file.measured for file in card.earlier], [name for name in COLUMNS if name != RECOMMENDATION]),
+        "by_text": _by_text(card),
         "text_columns": TEXT_COLUMNS,
         "memory": [[MEMORY, *rows([], SHORT)[0]], *_by_memory(card)],
         "per_thousand": per_thousand(card.usage),
@@ -140,6 +141,13 @@ def _parts(card: Card) -> dict[str, Any]:
         "llama_cpp": " ".join(llama_cpp_checks(card.files)),
         "builds": llama_cpp_builds(card.files),
     }
+
+
+def _by_text(card: Card) -> list[list[str]]:
+    """What each file's mean KLD is on each text that has a name; empty where none has."""
+    if (made := by_text(card.files)) is None:
+        return []
+    return [[_unbroken(escape(cell)) for cell in row] for row in (made.columns, *made.rows)]
 
 
 def _by_memory(card: Card) -> list[list[str]]:

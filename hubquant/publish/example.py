@@ -54,4 +54,4 @@ def _file(type: str, bits: float, measured: bool) -> MeasuredFile:
 def _divergence(bits: float) -> Divergence:
     ones = torch.ones(N_TOKENS, dtype=torch.float64)
     spread = torch.linspace(0, 2.0**-bits, N_TOKENS, dtype=torch.float64)
-    return summarize(TokenStatistics(2 + spread, 2 * ones, spread, -spread, ones, 2 * ones), n_vocab=32_000)
+    return summarize([TokenStatistics(2 + spread, 2 * ones, spread, -spread, ones, 2 * ones)], n_vocab=32_000)

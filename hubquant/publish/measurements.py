@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -48,7 +49,7 @@ class MadeWith(_Frozen):
 
 
 class FileMeasurement(_Frozen):
-    """``sha256`` by path in the repository, of every shard."""
+    """``sha256`` by path in the repository, of every shard; ``divergence`` without what is told of each chunk."""
 
     sha256: Annotated[dict[Annotated[str, AfterValidator(inside)], str], Field(min_length=1)]
     type: str
@@ -68,7 +69,7 @@ class FileMeasurement(_Frozen):
             bpw=file.bpw,
             fork=file.fork,
             made_with=made_with,
-            divergence=file.divergence,
+            divergence=file.divergence and replace(file.divergence, chunks=()),
             runtime=file.runtime,
         )
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 
-from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from hubquant.publish.figure import BEHIND, DPI, FRONT, INK, axes_of, plain_numbers, png
 from hubquant.publish.recommendation import MeasuredFile
 from hubquant.units import unit
 
-WIDTH, HEIGHT, DPI = 8.0, 5.0, 120
-INK, FAINT, FRONT, BEHIND = "#222222", "#d9d9d9", "#1f5fa8", "#9aa4ae"
 SMALLEST_KLD = 1e-7
 # Where a label may stand, in points from its marker; the first place that is free is taken. The front falls to the
 # right, so that there is room to its left and below, and for the files behind it on the other side.
@@ -39,29 +35,17 @@ def plot(files: Sequence[MeasuredFile], title: str) -> bytes:
     sizes, klds = [size / scale for size, _, _ in points], [kld for _, kld, _ in points]
     front = [i for i in range(len(points)) if all(klds[i] < kld for kld in klds[:i])]
 
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained", facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold", pad=12)
-    axes.set_xlabel(f"file size ({name})", color=INK)
-    axes.set_ylabel("mean KL divergence from the source (nats, log scale)", color=INK)
+    kld = "mean KL divergence from the source (nats, log scale)"
+    canvas, axes = axes_of(title, f"file size ({name})", kld)
     axes.set_yscale("log")
-    axes.grid(which="major", color=FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(which="both", colors=INK, length=0)
-    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    plain_numbers(axes, "x", "y")
     axes.plot([sizes[i] for i in front], [klds[i] for i in front], color=FRONT, linewidth=1.4, alpha=0.6)
     colors = [FRONT if i in front else BEHIND for i in range(len(points))]
     axes.scatter(sizes, klds, s=42, c=colors, zorder=3, edgecolors="white", linewidths=0.8)
     axes.margins(x=0.1, y=0.12)
     _label(canvas, axes, [(sizes[i], klds[i], points[i][2], i in front) for i in range(len(points))])
 
-    buffer = BytesIO()
-    canvas.print_png(buffer, metadata={"Software": None})
-    return buffer.getvalue()
+    return png(canvas)
 
 
 def _label(canvas: FigureCanvasAgg, axes: Axes, points: Sequence[tuple[float, float, str, bool]]) -> None:

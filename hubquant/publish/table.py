@@ -16,7 +16,8 @@ Cell = Callable[[MeasuredFile], str]
 
 MISSING = "–"
 FILE, RECOMMENDATION, MEMORY = "File", "Recommendation", "Memory"
-TEXT_COLUMNS = (FILE, "Type", RECOMMENDATION)
+TEXT_COLUMNS = (FILE, "Type", RECOMMENDATION, "Text")
+BY_CHUNK = (90.0, 95.0, 99.0, 99.9)
 OF_FILES: Mapping[str, Cell] = {
     FILE: lambda file: file.file,
     "Type": lambda file: file.type,
@@ -72,7 +73,8 @@ def plain(table: Table) -> str:
 
 
 def divergence_table(measured: Divergence) -> str:
-    """The statistics that llama-perplexity prints, in its order, as aligned lines."""
+    """The statistics that llama-perplexity prints, in its order, as aligned lines; after them the composite score, and
+    what each text has where several have a name."""
     kld, delta_p = measured.kld, measured.delta_p
     lines = [
         ("scored tokens", f"{measured.n_tokens}"),
@@ -82,6 +84,7 @@ def divergence_table(measured: Divergence) -> str:
         ("PPL ratio", f"{measured.ratio:.6f} ± {measured.ratio_error:.6f}"),
         ("PPL difference", f"{measured.difference:.6f} ± {measured.difference_error:.6f}"),
         ("KLD mean", f"{kld.mean:.6f} ± {kld.error:.6f}"),
+        *_block_error(measured),
         ("KLD maximum", f"{kld.maximum:.6f}"),
         *((f"KLD {percent:g} %", f"{kld.percentiles[percent]:.6f}") for percent in (99.9, 99.0, 95.0, 90.0)),
         ("KLD median", f"{kld.median:.6f}"),
@@ -92,6 +95,62 @@ def divergence_table(measured: Divergence) -> str:
         *((f"Δp {percent:g} %", f"{delta_p.percentiles[percent]:.3%}") for percent in (99.0, 95.0, 5.0, 1.0)),
         ("Δp minimum", f"{delta_p.minimum:.3%}"),
         ("same top token", f"{measured.same_top:.2%} ± {measured.same_top_error:.2%}"),
+        *([("composite score", _composite(measured))] if measured.composite is not None else []),
+        *([("chunks", _spread(measured))] if len(measured.chunks) > 1 else []),
     ]
     width = max(len(name) for name, _ in lines)
-    return "".join(f"{name:<{width}}  {value}\n" for name, value in lines)
+    text = "".join(f"{name:<{width}}  {value}\n" for name, value in lines)
+    return f"{text}\n{plain(texts_table(measured))}" if measured.texts else text
+
+
+def texts_table(measured: Divergence) -> Table:
+    """A row for each text that has a name."""
+    columns = ("Text", "Tokens", *OF_MEASUREMENTS, "Composite score")
+    rows = tuple(
+        (name, f"{found.n_tokens:,}", *(cell(found) for cell in OF_MEASUREMENTS.values()), _composite(found))
+        for name, found in measured.texts.items()
+    )
+    return Table(columns, rows)
+
+
+def by_text(files: Sequence[MeasuredFile]) -> Table | None:
+    """The mean KLD of each file on each text that has a name; None where none has one."""
+    names = dict.fromkeys(name for file in files if file.divergence for name in file.divergence.texts)
+    if not names:
+        return None
+
+    def cell(file: MeasuredFile, text: str) -> str:
+        found = file.divergence.texts.get(text) if file.divergence else None
+        return OF_MEASUREMENTS["Mean KLD"](found) if found else MISSING
+
+    return Table(("Type", *names), tuple((file.type, *(cell(file, name) for name in names)) for file in files))
+
+
+def chunk_table(measured: Divergence) -> Table:
+    """The divergences of each chunk."""
+    rows = tuple(
+        (
+            f"{n}",
+            f"{chunk.mean:.6f} ± {chunk.error:.6f}",
+            f"{chunk.median:.6f}",
+            *(f"{chunk.percentiles[percent]:.6f}" for percent in BY_CHUNK),
+            f"{chunk.maximum:.6f}",
+        )
+        for n, chunk in enumerate(measured.chunks, 1)
+    )
+    return Table(("Chunk", "Mean KLD", "Median", *(f"{percent:g} %" for percent in BY_CHUNK), "Maximum"), rows)
+
+
+def _block_error(measured: Divergence) -> list[tuple[str, str]]:
+    error = measured.kld_block_error
+    return [] if error is None else [("KLD mean, by chunks", f"{measured.kld.mean:.6f} ± {error:.6f}")]
+
+
+def _composite(measured: Divergence) -> str:
+    error = "" if measured.composite_error is None else f" ± {measured.composite_error:.6f}"
+    return f"{measured.composite:.6f}{error}"
+
+
+def _spread(measured: Divergence) -> str:
+    means = [chunk.mean for chunk in measured.chunks]
+    return f"{len(means)}, with a mean KLD of {min(means):.6f} to {max(means):.6f}"

@@ -101,6 +101,8 @@ class TextSource(Frozen):
     weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     """The share of this source in the chunks, relative to the other sources. What it has too little of comes from
     them."""
+    name: Part | None = None
+    """Of several texts to evaluate on, such as languages: each that has a name is measured by itself too."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

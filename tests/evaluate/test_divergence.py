@@ -44,7 +44,7 @@ def statistics(logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor):
 
 def test_every_statistic_by_its_definition() -> None:
     logits, base, targets = random_pair(400, 300)
-    found = summarize(statistics(logits, base, targets), n_vocab=300)
+    found = summarize([statistics(logits, base, targets)], n_vocab=300)
 
     q, p = (log_softmax(x.numpy()) for x in (logits, base))
     rows, t, n = np.arange(400), targets.numpy(), 400

@@ -44,7 +44,7 @@ def test_a_type_of_few_bits_may_lose_everything() -> None:
 def against(logits: torch.Tensor, base: torch.Tensor) -> Divergence:
     log_p, targets = base.double().log_softmax(1), torch.zeros(len(base), dtype=torch.long)
     nll = -log_p.gather(1, targets[:, None]).squeeze(1)
-    return summarize(token_statistics(logits, log_p.float(), nll.float(), log_p.argmax(1), targets), base.shape[1])
+    return summarize([token_statistics(logits, log_p.float(), nll.float(), log_p.argmax(1), targets)], base.shape[1])
 
 
 def test_other_weights_are_found_and_random_models_are_left_alone() -> None:

@@ -19,7 +19,7 @@ def divergence(kld: float, same_top: float = 0.975, n: int = 10_000) -> Divergen
     n_same = round(n * same_top)
     same = torch.cat([torch.ones(n_same), torch.zeros(n - n_same)]).double()
     entropy = torch.full((n,), 2.0, dtype=torch.float64)
-    return summarize(TokenStatistics(nll + spread, nll, spread, -0.1 * spread, same, entropy), n_vocab=32_000)
+    return summarize([TokenStatistics(nll + spread, nll, spread, -0.1 * spread, same, entropy)], n_vocab=32_000)
 
 
 def measured_file(
