@@ -54,7 +54,9 @@ quantize:
   allow_fork_types: true
   allow_requantize: true
 evaluate:
-  sources: [{file: data/german.txt, name: German}, {file: data/held-out.txt}]
+  sources:
+    - {file: data/german.txt, name: German}
+    - {plugin: "my_source.py:MySource", langs: [en, de], samples: 500, skip: 1000}
   chunk_size: 512
   chunks: 48
 gates: {kld_mean: {Q4_K_M: 0.05}}

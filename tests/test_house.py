@@ -23,7 +23,10 @@ FLOORS = (
     {"vocab", "imatrix", "calibration", "mix"},
     {"engine", "gguf_file", "checkpoint", "hub", "recipe"},
     {"quants"},
-    {"errors", "disk", "version", "units", "printable", "typed", "plain_yaml", "panics", "limited", "devices"},
+    {
+        *("errors", "disk", "version", "units", "printable", "typed", "plain_yaml", "panics", "limited", "devices"),
+        "plugins",
+    },
 )
 """Each folder and file of the package imports from its own floor and from those below it, as CONTRIBUTING.md says."""
 

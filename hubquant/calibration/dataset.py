@@ -36,8 +36,11 @@ def read_dataset(source: TextSource, seed: int) -> Iterator[Row]:
     try:
         with _quiet():
             rows = _open(source)
-            if source.samples is not None and local_folder(source) is None:
-                rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(source.samples)
+            if local_folder(source) is None:  # of a folder's rows the caller chooses
+                if source.samples is not None:
+                    rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+                rows = rows.skip(source.skip) if source.skip else rows
+                rows = rows if source.samples is None else rows.take(source.samples)
             iterator = iter(rows)
         while some := _next(iterator):
             yield from some

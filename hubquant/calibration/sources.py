@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from hubquant.calibration.dataset import local_folder, read_dataset
 from hubquant.calibration.files import Row, read_jsonl, read_parquet, read_text_file
 from hubquant.disk import check_ends, user_path
 from hubquant.errors import CalibrationError
+from hubquant.plugins import DEFAULT_SAMPLES, PluginRequest, plugin_texts
+from hubquant.plugins.process import plugin_file
 from hubquant.recipe.schema import TextSource
 
 Message = Mapping[str, str]
@@ -26,11 +29,18 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 def documents(source: TextSource, seed: int) -> Iterator[Document]:
     """The documents of ``source``: a plain text file is one, every row of anything else is one.
 
-    Rows come in their own order; with ``samples`` that many come in an order that ``seed`` decides. Raises
-    ``CalibrationError`` for whatever cannot be read.
+    Rows come in their own order; with ``samples`` that many come in an order that ``seed`` decides. Of several
+    languages the one with the fewest characters so far is next. Raises ``CalibrationError`` for whatever cannot be
+    read.
     """
+    if len(source.langs) > 1 or (source.langs and not source.plugin):
+        yield from _in_turns([documents(each, seed) for each in source.by_language.values()])
+        return
+    if source.plugin is not None:
+        yield from _field(source, ({source.field: text} for text in plugin_texts(_request(source, seed))))
+        return
     if local_folder(source):
-        yield from _field(source, _sampled(read_dataset(source, seed), source.samples, seed))
+        yield from _field(source, _sampled(read_dataset(source, seed), source, seed))
         return
     if source.dataset is not None:
         yield from _field(source, read_dataset(source, seed))
@@ -38,10 +48,10 @@ def documents(source: TextSource, seed: int) -> Iterator[Document]:
     path = _path(source)
     reader = _table_reader(path, source.field)
     if reader is not None:
-        yield from _field(source, _sampled(reader(), source.samples, seed))
+        yield from _field(source, _sampled(reader(), source, seed))
         return
-    for option, used in (("samples", source.samples is not None), ("chat_template", source.chat_template)):
-        if used:
+    for option in ("samples", "skip", "chat_template"):
+        if getattr(source, option):
             raise CalibrationError(
                 f"{option} needs rows", why=f"{path} is one text", hint=f"remove {option}, or use .jsonl or .parquet"
             )
@@ -53,7 +63,7 @@ def read_text(source: TextSource, seed: int, max_characters: int) -> str:
     parts: list[str] = []
     length = 0
     for document in documents(source, seed):
-        text = document if isinstance(document, str) else "\n".join(message["content"] for message in document)
+        text = plain_text(document)
         parts.append(text)
         length += len(text)
         if length >= max_characters:
@@ -65,16 +75,26 @@ def fingerprint(source: TextSource, seed: int) -> str:
     """sha256 of everything that decides the source's text, without tokenizing it.
 
     A file or folder counts by its content and not by its place; a Hub dataset by its id, revision, configuration and
-    split, so it is exact only when ``revision`` is a commit.
+    split, so it is exact only when ``revision`` is a commit; a plugin by its file, whatever that reads.
     """
     settings: dict[str, Any] = source.model_dump(mode="json", exclude={"file", "name"})
-    if source.samples is not None:
+    if source.samples is not None or source.plugin is not None:
         settings["seed"] = seed
+    if source.plugin is not None:
+        file, name = source.plugin_parts
+        settings["plugin"] = [name, hashlib.sha256(_read_bytes(plugin_file(file))).hexdigest()]
+        return _hash(settings)
+    if source.langs:
+        return _hash([fingerprint(each, seed) for each in source.by_language.values()])
     if folder := local_folder(source):
         settings["dataset"] = _folder_hash(folder)
     elif source.dataset is None:
         path = _path(source)
         settings["content"] = [path.suffix.lower(), hashlib.sha256(_read_bytes(path)).hexdigest()]
+    return _hash(settings)
+
+
+def _hash(settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -92,14 +112,37 @@ def _table_reader(path: Path, field: str) -> Callable[[], Iterator[Row]] | None:
             return None
 
 
-def _sampled(rows: Iterator[Row], samples: int | None, seed: int) -> Iterator[Row]:
+def _in_turns(texts: Sequence[Iterator[Document]]) -> Iterator[Document]:
+    """Of the one with the fewest characters so far, the next document; until all are at their end."""
+    given = dict.fromkeys(range(len(texts)), 0)
+    while given:
+        turn = min(given, key=lambda i: (given[i], i))
+        if (document := next(texts[turn], None)) is None:
+            del given[turn]
+            continue
+        given[turn] += len(plain_text(document))
+        yield document
+
+
+def plain_text(document: Document) -> str:
+    """Without a chat template: messages on lines of their own."""
+    return document if isinstance(document, str) else "\n".join(message["content"] for message in document)
+
+
+def _request(source: TextSource, seed: int) -> PluginRequest:
+    """Of a plugin with one language."""
+    path, name = source.plugin_parts
+    return PluginRequest(path, name, source.langs[0], source.samples or DEFAULT_SAMPLES, source.skip, seed)
+
+
+def _sampled(rows: Iterator[Row], source: TextSource, seed: int) -> Iterator[Row]:
     """Ordered by a hash of seed and position: the same rows with every Python and every version of a library."""
-    if samples is None:
-        yield from rows
+    if source.samples is None:
+        yield from islice(rows, source.skip, None)
         return
     everything = list(rows)
     order = sorted(range(len(everything)), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
-    for index in order[:samples]:
+    for index in order[source.skip : source.skip + source.samples]:
         yield everything[index]
 
 

@@ -46,7 +46,7 @@ def _with_paths(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
     changed: dict[str, Any] = {"model": of(recipe.model, "folder", "file")}
     for part in ("calibration", "evaluate"):
         settings = getattr(recipe, part)
-        sources = tuple(of(source, "file") for source in settings.sources)
+        sources = tuple(of(source, "file", "plugin") for source in settings.sources)
         changed[part] = settings.model_copy(update={"sources": sources})
     return recipe.model_copy(update=changed)
 
@@ -72,7 +72,8 @@ def placed(recipe: Recipe, types: Sequence[str], to: str | None) -> Recipe:
 
 def needed_files(recipe: Recipe) -> tuple[str, ...]:
     """What a public recipe needs to have in the current folder."""
-    texts = [s.file for part in (recipe.calibration, recipe.evaluate) for s in part.sources]
+    sources = [*recipe.calibration.sources, *recipe.evaluate.sources]
+    texts = [each.file or each.plugin_parts[0] for source in sources for each in source.by_language.values()]
     matrices = [name for name in recipe.imatrix.given if not name.startswith(HUB_PREFIX)]
     named = [recipe.model.folder, recipe.model.file, *texts, *matrices]
     return tuple(dict.fromkeys(name for name in named if name))

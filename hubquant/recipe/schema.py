@@ -7,38 +7,18 @@ below the fields are their descriptions: docs/recipe.md is made of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from hubquant.disk import without_folders
 from hubquant.recipe.backends import with_backends_merged
-from hubquant.recipe.names import HUB_ID
 from hubquant.recipe.references import model_reference
+from hubquant.recipe.texts import BundledText as BundledText
+from hubquant.recipe.texts import Frozen as Frozen
+from hubquant.recipe.texts import HubId, exactly_one
+from hubquant.recipe.texts import TextSource as TextSource
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
 Part = Annotated[str, Field(min_length=1)]
-BundledText = Literal["calibration", "demo-calibration", "test"]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-def _exactly_one(model: ModelT, names: tuple[str, ...]) -> ModelT:
-    given = [name for name in names if getattr(model, name) is not None]
-    if len(given) != 1:
-        raise ValueError(f"exactly one of {', '.join(names)} must be given, not {' and '.join(given) or 'none'}")
-    return model
-
-
-def _hub_id(value: str) -> str:
-    if not HUB_ID.fullmatch(value):
-        raise ValueError("a Hub id such as org/name is wanted; what is on this machine is named by folder or file")
-    return value
-
-
-HubId = Annotated[str, AfterValidator(_hub_id)]
 
 
 class ModelReference(Frozen):
@@ -67,53 +47,11 @@ class ModelReference(Frozen):
     def _exactly_one(self) -> Self:
         if self.revision != "main" and self.id is None:
             raise ValueError("a revision is that of a repository on the Hub, and the model is none")
-        return _exactly_one(self, ("id", "folder", "file", "bundled"))
+        return exactly_one(self, ("id", "folder", "file", "bundled"))
 
     @property
     def display_name(self) -> str:
         return self.id or self.folder or self.file or f"{self.bundled} (bundled)"
-
-
-class TextSource(Frozen):
-    """Text to calibrate or to evaluate on: exactly one of ``file``, ``dataset`` and ``bundled``."""
-
-    file: str | None = None
-    """A file of this machine, or a folder with a dataset: .jsonl, .ndjson and .parquet are rows, anything else is one
-    text in UTF-8."""
-    dataset: HubId | None = None
-    """A dataset of the Hub, streamed: no more is downloaded than is needed."""
-    bundled: BundledText | None = None
-    """A text that comes with hubquant; ``test`` shares no document with the others."""
-    config: str | None = None
-    """The configuration of a dataset that has several."""
-    split: str = "train"
-    """The split of a dataset."""
-    revision: str | None = None
-    """Of ``dataset``: a branch, tag or commit; by default its main branch."""
-    field: str = "text"
-    """The field of a row that holds the text, or a list of messages with role and content."""
-    chat_template: bool = False
-    """Texts of ``field`` become messages of a user, in the model's chat template. Lists of messages always do."""
-    parse_special: bool = False
-    """The names of special tokens in a plain text stand for these tokens, as always in conversations."""
-    samples: Annotated[int, Field(gt=0)] | None = None
-    """So many rows, chosen at random; by default all, in their order."""
-    weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
-    """The share of this source in the chunks, relative to the other sources. What it has too little of comes from
-    them."""
-    name: Part | None = None
-    """Of several texts to evaluate on, such as languages: each that has a name is measured by itself too."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        return _exactly_one(self, ("file", "dataset", "bundled"))
-
-    @property
-    def display_name(self) -> str:
-        """As it stands in provenance: a dataset's id, a file's name (never its folder), or the bundled text's name."""
-        if self.dataset:
-            return self.dataset
-        return without_folders(self.file) if self.file else f"hubquant:{self.bundled}"
 
 
 class Convert(Frozen):
@@ -150,7 +88,7 @@ class Imatrix(Frozen):
     offload: Literal["auto", "none", "cpu", "disk", "stream"] = "auto"
     """For models larger than memory: ``stream`` has one block in memory at a time, ``cpu`` and ``disk`` are
     accelerate's; ``auto`` streams what does not fit."""
-    max_memory: dict[str, str] = {}
+    max_memory: dict[str, str] = {}  # noqa: RUF012 (ruff does not see that this is pydantic's)
     """For ``cpu`` and ``disk``: how much accelerate may take of each device, by its number or ``cpu``."""
     include_weights: tuple[Part, ...] = ()
     """Use the matrix only for weights with one of these in their GGUF name."""
@@ -285,7 +223,7 @@ class Evaluate(Frozen):
 class Gates(Frozen):
     """Upper bounds; a file above one is not published."""
 
-    kld_mean: dict[str, float] = {}
+    kld_mean: dict[str, float] = {}  # noqa: RUF012 (as above)
     """By file type: the mean KL divergence from the source, in nats per token."""
 
 

@@ -12,7 +12,8 @@ SHOWN = 3
 
 
 def check_stranger(recipe: Recipe, reference: str, overridden: Sequence[str]) -> None:
-    """Raise ``RecipeError`` when ``recipe`` names files or folders of this machine, or a place to publish to.
+    """Raise ``RecipeError`` when ``recipe`` names files or folders of this machine, code to run, or a place to publish
+    to.
 
     ``overridden`` are the fields, with dots, that the user sets: they are the user's own.
     """
@@ -23,7 +24,7 @@ def check_stranger(recipe: Recipe, reference: str, overridden: Sequence[str]) ->
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     raise RecipeError(
         f"{reference} cannot be run as it is",
-        why=f"it reaches for files or an account, which are for you to name: {named}{more}",
+        why=f"it reaches for files, code or an account, which are for you to name: {named}{more}",
         hint=f"give your own: --set {found[0][0]}=…",
     )
 
@@ -48,6 +49,8 @@ def _reaches(recipe: Recipe) -> Iterator[tuple[str, object]]:
         for source in getattr(recipe, part).sources:
             if source.file is not None:
                 yield f"{part}.sources", source.file
+            if source.plugin is not None:
+                yield f"{part}.sources", f"plugin {source.plugin}"
     field = "imatrix.files" if recipe.imatrix.files else "imatrix.file"
     yield from ((field, name) for name in recipe.imatrix.given if not name.startswith(HUB_PREFIX))
 

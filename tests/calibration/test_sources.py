@@ -15,6 +15,7 @@ from hubquant.calibration.bundled import bundled_path
 from hubquant.errors import CalibrationError, HubAccessError, HubUnavailableError
 from hubquant.recipe.schema import BundledText, TextSource
 from tests.support.localhub import BOB, LocalHub
+from tests.support.plugins import write_plugin
 
 ROWS = [{"text": f"row {i}", "n": i, "messages": [{"role": "user", "content": f"q{i}"}]} for i in range(50)]
 TEXTS = [str(row["text"]) for row in ROWS]
@@ -297,3 +298,63 @@ def test_half_a_character_is_named(tmp_path: Path, value: Any, chat_template: bo
     source = TextSource(file=str(tmp_path / "rows.jsonl"), chat_template=chat_template)
     with pytest.raises(CalibrationError, match=r"row 2 of .* half a character: \\u"):
         list(documents(source, 0))
+
+
+def test_rows_that_are_skipped_come_before_those_that_are_read(jsonl: Path, parquet: Path) -> None:
+    for path in (str(jsonl), str(parquet)):
+        assert read(file=path, skip=48) == TEXTS[48:]
+        assert read(file=path, skip=99) == []
+        first, second = (read(file=path, samples=20, skip=skip, seed=3) for skip in (0, 20))
+        assert [*first, *second] == read(file=path, samples=40, seed=3)
+
+
+def test_rows_of_a_hub_dataset_are_skipped_too(hub: LocalHub) -> None:
+    hub.add("org/rows", {"train.jsonl": "\n".join(map(json.dumps, ROWS)).encode()}, kind="dataset")
+    assert read(dataset="org/rows", skip=45) == TEXTS[45:]
+    first, second = (read(dataset="org/rows", samples=20, skip=skip, seed=3) for skip in (0, 20))
+    assert [*first, *second] == read(dataset="org/rows", samples=40, seed=3)
+
+
+def test_one_text_has_no_rows_to_skip() -> None:
+    with pytest.raises(CalibrationError, match="skip needs rows"):
+        read(bundled="test", skip=1)
+
+
+def test_languages_take_turns_by_characters(tmp_path: Path) -> None:
+    for lang, text in (("en", "long " * 10), ("de", "kurz ")):
+        rows = [json.dumps({f"text_{lang}": f"{text}{i}"}) for i in range(20)]
+        (tmp_path / f"{lang}.jsonl").write_text("\n".join(rows))
+    found = read(file=str(tmp_path / "{lang}.jsonl"), field="text_{lang}", langs=["en", "de"])
+    assert len(found) == 40
+    assert [text[:4] for text in found[:11]] == ["long", *["kurz"] * 9, "long"]
+
+
+def test_languages_of_a_hub_dataset_are_its_configurations(hub: LocalHub) -> None:
+    card = "---\nconfigs:\n" + "".join(
+        f"- {{config_name: {lang}, data_files: {lang}.jsonl}}\n" for lang in ("ca", "eu")
+    )
+    rows = {f"{lang}.jsonl": json.dumps({"text": lang * 5}).encode() for lang in ("ca", "eu")}
+    hub.add("org/languages", {"README.md": f"{card}---\n".encode(), **rows}, kind="dataset")
+    assert read(dataset="org/languages", config="{lang}", langs=["eu", "ca"]) == ["eu" * 5, "ca" * 5]
+    with pytest.raises(CalibrationError, match="'xx'"):
+        read(dataset="org/languages", config="{lang}", langs=["eu", "xx"])
+
+
+def test_a_plugin_is_a_source(tmp_path: Path) -> None:
+    path = write_plugin(tmp_path)
+    settings: dict[str, Any] = {"plugin": f"{path}:DiarySource", "langs": ["en", "de"], "samples": 3, "skip": 2}
+    found = read(**settings)
+    assert [text.partition(":")[0] for text in found] == [f"{lang} {i}" for i in (2, 3, 4) for lang in ("en", "de")]
+    assert read(**settings, chat_template=True)[0] == [{"role": "user", "content": found[0]}]
+    assert len(read(plugin=f"{path}:DiarySource", langs=["en"])) == 200
+    before = fingerprint(TextSource(**settings), 0)
+    assert before != fingerprint(TextSource(**settings), 1)
+    path.write_text(path.read_text() + "\n# changed\n")
+    assert before != fingerprint(TextSource(**settings), 0)
+
+
+def test_text_of_a_plugin_must_be_text(tmp_path: Path) -> None:
+    text = "class Source:\n    schema = {'content': 't'}\n    def load_data(self, lang, num_samples, skip_samples):\n"
+    path = write_plugin(tmp_path, text + "        return [{'t': 'a'}, {'t': '\\ud800'}]")
+    with pytest.raises(CalibrationError, match=r"row 2 of diary.py:Source holds half a character"):
+        read(plugin=f"{path}:Source", langs=["en"])

@@ -13,6 +13,7 @@ from hubquant.hub.eval_results import benchmark_tasks
 from hubquant.imatrix import load_imatrix
 from tests.support.cli import hubquant
 from tests.support.localhub import LocalHub
+from tests.support.plugins import write_plugin
 
 FEW = ["--chunks", "4", "--chunk-size", "64"]
 
@@ -91,3 +92,42 @@ def test_the_tasks_of_a_benchmark(hub: LocalHub, texts: str, benchmark: bytes | 
         hub.add(texts, {"eval.yaml": benchmark}, kind="dataset")
     assert benchmark_tasks(texts) == tasks
     assert benchmark_tasks("org/nothing") == set()
+
+
+def of_plugin(path: Path, name: str) -> list[str]:
+    text = f"{{plugin: '{path}:{name}', langs: [en, de], samples: 20}}"
+    return ["--set", f"calibration.sources=[{text}]", "--set", "calibration.chunk_size=64"]
+
+
+def test_a_model_is_calibrated_on_what_a_plugin_gives(tiny_llama: Path, tmp_path: Path) -> None:
+    path, out = write_plugin(tmp_path), tmp_path / "out"
+    settings = [*of_plugin(path, "DiarySource"), "--no-eval", "--out", str(out), "--types", "Q8_0", "--json"]
+    outcome = hubquant("run", str(tiny_llama), "--set", "calibration.chunks=4", *settings)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("\n") == 1
+    assert all("event" in json.loads(line) for line in outcome.err.splitlines())
+    assert load_imatrix(out / "imatrix.gguf").datasets == ("diary.py:DiarySource",)
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["calibration"]["sources"][0]["plugin"].startswith("/")
+
+
+def test_a_published_recipe_shows_the_name_of_a_plugin(hub: LocalHub, tiny_llama: Path, tmp_path: Path) -> None:
+    settings = of_plugin(write_plugin(tmp_path), "DiarySource")
+    line = ["run", str(tiny_llama), "--set", "calibration.chunks=2", *settings, "--no-eval", "--types", "Q8_0"]
+    outcome = hubquant(*line, "--out", str(tmp_path / "out"), "--push", "alice/tiny-GGUF")
+    assert outcome.code == 0, outcome.err
+    files = {name: hub.content("alice/tiny-GGUF", name) for name in ("recipe.yaml", "README.md")}
+    assert yaml.safe_load(files["recipe.yaml"])["calibration"]["sources"][0]["plugin"] == "diary.py:DiarySource"
+    assert "diary.py" in files["README.md"].decode()
+    assert str(tmp_path) not in files["README.md"].decode()
+    again = hubquant("run", "hub:alice/tiny-GGUF", "--out", str(tmp_path / "again"))
+    assert again.code == 2
+    assert again.is_one_message()
+    assert "plugin diary.py:DiarySource" in again.err
+
+
+def test_a_plugin_that_fails_is_one_message(tiny_llama: Path, tmp_path: Path) -> None:
+    path = write_plugin(tmp_path, "class Source:\n    def load_data(self, lang, **more):\n        print(1 / 0)\n")
+    outcome = hubquant("plan", str(tiny_llama), *of_plugin(path, "Source"), "--out", str(tmp_path / "out"))
+    assert outcome.code == 2
+    assert outcome.is_one_message(), outcome.err
+    assert f"{path}, line 3: ZeroDivisionError" in outcome.err

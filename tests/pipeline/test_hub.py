@@ -79,11 +79,14 @@ def test_a_published_recipe_gives_the_same_files(source: str, tmp_path: Path, sm
         "model: {{id: org/tiny}}\ncalibration: {{sources: [{{dataset: '{here}'}}]}}",
         "model: {{id: org/tiny}}\nevaluate: {{sources: [{{dataset: '{here}'}}]}}",
         "model: {{id: org/tiny}}\npublish: {{to: alice/precious-GGUF}}",
+        "model: {{id: org/tiny}}\ncalibration: {{sources: [{{plugin: '{here}/p.py:Source', langs: [en]}}]}}",
+        "model: {{id: org/tiny}}\nevaluate: {{sources: [{{plugin: '{here}/p.py:Source', langs: [en]}}]}}",
     ],
 )
 @pytest.mark.usefixtures("source")
 def test_a_recipe_of_a_stranger_stays_on_the_hub(hub: LocalHub, tmp_path: Path, part: str) -> None:
     (tmp_path / "train.jsonl").write_text(json.dumps({"text": "my private diary " * 60}))
+    (tmp_path / "p.py").write_text("open(__file__ + '.ran', 'w')")
     hub.add("alice/precious-GGUF", {"README.md": b"# mine"})
     hub.add("evil/recipe", {"recipe.yaml": part.format(here=tmp_path).encode()})
     outcome = hubquant("run", "hub:evil/recipe", "--out", str(tmp_path / "out"))
@@ -91,6 +94,7 @@ def test_a_recipe_of_a_stranger_stays_on_the_hub(hub: LocalHub, tmp_path: Path, 
     assert outcome.is_one_message(), outcome.err
     assert set(hub.repository("alice/precious-GGUF").files) == {"README.md"}
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "p.py.ran").exists()
 
 
 def test_broken_transfers_are_continued(hub: LocalHub, source: str, tmp_path: Path, small_settings: list[str]) -> None:

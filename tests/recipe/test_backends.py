@@ -25,6 +25,8 @@ def test_recipes_of_earlier_versions_mean_what_they_meant(name: str) -> None:
 
 def _of(fields: Any, values: Any) -> Any:
     """``values`` of the fields that there were."""
+    if isinstance(fields, list) and isinstance(values, list) and len(fields) == len(values):
+        return [_of(field, value) for field, value in zip(fields, values, strict=True)]
     if not isinstance(fields, dict) or not isinstance(values, dict):
         return values
     return {name: _of(field, values[name]) for name, field in fields.items()}
