@@ -13,6 +13,7 @@ from io import FileIO
 from pathlib import Path, PurePosixPath
 
 import xxhash
+from filelock import FileLock, Timeout
 
 from hubquant.errors import DiskFullError, OutputError
 
@@ -64,6 +65,22 @@ def writing(path: Path) -> Iterator[None]:
             why=os.strerror(error.errno) if error.errno else str(error),
             hint="choose a folder that you may write to",
         ) from error
+
+
+@contextmanager
+def locked(lock: Path, in_use: OutputError) -> Iterator[None]:
+    """Only one process at a time holds ``lock``, a file; raises ``in_use`` where another one does."""
+    with writing(lock.parent):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock, blocking=False)
+        try:
+            held.acquire()
+        except Timeout:
+            raise in_use from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def unfinished(path: Path) -> Path:

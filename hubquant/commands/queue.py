@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hubquant.disk import check_ends, user_path, write_at_once, writing
+from hubquant.disk import check_ends, locked, user_path, write_at_once
 from hubquant.engine.store import home
 from hubquant.engine.task import fingerprint
 from hubquant.errors import OutputError, UserError
@@ -96,19 +95,9 @@ class BatchState:
 @contextmanager
 def opened(path: Path) -> Iterator[BatchState]:
     """Only one process works on a queue."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f"{path.name}.lock"), blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise OutputError(
-                f"{path} is in use", why="another hubquant process works on this batch", hint="wait for it"
-            ) from None
-    try:
+    in_use = OutputError(f"{path} is in use", why="another hubquant process works on this batch", hint="wait for it")
+    with locked(path.with_name(f"{path.name}.lock"), in_use):
         yield BatchState(path)
-    finally:
-        lock.release()
 
 
 def default_state(out: str) -> Path:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 T_co = TypeVar("T_co", covariant=True)
 
+FP32_BYTES = 4  # of a weight in memory while it is worked on
+
 
 def fingerprint(made_from: Any) -> str:
     """sha256 hex of the canonical JSON of plain data."""

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from hubquant.devices import Device, chosen_device
-from hubquant.engine.task import Cost
+from hubquant.engine.task import FP32_BYTES, Cost
 from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
 
-FP32_BYTES = 4
 LIBRARIES_BYTES = 1 << 30  # the interpreter with torch, transformers and compiled kernels
 ENTRY_BYTES = 1 << 10  # names and counts of an entry of an importance matrix
 LOGIT_COPIES = 6  # logits, log-probabilities of both models, their difference and two temporaries

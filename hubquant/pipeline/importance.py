@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.devices import Device
 from hubquant.engine.progress import Progress
-from hubquant.engine.task import Context, Cost, Task
+from hubquant.engine.task import FP32_BYTES, Context, Cost, Task
 from hubquant.imatrix import load_imatrix, merge, save
 from hubquant.observe.collector import BATCH_TOKENS, batch_chunks
 from hubquant.pipeline.contents import IMATRIX
-from hubquant.pipeline.costs import FP32_BYTES, LIBRARIES_BYTES, matrix_bytes, on_device, running_cost
+from hubquant.pipeline.costs import LIBRARIES_BYTES, matrix_bytes, on_device, running_cost
 from hubquant.pipeline.held import LoadedModel, Offload, other_device, rate_on
 from hubquant.pipeline.offload import room, streaming_bytes
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value

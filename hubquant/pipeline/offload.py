@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from hubquant.devices import Device, device_memory_bytes
 from hubquant.engine.machine import memory_bytes
+from hubquant.engine.task import FP32_BYTES
 from hubquant.errors import ImatrixError
-from hubquant.pipeline.costs import FP32_BYTES, bytes_of_weight, on_device
+from hubquant.pipeline.costs import bytes_of_weight, on_device
 from hubquant.pipeline.held import Offload
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.component import Component

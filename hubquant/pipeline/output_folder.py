@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from hubquant.disk import inside, place, sha256_of, sync, writing
+from hubquant.disk import inside, locked, place, sha256_of, sync, writing
 from hubquant.engine.store import Store
 from hubquant.errors import OutputError
 from hubquant.pipeline.contents import CARD, IMATRIX, MEASUREMENTS, PLOT, RECIPE
@@ -196,21 +195,13 @@ class OutputFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Only one process may write to an output folder."""
-        with writing(self._state):
-            self._state.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._state / "lock", blocking=False)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise OutputError(
-                    f"{self.root} is in use",
-                    why="another hubquant process is working there",
-                    hint="wait for it, or pass --out with another folder",
-                ) from None
-        try:
+        in_use = OutputError(
+            f"{self.root} is in use",
+            why="another hubquant process is working there",
+            hint="wait for it, or pass --out with another folder",
+        )
+        with locked(self._state / "lock", in_use):
             yield
-        finally:
-            lock.release()
 
     def _write(self, target: Path, content: bytes) -> None:
         """At once or not at all, and out of sight should the process be killed."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.backends.gguf.files import MATRIX_KEY, FilePlan, Weights, quantize_part
 from hubquant.backends.gguf.writing import Mode, Target, quantize_files
 from hubquant.convert.conversion import stream
-from hubquant.engine.task import Context, Cost, Pass, Task, fingerprint
+from hubquant.engine.task import FP32_BYTES, Context, Cost, Pass, Task, fingerprint
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file import Split, shard_paths
 from hubquant.recipe.schema import Quantize
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hubquant.imatrix import ImportanceMatrix
 
 QUANTIZE_COPIES = 3  # a tensor as read, in fp32, and its quantized forms with scratch
-FP32_BYTES = 4
 
 
 @dataclass(frozen=True, eq=False)
