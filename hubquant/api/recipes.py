@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,8 +19,9 @@ from hubquant.api.arguments import (
     quietly,
 )
 from hubquant.bars import Bars
+from hubquant.errors import UserError
 from hubquant.mix import check_recipe
-from hubquant.recipe import Recipe, load_recipe, matrices_instead, override_recipe
+from hubquant.recipe import Override, Recipe, load_recipe, matrices_instead, override_recipe
 
 if TYPE_CHECKING:
     from hubquant.devices import Device
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from hubquant.publish.report import Report
 
 RECIPE_FILE = "recipe.yaml"
+_OF_REPOSITORY = tuple(f"publish.{name}" for name in ("private", "branch", "create_pr", "commit_message", "prune"))
 
 
 def plan(
@@ -46,6 +48,7 @@ def plan(
     overrides: Overrides = (),
     out: Path | str | None = None,
     store: Path | str | None = None,
+    fresh: bool = False,
     device: Device = "auto",
     progress: Bars = "auto",
 ) -> Plan:
@@ -61,8 +64,9 @@ def plan(
     ["calibration.chunks=100"].
 
     ``out`` is the output folder, ``<model>-GGUF`` by default; ``store`` is where what was made is kept, by default in
-    ``$HUBQUANT_HOME``; models run on ``device``. ``progress`` is "auto" (bars on a terminal and in a notebook), None
-    (silence), or an object with the methods of ``hubquant.engine.progress.Progress``.
+    ``$HUBQUANT_HOME``, and with ``fresh`` nothing there counts as done; models run on ``device``. ``progress`` is
+    "auto" (bars on a terminal and in a notebook), None (silence), or an object with the methods of
+    ``hubquant.engine.progress.Progress``.
 
     Raises ``UserError`` for everything that would fail later and can be known now.
     """
@@ -84,10 +88,12 @@ def plan(
     else:
         loaded = load_recipe(str(recipe), given, fetch=_fetch_recipe)
     checked = check_recipe(loaded)
+    _check_published(checked, given)
     with quietly(progress) as seen:  # after mistakes in the recipe are found: torch is imported now
         from hubquant.pipeline.plan import make_plan
 
-        return make_plan(checked, None if out is None else Path(out), open_store(store), seen, device)
+        folder = None if out is None else Path(out)
+        return make_plan(checked, folder, open_store(store), seen, device, fresh=fresh)
 
 
 def run(
@@ -141,6 +147,7 @@ def run(
         overrides=[*given_fields(published), *as_overrides(overrides)],
         out=out,
         store=store,
+        fresh=fresh,
         device=device,
         progress=progress,
     )
@@ -148,6 +155,14 @@ def run(
         from hubquant.pipeline.run import execute
 
         return execute(made, open_store(store), seen, fresh=fresh)
+
+
+def _check_published(recipe: Recipe, given: Sequence[str | Override]) -> None:
+    """Raises ``UserError`` where what was typed is about a repository, and there is none."""
+    for each in given if recipe.publish.to is None else ():
+        if isinstance(each, Override) and each.path in _OF_REPOSITORY and each.value:
+            hint = "add --push me/NAME-GGUF" if each.typed.startswith("-") else "pass push as well"
+            raise UserError(f"{each.typed} is about a repository, and nothing is published", hint=hint)
 
 
 def _fetch_recipe(repository: str) -> Path:

@@ -31,7 +31,7 @@ def split(
     file: FileArgument,
     out: Annotated[Path, Option("--out", "-o", help="NAME, for files NAME-00001-of-00003.gguf.")],
     split_max_size: Annotated[
-        str | None, Option("--split-max-size", help="At most so much in each split: N(M|G), such as 4G.")
+        str | None, Option("--split-max-size", help="At most so much in each split: 300M, 4G, 45GiB.")
     ] = None,
     split_max_tensors: Annotated[
         int | None, Option("--split-max-tensors", min=1, help="At most so many tensors in each split (default: 128).")

@@ -91,7 +91,7 @@ def run(
         ),
     ]
     if dry_run:
-        _show_plan(recipe, overrides, out, store, device, threads, output)
+        _show_plan(recipe, overrides, out, store, device, threads, output, fresh=not resume)
         return
     _use_threads(threads)
     report = run_recipe(
@@ -185,11 +185,15 @@ def _show_plan(
     device: Device,
     threads: int | None,
     output: Output,
+    *,
+    fresh: bool = False,
 ) -> None:
     from hubquant.api import plan as plan_recipe
 
     _use_threads(threads)
-    made = plan_recipe(recipe, overrides=overrides, out=out, store=store, device=device, progress=output.progress())
+    made = plan_recipe(
+        recipe, overrides=overrides, out=out, store=store, fresh=fresh, device=device, progress=output.progress()
+    )
     output.data(made.as_dict(), lambda: str(made))
 
 

@@ -6,6 +6,7 @@ import datetime
 import difflib
 import json
 import os
+import shlex
 import sys
 import time
 import types
@@ -188,6 +189,8 @@ def _no_option(ctx: Any, option: str) -> UserError:
         return UserError(f"{option} stands before the command", hint=f"write: {ctx.command_path} COMMAND … {option}")
     found = near(option.lstrip("-"), [name.lstrip("-") for name in _option_names(ctx) if len(name) > 2])
     hint = f"did you mean --{found}?" if found else _see(ctx)
+    if option[1:2].isdecimal() and _arguments(ctx):
+        hint = "what begins with a dash and is no option comes last, after --"
     return UserError(f"{ctx.command_path} has no option {option}", hint=hint)
 
 
@@ -200,16 +203,26 @@ def _left_over(ctx: Any, given: dict[str, Any], rest: Sequence[str]) -> UserErro
     joined = " ".join([*texts, *rest])
     takes = " and ".join(_name(param) for param in _arguments(ctx))
     what = f"{ctx.command_path} takes {takes}, and {words} {'is' if len(rest) == 1 else 'are'} left over"
-    parts = [part for word in rest for part in word.split(",") if part]
-    if all(map(is_file_type, parts)):
-        hint = f"write several types with commas and without spaces, such as Q8_0,{','.join(parts)}"
+    types = [word for word in rest if word and all(map(is_file_type, filter(None, word.split(","))))]
+    if types == list(rest) and (given.get("types") or given.get("type")):
+        hint = f"write several types with commas and without spaces, such as Q8_0,{','.join(types)}"
     elif os.path.exists(joined):
         hint = f"put what holds spaces between quotes: '{joined}'"
     elif rest[0][:1] in "–—":
         hint = f"an option begins with two plain dashes: --{rest[0].lstrip('–—-')}"
+    elif types and (options := _as_options(ctx, rest, types)):
+        hint = f"name {'it with an option' if len(rest) == 1 else 'them with options'}: {options}"
     else:
         hint = _see(ctx)
     return UserError(what, hint=hint)
+
+
+def _as_options(ctx: Any, rest: Sequence[str], types: Sequence[str]) -> str | None:
+    """What llama-quantize has without options: "out.gguf Q8_0"."""
+    names, others = _option_names(ctx), [word for word in rest if word not in types]
+    if "-t" not in names or len(others) > 1 or (others and "-o" not in names):
+        return None
+    return shlex.join(["-t", ",".join(types), *(word for other in others for word in ("-o", other))])
 
 
 def _refuse_one_dash(ctx: Any, args: Sequence[str]) -> None:

@@ -92,7 +92,11 @@ def convert(model: str, wanted: Converting, placing: Placing, store: Store, prog
         raise UserError("a vocabulary cannot be split", why="it has no tensors", hint="leave --split-max-… out")
     out = placing.out
     if not placing.is_file and not out.is_dir():
-        raise UserError(f"{out} is no GGUF file", why="there is no such folder either", hint=f"write -o {out}.gguf")
+        raise UserError(
+            f"{out} is no GGUF file",
+            why="there is no such folder either",
+            hint=f"write -o {out}.gguf, or make the folder",
+        )
     component = open_model(reference(model), wanted.pre_tokenizer, progress)
     type = wanted.type or component.conversion.float_type
     for name, text in {"ftype": type.lower(), "outtype": type.lower(), "FTYPE": type, "OUTTYPE": type}.items():

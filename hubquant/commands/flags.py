@@ -55,9 +55,14 @@ class Text:
 
     def windows(self, tokenizer: PreTrainedTokenizerBase, stride: int) -> Chunks:
         """As llama-perplexity --ppl-stride has them: of ``chunk_size`` and half a stride of tokens each. Raises
-        ``UserError`` for several texts and for a stride that leaves tokens out."""
+        as :meth:`check_stride`."""
         from hubquant.calibration.windows import build_windows
 
+        self.check_stride(stride)
+        return build_windows(self.sources[0], tokenizer, self.chunk_size + stride // 2, stride, self.chunks)
+
+    def check_stride(self, stride: int) -> None:
+        """Raises ``UserError`` for several texts and for a stride that leaves tokens out."""
         if len(self.sources) > 1:
             raise UserError("a stride goes over one text", hint="name one --file, or leave --ppl-stride out")
         if stride > self.chunk_size:
@@ -66,7 +71,6 @@ class Text:
                 why="the tokens between two chunks would not be scored",
                 hint="use a smaller --ppl-stride",
             )
-        return build_windows(self.sources[0], tokenizer, self.chunk_size + stride // 2, stride, self.chunks)
 
 
 def text_sources(
@@ -110,19 +114,13 @@ def fill(template: str, option: str, **values: str) -> str:
     return name
 
 
-def parse_bytes(text: str, option: str) -> int:
-    """Bytes of "300M" or "5G", which are 3 · 10⁸ and 5 · 10⁹ as in llama.cpp, or of a size as recipes have it."""
-    short = re.fullmatch(r"\d+[KMG]", text.strip(), re.IGNORECASE)
-    return parse_size(f"{text.strip()}B" if short else text, option)
-
-
 def split_settings(max_size: str | None, max_tensors: int | None, keep: bool = False) -> Split:
     """How files are cut. Raises ``UserError`` for contradictions and for what is no size."""
     from hubquant.gguf_file import Split
 
-    if keep and (max_size or max_tensors):
+    if keep and (max_size is not None or max_tensors):
         raise UserError("--keep-split contradicts --split-max-size and --split-max-tensors", hint="give one of them")
-    return Split(parse_bytes(max_size, "--split-max-size") if max_size else None, max_tensors)
+    return Split(None if max_size is None else parse_size(max_size, "--split-max-size"), max_tensors)
 
 
 def use_threads(n: int | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.sizes import parse_size
 
 DEFAULT_TENSORS = 128  # llama-gguf-split's
-_SIZE = re.compile(r"(\d+)([MG])")
-_UNITS = {"M": 1000**2, "G": 1000**3}
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,7 @@ def parse_limit(size: str | None, tensors: int | None, *, no_tensor_first: bool)
         raise UserError("--split-max-size and --split-max-tensors contradict each other", hint="give one of them")
     if size is None:
         return Limit(max_tensors=tensors or DEFAULT_TENSORS, no_tensor_first=no_tensor_first)
-    match = _SIZE.fullmatch(size.strip())
-    n_bytes = int(match[1]) * _UNITS[match[2]] if match else parse_size(size, "--split-max-size")
-    if n_bytes < 1:
-        raise UserError(f"--split-max-size: {size!r} is no size", hint="write 500M or 4G")
-    return Limit(max_bytes=n_bytes, no_tensor_first=no_tensor_first)
+    return Limit(max_bytes=parse_size(size, "--split-max-size"), no_tensor_first=no_tensor_first)
 
 
 def checked(files: Mapping[Path, CopiedFile], sources: Sequence[Path], *, in_place: bool = False) -> Writing:

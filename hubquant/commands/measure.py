@@ -146,6 +146,8 @@ def perplexity(
     model: str, text: Text, store: Store, progress: Progress, device: Device = "auto", stride: int | None = None
 ) -> Job[Perplexity]:
     """Of a checkpoint or a GGUF file; the file's own tokenizer cuts the text."""
+    if stride is not None:
+        text.check_stride(stride)
     component = open_model(reference(model), None, progress)
     component.check_runs("running")
     with progress.doing("tokenizing"):

@@ -12,6 +12,7 @@ from hubquant.gguf_file.copying import CopiedFile, Piece, encode_stored
 from hubquant.gguf_file.encoding import encode_value
 from hubquant.gguf_file.layout import pad
 from hubquant.gguf_file.metadata import KV, Scalar
+from hubquant.gguf_file.overrides import check_range
 from hubquant.gguf_file.stored import ALIGNMENT, StoredFile
 
 Changes = Mapping[str, KV | None]
@@ -107,8 +108,11 @@ def _scalar(key: str, text: str, type: GGUFValueType) -> Scalar:
         return TRUE_AND_FALSE[text.lower()]
     kind, noun = (float, "number") if type in (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64) else (int, "whole number")
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
         raise UserError(
             f"{key} is a {noun}", why=f"{text!r} is none", hint=f"its type is {type.name.lower()}"
         ) from None
+    if isinstance(value, int):
+        check_range(key, value, type)
+    return value

@@ -58,12 +58,17 @@ def parse_override(text: str) -> tuple[str, KV]:
 
 def _whole(key: str, value: int, there: KV | None) -> KV:
     type = there.type if there is not None and there.type in _INTEGERS else GGUFValueType.UINT32
+    check_range(key, value, type)
+    return KV(value, type)
+
+
+def check_range(key: str, value: int, type: GGUFValueType) -> None:
+    """Raises ``GGUFError`` for a whole number that ``type`` cannot hold."""
     low, high = _INTEGERS[type]
     if not low <= value < high:
         raise GGUFError(
             f"{key} cannot be {value}", why=f"it is a number from {low} to {high - 1}", hint="give one of these"
         )
-    return KV(value, type)
 
 
 _READ = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from hubquant.disk import check_ends
 from hubquant.errors import GGUFError
 from hubquant.gguf_file.decoding import Header, decode_header
 from hubquant.gguf_file.layout import TensorEntry
@@ -98,6 +99,7 @@ def _read(path: Path) -> _Part:
 def map_file(path: Path) -> np.ndarray[Any, Any]:
     """uint8 [bytes of the file], read as they are looked at. Raises ``GGUFError`` where there are none."""
     try:
+        check_ends(path)
         if path.stat().st_size == 0:
             raise GGUFError(f"{path} cannot be read", why="it is empty", hint=_FETCH)
         # A plain read-only map: a private writable one would count against the memory limit for its whole size.

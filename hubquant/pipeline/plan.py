@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.gguf.backend import GGUF
 from hubquant.backends.gguf.files import FilePlan
-from hubquant.devices import Device
+from hubquant.devices import Device, chosen_device
 from hubquant.engine.machine import check_disk, check_memory, same_disk
 from hubquant.engine.progress import Progress
 from hubquant.engine.schedule import Estimate, Step, estimate, missing
 from hubquant.engine.store import Store
+from hubquant.engine.task import closure
 from hubquant.gguf_file import Split
 from hubquant.pipeline.contents import IMATRIX, planned_names, tasks_of_results
 from hubquant.pipeline.output_folder import OutputFolder
@@ -96,8 +97,18 @@ class Plan:
         }
 
 
-def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progress, device: Device = "auto") -> Plan:
-    """Models run on ``device``. Raises a ``UserError`` for everything that would fail later and can be known now."""
+def make_plan(
+    recipe: Recipe,
+    output: Path | None,
+    store: Store,
+    progress: Progress,
+    device: Device = "auto",
+    *,
+    fresh: bool = False,
+) -> Plan:
+    """Models run on ``device``; with ``fresh`` nothing counts as done. Raises a ``UserError`` for everything that would
+    fail later and can be known now."""
+    chosen_device(device)
     shard_bytes = parse_size(recipe.publish.shard_size, "publish.shard_size")
     published = None
     if recipe.publish.to is not None:
@@ -118,7 +129,8 @@ def make_plan(recipe: Recipe, output: Path | None, store: Store, progress: Progr
     names = planned_names(recipe, work.files, has_imatrix=has_imatrix, has_results=bool(results))
     folder.check(names, _sources(work.tasks, store))
     names += [name for name in folder if name not in names]
-    found = estimate(work.tasks, missing(work.tasks.goals, store), store.rates())
+    goals = work.tasks.goals
+    found = estimate(work.tasks, list(closure(goals)) if fresh else missing(goals, store), store.rates())
     check_memory(found.ram_bytes, LESS_MEMORY)
     check_room(found, [file.size for file in work.files], store, folder.root, "--out")
     uploads = names if recipe.publish.to else ()

@@ -25,7 +25,7 @@ NAME_A_MODEL = "add --set model=org/name, or in a recipe of your own the line mo
 
 def explain(error: ValidationError, origin: str, typed: Mapping[str, str]) -> RecipeError:
     """The first problem. ``origin`` names the recipe; ``typed`` is, by field, how the user has overridden it."""
-    problem = error.errors(include_url=False)[0]
+    problem = _first(error.errors(include_url=False))
     location: Location = tuple(part for part in problem["loc"] if part not in IN_TYPES)
     name, more = ".".join(map(str, location)) or "recipe", error.error_count() - 1
     path = next((path for path in typed if _is_within(name, path) or _is_within(path, name)), None)
@@ -46,6 +46,22 @@ def explain(error: ValidationError, origin: str, typed: Mapping[str, str]) -> Re
     given = problem["input"]
     what = f"{where} must be {noun(field_at(location))}, not {_shown(given)}{rest}"
     return RecipeError(what, hint=_hint(location, given, write))
+
+
+def _first(problems: Sequence[Any]) -> Any:
+    """A misspelt key rather than that the one is missing which it was meant to be."""
+    first = problems[0]
+    beside = {str(each["loc"][-1]): each for each in problems if _is_unknown_key(each) and _is_beside(each, first)}
+    meant = difflib.get_close_matches(str(first["loc"][-1]), beside, n=1) if first["type"] == "missing" else []
+    return beside[meant[0]] if meant else first
+
+
+def _is_unknown_key(problem: Any) -> bool:
+    return problem["type"] == "extra_forbidden"
+
+
+def _is_beside(problem: Any, other: Any) -> bool:
+    return bool(problem["loc"][:-1] == other["loc"][:-1])
 
 
 def _is_within(path: str, other: str) -> bool:
@@ -176,8 +192,7 @@ def is_list(kind: Any) -> bool:
 
 def _nearest(name: str, location: Location) -> str:
     """The field that a wrong key at ``location`` may have been meant to be."""
-    kind, _ = stripped(field_at(location))
-    valid = list(kind.model_fields) if is_model(kind) else []
+    valid = [key for kind in members(field_at(location)) if is_model(kind) for key in kind.model_fields]
     elsewhere = [path for path in _paths(Recipe) if path.endswith(f".{name}")]
     near = [".".join(map(str, (*location, found))) for found in difflib.get_close_matches(name.lower(), valid, n=1)]
     if elsewhere or near:

@@ -89,7 +89,7 @@ def test_sizes_are_llama_gguf_splits_and_ours(sample: Path, tmp_path: Path) -> N
     for size in ("1M", "1G", "1GiB", "2.5MB"):
         outcome = gguf("split", sample, "-o", tmp_path / "s", "--split-max-size", size, "--dry-run")
         assert outcome.out.startswith(f"{tmp_path / 's'}-00001-of-00001.gguf  10 tensors")
-    for size in ("0M", "12", "M", "-1G", "1m"):
+    for size in ("0M", "12", "M", "-1G", "1X"):
         outcome = gguf("split", sample, "-o", tmp_path / "s", f"--split-max-size={size}")
         assert (outcome.code, outcome.is_one_message()) == (2, True), size
     both = gguf("split", sample, "-o", tmp_path / "s", "--split-max-size", "1M", "--split-max-tensors", "2")
@@ -239,6 +239,7 @@ def test_several_chat_templates(sample: Path, tmp_path: Path) -> None:
         ("new-metadata {} --in-place --chat-template-config {}", "cannot be read"),
         ("set {} general.alignment 64 --in-place", "cannot be changed"),
         ("set {} split.count 3 --in-place", "cannot be changed"),
+        ("set {} a.u8 256 --in-place", "a.u8 cannot be 256: it is a number from 0 to 255"),
         ("unset {} a.u88 --in-place", "did you mean a.u8?"),
         ("hash {} --check absent", "cannot be read"),
         ("hash absent.gguf", "cannot be read"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
 from pathlib import Path
 
 import gguf
@@ -149,6 +151,13 @@ def test_hostile_files(tmp_path: Path, case: str) -> None:
     content, message = HOSTILE[case]
     (tmp_path / "a.gguf").write_bytes(content)
     with pytest.raises(GGUFError, match=message):
+        GGUFFile.open(tmp_path / "a.gguf")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.gguf")
+    with pytest.raises(GGUFError, match="it is a pipe or a device"):
         GGUFFile.open(tmp_path / "a.gguf")
 
 

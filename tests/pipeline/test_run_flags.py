@@ -39,6 +39,15 @@ def test_flags_are_settings_of_the_recipe(matrices: list[str], tiny_llama: Path,
     assert not (out / "plot.png").exists()
 
 
+def test_a_fresh_dry_run_shows_all_that_it_would_make(tiny_llama: Path, tmp_path: Path) -> None:
+    line = [str(tiny_llama), "-t", "Q8_0", "--no-eval", "--set", "imatrix.skip=true", "--out", str(tmp_path / "out")]
+    assert hubquant("run", *line).code == 0
+    again, fresh = (hubquant("run", *line, "--dry-run", *more, "--json") for more in ([], ["--fresh"]))
+    steps = [{step["name"]: step["done"] for step in json.loads(each.out)["steps"]} for each in (again, fresh)]
+    assert [step["quantize"] for step in steps] == [True, False]
+    assert json.loads(fresh.out)["disk_bytes"] > json.loads(again.out)["disk_bytes"] == 0
+
+
 def test_several_matrices_take_the_place_of_the_recipe_s(matrices: list[str], tiny_llama: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"model: {{folder: {tiny_llama}}}\nimatrix: {{file: none.gguf}}\nevaluate: {{skip: true}}\n")

@@ -121,6 +121,22 @@ def test_a_pipe_is_no_recipe(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "pipe.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "hint"),
+    [
+        ("modle: org/name", "modle", "did you mean model?"),
+        ("{model: org/name, quantize: {types: [{nam: A, type: Q8_0}]}}", "quantize.types.0.nam", "types.0.name?"),
+    ],
+)
+def test_a_misspelt_key_is_told_before_the_missing_one(text: str, key: str, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(RecipeError, match=f"unknown key {key}") as caught:
+        load_recipe(str(path))
+    assert caught.value.hint is not None
+    assert hint in caught.value.hint
+
+
 def test_a_hub_recipe_is_fetched(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("model: org/name\nquantize: {types: [Q4_0]}", "utf-8")

@@ -72,7 +72,7 @@ def test_names_that_programs_know(name: str) -> None:
         (["{name: Q3_K_XL, type: Q3_K_HIFI}"], "Q3_K_HIFI is not a type of llama.cpp"),
         (["{name: Q4_K_L}"], "types.0.type is missing"),
         (["Q8_0", "{name: Q4_K_L, type: Q4_K_M, pure: maybe}"], "types.1.pure must be true or false"),
-        (["{name: Q4_K_L, typ: Q4_K_M}"], "types.0.type is missing"),
+        (["{name: Q4_K_L, typ: Q4_K_M}"], "unknown key quantize.types.0.typ"),
         (["{name: Q4_K_L, type: Q4_K_M, output_tenser: Q8_0}"], "unknown key quantize.types.0.output_tenser"),
     ],
 )
