@@ -50,18 +50,12 @@ def explain(error: ValidationError, origin: str, typed: Mapping[str, str]) -> Re
 
 def _first(problems: Sequence[Any]) -> Any:
     """A misspelt key rather than that the one is missing which it was meant to be."""
-    first = problems[0]
-    beside = {str(each["loc"][-1]): each for each in problems if _is_unknown_key(each) and _is_beside(each, first)}
+    first, beside = problems[0], {}
+    for each in problems:
+        if each["type"] == "extra_forbidden" and each["loc"][:-1] == first["loc"][:-1]:
+            beside[str(each["loc"][-1])] = each
     meant = difflib.get_close_matches(str(first["loc"][-1]), beside, n=1) if first["type"] == "missing" else []
     return beside[meant[0]] if meant else first
-
-
-def _is_unknown_key(problem: Any) -> bool:
-    return problem["type"] == "extra_forbidden"
-
-
-def _is_beside(problem: Any, other: Any) -> bool:
-    return bool(problem["loc"][:-1] == other["loc"][:-1])
 
 
 def _is_within(path: str, other: str) -> bool:
