@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
 from hubquant.engine.progress import Advance, Progress, Silent
+from hubquant.errors import UserError
 from hubquant.printable import message
 
 Bars = Progress | Literal["auto"] | None
@@ -17,6 +18,10 @@ Bars = Progress | Literal["auto"] | None
 def shown(progress: Bars) -> Progress:
     """What ``progress=`` of a public function stands for. ``None`` is silence, and "auto" too where nobody looks: in
     pipes, logs and jobs. To be asked before any library is imported that has tqdm warn of missing widgets."""
+    if isinstance(progress, str) and progress != "auto":
+        raise UserError(
+            f"progress={progress!r} is none", hint='leave it out, or write progress="auto" or progress=None'
+        )
     notebook = in_notebook()
     if notebook:
         _import_tqdm()

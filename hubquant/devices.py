@@ -28,6 +28,8 @@ def chosen_device(device: Device) -> str:
     if device == "auto":
         return default_device()
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device not in there:
+        raise UserError(f"there is no device {device!r}", hint=f"choose auto, {', '.join(there)}")
     if not there[device]:
         raise UserError(
             f"there is no device {device}",

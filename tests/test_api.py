@@ -60,6 +60,8 @@ def test_whatever_stands_for_a_recipe(tiny_llama: Path, tmp_path: Path) -> None:
             str(tiny_llama),
             tiny_llama,
             Recipe(model=str(tiny_llama)),
+            Recipe(model=tiny_llama),  # type: ignore[arg-type]
+            hubquant.load_recipe(tiny_llama),
             {"model": str(tiny_llama)},
             {"model": {"folder": str(tiny_llama)}, "quantize": {"types": ["F16"]}},
         )
@@ -69,6 +71,7 @@ def test_whatever_stands_for_a_recipe(tiny_llama: Path, tmp_path: Path) -> None:
     assert plans[0].recipe.quantize.mode == "exact"
     assert plans[0].recipe.evaluate.chunk_size == 64
     assert plans[0].output == Path("somewhere")
+    assert hubquant.plan(tiny_llama, **{**keywords, "types": "Q8_0, Q4_K_M"}).recipe == plans[0].recipe  # type: ignore[arg-type]
     given = hubquant.plan(tiny_llama, types="F16", push=None, overrides=["evaluate.skip=true", "imatrix.skip=true"])
     assert given.recipe.quantize.types == ("F16",)
     assert not given.tasks.imatrix
@@ -127,6 +130,8 @@ def test_single_steps(tiny_llama: Path, tmp_path: Path) -> None:
     )
     matrix = hubquant.collect_imatrix(tiny_llama, out=tmp_path / "i.gguf", chunks=2, chunk_size=64, no_ppl=True)
     assert matrix.chunk_count == 2
+    assert repr(matrix) == "<ImportanceMatrix of 14 weights: 2 chunks of 64 tokens from hubquant:calibration>"
+    assert str(hubquant.inspect(floats.path)).startswith("llama, 1.38 M weights, 2.76 MB, 16.")
     made = hubquant.quantize(
         floats.path, ["Q8_0", "Q4_K_M"], out=tmp_path, imatrix=tmp_path / "i.gguf", tensor_type={"ffn_down": "Q8_0"}
     )
@@ -180,6 +185,16 @@ def test_mistakes_name_the_argument(tiny_llama: Path, tmp_path: Path) -> None:
         hubquant.collect_imatrix(tiny_llama, out=tmp_path / "i.gguf", batch=0)
     with pytest.raises(RecipeError, match="chunk_size must be"):
         hubquant.evaluate(tiny_llama, chunk_size=3)
+    with pytest.raises(RecipeError, match="chunks must be") as caught:
+        hubquant.evaluate(tiny_llama, chunks=2.5)  # type: ignore[call-overload]
+    assert caught.value.hint == "write chunks=48"
+    with pytest.raises(RecipeError, match=r"types: quantize\.types\.0 must be") as caught:
+        hubquant.plan(tiny_llama, types=[3])  # type: ignore[list-item]
+    assert caught.value.hint == "write '3'"
+    with pytest.raises(UserError, match="there is no device 'gpu'"):
+        hubquant.evaluate(tiny_llama, device="gpu")  # type: ignore[call-overload]
+    with pytest.raises(UserError, match="progress='loud' is none"):
+        hubquant.plan(tiny_llama, progress="loud")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="ppl_stride and baseline contradict"):
         hubquant.evaluate(tiny_llama, baseline="b.h5", ppl_stride=32)  # type: ignore[call-overload]
     with pytest.raises(RecipeError, match="mode must be one of exact, best"):

@@ -58,7 +58,8 @@ def check_least(name: str, value: int, least: int) -> None:
 
 
 def listed_types(types: Types) -> list[Any]:
-    return [types] if isinstance(types, str) else list(types)
+    """A text holds them as the command line has them, between commas."""
+    return [name for part in types.split(",") if (name := part.strip())] if isinstance(types, str) else list(types)
 
 
 def open_store(root: Path | str | None) -> Store:

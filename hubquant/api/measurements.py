@@ -158,7 +158,8 @@ def evaluate(
         from hubquant.commands.flags import Text, text_sources
         from hubquant.commands.job import carry_out
 
-        text = Text(text_sources(listed(file), recipe.evaluate.sources), chunks, chunk_size)
+        settings = recipe.evaluate
+        text = Text(text_sources(listed(file), settings.sources), settings.chunks, settings.chunk_size)
         if baseline is None:
             return carry_out(measure.perplexity(str(model), text, opened, seen, device, ppl_stride), opened, seen)
         shown = measure.Shown(*(None if path is None else Path(path) for path in (out, plot)))

@@ -86,7 +86,7 @@ def plan(
     if isinstance(recipe, Recipe | Mapping):
         loaded = override_recipe(recipe, given)
     else:
-        loaded = load_recipe(str(recipe), given, fetch=_fetch_recipe)
+        loaded = load_recipe(recipe, given, fetch=_fetch_recipe)
     checked = check_recipe(loaded)
     _check_published(checked, given)
     with quietly(progress) as seen:  # after mistakes in the recipe are found: torch is imported now

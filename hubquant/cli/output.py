@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hubquant.cli.hints import fitted
-from hubquant.cli.log import without_secrets
+from hubquant.cli.log import without_secrets, without_tokens
 from hubquant.cli.terminal import fitted_to_terminal, takes_escape_codes
 from hubquant.cli.text import finite
 from hubquant.errors import HubquantError
@@ -70,7 +70,7 @@ class Output:
 
     def error(self, error: HubquantError) -> None:
         parts = {"what": error.what, "why": error.why, "hint": fitted(error.hint or "", self.command)}
-        shown = {name: message(text) if text else None for name, text in parts.items()}
+        shown = {name: message(without_tokens(text)) if text else None for name, text in parts.items()}
         if self.as_json:
             say(json.dumps({"event": "error", **shown}))
             return

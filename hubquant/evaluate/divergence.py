@@ -16,6 +16,7 @@ from hubquant.evaluate.likelihood import Perplexity, mean_and_error
 from hubquant.evaluate.moments import Moments
 from hubquant.evaluate.quantiles import Quantiles
 from hubquant.evaluate.scoring import row_blocks
+from hubquant.units import measured, share
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,11 @@ class Divergence:
     kld_block_error: float | None = None
     chunks: tuple[Distribution, ...] = ()
     texts: dict[str, Divergence] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        kld, top = measured(self.kld.mean, self.kld.error), share(self.same_top, self.same_top_error)
+        ratio = measured(self.ratio, self.ratio_error)
+        return f"mean KLD {kld}, same top token {top}, PPL ratio {ratio} on {self.n_tokens} tokens"
 
 
 def summarize(chunks: Iterable[TokenStatistics], n_vocab: int, texts: Sequence[str] = ()) -> Divergence:

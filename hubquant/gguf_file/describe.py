@@ -9,6 +9,7 @@ from typing import Any
 from hubquant.gguf_file.layout import TensorEntry
 from hubquant.gguf_file.metadata import KV
 from hubquant.gguf_file.reader import GGUFFile
+from hubquant.units import size
 
 SHOWN_ITEMS = 4
 
@@ -33,6 +34,12 @@ class Description:
     def bpw(self) -> float:
         """Bits per weight of the tensor data, as llama-quantize prints it."""
         return self.nbytes * 8 / max(self.n_parameters, 1)
+
+    def __str__(self) -> str:
+        architecture = self.metadata.get("general.architecture", "no model")
+        types = ", ".join(f"{count} {name}" for name, count, _ in self.types)
+        weights = f"{self.n_parameters / 1e6:.2f} M weights"
+        return f"{architecture}, {weights}, {size(self.nbytes)}, {self.bpw:.4f} bpw: {types}"
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
@@ -64,7 +64,8 @@ def can_write(repo_id: str, *, pull_request: bool = False, retry: Retry = PATIEN
         try:
             retry.call(lambda: api.auth_check(full_id, write=not pull_request))
         except HfHubHTTPError as error:
-            if not isinstance(error, RepositoryNotFoundError) and error.response.status_code != 404:
+            missing = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
+            if not missing and error.response.status_code != 404:
                 raise
             refusal = _may_create(full_id.split("/")[0], account)
             if refusal:

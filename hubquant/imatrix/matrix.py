@@ -49,7 +49,7 @@ class Entry:
         return torch.where(counts > 0, self.in_sum2.to(torch.float32) / counts.clamp(min=1), 1.0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImportanceMatrix:
     """``entries`` by GGUF weight name; ``datasets`` in the order they were read; ``chunk_size`` in tokens.
 
@@ -62,6 +62,10 @@ class ImportanceMatrix:
     chunk_size: int
     chunk_count: int
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        chunks = f"{self.chunk_count} chunks of {self.chunk_size} tokens"
+        return f"<ImportanceMatrix of {len(self.entries)} weights: {chunks} from {', '.join(self.datasets) or '?'}>"
 
     def select(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> ImportanceMatrix:
         """With the entries that :func:`selected` names."""

@@ -21,7 +21,7 @@ from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.plan_text import plan_html, plan_text
 from hubquant.pipeline.publishing import card_template, check_license, names_in_files
 from hubquant.pipeline.tasks import RecipeTasks
-from hubquant.pipeline.work import Work, open_model, prepare
+from hubquant.pipeline.work import Work, collects, open_model, prepare
 from hubquant.publish.template import CardTemplate
 from hubquant.recipe.schema import Recipe
 from hubquant.recipe.sizes import parse_size
@@ -84,7 +84,7 @@ class Plan:
             "revision": self.source.revision,
             "architecture": self.work.component.conversion.architecture,
             "parameters": self.work.component.n_parameters,
-            "tokenizer": str(self.work.checked.vocabulary),
+            "tokenizer": self.work.checked.tokenizer,
             "steps": [{"name": s.name, "detail": s.detail, "done": s.done} for s in self.steps],
             "files": [file.as_dict() for file in self.files],
             "peak_ram_bytes": self.estimate.ram_bytes,
@@ -121,7 +121,8 @@ def make_plan(
     component = open_model(recipe.model, recipe.convert.pre_tokenizer, progress)
     if recipe.publish.to is not None:
         check_license(component.source.card, component.source.full_name, recipe.publish)
-    backend = GGUF(Split(shard_bytes), "leave imatrix.skip out", compares=True, named=names_in_files(recipe.publish))
+    runs = collects(recipe) or not recipe.evaluate.skip
+    backend = GGUF(Split(shard_bytes), "leave imatrix.skip out", compares=runs, named=names_in_files(recipe.publish))
     work = prepare(recipe, component, backend, progress, device)
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
     results = tasks_of_results(recipe)

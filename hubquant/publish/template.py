@@ -18,7 +18,7 @@ OWN = "own"  # the name of the user's template for jinja, which may be called as
 LARGEST = 1 << 20  # bytes
 HINT = "mend it there; docs/publishing.md says what a template may use"
 
-MISTAKES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+MISTAKES = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 
 Filters = Mapping[str, Callable[..., Any]]
 

@@ -31,7 +31,14 @@ def explain(error: ValidationError, origin: str, typed: Mapping[str, str]) -> Re
     path = next((path for path in typed if _is_within(name, path) or _is_within(path, name)), None)
     where = f"{origin}: {name}" if path is None else typed[path] if name == path else f"{typed[path]}: {name}"
     rest = f" (and {more} more)" if more else ""
-    write = f"write {name.rpartition('.')[2]}: " if path is None else f"write --set {name}="
+    of_a_list = any(isinstance(part, int) for part in location)  # which cannot be overridden alone
+    if path == name and not typed[path].startswith("--"):
+        write = f"write {typed[path]}="  # an argument of a function
+    elif path is None or of_a_list:
+        last = name.rpartition(".")[2]
+        write = "write " if last.isdecimal() else f"write {last}: "
+    else:
+        write = f"write --set {name}="
     match problem["type"]:
         case "extra_forbidden" | "invalid_key":
             what = f"{origin if path is None else typed[path]}: unknown key {name}{rest}"

@@ -40,13 +40,16 @@ class Override:
 
 
 def load_recipe(
-    reference: str, overrides: Sequence[str | Override] = (), *, fetch: Callable[[str], Path] | None = None
+    reference: str | os.PathLike[str],
+    overrides: Sequence[str | Override] = (),
+    *,
+    fetch: Callable[[str], Path] | None = None,
 ) -> Recipe:
     """The recipe that ``reference`` names, with ``key.path=value`` overrides applied before it is checked.
 
     ``fetch`` downloads the ``recipe.yaml`` of a Hub repository; it is needed for ``hub:org/repo`` only.
     """
-    given = list(map(_override, overrides))
+    reference, given = os.fspath(reference), list(map(_override, overrides))
     data = _read(reference, fetch)
     if reference.startswith(HUB_PREFIX):
         data = _of_a_stranger(data, reference, given)

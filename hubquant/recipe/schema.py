@@ -6,12 +6,14 @@ below the fields are their descriptions: docs/recipe.md is made of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from hubquant.recipe.backends import with_backends_merged
+from hubquant.recipe.names import branch_name
 from hubquant.recipe.references import model_reference
 from hubquant.recipe.texts import BundledText as BundledText
 from hubquant.recipe.texts import Frozen as Frozen
@@ -41,7 +43,7 @@ class ModelReference(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _of_text(cls, data: Any) -> Any:
-        return model_reference(data) if isinstance(data, str) else data
+        return model_reference(os.fspath(data)) if isinstance(data, str | os.PathLike) else data
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -250,7 +252,7 @@ class Publish(Frozen):
     and the files hubquant."""
     repo_url: Part | None = None
     """Where the files are from, ``general.repo_url`` in the files."""
-    branch: Annotated[str, Field(min_length=1)] | None = None
+    branch: Annotated[Part, AfterValidator(branch_name)] | None = None
     """The branch that is published to, made of main if it is not there."""
     create_pr: bool = False
     """Publish as a pull request. One of yours with the same title that is still open gets a further commit."""

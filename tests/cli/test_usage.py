@@ -286,3 +286,12 @@ def test_texts_that_are_no_use(
     assert expected in outcome.err
     assert "  next: " in outcome.err
     assert not list(tmp_path.glob("*.gguf"))
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_token_in_the_wrong_place_is_not_repeated(words: tuple[str, ...]) -> None:
+    token = f"hf_{'aB3' * 12}"
+    outcome = hubquant("inspect", token, *words)
+    assert outcome.code != 0
+    assert token not in outcome.out + outcome.err
+    assert "hf_model cannot be read" in hubquant("inspect", "hf_model").err

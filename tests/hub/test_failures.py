@@ -224,6 +224,11 @@ def test_no_permission_to_write_is_known_before_any_work(
     assert set(hub.repositories) == before
 
 
+def test_a_pull_request_to_what_is_gated_is_refused_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", BOB)
+    assert "org/gated is gated" in str(failure(lambda: can_write("org/gated", pull_request=True)))
+
+
 @pytest.mark.parametrize(
     ("token", "id", "full"),
     [

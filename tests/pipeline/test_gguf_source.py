@@ -153,6 +153,12 @@ def test_it_has_its_tokenizer(file: Path, tmp_path: Path) -> None:
     assert "pre-tokenizer 'gpt-22' is not known: nearest is 'gpt-2'" in refused.err
 
 
+def test_its_tokenizer_is_compared_where_a_text_is_tokenized_with_it(file: Path, tmp_path: Path) -> None:
+    line = ("plan", str(file), "--types", "Q8_0", "-o", str(tmp_path / "out"), "--json", "--set", "imatrix.skip=true")
+    assert json.loads(hubquant(*line, "--no-eval").out)["tokenizer"] == "as it is in the file"
+    assert json.loads(hubquant(*line).out)["tokenizer"].startswith("same tokens in llama.cpp")
+
+
 def test_a_recipe_takes_it_as_its_model(file: Path, small_settings: list[str], tmp_path: Path) -> None:
     planned = hubquant("plan", str(file), *small_settings, "-o", str(tmp_path / "out"), "--json")
     assert planned.code == 0, planned.err

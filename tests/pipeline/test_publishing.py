@@ -151,6 +151,7 @@ def test_a_template_may_have_the_name_of_the_packages(tmp_path: Path) -> None:
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "my-card.jinja, line 1: maximum recursion"),
         ("{% for i in range(10 ** 9) %}{% endfor %}", "my-card.jinja, line 1: Range too big"),
         ("{{ 1 / 0 }}", "my-card.jinja, line 1: division by zero"),
+        ("{{ 'a' * 10 ** 18 }}", "my-card.jinja, line 1: MemoryError"),
         ("{% include '/etc/passwd' %}", "my-card.jinja, line 1: /etc/passwd"),
         ("{{ card.files[0].divergence.kld.mean }}", None),
         ("\xff", "is not UTF-8"),

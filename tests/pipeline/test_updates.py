@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hubquant.recipe import parse_recipe
 from tests.support.cli import Outcome, hubquant
 from tests.support.localhub import LocalHub
 
@@ -95,6 +96,14 @@ def test_a_pull_request_has_the_whole_page(hub: LocalHub, tmp_path: Path) -> Non
     assert {"tiny-Q8_0.gguf", "tiny-Q4_0.gguf", "tiny-Q5_0.gguf"} <= commit.tree.keys()
     card = hub.blobs.read(commit.tree["README.md"]).decode()
     assert all(f"tiny-{type}.gguf" in card for type in ("Q8_0", "Q4_0", "Q5_0"))
+
+
+@pytest.mark.parametrize("name", ["bad branch", "refs/pr/1", "-x", "a..b", "a/", ".hidden", "x.lock", "a~1"])
+def test_what_no_branch_can_be_called_is_known_before_any_work(tmp_path: Path, name: str) -> None:
+    outcome = hubquant("plan", "demo", "--push", TARGET, f"--set=publish.branch={name}", "--out", str(tmp_path / "out"))
+    assert outcome.code == 2
+    assert f"no branch can be called {name!r}" in outcome.err
+    assert parse_recipe({"model": "demo/x", "publish": {"branch": "dev/v1.0-rc_2"}}).publish.branch == "dev/v1.0-rc_2"
 
 
 def test_a_branch_and_a_pull_request_contradict_each_other(tmp_path: Path) -> None:

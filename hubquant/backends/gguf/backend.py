@@ -36,13 +36,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckedGGUF(Checked[QuantizedFile]):
-    """``weights`` are what every file holds; ``vocabulary`` is None where the tokenizer is that of a file already."""
+    """``weights`` are what every file holds; ``vocabulary`` is None where the tokenizer is that of a file already, and
+    nothing is to be tokenized with it."""
 
     component: Component
     settings: Quantize
     weights: Weights
     vocabulary: VocabularyCheck | None
     backend: GGUF
+
+    @property
+    def tokenizer(self) -> str:
+        return "as it is in the file" if self.vocabulary is None else str(self.vocabulary)
 
     @property
     def notes(self) -> list[str]:
