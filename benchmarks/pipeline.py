@@ -2,8 +2,8 @@
 
     python -m benchmarks.pipeline [--parameters 500] [--types Q8_0,Q4_K_M,Q2_K] [--keep DIR]
 
-Each stage is one command in a process of its own, so its peak memory is its own. Weights are random: the figures are
-speeds, not qualities.
+Each stage is one command in a process of its own, so its peak memory is its own. Stages that write files verify them
+too. Weights are random: the figures are speeds, not qualities.
 """
 
 from __future__ import annotations

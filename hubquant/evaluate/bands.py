@@ -48,7 +48,7 @@ import torch
 from torch import Tensor
 
 from hubquant.quants.api import Mode
-from hubquant.quants.nearest import nearest_levels
+from hubquant.quants.compared import RowSums, row_sums
 from hubquant.quants.traits import TRAITS
 
 GROUP = 32
@@ -78,7 +78,8 @@ SMALLEST_ROW = 2.0**-10
 
 @dataclass
 class ErrorSums:
-    """Σ(x − y)² and Σx² of the rows seen so far, what the first may be, and how many rows hold something else."""
+    """Σ(x − y)² and Σx² of the rows seen so far, what the first may be, how many rows hold something else, and whether
+    all their values are finite."""
 
     type: str
     mode: Mode
@@ -86,36 +87,46 @@ class ErrorSums:
     power: float = 0.0
     allowed: float = 0.0
     bad_rows: int = 0
+    finite: bool = True
 
     def add(self, x: Tensor, y: Tensor, data: Tensor) -> None:
         """Rows [n, n_in] of the source, and of the file in float32 and in its bytes; ``n_in`` is a multiple of
         ``GROUP``."""
-        peaks = x.abs().view(len(x), -1, GROUP).amax(2)
-        small = peaks.amax(1) < SMALLEST_ROW
-        error = (x - y).double().square().sum(1)
-        power = x.double().square().sum(1)
-        allowed, of_row = self._allowed(x, data, peaks, power)
-        of_row[small] = x.shape[1] * SMALLEST_ROW**2
-        dense = (x != 0).double().mean(1) > 0.5
-        agreeing, along = (x.sign() * y.sign()).sum(1) > 0, (x.double() * y.double()).sum(1) > 0
-        elsewhere = dense & ~small & ~agreeing & ~along
-        self.bad_rows += int(((error > of_row) | elsewhere).sum())
-        self.error += float(error[~small].sum())
-        self.power += float(power[~small].sum())
+        n_in = x.shape[1]
+        rows = row_sums(x, y, data, self.type)
+        small = rows.peak < SMALLEST_ROW
+        allowed, of_row = self._allowed(x, rows)
+        of_row[small] = n_in * SMALLEST_ROW**2
+        elsewhere = (2 * rows.filled > n_in) & ~small & (rows.agreeing <= 0) & ~(rows.along > 0)
+        self.finite &= bool(rows.error.isfinite().all())
+        self.bad_rows += int((~(rows.error <= of_row) | elsewhere).sum())
+        self.error += float(rows.error[~small].sum())
+        self.power += float(rows.power[~small].sum())
         self.allowed += float(allowed[~small].sum())
 
-    def _allowed(self, x: Tensor, data: Tensor, peaks: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+    def __add__(self, other: ErrorSums) -> ErrorSums:
+        """Of the rows of both, which have one type and mode."""
+        return ErrorSums(
+            self.type,
+            self.mode,
+            self.error + other.error,
+            self.power + other.power,
+            self.allowed + other.allowed,
+            self.bad_rows + other.bad_rows,
+            self.finite and other.finite,
+        )
+
+    def _allowed(self, x: Tensor, rows: RowSums) -> tuple[Tensor, Tensor]:
         """The squared error of each row, float64 [n], as a part of the whole and by itself."""
-        found = nearest_levels(x, data, self.type)
-        if found is None:
+        if self.type in REACHES:
+            peaks = x.abs().view(len(x), -1, GROUP).amax(2)
             reach = GROUP * peaks.double().square().sum(1)
-            return REACHES[self.type] ** 2 * reach, torch.full_like(power, torch.inf)
-        nearest, step = found
-        least = (x - nearest).double().square().sum(1)
-        between = step.double().square().sum(1) / 12
+            return REACHES[self.type] ** 2 * reach, torch.full_like(rows.power, torch.inf)
         if self.mode == "exact" and self.type in FITTED_AFTERWARDS:
-            return LEAST * least + BETWEEN_FITTED * between, LEAST_OF_ROW * least + BETWEEN_FITTED_OF_ROW * between
-        return LEAST * least + BETWEEN * between, LEAST_OF_ROW * least + BETWEEN_OF_ROW * between
+            between, between_of_row = BETWEEN_FITTED, BETWEEN_FITTED_OF_ROW
+        else:
+            between, between_of_row = BETWEEN, BETWEEN_OF_ROW
+        return LEAST * rows.least + between * rows.between, LEAST_OF_ROW * rows.least + between_of_row * rows.between
 
     @property
     def relative_error(self) -> float:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hubquant.errors import VerificationError
 from hubquant.evaluate.bands import VERIFIED, ErrorSums
-from hubquant.evaluate.scoring import BLOCK_ELEMENTS
 from hubquant.gguf_file import GGUFFile
 from hubquant.quants import dequantize
 from hubquant.quants.api import Mode
 
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_SLICE = 1 << 18  # weights of one job: enough that calls cost little, and few enough for the processor's cache
+NOT_FINITE = "it holds NaN or infinite values"
 AGAIN = "delete the file and quantize again; if it happens again, report it with the names of the model and the tensor"
 
 
@@ -43,6 +49,11 @@ class FileCheck:
     worst: tuple[TensorCheck, ...]
 
 
+class _Written(NamedTuple):
+    path: Path
+    file: GGUFFile
+
+
 def verify_files(
     paths: Sequence[Path],
     source: Iterator[tuple[str, Tensor]],
@@ -55,17 +66,19 @@ def verify_files(
 
     Names and shapes must be those of the source; F32, F16 and BF16 tensors must be its rounded values; quantized ones
     must be finite and, as a whole and row by row, as near as what was quantized in that ``mode`` (see ``bands``).
-    ``advance`` is called once per tensor of the source. Raises VerificationError naming the file and the tensor,
-    GGUFError for a file that cannot be read.
+    Slices of a tensor are compared in as many threads as torch has, while the next tensor is read; no more than two
+    tensors are in memory. ``advance`` is called once per tensor of the source. Raises VerificationError naming the file
+    and the tensor, GGUFError for a file that cannot be read.
     """
-    files = [(path, GGUFFile.open(path)) for path in paths]
+    files = [_Written(path, GGUFFile.open(path)) for path in paths]
     checks: list[list[TensorCheck]] = [[] for _ in files]
     names: set[str] = set()
-    for name, tensor in source:
-        names.add(name)
-        for (path, file), found in zip(files, checks, strict=True):
-            found.append(_check_tensor(path, file, name, tensor, mode))
-        advance(1)
+    with _threads() as pool:
+        for name, found in _compared(files, source, mode, pool):
+            names.add(name)
+            for check, of_file in zip(found, checks, strict=True):
+                of_file.append(check)
+            advance(1)
     for path, file in files:
         if surplus := [name for name in file.tensors if name not in names]:
             raise _failure(path, surplus[0], "the source has no such tensor")
@@ -75,7 +88,38 @@ def verify_files(
     ]
 
 
-def _check_tensor(path: Path, file: GGUFFile, name: str, tensor: Tensor, mode: Mode) -> TensorCheck:
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """As many as torch has, which then takes no others. They end with the slices they are at."""
+    n_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(n_threads)
+    torch.set_num_threads(1)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_threads)
+
+
+def _compared(
+    files: Sequence[_Written], source: Iterator[tuple[str, Tensor]], mode: Mode, pool: ThreadPoolExecutor
+) -> Iterator[tuple[str, list[TensorCheck]]]:
+    """The checks of each tensor, one for each file. While its slices are compared the next tensor is read."""
+    waiting: tuple[str, list[list[Future[ErrorSums]]]] | None = None
+    for name, tensor in source:
+        slices = [_submit(pool, each, name, tensor, mode) for each in files]
+        if waiting:
+            yield _checked(files, *waiting)
+        waiting = name, slices
+        del tensor, slices  # the next one is read while these names would hold them
+    if waiting:
+        yield _checked(files, *waiting)
+
+
+def _submit(
+    pool: ThreadPoolExecutor, written: _Written, name: str, tensor: Tensor, mode: Mode
+) -> list[Future[ErrorSums]]:
+    path, file = written
     entry = file.tensors.get(name)
     if entry is None:
         raise _failure(path, name, "the file lacks this tensor")
@@ -84,29 +128,45 @@ def _check_tensor(path: Path, file: GGUFFile, name: str, tensor: Tensor, mode: M
     if entry.type not in FLOATS and entry.type not in VERIFIED:
         raise _failure(path, name, f"tensors of type {entry.type} are not verified")
     n_in = entry.shape[-1]
-    data, matrix = file.data(name), tensor.reshape(-1, n_in)
-    sums = ErrorSums(entry.type, mode)
-    step = max(1, BLOCK_ELEMENTS // n_in)
-    for start in range(0, len(matrix), step):
-        x = matrix[start : start + step]
-        stored = data[start : start + step]
-        y = dequantize(stored, entry.type, n_in)
-        if not y.isfinite().all():
-            raise _failure(path, name, "it holds NaN or infinite values")
-        if entry.type not in FLOATS:
-            sums.add(x.float(), y, stored)
-        elif not torch.equal(y, x.to(FLOATS[entry.type]).float()):
-            raise _failure(path, name, f"it is not the source rounded to {entry.type}")
-    if sums.relative_error > sums.limit:
-        raise _failure(
-            path,
-            name,
-            f"its values are off by {sums.relative_error:.2%} of their size, "
-            f"{sums.limit:.2%} is the most for {entry.type} with its scales",
-        )
-    if sums.bad_rows:
-        raise _failure(path, name, f"{sums.bad_rows} of its {len(matrix)} rows do not hold the source's values")
-    return TensorCheck(name, entry.type, sums.relative_error, sums.limit)
+    step = max(1, _SLICE // n_in)
+    pairs = zip(tensor.reshape(-1, n_in).split(step), file.data(name).split(step), strict=True)
+    return [pool.submit(_compare, path, name, entry.type, x, stored, mode) for x, stored in pairs]
+
+
+def _compare(path: Path, name: str, type: str, x: Tensor, stored: Tensor, mode: Mode) -> ErrorSums:
+    """Some rows of the source [rows, n_in] with the file's bytes uint8 [rows, row_bytes]."""
+    sums = ErrorSums(type, mode)
+    if floats := FLOATS.get(type):
+        y = stored.view(floats)
+        if not torch.stack(y.aminmax()).isfinite().all():
+            raise _failure(path, name, NOT_FINITE)
+        if not torch.equal(y, x.to(floats)):
+            raise _failure(path, name, f"it is not the source rounded to {type}")
+    else:
+        sums.add(x.float(), dequantize(stored, type, x.shape[1]), stored)
+        if not sums.finite:
+            raise _failure(path, name, NOT_FINITE)
+    return sums
+
+
+def _checked(
+    files: Sequence[_Written], name: str, slices: Sequence[Sequence[Future[ErrorSums]]]
+) -> tuple[str, list[TensorCheck]]:
+    found = []
+    for (path, file), parts in zip(files, slices, strict=True):
+        entry = file.tensors[name]
+        sums = reduce(add, (part.result() for part in parts))
+        if sums.relative_error > sums.limit:
+            raise _failure(
+                path,
+                name,
+                f"its values are off by {sums.relative_error:.2%} of their size, "
+                f"{sums.limit:.2%} is the most for {entry.type} with its scales",
+            )
+        if sums.bad_rows:
+            raise _failure(path, name, f"{sums.bad_rows} of its {entry.rows} rows do not hold the source's values")
+        found.append(TensorCheck(name, entry.type, sums.relative_error, sums.limit))
+    return name, found
 
 
 def _failure(path: Path, name: str, why: str) -> VerificationError:

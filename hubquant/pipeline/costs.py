@@ -17,7 +17,7 @@ LIBRARIES_BYTES = 1 << 30  # the interpreter with torch, transformers and compil
 ENTRY_BYTES = 1 << 10  # names and counts of an entry of an importance matrix
 LOGIT_COPIES = 6  # logits, log-probabilities of both models, their difference and two temporaries
 REPORT_BYTES = 35  # of each token of a text, of which half are scored: its statistics, and what a kill leaves of them
-VERIFY_COPIES = 3  # a tensor as read, in fp32, and what a file has in its place
+VERIFY_COPIES = 3  # a tensor as read, one that is being read, and what that is made of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
