@@ -129,7 +129,7 @@ def _submit(
         raise _failure(path, name, f"tensors of type {entry.type} are not verified")
     n_in = entry.shape[-1]
     step = max(1, _SLICE // n_in)
-    pairs = zip(tensor.reshape(-1, n_in).split(step), file.data(name).split(step), strict=True)
+    pairs = zip(torch.split(tensor.reshape(-1, n_in), step), torch.split(file.data(name), step), strict=True)
     return [pool.submit(_compare, path, name, entry.type, x, stored, mode) for x, stored in pairs]
 
 

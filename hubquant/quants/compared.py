@@ -53,16 +53,16 @@ def row_sums(x: Tensor, y: Tensor, data: Tensor, type: str) -> RowSums:
     levels = TRAITS[type].levels
     if levels is None:
         none = torch.zeros(len(x), x.shape[1] // LANES)
-        return RowSums(*_sums(x, y, none, none, 0, ()), between=none.sum(1).double())
+        return _sums(x, y, none, none, 0, (), none.sum(1).double())
     low, high = _ends(data, type, levels)
     steps = levels.count - 1
     step = (high - low) / steps
     between = step.double().square().sum(1) / 12 * (x.shape[1] // low.shape[1])
     if levels.places is None:
-        return RowSums(*_sums(x, y, low, step, steps, ()), between=between)
+        return _sums(x, y, low, step, steps, (), between)
     first, last = levels.places[0], levels.places[-1]
     places = [(place - first) / (last - first) for place in levels.places]
-    return RowSums(*_sums(x, y, low, high - low, steps, places), between=between)
+    return _sums(x, y, low, high - low, steps, places, between)
 
 
 def _ends(data: Tensor, type: str, levels: Levels) -> tuple[Tensor, Tensor]:
@@ -90,8 +90,10 @@ def _filled(blocks: Tensor, fmt: TypeFormat, byte: int) -> Tensor:
     return blocks
 
 
-def _sums(x: Tensor, y: Tensor, low: Tensor, unit: Tensor, top: int, places: Sequence[float]) -> list[Tensor]:
-    """The first seven of ``RowSums``; levels as :func:`comparing.sums_of_rows` takes them."""
+def _sums(
+    x: Tensor, y: Tensor, low: Tensor, unit: Tensor, top: int, places: Sequence[float], between: Tensor
+) -> RowSums:
+    """Levels are as :func:`comparing.sums_of_rows` takes them."""
     known = np.array(places, np.float32)
     bounds = np.concatenate([known[:1], (known[1:] + known[:-1]) / 2])
 
@@ -108,4 +110,5 @@ def _sums(x: Tensor, y: Tensor, low: Tensor, unit: Tensor, top: int, places: Seq
     sums = run(1)
     if not (fine := sums.isfinite().all(1)).all():
         sums = torch.where(fine[:, None], sums, run(_SMALLER))
-    return list(sums.unbind(1))
+    error, least, power, along, agreeing, filled, peak = sums.unbind(1)
+    return RowSums(error, least, power, along, agreeing, filled, peak, between)
