@@ -31,6 +31,7 @@ class Result:
     value: float
 
 
+# huggingface_hub's metadata_load has no limit on what aliases expand to, and raises for what is no mapping.
 def read_front_matter(text: str) -> dict[str, Any]:
     """The mapping between the ``---`` lines as plain JSON values; empty where there is none or it is not plain YAML.
 

@@ -25,6 +25,7 @@ class Sent:
                 self._advance(new)
 
 
+# The client itself tells of an upload by drawing tqdm's bars alone.
 class WatchedAdd(CommitOperationAdd):
     """An addition that tells how far the client has read it for an upload over HTTP. What Xet sends is told when it is
     there: hf_xet reads the file itself."""
