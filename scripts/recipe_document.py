@@ -59,6 +59,7 @@ evaluate:
     - {plugin: "my_source.py:MySource", langs: [en, de], samples: 500, skip: 1000}
   chunk_size: 512
   chunks: 48
+  way: streamed
 gates: {kld_mean: {Q4_K_M: 0.05}}
 publish:
   to: me/Qwen3-0.6B-GGUF

@@ -20,7 +20,7 @@ from hubquant.gguf_file.splitting import Limit, split
 from hubquant.gguf_file.stored import read_model
 from hubquant.imatrix import ImportanceMatrix, save
 from hubquant.imatrix.matrix import Entry
-from hubquant.observe.snapshot import Snapshot, write_snapshot
+from hubquant.models.snapshot import Snapshot, write_snapshot
 from hubquant.pipeline.output_folder import OutputFolder
 from tests.support.disks import mounted
 from tests.support.evaluation import random_chunks

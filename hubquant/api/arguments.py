@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Overrides = str | Sequence[str | Override] | Mapping[str, Any]
 Names = str | Path | Sequence[str | Path]
 Offload = Literal["auto", "none", "cpu", "disk", "stream"]
+Way = Literal["auto", "stored", "streamed"]
 Types = str | Sequence[str | Mapping[str, Any]]
 """Types of llama-quantize, or named ones such as {"name": "Q4_K_L", "type": "Q4_K_M", "output_tensor": "Q8_0"}."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from hubquant.api.arguments import Names, Offload, check_least, checked, listed, open_store, quietly
+from hubquant.api.arguments import Names, Offload, Way, check_least, checked, listed, open_store, quietly
 from hubquant.bars import Bars
 from hubquant.errors import UserError
 
@@ -97,6 +97,7 @@ def evaluate(
     file: Names = (),
     chunks: int = 48,
     chunk_size: int = 512,
+    way: Way = "auto",
     out: Path | str | None = None,
     plot: Path | str | None = None,
     device: Device = "auto",
@@ -128,6 +129,7 @@ def evaluate(
     chunks: int = 48,
     chunk_size: int = 512,
     ppl_stride: int | None = None,
+    way: Way = "auto",
     out: Path | str | None = None,
     plot: Path | str | None = None,
     device: Device = "auto",
@@ -137,15 +139,23 @@ def evaluate(
     """How far the GGUF file ``model`` is from ``baseline``; without one, the perplexity of any model.
 
     ``baseline`` is the source model, whose predictions are computed and kept in the store, or a file ending with .h5
-    that ``hubquant evaluate baseline`` wrote, which holds the text too. ``file`` names text, jsonl or parquet files or
-    Hub datasets, by default the bundled text, of which at most ``chunks`` chunks of ``chunk_size`` tokens are read;
-    the second half of each is scored, as llama-perplexity does. With ``ppl_stride`` the perplexity is that of windows
-    which begin so many tokens after each other. With a ``baseline`` the statistics of every token are written to the
-    HDF5 file ``out``, and pictures of their distribution and of the chunks to the folder ``plot``.
+    that ``hubquant evaluate baseline`` wrote, which holds the text too. ``way`` is for source models larger than
+    memory: ``streamed`` has one block of a model in memory at a time, ``stored`` whole models, and ``auto`` streams
+    what does not fit. ``file`` names text, jsonl or parquet files or Hub datasets, by default the bundled text, of
+    which at most ``chunks`` chunks of ``chunk_size`` tokens are read; the second half of each is scored, as
+    llama-perplexity does. With ``ppl_stride`` the perplexity is that of windows which begin so many tokens after each
+    other. With a ``baseline`` the statistics of every token are written to the HDF5 file ``out``, and pictures of their
+    distribution and of the chunks to the folder ``plot``.
 
     Raises ``HubquantError``.
     """
-    recipe = checked({"chunks": ("evaluate.chunks", chunks), "chunk_size": ("evaluate.chunk_size", chunk_size)})
+    evaluated = checked(
+        {
+            "chunks": ("evaluate.chunks", chunks),
+            "chunk_size": ("evaluate.chunk_size", chunk_size),
+            "way": ("evaluate.way", way),
+        }
+    ).evaluate
     if ppl_stride is not None:
         check_least("ppl_stride", ppl_stride, 1)
         if baseline is not None:
@@ -154,16 +164,14 @@ def evaluate(
         raise UserError("out and plot are for divergences", hint="name a baseline, or leave them out")
     opened = open_store(store)
     with quietly(progress) as seen:
-        from hubquant.commands import measure
+        from hubquant.commands import divergence, measure
         from hubquant.commands.flags import Text, text_sources
         from hubquant.commands.job import carry_out
 
-        settings = recipe.evaluate
-        text = Text(text_sources(listed(file), settings.sources), settings.chunks, settings.chunk_size)
+        text = Text(text_sources(listed(file), evaluated.sources), evaluated.chunks, evaluated.chunk_size)
         if baseline is None:
             return carry_out(measure.perplexity(str(model), text, opened, seen, device, ppl_stride), opened, seen)
-        shown = measure.Shown(*(None if path is None else Path(path) for path in (out, plot)))
-        if Path(baseline).suffix == ".h5":
-            return carry_out(measure.divergence(Path(model), Path(baseline), opened, device, shown), opened, seen)
-        job = measure.divergence_from(Path(model), str(baseline), text, opened, seen, device, shown)
-        return carry_out(job, opened, seen)
+        shown = divergence.Shown(*(None if path is None else Path(path) for path in (out, plot)))
+        compared = divergence.Baseline(str(baseline), text, evaluated.way, device)
+        job = divergence.divergences([Path(model)], compared, opened, seen, shown)
+        return carry_out(job, opened, seen)[0]

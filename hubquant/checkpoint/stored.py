@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
@@ -35,3 +36,25 @@ def stored_tensors(checkpoint: Checkpoint) -> dict[str, Stored]:
     parts = {name + suffix for name in packed for suffix in (BLOCKS, SCALES)}
     plain = {name: Stored(checkpoint, name) for name in checkpoint.tensors if name not in parts}
     return plain | {name: StoredMXFP4(checkpoint, name) for name in packed}
+
+
+class CheckpointWeights:
+    """Weights of a checkpoint to be streamed: what is stored of them are they themselves, in the checkpoint's dtype."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint, self._stored = checkpoint, stored_tensors(checkpoint)
+
+    @property
+    def names(self) -> Collection[str]:
+        return self._stored.keys()
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        # What a checkpoint gives lies in its file until it is used; a copy is there when the block's turn comes.
+        return {name: self._stored[name][...].clone() for name in names}
+
+    def decode(self, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return stored
+
+    def matrix(self, name: str) -> torch.Tensor:
+        """As it lies in its file; one of FP8 is in memory."""
+        return self._checkpoint.read(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from hubquant.cli.usage import Command, Group
 if TYPE_CHECKING:
     from hubquant.commands.flags import Text
     from hubquant.devices import Device
+    from hubquant.evaluate import Divergence
     from hubquant.evaluate.choice_files import Test
 
 app = typer.Typer(cls=Group, help="Measure perplexity, KL divergence and scores of tests.", rich_markup_mode=None)
@@ -35,6 +36,10 @@ TasksOption = Annotated[
 SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Chooses the tasks; 1 as llama-perplexity does.")]
 ConfigOption = Annotated[str | None, typer.Option(help="The configuration of a Hub dataset that has several.")]
 SplitOption = Annotated[str | None, typer.Option(help="The split of a Hub dataset.")]
+WayOption = Annotated[
+    Literal["auto", "stored", "streamed"],
+    typer.Option("--way", help="For models larger than memory; streamed has one block in memory at a time."),
+]
 
 
 @app.command(cls=Command)
@@ -65,9 +70,21 @@ def baseline(
 
 
 @app.command("run", cls=Command)
-def run_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="The file to measure.")],
-    baseline: Annotated[Path, typer.Option("--baseline", "-b", help="What `hubquant evaluate baseline` wrote.")],
+def run_files(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.gguf...", help="The files to measure.")],
+    baseline: Annotated[
+        str,
+        typer.Option(
+            "--baseline",
+            "-b",
+            metavar="B.h5|MODEL",
+            help="What `hubquant evaluate baseline` wrote, or the source model: a Hub id, a folder or a GGUF file.",
+        ),
+    ],
+    texts: TextOption = None,
+    chunks: ChunksOption = 48,
+    chunk_size: ChunkSizeOption = 512,
+    way: WayOption = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the statistics of every token to this HDF5 file.")
     ] = None,
@@ -81,18 +98,41 @@ def run_file(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure how far a GGUF file is from its source model."""
-    from hubquant.commands.measure import Shown, divergence
-    from hubquant.publish.table import chunk_table, divergence_table, plain
+    """Measure how far GGUF files are from their source model."""
+    from hubquant.commands.divergence import Baseline, Shown, divergences
+    from hubquant.errors import UserError
 
+    compared = Baseline(baseline, _text(texts, chunks, chunk_size), way, device)
+    if compared.is_stored and (texts or way != "auto"):
+        raise UserError(
+            f"{'--file' if texts else '--way'} is for a model as the baseline",
+            why=f"{baseline} holds predictions on the text that it was written with",
+            hint=f"leave it out, or name the model with --baseline in the place of {baseline}",
+        )
     finish(
-        lambda store, _progress: divergence(file, baseline, store, device, Shown(out, plot)),
+        lambda store, progress: divergences(files, compared, store, progress, Shown(out, plot)),
         store,
         dry_run,
         Output(as_json=as_json, quiet=quiet),
-        asdict,
-        lambda found: divergence_table(found) + (f"\n{plain(chunk_table(found))}" if by_chunk else ""),
+        lambda measured: _divergences_data(files, measured),
+        lambda measured: _divergences_text(files, measured, by_chunk),
     )
+
+
+def _divergences_data(files: list[Path], measured: list[Divergence]) -> Any:
+    if len(measured) == 1:
+        return asdict(measured[0])
+    return [{"file": str(file), **asdict(found)} for file, found in zip(files, measured, strict=True)]
+
+
+def _divergences_text(files: list[Path], measured: list[Divergence], by_chunk: bool) -> str:
+    """One file with all its statistics, several beside each other."""
+    from hubquant.publish.table import chunk_table, divergence_table, files_table, plain
+
+    named = list(zip((file.name for file in files), measured, strict=True))
+    whole = divergence_table(measured[0]) if len(named) == 1 else plain(files_table(named))
+    chunks = [f"\n{name}\n{plain(chunk_table(found))}" for name, found in named] if by_chunk else []
+    return "".join([whole, *chunks])
 
 
 @app.command(cls=Command)

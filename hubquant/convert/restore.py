@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import of_gguf
 from hubquant.convert.config import make_config
 from hubquant.convert.rules.rope import FREQS, apply_freqs
-from hubquant.convert.tables import Shape
+from hubquant.convert.tables import Bundle
 from hubquant.errors import CheckpointError, GGUFError
 from hubquant.gguf_file.reader import GGUFFile
 from hubquant.models.load import quiet
@@ -47,7 +47,7 @@ def read_state_dict(gguf: GGUFFile) -> Iterator[tuple[str, torch.Tensor]]:
     """
     architecture, config = read_config(gguf)
     bundles = list(architecture.bundles(config))
-    _check(gguf, {name: shape for bundle in bundles for name, shape in bundle.targets.items()})
+    check_tensors(gguf, bundles)
     for bundle in bundles:
         if bundle.sources:
             restored = bundle.inverse([read_tensor(gguf, name) for name in bundle.targets])
@@ -123,7 +123,9 @@ def load_model(source: str | os.PathLike[str] | GGUFFile, device: str | torch.de
     return loaded
 
 
-def _check(gguf: GGUFFile, shapes: dict[str, Shape]) -> None:
+def check_tensors(gguf: GGUFFile, bundles: Iterable[Bundle]) -> None:
+    """Raises ``GGUFError`` where tensors are missing, unknown, or of other shapes than the ``bundles`` have."""
+    shapes = {name: shape for bundle in bundles for name, shape in bundle.targets.items()}
     missing = [name for name in shapes if name not in gguf.tensors]
     unknown = [name for name in gguf.tensors if name not in shapes and name != FREQS]
     if missing or unknown:

@@ -85,7 +85,7 @@ def estimate(tasks: Iterable[Task[Any]], left: Tasks, rates: Mapping[str, float]
         steps(tasks, left),
         ram_bytes=max((cost.ram_bytes for cost in costs), default=0),
         device_bytes=max((cost.device_bytes for cost in costs), default=0),
-        disk_bytes=sum(cost.disk_bytes for cost in costs),
+        disk_bytes=sum(cost.disk_bytes for cost in costs) + max((cost.scratch_bytes for cost in costs), default=0),
         download_bytes=sum(cost.download_bytes for cost in costs),
         seconds=_seconds(left, rates),
     )

@@ -33,11 +33,13 @@ def fingerprint(made_from: Any) -> str:
 @dataclass(frozen=True)
 class Cost:
     """Upper estimates in bytes. ``work`` is what the time is proportional to, in a unit of the task's kind, such as
-    weights times tokens; ``download_bytes`` are those that are not on this machine yet."""
+    weights times tokens; ``scratch_bytes`` are on the disk only while the task is made, and ``download_bytes`` are
+    those that are not on this machine yet."""
 
     ram_bytes: int = 0
     device_bytes: int = 0
     disk_bytes: int = 0
+    scratch_bytes: int = 0
     download_bytes: int = 0
     work: float = 0.0
 

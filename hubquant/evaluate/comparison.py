@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -49,12 +49,20 @@ def compare(
     finally:
         if store:
             store.close()
+    return conclude(finished, baseline.n_chunks, baseline.n_vocab, texts, report)
+
+
+def conclude(
+    finished: Iterable[np.ndarray], n_chunks: int, n_vocab: int, texts: Sequence[str] = (), report: Path | None = None
+) -> Divergence:
+    """Of the first ``n_chunks`` records of ``finished``, each of all ``FIELDS`` of a chunk in turn; ``texts``
+    and ``report`` are those of :func:`compare`."""
 
     def tokens() -> Iterator[TokenStatistics]:
-        for values in islice(finished, baseline.n_chunks):
+        for values in islice(finished, n_chunks):
             yield TokenStatistics(*torch.tensor(values).reshape(len(FIELDS), -1))
 
-    divergence = summarize(tokens(), baseline.n_vocab, texts)
+    divergence = summarize(tokens(), n_vocab, texts)
     if report:
         write_report(report, tokens(), divergence, texts)
     return divergence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,10 @@ N_PROMPTS = 8
 N_CTX = 512
 TOP = 10
 LEAST_AGREEMENT = 0.5
+TIMEOUT = 900.0  # seconds
+
+NextTokens = Callable[[Sequence[torch.Tensor]], Sequence[int]]
+"""The most probable token after each of some prompts, ids [n] each."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,16 @@ class RuntimeCheck:
 def runtime_check(
     path: Path,
     tokenizer: PreTrainedTokenizerBase,
-    runner: Runner,
+    next_tokens: NextTokens,
     *,
     without: Collection[str] = (),
     add_special: bool = True,
     threads: int = 1,
-    timeout: float = 900.0,
+    timeout: float = TIMEOUT,
     least_agreement: float = LEAST_AGREEMENT,
 ) -> RuntimeCheck:
-    """Load ``path`` (the first shard of several) in llama.cpp and compare it with the source's tokenizer and the model
-    of ``runner``.
+    """Load ``path`` (the first shard of several) in llama.cpp and compare it with the source's tokenizer and with what
+    a model predicts.
 
     The ids of a multilingual text must be the tokenizer's, with what it puts around a text if ``add_special`` says so
     (``without`` names parts that llama.cpp is known to split otherwise). For at least ``least_agreement`` of the
@@ -88,7 +92,7 @@ def runtime_check(
         ) from None
     if reply["ids"] != [ids]:
         raise _other_tokens(path, reply["ids"][0], ids, tokenizer)
-    tops = [int(runner(torch.tensor(prompt))[-1].argmax()) for prompt in prompts]
+    tops = next_tokens([torch.tensor(prompt) for prompt in prompts])
     n_agreeing = sum(top in found for top, found in zip(tops, reply["top"], strict=True))
     if n_agreeing < least_agreement * len(prompts):
         raise VerificationError(
@@ -98,6 +102,11 @@ def runtime_check(
         )
     n_same_top = sum(top == found[0] for top, found in zip(tops, reply["top"], strict=True))
     return RuntimeCheck(None, len(prompts), n_agreeing, n_same_top, installed_version())
+
+
+def predicted_by(runner: Runner) -> NextTokens:
+    """What ``runner`` predicts, which runs one prompt after the other."""
+    return lambda prompts: [int(runner(prompt)[-1].argmax()) for prompt in prompts]
 
 
 def _other_tokens(

@@ -103,7 +103,7 @@ class BlockStream:
             ahead = reader.submit(self.weights.read, first) if first < self.n_blocks else None
             for number in range(first, self.n_blocks):
                 assert ahead is not None
-                self.weights.load(ahead.result())
+                self.weights.load(number, ahead.result())
                 ahead = reader.submit(self.weights.read, number + 1) if number + 1 < self.n_blocks else None
                 self._next = number + 1
                 yield number

@@ -4,32 +4,59 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.finite import check_finite
-from hubquant.checkpoint.stored import stored_tensors
 from hubquant.errors import CheckpointError
 from hubquant.models.load import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+ROWS_ELEMENTS = 1 << 24
+"""Weights of the output layer in memory at a time: 64 MB in float32, whatever the size of the vocabulary."""
+
+Stored = dict[str, torch.Tensor]
+"""What was read of some weights, as it is stored."""
+
+
+class Matrix(Protocol):
+    """A matrix on disk of which rows are read."""
+
+    def __getitem__(self, rows: Any, /) -> torch.Tensor:
+        """Floats [n, columns] of some rows: a slice, or their numbers."""
+
+
+class WeightReader(Protocol):
+    """Weights by the names that checkpoints have for them today."""
+
+    @property
+    def names(self) -> Collection[str]: ...
+
+    def read(self, names: Iterable[str]) -> Stored:
+        """What is stored of these weights, in memory of its own."""
+
+    def decode(self, stored: Stored) -> Mapping[str, torch.Tensor]:
+        """These weights in floats, by their names. ``stored`` is emptied meanwhile."""
+
+    def matrix(self, name: str) -> Matrix:
+        """A weight [rows, columns]."""
+
 
 class StreamedWeights:
     """A model without weights (``skeleton``), and its weights to put into it, in float32 on ``device``.
 
-    ``checkpoint`` has the names of today and plain floats; ``blocks_path`` is where the list of blocks is in the model
-    and in the checkpoint, ``output`` what the checkpoint calls the output layer, and ``token_tables`` are the names of
-    its matrices with a row for each token. Nothing is read before :meth:`load_rest`.
+    ``blocks_path`` is where the list of blocks is in the model and in the names of ``reader``, ``output`` what these
+    call the output layer, and ``token_tables`` are the names of its matrices with a row for each token. Nothing is read
+    before :meth:`load_rest`.
     """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        reader: WeightReader,
         config: Any,
         blocks_path: str,
         output: str,
@@ -46,42 +73,37 @@ class StreamedWeights:
         self.skeleton.eval().requires_grad_(False)
         self._output: Any = self.skeleton.get_output_embeddings()
         self.blocks: list[Any] = list(self.skeleton.get_submodule(blocks_path))
-        self._checkpoint, self._prefix, self._device = checkpoint, f"{blocks_path}.", device
-        self._stored = stored_tensors(checkpoint)
+        self._reader, self._prefix, self._device = reader, f"{blocks_path}.", device
         self._token_tables: dict[str, Any] = {
             name: self.skeleton.get_submodule(name.removesuffix(".weight")) for name in token_tables
         }
-        self._output_names = [name for name in checkpoint.tensors if name.startswith(f"{output}.")]
+        self._output_names = [name for name in reader.names if name.startswith(f"{output}.")]
         self._mapping: Any = get_model_conversion_mapping(self.skeleton)
         for module in self.skeleton.modules():
             for name, buffer in module._buffers.items():
                 module._buffers[name] = None if buffer is None else buffer.to(device)
 
-    def read(self, block: int) -> dict[str, torch.Tensor]:
-        """The tensors of a block as the checkpoint has them: names, dtypes and shapes are its own.
+    @property
+    def n_vocab(self) -> int:
+        """How many logits a token has."""
+        return int(self._output.weight.shape[0])
 
-        Raises ``CheckpointError`` for weights that are not finite.
-        """
+    def read(self, block: int) -> Stored:
+        """The weights of a block, as they are stored."""
         prefix = f"{self._prefix}{block}."
-        return self._read(name for name in self._stored if name.startswith(prefix))
+        return self._reader.read([name for name in self._reader.names if name.startswith(prefix)])
 
-    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put tensors with a checkpoint's names and shapes into the skeleton, in float32 and fused as transformers has
-        them. Raises ``CheckpointError`` when they do not fit."""
-        from transformers.core_model_loading import convert_and_load_state_dict_in_model
-        from transformers.modeling_utils import LoadStateDictConfig
+    def load(self, block: int, stored: Stored) -> None:
+        """Put what was read of a block into the skeleton, in float32 and fused as transformers has it.
 
-        settings = LoadStateDictConfig(
-            dtype=torch.float32, weight_mapping=self._mapping, device_map={"": torch.device(self._device)}
-        )
-        with quiet():
-            found, _ = convert_and_load_state_dict_in_model(self.skeleton, dict(tensors), settings)
-        if found.conversion_errors or found.mismatched_keys:
+        Raises ``CheckpointError`` for weights that are not finite, that do not fit, or that are missing.
+        """
+        self._load(stored)
+        if lacking := [name for name, x in self.blocks[block].named_parameters() if x.is_meta]:
             raise CheckpointError(
-                f"weights of {next(iter(tensors))} do not fit transformers' model",
-                hint="compare config.json and the weights with the original repository",
+                f"block {block} lacks {len(lacking)} of its weights, first {lacking[0]}",
+                hint="compare the files with those of the repository that the model comes from",
             )
-        _give_back()
 
     def unload(self, block: int) -> None:
         for module in self.blocks[block].modules():
@@ -96,35 +118,47 @@ class StreamedWeights:
         tables = self._token_tables
         names = [
             name
-            for name in self._stored
+            for name in self._reader.names
             if not name.startswith(self._prefix) and name not in self._output_names and name not in tables
         ]
-        self.load(self._read(names))
+        self._load(self._reader.read(names))
         for name, module in tables.items():
             # A table may be shorter than the vocabulary, and then gives the others the row of token 0.
             present = torch.tensor(sorted({0, *tokens.flatten().tolist()}))
             present = present[present < module.num_embeddings]
-            rows = self._checkpoint.read_rows(name, present.tolist())
+            rows = self._reader.matrix(name)[present]
             module.weight = torch.nn.Parameter(rows.float().to(self._device), requires_grad=False)
             module.padding_idx = None
             module.register_forward_pre_hook(_Renumbered(present.to(self._device)))
 
-    def load_output(self) -> None:
-        """The output layer, which may be the same matrix as the embedding."""
-        if self._output_names:
-            self.load(self._read(self._output_names))
-        if self._output.weight.is_meta:
+    def open_output(self) -> None:
+        """Let the output layer, which may be the same matrix as the embedding, read its rows when they are used."""
+        weight = [name for name in self._output_names if name.endswith(".weight")]
+        self._load(self._reader.read([name for name in self._output_names if name not in weight]))
+        if not weight:
             embedding = self.skeleton.get_input_embeddings()
-            (name,) = (name for name, module in self._token_tables.items() if module is embedding)
-            whole = self._checkpoint.read(name).float().to(self._device)
-            self._output.weight = torch.nn.Parameter(whole, requires_grad=False)
+            weight = [name for name, module in self._token_tables.items() if module is embedding]
+        (name,) = weight
+        self._output.forward = _ByRows(name, self._reader.matrix(name), self._output)
 
-    def _read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        # What a checkpoint gives lies in its file until it is used; a copy is there when the block's turn comes.
-        tensors = {name: self._stored[name][...].clone() for name in names}
+    def _load(self, stored: Stored) -> None:
+        from transformers.core_model_loading import convert_and_load_state_dict_in_model
+        from transformers.modeling_utils import LoadStateDictConfig
+
+        tensors = self._reader.decode(stored)
         for name, x in tensors.items():
             check_finite(name, x)
-        return tensors
+        settings = LoadStateDictConfig(
+            dtype=torch.float32, weight_mapping=self._mapping, device_map={"": torch.device(self._device)}
+        )
+        with quiet():
+            found, _ = convert_and_load_state_dict_in_model(self.skeleton, dict(tensors), settings)
+        if found.conversion_errors or found.mismatched_keys:
+            raise CheckpointError(
+                f"weights of {next(iter(tensors))} do not fit transformers' model",
+                hint="compare config.json and the weights with the original repository",
+            )
+        _give_back()
 
 
 def _give_back() -> None:
@@ -142,3 +176,21 @@ class _Renumbered:
 
     def __call__(self, _module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (torch.searchsorted(self._present, args[0]), *args[1:])
+
+
+class _ByRows:
+    """The output layer, of whose matrix a few rows are in memory at a time, for each input again."""
+
+    def __init__(self, name: str, matrix: Matrix, layer: torch.nn.Linear) -> None:
+        self._name, self._matrix, self._layer = name, matrix, layer
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        n_rows, n_columns = self._layer.weight.shape
+        result = x.new_empty((*x.shape[:-1], n_rows))
+        step = max(1, ROWS_ELEMENTS // n_columns)
+        for start in range(0, n_rows, step):
+            rows = slice(start, start + step)
+            weight = self._matrix[rows]
+            check_finite(self._name, weight)
+            result[..., rows] = torch.nn.functional.linear(x, weight.to(x.device, x.dtype))
+        return result if self._layer.bias is None else result.add_(self._layer.bias)

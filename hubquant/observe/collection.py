@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,16 +15,15 @@ import torch
 from hubquant.calibration.chunks import Chunks
 from hubquant.errors import ImatrixError
 from hubquant.imatrix.matrix import CALIBRATION, Entry, ImportanceMatrix
+from hubquant.models.snapshot import SNAPSHOT_SECONDS, KeptState, Snapshot
 from hubquant.models.taps.observer import Observer, Together
 from hubquant.models.taps.tap import Reordered, Tap, attached
-from hubquant.observe.snapshot import Snapshot, read_snapshot, write_snapshot
 from hubquant.observe.sums import InputSums
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SNAPSHOT_SECONDS = 30.0
 OUTPUT = "output.weight"
 
 Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -137,25 +135,14 @@ class Collection:
         self.done = state.chunks_done
 
 
-class Keeper:
-    """Keeps the state of a collection in a file, so that a killed run goes on from there."""
-
-    def __init__(
-        self, keeping: SnapshotPlace | None, model: PreTrainedModel, collection: Collection, **settings: object
-    ) -> None:
-        self._keeping = keeping
-        self._fingerprint = fingerprint(model, collection, {**settings, "source": keeping.source}) if keeping else ""
-        self._saved_at, self._took = time.monotonic(), 0.0
-
-    def found(self) -> Snapshot | None:
-        return read_snapshot(self._keeping.path, self._fingerprint) if self._keeping else None
-
-    def keep(self, state: Callable[[], Snapshot], *, last: bool) -> None:
-        start = time.monotonic()
-        if self._keeping and (last or start - self._saved_at >= max(self._keeping.seconds, 20 * self._took)):
-            write_snapshot(self._keeping.path, state(), self._fingerprint)
-            self._saved_at = time.monotonic()
-            self._took = self._saved_at - start
+def kept_state(
+    keeping: SnapshotPlace | None, model: PreTrainedModel, collection: Collection, **settings: object
+) -> KeptState | None:
+    """The file that a killed collection goes on from."""
+    if keeping is None:
+        return None
+    known = fingerprint(model, collection, {**settings, "source": keeping.source})
+    return KeptState(keeping.path, known, keeping.seconds)
 
 
 def fingerprint(model: PreTrainedModel, collection: Collection, settings: Mapping[str, object]) -> str:

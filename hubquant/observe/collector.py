@@ -12,7 +12,7 @@ from hubquant.calibration.chunks import Chunks
 from hubquant.models.language_model import where_it_runs
 from hubquant.models.taps.observer import Observer
 from hubquant.models.taps.tap import Tap
-from hubquant.observe.collection import Collection, CollectionRequest, Keeper, SnapshotPlace
+from hubquant.observe.collection import Collection, CollectionRequest, SnapshotPlace, kept_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,8 +46,8 @@ def collect(
     """
     collection = Collection.of(chunks, taps, wanted, observers)
     batch = batch_chunks(chunks.chunk_size, batch_tokens)
-    keeper = Keeper(keeping, model, collection, batch=batch)
-    if found := keeper.found():
+    kept = kept_state(keeping, model, collection, batch=batch)
+    if kept and (found := kept.found()):
         collection.resume(found)
         advance(collection.done)
     forward = _Forward(model, wanted)
@@ -58,7 +58,8 @@ def collect(
             collection.done += n
             advance(n)
             watch(collection)
-            keeper.keep(collection.state, last=collection.done == len(chunks))
+            if kept:
+                kept.keep(collection.state, last=collection.done == len(chunks))
     return collection
 
 

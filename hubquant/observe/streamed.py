@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hubquant.calibration.chunks import Chunks
+from hubquant.models.passes import output_of, outputs_of
+from hubquant.models.snapshot import Snapshot
 from hubquant.models.taps.observer import Observer
 from hubquant.models.taps.tap import Tap
-from hubquant.observe.collection import Collection, CollectionRequest, Keeper, SnapshotPlace
+from hubquant.observe.collection import Collection, CollectionRequest, SnapshotPlace, kept_state
 from hubquant.observe.collector import run_model
-from hubquant.observe.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from hubquant.models.stream import BlockOutput, BlockPass, BlockStream
-
-_HIDDEN = "hidden"
-_LEAVES = "leaves"
+    from hubquant.models.stream import BlockPass, BlockStream
 
 
 def collect_streamed(
@@ -37,8 +35,8 @@ def collect_streamed(
     ``advance`` counts chunks passing a block. A killed collection goes on after the last block whose state was kept.
     """
     collection = Collection.of(chunks, taps, wanted, observers)
-    keeper = Keeper(keeping, stream.model, collection, streamed=True)
-    found = keeper.found()
+    kept = kept_state(keeping, stream.model, collection, streamed=True)
+    found = kept.found() if kept else None
     first = 0
     if found:
         first = found.chunks_done  # blocks, here
@@ -51,7 +49,7 @@ def collect_streamed(
         def forward(ids: torch.Tensor) -> Any:
             return run_model(stream.model, ids, wanted)
 
-        waiting = [_output(found, i) if found else None for i in range(len(chunks))]
+        waiting = [output_of(found.tensors, i) if found else None for i in range(len(chunks))]
         passes = [
             stream.start(ids[None], forward, first, output) for ids, output in zip(chunks.ids, waiting, strict=True)
         ]
@@ -60,11 +58,10 @@ def collect_streamed(
                 _step(each, i, collection, bad)
                 advance(1)
             collection.done = block + 1
-            if all(each.resumable for each in passes):
-                last = block + 1 == stream.n_blocks
-                keeper.keep(lambda: _state(collection, passes), last=last)
+            if kept and all(each.resumable for each in passes):
+                kept.keep(lambda: _state(collection, passes), last=block + 1 == stream.n_blocks)
         if wanted.score or wanted.process_output:
-            stream.weights.load_output()
+            stream.weights.open_output()
             for i, (each, ids) in enumerate(zip(passes, chunks.ids, strict=True)):
                 output = _step(each, i, collection, bad)
                 if wanted.score and i not in bad:
@@ -88,20 +85,6 @@ def _step(waiting: BlockPass, chunk: int, collection: Collection, bad: set[int])
 
 
 def _state(collection: Collection, passes: list[BlockPass]) -> Snapshot:
-    """The sums, and what each chunk waits with: a tensor, or a tuple of tensors and nothing else that matters."""
+    """The sums, and what each chunk waits with."""
     state = collection.state()
-    hidden: dict[str, torch.Tensor] = {}
-    leaves = 0
-    for i, each in enumerate(passes):
-        parts = each.output if isinstance(each.output, tuple) else (each.output,)
-        leaves = len(parts) if isinstance(each.output, tuple) else 0
-        hidden |= {
-            f"{_HIDDEN}:{i}:{k}": x.contiguous().cpu() for k, x in enumerate(parts) if isinstance(x, torch.Tensor)
-        }
-    return Snapshot({**state.tensors, **hidden, _LEAVES: torch.tensor(leaves)}, state.chunks_done)
-
-
-def _output(state: Snapshot, chunk: int) -> BlockOutput:
-    leaves = int(state.tensors[_LEAVES])
-    parts = [state.tensors.get(f"{_HIDDEN}:{chunk}:{k}") for k in range(max(1, leaves))]
-    return tuple(parts) if leaves else parts[0]
+    return Snapshot({**state.tensors, **outputs_of(passes)}, state.chunks_done)

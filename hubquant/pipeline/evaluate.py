@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.devices import Device
+from hubquant.engine.machine import memory_bytes
 from hubquant.engine.task import Context, Cost, Task
+from hubquant.gguf_file import GGUFFile
 from hubquant.llamacpp.process import installed_version
-from hubquant.pipeline.costs import running_cost
+from hubquant.pipeline.costs import LIBRARIES_BYTES, running_cost
 from hubquant.pipeline.held import LoadedFile, other_device, rate_on
+from hubquant.pipeline.offload import streaming_bytes
 from hubquant.pipeline.results import REPORT, SNAPSHOT, Measurement
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hubquant.evaluate import Divergence
-    from hubquant.llamacpp.runtime import RuntimeCheck
+    from hubquant.llamacpp.runtime import NextTokens, RuntimeCheck
+
+SLOWEST = 10e6  # bytes of a file that llama.cpp needs a second for, in all of its answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +104,8 @@ class Evaluation(Measurement["Divergence"]):
 
 @dataclass(frozen=True, eq=False)
 class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
-    """``differing`` and ``left_out`` are what the tokenizer is known to do otherwise in llama.cpp."""
+    """``differing`` and ``left_out`` are what the tokenizer is known to do otherwise in llama.cpp. A file that is
+    ``streamed`` is one block in memory when it is restored, and all of it in llama.cpp."""
 
     kind = "runtime"
 
@@ -104,6 +113,7 @@ class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
     differing: tuple[str, ...]
     left_out: bool
     device: Device = "auto"
+    streamed: bool = False
 
     @property
     def step(self) -> str:
@@ -129,26 +139,54 @@ class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
 
     @property
     def made_from(self) -> Mapping[str, Any]:
-        return {"llamacpp": installed_version(), "hubquant": __version__, **other_device(self.device)}
+        way = {"way": "streamed"} if self.streamed else {}
+        return {"llamacpp": installed_version(), "hubquant": __version__, **other_device(self.device), **way}
 
     @property
     def cost(self) -> Cost:
+        if self.streamed:
+            return Cost(ram_bytes=LIBRARIES_BYTES + streaming_bytes(self.file.component, 0))
         return running_cost(self.file.component.n_parameters, 0, device=self.device)
 
     @property
     def shares(self) -> LoadedFile | None:
-        return None if self.file.plan.fork else LoadedFile(self.file, self.device)
+        return None if self.file.plan.fork or self.streamed else LoadedFile(self.file, self.device)
 
     def measure(self, folder: Path, context: Context) -> RuntimeCheck:  # noqa: ARG002
-        from hubquant.llamacpp.runtime import RuntimeCheck, runtime_check
+        from hubquant.llamacpp.runtime import TIMEOUT, RuntimeCheck, predicted_by, runtime_check
         from hubquant.models.language_model import LanguageModel
 
         if fork := self.file.plan.fork:
             return RuntimeCheck(skipped=f"only {fork}, a fork of llama.cpp, loads this file")
+        path, threads, timeout = context.read(self.file), 1, TIMEOUT
+        if self.streamed:
+            if self.file.plan.size > memory_bytes():
+                return RuntimeCheck(skipped="the file is larger than the memory of the machine that it was made on")
+            next_tokens: NextTokens = _Streamed(path, self.device)
+            threads, timeout = os.cpu_count() or 1, TIMEOUT + self.file.plan.size / SLOWEST
+        else:
+            next_tokens = predicted_by(LanguageModel(context.held))
         return runtime_check(
-            context.read(self.file),
+            path,
             self.file.component.source.tokenizer(),
-            LanguageModel(context.held),
+            next_tokens,
             without=self.differing,
             add_special=not self.left_out,
+            threads=threads,
+            timeout=timeout,
         )
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    """What a file that is restored block by block predicts."""
+
+    path: Path
+    device: Device
+
+    def __call__(self, prompts: Sequence[Tensor]) -> list[int]:
+        from hubquant.convert.blocks import open_file
+        from hubquant.evaluate.streamed import next_tokens
+        from hubquant.models.stream import BlockStream
+
+        return next_tokens(BlockStream(open_file(GGUFFile.open(self.path), self.device)), prompts)

@@ -18,7 +18,6 @@ from hubquant.pipeline.held import LoadedModel, Offload, other_device, rate_on
 from hubquant.pipeline.offload import room, streaming_bytes
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
 from hubquant.recipe.schema import Imatrix
-from hubquant.sources.checkpoint import open_weights
 from hubquant.sources.component import Component
 from hubquant.version import __version__
 
@@ -159,7 +158,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
             from hubquant.models.stream import BlockStream
 
             place = room(self.component, self.chunks.n_tokens, keeping.path.parent, self.device)
-            stream = BlockStream(open_weights(source.checkpoint, self.device), place)
+            stream = BlockStream(source.open_weights(self.device), place)
             with progress.bar("imatrix", len(self.chunks) * stream.n_blocks, "layers") as advance:
                 return collect_streamed(stream, self.chunks, taps, wanted, keeping=keeping, advance=advance)
         watch = _Watch(self.saving, progress)

@@ -1,9 +1,9 @@
-"""How a model is run to collect an importance matrix, in the memory that there is."""
+"""How a model is run in the memory that there is."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hubquant.devices import Device, device_memory_bytes
 from hubquant.engine.machine import memory_bytes
@@ -17,26 +17,39 @@ from hubquant.sources.component import Component
 if TYPE_CHECKING:
     from hubquant.models.stream import Keep
 
+Way = Literal["stored", "streamed"]
+WayOrAuto = Literal["auto", "stored", "streamed"]
+
 SPILLED_SHARE = 4  # hidden states of more than a quarter of the memory wait in files
 
 
 def choose_offload(settings: Imatrix, component: Component, device: Device = "auto") -> Offload:
-    """How the model is run: as the settings say, or by whether its weights leave a fifth of the memory free.
+    """How the model is run to be calibrated: as the settings say, or by whether it fits.
 
-    Raises ``ImatrixError`` when a GGUF file, which cannot be streamed, is to be offloaded.
+    Raises ``ImatrixError`` when accelerate is to offload a GGUF file.
     """
-    can_stream = component.source.can_stream
-    if settings.offload not in ("auto", "none") and not can_stream:
+    if settings.offload in ("cpu", "disk") and not component.source.can_offload:
         raise ImatrixError(
-            "a GGUF file cannot be offloaded",
-            why="its weights are read back into transformers' model as a whole",
-            hint="collect from the checkpoint, or leave imatrix.offload out",
+            f"a GGUF file cannot be offloaded to {'main memory' if settings.offload == 'cpu' else 'disk'}",
+            why="accelerate does that, which reads no GGUF",
+            hint="stream it: leave imatrix.offload out, or set it to stream",
         )
     if settings.offload != "auto":
         return settings.offload
+    return "none" if fits(component, device) else "stream"
+
+
+def choose_way(way: WayOrAuto, component: Component, device: Device = "auto") -> Way:
+    """How files are compared with the model: as it is said, or by whether the model fits."""
+    if way != "auto":
+        return way
+    return "stored" if fits(component, device) else "streamed"
+
+
+def fits(component: Component, device: Device = "auto") -> bool:
+    """Whether the weights of the loaded model leave a fifth of the memory free."""
     memory = memory_bytes() + (device_memory_bytes() if on_device(device) else 0)
-    fits = bytes_of_weight(device) * component.n_parameters <= 0.8 * memory
-    return "none" if fits or not can_stream else "stream"
+    return bytes_of_weight(device) * component.n_parameters <= 0.8 * memory
 
 
 def streaming_bytes(component: Component, n_tokens: int) -> int:

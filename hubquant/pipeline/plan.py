@@ -30,7 +30,7 @@ from hubquant.sources.source import SourceModel
 if TYPE_CHECKING:
     from hubquant.hub.published import Published
 
-LESS_MEMORY = "add --set evaluate.skip=true and leave imatrix.offload at auto: then the weights are streamed"
+LESS_MEMORY = "leave imatrix.offload and evaluate.way at auto: then the weights are streamed"
 
 
 @dataclass(frozen=True)

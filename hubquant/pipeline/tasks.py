@@ -12,6 +12,7 @@ from hubquant.engine.task import Task
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.costs import REPORT_BYTES, evaluating_cost
 from hubquant.pipeline.evaluate import Evaluation, UsedByLlamaCpp
+from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
 from hubquant.pipeline.verify import Verification
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class FileTasks:
 
     file: QuantizedFile
     verification: Verification
-    evaluation: Evaluation | None
+    evaluation: Evaluation | StreamedEvaluation | None
     runtime: UsedByLlamaCpp | None
 
     @property
@@ -39,7 +40,7 @@ class RecipeTasks:
     """``imatrix`` is None where none is used, ``baseline`` where nothing is evaluated."""
 
     imatrix: Task[ImportanceMatrix] | None
-    baseline: BaselineTask | None
+    baseline: BaselineTask | LastBlock | None
     files: tuple[FileTasks, ...]
 
     @property
@@ -70,7 +71,7 @@ class Texts:
 def recipe_tasks(
     files: Sequence[QuantizedFile],
     imatrix: Task[ImportanceMatrix] | None,
-    baseline: BaselineTask | None,
+    baseline: BaselineTask | LastBlock | None,
     vocabulary: VocabularyCheck | None,
     texts: tuple[str, ...] = (),
 ) -> RecipeTasks:
@@ -80,13 +81,15 @@ def recipe_tasks(
     def of(file: QuantizedFile) -> FileTasks:
         if baseline is None or vocabulary is None:
             return FileTasks(file, Verification(file), None, None)
-        device = baseline.model.device
-        cost = evaluating_cost(file.component, baseline.chunks, REPORT_BYTES * baseline.chunks.n_tokens, device)
-        return FileTasks(
-            file,
-            Verification(file),
-            Evaluation(file, baseline, file.plan.label, cost, device, texts),
-            UsedByLlamaCpp(file, tuple(vocabulary.differing), bool(vocabulary.left_out), device),
-        )
+        facts = tuple(vocabulary.differing), bool(vocabulary.left_out)
+        if isinstance(baseline, LastBlock):
+            device = baseline.device
+            evaluation: Evaluation | StreamedEvaluation = StreamedEvaluation(file, baseline, file.plan.label, texts)
+        else:
+            device = baseline.model.device
+            cost = evaluating_cost(file.component, baseline.chunks, REPORT_BYTES * baseline.chunks.n_tokens, device)
+            evaluation = Evaluation(file, baseline, file.plan.label, cost, device, texts)
+        runtime = UsedByLlamaCpp(file, *facts, device, streamed=isinstance(baseline, LastBlock))
+        return FileTasks(file, Verification(file), evaluation, runtime)
 
     return RecipeTasks(imatrix, baseline, tuple(map(of, files)))

@@ -20,7 +20,8 @@ from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
 from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix
-from hubquant.pipeline.offload import choose_offload
+from hubquant.pipeline.offload import choose_offload, choose_way
+from hubquant.pipeline.streamed import LastBlock
 from hubquant.pipeline.tasks import RecipeTasks, Texts, recipe_tasks
 from hubquant.recipe.schema import Imatrix, ModelReference, Recipe, TextSource
 from hubquant.sources.component import Component
@@ -76,8 +77,10 @@ def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progr
         offload = choose_offload(recipe.imatrix, component, device)
         task = CollectedImatrix(component, texts.calibration, recipe.imatrix, offload, device=device)
         importance, n_entries = _to_be_collected(task, recipe.imatrix)
-    baseline = None
-    if texts.evaluation is not None:
+    baseline: BaselineTask | LastBlock | None = None
+    if texts.evaluation is not None and choose_way(recipe.evaluate.way, component, device) == "streamed":
+        baseline = LastBlock(component, texts.evaluation, device)
+    elif texts.evaluation is not None:
         model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
         baseline = BaselineTask(component, texts.evaluation, model)
     files = checked.tasks(importance)

@@ -58,6 +58,12 @@ def table(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> Ta
     return Table(tuple(columns), tuple(tuple(cell(file, column) for column in columns) for file in files))
 
 
+def files_table(files: Sequence[tuple[str, Divergence]]) -> Table:
+    """What was measured of files without a type or a size, by their names."""
+    rows = tuple((name, *(cell(found) for cell in OF_MEASUREMENTS.values())) for name, found in files)
+    return Table((FILE, *OF_MEASUREMENTS), rows)
+
+
 def plain(table: Table) -> str:
     """Columns aligned with spaces."""
     lines = [table.columns, *table.rows]

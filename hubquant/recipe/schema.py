@@ -218,6 +218,9 @@ class Evaluate(Frozen):
     """Tokens in a chunk; the second half of each is scored, as llama-perplexity does."""
     chunks: Annotated[int, Field(gt=0)] = 48
     """At most so many chunks, of all sources together."""
+    way: Literal["auto", "stored", "streamed"] = "auto"
+    """``stored`` loads the model and each file as a whole, and keeps the model's predictions; ``streamed`` has one
+    block in memory at a time, and keeps what the model's last block gave; ``auto`` streams what does not fit."""
     skip: bool = False
     """Measure nothing."""
 

@@ -11,7 +11,7 @@ from hubquant.checkpoint.checkpoint import Checkpoint, read_header
 from hubquant.checkpoint.weight_files import weight_files
 from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.plain import plain_checkpoint
-from hubquant.devices import Device, chosen_device
+from hubquant.devices import Device
 from hubquant.hub.front_matter import read_card
 from hubquant.models.identify import identify
 from hubquant.models.load import Placement, load
@@ -19,8 +19,6 @@ from hubquant.sources.source import SourceModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from hubquant.models.streamed_weights import StreamedWeights
 
 METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|(vocab|merges)\.txt$|README\.md$")
 LARGEST_METADATA = 100 << 20  # bytes
@@ -49,18 +47,6 @@ def open_folder(folder: Path, name: str) -> SourceModel:
 def load_folder(folder: Path, device: Device = "auto", placement: Placement | None = None) -> PreTrainedModel:
     """The language model of a folder as it is converted; see :func:`hubquant.models.load`."""
     return load(plain_checkpoint(Checkpoint.from_folder(folder)), folder, device, placement)
-
-
-def open_weights(checkpoint: Checkpoint, device: Device = "auto") -> StreamedWeights:
-    """The language model of a checkpoint on disk, to be read block by block."""
-    from hubquant.convert.config import read_architecture
-    from hubquant.models.streamed_weights import StreamedWeights
-
-    plain = plain_checkpoint(checkpoint)
-    architecture, config = read_architecture(plain.config)
-    tables = architecture.token_tables(config)
-    output, chosen = str(architecture.output), chosen_device(device)
-    return StreamedWeights(plain, config, architecture.blocks, output, tables, chosen)
 
 
 def open_hub(repo_id: str, revision: str) -> SourceModel:

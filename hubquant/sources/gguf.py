@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hubquant.models.load import Placement
+    from hubquant.models.streamed_weights import StreamedWeights
 
 # what an earlier quantization wrote of itself
 _OF_THE_LAST_TIME = (
@@ -56,7 +57,7 @@ class GGUFSource(SourceModel):
     file: GGUFFile
 
     @property
-    def can_stream(self) -> bool:
+    def can_offload(self) -> bool:
         return False
 
     @property
@@ -123,6 +124,11 @@ class GGUFSource(SourceModel):
 
     def load(self, placement: Placement | None = None, device: Device = "auto") -> PreTrainedModel:  # noqa: ARG002
         return load_model(self.file, chosen_device(device))
+
+    def open_weights(self, device: Device = "auto") -> StreamedWeights:
+        from hubquant.convert.blocks import open_file
+
+        return open_file(self.file, device)
 
 
 def open_gguf(path: Path) -> GGUFSource:

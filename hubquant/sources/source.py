@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hubquant.devices import Device
     from hubquant.hub.pull import RemoteModel
     from hubquant.models.load import Placement
+    from hubquant.models.streamed_weights import StreamedWeights
 
 METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|(vocab|merges)\.txt$|README\.md$")
 LARGEST_METADATA = 100 << 20  # bytes
@@ -46,8 +47,8 @@ class SourceModel:
     pre_tokenizer: str | None = None
 
     @property
-    def can_stream(self) -> bool:
-        """Whether the model can be run block by block."""
+    def can_offload(self) -> bool:
+        """Whether accelerate can put weights of the loaded model where there is room."""
         return True
 
     @property
@@ -106,6 +107,12 @@ class SourceModel:
         from hubquant.models import load
 
         return load(plain_checkpoint(self.checkpoint), self.folder, device, placement)
+
+    def open_weights(self, device: Device = "auto") -> StreamedWeights:
+        """The model to be read block by block; the weights must be on disk."""
+        from hubquant.convert.blocks import open_checkpoint
+
+        return open_checkpoint(self.checkpoint, device)
 
     @property
     def full_name(self) -> str:

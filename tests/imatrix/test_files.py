@@ -11,7 +11,7 @@ from gguf import GGUFReader, GGUFWriter
 
 from hubquant.errors import ImatrixError, OutputError
 from hubquant.imatrix import Entry, ImportanceMatrix, load_imatrix, save
-from hubquant.observe.snapshot import Snapshot, read_snapshot, write_snapshot
+from hubquant.models.snapshot import Snapshot, read_snapshot, write_snapshot
 from tests.support.llamacpp import library
 
 

@@ -10,7 +10,7 @@ import torch
 from hubquant.convert.restore import load_model
 from hubquant.errors import VerificationError
 from hubquant.evaluate import compare, perplexity, write_baseline
-from hubquant.llamacpp.runtime import RuntimeCheck, runtime_check
+from hubquant.llamacpp.runtime import RuntimeCheck, predicted_by, runtime_check
 from hubquant.models.language_model import LanguageModel
 from hubquant.models.load import load_tokenizer
 from hubquant.models.tiny import build
@@ -43,7 +43,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 
 def test_llama_cpp_agrees_with_the_source_and_says_nothing(written: Written, capfd: pytest.CaptureFixture[str]) -> None:
-    check = runtime_check(written.path, written.tokenizer, written.model)
+    check = runtime_check(written.path, written.tokenizer, predicted_by(written.model))
     assert (check.n_prompts, check.n_agreeing, check.n_same_top) == (8, 8, 8)
     assert str(check) == "passed: same tokens, same next token for 8 of 8 prompts"
     assert capfd.readouterr() == ("", "")
@@ -52,20 +52,20 @@ def test_llama_cpp_agrees_with_the_source_and_says_nothing(written: Written, cap
 def test_llama_cpp_agrees_with_a_quantized_file_restored(llama: Written, tmp_path: Path) -> None:
     path = tmp_path / "m-Q2_K.gguf"
     write_gguf(llama.checkpoint, path, "Q2_K")
-    check = runtime_check(path, llama.tokenizer, LanguageModel(load_model(path)))
+    check = runtime_check(path, llama.tokenizer, predicted_by(LanguageModel(load_model(path))))
     assert check.n_agreeing == 8
 
 
 def test_another_model_is_noticed(llama: Written) -> None:
     with pytest.raises(VerificationError, match="does not predict") as caught:
-        runtime_check(llama.path, llama.tokenizer, lambda ids: -llama.model(ids))
+        runtime_check(llama.path, llama.tokenizer, predicted_by(lambda ids: -llama.model(ids)))
     assert "0 of 8 prompts" in str(caught.value)
 
 
 def test_another_tokenizer_is_noticed(llama: Written, tmp_path: Path) -> None:
     build("qwen2", tmp_path / "other")
     with pytest.raises(VerificationError, match="tokenizes differently"):
-        runtime_check(llama.path, load_tokenizer(tmp_path / "other"), llama.model)
+        runtime_check(llama.path, load_tokenizer(tmp_path / "other"), predicted_by(llama.model))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "junk", "missing"])
@@ -76,7 +76,7 @@ def test_files_that_llama_cpp_refuses(llama: Written, tmp_path: Path, damage: st
     elif damage == "junk":
         path.write_bytes(b"GGUF" + bytes(1000))
     with pytest.raises(VerificationError, match=r"llama.cpp cannot use m\.gguf"):
-        runtime_check(path, llama.tokenizer, llama.model)
+        runtime_check(path, llama.tokenizer, predicted_by(llama.model))
 
 
 def test_a_crash_is_an_error(llama: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,20 +84,20 @@ def test_a_crash_is_an_error(llama: Written, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "xllamacpp.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(VerificationError, match="crashed with exit status -11"):
-        runtime_check(llama.path, llama.tokenizer, llama.model)
+        runtime_check(llama.path, llama.tokenizer, predicted_by(llama.model))
 
 
 def test_a_hang_is_an_error(llama: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "xllamacpp.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(VerificationError, match="did not answer in 1 seconds"):
-        runtime_check(llama.path, llama.tokenizer, llama.model, timeout=1)
+        runtime_check(llama.path, llama.tokenizer, predicted_by(llama.model), timeout=1)
 
 
 def test_without_xllamacpp_it_is_skipped(llama: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "xllamacpp" else find(name))
-    check = runtime_check(llama.path, llama.tokenizer, llama.model)
+    check = runtime_check(llama.path, llama.tokenizer, predicted_by(llama.model))
     assert check == RuntimeCheck(skipped="xllamacpp is not installed")
     assert str(check) == "skipped: xllamacpp is not installed"
 

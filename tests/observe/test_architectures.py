@@ -1,4 +1,4 @@
-"""Every architecture: what is collected is what llama.cpp collects, from a loaded and from a streamed model."""
+"""Every architecture: what is collected is what llama.cpp collects, from a loaded model, and from streamed ones."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import torch
 
 from hubquant.calibration import Chunks
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.convert.blocks import open_checkpoint
 from hubquant.models.spill import Spill
 from hubquant.models.stream import BlockStream
 from hubquant.observe import CollectionRequest, collect
 from hubquant.observe.streamed import collect_streamed
-from hubquant.sources.checkpoint import load_folder, open_weights
+from hubquant.sources.checkpoint import load_folder
+from hubquant.sources.gguf import open_gguf
 from tests.convert.test_llama_cpp import IDS, MODELS
 from tests.support.conversion import build_uneven, write_gguf
 from tests.support.llamacpp import LlamaCpp
@@ -32,15 +34,22 @@ def test_loaded_streamed_and_llama_cpp(name: str, tmp_path: Path) -> None:
     chunks = Chunks(torch.tensor([IDS[:80], IDS[80:]]), ("x",), (2,), "0")
     wanted = CollectionRequest(process_output=True)
     loaded = collect(load_folder(folder, "cpu"), chunks, conversion.taps, wanted).matrix()
-    stream = BlockStream(open_weights(Checkpoint.from_folder(folder)), Spill(tmp_path / "hidden"))
+    stream = BlockStream(open_checkpoint(Checkpoint.from_folder(folder)), Spill(tmp_path / "hidden"))
     streamed = collect_streamed(stream, chunks, conversion.taps, wanted).matrix()
+    source = open_gguf(tmp_path / "model.gguf")
+    restored = collect_streamed(BlockStream(source.open_weights("cpu")), chunks, source.conversion().taps, wanted)
     with LlamaCpp(tmp_path / "model.gguf") as llama:
         expected = llama.imatrix(chunks.ids.tolist())
-    assert loaded.entries.keys() == streamed.entries.keys() == expected.keys()
+    others = [streamed, restored.matrix()]
+    assert all(loaded.entries.keys() == other.entries.keys() == expected.keys() for other in others)
     for weight, (sums, counts) in expected.items():
-        entry, other = loaded.entries[weight], streamed.entries[weight]
-        assert entry.counts.tolist() == other.counts.tolist() == counts.tolist()
-        torch.testing.assert_close(other.in_sum2, entry.in_sum2, rtol=5e-5, atol=1e-6)
+        entry = loaded.entries[weight]
+        for other in others:
+            assert entry.counts.tolist() == other.entries[weight].counts.tolist() == counts.tolist()
+            found, reference = other.entries[weight].in_sum2, entry.in_sum2
+            if name in FACTORS and other is not streamed:
+                found, reference = found / found.sum(), reference / reference.sum()
+            torch.testing.assert_close(found, reference, rtol=5e-5, atol=1e-6)
         found, reference = entry.in_sum2, torch.from_numpy(sums)
         if name in FACTORS:
             found, reference = found / found.sum(), reference / reference.sum()

@@ -13,12 +13,13 @@ import torch
 
 from hubquant.calibration import Chunks
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.convert.blocks import open_checkpoint
 from hubquant.convert.conversion import stream
 from hubquant.models.stream import BlockStream
 from hubquant.models.taps.tap import Reordered
 from hubquant.observe import Collection, SnapshotPlace, collect
 from hubquant.observe.streamed import collect_streamed
-from hubquant.sources.checkpoint import load_folder, open_weights
+from hubquant.sources.checkpoint import load_folder
 from tests.convert.test_llama_cpp import MODELS
 from tests.observe.test_architectures import NAMES
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan
@@ -68,7 +69,7 @@ def observe(way: str, folder: Path, chunks: Chunks, moments: Moments, **more: An
     taps = plan(folder).taps
     if way == "loaded":
         return collect(load_folder(folder, "cpu"), chunks, taps, observers=[moments], **more)
-    weights = open_weights(Checkpoint.from_folder(folder))
+    weights = open_checkpoint(Checkpoint.from_folder(folder))
     return collect_streamed(BlockStream(weights), chunks, taps, observers=[moments], **more)
 
 

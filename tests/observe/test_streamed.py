@@ -14,13 +14,14 @@ import torch
 
 from hubquant.calibration import Chunks
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.convert.blocks import open_checkpoint
 from hubquant.errors import ImatrixError
 from hubquant.imatrix import ImportanceMatrix
 from hubquant.models.spill import Spill
 from hubquant.models.stream import BlockStream, in_memory
 from hubquant.observe import Collection, CollectionRequest, SnapshotPlace, collect
 from hubquant.observe.streamed import collect_streamed
-from hubquant.sources.checkpoint import load_folder, open_weights
+from hubquant.sources.checkpoint import load_folder
 from tests.checkpoint import test_float8, test_mxfp4
 from tests.convert import test_gemma3n
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan
@@ -37,7 +38,7 @@ def streamed(
     **more: Any,
 ) -> Collection:
     return collect_streamed(
-        BlockStream(open_weights(Checkpoint.from_folder(folder))), chunks, plan(folder).taps, wanted, **more
+        BlockStream(open_checkpoint(Checkpoint.from_folder(folder))), chunks, plan(folder).taps, wanted, **more
     )
 
 
@@ -65,15 +66,11 @@ class Counting(Checkpoint):
         self.reads[name] += 1
         return super().read(name)
 
-    def read_rows(self, name: str, rows: Any) -> torch.Tensor:
-        self.reads[name] += 1
-        return super().read_rows(name, rows)
-
 
 def test_each_weight_is_read_once_and_two_blocks_are_in_memory(folder: Path) -> None:
     plain = Checkpoint.from_folder(folder)
     checkpoint = Counting(plain.config, plain.tensors, plain.folder)
-    weights = open_weights(checkpoint)
+    weights = open_checkpoint(checkpoint)
     stream = BlockStream(weights)
     loaded: list[int] = []
 
@@ -102,7 +99,7 @@ def test_layers_that_share_keys(keep: Any, tmp_path: Path) -> None:
     """Gemma 3n, whose blocks pass on more than hidden states: nothing is kept of an unfinished collection."""
     model = test_gemma3n.build(tmp_path / "model")
     taps, keeping = plan(model).taps, SnapshotPlace(tmp_path / "snapshot", seconds=0.0)
-    stream = BlockStream(open_weights(Checkpoint.from_folder(model)), keep or Spill(tmp_path / "hidden"))
+    stream = BlockStream(open_checkpoint(Checkpoint.from_folder(model)), keep or Spill(tmp_path / "hidden"))
     found = collect_streamed(stream, CHUNKS, taps, keeping=keeping).matrix()
     assert_close(found, collect(load_folder(model, "cpu"), CHUNKS, taps).matrix())
     assert not keeping.path.exists()
@@ -188,7 +185,7 @@ def test_as_many_positions_as_tokens(tmp_path: Path) -> None:
 
 def test_hidden_states_in_files_leave_nothing_behind(folder: Path, tmp_path: Path) -> None:
     wide = Chunks(IDS.repeat(1, 8), ("x",), (6,), "0")  # hidden states large enough to be worth a file
-    stream = BlockStream(open_weights(Checkpoint.from_folder(folder)), Spill(tmp_path / "hidden"))
+    stream = BlockStream(open_checkpoint(Checkpoint.from_folder(folder)), Spill(tmp_path / "hidden"))
     found = collect_streamed(stream, wide, plan(folder).taps).matrix()
     assert_close(found, streamed(folder, wide).matrix())
     assert list((tmp_path / "hidden").iterdir()) == []

@@ -98,7 +98,7 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     assert (source.name, source.id, source.revision) == ("two", None, "local")
     assert source.card["license"] == "mit"
     assert source.identity["model"] == "two.gguf"
-    assert not source.can_stream
+    assert not source.can_offload
     assert not source.converts_tokenizer
     assert pulled(source, tmp_path).checkpoint.read("output_norm.weight").unique().tolist() == [3.0]
     (tmp_path / "other").mkdir()

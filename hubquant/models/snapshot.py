@@ -1,10 +1,11 @@
-"""The state of an unfinished collection, exact to the bit."""
+"""The state of unfinished work, exact to the bit."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,35 @@ import xxhash
 
 from hubquant.disk import sync, unfinished, writing
 
+SNAPSHOT_SECONDS = 30.0
+
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """``tensors`` after the first ``chunks_done`` chunks."""
+    """``tensors`` after the first ``chunks_done`` chunks, or blocks where a model is streamed."""
 
     tensors: Mapping[str, torch.Tensor]
     chunks_done: int
+
+
+class KeptState:
+    """The state of one piece of work in a file, at most every so many seconds but never for more than a twentieth of
+    the time. ``fingerprint`` says what it depends on."""
+
+    def __init__(self, path: Path, fingerprint: str, seconds: float = SNAPSHOT_SECONDS) -> None:
+        self._path, self._fingerprint, self._seconds = path, fingerprint, seconds
+        self._saved_at, self._took = time.monotonic(), 0.0
+
+    def found(self) -> Snapshot | None:
+        """What a killed process left."""
+        return read_snapshot(self._path, self._fingerprint)
+
+    def keep(self, state: Callable[[], Snapshot], *, last: bool) -> None:
+        start = time.monotonic()
+        if last or start - self._saved_at >= max(self._seconds, 20 * self._took):
+            write_snapshot(self._path, state(), self._fingerprint)
+            self._saved_at = time.monotonic()
+            self._took = self._saved_at - start
 
 
 def read_snapshot(path: Path, fingerprint: str) -> Snapshot | None:

@@ -1,0 +1,174 @@
+"""``hubquant evaluate run``: how far files are from their source model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.commands.flags import Text
+from hubquant.commands.flags import model as reference
+from hubquant.commands.job import Job, plan_job, put
+from hubquant.commands.targets import check_target
+from hubquant.devices import Device
+from hubquant.disk import user_path, write_at_once
+from hubquant.engine.progress import Progress
+from hubquant.engine.store import Store
+from hubquant.engine.task import Context, Found
+from hubquant.errors import UserError
+from hubquant.gguf_file import GGUFFile
+from hubquant.pipeline.baseline import BaselineTask
+from hubquant.pipeline.costs import REPORT_BYTES, evaluating_cost, running_cost
+from hubquant.pipeline.evaluate import Evaluation
+from hubquant.pipeline.held import LoadedModel
+from hubquant.pipeline.offload import WayOrAuto, choose_way
+from hubquant.pipeline.results import REPORT
+from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
+from hubquant.pipeline.work import open_model
+from hubquant.sources.component import Component
+
+if TYPE_CHECKING:
+    from hubquant.evaluate import Divergence
+
+Tasks = Sequence[Evaluation] | Sequence[StreamedEvaluation]
+
+
+@dataclass(frozen=True, eq=False)
+class FileOfUser(Found[Path]):
+    """``states`` are the size and the time of change of each of its parts, as ``make`` looks at them."""
+
+    path: Path
+    states: tuple[tuple[str, int, int], ...]
+
+    @classmethod
+    def of(cls, path: Path, *parts: Path) -> FileOfUser:
+        """``parts`` are all shards, where there are several."""
+        found = [(part.resolve(), part.stat()) for part in parts or (path,)]
+        return cls(path, tuple((str(part), status.st_size, status.st_mtime_ns) for part, status in found))
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        return {"states": self.states}
+
+    def is_there(self) -> bool:
+        return True
+
+    def read(self, folder: Path) -> Path:  # noqa: ARG002
+        return self.path
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Where else a divergence goes: ``report`` is an HDF5 file, ``plots`` a folder of pictures."""
+
+    report: Path | None = None
+    plots: Path | None = None
+
+    def check(self, files: Sequence[Path]) -> None:
+        """Raises ``OutputError`` for what would replace something else, and ``UserError`` where it would be of several
+        ``files``."""
+        if len(files) > 1 and self.paths:
+            option = "--out" if self.report else "--plot"
+            raise UserError(f"{option} is of one file, and there are {len(files)}", hint=f"measure one with {option}")
+        for path in self.paths:
+            check_target(path, "report" if path == self.report else "picture")
+
+    @property
+    def paths(self) -> list[Path]:
+        from hubquant.publish.token_plots import BY_CHUNK, DISTRIBUTION
+
+        pictures = [self.plots / name for name in (DISTRIBUTION, BY_CHUNK)] if self.plots else []
+        return [*([self.report] if self.report else []), *pictures]
+
+    def deliver(self, task: Evaluation | StreamedEvaluation, context: Context) -> Divergence:
+        from hubquant.evaluate.report_file import open_report
+        from hubquant.publish.token_plots import BY_CHUNK, DISTRIBUTION, plot_by_chunk, plot_distribution
+
+        found, report = context.read(task), context.store.path(task) / REPORT
+        if self.report:
+            put(report, self.report, context.store)
+        if self.plots:
+            with open_report(report) as opened:
+                distribution = plot_distribution(opened, found, task.name)
+                by_chunk = plot_by_chunk(found, opened.texts, opened.text.tolist(), task.name)
+            write_at_once(self.plots / DISTRIBUTION, distribution)
+            write_at_once(self.plots / BY_CHUNK, by_chunk)
+        return found
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What files are compared with: a stored baseline, or a model that is run on ``text`` in some ``way``."""
+
+    name: str
+    text: Text
+    way: WayOrAuto = "auto"
+    device: Device = "auto"
+
+    @property
+    def is_stored(self) -> bool:
+        path = user_path(self.name)
+        return path.suffix == ".h5" or (path.is_file() and path.suffix != ".gguf")
+
+
+def divergences(
+    files: Sequence[Path], baseline: Baseline, store: Store, progress: Progress, shown: Shown | None = None
+) -> Job[list[Divergence]]:
+    """How far GGUF files are from ``baseline``; what a model predicts is kept in the store. Raises ``UserError`` for a
+    file that is of another model."""
+    shown = shown or Shown()
+    shown.check(files)
+    opened = [(file, GGUFFile.open(file)) for file in files]  # first, so that a mistyped file is told before all else
+    tasks = _by_stored(opened, baseline) if baseline.is_stored else _by_model(opened, baseline, progress)
+    return plan_job(
+        tasks,
+        lambda context: [shown.deliver(task, context) for task in tasks],
+        store,
+        outputs=shown.paths,
+        placed_bytes=sum(task.cost.disk_bytes for task in tasks),
+        less_memory="name the model as the baseline, and leave --way out: then the weights are streamed",
+    )
+
+
+def _by_stored(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline) -> Tasks:
+    from hubquant.evaluate import Baseline as Stored
+
+    path = Path(baseline.name)
+    with Stored.open(path) as stored:
+        n_tokens, logits = stored.ids.numel(), stored.ids.shape[1] * stored.n_vocab
+    base = FileOfUser.of(path)
+
+    def task(file: Path, gguf: GGUFFile) -> Evaluation:
+        n_weights = sum(tensor.n_elements for tensor in gguf.tensors.values())
+        cost = running_cost(n_weights, n_tokens, logits, REPORT_BYTES * n_tokens, baseline.device)
+        return Evaluation(FileOfUser.of(file, *gguf.paths), base, file.name, cost, baseline.device)
+
+    return [task(*each) for each in opened]
+
+
+def _by_model(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline, progress: Progress) -> Tasks:
+    component = open_model(reference(baseline.name), None, progress)
+    component.check_runs("running")
+    for each in opened:
+        _check_vocabulary(*each, component)
+    with progress.doing("tokenizing"):
+        chunks = baseline.text.tokenize(component.source.tokenizer())
+    device = baseline.device
+    files = [(FileOfUser.of(file, *gguf.paths), file.name) for file, gguf in opened]
+    if choose_way(baseline.way, component, device) == "streamed":
+        last = LastBlock(component, chunks, device)
+        return [StreamedEvaluation(file, last, name) for file, name in files]
+    base = BaselineTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device))
+    cost = evaluating_cost(component, chunks, REPORT_BYTES * chunks.n_tokens, device)
+    return [Evaluation(file, base, name, cost, device) for file, name in files]
+
+
+def _check_vocabulary(file: Path, gguf: GGUFFile, component: Component) -> None:
+    embedding = gguf.tensors.get("token_embd.weight")
+    if embedding is not None and embedding.shape[0] != component.n_vocab:
+        raise UserError(
+            f"{file.name} has a vocabulary of {embedding.shape[0]}, {component.source.name} one of {component.n_vocab}",
+            why="they belong to different models",
+            hint="name the model that the file was made from",
+        )

@@ -1,0 +1,173 @@
+"""Models larger than memory against their files: of neither is more than a block in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.devices import Device
+from hubquant.engine.task import FP32_BYTES, Context, Cost, Task
+from hubquant.evaluate.scoring import n_scored
+from hubquant.evaluate.snapshot import FinishedChunks
+from hubquant.gguf_file import GGUFFile
+from hubquant.pipeline.costs import LIBRARIES_BYTES, LOGIT_COPIES, REPORT_BYTES
+from hubquant.pipeline.held import other_device, rate_on
+from hubquant.pipeline.offload import hidden_bytes, room, streaming_bytes
+from hubquant.pipeline.results import REPORT, SNAPSHOT, Measurement, describe
+from hubquant.sources.component import Component
+from hubquant.version import __version__
+
+if TYPE_CHECKING:
+    from hubquant.calibration import Chunks
+    from hubquant.evaluate import Divergence
+
+SCRATCH_COPIES = 4  # of hidden states: what a block gets and gives, what is kept and what is being kept
+OUTPUTS = "last-block.safetensors"
+FINISHED = "finished"
+
+
+@dataclass(frozen=True, eq=False)
+class LastBlock(Task[Path]):
+    """What the last block of ``component`` gives for each of ``chunks``."""
+
+    kind = "last-block"
+
+    component: Component
+    chunks: Chunks
+    device: Device = "auto"
+
+    @property
+    def step(self) -> str:
+        return "baseline"
+
+    @property
+    def detail(self) -> str:
+        return f"{describe(self.chunks)} (streamed)"
+
+    @property
+    def label(self) -> str:
+        return "baseline"
+
+    @property
+    def inputs(self) -> Mapping[str, Task[Any]]:
+        return {"weights": self.component.pulled}
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        return {"tokens": self.chunks.fingerprint, "hubquant": __version__, **other_device(self.device)}
+
+    @property
+    def cost(self) -> Cost:
+        running = streamed_cost(self.component, self.chunks)
+        return replace(running, disk_bytes=hidden_bytes(self.component, self.chunks.n_tokens))
+
+    @property
+    def rate(self) -> str:
+        return rate_on(f"{self.step} streamed", self.device)
+
+    def make(self, folder: Path, context: Context) -> None:
+        from hubquant.evaluate.streamed import keep_last_outputs
+        from hubquant.models.snapshot import KeptState
+        from hubquant.models.stream import BlockStream
+
+        weights = context.read(self.component.pulled).open_weights(self.device)
+        stream = BlockStream(weights, room(self.component, self.chunks.n_tokens, folder, self.device))
+        with context.progress.bar("baseline", len(self.chunks) * stream.n_blocks, "layers") as advance:
+            keep_last_outputs(stream, self.chunks, KeptState(folder / OUTPUTS, self.key), advance)
+
+    def read(self, folder: Path) -> Path:
+        return folder / OUTPUTS
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedEvaluation(Measurement["Divergence"]):
+    """KL divergence and perplexity of ``file`` on the text of ``baseline``. ``texts`` name the text of each chunk where
+    several have a name. Beside the result stands the report of all tokens."""
+
+    kind = "evaluation"
+    version = 2
+
+    file: Task[Path]
+    baseline: LastBlock
+    name: str
+    texts: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> str:
+        return "evaluate"
+
+    @property
+    def detail(self) -> str:
+        return self.name
+
+    @property
+    def type(self) -> type[Divergence]:
+        from hubquant.evaluate import Divergence
+
+        return Divergence
+
+    @property
+    def inputs(self) -> Mapping[str, Task[Any]]:
+        return {"weights": self.baseline.component.pulled, "file": self.file, "baseline": self.baseline}
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        texts = {"texts": self.texts} if self.texts else {}
+        return {"way": "streamed", "hubquant": __version__, **texts, **other_device(self.baseline.device)}
+
+    @property
+    def cost(self) -> Cost:
+        """That the file is of the model or of a part of it is what is known before."""
+        chunks = self.baseline.chunks
+        return replace(streamed_cost(self.baseline.component, chunks), disk_bytes=REPORT_BYTES * chunks.n_tokens)
+
+    @property
+    def rate(self) -> str:
+        return rate_on(f"{self.kind} streamed", self.baseline.device)
+
+    def measure(self, folder: Path, context: Context) -> Divergence:
+        from hubquant.convert.blocks import open_file
+        from hubquant.evaluate.comparison import FIELDS
+        from hubquant.evaluate.streamed import compare_streamed
+        from hubquant.models.snapshot import KeptState
+        from hubquant.models.stream import BlockStream
+
+        component, chunks, device = self.baseline.component, self.baseline.chunks, self.baseline.device
+        weights = open_file(GGUFFile.open(context.read(self.file)), device)
+        stream = BlockStream(weights, room(component, chunks.n_tokens, folder, device))
+        source = BlockStream(context.read(component.pulled).open_weights(device))
+        kept = KeptState(folder / SNAPSHOT, self.key)
+        records = len(FIELDS) * n_scored(chunks.chunk_size)
+        finished = FinishedChunks(folder / FINISHED, bytes.fromhex(self.key), records)
+        outputs = context.read(self.baseline)
+        try:
+            with context.progress.bar(self.name, len(chunks) * (stream.n_blocks + 1), "layers") as advance:
+                divergence = compare_streamed(
+                    stream,
+                    source,
+                    outputs,
+                    chunks,
+                    kept,
+                    finished,
+                    texts=self.texts,
+                    report=folder / REPORT,
+                    advance=advance,
+                )
+        finally:
+            finished.close()
+        for name in (SNAPSHOT, FINISHED):
+            (folder / name).unlink(missing_ok=True)
+        return divergence
+
+
+def streamed_cost(component: Component, chunks: Chunks) -> Cost:
+    """Of passing a component's blocks, or those of a file of it: in the end the logits of a chunk take their place."""
+    hidden = hidden_bytes(component, chunks.n_tokens)
+    logits = FP32_BYTES * LOGIT_COPIES * n_scored(chunks.chunk_size) * component.n_vocab
+    return Cost(
+        ram_bytes=LIBRARIES_BYTES + max(streaming_bytes(component, chunks.n_tokens), logits),
+        scratch_bytes=SCRATCH_COPIES * hidden,
+        work=float(component.n_parameters) * chunks.n_tokens,
+    )
