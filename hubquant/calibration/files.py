@@ -15,13 +15,22 @@ Row = Mapping[str, Any]
 
 def read_text_file(path: Path) -> str:
     """The whole file, strictly UTF-8, newlines as they are. Raises ``CalibrationError``."""
+    return "".join(_pieces(path, lines=False))
+
+
+def _pieces(path: Path, *, lines: bool) -> Iterator[str]:
+    """The lines of a file with their ends, or the whole as one."""
+    place = 0
     try:
         check_ends(path)
-        return path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            for piece in file if lines else [file.read()]:
+                yield piece.decode("utf-8")
+                place += len(piece)
     except UnicodeDecodeError as error:
         raise CalibrationError(
             f"{path} is not UTF-8",
-            why=f"byte {error.start:,} is 0x{error.object[error.start]:02x}",
+            why=f"byte {place + error.start:,} is 0x{error.object[error.start]:02x}",
             hint=f"convert it first, for example: iconv -f latin1 -t utf-8 {path} -o {path.stem}.utf8{path.suffix}",
         ) from None
     except OSError as error:
@@ -33,7 +42,7 @@ def read_text_file(path: Path) -> str:
 # By hand: load_dataset("json") names no line in its errors, and writes into the user's cache even where it streams.
 def read_jsonl(path: Path) -> Iterator[Row]:
     """One JSON object per line; empty lines are skipped. Raises ``CalibrationError`` with the line that is none."""
-    for number, line in enumerate(read_text_file(path).split("\n"), start=1):
+    for number, line in enumerate(_pieces(path, lines=True), start=1):
         if not line.strip():
             continue
         try:

@@ -22,10 +22,12 @@ class Overlap:
 
 
 def overlap(calibration: Iterable[str], evaluation: str) -> Overlap:
-    """Compare texts line by line, with runs of spaces made one."""
-    known = {line for text in calibration for line in _long_lines(text)}
+    """Compare texts line by line, with runs of spaces made one. Only the evaluation text is held in memory."""
     lines = _long_lines(evaluation)
-    shared = [line for line in lines if line in known]
+    wanted, found = set(lines), set[str]()
+    for text in calibration:
+        found.update(line for line in _long_lines(text) if line in wanted)
+    shared = [line for line in lines if line in found]
     return Overlap(len(lines), len(shared), shared[0] if shared else None)
 
 

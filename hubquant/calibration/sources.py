@@ -98,6 +98,13 @@ def _hash(settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
+def is_one_text(source: TextSource) -> bool:
+    """Whether the source, of one language, is a plain text and not rows."""
+    if source.dataset is not None or source.plugin is not None or local_folder(source):
+        return False
+    return _table_reader(_path(source), source.field) is None
+
+
 def _path(source: TextSource) -> Path:
     return bundled_path(source.bundled) if source.bundled else user_path(source.file or "")
 

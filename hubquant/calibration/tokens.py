@@ -98,6 +98,13 @@ def _fill(buffer: io.StringIO, texts: Iterator[str], wanted: int) -> bool:
 
 
 @tokenizer_panics()
+def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Without special tokens, whose names in the text stand for themselves."""
+    settings: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    return _aside(lambda: len(tokenizer(text, **settings)["input_ids"]))
+
+
+@tokenizer_panics()
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
     """Token ids with those that the tokenizer adds; with ``special`` the names of special tokens stand for these."""
     bos: Any = tokenizer.bos_token

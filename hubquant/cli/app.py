@@ -12,7 +12,20 @@ from typing import Annotated
 
 import typer
 
-from hubquant.cli import batch, convert, environment, evaluate, gguf, imatrix, inspect, publish, quantize, run, store
+from hubquant.cli import (
+    batch,
+    convert,
+    dataset,
+    environment,
+    evaluate,
+    gguf,
+    imatrix,
+    inspect,
+    publish,
+    quantize,
+    run,
+    store,
+)
 from hubquant.cli.line import command, farewell, has_flag, option_value
 from hubquant.cli.log import log_file
 from hubquant.cli.output import Output, say
@@ -40,6 +53,7 @@ app.add_typer(imatrix.app, name="imatrix")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(gguf.app, name="gguf")
 app.add_typer(store.app, name="store")
+app.add_typer(dataset.app, name="dataset")
 app.command("inspect", cls=Command)(inspect.inspect)
 app.command("publish", cls=Command)(publish.publish)
 app.command("env", cls=Command)(environment.env)

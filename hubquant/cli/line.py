@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-GROUPS = ("imatrix", "evaluate", "gguf", "store")
+GROUPS = ("imatrix", "evaluate", "gguf", "store", "dataset")
 GOING_ON = (
     "run",
     "batch",
@@ -16,6 +16,7 @@ GOING_ON = (
     "imatrix collect",
     "evaluate baseline",
     "evaluate run",
+    "dataset build",
 )
 """Commands that keep what is finished, and find it again."""
 
@@ -45,7 +46,7 @@ def command(arguments: Sequence[str]) -> str:
 
 def farewell(arguments: Sequence[str]) -> str:
     """What to do after the work was interrupted."""
-    if command(arguments) not in GOING_ON or has_flag(arguments, "--dry-run"):
+    if command(arguments) not in GOING_ON or has_flag(arguments, "--dry-run", "--count-only"):
         hint = "run the same line again: nothing was written"
     elif has_flag(arguments, "--fresh"):
         hint = "run the same line again without --fresh: it continues where it stopped"

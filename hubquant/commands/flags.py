@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from hubquant.disk import user_path
 from hubquant.errors import UserError
+from hubquant.recipe.names import HUB_ID
 from hubquant.recipe.references import model_reference
 from hubquant.recipe.schema import ModelReference, TextSource
 from hubquant.recipe.sizes import parse_size
@@ -77,9 +78,12 @@ def text_sources(
     texts: Sequence[str], default: tuple[TextSource, ...], *, parse_special: bool = False
 ) -> tuple[TextSource, ...]:
     """Each an existing file or folder, or else a Hub dataset; ``default`` where there is none."""
+
+    def is_dataset(text: str) -> bool:
+        return HUB_ID.fullmatch(text) is not None and not os.path.exists(user_path(text))
+
     named = tuple(
-        TextSource(file=text) if os.path.exists(user_path(text)) or "/" not in text else TextSource(dataset=text)
-        for text in texts
+        TextSource(dataset=text) if "/" in text and is_dataset(text) else TextSource(file=text) for text in texts
     )
     sources = named or default
     if not parse_special:

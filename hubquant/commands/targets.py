@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from hubquant.errors import HubquantError, OutputError
 
-TargetKind = Literal["model", "imatrix", "baseline", "report", "picture"]
+TargetKind = Literal["model", "imatrix", "baseline", "report", "picture", "text"]
 NAMES: Mapping[TargetKind, str] = {
     "model": "a model in a GGUF file",
     "imatrix": "an importance matrix",
     "baseline": "a baseline",
     "report": "a report of a measurement",
     "picture": "a PNG picture",
+    "text": "a text",
 }
+_BEGIN = 1 << 16  # bytes
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -75,6 +78,16 @@ def _is_picture(path: Path) -> bool:
         return file.read(len(PNG)) == PNG
 
 
+def _is_text(path: Path) -> bool:
+    """By its beginning, the last character of which may be cut."""
+    with path.open("rb") as file:
+        begin = file.read(_BEGIN)
+    try:
+        return b"\0" not in begin and codecs.getincrementaldecoder("utf-8")().decode(begin) is not None
+    except UnicodeDecodeError:
+        return False
+
+
 def _opens(open: Callable[[], object]) -> bool:
     try:
         open()
@@ -89,4 +102,5 @@ _IS: Mapping[TargetKind, Callable[[Path], bool]] = {
     "baseline": _is_baseline,
     "report": _is_report,
     "picture": _is_picture,
+    "text": _is_text,
 }

@@ -32,6 +32,7 @@ LINES = {  # in an order in which each finds what it needs
     "gguf hash": "{out}/m.gguf",
     "gguf dump": "{out}/s-00001-of-00002.gguf",
     "gguf copy-types": "{out}/q4_0.gguf {out}/model.gguf --recipe",
+    "dataset build": "-f {out}/text.txt --tokenizer {model} -o {out}/calib.txt",
     "evaluate baseline": "{model} -f {out}/text.txt --chunks 2 --chunk-size 32 -o {out}/a.h5",
     "evaluate run": "{out}/q4_0.gguf --baseline {out}/a.h5 -o {out}/report.h5 --plot {out}/plots --by-chunk",
     "evaluate compare": "{out}/a.h5 {out}/a.h5",

@@ -1,0 +1,1 @@
+"""A text to calibrate on, built of several sources: without near duplicates, and with languages in balance."""

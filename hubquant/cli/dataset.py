@@ -1,0 +1,179 @@
+"""``hubquant dataset``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Option
+
+from hubquant.cli.output import JsonOption, Output, QuietOption
+from hubquant.cli.run import SetOption
+from hubquant.cli.usage import Command, Group
+from hubquant.errors import UserError
+
+if TYPE_CHECKING:
+    from hubquant.recipe.schema import Recipe, TextSource
+
+app = typer.Typer(cls=Group, help="Build the text that a model is calibrated on.", rich_markup_mode=None)
+
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([_-]\w+)*,?")
+
+
+class WithLanguages(Command):
+    """``--langs en es de`` is several languages; a word after them that looks like none is the recipe."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _one_by_one(args))
+
+
+def _one_by_one(args: list[str]) -> list[str]:
+    found: list[str] = []
+    within = False
+    for position, arg in enumerate(args):
+        if arg == "--":
+            return [*found, *args[position:]]
+        if within and args[position - 1] != "--langs" and _LANGUAGE.fullmatch(arg):
+            found.append("--langs")
+        else:
+            within = arg == "--langs" or (within and args[position - 1] == "--langs")
+        found.append(arg)
+    return found
+
+
+@app.command(cls=WithLanguages)
+def build(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="A recipe, whose calibration texts and tokenizer are used."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        Option("--out", "-o", "--output", help="The file to write: .txt, or .jsonl for rows with their languages."),
+    ] = None,
+    files: Annotated[
+        list[str] | None, Option("--file", "-f", help="A text, jsonl or parquet file or a Hub dataset. Repeatable.")
+    ] = None,
+    datasource_plugin: Annotated[
+        str | None,
+        Option("--datasource-plugin", "--datasource_plugin", help="A Python file of yours that gives records."),
+    ] = None,
+    plugin_class: Annotated[
+        str, Option("--plugin-class", "--plugin_class", help="The class in that file.")
+    ] = "DataSourcePlugin",
+    langs: Annotated[
+        list[str] | None,
+        Option(
+            "--langs", help="Languages: en es de. A plugin is asked for each; {lang} stands for it in what follows."
+        ),
+    ] = None,
+    config: Annotated[str | None, Option("--config", help="The configuration of the datasets, such as {lang}.")] = None,
+    split: Annotated[str | None, Option("--split", help="Their split (default: train).")] = None,
+    field: Annotated[str | None, Option("--field", help="The field with the text (default: text).")] = None,
+    samples: Annotated[
+        int | None,
+        Option("--samples", "--num-samples", "--num_samples", min=1, help="At most so many records of each language."),
+    ] = None,
+    skip_samples: Annotated[
+        int, Option("--skip-samples", "--skip_samples", min=0, help="Leave so many records of each language out first.")
+    ] = 0,
+    tokenizer: Annotated[
+        str | None, Option("--tokenizer", metavar="MODEL", help="Count its tokens (default: the recipe's model's).")
+    ] = None,
+    max_tokens: Annotated[int | None, Option("--max-tokens", min=1, help="At most so many tokens in all.")] = None,
+    balance: Annotated[
+        bool, Option("--balance/--no-balance", help="As much of each language of a source, or all there is.")
+    ] = True,
+    keep_duplicates: Annotated[
+        bool, Option("--keep-duplicates", help="Leave in what is nearly the same as an earlier document.")
+    ] = False,
+    split_test: Annotated[
+        str | None,
+        Option("--split-test", help="Write the first part, 20% or 50k tokens, to OUT-test, and the rest to OUT."),
+    ] = None,
+    count_only: Annotated[
+        bool, Option("--count-only", help="Count tokens of each source and language, and write nothing.")
+    ] = False,
+    seed: Annotated[int | None, Option("--seed", min=0, help="Decides what is random (default: the recipe's).")] = None,
+    set: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Build one text of files, datasets and plugins: without duplicates, languages in balance."""
+    from hubquant.commands.dataset import HeldOut, Request
+    from hubquant.commands.dataset import build as build_text
+
+    if out is None and not count_only:
+        raise UserError("--out is missing", hint="write -o calib.txt, or --count-only to write nothing")
+    if set and recipe is None:
+        raise UserError("--set changes a recipe, and none is named", hint="name one, or leave --set out")
+    output = Output(as_json=as_json, quiet=quiet)
+    loaded = _recipe(recipe, set or []) if recipe else None
+    given = {
+        "langs": [lang for part in langs or () for lang in part.split(",") if lang],
+        "samples": samples,
+        "skip": skip_samples or None,
+    }
+    of_rows = {"config": config, "split": split, "field": field}
+    plugins = [f"{datasource_plugin}:{plugin_class}"] if datasource_plugin else []
+    request = Request(
+        None if count_only else out,
+        loaded,
+        (*_texts(files or [], {**given, **of_rows}), *_plugins(plugins, given)),
+        tokenizer=tokenizer,
+        balance=balance,
+        keep_duplicates=keep_duplicates,
+        max_size=max_tokens,
+        test=HeldOut.parse(split_test) if split_test else None,
+        seed=seed if seed is not None else loaded.calibration.seed if loaded else 0,
+    )
+    report = build_text(request, output.progress())
+    output.data(report.as_dict(), report.text)
+
+
+def _recipe(name: str, overrides: list[str]) -> Recipe:
+    from hubquant.hub.pull import fetch_file
+    from hubquant.recipe import load_recipe
+
+    return load_recipe(name, overrides, fetch=lambda repository: fetch_file(repository, "recipe.yaml"))
+
+
+def _texts(names: list[str], settings: dict[str, Any]) -> list[TextSource]:
+    """``--langs`` are those of the texts that have a place for them."""
+    from hubquant.commands.flags import text_sources
+    from hubquant.recipe.texts import BY_LANGUAGE, LANG
+
+    given = {key: value for key, value in settings.items() if value}
+    found = []
+    for name in names:
+        named = {"file": name} if LANG in name else text_sources([name], ())[0].model_dump(exclude_defaults=True)
+        found.append({**named, **given})
+        if not any(LANG in str(found[-1].get(key)) for key in BY_LANGUAGE):
+            found[-1].pop("langs", None)
+    return list(map(_checked, found))
+
+
+def _plugins(names: list[str], settings: dict[str, Any]) -> list[TextSource]:
+    if names and not settings["langs"]:
+        raise UserError(
+            "--langs is missing", why="a plugin is asked for one language after the other", hint="--langs en"
+        )
+    return [_checked({"plugin": name, **{key: value for key, value in settings.items() if value}}) for name in names]
+
+
+def _checked(settings: dict[str, Any]) -> TextSource:
+    from pydantic import ValidationError
+
+    from hubquant.recipe.schema import TextSource
+
+    try:
+        return TextSource.model_validate(settings)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise UserError(
+            f"{next(iter(settings.values()))} cannot be read so",
+            why=problem["msg"].removeprefix("Value error, "),
+            hint="see hubquant dataset build --help",
+        ) from None
