@@ -7,7 +7,7 @@ what plugins and streams give is not known by its name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from hubquant.commands.targets import check_target
 from hubquant.disk import user_path, write_at_once, writing
 from hubquant.engine.progress import Progress
 from hubquant.engine.task import fingerprint
-from hubquant.errors import UserError
+from hubquant.errors import HubquantError, UserError
 from hubquant.recipe.schema import Evaluate, ModelReference, Recipe, TextSource
 from hubquant.sources.open import open_source
 from hubquant.sources.source import SourceModel
@@ -99,7 +99,7 @@ def build(request: Request, progress: Progress) -> Report:
         )
     outs = [path for path in (request.out, request.test_out) if path is not None]
     for path in outs:
-        _check_out(path, streams)
+        _check_out(path, [stream.source for stream in streams_of([*request.all_sources, *request.evaluated])])
     made_from = [source_fingerprint(stream.source, request.seed) for stream in streams]  # finds what is not there
     count, model = _counter(request, progress)
     duplicates = None if request.keep_duplicates else NearDuplicates()
@@ -113,7 +113,7 @@ def build(request: Request, progress: Progress) -> Report:
         mixture = _Mixture(request, streams, spools)
         with progress.doing(f"writing {' and '.join(path.name for path in outs)}"):
             used, parts = _write(mixture, folder)
-            found = _overlap(mixture)
+            found = _overlap(mixture, progress)
     return _report(request, model, streams, counts, used, parts, found)
 
 
@@ -131,18 +131,17 @@ def _counter(request: Request, progress: Progress) -> tuple[Callable[[str], int]
     return lambda text: count_tokens(tokenizer, text), model
 
 
-def _check_out(path: Path, streams: Sequence[Stream]) -> None:
+def _check_out(path: Path, read: Iterable[TextSource]) -> None:
+    """That nothing else is written over, and none of the texts that are ``read``."""
     if path.suffix.lower() not in PartWriter.SUFFIXES:
         raise UserError(
             f"{path} is no name for a text", hint=f"end it with {' or '.join(PartWriter.SUFFIXES)}: rows or plain text"
         )
     check_target(path, "text")
-    for stream in streams:
-        given = stream.source.file or stream.source.plugin_parts[0]
-        if given and path.exists() and user_path(given).exists() and path.samefile(user_path(given)):
-            raise UserError(
-                f"{path} would be written over", why="it is one of the sources", hint="give -o another name"
-            )
+    for source in read if path.exists() else ():
+        given = user_path(source.file or source.plugin_parts[0])
+        if given.exists() and path.samefile(given):
+            raise UserError(f"{path} would be written over", why="it is one of the texts", hint="give -o another name")
 
 
 @contextmanager
@@ -234,23 +233,32 @@ def _empty_part(request: Request, is_test: bool) -> UserError:
     )
 
 
-def _overlap(mixture: _Mixture) -> Evaluated:
-    """With the test part, or else with what the recipe evaluates on."""
+def _overlap(mixture: _Mixture, progress: Progress) -> Evaluated | None:
+    """With the test part, or else with what the recipe evaluates on, where that can be read."""
     request = mixture.request
-    if request.test_out is not None:
-        name = request.test_out.name
-        evaluation: list[str] = []
-        left = COMPARED_CHARACTERS
-        for is_test, _, record in mixture:
-            if not is_test or left <= 0:
-                break
-            evaluation.append(plain_text(record.document)[:left])
-            left -= len(evaluation[-1])
-    else:
-        name = ", ".join(source.display_name for source in request.evaluated)
-        evaluation = [read_text(source, 0, COMPARED_CHARACTERS) for source in request.evaluated]
+    try:
+        name, evaluation = _test_text(mixture) if request.test_out else _evaluated_text(request)
+    except HubquantError as error:
+        progress.note(f"how much of it is evaluated on too is not known: {error}")
+        return None
     pool = (plain_text(record.document) for is_test, _, record in mixture if not is_test)
-    return Evaluated(name, overlap(pool, "\n".join(evaluation)))
+    return Evaluated(name, overlap(pool, evaluation))
+
+
+def _test_text(mixture: _Mixture) -> tuple[str, str]:
+    texts: list[str] = []
+    left = COMPARED_CHARACTERS
+    for is_test, _, record in mixture:
+        if not is_test or left <= 0:
+            break
+        texts.append(plain_text(record.document)[:left])
+        left -= len(texts[-1])
+    return str(mixture.request.test_out and mixture.request.test_out.name), "\n".join(texts)
+
+
+def _evaluated_text(request: Request) -> tuple[str, str]:
+    names = (source.display_name for source in request.evaluated)
+    return ", ".join(names), "\n".join(read_text(source, 0, COMPARED_CHARACTERS) for source in request.evaluated)
 
 
 def _report(

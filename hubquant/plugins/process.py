@@ -71,7 +71,7 @@ def plugin_file(text: str) -> Path:
         raise CalibrationError(
             f"plugin {text} cannot be read",
             why=error.strerror or str(error),
-            hint="name its file, relative to the current folder",
+            hint="name its file, relative to the current folder; a dataset of the Hub needs no plugin",
         ) from None
 
 

@@ -341,7 +341,7 @@ def test_mistakes_are_one_message_and_leave_nothing(tmp_path: Path, line: str, w
     [
         ("c.gguf", "is no name for a text"),
         ("c.parquet", "is no name for a text"),
-        ("a.txt", "is one of the sources"),
+        ("a.txt", "is one of the texts"),
         ("picture.txt", "is not a text"),
         ("folder.txt", "is a folder"),
     ],
@@ -354,6 +354,26 @@ def test_what_is_not_written_over(tmp_path: Path, out: str, what: str) -> None:
     assert outcome.code == 2
     assert what in outcome.err
     assert (tmp_path / "a.txt").read_text() == "a text"
+
+
+def test_the_text_to_evaluate_on_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "held-out.txt").write_text("a text")
+    recipe = {"model": {"bundled": "demo"}, "evaluate": {"sources": [{"file": str(tmp_path / "held-out.txt")}]}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    outcome = build(tmp_path / "recipe.yaml", "-o", tmp_path / "held-out.txt")
+    assert outcome.code == 2
+    assert "is one of the texts" in outcome.err
+    outcome = build(tmp_path / "recipe.yaml", "-o", tmp_path / "held-out.txt", "--count-only")
+    assert outcome.code == 0, outcome.err
+
+
+def test_an_evaluation_text_that_cannot_be_read_is_noted(tmp_path: Path) -> None:
+    recipe = {"model": {"bundled": "demo"}, "evaluate": {"sources": [{"file": str(tmp_path / "gone.txt")}]}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    settings = ["--set", "calibration.sources=[{bundled: test}]", "--max-tokens", "900"]
+    outcome = build(tmp_path / "recipe.yaml", "-o", tmp_path / "c.txt", *settings)
+    assert outcome.code == 0, outcome.err
+    assert "is not known: " in outcome.err
 
 
 def test_two_do_not_build_one_file(tmp_path: Path) -> None:

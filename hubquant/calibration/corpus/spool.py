@@ -56,7 +56,7 @@ class Spool:
             for entry in entries:
                 found = {"size": entry.size, "document": entry.document} if isinstance(entry, Record) else entry
                 with writing(self.path):
-                    write_all(file, json.dumps(found).encode() + b"\n")
+                    write_all(file, json.dumps(found, ensure_ascii=False).encode() + b"\n")
                 yield entry
             with writing(self.path):
                 write_all(file, json.dumps(END).encode() + b"\n")
