@@ -60,6 +60,7 @@ evaluate:
   chunk_size: 512
   chunks: 48
   way: streamed
+  engine: both
 gates: {kld_mean: {Q4_K_M: 0.05}}
 publish:
   to: me/Qwen3-0.6B-GGUF

@@ -40,6 +40,13 @@ WayOption = Annotated[
     Literal["auto", "stored", "streamed"],
     typer.Option("--way", help="For models larger than memory; streamed has one block in memory at a time."),
 ]
+EngineOption = Annotated[
+    Literal["torch", "llamacpp", "both"],
+    typer.Option(
+        "--engine", help="What runs the files; llama.cpp quantizes activations too. both: their difference too."
+    ),
+]
+OF_BOTH = ("weights", "in llama.cpp", "between both")
 
 
 @app.command(cls=Command)
@@ -91,6 +98,7 @@ def run_files(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the distribution and the chunks into this folder.")
     ] = None,
+    engine: EngineOption = "torch",
     by_chunk: Annotated[bool, typer.Option("--by-chunk", help="Print the divergences of each chunk too.")] = False,
     device: DeviceOption = "auto",
     store: StoreOption = None,
@@ -102,7 +110,7 @@ def run_files(
     from hubquant.commands.divergence import Baseline, Shown, divergences
     from hubquant.errors import UserError
 
-    compared = Baseline(baseline, _text(texts, chunks, chunk_size), way, device)
+    compared = Baseline(baseline, _text(texts, chunks, chunk_size), way, device, engine)
     if compared.is_stored and (texts or way != "auto"):
         raise UserError(
             f"{'--file' if texts else '--way'} is for a model as the baseline",
@@ -114,25 +122,34 @@ def run_files(
         store,
         dry_run,
         Output(as_json=as_json, quiet=quiet),
-        lambda measured: _divergences_data(files, measured),
-        lambda measured: _divergences_text(files, measured, by_chunk),
+        lambda measured: _divergences_data(files, engine, measured),
+        lambda measured: _divergences_text(files, engine, measured, by_chunk),
     )
 
 
-def _divergences_data(files: list[Path], measured: list[Divergence]) -> Any:
+def _divergences_data(files: list[Path], engine: str, measured: list[Divergence]) -> Any:
     if len(measured) == 1:
         return asdict(measured[0])
-    return [{"file": str(file), **asdict(found)} for file, found in zip(files, measured, strict=True)]
+    if engine == "both":
+        names = [{"file": str(file), "measured": what} for file in files for what in OF_BOTH]
+    else:
+        names = [{"file": str(file)} for file in files]
+    return [{**name, **asdict(found)} for name, found in zip(names, measured, strict=True)]
 
 
-def _divergences_text(files: list[Path], measured: list[Divergence], by_chunk: bool) -> str:
+def _divergences_text(files: list[Path], engine: str, measured: list[Divergence], by_chunk: bool) -> str:
     """One file with all its statistics, several beside each other."""
     from hubquant.publish.table import chunk_table, divergence_table, files_table, plain
 
-    named = list(zip((file.name for file in files), measured, strict=True))
+    names = [f"{file.name}{which}" for file in files for which in _engines(engine)]
+    named = list(zip(names, measured, strict=True))
     whole = divergence_table(measured[0]) if len(named) == 1 else plain(files_table(named))
     chunks = [f"\n{name}\n{plain(chunk_table(found))}" for name, found in named] if by_chunk else []
     return "".join([whole, *chunks])
+
+
+def _engines(engine: str) -> list[str]:
+    return [f", {what}" for what in OF_BOTH] if engine == "both" else [""]
 
 
 @app.command(cls=Command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.commands.flags import Text
 from hubquant.commands.flags import model as reference
@@ -22,6 +22,7 @@ from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.costs import REPORT_BYTES, evaluating_cost, running_cost
 from hubquant.pipeline.evaluate import Evaluation
 from hubquant.pipeline.held import LoadedModel
+from hubquant.pipeline.in_llamacpp import EngineDifference, EvaluationInLlamaCpp, check_installed
 from hubquant.pipeline.offload import WayOrAuto, choose_way
 from hubquant.pipeline.results import REPORT
 from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hubquant.evaluate import Divergence
 
 Tasks = Sequence[Evaluation] | Sequence[StreamedEvaluation]
+Engine = Literal["torch", "llamacpp", "both"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +101,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What files are compared with: a stored baseline, or a model that is run on ``text`` in some ``way``."""
+    """What files are compared with: a stored baseline, or a model that is run on ``text`` in some ``way``; and by which
+    ``engine`` they are run."""
 
     name: str
     text: Text
     way: WayOrAuto = "auto"
     device: Device = "auto"
+    engine: Engine = "torch"
 
     @property
     def is_stored(self) -> bool:
@@ -115,10 +119,13 @@ class Baseline:
 def divergences(
     files: Sequence[Path], baseline: Baseline, store: Store, progress: Progress, shown: Shown | None = None
 ) -> Job[list[Divergence]]:
-    """How far GGUF files are from ``baseline``; what a model predicts is kept in the store. Raises ``UserError`` for a
-    file that is of another model."""
+    """How far GGUF files are from ``baseline``; what a model predicts is kept in the store. Of both engines there are
+    three for each file: by its weights, in llama.cpp, and between the two. Raises ``UserError`` for a file that is of
+    another model."""
     shown = shown or Shown()
     shown.check(files)
+    if baseline.engine == "both" and shown.paths:
+        raise UserError("--out and --plot are of one engine", hint="measure once more with --engine torch or llamacpp")
     opened = [(file, GGUFFile.open(file)) for file in files]  # first, so that a mistyped file is told before all else
     tasks = _by_stored(opened, baseline) if baseline.is_stored else _by_model(opened, baseline, progress)
     return plan_job(
@@ -136,7 +143,7 @@ def _by_stored(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline) -> T
 
     path = Path(baseline.name)
     with Stored.open(path) as stored:
-        n_tokens, logits = stored.ids.numel(), stored.ids.shape[1] * stored.n_vocab
+        n_chunks, n_tokens, logits = stored.n_chunks, stored.ids.numel(), stored.ids.shape[1] * stored.n_vocab
     base = FileOfUser.of(path)
 
     def task(file: Path, gguf: GGUFFile) -> Evaluation:
@@ -144,7 +151,7 @@ def _by_stored(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline) -> T
         cost = running_cost(n_weights, n_tokens, logits, REPORT_BYTES * n_tokens, baseline.device)
         return Evaluation(FileOfUser.of(file, *gguf.paths), base, file.name, cost, baseline.device)
 
-    return [task(*each) for each in opened]
+    return _by_engine([task(*each) for each in opened], baseline.engine, n_chunks)
 
 
 def _by_model(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline, progress: Progress) -> Tasks:
@@ -157,11 +164,33 @@ def _by_model(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline, progr
     device = baseline.device
     files = [(FileOfUser.of(file, *gguf.paths), file.name) for file, gguf in opened]
     if choose_way(baseline.way, component, device) == "streamed":
+        if baseline.engine != "torch":
+            raise UserError(
+                f"--engine {baseline.engine} needs the model as a whole",
+                why="llama.cpp's predictions are compared with stored ones, and the model is streamed",
+                hint="leave --engine out, or write a baseline where the model fits: hubquant evaluate baseline",
+            )
         last = LastBlock(component, chunks, device)
         return [StreamedEvaluation(file, last, name) for file, name in files]
     base = BaselineTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device))
     cost = evaluating_cost(component, chunks, REPORT_BYTES * chunks.n_tokens, device)
-    return [Evaluation(file, base, name, cost, device) for file, name in files]
+    return _by_engine(
+        [Evaluation(file, base, name, cost, device) for file, name in files], baseline.engine, len(chunks)
+    )
+
+
+def _by_engine(tasks: Sequence[Evaluation], engine: Engine, n_chunks: int) -> Sequence[Evaluation]:
+    """By transformers, by llama.cpp, or by both and their difference, file by file."""
+    if engine == "torch":
+        return tasks
+    check_installed()
+    if engine == "llamacpp":
+        return [EvaluationInLlamaCpp.beside(task, n_chunks) for task in tasks]
+    return [
+        each
+        for task in tasks
+        for each in (task, EvaluationInLlamaCpp.beside(task, n_chunks), EngineDifference.of(task))
+    ]
 
 
 def _check_vocabulary(file: Path, gguf: GGUFFile, component: Component) -> None:

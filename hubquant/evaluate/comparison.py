@@ -22,34 +22,37 @@ def compare(
     runner: Runner,
     baseline: Baseline,
     *,
+    chunks: Sequence[int] | None = None,
     texts: Sequence[str] = (),
     snapshot: Path | None = None,
     report: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Divergence:
-    """How far the model of ``runner`` is from ``baseline``, over all its chunks; ``advance`` is called once per chunk.
-    ``texts`` name the text of each chunk.
+    """How far the model of ``runner`` is from ``baseline``, over all its chunks or those of the numbers ``chunks``;
+    ``advance`` is called once per chunk. ``texts`` name the text of each chunk of the baseline.
 
     With ``snapshot`` every finished chunk is kept in that file, and a later call with the same baseline goes on from
-    there; the file must be used for one model only, and is the caller's to delete. ``report`` is where the statistics
-    of every token are written in the end (see :mod:`hubquant.evaluate.report_file`). Raises EvaluationError when a
-    logit is not finite or the vocabularies differ, BaselineError when the baseline is empty.
+    there; the file must be used for one model and the same ``chunks`` only, and is the caller's to delete. ``report``
+    is where the statistics of every token are written in the end (see :mod:`hubquant.evaluate.report_file`). Raises
+    EvaluationError when a logit is not finite or the vocabularies differ, BaselineError when the baseline is empty.
     """
     if not baseline.n_chunks:
         raise BaselineError("the baseline is empty", hint="write it again: hubquant evaluate baseline")
     store = FinishedChunks(snapshot, baseline.key, len(FIELDS) * baseline.n_scored) if snapshot else None
     finished: FinishedChunks | list[np.ndarray] = [] if store is None else store
+    numbers = range(baseline.n_chunks) if chunks is None else chunks
     if len(finished):
-        advance(min(len(finished), baseline.n_chunks))
+        advance(min(len(finished), len(numbers)))
     ids = baseline.ids
     try:
-        for chunk in range(len(finished), baseline.n_chunks):
+        for chunk in numbers[len(finished) :]:
             finished.append(_chunk_statistics(runner, baseline, chunk, ids[chunk]).stacked().flatten().numpy())
             advance(1)
     finally:
         if store:
             store.close()
-    return conclude(finished, baseline.n_chunks, baseline.n_vocab, texts, report)
+    names = [texts[chunk] for chunk in numbers] if texts else ()
+    return conclude(finished, len(numbers), baseline.n_vocab, names, report)
 
 
 def conclude(

@@ -10,15 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hubquant.calibration.chunks import Chunks
 from hubquant.errors import EvaluationError
 from hubquant.evaluate.comparison import conclude
-from hubquant.evaluate.divergence import Divergence, TokenStatistics, token_statistics
-from hubquant.evaluate.likelihood import negative_log_likelihood
-from hubquant.evaluate.scoring import finite, n_scored, row_blocks, scored_targets
+from hubquant.evaluate.divergence import Divergence
+from hubquant.evaluate.pairs import statistics_of
+from hubquant.evaluate.scoring import finite, n_scored
 from hubquant.evaluate.snapshot import FinishedChunks
 from hubquant.models.language_model import where_it_runs
 from hubquant.models.passes import LastOutputs, before_output, output_of
@@ -70,7 +69,7 @@ def compare_streamed(
         source.weights.open_output()
         for i in range(done, len(chunks)):
             begun = source.start(chunks.ids[i][None], _scoring(source), source.n_blocks, output_of(last, i))
-            statistics = _statistics(_logits(passes[i]), _logits(begun), chunks.ids[i])
+            statistics = statistics_of(_logits(passes[i]), _logits(begun), chunks.ids[i])
             finished.append(statistics.stacked().flatten().numpy())
             advance(1)
         for each in passes[:done]:
@@ -102,13 +101,3 @@ def _logits(waiting: BlockPass) -> Tensor:
     """float32 [n_scored, n_vocab]"""
     logits: Tensor = waiting.step().logits[0, :-1]
     return finite(logits)
-
-
-def _statistics(logits: Tensor, base: Tensor, ids: Tensor) -> TokenStatistics:
-    targets = scored_targets(ids)
-    parts = []
-    for rows in row_blocks(logits):
-        nll = negative_log_likelihood(base[rows], targets[rows])
-        top = base[rows].argmax(1).cpu()
-        parts.append(token_statistics(logits[rows], base[rows], nll, top, targets[rows]).stacked())
-    return TokenStatistics(*torch.cat(parts, dim=1))

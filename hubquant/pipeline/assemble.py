@@ -74,7 +74,8 @@ def _report(tasks: FileTasks, context: Context, gate: float | None) -> FileRepor
     if divergence is not None and not tasks.file.settings.prune_layers:
         check_plausible(Path(plan.name).name, plan.types.values(), divergence)
     runtime = context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped="nothing was evaluated")
-    measured = MeasuredFile(plan.paths[0], plan.label, plan.size, plan.bpw, divergence, runtime, plan.fork)
+    in_llamacpp = context.read(tasks.in_llamacpp) if tasks.in_llamacpp else None
+    measured = MeasuredFile(plan.paths[0], plan.label, plan.size, plan.bpw, divergence, runtime, plan.fork, in_llamacpp)
     return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=gate)
 
 

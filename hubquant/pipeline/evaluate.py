@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ from hubquant.version import __version__
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hubquant.evaluate import Divergence
+    from hubquant.evaluate import Baseline, Divergence
+    from hubquant.evaluate.runner import Runner
     from hubquant.llamacpp.runtime import NextTokens, RuntimeCheck
 
 SLOWEST = 10e6  # bytes of a file that llama.cpp needs a second for, in all of its answers
@@ -78,21 +80,22 @@ class Evaluation(Measurement["Divergence"]):
         return rate_on(self.kind, self.device)
 
     @property
-    def shares(self) -> LoadedFile:
+    def shares(self) -> LoadedFile | None:
         return LoadedFile(self.file, self.device)
 
     def measure(self, folder: Path, context: Context) -> Divergence:
         from hubquant.evaluate import Baseline, compare
-        from hubquant.models.language_model import LanguageModel
 
         snapshot = folder / SNAPSHOT
         with (
             Baseline.open(context.read(self.baseline)) as baseline,
-            context.progress.bar(self.name, baseline.n_chunks, "chunks") as advance,
+            self.running_file(baseline, context) as runner,
+            context.progress.bar(self.detail, len(self.compared(baseline)), "chunks") as advance,
         ):
             divergence = compare(
-                LanguageModel(context.held),
+                runner,
                 baseline,
+                chunks=self.compared(baseline),
                 texts=self.texts,
                 snapshot=snapshot,
                 report=folder / REPORT,
@@ -100,6 +103,17 @@ class Evaluation(Measurement["Divergence"]):
             )
         snapshot.unlink(missing_ok=True)
         return divergence
+
+    def compared(self, baseline: Baseline) -> range:
+        """Which chunks of ``baseline`` are."""
+        return range(baseline.n_chunks)
+
+    @contextmanager
+    def running_file(self, baseline: Baseline, context: Context) -> Iterator[Runner]:  # noqa: ARG002
+        """What gives the logits of the file on the tokens of ``baseline``."""
+        from hubquant.models.language_model import LanguageModel
+
+        yield LanguageModel(context.held)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from hubquant.engine.task import Task
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.costs import REPORT_BYTES, evaluating_cost
 from hubquant.pipeline.evaluate import Evaluation, UsedByLlamaCpp
+from hubquant.pipeline.in_llamacpp import IN_A_RUN, EvaluationInLlamaCpp
 from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
 from hubquant.pipeline.verify import Verification
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FileTasks:
-    """Of one file; the last two are None where nothing is evaluated."""
+    """Of one file; the last three are None where nothing is evaluated, ``in_llamacpp`` also where llama.cpp is not
+    asked."""
 
     file: QuantizedFile
     verification: Verification
     evaluation: Evaluation | StreamedEvaluation | None
+    in_llamacpp: EvaluationInLlamaCpp | None
     runtime: UsedByLlamaCpp | None
 
     @property
@@ -55,7 +58,7 @@ class RecipeTasks:
             self.baseline,
             *(each.file for each in self.files),
             *(each.verification for each in self.files),
-            *(task for each in self.files for task in (each.evaluation, each.runtime)),
+            *(task for each in self.files for task in (each.evaluation, each.in_llamacpp, each.runtime)),
         ]
         return (task for task in found if task is not None)
 
@@ -74,22 +77,30 @@ def recipe_tasks(
     baseline: BaselineTask | LastBlock | None,
     vocabulary: VocabularyCheck | None,
     texts: tuple[str, ...] = (),
+    *,
+    in_llamacpp: bool = False,
 ) -> RecipeTasks:
-    """``vocabulary`` is known where there is a ``baseline``, on whose device the files are measured too; ``texts`` name
-    the text of each of its chunks."""
+    """``vocabulary`` is known where there is a ``baseline``, on whose device the files are measured too, and
+    ``in_llamacpp`` besides unless they are streamed; ``texts`` name the text of each of its chunks."""
 
     def of(file: QuantizedFile) -> FileTasks:
         if baseline is None or vocabulary is None:
-            return FileTasks(file, Verification(file), None, None)
+            return FileTasks(file, Verification(file), None, None, None)
         facts = tuple(vocabulary.differing), bool(vocabulary.left_out)
         if isinstance(baseline, LastBlock):
-            device = baseline.device
-            evaluation: Evaluation | StreamedEvaluation = StreamedEvaluation(file, baseline, file.plan.label, texts)
-        else:
-            device = baseline.model.device
-            cost = evaluating_cost(file.component, baseline.chunks, REPORT_BYTES * baseline.chunks.n_tokens, device)
-            evaluation = Evaluation(file, baseline, file.plan.label, cost, device, texts)
-        runtime = UsedByLlamaCpp(file, *facts, device, streamed=isinstance(baseline, LastBlock))
-        return FileTasks(file, Verification(file), evaluation, runtime)
+            runtime = UsedByLlamaCpp(file, *facts, baseline.device, streamed=True)
+            streamed = StreamedEvaluation(file, baseline, file.plan.label, texts)
+            return FileTasks(file, Verification(file), streamed, None, runtime)
+        device = baseline.model.device
+        cost = evaluating_cost(file.component, baseline.chunks, REPORT_BYTES * baseline.chunks.n_tokens, device)
+        evaluation = Evaluation(file, baseline, file.plan.label, cost, device, texts)
+        asked = in_llamacpp and file.plan.fork is None
+        return FileTasks(
+            file,
+            Verification(file),
+            evaluation,
+            EvaluationInLlamaCpp.beside(evaluation, len(baseline.chunks), IN_A_RUN) if asked else None,
+            UsedByLlamaCpp(file, *facts, device),
+        )
 
     return RecipeTasks(imatrix, baseline, tuple(map(of, files)))

@@ -14,12 +14,14 @@ from hubquant.backends.gguf.backend import GGUF, CheckedGGUF
 from hubquant.backends.gguf.files import FilePlan, fork_note
 from hubquant.devices import Device
 from hubquant.engine.progress import Progress
+from hubquant.llamacpp.process import is_installed
 from hubquant.observe import collected_names
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
 from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix
+from hubquant.pipeline.in_llamacpp import check_installed
 from hubquant.pipeline.offload import choose_offload, choose_way
 from hubquant.pipeline.streamed import LastBlock
 from hubquant.pipeline.tasks import RecipeTasks, Texts, recipe_tasks
@@ -85,7 +87,10 @@ def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progr
         baseline = BaselineTask(component, texts.evaluation, model)
     files = checked.tasks(importance)
     names = text_names(recipe.evaluate.sources, texts.evaluation)
-    tasks = recipe_tasks(files, importance.task if importance else None, baseline, checked.vocabulary, names)
+    in_llamacpp = _asks_llama_cpp(recipe.evaluate.engine)
+    tasks = recipe_tasks(
+        files, importance.task if importance else None, baseline, checked.vocabulary, names, in_llamacpp=in_llamacpp
+    )
     return Work(
         recipe=recipe,
         component=component,
@@ -100,6 +105,13 @@ def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progr
             *(_check_overlap(recipe) if texts.calibration and texts.evaluation else []),
         ],
     )
+
+
+def _asks_llama_cpp(engine: str) -> bool:
+    """Raises ``UserError`` where it is to be asked and is not there."""
+    if engine == "both":
+        check_installed()
+    return engine != "torch" and is_installed()
 
 
 def collects(recipe: Recipe) -> bool:

@@ -140,6 +140,7 @@ def _parts(card: Card) -> dict[str, Any]:
         "fork_only": [file for file in card.files if file.fork],
         "llama_cpp": " ".join(llama_cpp_checks(card.files)),
         "builds": llama_cpp_builds(card.files),
+        "in_llama_cpp": any(file.in_llamacpp for file in card.files),
     }
 
 

@@ -59,6 +59,7 @@ class FileMeasurement(_Frozen):
     made_with: MadeWith
     divergence: Divergence | None
     runtime: RuntimeCheck | None
+    in_llamacpp: Divergence | None = None
 
     @classmethod
     def of(cls, file: MeasuredFile, sha256: Mapping[str, str], made_with: MadeWith) -> FileMeasurement:
@@ -71,6 +72,7 @@ class FileMeasurement(_Frozen):
             made_with=made_with,
             divergence=file.divergence and replace(file.divergence, chunks=()),
             runtime=file.runtime,
+            in_llamacpp=file.in_llamacpp,
         )
 
     @property
@@ -88,7 +90,9 @@ class FileMeasurement(_Frozen):
 
     @property
     def measured(self) -> MeasuredFile:
-        return MeasuredFile(self.paths[0], self.type, self.size, self.bpw, self.divergence, self.runtime, self.fork)
+        return MeasuredFile(
+            self.paths[0], self.type, self.size, self.bpw, self.divergence, self.runtime, self.fork, self.in_llamacpp
+        )
 
 
 class Measurements(_Frozen):

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class MeasuredFile:
     """``file`` is its path in the repository, the first shard's if it has several; ``size`` in bytes, all shards
-    together; ``bpw`` in bits per weight. ``divergence`` and ``runtime`` are None where nothing was measured or
-    checked. ``fork`` is the repository of the only llama.cpp that loads the file, None where any does.
+    together; ``bpw`` in bits per weight. ``divergence`` is that of the file's weights, ``in_llamacpp`` that of the file
+    as llama.cpp runs it; they and ``runtime`` are None where nothing was measured or checked. ``fork`` is the
+    repository of the only llama.cpp that loads the file, None where any does.
     """
 
     file: str
@@ -26,6 +27,7 @@ class MeasuredFile:
     divergence: Divergence | None = None
     runtime: RuntimeCheck | None = None
     fork: str | None = None
+    in_llamacpp: Divergence | None = None
 
 
 # Mean KLD up to which a file is called so. For scale: stock Q8_0, Q6_K, Q4_K_M, Q3_K_M and Q2_K of Llama-3-8B have

@@ -12,7 +12,7 @@ from hubquant.errors import UserError
 from hubquant.publish.checks import llama_cpp_checks
 from hubquant.publish.html import html_table, paragraphs, picture
 from hubquant.publish.recommendation import MeasuredFile, recommend
-from hubquant.publish.table import NARROW, RECOMMENDATION, TEXT_COLUMNS, plain, table
+from hubquant.publish.table import RECOMMENDATION, TEXT_COLUMNS, narrow, plain, table
 
 if TYPE_CHECKING:
     import pandas
@@ -87,7 +87,7 @@ class Report:
         """For notebooks: the table, and the plot of sizes and divergences."""
         files = [file.measured for file in self.files]
         measured = any(file.divergence for file in files)
-        columns = (*NARROW, RECOMMENDATION) if measured else NARROW
+        columns = (*narrow(files), RECOMMENDATION) if measured else narrow(files)
         parts = [html_table(table(files, columns), TEXT_COLUMNS)]
         if measured:
             from hubquant.publish.plot import plot
@@ -98,7 +98,7 @@ class Report:
     def text(self) -> str:
         """The table of sizes and measurements, what to make of it, what llama.cpp said, and where the files are."""
         files = [file.measured for file in self.files]
-        lines = [plain(table(files, NARROW))]
+        lines = [plain(table(files, narrow(files)))]
         if any(file.divergence for file in files):
             width = max(len(file.type) for file in files)
             published = [file.measured for file in self.passed]
@@ -120,6 +120,7 @@ class Report:
 class MeasurementTable:
     """A row by file with these columns: ``file``, ``type``, ``size`` in bytes, ``bpw`` in bits per weight, ``passed``
     its gate; and of the divergence from the source, each with its standard error in ``…_error``: ``kld_mean`` in nats,
+    ``kld_in_llamacpp`` likewise,
     ``same_top`` as a share of one, ``ppl``, ``ppl_ratio``; and ``kld_99_9``, the percentile. None where nothing was
     measured."""
 
@@ -139,7 +140,8 @@ class MeasurementTable:
 
 
 def _row(file: FileReport) -> dict[str, Any]:
-    measured, found = file.measured, file.measured.divergence
+    measured = file.measured
+    found, runtime = measured.divergence, measured.in_llamacpp
     return {
         "file": measured.file,
         "type": measured.type,
@@ -151,6 +153,8 @@ def _row(file: FileReport) -> dict[str, Any]:
         "kld_99_9": found and found.kld.percentiles[99.9],
         "same_top": found and found.same_top,
         "same_top_error": found and found.same_top_error,
+        "kld_in_llamacpp": runtime and runtime.kld.mean,
+        "kld_in_llamacpp_error": runtime and runtime.kld.error,
         "ppl": found and found.ppl.ppl,
         "ppl_error": found and found.ppl.error,
         "ppl_ratio": found and found.ratio,

@@ -30,10 +30,9 @@ OF_MEASUREMENTS: Mapping[str, Callable[[Divergence], str]] = {
     "Same top token": lambda found: share(found.same_top, found.same_top_error),
     "PPL ratio": lambda found: measured(found.ratio, found.ratio_error),
 }
+IN_LLAMA_CPP = "KLD in llama.cpp"
 # The first ones are what the column of a model's page on the Hub has room for; the table scrolls.
-COLUMNS = (*OF_FILES, "Mean KLD", RECOMMENDATION, "99.9 % KLD", "Same top token", "PPL ratio")
-# What fits the 80 columns of a terminal.
-NARROW = ("Type", "Size", "bpw", "Mean KLD", "Same top token", "PPL ratio")
+COLUMNS = (*OF_FILES, "Mean KLD", RECOMMENDATION, "99.9 % KLD", "Same top token", "PPL ratio", IN_LLAMA_CPP)
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ def table(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> Ta
     """One row per file, in the order given; where nothing was measured, without the columns of measurements."""
     if not any(file.divergence for file in files):
         columns = [name for name in columns if name in OF_FILES]
+    if not any(file.in_llamacpp for file in files):
+        columns = [name for name in columns if name != IN_LLAMA_CPP]
     recommendations = recommend(files)
 
     def cell(file: MeasuredFile, column: str) -> str:
@@ -53,6 +54,8 @@ def table(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> Ta
             return recommendations[file.file]
         if column in OF_FILES:
             return OF_FILES[column](file)
+        if column == IN_LLAMA_CPP:
+            return OF_MEASUREMENTS["Mean KLD"](file.in_llamacpp) if file.in_llamacpp else MISSING
         return OF_MEASUREMENTS[column](file.divergence) if file.divergence else MISSING
 
     return Table(tuple(columns), tuple(tuple(cell(file, column) for column in columns) for file in files))
@@ -62,6 +65,12 @@ def files_table(files: Sequence[tuple[str, Divergence]]) -> Table:
     """What was measured of files without a type or a size, by their names."""
     rows = tuple((name, *(cell(found) for cell in OF_MEASUREMENTS.values())) for name, found in files)
     return Table((FILE, *OF_MEASUREMENTS), rows)
+
+
+def narrow(files: Sequence[MeasuredFile]) -> tuple[str, ...]:
+    """The columns that fit the 80 of a terminal."""
+    last = IN_LLAMA_CPP if any(file.in_llamacpp for file in files) else "PPL ratio"
+    return ("Type", "Size", "bpw", "Mean KLD", "Same top token", last)
 
 
 def plain(table: Table) -> str:

@@ -221,6 +221,9 @@ class Evaluate(Frozen):
     way: Literal["auto", "stored", "streamed"] = "auto"
     """``stored`` loads the model and each file as a whole, and keeps the model's predictions; ``streamed`` has one
     block in memory at a time, and keeps what the model's last block gave; ``auto`` streams what does not fit."""
+    engine: Literal["auto", "torch", "both"] = "auto"
+    """What runs the files: transformers with the files' weights (``torch``), or besides llama.cpp on the CPU, which
+    quantizes activations too (``both``). By default both where xllamacpp is installed."""
     skip: bool = False
     """Measure nothing."""
 

@@ -193,3 +193,14 @@ def test_two_baselines_of_one_text(model: LanguageModel, tmp_path: Path) -> None
     write_baseline(other, random_chunks(4, 64, 99, seed=5), tmp_path / "c.h5", name="c", revision="r").close()
     with pytest.raises(BaselineError, match="different token ids"):
         compare_baselines(tmp_path / "a.h5", tmp_path / "c.h5")
+
+
+def test_some_chunks_are_compared_as_if_there_were_no_others(model: LanguageModel, tmp_path: Path) -> None:
+    chunks = random_chunks(5, 32, model.model.config.vocab_size)
+    other = disturbed(model, 0.05)
+    with write_baseline(model, chunks, tmp_path / "base.h5", name="tiny", revision="r") as baseline:
+        whole = compare(other, baseline)
+        some = compare(other, baseline, chunks=[1, 4], texts=["a", "b", "a", "b", "a"])
+    assert some.n_tokens * 5 == whole.n_tokens * 2
+    assert [chunk.mean for chunk in some.chunks] == [whole.chunks[1].mean, whole.chunks[4].mean]
+    assert some.texts["b"].kld == whole.chunks[1]

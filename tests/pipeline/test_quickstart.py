@@ -50,6 +50,11 @@ def test_the_quickstart_measures_what_it_makes(out: Path) -> None:
     for file_report in report.files:
         assert file_report.measured.runtime is not None
         assert file_report.measured.runtime.skipped is None
+        assert file_report.measured.divergence is not None
+        assert file_report.measured.in_llamacpp is not None
+        # Activations are quantized too, so that it is farther from the source, but of the same order.
+        assert file_report.measured.in_llamacpp.n_tokens < file_report.measured.divergence.n_tokens
+        assert 1 < file_report.measured.in_llamacpp.kld.mean / file_report.measured.divergence.kld.mean < 20
         assert file_report.measured.file in card
     assert "hubquant run recipe.yaml" in card
 

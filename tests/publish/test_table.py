@@ -17,8 +17,8 @@ from hubquant.publish.checks import llama_cpp_checks
 from hubquant.publish.plot import plot
 from hubquant.publish.recommendation import MeasuredFile, recommend
 from hubquant.publish.report import FileReport, Report
-from hubquant.publish.table import COLUMNS, NARROW, plain, table
-from tests.support.measured import measured_file
+from hubquant.publish.table import COLUMNS, IN_LLAMA_CPP, narrow, plain, table
+from tests.support.measured import divergence, measured_file
 
 FILES = [
     measured_file("Q8_0", 8.5, 0.0014),
@@ -91,7 +91,7 @@ def test_a_file_for_a_fork_is_not_recommended() -> None:
 
 def test_tables() -> None:
     made = table(FILES)
-    assert made.columns == COLUMNS
+    assert made.columns == tuple(name for name in COLUMNS if name != IN_LLAMA_CPP)
     assert dict(zip(made.columns, made.rows[2], strict=True)) == {
         "File": "M-Q4_K_M.gguf",
         "Type": "Q4_K_M",
@@ -109,7 +109,7 @@ def test_tables() -> None:
 
 def test_the_table_of_a_terminal_fits_80_columns() -> None:
     files = [*FILES, measured_file("MXFP4_MOE", 12.5, 0.0000417, 0.9943), measured_file("Q8_0", 0.004, 12.345)]
-    text = plain(table(files, NARROW)).splitlines()
+    text = plain(table(files, narrow(files))).splitlines()
     assert len(text) == 1 + len(files)
     assert max(map(len, text)) <= 80
     end = text[0].index("bpw") + len("bpw")
@@ -176,3 +176,12 @@ def test_a_report_in_a_notebook() -> None:
     assert "<b>" not in html
     assert str(report(*FILES)) == report(*FILES).text()
     assert "<img" not in report(FILES[-1])._repr_html_()
+
+
+def test_what_llama_cpp_gives_stands_beside() -> None:
+    files = [dataclasses.replace(FILES[0], in_llamacpp=divergence(0.05)), *FILES[1:]]
+    made = table(files)
+    assert made.columns == COLUMNS
+    assert [row[-1] for row in made.rows[:2]] == ["0.0500 ± 0.0003", "–"]
+    assert narrow(files)[-1] == IN_LLAMA_CPP
+    assert narrow(FILES)[-1] == "PPL ratio"

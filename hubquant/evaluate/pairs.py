@@ -1,0 +1,57 @@
+"""Compare two models that both give their logits, without a stored baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hubquant.evaluate.comparison import FIELDS, conclude
+from hubquant.evaluate.divergence import Divergence, TokenStatistics, token_statistics
+from hubquant.evaluate.likelihood import negative_log_likelihood
+from hubquant.evaluate.runner import Runner
+from hubquant.evaluate.scoring import n_scored, row_blocks, scored_logits, scored_targets
+from hubquant.evaluate.snapshot import FinishedChunks
+
+
+def statistics_of(logits: Tensor, base: Tensor, ids: Tensor) -> TokenStatistics:
+    """Of ``logits`` [n_scored, n_vocab] against ``base`` of the same shape, on one chunk of ``ids`` [chunk_size]."""
+    targets = scored_targets(ids)
+    parts = []
+    for rows in row_blocks(logits):
+        nll = negative_log_likelihood(base[rows], targets[rows])
+        top = base[rows].argmax(1).cpu()
+        parts.append(token_statistics(logits[rows], base[rows], nll, top, targets[rows]).stacked())
+    return TokenStatistics(*torch.cat(parts, dim=1))
+
+
+def compare_runners(
+    runner: Runner,
+    base: Runner,
+    chunks: Tensor,
+    n_vocab: int,
+    *,
+    snapshot: tuple[Path, bytes],
+    report: Path | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Divergence:
+    """How far ``runner`` is from ``base`` on ``chunks`` of ids [n, chunk_size]; ``advance`` is called once per chunk.
+    Both have a vocabulary of ``n_vocab``.
+
+    Every finished chunk is kept in the file of ``snapshot``, under the 32 bytes that tell models and chunks apart, and
+    a later call goes on. ``report`` is that of :func:`hubquant.evaluate.comparison.compare`. Raises EvaluationError
+    when a logit is not finite.
+    """
+    path, key = snapshot
+    finished = FinishedChunks(path, key, len(FIELDS) * n_scored(chunks.shape[1]))
+    try:
+        advance(min(len(finished), len(chunks)))
+        for ids in chunks[len(finished) :]:
+            ours, theirs = scored_logits(runner, ids), scored_logits(base, ids)
+            finished.append(statistics_of(ours, theirs, ids).stacked().flatten().numpy())
+            advance(1)
+    finally:
+        finished.close()
+    return conclude(finished, len(chunks), n_vocab, report=report)
