@@ -60,27 +60,14 @@ class Outcome:
     read: int
 
 
-def collect(model: Path, way: str, chunks: int, limit: int, group: Path | None) -> Outcome:
-    out = model.parent / f"{way}.gguf"
-    command = [
-        sys.executable,
-        "-m",
-        "hubquant",
-        "imatrix",
-        "collect",
-        str(model),
-        "-o",
-        str(out),
-        "--quiet",
-        "--no-ppl",
-    ]
-    command += ["--chunks", str(chunks), "--offload", way]
-    command += ["--max-memory", f"cpu={limit // 3 // 2**20}MiB"] if way == "disk" else []
+def hubquant(*arguments: str, group: Path | None) -> Outcome:
+    """A command in a process of its own, in ``group``."""
 
     def enter() -> None:
         if group is not None:
             (group / "tasks").write_text(str(os.getpid()))
 
+    command = [sys.executable, "-m", "hubquant", *arguments, "--quiet"]
     start, read = time.monotonic(), 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=enter)
     while True:
@@ -95,11 +82,23 @@ def collect(model: Path, way: str, chunks: int, limit: int, group: Path | None) 
     return Outcome(ended, seconds, cpu, usage.ru_maxrss * 1024, read)
 
 
+def collect(model: Path, way: str, chunks: int, limit: int, group: Path | None) -> Outcome:
+    out = model.parent / f"{way}.gguf"
+    options = ["-o", str(out), "--no-ppl", "--chunks", str(chunks), "--offload", way]
+    options += ["--max-memory", f"cpu={limit // 3 // 2**20}MiB"] if way == "disk" else []
+    return hubquant("imatrix", "collect", str(model), *options, group=group)
+
+
+def make_in_shards(folder: Path, n_bytes: float) -> list[Path]:
+    """The weight files of a model of that size, made in a process that leaves no memory behind."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(make_model, folder, width(n_bytes, SHARDS), SHARDS).result()
+    return sorted(folder.glob("*.safetensors"))
+
+
 def run(folder: Path, n_bytes: float, chunks: int, limit: int) -> None:
     model = folder / "model"
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(make_model, model, width(n_bytes, SHARDS), SHARDS).result()
-    shards = sorted(model.glob("*.safetensors"))
+    shards = make_in_shards(model, n_bytes)
     size = sum(shard.stat().st_size for shard in shards)
     with limited(limit) as group:
         held = f"limited to {limit / 1e9:.2f} GB by a cgroup" if group else "not limited"

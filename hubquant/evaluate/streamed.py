@@ -66,7 +66,7 @@ def compare_streamed(
     with before_output(stream, list(chunks.ids), _scoring(stream), kept, advance) as passes, source.pausing():
         advance(done)
         source.weights.load_rest(chunks.ids)
-        source.weights.open_output()
+        source.load_output()
         for i in range(done, len(chunks)):
             begun = source.start(chunks.ids[i][None], _scoring(source), source.n_blocks, output_of(last, i))
             statistics = statistics_of(_logits(passes[i]), _logits(begun), chunks.ids[i])

@@ -44,7 +44,7 @@ def before_output(
     kept: KeptState | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[BlockPass]]:
-    """``inputs``, token ids [n] each, when they have passed all blocks; the output layer is open. ``forward`` runs the
+    """``inputs``, token ids [n] each, when they have passed all blocks; the output layer is there. ``forward`` runs the
     model for ids [1, n].
 
     ``advance`` counts inputs passing a block. With ``kept`` a killed process goes on after the last block whose outputs
@@ -66,7 +66,7 @@ def before_output(
             last = block + 1 == stream.n_blocks
             if kept and (last or all(each.resumable for each in passes)):
                 kept.keep(partial(_state, passes, block + 1), last=last)
-        stream.weights.open_output()
+        stream.load_output()
         yield passes
 
 

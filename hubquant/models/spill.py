@@ -1,8 +1,9 @@
-"""Hidden states that wait in files instead of memory."""
+"""Hidden states and output layers that lie in files instead of memory."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Spill:
                 return value
             target = next(place, None)
             if target is None or target.shape != value.shape or target.dtype != value.dtype:
-                target = self._mapped(value)
+                target = self.empty(value.shape, value.dtype)
             written.append(target)
             return target.copy_(value)
 
@@ -42,10 +43,11 @@ class Spill:
         waiting.buffers, waiting.spare = waiting.spare, written
         return kept
 
-    def _mapped(self, like: torch.Tensor) -> torch.Tensor:
-        path = self._folder / f".hidden-states-{next(self._numbers)}"
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Room for a tensor."""
+        path = self._folder / f".spilled-{next(self._numbers)}"
         with writing(path):
             self._folder.mkdir(parents=True, exist_ok=True)
-            mapped = torch.from_file(str(path), shared=True, size=like.numel(), dtype=like.dtype)
+            mapped = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype)
             path.unlink()
-        return mapped.reshape(like.shape)
+        return mapped.reshape(shape)

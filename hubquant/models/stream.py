@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from greenlet import getcurrent, greenlet
 
-from hubquant.models.streamed_weights import StreamedWeights
+from hubquant.models.streamed_weights import Empty, StreamedWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,13 +66,13 @@ class BlockPass:
 
 
 class BlockStream:
-    """The blocks of a model in turn. ``keep`` says where hidden states wait."""
+    """The blocks of a model in turn. ``keep`` says where hidden states wait, ``empty`` where the output layer is."""
 
-    def __init__(self, weights: StreamedWeights, keep: Keep = in_memory) -> None:
+    def __init__(self, weights: StreamedWeights, keep: Keep = in_memory, empty: Empty = torch.empty) -> None:
         self.weights = weights
         self.model: PreTrainedModel = weights.skeleton
         self.n_blocks = len(weights.blocks)
-        self._keep = keep
+        self._keep, self._empty = keep, empty
         self._next = 0
 
     @contextmanager
@@ -90,9 +90,9 @@ class BlockStream:
     def start(
         self, ids: torch.Tensor, forward: Callable[[torch.Tensor], Any], done: int = 0, output: BlockOutput = None
     ) -> BlockPass:
-        """An input [1, n] before block ``done``, which gets ``output`` from the one before."""
+        """An input [1, n] before block ``done``, which gets ``output`` from the one before, wherever that is now."""
         self._next = done
-        result = BlockPass(ids, _Frames(lambda: forward(ids)), output)
+        result = BlockPass(ids, _Frames(lambda: forward(ids)), self._on_device(output))
         result.frames.owner = result
         result.frames.switch()
         return result
@@ -108,6 +108,14 @@ class BlockStream:
                 self._next = number + 1
                 yield number
                 self.weights.unload(number)
+
+    def load_output(self) -> None:
+        self.weights.load_output(self._empty)
+
+    def _on_device(self, output: BlockOutput) -> BlockOutput:
+        if isinstance(output, tuple):
+            return tuple(map(self._on_device, output))
+        return output.to(self.weights.device) if isinstance(output, torch.Tensor) else output
 
     def _waiting(self, number: int, forward: Callable[..., BlockOutput]) -> Callable[..., BlockOutput]:
         def wait(*args: Any, **kwargs: Any) -> BlockOutput:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROWS_ELEMENTS = 1 << 24
-"""Weights of the output layer in memory at a time: 64 MB in float32, whatever the size of the vocabulary."""
+"""Weights of the output layer that are decoded at a time: 64 MB in float32."""
 
 Stored = dict[str, torch.Tensor]
 """What was read of some weights, as it is stored."""
+
+Empty = Callable[[tuple[int, int]], torch.Tensor]
+"""Makes room for a matrix in float32."""
 
 
 class Matrix(Protocol):
@@ -73,7 +76,8 @@ class StreamedWeights:
         self.skeleton.eval().requires_grad_(False)
         self._output: Any = self.skeleton.get_output_embeddings()
         self.blocks: list[Any] = list(self.skeleton.get_submodule(blocks_path))
-        self._reader, self._prefix, self._device = reader, f"{blocks_path}.", device
+        self.device = device
+        self._reader, self._prefix = reader, f"{blocks_path}."
         self._token_tables: dict[str, Any] = {
             name: self.skeleton.get_submodule(name.removesuffix(".weight")) for name in token_tables
         }
@@ -127,19 +131,27 @@ class StreamedWeights:
             present = torch.tensor(sorted({0, *tokens.flatten().tolist()}))
             present = present[present < module.num_embeddings]
             rows = self._reader.matrix(name)[present]
-            module.weight = torch.nn.Parameter(rows.float().to(self._device), requires_grad=False)
+            module.weight = torch.nn.Parameter(rows.float().to(self.device), requires_grad=False)
             module.padding_idx = None
-            module.register_forward_pre_hook(_Renumbered(present.to(self._device)))
+            module.register_forward_pre_hook(_Renumbered(present.to(self.device)))
 
-    def open_output(self) -> None:
-        """Let the output layer, which may be the same matrix as the embedding, read its rows when they are used."""
+    def load_output(self, empty: Empty = torch.empty) -> None:
+        """The output layer, which may be the same matrix as the embedding; on a CPU ``empty`` makes room for it."""
         weight = [name for name in self._output_names if name.endswith(".weight")]
         self._load(self._reader.read([name for name in self._output_names if name not in weight]))
         if not weight:
             embedding = self.skeleton.get_input_embeddings()
             weight = [name for name, module in self._token_tables.items() if module is embedding]
-        (name,) = weight
-        self._output.forward = _ByRows(name, self._reader.matrix(name), self._output)
+        (name,), (n_rows, n_columns) = weight, self._output.weight.shape
+        matrix, step = self._reader.matrix(name), max(1, ROWS_ELEMENTS // n_columns)
+        whole = (
+            empty((n_rows, n_columns)) if self.device == "cpu" else torch.empty(n_rows, n_columns, device=self.device)
+        )
+        for start in range(0, n_rows, step):
+            rows = matrix[start : start + step]
+            check_finite(name, rows)
+            whole[start : start + step] = rows
+        self._output.weight = torch.nn.Parameter(whole, requires_grad=False)
 
     def _load(self, stored: Stored) -> None:
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
@@ -149,7 +161,7 @@ class StreamedWeights:
         for name, x in tensors.items():
             check_finite(name, x)
         settings = LoadStateDictConfig(
-            dtype=torch.float32, weight_mapping=self._mapping, device_map={"": torch.device(self._device)}
+            dtype=torch.float32, weight_mapping=self._mapping, device_map={"": torch.device(self.device)}
         )
         with quiet():
             found, _ = convert_and_load_state_dict_in_model(self.skeleton, dict(tensors), settings)
@@ -176,21 +188,3 @@ class _Renumbered:
 
     def __call__(self, _module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (torch.searchsorted(self._present, args[0]), *args[1:])
-
-
-class _ByRows:
-    """The output layer, of whose matrix a few rows are in memory at a time, for each input again."""
-
-    def __init__(self, name: str, matrix: Matrix, layer: torch.nn.Linear) -> None:
-        self._name, self._matrix, self._layer = name, matrix, layer
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        n_rows, n_columns = self._layer.weight.shape
-        result = x.new_empty((*x.shape[:-1], n_rows))
-        step = max(1, ROWS_ELEMENTS // n_columns)
-        for start in range(0, n_rows, step):
-            rows = slice(start, start + step)
-            weight = self._matrix[rows]
-            check_finite(self._name, weight)
-            result[..., rows] = torch.nn.functional.linear(x, weight.to(x.device, x.dtype))
-        return result if self._layer.bias is None else result.add_(self._layer.bias)

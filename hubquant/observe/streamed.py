@@ -61,7 +61,7 @@ def collect_streamed(
             if kept and all(each.resumable for each in passes):
                 kept.keep(lambda: _state(collection, passes), last=block + 1 == stream.n_blocks)
         if wanted.score or wanted.process_output:
-            stream.weights.open_output()
+            stream.load_output()
             for i, (each, ids) in enumerate(zip(passes, chunks.ids, strict=True)):
                 output = _step(each, i, collection, bad)
                 if wanted.score and i not in bad:

@@ -17,8 +17,9 @@ from hubquant.gguf_file import GGUFFile
 from hubquant.llamacpp.process import installed_version
 from hubquant.pipeline.costs import LIBRARIES_BYTES, running_cost
 from hubquant.pipeline.held import LoadedFile, other_device, rate_on
-from hubquant.pipeline.offload import streaming_bytes
+from hubquant.pipeline.offload import output_bytes, stream_of, streaming_bytes
 from hubquant.pipeline.results import REPORT, SNAPSHOT, Measurement
+from hubquant.sources.component import Component
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
@@ -159,14 +160,15 @@ class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
     @property
     def cost(self) -> Cost:
         if self.streamed:
-            return Cost(ram_bytes=LIBRARIES_BYTES + streaming_bytes(self.file.component, 0))
+            component = self.file.component
+            return Cost(ram_bytes=LIBRARIES_BYTES + max(streaming_bytes(component, 0), output_bytes(component)))
         return running_cost(self.file.component.n_parameters, 0, device=self.device)
 
     @property
     def shares(self) -> LoadedFile | None:
         return None if self.file.plan.fork or self.streamed else LoadedFile(self.file, self.device)
 
-    def measure(self, folder: Path, context: Context) -> RuntimeCheck:  # noqa: ARG002
+    def measure(self, folder: Path, context: Context) -> RuntimeCheck:
         from hubquant.llamacpp.runtime import TIMEOUT, RuntimeCheck, predicted_by, runtime_check
         from hubquant.models.language_model import LanguageModel
 
@@ -176,7 +178,7 @@ class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
         if self.streamed:
             if self.file.plan.size > memory_bytes():
                 return RuntimeCheck(skipped="the file is larger than the memory of the machine that it was made on")
-            next_tokens: NextTokens = _Streamed(path, self.device)
+            next_tokens: NextTokens = _Streamed(path, self.file.component, folder, self.device)
             threads, timeout = os.cpu_count() or 1, TIMEOUT + self.file.plan.size / SLOWEST
         else:
             next_tokens = predicted_by(LanguageModel(context.held))
@@ -196,11 +198,13 @@ class _Streamed:
     """What a file that is restored block by block predicts."""
 
     path: Path
+    component: Component
+    folder: Path
     device: Device
 
     def __call__(self, prompts: Sequence[Tensor]) -> list[int]:
         from hubquant.convert.blocks import open_file
         from hubquant.evaluate.streamed import next_tokens
-        from hubquant.models.stream import BlockStream
 
-        return next_tokens(BlockStream(open_file(GGUFFile.open(self.path), self.device)), prompts)
+        weights, n_tokens = open_file(GGUFFile.open(self.path), self.device), sum(map(len, prompts))
+        return next_tokens(stream_of(weights, self.component, n_tokens, self.folder, self.device), prompts)

@@ -15,7 +15,7 @@ from hubquant.observe.collector import BATCH_TOKENS, batch_chunks
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.costs import LIBRARIES_BYTES, matrix_bytes, on_device, running_cost
 from hubquant.pipeline.held import LoadedModel, Offload, other_device, rate_on
-from hubquant.pipeline.offload import room, streaming_bytes
+from hubquant.pipeline.offload import output_bytes, stream_of, streaming_bytes
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.component import Component
@@ -106,14 +106,20 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
             if on_device(self.device):
                 return replace(running, device_bytes=running.device_bytes + self._logit_bytes)
             return replace(running, ram_bytes=running.ram_bytes + self._logit_bytes)
-        return replace(running, ram_bytes=LIBRARIES_BYTES + streaming_bytes(self.component, n_tokens), device_bytes=0)
+        return replace(running, ram_bytes=LIBRARIES_BYTES + self._streaming_bytes, device_bytes=0)
+
+    @property
+    def _streaming_bytes(self) -> int:
+        """Of the blocks, or of the output layer after them where it is used."""
+        blocks = streaming_bytes(self.component, self.chunks.n_tokens)
+        return max(blocks, output_bytes(self.component) + self._logit_bytes) if self._logit_bytes else blocks
 
     @property
     def _logit_bytes(self) -> int:
         """Of a batch: every token's where the output layer is observed, the second halves' where chunks are scored."""
         size = self.chunks.chunk_size
         kept = size if self.settings.process_output else size - size // 2 if self.score else 0
-        at_once = min(batch_chunks(size, self.batch_tokens), len(self.chunks))
+        at_once = 1 if self.offload == "stream" else min(batch_chunks(size, self.batch_tokens), len(self.chunks))
         return FP32_BYTES * at_once * kept * self.component.n_vocab
 
     @property
@@ -155,10 +161,8 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
         facts = {"model": source.full_name, "model_identity": source.identity["model"], **self.provenance}
         wanted = CollectionRequest(self.settings.process_output, _score if self.score else None, facts)
         if self.offload == "stream":
-            from hubquant.models.stream import BlockStream
-
-            place = room(self.component, self.chunks.n_tokens, keeping.path.parent, self.device)
-            stream = BlockStream(source.open_weights(self.device), place)
+            weights, n_tokens = source.open_weights(self.device), self.chunks.n_tokens
+            stream = stream_of(weights, self.component, n_tokens, keeping.path.parent, self.device)
             with progress.bar("imatrix", len(self.chunks) * stream.n_blocks, "layers") as advance:
                 return collect_streamed(stream, self.chunks, taps, wanted, keeping=keeping, advance=advance)
         watch = _Watch(self.saving, progress)

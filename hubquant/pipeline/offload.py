@@ -15,12 +15,13 @@ from hubquant.recipe.schema import Imatrix
 from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
-    from hubquant.models.stream import Keep
+    from hubquant.models.stream import BlockStream
+    from hubquant.models.streamed_weights import StreamedWeights
 
 Way = Literal["stored", "streamed"]
 WayOrAuto = Literal["auto", "stored", "streamed"]
 
-SPILLED_SHARE = 4  # hidden states of more than a quarter of the memory wait in files
+SPILLED_SHARE = 4  # what takes more than a quarter of the memory is in files: hidden states, an output layer
 
 
 def choose_offload(settings: Imatrix, component: Component, device: Device = "auto") -> Offload:
@@ -63,10 +64,26 @@ def hidden_bytes(component: Component, n_tokens: int) -> int:
     return FP32_BYTES * n_tokens * component.width
 
 
-def room(component: Component, n_tokens: int, folder: Path, device: Device = "auto") -> Keep:
-    """Where hidden states wait: on a GPU where they are."""
-    from hubquant.models.spill import Spill
-    from hubquant.models.stream import in_memory
+def output_bytes(component: Component) -> int:
+    """Of the output layer, as far as it is in memory."""
+    return min(FP32_BYTES * component.width * component.n_vocab, memory_bytes() // SPILLED_SHARE)
 
-    spills = hidden_bytes(component, n_tokens) > memory_bytes() // SPILLED_SHARE
-    return Spill(folder) if spills and not on_device(device) else in_memory
+
+def stream_of(
+    weights: StreamedWeights, component: Component, n_tokens: int, folder: Path, device: Device = "auto"
+) -> BlockStream:
+    """The blocks of ``component`` or of a file of it. What would take more than its share of the memory is in files in
+    ``folder``, and on a GPU nothing is."""
+    import torch
+
+    from hubquant.models.spill import Spill
+    from hubquant.models.stream import BlockStream, in_memory
+
+    share, spill = memory_bytes() // SPILLED_SHARE, Spill(folder)
+    if on_device(device):
+        return BlockStream(weights)
+    return BlockStream(
+        weights,
+        spill if hidden_bytes(component, n_tokens) > share else in_memory,
+        spill.empty if FP32_BYTES * component.width * component.n_vocab > share else torch.empty,
+    )

@@ -14,7 +14,7 @@ from hubquant.evaluate.snapshot import FinishedChunks
 from hubquant.gguf_file import GGUFFile
 from hubquant.pipeline.costs import LIBRARIES_BYTES, LOGIT_COPIES, REPORT_BYTES
 from hubquant.pipeline.held import other_device, rate_on
-from hubquant.pipeline.offload import hidden_bytes, room, streaming_bytes
+from hubquant.pipeline.offload import hidden_bytes, output_bytes, stream_of, streaming_bytes
 from hubquant.pipeline.results import REPORT, SNAPSHOT, Measurement, describe
 from hubquant.sources.component import Component
 from hubquant.version import __version__
@@ -70,10 +70,9 @@ class LastBlock(Task[Path]):
     def make(self, folder: Path, context: Context) -> None:
         from hubquant.evaluate.streamed import keep_last_outputs
         from hubquant.models.snapshot import KeptState
-        from hubquant.models.stream import BlockStream
 
         weights = context.read(self.component.pulled).open_weights(self.device)
-        stream = BlockStream(weights, room(self.component, self.chunks.n_tokens, folder, self.device))
+        stream = stream_of(weights, self.component, self.chunks.n_tokens, folder, self.device)
         with context.progress.bar("baseline", len(self.chunks) * stream.n_blocks, "layers") as advance:
             keep_last_outputs(stream, self.chunks, KeptState(folder / OUTPUTS, self.key), advance)
 
@@ -132,12 +131,13 @@ class StreamedEvaluation(Measurement["Divergence"]):
         from hubquant.evaluate.comparison import FIELDS
         from hubquant.evaluate.streamed import compare_streamed
         from hubquant.models.snapshot import KeptState
-        from hubquant.models.stream import BlockStream
 
         component, chunks, device = self.baseline.component, self.baseline.chunks, self.baseline.device
-        weights = open_file(GGUFFile.open(context.read(self.file)), device)
-        stream = BlockStream(weights, room(component, chunks.n_tokens, folder, device))
-        source = BlockStream(context.read(component.pulled).open_weights(device))
+        weights = (
+            open_file(GGUFFile.open(context.read(self.file)), device),
+            context.read(component.pulled).open_weights(device),
+        )
+        stream, source = (stream_of(each, component, chunks.n_tokens, folder, device) for each in weights)
         kept = KeptState(folder / SNAPSHOT, self.key)
         records = len(FIELDS) * n_scored(chunks.chunk_size)
         finished = FinishedChunks(folder / FINISHED, bytes.fromhex(self.key), records)
@@ -163,11 +163,12 @@ class StreamedEvaluation(Measurement["Divergence"]):
 
 
 def streamed_cost(component: Component, chunks: Chunks) -> Cost:
-    """Of passing a component's blocks, or those of a file of it: in the end the logits of a chunk take their place."""
+    """Of passing a component's blocks, or those of a file of it: in the end the output layers of both and the logits of
+    a chunk take their place."""
     hidden = hidden_bytes(component, chunks.n_tokens)
-    logits = FP32_BYTES * LOGIT_COPIES * n_scored(chunks.chunk_size) * component.n_vocab
+    last = FP32_BYTES * LOGIT_COPIES * n_scored(chunks.chunk_size) * component.n_vocab + 2 * output_bytes(component)
     return Cost(
-        ram_bytes=LIBRARIES_BYTES + max(streaming_bytes(component, chunks.n_tokens), logits),
+        ram_bytes=LIBRARIES_BYTES + max(streaming_bytes(component, chunks.n_tokens), last),
         scratch_bytes=SCRATCH_COPIES * hidden,
         work=float(component.n_parameters) * chunks.n_tokens,
     )

@@ -10,6 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
+from hubquant import plan as make_plan
+from hubquant.engine.progress import Silent
+from hubquant.engine.store import Store
+from hubquant.engine.task import Context
 from hubquant.gguf_file import GGUFFile
 from hubquant.pipeline.offload import choose_offload, choose_way
 from hubquant.recipe.schema import Imatrix, ModelReference
@@ -86,6 +90,18 @@ def test_a_plan_shows_what_is_streamed(file: Path, small_settings: list[str], tm
     hidden = 4 * 3 * 64 * GGUFFile.open(file).tensors["token_embd.weight"].shape[1]
     logits = 2 * 3 * 31 * GGUFFile.open(file).tensors["token_embd.weight"].shape[0]
     assert plans[1]["disk_bytes"] - plans[0]["disk_bytes"] == hidden + 4 * hidden - logits
+
+
+def test_llama_cpp_is_not_asked_about_what_it_cannot_hold(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"evaluate.way": "streamed", "evaluate.chunks": 2, "evaluate.chunk_size": 64, "imatrix.skip": True}
+    plan = make_plan(tiny_llama, types="Q8_0", out=tmp_path / "out", overrides=settings)
+    runtime = plan.tasks.files[0].runtime
+    assert runtime is not None
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1 << 16, available=1 << 16))
+    found = runtime.measure(tmp_path, Context(Store(tmp_path / "store"), Silent()))
+    assert str(found) == "skipped: the file is larger than the memory of the machine that it was made on"
 
 
 def test_several_files_against_a_model(tiny_llama: Path, file: Path, tmp_path: Path) -> None:
