@@ -47,7 +47,7 @@ def _one_by_one(args: list[str]) -> list[str]:
 def build(
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="[RECIPE]", help="A recipe, whose calibration texts and tokenizer are used."),
+        typer.Argument(metavar="RECIPE", help="A recipe, whose calibration texts and tokenizer are used."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -66,7 +66,8 @@ def build(
     langs: Annotated[
         list[str] | None,
         Option(
-            "--langs", help="Languages: en es de. A plugin is asked for each; {lang} stands for it in what follows."
+            "--langs",
+            help="Languages: en es de. A plugin is asked for each; {lang} in -f, --config, --split, --field is each.",
         ),
     ] = None,
     config: Annotated[str | None, Option("--config", help="The configuration of the datasets, such as {lang}.")] = None,

@@ -85,6 +85,10 @@ class Request:
         return self.out.with_name(f"{self.out.stem}-test{self.out.suffix}")
 
     @property
+    def outs(self) -> list[Path]:
+        return [path for path in (self.out, self.test_out) if path is not None]
+
+    @property
     def evaluated(self) -> tuple[TextSource, ...]:
         return self.recipe.evaluate.sources if self.recipe else Evaluate().sources
 
@@ -92,29 +96,41 @@ class Request:
 def build(request: Request, progress: Progress) -> Report:
     """Raises ``UserError`` for what cannot be read or written, and for parts that are empty."""
     streams = streams_of(request.all_sources)
+    _check(request, streams)
+    made_from = [source_fingerprint(stream.source, request.seed) for stream in streams]  # finds what is not there
+    count, model = _counter(request, progress)
+    duplicates = None if request.keep_duplicates else NearDuplicates()
+    collector = Collector(count, duplicates, request.seed, progress, request.max_size)
+    if request.out is None:
+        return _report(request, model, streams, [collector.collect(stream, None) for stream in streams])
+    settings = [request.keep_duplicates, request.max_size, __version__]
+    key = fingerprint([made_from, model and model.identity["model"], *settings])
+    with _working_folder(request.out, key) as folder:
+        spools = open_spools(folder, streams)
+        counts = [collector.collect(stream, spool) for stream, spool in zip(streams, spools, strict=True)]
+        mixture = _Mixture(request, streams, spools)
+        with progress.doing(f"writing {' and '.join(path.name for path in request.outs)}"):
+            used, parts = _write(mixture, folder)
+            found = _overlap(mixture, progress)
+    return _report(request, model, streams, counts, used, parts, found)
+
+
+def _check(request: Request, streams: Sequence[Stream]) -> None:
+    """Mistakes that are known before anything is read."""
     if not streams:
         raise UserError(
             "there is nothing to build a text of",
             hint="name a recipe, a text or dataset with -f, or a plugin with --datasource-plugin",
         )
-    outs = [path for path in (request.out, request.test_out) if path is not None]
-    for path in outs:
+    for path in request.outs:
         _check_out(path, [stream.source for stream in streams_of([*request.all_sources, *request.evaluated])])
-    made_from = [source_fingerprint(stream.source, request.seed) for stream in streams]  # finds what is not there
-    count, model = _counter(request, progress)
-    duplicates = None if request.keep_duplicates else NearDuplicates()
-    collector = Collector(count, duplicates, request.seed, progress)
-    if request.out is None:
-        return _report(request, model, streams, [collector.collect(stream, None) for stream in streams])
-    key = fingerprint([made_from, model and model.identity["model"], request.keep_duplicates, __version__])
-    with _working_folder(request.out, key) as folder:
-        spools = open_spools(folder, streams)
-        counts = [collector.collect(stream, spool) for stream, spool in zip(streams, spools, strict=True)]
-        mixture = _Mixture(request, streams, spools)
-        with progress.doing(f"writing {' and '.join(path.name for path in outs)}"):
-            used, parts = _write(mixture, folder)
-            found = _overlap(mixture, progress)
-    return _report(request, model, streams, counts, used, parts, found)
+    for stream in streams:
+        if stream.source.dataset and stream.source.samples is None and request.max_size is None:
+            raise UserError(
+                f"how much of {stream.source.dataset}?",
+                why="a dataset of the Hub may hold more than a disk",
+                hint="add --max-tokens 500000, or --samples 5000 (in a recipe samples: 5000 at this text)",
+            )
 
 
 def _counter(request: Request, progress: Progress) -> tuple[Callable[[str], int], SourceModel | None]:

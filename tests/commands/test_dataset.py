@@ -218,13 +218,31 @@ def test_datasets_and_files_by_language(tmp_path: Path, hub: LocalHub) -> None:
     hub.add("org/many", {"README.md": f"{card}---\n".encode(), **content}, kind="dataset")
     for each in ("ca", "eu"):
         (tmp_path / f"{each}.txt").write_text(f"{each} file\n")
-    line = ["-f", "org/many", "-f", f"{tmp_path}/{{lang}}.txt", "--config", "x.{lang}", "--langs", "ca", "eu"]
+    line = ["-f", "org/many", "-f", f"{tmp_path}/{{lang}}.txt", "--max-tokens", "99", "--config", "x.{lang}"]
+    line += ["--langs", "ca", "eu"]
     built(*line, "-o", tmp_path / "c.txt")
     assert (tmp_path / "c.txt").read_text().splitlines() == ["ca text", "eu text", "ca file", "eu file"]
     outcome = build(*line[:-1], "xx", "-o", tmp_path / "c.txt")
     assert outcome.code == 2
     assert outcome.is_one_message()
     assert "xx" in outcome.err
+
+
+def test_no_more_of_a_dataset_is_read_than_is_needed(tmp_path: Path, hub: LocalHub) -> None:
+    rows_of_all = (json.dumps({"text": f"row {i} of {i * 77}"}) for i in range(50))
+    hub.add("org/large", {"train.jsonl": "\n".join(rows_of_all).encode()}, kind="dataset")
+    outcome = build("-f", "org/large", "-o", tmp_path / "c.txt")
+    assert outcome.code == 2
+    assert "how much of org/large?" in outcome.err
+    report = built("-f", "org/large", "-f", write_rows(tmp_path, 40), "-o", tmp_path / "c.txt", "--max-tokens", "200")
+    assert all(each["documents"] < 20 for each in report["sources"])
+    assert 180 < report["files"][0]["characters"] <= 200
+
+
+def write_rows(folder: Path, n: int) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"text": f"{i * 31} another row {i * i}"}) for i in range(n)))
+    return path
 
 
 def test_records_that_were_skipped_are_those_before(tmp_path: Path) -> None:

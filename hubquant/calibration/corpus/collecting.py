@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -70,13 +70,19 @@ def streams_of(sources: Sequence[TextSource]) -> list[Stream]:
 
 
 class Collector:
-    """``count`` is the size of a text. With ``duplicates`` what is nearly the same as an earlier document of any stream
-    is left out; ``seed`` decides what is random in sources and plugins."""
+    """``count`` is the size of a text; no stream is read on when it has ``most``. With ``duplicates`` what is nearly
+    the same as an earlier document of any stream is left out. ``seed`` decides what is random in sources."""
 
     def __init__(
-        self, count: Callable[[str], int], duplicates: NearDuplicates | None, seed: int, progress: Progress
+        self,
+        count: Callable[[str], int],
+        duplicates: NearDuplicates | None,
+        seed: int,
+        progress: Progress,
+        most: int | None = None,
     ) -> None:
         self._count, self._duplicates, self._seed, self._progress = count, duplicates, seed, progress
+        self._most = most
 
     def collect(self, stream: Stream, spool: Spool | None) -> Counts:
         """Go through a stream, from where ``spool`` ends; streams must come in the same order every time.
@@ -89,21 +95,27 @@ class Collector:
             if isinstance(entry, Record) and self._duplicates is not None:
                 self._duplicates.add(plain_text(entry.document))
         if spool is None or not spool.is_complete:
-            entries = self._entries(stream, counts.done)
+            entries = self._entries(stream, replace(counts))
             self._watched(stream, spool.write(entries) if spool else entries, counts)
         if not counts.documents:
             raise _nothing(stream, counts)
         return counts
 
-    def _entries(self, stream: Stream, done: int) -> Iterator[Entry]:
-        for document in islice(_documents(stream.source, self._seed), done, None):
+    def _entries(self, stream: Stream, before: Counts) -> Iterator[Entry]:
+        size = before.size
+        found = islice(_documents(stream.source, self._seed), before.done, None)
+        while self._most is None or size < self._most:
+            if (document := next(found, None)) is None:
+                return
             text = plain_text(document)
             if not text or text.isspace():
                 yield "blank"
             elif self._duplicates is not None and not self._duplicates.add(text):
                 yield "duplicate"
             else:
-                yield Record(document, self._count(text))
+                record = Record(document, self._count(text))
+                size += record.size
+                yield record
 
     def _watched(self, stream: Stream, entries: Iterator[Entry], counts: Counts) -> None:
         if stream.source.samples is None:
