@@ -61,6 +61,8 @@ evaluate:
   chunks: 48
   way: streamed
   engine: both
+  margin: 0.05
+  confidence: 0.9
 gates: {kld_mean: {Q4_K_M: 0.05}}
 publish:
   to: me/Qwen3-0.6B-GGUF

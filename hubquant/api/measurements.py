@@ -100,6 +100,8 @@ def evaluate(
     way: Way = "auto",
     out: Path | str | None = None,
     plot: Path | str | None = None,
+    margin: float | None = None,
+    confidence: float = 0.95,
     device: Device = "auto",
     store: Path | str | None = None,
     progress: Bars = "auto",
@@ -132,6 +134,8 @@ def evaluate(
     way: Way = "auto",
     out: Path | str | None = None,
     plot: Path | str | None = None,
+    margin: float | None = None,
+    confidence: float = 0.95,
     device: Device = "auto",
     store: Path | str | None = None,
     progress: Bars = "auto",
@@ -145,7 +149,8 @@ def evaluate(
     which at most ``chunks`` chunks of ``chunk_size`` tokens are read; the second half of each is scored, as
     llama-perplexity does. With ``ppl_stride`` the perplexity is that of windows which begin so many tokens after each
     other. With a ``baseline`` the statistics of every token are written to the HDF5 file ``out``, and pictures of their
-    distribution and of the chunks to the folder ``plot``.
+    distribution and of the chunks to the folder ``plot``. With a ``margin``, such as 0.05, chunks are measured until
+    mean KLD and composite score are known to that share of themselves, with the probability ``confidence``.
 
     Raises ``HubquantError``.
     """
@@ -154,24 +159,26 @@ def evaluate(
             "chunks": ("evaluate.chunks", chunks),
             "chunk_size": ("evaluate.chunk_size", chunk_size),
             "way": ("evaluate.way", way),
+            "margin": ("evaluate.margin", margin),
+            "confidence": ("evaluate.confidence", confidence),
         }
     ).evaluate
     if ppl_stride is not None:
         check_least("ppl_stride", ppl_stride, 1)
         if baseline is not None:
             raise UserError("ppl_stride and baseline contradict each other", hint="leave one of them out")
-    if baseline is None and (out is not None or plot is not None):
-        raise UserError("out and plot are for divergences", hint="name a baseline, or leave them out")
+    if baseline is None and any(value is not None for value in (out, plot, margin)):
+        raise UserError("out, plot and margin are for divergences", hint="name a baseline, or leave them out")
     opened = open_store(store)
     with quietly(progress) as seen:
         from hubquant.commands import divergence, measure
-        from hubquant.commands.flags import Text, text_sources
+        from hubquant.commands.flags import Text, precision, text_sources
         from hubquant.commands.job import carry_out
 
         text = Text(text_sources(listed(file), evaluated.sources), evaluated.chunks, evaluated.chunk_size)
         if baseline is None:
             return carry_out(measure.perplexity(str(model), text, opened, seen, device, ppl_stride), opened, seen)
         shown = divergence.Shown(*(None if path is None else Path(path) for path in (out, plot)))
-        compared = divergence.Baseline(str(baseline), text, evaluated.way, device)
+        compared = divergence.Baseline(str(baseline), text, evaluated.way, device, until=precision(margin, confidence))
         job = divergence.divergences([Path(model)], compared, opened, seen, shown)
         return carry_out(job, opened, seen)[0]

@@ -23,6 +23,7 @@ from hubquant.cli import (
     inspect,
     publish,
     quantize,
+    refine,
     run,
     store,
 )
@@ -54,6 +55,7 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(gguf.app, name="gguf")
 app.add_typer(store.app, name="store")
 app.add_typer(dataset.app, name="dataset")
+app.command("refine", cls=Command)(refine.refine)
 app.command("inspect", cls=Command)(inspect.inspect)
 app.command("publish", cls=Command)(publish.publish)
 app.command("env", cls=Command)(environment.env)

@@ -99,6 +99,13 @@ def run_files(
         Path | None, typer.Option("--plot", help="Draw the distribution and the chunks into this folder.")
     ] = None,
     engine: EngineOption = "torch",
+    margin: Annotated[
+        float | None,
+        typer.Option("--margin", help="Stop when mean KLD and composite score are known to this share: .05."),
+    ] = None,
+    confidence: Annotated[
+        float, typer.Option("--confidence", min=0.5, max=0.999, help="How sure they are to be known so well.")
+    ] = 0.95,
     by_chunk: Annotated[bool, typer.Option("--by-chunk", help="Print the divergences of each chunk too.")] = False,
     device: DeviceOption = "auto",
     store: StoreOption = None,
@@ -108,9 +115,10 @@ def run_files(
 ) -> None:
     """Measure how far GGUF files are from their source model."""
     from hubquant.commands.divergence import Baseline, Shown, divergences
+    from hubquant.commands.flags import precision
     from hubquant.errors import UserError
 
-    compared = Baseline(baseline, _text(texts, chunks, chunk_size), way, device, engine)
+    compared = Baseline(baseline, _text(texts, chunks, chunk_size), way, device, engine, precision(margin, confidence))
     if compared.is_stored and (texts or way != "auto"):
         raise UserError(
             f"{'--file' if texts else '--way'} is for a model as the baseline",

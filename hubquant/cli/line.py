@@ -17,6 +17,7 @@ GOING_ON = (
     "evaluate baseline",
     "evaluate run",
     "dataset build",
+    "refine",
 )
 """Commands that keep what is finished, and find it again."""
 

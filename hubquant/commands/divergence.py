@@ -30,7 +30,7 @@ from hubquant.pipeline.work import open_model
 from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
-    from hubquant.evaluate import Divergence
+    from hubquant.evaluate import Divergence, Precision
 
 Tasks = Sequence[Evaluation] | Sequence[StreamedEvaluation]
 Engine = Literal["torch", "llamacpp", "both"]
@@ -101,14 +101,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What files are compared with: a stored baseline, or a model that is run on ``text`` in some ``way``; and by which
-    ``engine`` they are run."""
+    """What files are compared with: a stored baseline, or a model that is run on ``text`` in some ``way``; by which
+    ``engine`` they are run, and ``until`` which precision."""
 
     name: str
     text: Text
     way: WayOrAuto = "auto"
     device: Device = "auto"
     engine: Engine = "torch"
+    until: Precision | None = None
 
     @property
     def is_stored(self) -> bool:
@@ -126,6 +127,8 @@ def divergences(
     shown.check(files)
     if baseline.engine == "both" and shown.paths:
         raise UserError("--out and --plot are of one engine", hint="measure once more with --engine torch or llamacpp")
+    if baseline.engine != "torch" and baseline.until:
+        raise UserError("--margin is for the weights alone", hint="leave --engine or --margin out")
     opened = [(file, GGUFFile.open(file)) for file in files]  # first, so that a mistyped file is told before all else
     tasks = _by_stored(opened, baseline) if baseline.is_stored else _by_model(opened, baseline, progress)
     return plan_job(
@@ -149,7 +152,9 @@ def _by_stored(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline) -> T
     def task(file: Path, gguf: GGUFFile) -> Evaluation:
         n_weights = sum(tensor.n_elements for tensor in gguf.tensors.values())
         cost = running_cost(n_weights, n_tokens, logits, REPORT_BYTES * n_tokens, baseline.device)
-        return Evaluation(FileOfUser.of(file, *gguf.paths), base, file.name, cost, baseline.device)
+        return Evaluation(
+            FileOfUser.of(file, *gguf.paths), base, file.name, cost, baseline.device, until=baseline.until
+        )
 
     return _by_engine([task(*each) for each in opened], baseline.engine, n_chunks)
 
@@ -164,6 +169,12 @@ def _by_model(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline, progr
     device = baseline.device
     files = [(FileOfUser.of(file, *gguf.paths), file.name) for file, gguf in opened]
     if choose_way(baseline.way, component, device) == "streamed":
+        if baseline.until:
+            raise UserError(
+                "a model that is streamed is measured on all chunks",
+                why="all of them pass one block after the other",
+                hint="leave --margin out",
+            )
         if baseline.engine != "torch":
             raise UserError(
                 f"--engine {baseline.engine} needs the model as a whole",
@@ -175,7 +186,9 @@ def _by_model(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline, progr
     base = BaselineTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device))
     cost = evaluating_cost(component, chunks, REPORT_BYTES * chunks.n_tokens, device)
     return _by_engine(
-        [Evaluation(file, base, name, cost, device) for file, name in files], baseline.engine, len(chunks)
+        [Evaluation(file, base, name, cost, device, until=baseline.until) for file, name in files],
+        baseline.engine,
+        len(chunks),
     )
 
 

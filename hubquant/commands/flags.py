@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hubquant.calibration import Chunks
+    from hubquant.evaluate import Precision
     from hubquant.gguf_file import Split
 
 CONVERTED_TYPES = ("F32", "F16", "BF16", "Q8_0")
@@ -133,6 +134,17 @@ def use_threads(n: int | None) -> None:
         import torch
 
         torch.set_num_threads(n)
+
+
+def precision(margin: float | None, confidence: float) -> Precision | None:
+    """What is asked of a measurement; None where it has no ``margin``. Raises ``UserError``."""
+    if margin is None:
+        return None
+    if not 0 < margin < 1:
+        raise UserError(f"{margin:g} is no margin", why="it is a share of what is measured", hint="write --margin 0.05")
+    from hubquant.evaluate import Precision
+
+    return Precision(confidence, margin)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hubquant.evaluate.divergence import Distribution, Divergence, TokenStatistics, summarize, token_statistics
     from hubquant.evaluate.likelihood import Perplexity, perplexity
     from hubquant.evaluate.plausible import check_plausible
+    from hubquant.evaluate.stopping import Precision, Stop
     from hubquant.evaluate.verify import FileCheck, TensorCheck, verify_files
 
 _MODULES = {
@@ -23,6 +24,7 @@ _MODULES = {
     "divergence": ("Distribution", "Divergence", "TokenStatistics", "summarize", "token_statistics"),
     "likelihood": ("Perplexity", "perplexity"),
     "plausible": ("check_plausible",),
+    "stopping": ("Precision", "Stop"),
     "verify": ("FileCheck", "TensorCheck", "verify_files"),
 }
 
@@ -33,6 +35,8 @@ __all__ = [
     "Divergence",
     "FileCheck",
     "Perplexity",
+    "Precision",
+    "Stop",
     "TensorCheck",
     "TokenStatistics",
     "accuracy",

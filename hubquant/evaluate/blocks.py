@@ -7,7 +7,7 @@ guide of llama-gguf-optimize proposes it: https://github.com/robbiemu/llama-gguf
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ Values = NDArray[np.float64]
 
 SMALLEST = 1e-12
 LARGEST = 100.0
-STEP = math.log(1.01)
+STEP = math.log(1.05)
 N_BINS = math.ceil(math.log(LARGEST / SMALLEST) / STEP)
 MOST_BLOCKS = 2048
 RESAMPLES = 1000
@@ -45,8 +45,8 @@ class Resampled:
 
 
 class Blocks:
-    """What is kept of each chunk: the sum of its divergences, and how many lie in each of ``N_BINS`` bins that are 1 %
-    wide.
+    """What is kept of each chunk: the sum of its divergences, and how many lie in each of ``N_BINS`` bins that are 5 %
+    wide, of which a quantile is interpolated.
 
     Of more than ``MOST_BLOCKS`` chunks neighbours are put together, so that memory stays bounded.
     """
@@ -75,12 +75,23 @@ class Blocks:
             self._counts = [a + b for a, b in zip(self._counts[::2], self._counts[1::2], strict=True)]
             self._chunks_in_block *= 2
 
-    def resample(self, n: int | None = None) -> Resampled:
-        """By a generator that always begins with the same seed; of the first ``n`` blocks, or of all."""
-        sums, counts = np.array(self._sums[:n]), np.stack(self._counts[:n])
-        drawn = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
-        below = np.cumsum(drawn.astype(np.float32) @ counts.astype(np.float32), axis=1, dtype=np.float64)
-        return Resampled(drawn @ sums / below[:, -1], _composites(below))
+    @classmethod
+    def of(cls, chunks: Iterable[Tensor]) -> Blocks:
+        """Of the divergences [n] of each chunk."""
+        blocks = cls()
+        for kld in chunks:
+            blocks.add(kld)
+        return blocks
+
+    def resample(self) -> Resampled:
+        """By a generator that always begins with the same seed."""
+        n = len(self)
+        return self._weighted(np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES))
+
+    def estimates(self) -> tuple[float, float]:
+        """Mean and composite score of what there is."""
+        found = self._weighted(np.ones((1, len(self)), dtype=np.int64))
+        return float(found.mean[0]), float(found.composite[0])
 
     def errors(self) -> tuple[float, float] | None:
         """Standard errors of mean and composite score; None for one block, which tells nothing of others."""
@@ -90,23 +101,33 @@ class Blocks:
         found, small = self.resample(), math.sqrt(n / (n - 1))
         return small * float(found.mean.std()), small * float(found.composite.std())
 
+    def _weighted(self, weights: NDArray[np.int64]) -> Resampled:
+        """Where each block counts as often as ``weights`` [draws, blocks] say."""
+        counts = np.stack(self._counts)
+        used = np.flatnonzero(counts.any(axis=0))
+        first, end = used[0], used[-1] + 1
+        drawn = weights.astype(np.float32) @ counts[:, first:end].astype(np.float32)
+        below = np.cumsum(drawn, axis=1, dtype=np.float64)
+        scale = math.exp(STEP * first) * SMALLEST
+        return Resampled(weights @ np.array(self._sums) / below[:, -1], _composites(below, scale))
+
 
 def _bins(kld: Tensor) -> NDArray[np.int64]:
     places = ((kld.double().clamp(SMALLEST, LARGEST) / SMALLEST).log() / STEP).floor()
     return places.to(torch.int64).clamp(max=N_BINS - 1).numpy()
 
 
-def _composites(below: Values) -> Values:
-    """Of ``below`` [draws, N_BINS], how many divergences lie in a bin or below it."""
-    quantiles = [_quantiles(below, fraction) for fraction in FRACTIONS]
+def _composites(below: Values, first: float) -> Values:
+    """Of ``below`` [draws, bins], how many divergences lie in a bin or below it; ``first`` begins the first bin."""
+    quantiles = [first * _quantiles(below, fraction) for fraction in FRACTIONS]
     return np.array([composite_score(*of_draw) for of_draw in zip(*quantiles, strict=True)])
 
 
 def _quantiles(below: Values, fraction: float) -> Values:
     place = fraction * (below[:, -1] - 1)
-    at = np.minimum((below <= place[:, None]).sum(axis=1), N_BINS - 1)
+    at = np.minimum((below <= place[:, None]).sum(axis=1), below.shape[1] - 1)
     rows: Sequence[int] = range(len(below))
     before = np.where(at > 0, below[rows, at - 1], 0.0)
     inside = (place - before + 0.5) / np.maximum(below[rows, at] - before, 1)
-    found: Values = SMALLEST * np.exp(STEP * (at + inside))
+    found: Values = np.exp(STEP * (at + inside))
     return found

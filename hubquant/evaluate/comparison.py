@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hubquant.evaluate.report_file import write_report
 from hubquant.evaluate.runner import Runner
 from hubquant.evaluate.scoring import row_blocks, scored_logits, scored_targets
 from hubquant.evaluate.snapshot import FinishedChunks
+from hubquant.evaluate.stopping import Precision, Stop, Watch, visiting_order
 
 
 def compare(
@@ -24,15 +26,17 @@ def compare(
     *,
     chunks: Sequence[int] | None = None,
     texts: Sequence[str] = (),
+    until: Precision | None = None,
     snapshot: Path | None = None,
     report: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Divergence:
     """How far the model of ``runner`` is from ``baseline``, over all its chunks or those of the numbers ``chunks``;
-    ``advance`` is called once per chunk. ``texts`` name the text of each chunk of the baseline.
+    ``advance`` is called once per chunk. With ``until`` they are taken in a random order, and no more of them than it
+    takes to be so sure. ``texts`` name the text of each chunk of the baseline.
 
     With ``snapshot`` every finished chunk is kept in that file, and a later call with the same baseline goes on from
-    there; the file must be used for one model and the same ``chunks`` only, and is the caller's to delete. ``report``
+    there; the file must be used for one model, ``chunks`` and ``until`` only, and is the caller's to delete. ``report``
     is where the statistics of every token are written in the end (see :mod:`hubquant.evaluate.report_file`). Raises
     EvaluationError when a logit is not finite or the vocabularies differ, BaselineError when the baseline is empty.
     """
@@ -40,34 +44,72 @@ def compare(
         raise BaselineError("the baseline is empty", hint="write it again: hubquant evaluate baseline")
     store = FinishedChunks(snapshot, baseline.key, len(FIELDS) * baseline.n_scored) if snapshot else None
     finished: FinishedChunks | list[np.ndarray] = [] if store is None else store
-    numbers = range(baseline.n_chunks) if chunks is None else chunks
+    numbers: Sequence[int] = range(baseline.n_chunks) if chunks is None else chunks
+    watch = Watch(until, len(numbers)) if until else None
+    if watch:
+        numbers = [numbers[place] for place in visiting_order(len(numbers))]
+    taken = list[int]()
     if len(finished):
         advance(min(len(finished), len(numbers)))
     ids = baseline.ids
     try:
-        for chunk in numbers[len(finished) :]:
-            finished.append(_chunk_statistics(runner, baseline, chunk, ids[chunk]).stacked().flatten().numpy())
-            advance(1)
+        for place, chunk in enumerate(numbers):
+            if place == len(finished):
+                finished.append(_chunk_statistics(runner, baseline, chunk, ids[chunk]).stacked().flatten().numpy())
+                advance(1)
+            taken.append(chunk)
+            if watch and watch.is_sure(_tokens(finished[place]).kld):
+                break
     finally:
         if store:
             store.close()
-    names = [texts[chunk] for chunk in numbers] if texts else ()
-    return conclude(finished, len(numbers), baseline.n_vocab, names, report)
+    places = sorted(range(len(taken)), key=lambda place: taken[place])
+    names = [texts[taken[place]] for place in places] if texts else ()
+    return conclude(
+        _Ordered(finished, places),
+        len(taken),
+        baseline.n_vocab,
+        names,
+        report,
+        numbers=sorted(taken),
+        stop=watch.stop if watch else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """Records by their places, read one by one."""
+
+    records: FinishedChunks | list[np.ndarray]
+    places: Sequence[int]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.records[place] for place in self.places)
+
+
+def _tokens(record: np.ndarray) -> TokenStatistics:
+    return TokenStatistics(*torch.tensor(record).reshape(len(FIELDS), -1))
 
 
 def conclude(
-    finished: Iterable[np.ndarray], n_chunks: int, n_vocab: int, texts: Sequence[str] = (), report: Path | None = None
+    finished: Iterable[np.ndarray],
+    n_chunks: int,
+    n_vocab: int,
+    texts: Sequence[str] = (),
+    report: Path | None = None,
+    *,
+    numbers: Sequence[int] | None = None,
+    stop: Stop | None = None,
 ) -> Divergence:
     """Of the first ``n_chunks`` records of ``finished``, each of all ``FIELDS`` of a chunk in turn; ``texts``
-    and ``report`` are those of :func:`compare`."""
+    and ``report`` are those of :func:`compare`, and ``numbers`` those of the chunks where they are not all."""
 
     def tokens() -> Iterator[TokenStatistics]:
-        for values in islice(finished, n_chunks):
-            yield TokenStatistics(*torch.tensor(values).reshape(len(FIELDS), -1))
+        return map(_tokens, islice(finished, n_chunks))
 
-    divergence = summarize(tokens(), n_vocab, texts)
+    divergence = replace(summarize(tokens(), n_vocab, texts), stop=stop)
     if report:
-        write_report(report, tokens(), divergence, texts)
+        write_report(report, tokens(), divergence, range(n_chunks) if numbers is None else numbers, texts)
     return divergence
 
 

@@ -16,6 +16,7 @@ from hubquant.evaluate.likelihood import Perplexity, mean_and_error
 from hubquant.evaluate.moments import Moments
 from hubquant.evaluate.quantiles import Quantiles
 from hubquant.evaluate.scoring import row_blocks
+from hubquant.evaluate.stopping import Stop
 from hubquant.units import measured, share
 
 
@@ -103,7 +104,8 @@ class Divergence:
     The errors are those of llama-perplexity, for which tokens are independent, but for two: ``composite_error`` of the
     ``composite`` score and ``kld_block_error`` of the mean KLD are by block bootstrap over chunks (see
     :mod:`hubquant.evaluate.blocks`), and None where there is one chunk. ``chunks`` are the divergences of each chunk,
-    empty where there are more than ``MOST_CHUNKS``; ``texts`` the whole by the name of a text, where several have one.
+    empty where there are more than ``MOST_CHUNKS``; ``texts`` the whole by the name of a text, where several have one;
+    ``stop`` tells of a measurement that was to be as long as it takes.
     Measurements of hubquant 0.1 lack these.
     """
 
@@ -129,6 +131,7 @@ class Divergence:
     kld_block_error: float | None = None
     chunks: tuple[Distribution, ...] = ()
     texts: dict[str, Divergence] = field(default_factory=dict)
+    stop: Stop | None = None
 
     def __str__(self) -> str:
         kld, top = measured(self.kld.mean, self.kld.error), share(self.same_top, self.same_top_error)

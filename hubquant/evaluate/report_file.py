@@ -1,10 +1,11 @@
 """The statistics of every scored token, in an HDF5 file for programs that look further than a table.
 
 At the root ``nll``, ``nll_base``, ``kld``, ``delta_p`` and ``entropy`` float32 and ``same_top`` uint8, all [chunks,
-scored tokens of a chunk], as :class:`~hubquant.evaluate.divergence.TokenStatistics` has them; ``text`` int32 [chunks],
-which of the attribute ``texts`` (a JSON list of names) a chunk is of. In the group ``by_chunk`` float64 [chunks] of
-``kld``: ``mean``, ``error``, ``median``, ``minimum``, ``maximum`` and the percentiles, such as ``p99.9``. The attribute
-``divergence`` is the whole as JSON, without what is told of each chunk.
+scored tokens of a chunk], as :class:`~hubquant.evaluate.divergence.TokenStatistics` has them; ``number`` int32
+[chunks], which chunk of the text it is, from 0 up, and ``text`` int32 [chunks], which of the attribute ``texts`` (a
+JSON list of names) it is of. In the group ``by_chunk`` float64 [chunks] of ``kld``: ``mean``, ``error``, ``median``,
+``minimum``, ``maximum`` and the percentiles, such as ``p99.9``. The attribute ``divergence`` is the whole as JSON,
+without what is told of each chunk.
 """
 
 from __future__ import annotations
@@ -30,14 +31,19 @@ WHOLE = ("mean", "error", "median", "minimum", "maximum")
 
 
 def write_report(
-    path: Path, chunks: Iterable[TokenStatistics], divergence: Divergence, texts: Sequence[str] = ()
+    path: Path,
+    chunks: Iterable[TokenStatistics],
+    divergence: Divergence,
+    numbers: Sequence[int],
+    texts: Sequence[str] = (),
 ) -> None:
-    """At once, chunk by chunk; equal input gives equal bytes. Raises ``OutputError`` or ``DiskFullError``."""
+    """``numbers`` are those of the chunks in the text, ``texts`` the names of their texts. At once, chunk by chunk;
+    equal input gives equal bytes. Raises ``OutputError`` or ``DiskFullError``."""
     temporary = unfinished(path)
     try:
         with writing(path):
             with h5py.File(temporary, "w", libver="latest") as file:
-                _fill(file, chunks, divergence, texts)
+                _fill(file, chunks, divergence, numbers, texts)
             sync(temporary)
             temporary.replace(path)
             sync(path.parent)
@@ -46,7 +52,13 @@ def write_report(
             temporary.unlink(missing_ok=True)
 
 
-def _fill(file: Any, chunks: Iterable[TokenStatistics], divergence: Divergence, texts: Sequence[str]) -> None:
+def _fill(
+    file: Any,
+    chunks: Iterable[TokenStatistics],
+    divergence: Divergence,
+    numbers: Sequence[int],
+    texts: Sequence[str],
+) -> None:
     names = list(dict.fromkeys(texts)) or [""]
     file.attrs["format"] = FORMAT
     file.attrs["texts"] = json.dumps(names)
@@ -66,18 +78,20 @@ def _fill(file: Any, chunks: Iterable[TokenStatistics], divergence: Divergence, 
     for i, name in enumerate((*WHOLE, *(f"p{percent:g}" for percent in PERCENTS))):
         values = np.array([row[i] for row in by_chunk])
         file.create_dataset(f"by_chunk/{name}", data=values, track_times=False)
-    text = [names.index(text) for text in texts[: len(by_chunk)]] or [0] * len(by_chunk)
-    file.create_dataset("text", data=np.array(text, np.int32), track_times=False)
+    text = [names.index(text) for text in texts] or [0] * len(by_chunk)
+    for name, of_chunks in {"number": numbers, "text": text}.items():
+        file.create_dataset(name, data=np.array(of_chunks, np.int32), track_times=False)
 
 
 class Report:
     """A report file that is open: ``texts`` are the names of its texts, ``text`` int32 [chunks] which of them a chunk
-    is of."""
+    is of, and ``numbers`` int32 [chunks] which chunk it is of all."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
         self.texts: list[str] = json.loads(file.attrs["texts"])
         self.text: np.ndarray[Any, np.dtype[np.int32]] = file["text"][:]
+        self.numbers: np.ndarray[Any, np.dtype[np.int32]] = file["number"][:]
 
     def __len__(self) -> int:
         return len(self.text)

@@ -39,6 +39,14 @@ class FinishedChunks:
     def __len__(self) -> int:
         return self._n
 
+    def __getitem__(self, number: int) -> Rows:
+        """Raises ``IndexError`` where there is no such record."""
+        if not 0 <= number < self._n:
+            raise IndexError(number)
+        with self._path.open("rb") as file:
+            file.seek(KEY_BYTES + number * self._record_bytes + 4)
+            return np.frombuffer(file.read(self._record_bytes - 4), dtype="<f8")
+
     def __iter__(self) -> Iterator[Rows]:
         """The records, read one by one."""
         return self._whole_records()

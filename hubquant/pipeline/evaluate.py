@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from hubquant.version import __version__
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hubquant.evaluate import Baseline, Divergence
+    from hubquant.evaluate import Baseline, Divergence, Precision
     from hubquant.evaluate.runner import Runner
     from hubquant.llamacpp.runtime import NextTokens, RuntimeCheck
 
@@ -36,7 +36,8 @@ SLOWEST = 10e6  # bytes of a file that llama.cpp needs a second for, in all of i
 class Evaluation(Measurement["Divergence"]):
     """KL divergence and perplexity of ``file`` on the text of ``baseline``; ``running`` it there has that cost.
 
-    ``texts`` name the text of each chunk where several have a name. Beside the result stands the report of all tokens.
+    ``texts`` name the text of each chunk where several have a name; ``until`` a precision is reached not all of them
+    are measured. Beside the result stands the report of all tokens.
     """
 
     kind = "evaluation"
@@ -48,6 +49,7 @@ class Evaluation(Measurement["Divergence"]):
     running: Cost
     device: Device = "auto"
     texts: tuple[str, ...] = ()
+    until: Precision | None = None
 
     @property
     def step(self) -> str:
@@ -70,7 +72,8 @@ class Evaluation(Measurement["Divergence"]):
     @property
     def made_from(self) -> Mapping[str, Any]:
         texts = {"texts": self.texts} if self.texts else {}
-        return {"hubquant": __version__, **texts, **other_device(self.device)}
+        until = {"until": asdict(self.until)} if self.until else {}
+        return {"hubquant": __version__, **texts, **until, **other_device(self.device)}
 
     @property
     def cost(self) -> Cost:
@@ -98,6 +101,7 @@ class Evaluation(Measurement["Divergence"]):
                 baseline,
                 chunks=self.compared(baseline),
                 texts=self.texts,
+                until=self.until,
                 snapshot=snapshot,
                 report=folder / REPORT,
                 advance=advance,

@@ -39,11 +39,13 @@ class EvaluationInLlamaCpp(Evaluation):
 
     @classmethod
     def beside(cls, evaluation: Evaluation, n_chunks: int, most_chunks: int | None = None) -> Self:
-        """The same measurement in llama.cpp, where there are ``n_chunks``."""
+        """The same measurement in llama.cpp, where there are ``n_chunks``, and all that are asked for."""
         same = {field.name: getattr(evaluation, field.name) for field in fields(Evaluation)}
         cost = evaluation.running
         work = cost.work * len(_spread(n_chunks, most_chunks)) / max(1, n_chunks)
-        return cls(**{**same, "running": replace(cost, device_bytes=0, work=work)}, most_chunks=most_chunks)
+        return cls(
+            **{**same, "running": replace(cost, device_bytes=0, work=work), "until": None}, most_chunks=most_chunks
+        )
 
     @property
     def detail(self) -> str:

@@ -18,6 +18,7 @@ from hubquant.pipeline.verify import Verification
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
+    from hubquant.evaluate import Precision
     from hubquant.imatrix import ImportanceMatrix
     from hubquant.llamacpp.vocabulary import VocabularyCheck
 
@@ -77,11 +78,13 @@ def recipe_tasks(
     baseline: BaselineTask | LastBlock | None,
     vocabulary: VocabularyCheck | None,
     texts: tuple[str, ...] = (),
+    until: Precision | None = None,
     *,
     in_llamacpp: bool = False,
 ) -> RecipeTasks:
     """``vocabulary`` is known where there is a ``baseline``, on whose device the files are measured too, and
-    ``in_llamacpp`` besides unless they are streamed; ``texts`` name the text of each of its chunks."""
+    ``in_llamacpp`` besides unless they are streamed; ``texts`` name the text of each of its chunks, which are
+    measured ``until`` a precision is reached unless they are streamed."""
 
     def of(file: QuantizedFile) -> FileTasks:
         if baseline is None or vocabulary is None:
@@ -93,7 +96,7 @@ def recipe_tasks(
             return FileTasks(file, Verification(file), streamed, None, runtime)
         device = baseline.model.device
         cost = evaluating_cost(file.component, baseline.chunks, REPORT_BYTES * baseline.chunks.n_tokens, device)
-        evaluation = Evaluation(file, baseline, file.plan.label, cost, device, texts)
+        evaluation = Evaluation(file, baseline, file.plan.label, cost, device, texts, until)
         asked = in_llamacpp and file.plan.fork is None
         return FileTasks(
             file,

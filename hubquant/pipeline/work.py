@@ -25,13 +25,14 @@ from hubquant.pipeline.in_llamacpp import check_installed
 from hubquant.pipeline.offload import choose_offload, choose_way
 from hubquant.pipeline.streamed import LastBlock
 from hubquant.pipeline.tasks import RecipeTasks, Texts, recipe_tasks
-from hubquant.recipe.schema import Imatrix, ModelReference, Recipe, TextSource
+from hubquant.recipe.schema import Evaluate, Imatrix, ModelReference, Recipe, TextSource
 from hubquant.sources.component import Component
 from hubquant.sources.open import open_component
 from hubquant.sources.source import SourceModel
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
+    from hubquant.evaluate import Precision
 
 COMPARED_CHARACTERS = 4_000_000  # of each source; more than a calibration run reads
 
@@ -87,10 +88,9 @@ def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progr
         baseline = BaselineTask(component, texts.evaluation, model)
     files = checked.tasks(importance)
     names = text_names(recipe.evaluate.sources, texts.evaluation)
+    matrix, until = importance.task if importance else None, precision(recipe.evaluate)
     in_llamacpp = _asks_llama_cpp(recipe.evaluate.engine)
-    tasks = recipe_tasks(
-        files, importance.task if importance else None, baseline, checked.vocabulary, names, in_llamacpp=in_llamacpp
-    )
+    tasks = recipe_tasks(files, matrix, baseline, checked.vocabulary, names, until, in_llamacpp=in_llamacpp)
     return Work(
         recipe=recipe,
         component=component,
@@ -131,6 +131,15 @@ def _tokenize(recipe: Recipe, source: SourceModel, progress: Progress) -> Texts:
             build(first.sources, tokenizer, first.chunk_size, first.chunks, first.seed) if collects(recipe) else None,
             None if second.skip else build(second.sources, tokenizer, second.chunk_size, second.chunks, 0),
         )
+
+
+def precision(settings: Evaluate) -> Precision | None:
+    """That is asked for."""
+    if settings.margin is None:
+        return None
+    from hubquant.evaluate import Precision
+
+    return Precision(settings.confidence, settings.margin)
 
 
 def text_names(sources: Sequence[TextSource], chunks: Chunks | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from hubquant.publish.recommendation import MeasuredFile, recommend
 from hubquant.units import measured, number, share, size
 
 if TYPE_CHECKING:
-    from hubquant.evaluate import Divergence
+    from hubquant.evaluate import Divergence, Stop
 
 Cell = Callable[[MeasuredFile], str]
 
@@ -111,6 +111,7 @@ def divergence_table(measured: Divergence) -> str:
         ("Δp minimum", f"{delta_p.minimum:.3%}"),
         ("same top token", f"{measured.same_top:.2%} ± {measured.same_top_error:.2%}"),
         *([("composite score", _composite(measured))] if measured.composite is not None else []),
+        *([("stopped", _stop(measured.stop))] if measured.stop else []),
         *([("chunks", _spread(measured))] if len(measured.chunks) > 1 else []),
     ]
     width = max(len(name) for name, _ in lines)
@@ -164,6 +165,11 @@ def _block_error(measured: Divergence) -> list[tuple[str, str]]:
 def _composite(measured: Divergence) -> str:
     error = "" if measured.composite_error is None else f" ± {measured.composite_error:.6f}"
     return f"{measured.composite:.6f}{error}"
+
+
+def _stop(stop: Stop) -> str:
+    reached = f"after {stop.chunks} of {stop.of} chunks" if stop.reached else f"never: {stop.of} chunks are too few"
+    return f"{reached}; at {stop.confidence:.1%} KLD mean ± {stop.kld:.1%}, composite score ± {stop.composite:.1%}"
 
 
 def _spread(measured: Divergence) -> str:

@@ -107,9 +107,9 @@ def _read(reference: str, fetch: Callable[[str], Path] | None) -> Any:
         repository = reference.removeprefix(HUB_PREFIX)
         if fetch is None or not HUB_ID.fullmatch(repository):
             raise RecipeError(f"{reference} is not a Hub repository", hint="write hub:org/name")
-        return _parse_file(fetch(repository))
+        return read_yaml(fetch(repository))
     if reference.endswith((".yaml", ".yml")):
-        return _parse_file(user_path(reference))
+        return read_yaml(user_path(reference))
     if not os.path.exists(user_path(reference)) and (near := difflib.get_close_matches(reference, PACKAGED, 1, 0.8)):
         raise RecipeError(
             f"there is no {reference}", hint=f"did you mean {near[0]}? a Hub model of that name is hf://{reference}"
@@ -124,7 +124,8 @@ def _read(reference: str, fetch: Callable[[str], Path] | None) -> Any:
     )
 
 
-def _parse_file(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """Plain data of a recipe, or of a part of one. Raises ``RecipeError``."""
     try:
         check_ends(path)
         if path.stat().st_size > LARGEST_RECIPE:

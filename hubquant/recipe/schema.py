@@ -224,6 +224,11 @@ class Evaluate(Frozen):
     engine: Literal["auto", "torch", "both"] = "auto"
     """What runs the files: transformers with the files' weights (``torch``), or besides llama.cpp on the CPU, which
     quantizes activations too (``both``). By default both where xllamacpp is installed."""
+    margin: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Stop when mean KLD and composite score are known to this share of themselves, such as 0.05; by default after
+    all chunks."""
+    confidence: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
+    """How probable it is that they are, where a ``margin`` is asked for."""
     skip: bool = False
     """Measure nothing."""
 

@@ -40,6 +40,8 @@ LINES = {  # in an order in which each finds what it needs
     "evaluate hellaswag": "{out}/q4_0.gguf -f {out}/hellaswag.txt --tasks 2",
     "evaluate winogrande": "{out}/q4_0.gguf -f {out}/winogrande.csv --tasks 2",
     "evaluate multiple-choice": "{out}/q4_0.gguf -f {out}/choices.bin --tasks 2",
+    "refine": "{model} --type Q2_K --sizes 64,128 --set evaluate.chunks=2 --set calibration.chunk_size=32 "
+    "-o {out}/refined.gguf",
     "plan": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
     "run": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
     "batch": f"{{out}}/models.txt --types Q8_0 {SMALL} -o {{out}}/many",
