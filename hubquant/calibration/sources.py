@@ -82,7 +82,7 @@ def fingerprint(source: TextSource, seed: int) -> str:
         settings["seed"] = seed
     if source.plugin is not None:
         file, name = source.plugin_parts
-        settings["plugin"] = [name, hashlib.sha256(_read_bytes(plugin_file(file))).hexdigest()]
+        settings["plugin"] = [name, _digest(plugin_file(file)).hex()]
         return _hash(settings)
     if source.langs:
         return _hash([fingerprint(each, seed) for each in source.by_language.values()])
@@ -90,7 +90,7 @@ def fingerprint(source: TextSource, seed: int) -> str:
         settings["dataset"] = _folder_hash(folder)
     elif source.dataset is None:
         path = _path(source)
-        settings["content"] = [path.suffix.lower(), hashlib.sha256(_read_bytes(path)).hexdigest()]
+        settings["content"] = [path.suffix.lower(), _digest(path).hex()]
     return _hash(settings)
 
 
@@ -217,10 +217,12 @@ def _message(message: Any) -> Message | None:
     return {"role": _ROLES.get(role, role), "content": content}
 
 
-def _read_bytes(path: Path) -> bytes:
+def _digest(path: Path) -> bytes:
+    """sha256 of a file."""
     try:
         check_ends(path)
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         raise CalibrationError(
             f"{path} cannot be read", why=error.strerror or str(error), hint="check the path"
@@ -230,5 +232,5 @@ def _read_bytes(path: Path) -> bytes:
 def _folder_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + hashlib.sha256(_read_bytes(path)).digest())
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + _digest(path))
     return digest.hexdigest()
