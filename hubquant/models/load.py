@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,16 +51,17 @@ def load(
 ) -> PreTrainedModel:
     """The causal language model of a plain ``checkpoint`` in ``folder``, in eval mode and without gradients.
 
-    Its weights are what conversion reads, from the same files and under the same names. On the CPU they are float32; on
-    a GPU they keep the checkpoint's dtype. ``auto`` takes a GPU when there is one and, unless ``placement`` says
-    otherwise, spreads the model over all devices and main memory. Raises ``CheckpointError`` when weights are missing,
-    broken, not finite or not safetensors.
+    Its weights are what conversion reads, from the same files and under the same names. On the CPU they are float32,
+    matrices in half precision as :class:`Widened` tensors that lie in their files; on a GPU they keep the checkpoint's
+    dtype. ``auto`` takes a GPU when there is one and, unless ``placement`` says otherwise, spreads the model over all
+    devices and main memory. Raises ``CheckpointError`` when weights are missing, broken, not finite or not safetensors.
     """
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     from hubquant.checkpoint.finite import check_finite
     from hubquant.checkpoint.stored import stored_tensors
+    from hubquant.models.widened import Widened, WidenedWhenUsed
 
     chosen = chosen_device(device)
     placement = placement or Placement(spread=device == "auto")
@@ -73,6 +75,12 @@ def load(
     elif placement.disk is not None and config.tie_word_embeddings:  # copies need a name each
         tied = mapping[type(config)]._tied_weights_keys or {}
         stored |= {target: stored[source] for target, source in tied.items() if source in stored}
+    elif chosen == "cpu" and placement.disk is None:
+        # One expert is widened at a time where they are computed one after the other.
+        weights = {
+            "state_dict": {name: WidenedWhenUsed(x) for name, x in stored.items()},
+            "experts_implementation": "eager",
+        }
     with quiet():
         try:
             model, info = mapping[type(config)].from_pretrained(
@@ -99,9 +107,19 @@ def load(
         )
     for name, parameter in model.named_parameters():
         if not parameter.is_meta:  # what is offloaded comes back when it is used
-            check_finite(name, parameter)
+            check_finite(name, parameter.stored if isinstance(parameter, Widened) else parameter)
     loaded: PreTrainedModel = model.eval().requires_grad_(False)
     return loaded
+
+
+def bytes_of_weight(checkpoint: Checkpoint) -> float:
+    """That a weight takes in memory once it is loaded on a CPU, on average over the tensors of ``checkpoint``."""
+    n_weights = n_bytes = 0
+    for info in checkpoint.tensors.values():
+        count = math.prod(info.shape) * (2 if info.dtype == "U8" else 1)  # MXFP4: two become bfloat16
+        in_half = info.dtype in ("F16", "BF16", "U8") and len(info.shape) > 1
+        n_weights, n_bytes = n_weights + count, n_bytes + count * (2 if in_half else 4)
+    return n_bytes / max(1, n_weights)
 
 
 def _config(settings: Mapping[str, Any]) -> Any:

@@ -152,7 +152,7 @@ def fingerprint(model: PreTrainedModel, collection: Collection, settings: Mappin
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}{parameter.device.type}".encode())
         if not parameter.is_meta:
             step = max(1, parameter.numel() // 64)
-            digest.update(parameter.detach().flatten()[::step].float().cpu().numpy().tobytes())
+            digest.update(parameter.detach().flatten()[::step].double().cpu().numpy().tobytes())
     known = {
         "config": model.config.to_dict(),
         "taps": {weight: repr(tap) for weight, tap in collection.taps.items()},

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 
 from hubquant.devices import in_float64
+
+CACHED = 1 << 18  # squares at a time: 1 MB
 
 
 @dataclass(eq=False)
@@ -44,12 +46,18 @@ class _Input:
 def sum_of_squares(blocks: torch.Tensor) -> torch.Tensor:
     """Σx² over the rows of each block, float32 [blocks, n], from [blocks, rows, n] of any float type.
 
-    On a GPU one kernel squares and sums without writing the squares; its root costs the last bit of float32.
+    On a CPU the squares of some rows at a time stay in its cache. On a GPU one kernel squares and sums without writing
+    the squares; its root costs the last bit of float32.
     """
     if blocks.device.type == "cpu":
-        return blocks.float().square().sum(1)
+        step = max(1, CACHED // blocks.shape[-1])
+        return torch.stack([_in_parts(block.split(step)) for block in blocks])
     norms: torch.Tensor = torch.linalg.vector_norm(blocks, dim=1, dtype=torch.float32)
     return norms.square()
+
+
+def _in_parts(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([part.float().square().sum(0) for part in parts]).sum(0)
 
 
 class InputSums:

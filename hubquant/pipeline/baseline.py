@@ -56,7 +56,8 @@ class BaselineTask(Task[Path]):
     @property
     def cost(self) -> Cost:
         stored = 2 * self.component.n_vocab * n_scored(self.chunks.chunk_size) * len(self.chunks)
-        return evaluating_cost(self.component, self.chunks, stored, self.model.device)
+        weight = self.component.source.bytes_of_weight
+        return evaluating_cost(self.component, self.chunks, stored, self.model.device, weight)
 
     @property
     def rate(self) -> str:
@@ -122,7 +123,8 @@ class PerplexityTask(Measurement["Perplexity"]):
 
     @property
     def cost(self) -> Cost:
-        return evaluating_cost(self.component, self.chunks, device=self.model.device)
+        weight = self.component.source.bytes_of_weight
+        return evaluating_cost(self.component, self.chunks, device=self.model.device, bytes_of_weight=weight)
 
     @property
     def rate(self) -> str:

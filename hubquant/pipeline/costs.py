@@ -13,6 +13,7 @@ from hubquant.sources.component import Component
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
 
+HALF_BYTES = 2
 LIBRARIES_BYTES = 1 << 30  # the interpreter with torch, transformers and compiled kernels
 ENTRY_BYTES = 1 << 10  # names and counts of an entry of an importance matrix
 LOGIT_COPIES = 6  # logits, log-probabilities of both models, their difference and two temporaries
@@ -23,21 +24,36 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def running_cost(
-    n_parameters: int, n_tokens: int, logits: int = 0, disk_bytes: int = 0, device: Device = "auto"
+    n_parameters: int,
+    n_tokens: int,
+    logits: int = 0,
+    disk_bytes: int = 0,
+    device: Device = "auto",
+    bytes_of_weight: float = FP32_BYTES,
 ) -> Cost:
-    """Of a forward pass over ``n_tokens`` with a model that is loaded as a whole; ``logits`` are those of a chunk."""
+    """Of a forward pass over ``n_tokens`` with a model that is loaded as a whole; ``logits`` are those of a chunk.
+
+    A weight takes ``bytes_of_weight`` on a CPU, on average.
+    """
+    in_memory = FP32_BYTES if on_device(device) else bytes_of_weight
     return Cost(
-        ram_bytes=LIBRARIES_BYTES + FP32_BYTES * (n_parameters + LOGIT_COPIES * logits),
-        device_bytes=bytes_of_weight(device) * n_parameters if on_device(device) else 0,
+        ram_bytes=LIBRARIES_BYTES + math.ceil(in_memory * n_parameters) + FP32_BYTES * LOGIT_COPIES * logits,
+        device_bytes=HALF_BYTES * n_parameters if on_device(device) else 0,
         disk_bytes=disk_bytes,
         work=float(n_parameters) * n_tokens,
     )
 
 
-def evaluating_cost(component: Component, chunks: Chunks, disk_bytes: int = 0, device: Device = "auto") -> Cost:
+def evaluating_cost(
+    component: Component,
+    chunks: Chunks,
+    disk_bytes: int = 0,
+    device: Device = "auto",
+    bytes_of_weight: float = FP32_BYTES,
+) -> Cost:
     """Of running a component, or a file of it, over ``chunks`` and looking at its logits."""
     logits = chunks.chunk_size * component.n_vocab
-    return running_cost(component.n_parameters, chunks.n_tokens, logits, disk_bytes, device)
+    return running_cost(component.n_parameters, chunks.n_tokens, logits, disk_bytes, device, bytes_of_weight)
 
 
 def verifying_cost(shapes: Shapes) -> Cost:
@@ -53,8 +69,3 @@ def matrix_bytes(shapes: Iterable[tuple[int, ...]]) -> int:
 
 def on_device(device: Device) -> bool:
     return chosen_device(device) != "cpu"
-
-
-def bytes_of_weight(device: Device) -> int:
-    """Weights are float32 on a CPU, and mostly in half precision on a GPU."""
-    return FP32_BYTES // 2 if on_device(device) else FP32_BYTES

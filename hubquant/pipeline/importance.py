@@ -101,7 +101,11 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
     def cost(self) -> Cost:
         n_tokens, shapes = self.chunks.n_tokens, self.component.shapes
         disk_bytes = matrix_bytes(shapes[name] for name in self.component.conversion.taps)
-        running = running_cost(self.component.n_parameters, n_tokens, disk_bytes=disk_bytes, device=self.device)
+        # What accelerate leaves in memory beside a disk is float32.
+        weight = FP32_BYTES if self.offload == "disk" else self.component.source.bytes_of_weight
+        running = running_cost(
+            self.component.n_parameters, n_tokens, disk_bytes=disk_bytes, device=self.device, bytes_of_weight=weight
+        )
         if self.offload != "stream":
             if on_device(self.device):
                 return replace(running, device_bytes=running.device_bytes + self._logit_bytes)

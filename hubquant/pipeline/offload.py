@@ -9,7 +9,7 @@ from hubquant.devices import Device, device_memory_bytes
 from hubquant.engine.machine import memory_bytes
 from hubquant.engine.task import FP32_BYTES
 from hubquant.errors import ImatrixError
-from hubquant.pipeline.costs import bytes_of_weight, on_device
+from hubquant.pipeline.costs import HALF_BYTES, on_device
 from hubquant.pipeline.held import Offload
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.component import Component
@@ -37,20 +37,22 @@ def choose_offload(settings: Imatrix, component: Component, device: Device = "au
         )
     if settings.offload != "auto":
         return settings.offload
-    return "none" if fits(component, device) else "stream"
+    return "none" if _fits(component, component.source.bytes_of_weight, device) else "stream"
 
 
 def choose_way(way: WayOrAuto, component: Component, device: Device = "auto") -> Way:
     """How files are compared with the model: as it is said, or by whether the model fits."""
     if way != "auto":
         return way
-    return "stored" if fits(component, device) else "streamed"
+    return "stored" if _fits(component, FP32_BYTES, device) else "streamed"  # as files are once they are read back
 
 
-def fits(component: Component, device: Device = "auto") -> bool:
-    """Whether the weights of the loaded model leave a fifth of the memory free."""
+def _fits(component: Component, bytes_of_weight: float, device: Device) -> bool:
+    """Whether the weights of the loaded model, which take ``bytes_of_weight`` each on a CPU, leave a fifth of the
+    memory free."""
     memory = memory_bytes() + (device_memory_bytes() if on_device(device) else 0)
-    return bytes_of_weight(device) * component.n_parameters <= 0.8 * memory
+    weight = HALF_BYTES if on_device(device) else bytes_of_weight
+    return weight * component.n_parameters <= 0.8 * memory
 
 
 def streaming_bytes(component: Component, n_tokens: int) -> int:

@@ -80,8 +80,11 @@ class ScoreTask(Measurement["Accuracy"]):
 
     @property
     def cost(self) -> Cost:
-        logits = self.questions.longest * self.component.n_vocab
-        return running_cost(self.component.n_parameters, self.questions.n_tokens, logits, device=self.model.device)
+        n_tokens, logits = self.questions.n_tokens, self.questions.longest * self.component.n_vocab
+        weight = self.component.source.bytes_of_weight
+        return running_cost(
+            self.component.n_parameters, n_tokens, logits, device=self.model.device, bytes_of_weight=weight
+        )
 
     @property
     def rate(self) -> str:

@@ -52,6 +52,13 @@ class SourceModel:
         return True
 
     @property
+    def bytes_of_weight(self) -> float:
+        """That a weight of the loaded model takes on a CPU, on average."""
+        from hubquant.models.load import bytes_of_weight
+
+        return bytes_of_weight(self.checkpoint)
+
+    @property
     def converts_tokenizer(self) -> bool:
         """Whether the vocabulary becomes GGUF's here, and so has to prove itself in llama.cpp."""
         return True

@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.errors import CheckpointError, TokenizerError
-from hubquant.models.load import load_tokenizer
+from hubquant.models.load import bytes_of_weight, load_tokenizer
 from hubquant.models.tiny import TOKENIZERS, build
+from hubquant.models.widened import Widened
 from hubquant.sources.checkpoint import load_folder
 
 
@@ -33,6 +35,15 @@ def test_weights_are_float32_and_fixed(llama: Path, capfd: pytest.CaptureFixture
         assert not parameter.requires_grad
         assert torch.equal(parameter, stored[name].float())
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_what_a_weight_takes(dtype: torch.dtype, tmp_path: Path) -> None:
+    folder = build("mixtral", tmp_path, num_hidden_layers=1, dtype=dtype)
+    weights = load_folder(folder, "cpu").state_dict().values()
+    taken = sum((x.stored if isinstance(x, Widened) else x).nbytes for x in weights)
+    expected = taken / sum(x.numel() for x in weights)
+    assert bytes_of_weight(Checkpoint.from_folder(folder)) == pytest.approx(expected)
 
 
 def test_tokenizer(llama: Path) -> None:
