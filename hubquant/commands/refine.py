@@ -22,8 +22,9 @@ from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.contents import IMATRIX, RECIPE
 from hubquant.pipeline.held import LoadedModel
 from hubquant.pipeline.ladder import Builder, Ladder, tasks_of
-from hubquant.pipeline.offload import choose_offload
+from hubquant.pipeline.offload import choose_offload, choose_way
 from hubquant.pipeline.refine import Climb, Step, climb
+from hubquant.pipeline.streamed import LastBlock
 from hubquant.pipeline.work import open_model
 from hubquant.publish.growth import Point, growth_table, plot_growth
 from hubquant.publish.table import plain
@@ -101,8 +102,12 @@ def refine(request: Request, store: Store, progress: Progress) -> Job[Refined]:
     with progress.doing("tokenizing"):
         test, pools, sizes, notes = _texts(request, recipe, component, list(mixes.values()))
     offload = choose_offload(recipe.imatrix, component, request.device)
-    loaded = LoadedModel.by(component.pulled, recipe.imatrix, offload, request.device)
-    baseline = BaselineTask(component, test, loaded)
+    baseline: BaselineTask | LastBlock
+    if choose_way(recipe.evaluate.way, component, request.device) == "streamed":
+        baseline = LastBlock(component, test, request.device)
+    else:
+        loaded = LoadedModel.by(component.pulled, recipe.imatrix, offload, request.device)
+        baseline = BaselineTask(component, test, loaded)
     ladder = Builder(checked, recipe.imatrix, offload, baseline, request.device).ladder(
         dict(zip(mixes, pools, strict=True)), sizes
     )

@@ -22,6 +22,7 @@ from hubquant.pipeline.given_imatrix import used_names
 from hubquant.pipeline.grown_imatrix import GrownImatrix
 from hubquant.pipeline.held import Offload
 from hubquant.pipeline.importance import CollectedImatrix
+from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
 from hubquant.recipe.schema import Imatrix
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Rung:
     chunks: int
     tokens: int
     imatrix: GrownImatrix | None
-    evaluation: Evaluation
+    evaluation: Evaluation | StreamedEvaluation
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,13 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Builder:
-    """How the rungs of one model are made: ``checked`` has the settings of one file."""
+    """How the rungs of one model are made: ``checked`` has the settings of one file, and what is compared with
+    ``baseline`` is streamed where that is."""
 
     checked: CheckedGGUF
     settings: Imatrix
     offload: Offload
-    baseline: BaselineTask
+    baseline: BaselineTask | LastBlock
     device: Device
 
     def ladder(self, pools: Mapping[str, Chunks], sizes: Sequence[int]) -> Ladder:
@@ -96,10 +98,12 @@ class Builder:
             yield Rung(name, size, whole.n_tokens, before, evaluation)
             done = size
 
-    def _evaluation(self, file: QuantizedFile, detail: str) -> Evaluation:
+    def _evaluation(self, file: QuantizedFile, detail: str) -> Evaluation | StreamedEvaluation:
+        label = f"{file.plan.label} ({detail})" if detail else file.plan.label
+        if isinstance(self.baseline, LastBlock):
+            return StreamedEvaluation(file, self.baseline, label)
         chunks = self.baseline.chunks
         cost = evaluating_cost(file.component, chunks, REPORT_BYTES * chunks.n_tokens, self.device)
-        label = f"{file.plan.label} ({detail})" if detail else file.plan.label
         return Evaluation(file, self.baseline, label, cost, self.device)
 
 

@@ -106,6 +106,14 @@ def test_mixes_race(tiny_llama: Path, tmp_path: Path) -> None:
     assert "there is no recipe" in wrong.err
 
 
+def test_models_larger_than_memory_are_streamed(tiny_llama: Path, tmp_path: Path) -> None:
+    path, streamed = recipe(tmp_path, tiny_llama), ["--set", "evaluate.way=streamed", "--set", "imatrix.offload=stream"]
+    found, expected = (json.loads(hubquant(*line(path, *way, sizes="128")).out)["steps"] for way in (streamed, []))
+    assert [step["tokens"] for step in found] == [0, 128]
+    for a, b in zip(found, expected, strict=True):
+        assert a["composite"] == pytest.approx(b["composite"], rel=0.02)
+
+
 def measured(mix: str, factor: float, tilt: float = 0.0) -> Measured:
     kld = factor * skewed(40, 200) * (1 + tilt * torch.randn(40, 1, generator=torch.Generator().manual_seed(3)))
     return Measured(mix, 8, 256, summarize(chunks(kld), 1000), Blocks.of(kld))
