@@ -13,6 +13,7 @@ from hubquant.disk import place, write_at_once
 from hubquant.engine.store import Store
 from hubquant.errors import DiskFullError
 from hubquant.evaluate import write_baseline
+from hubquant.evaluate.forms import Form
 from hubquant.evaluate.snapshot import FinishedChunks
 from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
 from hubquant.gguf_file.copying import write_files
@@ -52,11 +53,19 @@ def matrix(folder: Path) -> None:
     save(ImportanceMatrix(entries, ("x",), 512, 2, {}), folder / "imatrix.gguf")
 
 
-def baseline(folder: Path) -> None:
+def baseline(folder: Path, form: Form = "full") -> None:
     def model(ids: torch.Tensor) -> torch.Tensor:
         return torch.zeros(*ids.shape, 97)
 
-    write_baseline(model, random_chunks(2, 32, 97), folder / "b.h5", name="m", revision="r").close()
+    write_baseline(model, random_chunks(2, 32, 97), folder / "b.h5", name="m", revision="r", form=form).close()
+
+
+def compact_baseline(folder: Path) -> None:
+    baseline(folder, "compact")
+
+
+def baseline_of_llama_cpp(folder: Path) -> None:
+    baseline(folder, "llama.cpp")
 
 
 def records(folder: Path) -> None:
@@ -95,7 +104,22 @@ def page(folder: Path) -> None:
         output.write("card", bytes(PAGE))
 
 
-@pytest.mark.parametrize("write", [gguf, matrix, baseline, records, sums, small_file, shards, artifact, page])
+@pytest.mark.parametrize(
+    "write",
+    [
+        gguf,
+        matrix,
+        baseline,
+        compact_baseline,
+        baseline_of_llama_cpp,
+        records,
+        sums,
+        small_file,
+        shards,
+        artifact,
+        page,
+    ],
+)
 def test_a_full_disk_is_one_kind_of_error_and_not_the_end(write: Callable[[Path], None], disk: Path) -> None:
     ballast, n_full = disk / "ballast", 0
     for free in range(PAGES):

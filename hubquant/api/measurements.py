@@ -142,8 +142,8 @@ def evaluate(
 ) -> Divergence | Perplexity:
     """How far the GGUF file ``model`` is from ``baseline``; without one, the perplexity of any model.
 
-    ``baseline`` is the source model, whose predictions are computed and kept in the store, or a file ending with .h5
-    that ``hubquant evaluate baseline`` wrote, which holds the text too. ``way`` is for source models larger than
+    ``baseline`` is the source model, whose predictions are computed and kept in the store, or a file that ``hubquant
+    evaluate baseline`` or llama-perplexity wrote, which holds the text too. ``way`` is for source models larger than
     memory: ``streamed`` has one block of a model in memory at a time, ``stored`` whole models, and ``auto`` streams
     what does not fit. ``file`` names text, jsonl or parquet files or Hub datasets, by default the bundled text, of
     which at most ``chunks`` chunks of ``chunk_size`` tokens are read; the second half of each is scored, as

@@ -25,6 +25,7 @@ ChunksOption = Annotated[int, typer.Option(min=1, help="At most this many chunks
 ChunkSizeOption = Annotated[int, typer.Option(min=16, help="Tokens in a chunk; the second half of each is scored.")]
 
 
+FirstChunkOption = Annotated[int, typer.Option("--chunk", "--from-chunk", min=0, help="Skip so many chunks first.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="FILE.gguf|MODEL", help="A GGUF file, a Hub id or a folder.")]
 QuestionsOption = Annotated[
     str | None,
@@ -52,10 +53,14 @@ OF_BOTH = ("weights", "in llama.cpp", "between both")
 @app.command(cls=Command)
 def baseline(
     model: Annotated[str, typer.Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The HDF5 file to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The HDF5 file to write; as llama-perplexity does, if it ends in .kld.")
+    ],
     texts: TextOption = None,
     chunks: ChunksOption = 48,
     chunk_size: ChunkSizeOption = 512,
+    chunk: FirstChunkOption = 0,
+    full: Annotated[bool, typer.Option("--full", help="Store all probabilities, not only those that matter.")] = False,
     device: DeviceOption = "auto",
     store: StoreOption = None,
     dry_run: DryRunOption = False,
@@ -65,9 +70,9 @@ def baseline(
     """Store the source model's predictions on held-out text, to compare files with."""
     from hubquant.commands.measure import baseline as plan_baseline
 
-    text = _text(texts, chunks, chunk_size)
+    text = _text(texts, chunks, chunk_size, chunk)
     finish(
-        lambda store, progress: plan_baseline(model, text, out, store, progress, device),
+        lambda store, progress: plan_baseline(model, text, out, store, progress, device, full=full),
         store,
         dry_run,
         Output(as_json=as_json, quiet=quiet),
@@ -85,7 +90,8 @@ def run_files(
             "--baseline",
             "-b",
             metavar="B.h5|MODEL",
-            help="What `hubquant evaluate baseline` wrote, or the source model: a Hub id, a folder or a GGUF file.",
+            help="What `hubquant evaluate baseline` or llama-perplexity wrote, or the source model: a Hub id, a folder "
+            "or a GGUF file.",
         ),
     ],
     texts: TextOption = None,
@@ -167,7 +173,7 @@ def compare(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Compare two stored baselines of one text."""
+    """Compare two stored baselines where they have the same text; the second must be of --full."""
     from hubquant.evaluate import compare_baselines
     from hubquant.publish.table import divergence_table
 
@@ -282,8 +288,8 @@ def _score(
     )
 
 
-def _text(texts: list[str] | None, chunks: int, chunk_size: int) -> Text:
+def _text(texts: list[str] | None, chunks: int, chunk_size: int, first_chunk: int = 0) -> Text:
     from hubquant.commands.flags import Text, text_sources
     from hubquant.recipe.schema import Evaluate
 
-    return Text(text_sources(texts or (), Evaluate().sources), chunks, chunk_size)
+    return Text(text_sources(texts or (), Evaluate().sources), chunks, chunk_size, first_chunk)

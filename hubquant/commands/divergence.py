@@ -17,6 +17,7 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context, Found
 from hubquant.errors import UserError
+from hubquant.evaluate.forms import LLAMA_CPP_SUFFIX
 from hubquant.gguf_file import GGUFFile
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.costs import REPORT_BYTES, evaluating_cost, running_cost
@@ -114,7 +115,7 @@ class Baseline:
     @property
     def is_stored(self) -> bool:
         path = user_path(self.name)
-        return path.suffix == ".h5" or (path.is_file() and path.suffix != ".gguf")
+        return path.suffix in (".h5", LLAMA_CPP_SUFFIX) or (path.is_file() and path.suffix != ".gguf")
 
 
 def divergences(
@@ -143,9 +144,13 @@ def divergences(
 
 def _by_stored(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline) -> Tasks:
     from hubquant.evaluate import Baseline as Stored
+    from hubquant.evaluate.fitting import check_fits
 
     path = Path(baseline.name)
     with Stored.open(path) as stored:
+        for file, gguf in opened:
+            embedding = gguf.tensors.get("token_embd.weight")
+            check_fits(stored, gguf.metadata, None if embedding is None else embedding.shape[0], file.name)
         n_chunks, n_tokens, logits = stored.n_chunks, stored.ids.numel(), stored.ids.shape[1] * stored.n_vocab
     base = FileOfUser.of(path)
 

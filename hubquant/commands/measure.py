@@ -14,6 +14,7 @@ from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
+from hubquant.evaluate.forms import form_of
 from hubquant.pipeline.baseline import BaselineTask, PerplexityTask
 from hubquant.pipeline.held import LoadedModel
 from hubquant.pipeline.scores import Questions, ScoreTask
@@ -24,14 +25,25 @@ if TYPE_CHECKING:
     from hubquant.evaluate.choice_files import Test
 
 
-def baseline(model: str, text: Text, out: Path, store: Store, progress: Progress, device: Device = "auto") -> Job[Path]:
-    """The source model's next-token distributions, in ``out``."""
+def baseline(
+    model: str,
+    text: Text,
+    out: Path,
+    store: Store,
+    progress: Progress,
+    device: Device = "auto",
+    *,
+    full: bool = False,
+) -> Job[Path]:
+    """The source model's next-token distributions, in ``out``; whole ones if they are asked for."""
     check_target(out, "baseline")
     component = open_model(reference(model), None, progress)
     component.check_runs("running")
     with progress.doing("tokenizing"):
         chunks = text.tokenize(component.source.tokenizer())
-    task = BaselineTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device))
+    loaded = LoadedModel(component.pulled, spread=True, device=device)
+    form = form_of(out, component.n_vocab, full=full)
+    task = BaselineTask(component, chunks, loaded, form, text.first_chunk + 1)
 
     def deliver(context: Context) -> Path:
         put(context.read(task), out, store)

@@ -1,164 +1,189 @@
 """The source model's next-token distributions on a text, stored once so that every file can be compared with them.
 
-One HDF5 file: ``tokens`` int32 [chunks, chunk_size]; for each scored token ``codes`` uint16 [chunks, scored, n_vocab]
-with ``scale`` and ``minimum`` float32 (ln p = minimum + scale · code, over the full range of the row), its exact
-``nll`` float32 and the most probable token ``top`` int32. ``checksums`` uint32 [chunks] are CRC-32 of each chunk's
-scores; the first versions wrote none. What made it stands in the attributes.
+They are stored in one of three forms: ``compact`` (:mod:`.baseline_compact`) and ``full`` (:mod:`.baseline_full`) are
+HDF5 files, ``llama.cpp`` (:mod:`.baseline_llama_cpp`) is what llama-perplexity writes and reads. The HDF5 files hold
+``tokens`` int32 [chunks, chunk_size] besides, and ``checksums`` uint32 [chunks]: CRC-32 of each chunk's scores; the
+first versions wrote none. What made them stands in their attributes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hubquant.devices import in_float64
 from hubquant.errors import BaselineError
+from hubquant.evaluate import baseline_compact, baseline_full, baseline_llama_cpp
+from hubquant.evaluate.baseline_compact import CompactScores
+from hubquant.evaluate.baseline_full import FullScores
+from hubquant.evaluate.baseline_llama_cpp import LlamaCppScores
+from hubquant.evaluate.divergence import TokenStatistics
+from hubquant.evaluate.forms import LARGEST_COMPACT, Form
 from hubquant.evaluate.hdf5 import FileStructure, StoredArray, read_structure
 from hubquant.evaluate.likelihood import Perplexity
-from hubquant.evaluate.scoring import n_scored, row_blocks
+from hubquant.evaluate.sampling import SampleError
+from hubquant.evaluate.scoring import n_scored
 
-FORMAT = "hubquant baseline 1"
-LEVELS = 65535
-DATASETS = ("codes", "scale", "minimum", "nll", "top")
 CHECKSUMS = "checksums"
-DTYPES = {"codes": "<u2", "scale": "<f4", "minimum": "<f4", "nll": "<f4", "top": "<i4", "tokens": "<i4"}
+AGAIN = "write it again: hubquant evaluate baseline"
 
 
-@dataclass(frozen=True)
-class EncodedRows:
-    """The scored rows of one chunk as they are stored: ``codes`` [n, n_vocab], the others [n]."""
+class Scores(Protocol):
+    """The scores of all chunks, in one form."""
 
-    codes: Tensor
-    scale: Tensor
-    minimum: Tensor
-    nll: Tensor
-    top: Tensor
+    n_chunks: int
+    n_scored: int
+    n_vocab: int
 
+    @property
+    def all_nll(self) -> Tensor:
+        """-ln p of every scored token that follows, float32 [chunks · scored]."""
 
-def encode(logits: Tensor, targets: Tensor) -> EncodedRows:
-    """``logits`` [n, n_vocab] and the tokens [n] that follow; a stored ln p is off by half a ``scale`` at most."""
-    parts = []
-    for rows in row_blocks(logits):
-        log_p = in_float64(logits[rows]).log_softmax(1).cpu()
-        minimum, maximum = log_p.amin(1).float(), log_p.amax(1).float()
-        scale = (maximum - minimum) / LEVELS
-        steps = (log_p - minimum[:, None]) / torch.where(scale > 0, scale, 1.0)[:, None]
-        codes = steps.round().clamp(0, LEVELS).to(torch.uint16)
-        nll = -log_p.gather(1, targets[rows, None]).squeeze(1).float()
-        parts.append(EncodedRows(codes, scale, minimum, nll, log_p.argmax(1).int()))
-    return EncodedRows(*(torch.cat([getattr(p, field) for p in parts]) for field in EncodedRows.__dataclass_fields__))
+    def statistics(self, logits: Tensor, targets: Tensor, chunk: int) -> tuple[TokenStatistics, SampleError]:
+        """A model's ``logits`` [n_scored, n_vocab] compared with a chunk; ``targets`` [n_scored] are the tokens that
+        follow."""
 
+    def top(self, chunk: int) -> Tensor:
+        """The most probable tokens, int32 [n_scored]."""
 
-def decode(codes: Tensor, scale: Tensor, minimum: Tensor) -> Tensor:
-    """ln p in float32 [n, n_vocab]; their exponentials sum to one only up to the rounding of the codes."""
-    return minimum[:, None] + scale[:, None] * codes.float()
+    def checksum(self, chunk: int) -> int:
+        """CRC-32 of a chunk's scores as they are now."""
+
+    def problem(self, chunk: int) -> str | None:
+        """What is wrong with a chunk, even if it is what was written."""
 
 
 @dataclass(frozen=True)
 class BaselineIdentity:
-    """What a baseline was made from: the model's name and revision, the fingerprint of the token ids."""
+    """What a baseline was made from: the model's name and revision, the fingerprint of the token ids, that of their
+    texts in the tokenizer (empty where a file does not tell), and the number of the first chunk in the text."""
 
     model: str
     revision: str
     chunks_fingerprint: str
+    tokens_fingerprint: str = ""
+    first_chunk: int = 1
 
-    def attributes(self) -> dict[str, str]:
-        return {"format": FORMAT, **self.__dict__}
+    def attributes(self, format: str) -> dict[str, str]:
+        return {"format": format, **{name: str(value) for name, value in asdict(self).items()}}
+
+    @classmethod
+    def read(cls, attributes: Mapping[str, str]) -> Self:
+        """Raises ``ValueError`` for attributes that are not those of a baseline."""
+        for name in ("model", "revision", "chunks_fingerprint"):
+            if name not in attributes:
+                raise ValueError(f"it has no {name}")
+        found = {field.name: attributes[field.name] for field in fields(cls) if field.name in attributes}
+        first = found.pop("first_chunk", "1")
+        return cls(**found, first_chunk=_number(first, "first_chunk"))
 
 
 class Baseline:
-    """A stored baseline, read chunk by chunk."""
+    """A stored baseline, read chunk by chunk.
 
-    def __init__(self, arrays: Mapping[str, np.ndarray[Any, Any]], identity: BaselineIdentity) -> None:
-        self._arrays = arrays
-        self.identity = identity
-        self.n_chunks, self.n_scored, self.n_vocab = arrays["codes"].shape
+    ``identity`` is None for a file of llama-perplexity, which tells nothing of the model. ``ids`` are the token ids,
+    int64 [chunks, chunk_size].
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        scores: Scores,
+        ids: Tensor,
+        identity: BaselineIdentity | None,
+        checksums: np.ndarray[Any, Any] | None = None,
+    ) -> None:
+        self.form, self.scores, self.ids, self.identity = form, scores, ids, identity
+        self._checksums = checksums
+        self.n_chunks, self.n_scored, self.n_vocab = scores.n_chunks, scores.n_scored, scores.n_vocab
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Raises BaselineError for a file that is missing, damaged, or not a baseline."""
-        hint = "write it again: hubquant evaluate baseline"
         try:
+            with path.open("rb") as file:
+                is_llama_cpp = file.read(len(baseline_llama_cpp.MAGIC)) == baseline_llama_cpp.MAGIC
+            if is_llama_cpp:
+                scores = LlamaCppScores.open(path)
+                return cls("llama.cpp", scores, scores.ids, None)
             structure = read_structure(path)
         except OSError as error:
             why = "there is no such file" if not path.exists() else error.strerror or str(error)
-            raise BaselineError(f"{path} cannot be read", why=why, hint=hint) from error
+            raise BaselineError(f"{path} cannot be read", why=why, hint=AGAIN) from error
         except ValueError as error:
-            raise BaselineError(f"{path} cannot be read", why=str(error), hint=hint) from None
+            raise BaselineError(f"{path} cannot be read", why=str(error), hint=AGAIN) from None
         try:
-            identity = _checked_identity(structure)
-            names = [*DTYPES, *([CHECKSUMS] if CHECKSUMS in structure.arrays else [])]
-            arrays = {name: _mapped(path, structure.arrays[name]) for name in names}
-            _check_values(arrays)
+            return cls._of_hdf5(path, structure)
         except (ValueError, OSError) as error:
-            raise BaselineError(f"{path} is not a baseline", why=str(error), hint=hint) from None
-        return cls(arrays, identity)
+            raise BaselineError(f"{path} is not a baseline", why=str(error), hint=AGAIN) from None
 
-    @property
-    def ids(self) -> Tensor:
-        """Token ids, int64 [chunks, chunk_size]."""
-        return torch.from_numpy(self._arrays["tokens"].astype(np.int64))
+    @classmethod
+    def _of_hdf5(cls, path: Path, structure: FileStructure) -> Self:
+        found = structure.attributes.get("format")
+        identity = BaselineIdentity.read(structure.attributes)
+        scores: FullScores | CompactScores
+        form: Form
+        numbers: tuple[str, ...]
+        match found:
+            case baseline_full.FORMAT:
+                form, arrays = "full", _arrays(path, structure, baseline_full.DTYPES)
+                scores = FullScores(arrays)
+                numbers = ("scale", "minimum", "nll")
+            case baseline_compact.FORMAT:
+                form, arrays = "compact", _arrays(path, structure, baseline_compact.DTYPES, ("entries", "|u1"))
+                n_vocab = _number(structure.attributes.get("n_vocab", ""), "n_vocab")
+                if n_vocab > LARGEST_COMPACT:
+                    raise ValueError(f"it has a vocabulary of {n_vocab}")
+                scores = CompactScores(arrays, n_vocab)
+                numbers = ("nll", "entropy", "tail_mass", "tail_span")
+            case _:
+                raise ValueError(f"its format is {found!r:.80}")
+        for name in ("tokens", "top"):
+            values = arrays[name]
+            if values.size and not (values.min() >= 0 and values.max() < scores.n_vocab):
+                raise ValueError(f"its {name} are not of a vocabulary of {scores.n_vocab}")
+        for name in numbers:
+            if not np.isfinite(arrays[name]).all():
+                raise ValueError(f"its {name} are not all finite")
+        ids = torch.from_numpy(arrays["tokens"].astype(np.int64))
+        return cls(form, scores, ids, identity, arrays.get(CHECKSUMS))
 
     @property
     def key(self) -> bytes:
         """sha256 of what the baseline was made from."""
-        return hashlib.sha256(json.dumps(self.identity.attributes(), sort_keys=True).encode()).digest()
+        identity = self.identity and self.identity.attributes(self.form)
+        content = identity or {"form": self.form, "ids": hashlib.sha256(self.ids.numpy().tobytes()).hexdigest()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
     @property
     def perplexity(self) -> Perplexity:
-        return Perplexity.of(torch.from_numpy(np.array(self._arrays["nll"])).flatten())
-
-    def log_probs(self, chunk: int, rows: slice = slice(None)) -> Tensor:
-        """ln p of the scored rows of a chunk, float32 [n, n_vocab]."""
-        return decode(*(self._read(name, chunk, rows) for name in ("codes", "scale", "minimum")))
-
-    def nll(self, chunk: int) -> Tensor:
-        """-ln p of the tokens that follow, float32 [n_scored]."""
-        return self._read("nll", chunk)
-
-    def top(self, chunk: int) -> Tensor:
-        """The most probable tokens, int32 [n_scored]."""
-        return self._read("top", chunk)
-
-    def checksum(self, chunk: int) -> int:
-        """CRC-32 of a chunk's scores."""
-        checksum = 0
-        for name in DATASETS:
-            checksum = zlib.crc32(self._arrays[name][chunk].tobytes(), checksum)
-        return checksum
+        return Perplexity.of(self.scores.all_nll)
 
     @property
     def has_checksums(self) -> bool:
-        return CHECKSUMS in self._arrays
+        return self._checksums is not None
 
     def is_whole(self, chunk: int) -> bool:
         """Whether a chunk's scores are what was written; True where no checksum tells."""
-        return not self.has_checksums or int(self._arrays[CHECKSUMS][chunk]) == self.checksum(chunk)
+        return self._checksums is None or int(self._checksums[chunk]) == self.scores.checksum(chunk)
 
     def check(self, chunk: int) -> None:
         """Raises BaselineError for a chunk that is not what was written."""
-        if not self.is_whole(chunk):
-            raise BaselineError(
-                "the baseline is damaged",
-                why=f"chunk {chunk + 1} is not what was written",
-                hint="write it again: hubquant evaluate baseline",
-            )
+        if problem := self.scores.problem(chunk) if self.is_whole(chunk) else "is not what was written":
+            raise BaselineError("the baseline is damaged", why=f"chunk {chunk + 1} {problem}", hint=AGAIN)
 
-    def _read(self, name: str, chunk: int, rows: slice = slice(None)) -> Tensor:
-        return torch.from_numpy(np.array(self._arrays[name][chunk, rows]))
-
-    def close(self) -> None:
-        self._arrays = {}
+    def statistics(self, logits: Tensor, targets: Tensor, chunk: int) -> tuple[TokenStatistics, SampleError]:
+        """See :meth:`Scores.statistics`. Raises BaselineError for a chunk that is not what was written."""
+        self.check(chunk)
+        return self.scores.statistics(logits, targets, chunk)
 
     def __enter__(self) -> Self:
         return self
@@ -168,43 +193,46 @@ class Baseline:
     ) -> None:
         self.close()
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self.__dict__.pop("scores", None)
+        self._checksums = None
 
-def _checked_identity(structure: FileStructure) -> BaselineIdentity:
-    """Raises ValueError for a file of another structure."""
-    found, arrays = structure.attributes.get("format"), structure.arrays
-    if found != FORMAT:
-        raise ValueError(f"its format is {found!r:.80}, not {FORMAT!r}")
-    names = tuple(BaselineIdentity.__dataclass_fields__)
-    if missing := [
-        name for name in (*names, *DTYPES) if name not in (structure.attributes if name in names else arrays)
-    ]:
-        raise ValueError(f"it has no {missing[0]}")
-    for name, dtype in DTYPES.items():
-        if arrays[name].dtype != dtype or len(arrays[name].shape) != (3 if name == "codes" else 2):
-            raise ValueError(f"its {name} are {len(arrays[name].shape)} dimensions of {arrays[name].dtype:.40}")
-    n_chunks, scored, _ = arrays["codes"].shape
-    for name in DATASETS[1:]:
-        if arrays[name].shape != (n_chunks, scored):
-            raise ValueError(f"its {name} have the shape {list(arrays[name].shape)}, not {[n_chunks, scored]}")
-    if CHECKSUMS in arrays and (arrays[CHECKSUMS].dtype, arrays[CHECKSUMS].shape) != ("<u4", (n_chunks,)):
-        raise ValueError(f"its {CHECKSUMS} are not {n_chunks} of 32 bits")
-    chunks, chunk_size = arrays["tokens"].shape
-    if chunks != n_chunks or scored != n_scored(chunk_size):
-        raise ValueError(f"its {chunks} chunks of {chunk_size} tokens do not belong to the scores")
-    return BaselineIdentity(*(structure.attributes[name] for name in names))
+
+def _number(text: str, name: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < len(text) < 12:
+        raise ValueError(f"its {name} is {text!r:.80}")
+    return int(text)
+
+
+def _arrays(
+    path: Path, structure: FileStructure, dtypes: Mapping[str, str], ragged: tuple[str, str] | None = None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a file by name: those of ``dtypes``, the token ids, the checksums if there are any, and one that is
+    ``ragged``, with rows for each count. Raises ``ValueError`` for a file of another structure."""
+    found = structure.arrays
+    wanted = {**dtypes, "tokens": "<i4", **(dict([ragged]) if ragged else {})}
+    for name, dtype in wanted.items():
+        if name not in found:
+            raise ValueError(f"it has no {name}")
+        dimensions = 3 if name == "codes" else 2
+        if found[name].dtype != dtype or len(found[name].shape) != dimensions:
+            raise ValueError(f"its {name} are {len(found[name].shape)} dimensions of {found[name].dtype:.40}")
+    chunks, chunk_size = found["tokens"].shape
+    rows = (chunks, n_scored(chunk_size))
+    for name in dtypes:
+        if found[name].shape[:2] != rows:
+            raise ValueError(f"its {name} have the shape {list(found[name].shape)}, not {list(rows)}")
+    if CHECKSUMS in found and (found[CHECKSUMS].dtype, found[CHECKSUMS].shape) != ("<u4", (chunks,)):
+        raise ValueError(f"its {CHECKSUMS} are not {chunks} of 32 bits")
+    names = [*wanted, *([CHECKSUMS] if CHECKSUMS in found else [])]
+    arrays = {name: _mapped(path, found[name]) for name in names}
+    if ragged:
+        baseline_compact.check_counts(arrays)
+    return arrays
 
 
 def _mapped(path: Path, array: StoredArray) -> np.ndarray[Any, Any]:
     if 0 in array.shape:
         return np.empty(array.shape, array.dtype)
     return np.memmap(path, array.dtype, "r", array.offset, array.shape)
-
-
-def _check_values(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    n_vocab = arrays["codes"].shape[2]
-    for name in ("tokens", "top"):
-        if arrays[name].size and not (arrays[name].min() >= 0 and arrays[name].max() < n_vocab):
-            raise ValueError(f"its {name} are not of a vocabulary of {n_vocab}")
-    for name in ("scale", "minimum", "nll"):
-        if not np.isfinite(arrays[name]).all():
-            raise ValueError(f"its {name} are not all finite")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,10 +12,13 @@ import torch
 
 from hubquant.errors import BaselineError, EvaluationError
 from hubquant.evaluate.baseline import Baseline
-from hubquant.evaluate.divergence import Divergence, TokenStatistics, summarize, token_statistics
+from hubquant.evaluate.baseline_full import FullScores
+from hubquant.evaluate.baseline_llama_cpp import LlamaCppScores
+from hubquant.evaluate.divergence import Divergence, TokenStatistics, summarize
 from hubquant.evaluate.report_file import write_report
 from hubquant.evaluate.runner import Runner
-from hubquant.evaluate.scoring import row_blocks, scored_logits, scored_targets
+from hubquant.evaluate.sampling import ErrorBound, SampleError
+from hubquant.evaluate.scoring import scored_logits, scored_targets
 from hubquant.evaluate.snapshot import FinishedChunks
 from hubquant.evaluate.stopping import Precision, Stop, Watch, visiting_order
 
@@ -42,7 +45,7 @@ def compare(
     """
     if not baseline.n_chunks:
         raise BaselineError("the baseline is empty", hint="write it again: hubquant evaluate baseline")
-    store = FinishedChunks(snapshot, baseline.key, len(FIELDS) * baseline.n_scored) if snapshot else None
+    store = FinishedChunks(snapshot, baseline.key, COLUMNS * baseline.n_scored) if snapshot else None
     finished: FinishedChunks | list[np.ndarray] = [] if store is None else store
     numbers: Sequence[int] = range(baseline.n_chunks) if chunks is None else chunks
     watch = Watch(until, len(numbers)) if until else None
@@ -55,25 +58,31 @@ def compare(
     try:
         for place, chunk in enumerate(numbers):
             if place == len(finished):
-                finished.append(_chunk_statistics(runner, baseline, chunk, ids[chunk]).stacked().flatten().numpy())
+                tokens, error = _chunk_statistics(runner, baseline, chunk, ids[chunk])
+                finished.append(torch.cat([tokens.stacked(), error.stacked()]).flatten().numpy())
                 advance(1)
             taken.append(chunk)
-            if watch and watch.is_sure(_tokens(finished[place]).kld):
+            if watch and watch.is_sure(_tokens(finished[place], COLUMNS).kld):
                 break
     finally:
         if store:
             store.close()
     places = sorted(range(len(taken)), key=lambda place: taken[place])
     names = [texts[taken[place]] for place in places] if texts else ()
-    return conclude(
+    bound = ErrorBound()
+    for record in islice(finished, len(taken)):
+        bound.add(SampleError(*torch.tensor(record).reshape(COLUMNS, -1)[len(FIELDS) :]))
+    found = conclude(
         _Ordered(finished, places),
         len(taken),
         baseline.n_vocab,
         names,
         report,
+        columns=COLUMNS,
         numbers=sorted(taken),
         stop=watch.stop if watch else None,
     )
+    return _bounded(found, bound, baseline)
 
 
 @dataclass(frozen=True)
@@ -87,8 +96,8 @@ class _Ordered:
         return (self.records[place] for place in self.places)
 
 
-def _tokens(record: np.ndarray) -> TokenStatistics:
-    return TokenStatistics(*torch.tensor(record).reshape(len(FIELDS), -1))
+def _tokens(record: np.ndarray, columns: int) -> TokenStatistics:
+    return TokenStatistics(*torch.tensor(record).reshape(columns, -1)[: len(FIELDS)])
 
 
 def conclude(
@@ -98,14 +107,16 @@ def conclude(
     texts: Sequence[str] = (),
     report: Path | None = None,
     *,
+    columns: int | None = None,
     numbers: Sequence[int] | None = None,
     stop: Stop | None = None,
 ) -> Divergence:
-    """Of the first ``n_chunks`` records of ``finished``, each of all ``FIELDS`` of a chunk in turn; ``texts``
-    and ``report`` are those of :func:`compare`, and ``numbers`` those of the chunks where they are not all."""
+    """Of the first ``n_chunks`` records of ``finished``, each of all ``FIELDS`` of a chunk in turn, the first of so
+    many ``columns`` where there are more; ``texts`` and ``report`` are those of :func:`compare`, and ``numbers`` those
+    of the chunks where they are not all."""
 
     def tokens() -> Iterator[TokenStatistics]:
-        return map(_tokens, islice(finished, n_chunks))
+        return (_tokens(record, columns or len(FIELDS)) for record in islice(finished, n_chunks))
 
     divergence = replace(summarize(tokens(), n_vocab, texts), stop=stop)
     if report:
@@ -114,43 +125,75 @@ def conclude(
 
 
 def compare_baselines(first: Path, second: Path) -> Divergence:
-    """How far the model of the baseline ``second`` is from that of ``first``; both must be of the same token ids.
+    """How far the model of the baseline ``second`` is from that of ``first``, on the chunks that both have.
 
-    Raises BaselineError when they are not, or when one cannot be read.
+    Raises BaselineError when they have none or other vocabularies, when ``second`` does not hold whole distributions,
+    or when one cannot be read.
     """
     with Baseline.open(first) as base, Baseline.open(second) as other:
-        if base.identity.chunks_fingerprint != other.identity.chunks_fingerprint or base.n_vocab != other.n_vocab:
-            raise BaselineError(
-                f"{first.name} and {second.name} cannot be compared",
-                why="they were written on different token ids",
-                hint="write both with the same text, chunks and chunk size, of models with the same tokenizer",
-            )
-        ids = base.ids
-        chunks = (_stored_statistics(base, other, chunk, ids[chunk]) for chunk in range(base.n_chunks))
-        return summarize(chunks, base.n_vocab)
+        pairs = _common_chunks(first, base, second, other)
+        chunks = (_stored_statistics(base, mine, other, yours) for mine, yours in pairs)
+        bound = ErrorBound()
+
+        def tokens() -> Iterator[TokenStatistics]:
+            for statistics, error in chunks:
+                bound.add(error)
+                yield statistics
+
+        return _bounded(summarize(tokens(), base.n_vocab), bound, base)
 
 
-def _stored_statistics(base: Baseline, other: Baseline, chunk: int, ids: torch.Tensor) -> TokenStatistics:
-    base.check(chunk)
-    other.check(chunk)
-    nll_base, top, targets = base.nll(chunk), base.top(chunk), scored_targets(ids)
-    log_q, log_p = other.log_probs(chunk), base.log_probs(chunk)
-    decoded = token_statistics(log_q, log_p, nll_base, top, targets)
-    nll = other.nll(chunk).double()
-    return TokenStatistics(
-        nll=nll,
-        nll_base=decoded.nll_base,
-        kld=decoded.kld,
-        delta_p=(-nll).exp() - (-decoded.nll_base).exp(),
-        same_top=(other.top(chunk) == top).double(),
-        entropy=decoded.entropy,
-    )
+def _bounded(found: Divergence, bound: ErrorBound, baseline: Baseline) -> Divergence:
+    return replace(found, kld_bound=bound.value()) if baseline.form == "compact" else found
 
 
-FIELDS = tuple(TokenStatistics.__dataclass_fields__)
+def _common_chunks(first: Path, base: Baseline, second: Path, other: Baseline) -> list[tuple[int, int]]:
+    """The numbers in both of chunks that have the same tokens."""
+    what = f"{first.name} and {second.name} cannot be compared"
+    if base.n_vocab != other.n_vocab:
+        raise BaselineError(
+            what,
+            why=f"they are of vocabularies of {base.n_vocab} and {other.n_vocab} tokens",
+            hint="write both of models with the same tokenizer",
+        )
+    if not isinstance(other.scores, FullScores | LlamaCppScores):
+        raise BaselineError(
+            what,
+            why=f"{second.name} does not hold whole distributions",
+            hint="write it with hubquant evaluate baseline --full",
+        )
+    places = {tuple(ids.tolist()): chunk for chunk, ids in enumerate(other.ids)}
+    pairs = [
+        (chunk, place) for chunk, ids in enumerate(base.ids) if (place := places.get(tuple(ids.tolist()))) is not None
+    ]
+    if not pairs:
+        raise BaselineError(
+            what,
+            why="they were written on different token ids",
+            hint="write both with the same text, chunks and chunk size, of models with the same tokenizer",
+        )
+    return pairs
 
 
-def _chunk_statistics(runner: Runner, baseline: Baseline, chunk: int, ids: torch.Tensor) -> TokenStatistics:
+def _stored_statistics(base: Baseline, mine: int, other: Baseline, yours: int) -> tuple[TokenStatistics, SampleError]:
+    other.check(yours)
+    assert isinstance(other.scores, FullScores | LlamaCppScores)
+    targets = scored_targets(base.ids[mine])
+    found, error = base.statistics(other.scores.log_probs(yours), targets, mine)
+    if not isinstance(other.scores, FullScores):
+        return found, error
+    nll = other.scores.nll(yours).double()  # exact, as the codes are not
+    same_top = (other.scores.top(yours) == base.scores.top(mine)).double()
+    return replace(found, nll=nll, delta_p=(-nll).exp() - (-found.nll_base).exp(), same_top=same_top), error
+
+
+FIELDS = tuple(field.name for field in fields(TokenStatistics))
+COLUMNS = len(FIELDS) + len(fields(SampleError))
+
+
+def _chunk_statistics(
+    runner: Runner, baseline: Baseline, chunk: int, ids: torch.Tensor
+) -> tuple[TokenStatistics, SampleError]:
     baseline.check(chunk)
     logits = scored_logits(runner, ids)
     if logits.shape[1] != baseline.n_vocab:
@@ -159,9 +202,4 @@ def _chunk_statistics(runner: Runner, baseline: Baseline, chunk: int, ids: torch
             why="they belong to different models",
             hint="write a baseline of the model that the file was made from",
         )
-    targets, nll, top = scored_targets(ids), baseline.nll(chunk), baseline.top(chunk)
-    parts = [
-        token_statistics(logits[rows], baseline.log_probs(chunk, rows), nll[rows], top[rows], targets[rows]).stacked()
-        for rows in row_blocks(logits)
-    ]
-    return TokenStatistics(*torch.cat(parts, dim=1))
+    return baseline.scores.statistics(logits, scored_targets(ids), chunk)

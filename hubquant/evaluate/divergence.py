@@ -99,7 +99,8 @@ class Divergence:
     ``ratio`` is ppl / ppl_base, whose error takes into account that both were measured on the same tokens;
     ``correlation`` is that of ln ppl and ln ppl_base. ``delta_p_rms`` is the root of the mean squared change of the
     probability of the token that follows; ``same_top`` the share of tokens with an unchanged most probable token;
-    ``uniform_kld`` the mean divergence of a prediction that knows nothing.
+    ``uniform_kld`` the mean divergence of a prediction that knows nothing. ``kld_bound`` is how far the mean divergence
+    is at most, with 99.9 % certainty, from that of whole distributions, where a part of them was stored, or else None.
 
     The errors are those of llama-perplexity, for which tokens are independent, but for two: ``composite_error`` of the
     ``composite`` score and ``kld_block_error`` of the mean KLD are by block bootstrap over chunks (see
@@ -132,6 +133,7 @@ class Divergence:
     chunks: tuple[Distribution, ...] = ()
     texts: dict[str, Divergence] = field(default_factory=dict)
     stop: Stop | None = None
+    kld_bound: float | None = None
 
     def __str__(self) -> str:
         kld, top = measured(self.kld.mean, self.kld.error), share(self.same_top, self.same_top_error)

@@ -50,5 +50,10 @@ def finite(logits: Tensor) -> Tensor:
 
 def row_blocks(logits: Tensor) -> Iterator[slice]:
     """Slices over the rows of ``logits`` [n, n_vocab] that hold about ``BLOCK_ELEMENTS`` each."""
-    step = max(1, BLOCK_ELEMENTS // logits.shape[1])
-    return (slice(start, start + step) for start in range(0, len(logits), step))
+    return blocks_of(*logits.shape)
+
+
+def blocks_of(n: int, n_vocab: int) -> Iterator[slice]:
+    """Such slices over ``n`` rows of ``n_vocab``."""
+    step = max(1, BLOCK_ELEMENTS // n_vocab)
+    return (slice(start, start + step) for start in range(0, n, step))

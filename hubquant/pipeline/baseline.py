@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.engine.task import Context, Cost, Task
+from hubquant.evaluate.forms import Form, stored_bytes, usual_form
 from hubquant.evaluate.scoring import n_scored
 from hubquant.pipeline.costs import evaluating_cost
 from hubquant.pipeline.held import LoadedModel, other_device, rate_on
@@ -24,17 +25,25 @@ BASELINE = "baseline.h5"
 
 @dataclass(frozen=True, eq=False)
 class BaselineTask(Task[Path]):
-    """Distributions of the next token over ``chunks``, by ``model``, which is the component's."""
+    """Distributions of the next token over ``chunks``, by ``model``, which is the component's. ``form`` is how they
+    are stored if not as usual; ``first_chunk`` is the number of the first in the text."""
 
     kind = "baseline"
+    version = 2
 
     component: Component
     chunks: Chunks
     model: LoadedModel
+    form: Form | None = None
+    first_chunk: int = 1
 
     @property
     def detail(self) -> str:
         return describe(self.chunks)
+
+    @property
+    def stored_form(self) -> Form:
+        return self.form or usual_form(self.component.n_vocab)
 
     @property
     def label(self) -> str:
@@ -51,11 +60,14 @@ class BaselineTask(Task[Path]):
             "name": self.component.source.full_name,
             "hubquant": __version__,
             **other_device(self.model.device),
+            "form": self.stored_form,
+            **({} if self.first_chunk == 1 else {"first_chunk": self.first_chunk}),
         }
 
     @property
     def cost(self) -> Cost:
-        stored = 2 * self.component.n_vocab * n_scored(self.chunks.chunk_size) * len(self.chunks)
+        n_tokens = len(self.chunks) * n_scored(self.chunks.chunk_size)
+        stored = stored_bytes(self.stored_form, n_tokens, self.component.n_vocab)
         weight = self.component.source.bytes_of_weight
         return evaluating_cost(self.component, self.chunks, stored, self.model.device, weight)
 
@@ -69,6 +81,7 @@ class BaselineTask(Task[Path]):
 
     def make(self, folder: Path, context: Context) -> None:
         from hubquant.evaluate import write_baseline
+        from hubquant.evaluate.fitting import texts_fingerprint
         from hubquant.models.language_model import LanguageModel
 
         source = self.component.source
@@ -79,6 +92,9 @@ class BaselineTask(Task[Path]):
                 folder / BASELINE,
                 name=source.full_name,
                 revision=source.exact_revision,
+                form=self.stored_form,
+                tokens_fingerprint=texts_fingerprint(self.component.conversion.metadata, self.chunks.ids),
+                first_chunk=self.first_chunk,
                 advance=advance,
             ).close()
 

@@ -89,8 +89,10 @@ class Evaluation(Measurement["Divergence"]):
 
     def measure(self, folder: Path, context: Context) -> Divergence:
         from hubquant.evaluate import Baseline, compare
+        from hubquant.evaluate.fitting import with_first_token
 
         snapshot = folder / SNAPSHOT
+        metadata = GGUFFile.open(context.read(self.file)).metadata
         with (
             Baseline.open(context.read(self.baseline)) as baseline,
             self.running_file(baseline, context) as runner,
@@ -98,7 +100,7 @@ class Evaluation(Measurement["Divergence"]):
         ):
             divergence = compare(
                 runner,
-                baseline,
+                with_first_token(baseline, metadata),
                 chunks=self.compared(baseline),
                 texts=self.texts,
                 until=self.until,

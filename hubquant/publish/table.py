@@ -99,6 +99,7 @@ def divergence_table(measured: Divergence) -> str:
         ("PPL ratio", f"{measured.ratio:.6f} ± {measured.ratio_error:.6f}"),
         ("PPL difference", f"{measured.difference:.6f} ± {measured.difference_error:.6f}"),
         ("KLD mean", f"{kld.mean:.6f} ± {kld.error:.6f}"),
+        *_bound(measured),
         *_block_error(measured),
         ("KLD maximum", f"{kld.maximum:.6f}"),
         *((f"KLD {percent:g} %", f"{kld.percentiles[percent]:.6f}") for percent in (99.9, 99.0, 95.0, 90.0)),
@@ -155,6 +156,11 @@ def chunk_table(measured: Divergence) -> Table:
         for n, chunk in enumerate(measured.chunks, 1)
     )
     return Table(("Chunk", "Mean KLD", "Median", *(f"{percent:g} %" for percent in BY_CHUNK), "Maximum"), rows)
+
+
+def _bound(measured: Divergence) -> list[tuple[str, str]]:
+    bound = measured.kld_bound
+    return [] if bound is None else [("KLD mean, by whole distributions", f"within {bound:.1e} of it, 99.9 % sure")]
 
 
 def _block_error(measured: Divergence) -> list[tuple[str, str]]:

@@ -13,7 +13,8 @@ import torch
 
 from hubquant.errors import BaselineError
 from hubquant.evaluate import Baseline, compare, compare_baselines, write_baseline
-from hubquant.evaluate.baseline import decode, encode
+from hubquant.evaluate.baseline_full import FullScores, decode, encode
+from hubquant.evaluate.forms import Form
 from hubquant.evaluate.scoring import BLOCK_ELEMENTS
 from tests.support.evaluation import counted, random_chunks
 
@@ -27,8 +28,13 @@ def model(ids: torch.Tensor) -> torch.Tensor:
     return table[ids]
 
 
-def write(path: Path, chunks=CHUNKS, forward=model, revision="r", advance=lambda _: None) -> Baseline:  # type: ignore[no-untyped-def]
-    return write_baseline(forward, chunks, path, name="org/model", revision=revision, advance=advance)
+FORMS: tuple[Form, ...] = ("compact", "full", "llama.cpp")
+
+
+def write(  # type: ignore[no-untyped-def]
+    path: Path, form: Form = "full", chunks=CHUNKS, forward=model, revision="r", advance=lambda _: None
+) -> Baseline:
+    return write_baseline(forward, chunks, path, name="org/model", revision=revision, form=form, advance=advance)
 
 
 def kld(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
@@ -55,49 +61,60 @@ def test_what_is_stored_is_read_back(tmp_path: Path) -> None:
     with write(tmp_path / "base.h5", advance=done.append) as baseline:
         assert done == [1] * 6
         assert torch.equal(baseline.ids, CHUNKS.ids)
+        assert baseline.identity is not None
         assert baseline.identity.model == "org/model"
         assert (baseline.n_chunks, baseline.n_scored, baseline.n_vocab) == (6, 15, N_VOCAB)
         exact = model(CHUNKS.ids[4, 16:31]).double().log_softmax(1)
-        torch.testing.assert_close(baseline.log_probs(4).double(), exact, rtol=0, atol=1e-3)
-        torch.testing.assert_close(baseline.log_probs(4, slice(3, 5)), baseline.log_probs(4)[3:5], rtol=0, atol=0)
-        assert torch.equal(baseline.nll(4), -exact.gather(1, CHUNKS.ids[4, 17:, None]).squeeze(1).float())
+        scores = baseline.scores
+        assert isinstance(scores, FullScores)
+        torch.testing.assert_close(scores.log_probs(4).double(), exact, rtol=0, atol=1e-3)
+        torch.testing.assert_close(scores.log_probs(4, slice(3, 5)), scores.log_probs(4)[3:5], rtol=0, atol=0)
+        assert torch.equal(scores.nll(4), -exact.gather(1, CHUNKS.ids[4, 17:, None]).squeeze(1).float())
     with h5py.File(tmp_path / "base.h5") as file:
         assert dict(file.attrs) == {
             "format": "hubquant baseline 1",
             "model": "org/model",
             "revision": "r",
             "chunks_fingerprint": CHUNKS.fingerprint,
+            "tokens_fingerprint": "",
+            "first_chunk": "1",
         }
     assert [path.name for path in tmp_path.iterdir()] == ["base.h5"]
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path, form: Form) -> None:
     for name in ("a.h5", "b.h5"):
-        write(tmp_path / name).close()
+        write(tmp_path / name, form).close()
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
-def test_a_finished_baseline_is_not_written_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "other"), [("full", "compact"), ("compact", "full")])
+def test_a_finished_baseline_is_not_written_again(tmp_path: Path, form: Form, other: Form) -> None:
     calls: list[int] = []
     for _ in range(2):
-        write(tmp_path / "base.h5", forward=counted(model, calls)).close()
+        write(tmp_path / "base.h5", form, forward=counted(model, calls)).close()
     assert len(calls) == 6
-    write(tmp_path / "base.h5", forward=counted(model, calls), revision="other").close()
+    write(tmp_path / "base.h5", form, forward=counted(model, calls), revision="other").close()
     assert len(calls) == 12
+    write(tmp_path / "base.h5", other, forward=counted(model, calls), revision="other").close()
+    assert len(calls) == 18
 
 
-def test_an_interrupted_writer_goes_on(tmp_path: Path) -> None:
-    write(tmp_path / "whole.h5").close()
+@pytest.mark.parametrize("form", FORMS)
+def test_an_interrupted_writer_goes_on(tmp_path: Path, form: Form) -> None:
+    write(tmp_path / "whole.h5", form).close()
     calls: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "base.h5", forward=counted(model, calls, stop_after=4))
+        write(tmp_path / "base.h5", form, forward=counted(model, calls, stop_after=4))
     assert not (tmp_path / "base.h5").exists()
     with pytest.raises(BaselineError):
         Baseline.open(tmp_path / "base.h5")
     done: list[int] = []
-    write(tmp_path / "base.h5", forward=counted(model, calls), advance=done.append).close()
+    write(tmp_path / "base.h5", form, forward=counted(model, calls), advance=done.append).close()
     assert len(calls) == 6
     assert done == [4, 1, 1]
+    assert {path.name for path in tmp_path.iterdir()} == {"base.h5", "whole.h5"}
     assert (tmp_path / "base.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
@@ -137,7 +154,27 @@ def test_damaged_leftovers_are_not_trusted(tmp_path: Path, damage: str) -> None:
     assert (tmp_path / "base.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
-def test_a_writer_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["compact", "llama.cpp"])
+@pytest.mark.parametrize("damage", ["data", "cut", "other model"])
+def test_what_a_killed_writer_left_is_not_trusted(tmp_path: Path, form: Form, damage: str) -> None:
+    write(tmp_path / "whole.h5", form).close()
+    calls: list[int] = []
+    revision = "other" if damage == "other model" else "r"
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "base.h5", form, forward=counted(model, calls, stop_after=4), revision=revision)
+    partial = tmp_path / ".base.h5.partial"
+    data = bytearray(partial.read_bytes())
+    if damage == "data":
+        data[len(data) // 2] ^= 1
+    partial.write_bytes(data[: 900 if damage == "cut" else None])
+    calls.clear()
+    write(tmp_path / "base.h5", form, forward=counted(model, calls)).close()
+    assert len(calls) > 2
+    assert (tmp_path / "base.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_writer_killed_in_the_middle_goes_on(tmp_path: Path, form: Form) -> None:
     script = textwrap.dedent(f"""
         import os, signal
         from pathlib import Path
@@ -150,13 +187,14 @@ def test_a_writer_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
             calls.append(1)
             return model(ids)
 
-        write(Path({str(tmp_path / "base.h5")!r}), forward=killed)
+        write(Path({str(tmp_path / "base.h5")!r}), {form!r}, forward=killed)
     """)
     killed = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False)
     assert killed.returncode == -9
+    assert not (tmp_path / "base.h5").exists()
     calls: list[int] = []
-    write(tmp_path / "base.h5", forward=counted(model, calls)).close()
-    write(tmp_path / "whole.h5").close()
+    write(tmp_path / "base.h5", form, forward=counted(model, calls)).close()
+    write(tmp_path / "whole.h5", form).close()
     assert len(calls) == 3
     assert (tmp_path / "base.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 

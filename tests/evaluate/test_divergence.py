@@ -181,7 +181,7 @@ def test_two_baselines_of_one_text(model: LanguageModel, tmp_path: Path) -> None
     other = disturbed(model, 0.05)
     with write_baseline(model, chunks, tmp_path / "a.h5", name="a", revision="r") as baseline:
         live = compare(other, baseline)
-    write_baseline(other, chunks, tmp_path / "b.h5", name="b", revision="r").close()
+    write_baseline(other, chunks, tmp_path / "b.h5", name="b", revision="r", form="full").close()
     stored = compare_baselines(tmp_path / "a.h5", tmp_path / "b.h5")
     assert stored.kld.mean == pytest.approx(live.kld.mean, rel=1e-3)
     assert stored.ppl.ppl == pytest.approx(live.ppl.ppl, rel=1e-6)
@@ -190,7 +190,9 @@ def test_two_baselines_of_one_text(model: LanguageModel, tmp_path: Path) -> None
     text = divergence_table(live)
     assert f"{live.kld.mean:.6f}" in text
     assert f"{live.ppl.ppl:.4f}" in text
-    write_baseline(other, random_chunks(4, 64, 99, seed=5), tmp_path / "c.h5", name="c", revision="r").close()
+    write_baseline(
+        other, random_chunks(4, 64, 99, seed=5), tmp_path / "c.h5", name="c", revision="r", form="full"
+    ).close()
     with pytest.raises(BaselineError, match="different token ids"):
         compare_baselines(tmp_path / "a.h5", tmp_path / "c.h5")
 
