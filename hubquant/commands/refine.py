@@ -71,6 +71,7 @@ class Refined:
             "best": asdict(self.climb.best),
             "confidence": self.climb.confidence,
             "settled": self.climb.settled,
+            "over_none": None if self.climb.over_none is None else asdict(self.climb.over_none),
             "imatrix": str(self.imatrix),
             "recipe": str(self.recipe),
         }
@@ -83,6 +84,8 @@ class Refined:
             if climb.settled
             else f"It still got better at {last:,} tokens, the last size: more text may be worth it."
         )
+        if climb.over_none and not climb.over_none.is_sure:
+            end += "\nOn this test no matrix is surely better than none: a larger evaluate.chunks may tell."
         return (
             f"{plain(growth_table(_points(climb)))}\n{end}\n"
             f"the best matrix is {self.imatrix}\nthe recipe that uses it is {self.recipe}\n"

@@ -49,13 +49,15 @@ class Step:
 @dataclass(frozen=True)
 class Climb:
     """``best`` is the step with the least composite score among those with a matrix, and ``rung`` its tasks;
-    ``settled`` where the last gain lies within its confidence interval."""
+    ``settled`` where the last gain lies within its confidence interval. ``over_none`` is the best one's gain over the
+    file without a matrix, None where there is no such file."""
 
     steps: tuple[Step, ...]
     best: Step
     rung: Rung
     confidence: float
     settled: bool
+    over_none: Gap | None
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def climb(ladder: Ladder, confidence: float, context: Context) -> Climb:
     if ladder.bare:
         [before] = _measure([ladder.bare], context)
         steps.append(before.step())
+    bare = before
     left, settled = list(ladder.mixes), False
     for level in range(ladder.height):
         found = _measure([ladder.mixes[name][level] for name in left], context)
@@ -150,7 +153,7 @@ def climb(ladder: Ladder, confidence: float, context: Context) -> Climb:
     best = leading(seen)
     step = next(each for each in steps if (each.mix, each.chunks) == (best.mix, best.chunks))
     rung = next(each for each in ladder.mixes[best.mix] if each.chunks == best.chunks)
-    return Climb(tuple(steps), step, rung, confidence, settled)
+    return Climb(tuple(steps), step, rung, confidence, settled, best.better_than(bare, confidence) if bare else None)
 
 
 def _measure(rungs: Sequence[Rung], context: Context) -> list[Measured]:

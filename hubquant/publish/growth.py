@@ -64,6 +64,7 @@ def plot_growth(points: Sequence[Point], title: str) -> bytes:
             capsize=2,
             label=mix or "with a matrix",
         )
+    axes.set_xticks(sorted({point.tokens for point in points if point.tokens}))
     axes.legend(frameon=False)
     plain_numbers(axes, "x", "y")
     return png(canvas)

@@ -59,6 +59,7 @@ def test_the_matrix_grows_and_is_named_in_the_recipe(tiny_llama: Path, tmp_path:
     )
     unsure = [gain["value"] <= gain["half_width"] for gain in gains[1:]]
     assert unsure == [False] * (len(unsure) - 1) + [found["settled"]]
+    assert found["over_none"]["value"] == pytest.approx(steps[0]["composite"] - best["composite"])
     matrix = tmp_path / "mine-imatrix.gguf"
     assert (found["imatrix"], found["recipe"]) == (str(matrix), str(path))
     assert load_imatrix(matrix).chunk_count == best["chunks"]
