@@ -126,9 +126,9 @@ class LlamaCppScores:
 
     def problem(self, chunk: int) -> str | None:
         """What is wrong with the numbers of a chunk."""
-        scales = np.ascontiguousarray(self._records[chunk, :, :4]).view("<f4").astype(np.float64)
-        largest = scales @ [LEVELS, 1]
-        sound = np.isfinite(scales).all() and (scales[:, 0] >= 0).all() and (largest < 0.01).all()
+        scales = np.ascontiguousarray(self._records[chunk, :, :4]).view("<f4")
+        sound = np.isfinite(scales).all() and (scales[:, 0] >= 0).all()
+        sound = sound and (scales.astype(np.float64) @ [LEVELS, 1] < 0.01).all()
         return None if sound else "has scales of no log-probabilities"
 
     def statistics(self, logits: Tensor, targets: Tensor, chunk: int) -> tuple[TokenStatistics, SampleError]:
