@@ -1,10 +1,11 @@
 """Collecting an importance matrix: speed of the forward pass alone, with hooks, and with each way to offload.
 
-    python -m benchmarks.imatrix [MODEL] [--text FILE] [--chunks 16] [--rounds 3]
+    python -m benchmarks.imatrix [MODEL] [--text FILE] [--chunks 16] [--rounds 3] [--llama-imatrix PATH]
 
 Forward passes with and without hooks take turns in one process, the ratio is that of the medians. Then each way to
 offload collects in a process of its own, start included, and tells its peak of resident memory; "disk" may keep a
-quarter of the weights in memory.
+quarter of the weights in memory. With ``--llama-imatrix`` that program and hubquant take turns at the same text and
+weights, start included: processor seconds and peaks.
 """
 
 from __future__ import annotations
@@ -82,17 +83,58 @@ def alone(model: str, text: TextSource, n_chunks: int, way: str, weight_bytes: i
     print(f"| {way} | {elapsed:.1f} | {n_tokens / elapsed:.0f} | {usage.ru_maxrss * 1024 / 1e6:.0f} |", flush=True)
 
 
+def beside(program: str, model: str, text: str, n_chunks: int, rounds: int) -> None:
+    """Whole processes in turns, ratios of the medians."""
+    with tempfile.TemporaryDirectory() as folder:
+        hubquant = [sys.executable, "-m", "hubquant"]
+        subprocess.run([*hubquant, "convert", model, "-o", f"{folder}/m.gguf", "--quiet"], check=True)
+        common = ["--chunks", str(n_chunks), "--no-ppl", "-f", text]
+        threads = str(torch.get_num_threads())
+        lines = {
+            "hubquant": [*hubquant, "imatrix", "collect", model, *common, "--quiet"],
+            "llama-imatrix": [program, "-m", f"{folder}/m.gguf", *common, "-c", "512", "-t", threads],
+        }
+        cpu: dict[str, list[float]] = {name: [] for name in lines}
+        peaks: dict[str, float] = dict.fromkeys(lines, 0.0)
+        for number in range(rounds):
+            environment = {**os.environ, "HUBQUANT_HOME": f"{folder}/store{number}"}
+            for name, line in lines.items():
+                process = subprocess.Popen(
+                    [*line, "-o", f"{folder}/{name}{number}.gguf"],
+                    env=environment,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+                _, status, usage = os.wait4(process.pid, 0)
+                if status:
+                    sys.exit(f"{name} failed")
+                cpu[name].append(usage.ru_utime + usage.ru_stime)
+                peaks[name] = max(peaks[name], usage.ru_maxrss * 1024 / 1e6)
+    print("| program | CPU s | relative speed | peak MB |\n|---|---:|---:|---:|")
+    reference = statistics.median(cpu["llama-imatrix"])
+    for name, measured in cpu.items():
+        median = statistics.median(measured)
+        print(f"| {name} | {median:.1f} | {reference / median:.2f} | {peaks[name]:.0f} |")
+    print(flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="demo")
     parser.add_argument("--text", help="calibration text; the bundled one if not given")
     parser.add_argument("--chunks", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--llama-imatrix", help="the program to compare with; needs --text")
     arguments = parser.parse_args()
+    if arguments.llama_imatrix and not arguments.text:
+        parser.error("--llama-imatrix needs --text: both programs read one file")
     text = TextSource(file=arguments.text) if arguments.text else TextSource(bundled="calibration")
     print(f"{arguments.model}, {arguments.chunks} chunks of 512 tokens, {torch.get_num_threads()} threads\n")
     # Linux counts the memory of a process that starts another into the peak of the other: the small ones come first.
     source, conversion = open_model(arguments.model)
+    if arguments.llama_imatrix:
+        folder, program = str(source.folder), arguments.llama_imatrix
+        beside(program, folder, arguments.text, arguments.chunks, arguments.rounds)
     weight_bytes = 4 * sum(torch.Size(shape).numel() for shape in conversion.shapes.values())
     print("| offload | s | tokens/s | peak MB |\n|---|---:|---:|---:|")
     for way in WAYS:
