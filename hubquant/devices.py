@@ -47,6 +47,16 @@ def device_memory_bytes() -> int:
     return sum(int(torch.cuda.get_device_properties(device).total_memory) for device in devices)
 
 
+def free_device_memory_bytes() -> int:
+    """Of the GPU that has the least, with what torch keeps there to be used again."""
+    import torch
+
+    return min(
+        torch.cuda.mem_get_info(i)[0] + torch.cuda.memory_reserved(i) - torch.cuda.memory_allocated(i)
+        for i in range(torch.cuda.device_count())
+    )
+
+
 def in_float64(x: torch.Tensor) -> torch.Tensor:
     """``x`` of any shape in float64, on its device or, where that lacks float64 (Apple's), on the CPU."""
     return (x.cpu() if x.device.type == "mps" else x).double()

@@ -25,7 +25,7 @@ def collect_imatrix(
     chunks: int = 250,
     chunk_size: int = 512,
     chunk: int = 0,
-    batch: int = 2048,
+    batch: int | None = None,
     process_output: bool = False,
     parse_special: bool = False,
     no_ppl: bool = False,
@@ -42,7 +42,8 @@ def collect_imatrix(
     """Run a model over calibration text and save the importance of every weight column to ``out``.
 
     ``file`` names text, jsonl or parquet files or Hub datasets, by default the bundled text, of which at most
-    ``chunks`` chunks of ``chunk_size`` tokens are run after the first ``chunk`` ones, ``batch`` tokens at a time.
+    ``chunks`` chunks of ``chunk_size`` tokens are run after the first ``chunk`` ones, ``batch`` tokens at a time:
+    where it is None as many as ``hubquant tune`` found, or else 2048.
     Matrices that ``in_file`` names, files or ``hub:org/repo/file``, are added to the new one.
 
     ``process_output`` collects output.weight too. With ``parse_special`` names of special tokens in the text stand for
@@ -64,7 +65,8 @@ def collect_imatrix(
     counts = {"chunk": chunk, "output_frequency": output_frequency, "save_frequency": save_frequency}
     for name, value in counts.items():
         check_least(name, value, 0)
-    check_least("batch", batch, 1)
+    if batch is not None:
+        check_least("batch", batch, 1)
     opened = open_store(store)
     with quietly(progress) as seen:
         from hubquant.commands.collect import Request

@@ -26,6 +26,7 @@ from hubquant.cli import (
     refine,
     run,
     store,
+    tune,
 )
 from hubquant.cli.line import command, farewell, has_flag, option_value
 from hubquant.cli.log import log_file
@@ -58,6 +59,7 @@ app.add_typer(dataset.app, name="dataset")
 app.command("refine", cls=Command)(refine.refine)
 app.command("inspect", cls=Command)(inspect.inspect)
 app.command("publish", cls=Command)(publish.publish)
+app.command("tune", cls=Command)(tune.tune)
 app.command("env", cls=Command)(environment.env)
 
 

@@ -40,8 +40,15 @@ def collect(
     chunk_size: Annotated[int, typer.Option(min=16, help="Tokens in a chunk.")] = 512,
     chunk: Annotated[int, typer.Option("--chunk", "--from-chunk", min=0, help="Skip so many chunks first.")] = 0,
     batch: Annotated[
-        int, typer.Option("--batch", "--batch-size", "-b", min=1, help="Tokens that run at a time, in whole chunks.")
-    ] = 2048,
+        int | None,
+        typer.Option(
+            "--batch",
+            "--batch-size",
+            "-b",
+            min=1,
+            help="Tokens that run at a time, in whole chunks (default: what tune found, or 2048).",
+        ),
+    ] = None,
     process_output: Annotated[bool, typer.Option("--process-output", help="Collect output.weight too.")] = False,
     parse_special: Annotated[
         bool, typer.Option("--parse-special", help="Names of special tokens in the text stand for these.")

@@ -21,6 +21,7 @@ from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.given_imatrix import imatrix_path, read_sum
 from hubquant.pipeline.importance import CollectedImatrix, Saving
 from hubquant.pipeline.offload import choose_offload
+from hubquant.pipeline.tuning import TUNED, tuned_batch
 from hubquant.pipeline.work import open_model
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.component import Component
@@ -42,7 +43,7 @@ class Request:
     perplexity: bool = True
     settings: Imatrix = field(default_factory=Imatrix)
     device: Device = "auto"
-    batch_tokens: int = BATCH_TOKENS
+    batch_tokens: int | None = None
     in_files: tuple[str, ...] = ()
 
 
@@ -62,9 +63,12 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
         )
     with progress.doing("tokenizing"):
         whole = request.text.tokenize(component.source.tokenizer())
+    tuned = None
+    if request.batch_tokens is None and request.shard is None and offload == "none":
+        tuned = tuned_batch(component, request.text.chunk_size, request.device, store)
     task = CollectedImatrix(
         component,
-        whole if request.shard is None else _shard(whole, *request.shard, request.batch_tokens),
+        whole if request.shard is None else _shard(whole, *request.shard, request.batch_tokens or BATCH_TOKENS),
         request.settings,
         offload,
         score=request.perplexity,
@@ -73,6 +77,7 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
         saving=replace(request.saving, onto=given) if request.saving else None,
         device=request.device,
         batch_tokens=request.batch_tokens,
+        tuned=tuned or BATCH_TOKENS,
     )
 
     def deliver(context: Context) -> ImportanceMatrix:
@@ -96,6 +101,7 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
         store,
         outputs=[out],
         placed_bytes=task.cost.disk_bytes,
+        notes=[TUNED.format(tuned)] if tuned else [],
         less_memory="leave --offload out: then the weights are streamed",
     )
 

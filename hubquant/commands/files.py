@@ -187,7 +187,7 @@ def _files(
     backend = GGUF(placing.split_of(source), IMATRIX_HINT, compares=False, authorship=authorship or {})
     for path in paths.values():
         check_target(path, "model")
-    work = prepare(recipe, component, backend, progress)
+    work = prepare(recipe, component, backend, store, progress)
     shards = {file.label: shard_paths(paths[file.label], file.n_shards) for file in work.files}
     for path in (path for of_file in shards.values() for path in of_file):
         check_target(path, "model")

@@ -13,7 +13,7 @@ from hubquant.engine.machine import check_disk, check_memory, same_disk
 from hubquant.engine.progress import Progress
 from hubquant.engine.schedule import Estimate, estimate, missing
 from hubquant.engine.store import Store
-from hubquant.engine.task import Context, Task, fingerprint
+from hubquant.engine.task import Context, Task, closure, fingerprint
 
 if TYPE_CHECKING:
     from hubquant.backends.gguf.files import FilePlan
@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job(Generic[T]):
-    """``goals`` are to be made; ``deliver`` turns what they gave into the result and writes the outputs."""
+    """``goals`` are to be made, all of them again if it is ``fresh``; ``deliver`` turns what they gave into the result
+    and writes the outputs."""
 
     goals: Sequence[Task[Any]]
     deliver: Callable[[Context], T]
@@ -31,6 +32,7 @@ class Job(Generic[T]):
     estimate: Estimate
     notes: Sequence[str]
     files: Sequence[FilePlan] = ()
+    fresh: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         found = asdict(self.estimate)
@@ -48,14 +50,15 @@ def plan_job(
     notes: Sequence[str] = (),
     files: Sequence[FilePlan] = (),
     less_memory: str = "use a machine with more memory",
+    fresh: bool = False,
 ) -> Job[T]:
     """Raises a ``UserError`` where memory or disk do not suffice; ``placed_bytes`` are what ``outputs`` take."""
-    found = estimate(goals, missing(goals, store), store.rates())
+    found = estimate(goals, list(closure(goals)) if fresh else missing(goals, store), store.rates())
     check_memory(found.ram_bytes, less_memory)
     check_disk(found.disk_bytes + found.download_bytes, store.root, "--store")
     for folder in {path.parent for path in outputs}:
         check_disk(0 if same_disk(store.root, folder) else placed_bytes, folder, "--out")
-    return Job(goals, deliver, outputs, found, notes, files)
+    return Job(goals, deliver, outputs, found, notes, files, fresh)
 
 
 def carry_out(job: Job[T], store: Store, progress: Progress) -> T:
@@ -63,7 +66,7 @@ def carry_out(job: Job[T], store: Store, progress: Progress) -> T:
     for note in job.notes:
         progress.note(note)
     with store.using(job.goals):
-        make(job.goals, store, progress)
+        make(job.goals, store, progress, fresh=job.fresh)
         return job.deliver(Context(store, progress))
 
 

@@ -17,6 +17,13 @@ def memory_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
+def free_memory_bytes() -> int:
+    """That can be had without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def check_memory(needed: int, hint: str) -> None:
     """Raises ``NotSupportedYet`` with this ``hint`` where the machine has less."""
     total = memory_bytes()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
@@ -21,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
+_WARM = 32  # tokens before a pass is timed
 
 # Structs passed by value: room after the known fields keeps a newer, longer struct from overwriting our stack.
 _ROOM = ("_room", ctypes.c_uint64 * 16)
@@ -89,6 +92,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "llama_model_free": (None, c_void_p),
     "llama_model_get_vocab": (c_void_p, c_void_p),
     "llama_model_load_from_file": (c_void_p, c_char_p, ModelParams),
+    "llama_synchronize": (None, c_void_p),
     "llama_vocab_n_tokens": (c_int32, c_void_p),
 }
 
@@ -189,21 +193,53 @@ class LoadedFile:
         """float32 [len(ids), n_vocab], from an empty cache."""
         return self._rows(ids, self._lib.llama_get_logits_ith, self.n_vocab)
 
+    def seconds(self, ids: Sequence[int], n_batch: int, n_ubatch: int) -> float:
+        """Of a pass over ``ids``, ``n_batch`` tokens at a time, for the logits of the last one of each; in a context of
+        its own, which a few tokens have warmed up. Raises ``BindingError`` where there is no room for it."""
+        params = self._context_params()
+        params.n_ctx = params.n_outputs_max_per_seq = len(ids)
+        params.n_batch, params.n_ubatch = n_batch, n_ubatch
+        context = self._lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise BindingError(f"llama.cpp cannot make a context with n_batch {n_batch} and n_ubatch {n_ubatch}")
+        try:
+            self._pass(context, ids[: min(n_batch, _WARM)], n_batch)
+            begin = time.perf_counter()
+            self._pass(context, ids, n_batch)
+            return time.perf_counter() - begin
+        finally:
+            self._lib.llama_free(context)
+
+    def _pass(self, context: Any, ids: Sequence[int], n_batch: int) -> None:
+        lib = self._lib
+        lib.llama_memory_clear(lib.llama_get_memory(context), True)
+        for first in range(0, len(ids), n_batch):
+            with self._batch(ids[first : first + n_batch], first, all_logits=False) as batch:
+                if status := lib.llama_decode(context, batch):
+                    raise BindingError(f"llama_decode returned {status}")
+            lib.llama_synchronize(context)
+
+    @contextmanager
+    def _batch(self, ids: Sequence[int], first: int, *, all_logits: bool) -> Iterator[Batch]:
+        """``ids`` at the positions from ``first`` on."""
+        batch: Batch = self._lib.llama_batch_init(len(ids), 0, 1)
+        try:
+            batch.n_tokens = len(ids)
+            for i, token in enumerate(ids):
+                batch.token[i], batch.pos[i] = int(token), first + i
+                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+                batch.logits[i] = all_logits or i == len(ids) - 1
+            yield batch
+        finally:
+            self._lib.llama_batch_free(batch)
+
     def _rows(self, ids: Sequence[int], row_of: Any, width: int) -> F32:
         if not 0 < len(ids) <= self.n_ctx:
             raise ValueError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
         lib = self._lib
         lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
-        batch = lib.llama_batch_init(len(ids), 0, 1)
-        try:
-            batch.n_tokens = len(ids)
-            for position, token in enumerate(ids):
-                batch.token[position], batch.pos[position] = int(token), position
-                batch.n_seq_id[position], batch.seq_id[position][0] = 1, 0
-                batch.logits[position] = 1
+        with self._batch(ids, 0, all_logits=True) as batch:
             if status := lib.llama_decode(self._context, batch):
                 raise BindingError(f"llama_decode returned {status}")
             rows = [row_of(self._context, i) for i in range(len(ids))]
             return np.stack([np.ctypeslib.as_array(row, (width,)) for row in rows])
-        finally:
-            lib.llama_batch_free(batch)

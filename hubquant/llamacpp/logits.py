@@ -1,8 +1,8 @@
-"""Gives the logits of one file, as llama.cpp computes them; run in a process of its own.
+"""Gives the logits of one file, as llama.cpp computes them, and its speed; run in a process of its own.
 
 The first line on stdin is {"path", "n_ctx", "threads"} and is answered with {"n_vocab"}; each later one is {"ids"} and
-is answered with {"rows"} and as many rows of float32. An answer of {"error"} is the last one. llama.cpp's log goes to
-stderr.
+is answered with {"rows"} and as many rows of float32, or {"ids", "n_batch", "n_ubatch"}, which is answered with
+{"seconds"}. An answer of {"error"} is the last one. llama.cpp's log goes to stderr.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ def main() -> None:
         with LoadedFile(asked["path"], asked["n_ctx"], asked["threads"]) as file:
             _answer(answers, {"n_vocab": file.n_vocab})
             for line in sys.stdin.buffer:
-                logits = file.logits(json.loads(line)["ids"])
+                wanted = json.loads(line)
+                if "n_batch" in wanted:
+                    _answer(answers, {"seconds": file.seconds(**wanted)})
+                    continue
+                logits = file.logits(wanted["ids"])
                 _answer(answers, {"rows": len(logits)}, logits.tobytes())
     except Exception as error:  # whatever goes wrong belongs into the answer
         _answer(answers, {"error": str(error)})

@@ -48,6 +48,10 @@ class LlamaCppRunner:
             raise self._failure(None)
         return torch.frombuffer(data, dtype=torch.float32).reshape(n_rows, self.n_vocab)
 
+    def seconds(self, ids: Tensor, n_batch: int, n_ubatch: int) -> float:
+        """That a pass over ``ids`` [n] takes, ``n_batch`` tokens at a time, computed ``n_ubatch`` by ``n_ubatch``."""
+        return float(self._ask({"ids": ids.tolist(), "n_batch": n_batch, "n_ubatch": n_ubatch})["seconds"])
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None

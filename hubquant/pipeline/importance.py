@@ -55,7 +55,8 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
     """Sums over ``chunks``. With ``score`` the text's perplexity is measured too; ``provenance`` goes into the matrix.
 
     ``is_part`` of a collection that others add to: what this one does not see, they may. ``saving`` changes nothing of
-    the result, and ``batch_tokens`` no more than its last bits; blocks that stream see one chunk at a time.
+    the result, and ``batch_tokens`` no more than its last bits; blocks that stream see one chunk at a time. Where the
+    user asks for none, ``tuned`` tokens run at a time, and what was collected with other ones is as good.
     """
 
     kind = "imatrix"
@@ -69,7 +70,16 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
     is_part: bool = False
     saving: Saving | None = None
     device: Device = "auto"
-    batch_tokens: int = BATCH_TOKENS
+    batch_tokens: int | None = None
+    tuned: int = BATCH_TOKENS
+
+    @property
+    def tokens_at_once(self) -> int:
+        return self.batch_tokens or self.tuned
+
+    @property
+    def _as_usual(self) -> bool:
+        return self.batch_tokens in (None, BATCH_TOKENS)
 
     @property
     def detail(self) -> str:
@@ -93,7 +103,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
             "provenance": dict(self.provenance),
             "is_part": self.is_part,
             **other_device(self.device),
-            **({} if self.offload == "stream" or self.batch_tokens == BATCH_TOKENS else {"batch": self.batch_tokens}),
+            **({} if self.offload == "stream" or self._as_usual else {"batch": self.batch_tokens}),
             "hubquant": __version__,
         }
 
@@ -126,7 +136,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
         """Of a batch: every token's where the output layer is observed, the second halves' where chunks are scored."""
         size = self.chunks.chunk_size
         kept = size if self.settings.process_output else size - size // 2 if self.score else 0
-        at_once = 1 if self.offload == "stream" else min(batch_chunks(size, self.batch_tokens), len(self.chunks))
+        at_once = 1 if self.offload == "stream" else min(batch_chunks(size, self.tokens_at_once), len(self.chunks))
         return FP32_BYTES * at_once * kept * self.component.n_vocab
 
     @property
@@ -166,7 +176,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
         if self.settings.process_output and OUTPUT not in taps:
             progress.note("the output layer is the token embedding, of which llama-imatrix has no entry either")
         facts = {"model": source.full_name, "model_identity": source.identity["model"], **self.provenance}
-        wanted = CollectionRequest(self.settings.process_output, _score if self.score else None, facts)
+        wanted = CollectionRequest(self.settings.process_output, score if self.score else None, facts)
         if self.offload == "stream":
             weights, n_tokens = source.open_weights(self.device), self.chunks.n_tokens
             stream = stream_of(weights, self.component, n_tokens, keeping.path.parent, self.device)
@@ -180,7 +190,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
                 taps,
                 wanted,
                 keeping=keeping,
-                batch_tokens=self.batch_tokens,
+                batch_tokens=self.tokens_at_once,
                 advance=advance,
                 watch=watch,
             )
@@ -235,7 +245,7 @@ def _perplexity(collection: Collection) -> Perplexity:
     return Perplexity.of(torch.cat(collection.nll))
 
 
-def _score(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+def score(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     from hubquant.evaluate.likelihood import negative_log_likelihood
     from hubquant.evaluate.scoring import n_scored, scored_targets
 

@@ -123,7 +123,7 @@ def make_plan(
         check_license(component.source.card, component.source.full_name, recipe.publish)
     runs = collects(recipe) or not recipe.evaluate.skip
     backend = GGUF(Split(shard_bytes), "leave imatrix.skip out", compares=runs, named=names_in_files(recipe.publish))
-    work = prepare(recipe, component, backend, progress, device)
+    work = prepare(recipe, component, backend, store, progress, device)
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
     results = tasks_of_results(recipe)
     has_imatrix = work.importance is not None

@@ -14,8 +14,10 @@ from hubquant.backends.gguf.backend import GGUF, CheckedGGUF
 from hubquant.backends.gguf.files import FilePlan, fork_note
 from hubquant.devices import Device
 from hubquant.engine.progress import Progress
+from hubquant.engine.store import Store
 from hubquant.llamacpp.process import is_installed
 from hubquant.observe import collected_names
+from hubquant.observe.collector import BATCH_TOKENS
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
@@ -25,6 +27,7 @@ from hubquant.pipeline.in_llamacpp import check_installed
 from hubquant.pipeline.offload import choose_offload, choose_way
 from hubquant.pipeline.streamed import LastBlock
 from hubquant.pipeline.tasks import RecipeTasks, Texts, recipe_tasks
+from hubquant.pipeline.tuning import TUNED, tuned_batch
 from hubquant.recipe.schema import Evaluate, Imatrix, ModelReference, Recipe, TextSource
 from hubquant.sources.component import Component
 from hubquant.sources.open import open_component
@@ -64,21 +67,32 @@ def open_model(reference: ModelReference, pre_tokenizer: str | None, progress: P
         return open_component(reference, pre_tokenizer)
 
 
-def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progress, device: Device = "auto") -> Work:
+def prepare(
+    recipe: Recipe,
+    component: Component,
+    backend: GGUF,
+    store: Store,
+    progress: Progress,
+    device: Device = "auto",
+) -> Work:
     """The recipe's ``component`` in the formats of ``backend``; models run on ``device``. Raises a ``UserError`` for
     everything that would fail later and can be known now."""
     if collects(recipe) or not recipe.evaluate.skip:
         hint = "add --set imatrix.skip=true --set evaluate.skip=true"
         component.check_runs("calibrating or evaluating", hint)
     checked = backend.check(component, recipe.quantize, progress)
-    importance, n_entries = None, 0
+    importance, n_entries, tuned = None, 0, None
     offload: Offload = "none"
     if recipe.imatrix.given:
         importance, n_entries = open_imatrix(recipe.imatrix, component.shapes)
     texts = _tokenize(recipe, component.source, progress)
     if texts.calibration is not None:
         offload = choose_offload(recipe.imatrix, component, device)
-        task = CollectedImatrix(component, texts.calibration, recipe.imatrix, offload, device=device)
+        if offload == "none":
+            tuned = tuned_batch(component, texts.calibration.chunk_size, device, store)
+        task = CollectedImatrix(
+            component, texts.calibration, recipe.imatrix, offload, device=device, tuned=tuned or BATCH_TOKENS
+        )
         importance, n_entries = _to_be_collected(task, recipe.imatrix)
     baseline: BaselineTask | LastBlock | None = None
     if texts.evaluation is not None and choose_way(recipe.evaluate.way, component, device) == "streamed":
@@ -100,6 +114,7 @@ def prepare(recipe: Recipe, component: Component, backend: GGUF, progress: Progr
         tasks=tasks,
         notes=[
             *checked.notes,
+            *([TUNED.format(tuned)] if tuned else []),
             *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
             *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.label, f.plan.types))),
             *(_check_overlap(recipe) if texts.calibration and texts.evaluation else []),

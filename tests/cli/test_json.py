@@ -46,6 +46,7 @@ LINES = {  # in an order in which each finds what it needs
     "run": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
     "batch": f"{{out}}/models.txt --types Q8_0 {SMALL} -o {{out}}/many",
     "watch": "watched --once",
+    "tune": "{model} --context 32 --seconds 0",
     "env": "",
     "store list": "",
     "publish": "{out}/made --to me/made --dry-run",

@@ -8,6 +8,7 @@ import pytest
 
 from hubquant.backends.gguf.backend import GGUF
 from hubquant.engine.progress import Silent
+from hubquant.engine.store import Store
 from hubquant.errors import CalibrationError, HubquantError, ImatrixError, NotSupportedYet
 from hubquant.gguf_file import Split
 from hubquant.pipeline.work import Work, open_model, prepare
@@ -21,7 +22,7 @@ def work(model: Path, **parts: object) -> Work:
     fields = {"calibration": SMALL, "evaluate": SMALL, "quantize": {"types": ["Q8_0"]}, **parts}
     recipe = Recipe.model_validate({"model": {"folder": str(model)}, **fields})
     backend = GGUF(Split(1 << 40), "say how", compares=not recipe.evaluate.skip)
-    return prepare(recipe, open_model(recipe.model, None, Silent()), backend, Silent())
+    return prepare(recipe, open_model(recipe.model, None, Silent()), backend, Store(), Silent())
 
 
 def test_only_what_is_asked_for_is_a_task(tiny_llama: Path) -> None:
