@@ -21,14 +21,15 @@ import time
 from collections.abc import Callable
 
 import torch
-from hubquant.commands.runnable import open_model
 
 from hubquant.calibration import build
+from hubquant.commands import flags
 from hubquant.models import load_tokenizer
 from hubquant.observe import collect
 from hubquant.observe.collector import batch_chunks
 from hubquant.recipe.schema import TextSource
 from hubquant.sources.checkpoint import load_folder
+from hubquant.sources.open import open_component
 
 WAYS = ("none", "disk", "stream")
 
@@ -40,7 +41,8 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def in_process(model: str, text: TextSource, n_chunks: int, rounds: int) -> None:
-    source, conversion = open_model(model)
+    component = open_component(flags.model(model))
+    source, conversion = component.source, component.conversion
     chunks = build([text], load_tokenizer(source.folder), 512, n_chunks, 0)
     loaded = load_folder(source.folder, "cpu")
 
@@ -131,7 +133,8 @@ def main() -> None:
     text = TextSource(file=arguments.text) if arguments.text else TextSource(bundled="calibration")
     print(f"{arguments.model}, {arguments.chunks} chunks of 512 tokens, {torch.get_num_threads()} threads\n")
     # Linux counts the memory of a process that starts another into the peak of the other: the small ones come first.
-    source, conversion = open_model(arguments.model)
+    component = open_component(flags.model(arguments.model))
+    source, conversion = component.source, component.conversion
     if arguments.llama_imatrix:
         folder, program = str(source.folder), arguments.llama_imatrix
         beside(program, folder, arguments.text, arguments.chunks, arguments.rounds)
