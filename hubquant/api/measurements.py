@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from hubquant.api.arguments import Names, Offload, Way, check_least, checked, listed, open_store, quietly
 from hubquant.bars import Bars
@@ -104,6 +104,7 @@ def evaluate(
     plot: Path | str | None = None,
     margin: float | None = None,
     confidence: float = 0.95,
+    engine: Literal["torch", "llamacpp"] = "torch",
     device: Device = "auto",
     store: Path | str | None = None,
     progress: Bars = "auto",
@@ -138,6 +139,7 @@ def evaluate(
     plot: Path | str | None = None,
     margin: float | None = None,
     confidence: float = 0.95,
+    engine: Literal["torch", "llamacpp"] = "torch",
     device: Device = "auto",
     store: Path | str | None = None,
     progress: Bars = "auto",
@@ -152,7 +154,8 @@ def evaluate(
     llama-perplexity does. With ``ppl_stride`` the perplexity is that of windows which begin so many tokens after each
     other. With a ``baseline`` the statistics of every token are written to the HDF5 file ``out``, and pictures of their
     distribution and of the chunks to the folder ``plot``. With a ``margin``, such as 0.05, chunks are measured until
-    mean KLD and composite score are known to that share of themselves, with the probability ``confidence``.
+    mean KLD and composite score are known to that share of themselves, with the probability ``confidence``. The
+    ``engine`` ``llamacpp`` runs the file in llama.cpp, which quantizes activations too.
 
     Raises ``HubquantError``.
     """
@@ -181,6 +184,8 @@ def evaluate(
         if baseline is None:
             return carry_out(measure.perplexity(str(model), text, opened, seen, device, ppl_stride), opened, seen)
         shown = divergence.Shown(*(None if path is None else Path(path) for path in (out, plot)))
-        compared = divergence.Baseline(str(baseline), text, evaluated.way, device, until=precision(margin, confidence))
+        compared = divergence.Baseline(
+            str(baseline), text, evaluated.way, device, engine, precision(margin, confidence)
+        )
         job = divergence.divergences([Path(model)], compared, opened, seen, shown)
         return carry_out(job, opened, seen)[0]

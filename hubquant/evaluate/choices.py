@@ -97,18 +97,18 @@ def accuracy(
     if not questions:
         raise ValueError("there is no question")
     store = FinishedChunks(*snapshot, 1) if snapshot else None
-    right = [bool(record[0]) for record in islice(store, len(questions))] if store else []
+    right = [bool(record[0]) for record in islice(store, len(questions))] if store is not None else []
     if right:
         advance(len(right))
     try:
         for question in questions[len(right) :]:
             found = int(np.argmax(mean_log_likelihoods(runner, question))) in question.right
-            if store:
+            if store is not None:
                 store.append(np.array([float(found)]))
             right.append(found)
             advance(1)
     finally:
-        if store:
+        if store is not None:
             store.close()
     return Accuracy.of(right, sum(len(question.sequences) for question in questions))
 

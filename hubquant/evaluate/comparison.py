@@ -65,7 +65,7 @@ def compare(
             if watch and watch.is_sure(_tokens(finished[place], COLUMNS).kld):
                 break
     finally:
-        if store:
+        if store is not None:
             store.close()
     places = sorted(range(len(taken)), key=lambda place: taken[place])
     names = [texts[taken[place]] for place in places] if texts else ()

@@ -77,18 +77,18 @@ def perplexity(
     """
     n = n_scored(chunks.chunk_size) if stride is None else stride
     store = FinishedChunks(*snapshot, n) if snapshot else None
-    parts = [torch.tensor(record) for record in islice(store, len(chunks))] if store else []
+    parts = [torch.tensor(record) for record in islice(store, len(chunks))] if store is not None else []
     if parts:
         advance(len(parts))
     try:
         for ids in chunks.ids[len(parts) :]:
             nll = negative_log_likelihood(scored_logits(runner, ids, stride), scored_targets(ids, stride))
-            if store:
+            if store is not None:
                 store.append(nll.numpy())
             parts.append(nll)
             advance(1)
     finally:
-        if store:
+        if store is not None:
             store.close()
     return Perplexity.of(torch.cat(parts))
 

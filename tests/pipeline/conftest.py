@@ -13,6 +13,7 @@ def small_settings() -> list[str]:
         "calibration.chunks=4",
         "evaluate.chunk_size=64",
         "evaluate.chunks=3",
+        "evaluate.engine=torch",
         "quantize.types=[Q8_0, Q4_K_M]",
     )
     return [part for setting in settings for part in ("--set", setting)]

@@ -28,6 +28,7 @@ SMALL = (
     "calibration.chunks=2",
     "evaluate.chunk_size=32",
     "evaluate.chunks=2",
+    "evaluate.engine=torch",
     f"quantize.types=[{', '.join(TYPES)}]",
 )
 
