@@ -36,8 +36,8 @@ CONTEXT = 2048
 MOST_CHUNKS = 64  # at a time
 LLAMA_CPP_BATCHES = (64, 4096)
 SHARE = 0.9  # of the free memory that a candidate may take
-HIDDEN = 6  # copies of the hidden states: residual, normed, and what attention makes of them
-INNER = 3  # copies of the widest activation: gate, up, and their product or its squares
+HIDDEN = 12  # copies of the hidden states, with what the allocator does not give back at once
+INNER = 6  # copies of the widest activation: gate, up, their product, and as much again for the same reason
 WARM = 16  # tokens that are run first: the first pass of a process takes longer
 TEXT_TOKENS = 8192  # different ones; longer batches repeat them
 
