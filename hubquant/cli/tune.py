@@ -56,13 +56,11 @@ def _text(found: Found) -> str:
     tuned, winner = found.tuned, found.tuned.winner
     lines = [f"{_name(each):>12}  {_row(each)}{'  *' if each == winner else ''}" for each in tuned.candidates]
     in_llama_cpp = winner.ubatch is not None
-    result = [
-        f"-b {winner.batch} -ub {winner.ubatch}, for llama.cpp's own programs"
-        if in_llama_cpp
-        else f"{winner.batch} tokens at a time, in run and imatrix collect"
-    ]
+    result = [f"-b {winner.batch} -ub {winner.ubatch}" if in_llama_cpp else f"{winner.batch} tokens at a time"]
     if not tuned.settled:
-        result.append("not sure: more --seconds with --fresh may find a faster one")
+        result.append("not sure, and not used: more --seconds with --fresh may find a faster one")
+    else:
+        result.append("for llama.cpp's own programs" if in_llama_cpp else "used by run and imatrix collect from now on")
     if tuned.ended:
         result.append(f"no larger ones: {tuned.ended}")
     if found.is_known:

@@ -63,8 +63,8 @@ class Timed(Candidate):
 
 @dataclass(frozen=True)
 class Tuned:
-    """``winner`` is the best of ``candidates``; unless it is ``settled`` more time might have found another one.
-    ``ended`` says why no larger ones were tried."""
+    """``winner`` is the best of ``candidates``; unless it is ``settled``, the smallest of those that may be. ``ended``
+    says why no larger ones were tried."""
 
     context: int
     candidates: tuple[Timed, ...]
@@ -249,14 +249,15 @@ TUNED = "{} tokens run at a time, as hubquant tune found"
 
 
 def tuned_batch(component: Component, chunk_size: int, device: Device, store: Store) -> int | None:
-    """Tokens that ``hubquant tune`` found to be best at a time: for chunks of this size, or else for its own default;
-    None where it was not asked."""
+    """Tokens that ``hubquant tune`` is sure to be best at a time: for chunks of this size, or else for its own default
+    context; None where it was not asked or not sure."""
     if not (store.root / TorchTuning.kind).is_dir():
         return None
     for context in (chunk_size, CONTEXT):
         task = TorchTuning(component, context, device)
         if store.has(task):
-            return read_value(store.path(task) / RESULT, Tuned).winner.batch
+            found = read_value(store.path(task) / RESULT, Tuned)
+            return found.winner.batch if found.settled else None
     return None
 
 

@@ -74,7 +74,7 @@ def search(
     Raises ``NoRoomError`` where it cannot be run.
     """
     begin = clock()
-    tried, ended, in_time = _warmed_up(n, measure, lambda: seconds - (clock() - begin), clock)
+    tried, ended, compared = _warmed_up(n, measure, lambda: seconds - (clock() - begin), clock)
     speeds: list[list[float]] = [[] for _ in range(tried)]
     running, look = {*range(tried)}, 1
     for done in range(1, MOST_ROUNDS + 1):
@@ -98,17 +98,17 @@ def search(
                 break
         if clock() + (clock() - before) > begin + seconds:
             break
-    return Timings(tuple(map(tuple, speeds)), replace(decision, settled=decision.settled and in_time), ended)
+    return Timings(tuple(map(tuple, speeds)), replace(decision, settled=decision.settled and compared), ended)
 
 
 def _warmed_up(
     n: int, measure: Callable[[int], float], left: Callable[[], float], clock: Callable[[], float]
 ) -> tuple[int, str | None, bool]:
-    """How many candidates were run once, why no more of them, and whether there was time for all that have room."""
+    """How many candidates were run once, why no more of them, and whether there was time for a second one."""
     total = last = 0.0
     for i in range(n):
         if i and left() < FIRST_LOOK * total + (1 + FIRST_LOOK) * GROWTH * last:
-            return i, "there was no time for them", False
+            return i, "there was no time for them", i > 1
         before = clock()
         try:
             measure(i)

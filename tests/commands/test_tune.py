@@ -24,9 +24,10 @@ def asked(*arguments: str) -> Any:
 def settle_on(store: Path, batch: int) -> None:
     """As if that batch had won."""
     [path] = store.glob(f"tuning/*/{RESULT}")
-    kept = json.loads(path.read_text())
-    kept["winner"]["batch"] = batch
-    path.write_text(json.dumps(kept, indent=1))
+    content = path.read_text()
+    kept = json.loads(content)
+    kept["winner"]["batch"], kept["settled"] = batch, True
+    path.write_text(json.dumps(kept, indent=1).ljust(len(content)))
 
 
 @pytest.mark.usefixtures("store")
@@ -41,7 +42,7 @@ def test_it_is_measured_once(tiny_llama: Path) -> None:
     assert again == {**first, "known": True}
     assert asked(*line, "--fresh")["known"] is False
     shown = hubquant(*line).out
-    assert "tokens at a time, in run and imatrix collect" in shown
+    assert f"{first['winner']['batch']} tokens at a time" in shown
     assert "measured before; --fresh measures it again" in shown
     steps = asked(*line, "--dry-run")["steps"]
     assert [(step["name"], step["done"]) for step in steps] == [("tune", True)]
@@ -56,6 +57,7 @@ def test_runs_and_collections_use_it_and_find_what_was_collected_before(
     sizes = ("--set", "calibration.chunk_size=32", "--set", "calibration.chunks=4")
     asked(*line)
     asked("tune", str(tiny_llama), "--context", "32", "--seconds", "0")
+    assert asked(*line, "--dry-run")["notes"] == []  # one run is not enough to be sure
     settle_on(store, 64)
     note = "64 tokens run at a time, as hubquant tune found"
     planned = asked(*line, "--dry-run")
@@ -76,7 +78,7 @@ def test_a_file_is_tuned_in_llama_cpp(tiny_llama: Path, tmp_path: Path) -> None:
     line = ("tune", str(file), "--context", "100", "--engine", "llamacpp", "--seconds", "3")
     found = asked(*line)
     assert all(each["ubatch"] <= each["batch"] <= 64 and each["speed"] > 0 for each in found["candidates"])
-    assert "for llama.cpp's own programs" in hubquant(*line).out
+    assert f"-b {found['winner']['batch']} -ub {found['winner']['ubatch']}" in hubquant(*line).out
     assert asked("tune", str(file), "--context", "32", "--seconds", "0")["winner"]["ubatch"] is None
 
 

@@ -77,6 +77,8 @@ def test_time_that_is_over_leaves_the_decision_open() -> None:
     short = Machine([100, 200]).searched(0)
     assert ([len(speeds) for speeds in short.speeds], short.ended) == ([1], "there was no time for them")
     assert not short.decision.settled
+    some = Machine([100, 200, 300, 400]).searched(24)
+    assert (len(some.speeds), some.decision.winner, some.decision.settled) == (3, 2, True)
 
 
 def full(machine: Machine, i: int, from_run: int) -> Callable[[int], float]:
