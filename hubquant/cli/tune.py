@@ -25,7 +25,7 @@ def tune(
         Literal["torch", "llamacpp"],
         typer.Option("--engine", help="Tune what collects matrices here, or llama.cpp's batch and ubatch for a file."),
     ] = "torch",
-    seconds: Annotated[float, typer.Option("--seconds", min=0, help="About how long batches are timed.")] = 60,
+    seconds: Annotated[int, typer.Option("--seconds", min=0, help="About how long batches are timed.")] = 60,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")] = False,
     device: DeviceOption = "auto",
     store: StoreOption = None,

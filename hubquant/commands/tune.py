@@ -10,6 +10,7 @@ from hubquant.commands.divergence import FileOfUser
 from hubquant.commands.flags import model as reference
 from hubquant.commands.job import Job, plan_job
 from hubquant.devices import Device
+from hubquant.disk import user_path
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.errors import UserError
@@ -34,7 +35,7 @@ class Request:
     context: int = CONTEXT
     engine: Engine = "torch"
     device: Device = "auto"
-    seconds: float = 60
+    seconds: int = 60
     fresh: bool = False
 
 
@@ -48,7 +49,7 @@ class Found:
 
 def tune(request: Request, store: Store, progress: Progress) -> Job[Found]:
     """Raises ``UserError`` before any weight is read."""
-    file = Path(request.model)
+    file = user_path(request.model)
     if request.engine == "llamacpp":
         _check_file(request, file)
     component = open_model(reference(request.model), None, progress)

@@ -7,18 +7,21 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import ValidationError
+
 from hubquant.convert.rules.rule import integer
 from hubquant.devices import Device, chosen_device, free_device_memory_bytes
 from hubquant.engine.machine import free_memory_bytes, memory_bytes
 from hubquant.engine.store import Store
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Task
+from hubquant.errors import NotSupportedYet
 from hubquant.llamacpp.process import installed_version
 from hubquant.pipeline.costs import LIBRARIES_BYTES, running_cost
 from hubquant.pipeline.held import LoadedModel
@@ -86,7 +89,7 @@ class Tuning(Measurement[Tuned]):
     component: Component
     context: int = CONTEXT
     device: Device = "auto"
-    seconds: float = 60
+    seconds: int = 60
 
     @property
     def type(self) -> type[Tuned]:
@@ -120,7 +123,14 @@ class Tuning(Measurement[Tuned]):
                 self._check_room(candidates[i])
                 return float(speed(candidates[i]))
 
-            found = search(len(candidates), guarded, self.seconds)
+            try:
+                found = search(len(candidates), guarded, self.seconds)
+            except NoRoomError as error:
+                raise NotSupportedYet(
+                    f"a batch of {candidates[0].batch} tokens in this memory",
+                    why=str(error),
+                    hint="pass a smaller --context, or free some memory",
+                ) from None
         timed = tuple(
             Timed(c.batch, c.ubatch, c.memory_bytes, fmean(speeds), _error(speeds), len(speeds))
             for c, speeds in zip(candidates, found.speeds, strict=False)
@@ -256,8 +266,9 @@ def tuned_batch(component: Component, chunk_size: int, device: Device, store: St
     for context in (chunk_size, CONTEXT):
         task = TorchTuning(component, context, device)
         if store.has(task):
-            found = read_value(store.path(task) / RESULT, Tuned)
-            return found.winner.batch if found.settled else None
+            with suppress(OSError, ValidationError):  # damaged, or just removed by another process
+                found = read_value(store.path(task) / RESULT, Tuned)
+                return found.winner.batch if found.settled else None
     return None
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from hubquant.pipeline.results import RESULT
@@ -80,6 +82,24 @@ def test_a_file_is_tuned_in_llama_cpp(tiny_llama: Path, tmp_path: Path) -> None:
     assert all(each["ubatch"] <= each["batch"] <= 64 and each["speed"] > 0 for each in found["candidates"])
     assert f"-b {found['winner']['batch']} -ub {found['winner']['ubatch']}" in hubquant(*line).out
     assert asked("tune", str(file), "--context", "32", "--seconds", "0")["winner"]["ubatch"] is None
+
+
+def test_what_would_not_fit_is_not_tried(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = ("tune", str(tiny_llama), "--context", "32", "--store", str(tmp_path / "store"))
+    total, needed = psutil.virtual_memory().total, asked(*line, "--seconds", "0")["winner"]["memory_bytes"]
+
+    def limit(available: float) -> None:
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=total, available=available))
+
+    limit(1.2 * needed)
+    found = asked(*line, "--fresh")
+    assert [each["batch"] for each in found["candidates"]] == [32]
+    assert "64 tokens would take" in found["ended"]
+    assert found["settled"]
+    limit(needed)
+    outcome = hubquant(*line, "--fresh")
+    assert outcome.is_one_message
+    assert "a batch of 32 tokens in this memory" in outcome.err
 
 
 @pytest.mark.parametrize(
