@@ -190,7 +190,7 @@ class TorchTuning(Tuning):
         def run(rows: torch.Tensor) -> None:
             wanted = CollectionRequest(score=score)
             collect(model, Chunks(rows, (), (), ""), taps, wanted, batch_tokens=rows.numel())
-            if torch.cuda.is_available():
+            if chosen_device(self.device) == "cuda":
                 torch.cuda.synchronize()
 
         def speed(candidate: Candidate) -> float:
