@@ -117,7 +117,9 @@ class Batch:
                 recipe = recipe.model_copy(
                     update={"model": entry.model.model_copy(update={"revision": record.revision})}
                 )
-            record = record.model_copy(update={"made_from": fingerprint(recipe.model_dump(mode="json"))})
+            # without defaults: a later version with a further field makes nothing again
+            said = recipe.model_dump(mode="json", exclude_defaults=True)
+            record = record.model_copy(update={"made_from": fingerprint(said)})
             if known is not None and self._stands(known, record, entry):
                 before: Status = "failed before" if known.error else "left alone" if known.left_alone else "done before"
                 return BatchResult(before, known, entry.out)
