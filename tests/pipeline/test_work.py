@@ -16,6 +16,7 @@ from hubquant.recipe import Recipe
 from tests.support.conversion import build_uneven
 
 SMALL = {"chunk_size": 32, "chunks": 2}
+IN_LLAMA_CPP = "evaluation in llama.cpp"
 
 
 def work(model: Path, **parts: object) -> Work:
@@ -28,13 +29,13 @@ def work(model: Path, **parts: object) -> Work:
 def test_only_what_is_asked_for_is_a_task(tiny_llama: Path) -> None:
     whole = work(tiny_llama)
     assert [task.kind for task in whole.tasks] == [
-        *("imatrix", "baseline", "file", "verification", "evaluation", "runtime")
+        *("imatrix", "baseline", "file", "verification", "evaluation", IN_LLAMA_CPP, "runtime")
     ]
     assert [task.kind for task in whole.tasks.goals] == [task.kind for task in whole.tasks if task.kind != "baseline"]
     bare = work(tiny_llama, imatrix={"skip": True}, evaluate={"skip": True})
     assert [task.kind for task in bare.tasks] == ["file", "verification"]
     assert (bare.texts.calibration, bare.texts.evaluation, bare.importance) == (None, None, None)
-    measured = work(tiny_llama, imatrix={"skip": True})
+    measured = work(tiny_llama, imatrix={"skip": True}, evaluate={**SMALL, "engine": "torch"})
     assert [task.kind for task in measured.tasks] == ["baseline", "file", "verification", "evaluation", "runtime"]
 
 
