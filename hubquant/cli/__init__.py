@@ -10,7 +10,9 @@ def main() -> None:
 
     from hubquant.cli.line import farewell
     from hubquant.cli.signals import Stopped, die_quietly, end_at_once, stopping
+    from hubquant.cli.streams import fill_closed_descriptors
 
+    fill_closed_descriptors()
     die_quietly()
     try:
         with stopping(farewell(sys.argv[1:])):  # while the commands are read

@@ -35,7 +35,6 @@ def guarded(*, as_json: bool, log: Callable[[str], object] | None = None, stamps
     With ``as_json`` whatever a library writes to stderr becomes a JSON line too; ``log`` gets each line, and with
     ``stamps`` each is shown with the time.
     """
-    _fill_closed_descriptors()
     before = sys.stdout, sys.stderr
     sys.stdout = _Guarded(before[0], _lose)
     stderr: _Guarded | Logged = _Guarded(before[1], lambda _: None)
@@ -157,8 +156,8 @@ def _lose(error: OSError) -> None:
     raise OutputLost("the result cannot be written to stdout", why=why) from None
 
 
-def _fill_closed_descriptors() -> None:
-    """Or else the next file that is opened would be number 1 or 2, and get what belongs on a terminal."""
+def fill_closed_descriptors() -> None:
+    """Before any file is opened: it would be number 1 or 2, and get what belongs on a terminal."""
     for number in range(3):
         try:
             os.fstat(number)

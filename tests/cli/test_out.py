@@ -36,7 +36,7 @@ def test_hints_name_the_flags_of_the_command(q8: Path, tmp_path: Path) -> None:
     assert "skip" not in matrix.err
     fork = hubquant("quantize", str(q8), "-t", "Q3_K_HIFI", "-o", str(tmp_path))
     assert "add --allow-fork-types" in fork.err
-    offload = hubquant("imatrix", "collect", str(q8), "--offload", "stream", "-o", str(tmp_path / "x.gguf"))
+    offload = hubquant("imatrix", "collect", str(q8), "--offload", "disk", "-o", str(tmp_path / "x.gguf"))
     assert "leave --offload out" in offload.err
     assert {again.code, floats.code, matrix.code, fork.code, offload.code} == {2}
     assert fitted(LESS_MEMORY, "plan").startswith("add --no-eval and leave --offload at auto:")

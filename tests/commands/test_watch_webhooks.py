@@ -35,6 +35,7 @@ def until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
 
 def commits(hub: LocalHub) -> dict[str, int]:
     mine = {id: each for (_, id), each in dict(hub.repositories).items() if id.startswith("alice/")}
+    mine = {id: each for id, each in mine.items() if each.branches}  # else it is being made
     return {id: len(list(each.history("main"))) for id, each in mine.items()}
 
 

@@ -52,9 +52,10 @@ def test_the_quickstart_measures_what_it_makes(out: Path) -> None:
         assert file_report.measured.runtime.skipped is None
         assert file_report.measured.divergence is not None
         assert file_report.measured.in_llamacpp is not None
-        # Activations are quantized too, so that it is farther from the source, but of the same order.
+        # Activations are quantized too, so that it is farther from the source, which is seen on the best files alone.
         assert file_report.measured.in_llamacpp.n_tokens < file_report.measured.divergence.n_tokens
-        assert 1 < file_report.measured.in_llamacpp.kld.mean / file_report.measured.divergence.kld.mean < 20
+        ratio = file_report.measured.in_llamacpp.kld.mean / file_report.measured.divergence.kld.mean
+        assert (1.5 if file_report.measured.type == "Q8_0" else 0.8) < ratio < 20
         assert file_report.measured.file in card
     assert "hubquant run recipe.yaml" in card
 
