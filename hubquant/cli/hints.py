@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _CHUNKS = {"set a smaller chunk_size": "a smaller --chunk-size"}
-_SETTINGS = {"--set evaluate.skip=true": "--no-eval", "leave imatrix.offload at auto": "leave --offload at auto"}
+_SETTINGS = {"--set evaluate.skip=true": "--no-eval", "leave imatrix.offload": "leave --offload"}
 FLAGS: Mapping[str, Mapping[str, str]] = {
     "run": _SETTINGS,
     "plan": _SETTINGS,

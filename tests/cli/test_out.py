@@ -39,7 +39,7 @@ def test_hints_name_the_flags_of_the_command(q8: Path, tmp_path: Path) -> None:
     offload = hubquant("imatrix", "collect", str(q8), "--offload", "disk", "-o", str(tmp_path / "x.gguf"))
     assert "leave --offload out" in offload.err
     assert {again.code, floats.code, matrix.code, fork.code, offload.code} == {2}
-    assert fitted(LESS_MEMORY, "plan").startswith("add --no-eval and leave --offload at auto:")
+    assert fitted(LESS_MEMORY, "plan").startswith("leave --offload and evaluate.way at auto:")
 
 
 def test_several_types_and_a_file(tiny_llama: Path, tmp_path: Path) -> None:
