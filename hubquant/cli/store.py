@@ -68,4 +68,4 @@ def _as_dict(each: Kept) -> dict[str, Any]:
 
 def _line(each: Kept) -> str:
     age = duration(max(1, time.time() - each.used))
-    return f"{size(each.size):>8}  {each.kind:<12}  {each.path.name[-24:]}  {age} ago"
+    return f"{size(each.size):>8}  {each.kind:<19}  {each.path.name[-24:]}  {age} ago"

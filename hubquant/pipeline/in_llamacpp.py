@@ -33,7 +33,7 @@ class EvaluationInLlamaCpp(Evaluation):
     """As its own programs run the file on the CPU, whatever the ``device`` of the source model was, on ``most_chunks``
     at most."""
 
-    kind = "evaluation in llama.cpp"
+    kind = "llamacpp-evaluation"
 
     most_chunks: int | None = None
 
@@ -80,7 +80,7 @@ class EngineDifference(Evaluation):
     """How far llama.cpp's predictions with a file are from those that transformers makes with the file's weights: the
     noise floor of a comparison between the two."""
 
-    kind = "difference of engines"
+    kind = "engine-difference"
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Self:

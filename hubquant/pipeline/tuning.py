@@ -211,7 +211,7 @@ class TorchTuning(Tuning):
 class LlamaCppTuning(Tuning):
     """Of a GGUF file in llama.cpp on the CPU: n_batch and n_ubatch, for the time of a prompt as long as the context."""
 
-    kind = "tuning in llama.cpp"
+    kind = "llamacpp-tuning"
 
     file: Task[Path]
     file_bytes: int

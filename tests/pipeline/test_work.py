@@ -16,7 +16,7 @@ from hubquant.recipe import Recipe
 from tests.support.conversion import build_uneven
 
 SMALL = {"chunk_size": 32, "chunks": 2}
-IN_LLAMA_CPP = "evaluation in llama.cpp"
+IN_LLAMA_CPP = "llamacpp-evaluation"
 
 
 def work(model: Path, **parts: object) -> Work:
