@@ -42,9 +42,10 @@ def test_it_is_measured_once(tiny_llama: Path) -> None:
     assert memory == sorted(memory)
     assert all(each["speed"] > 0 and each["rounds"] for each in first["candidates"])
     assert again == {**first, "known": True}
-    assert asked(*line, "--fresh")["known"] is False
+    fresh = asked(*line, "--fresh")
+    assert fresh["known"] is False
     shown = hubquant(*line).out
-    assert f"{first['winner']['batch']} tokens at a time" in shown
+    assert f"{fresh['winner']['batch']} tokens at a time" in shown
     assert "measured before; --fresh measures it again" in shown
     steps = asked(*line, "--dry-run")["steps"]
     assert [(step["name"], step["done"]) for step in steps] == [("tune", True)]
