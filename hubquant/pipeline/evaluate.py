@@ -32,24 +32,13 @@ if TYPE_CHECKING:
 SLOWEST = 10e6  # bytes of a file that llama.cpp needs a second for, in all of its answers
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation(Measurement["Divergence"]):
-    """KL divergence and perplexity of ``file`` on the text of ``baseline``; ``running`` it there has that cost.
-
-    ``texts`` name the text of each chunk where several have a name; ``until`` a precision is reached not all of them
-    are measured. Beside the result stands the report of all tokens.
-    """
+class FileDivergence(Measurement["Divergence"]):
+    """How far a file, which is called ``name``, is from its source model."""
 
     kind = "evaluation"
     version = 2
 
-    file: Task[Path]
-    baseline: Task[Path]
     name: str
-    running: Cost
-    device: Device = "auto"
-    texts: tuple[str, ...] = ()
-    until: Precision | None = None
 
     @property
     def step(self) -> str:
@@ -64,6 +53,23 @@ class Evaluation(Measurement["Divergence"]):
         from hubquant.evaluate import Divergence
 
         return Divergence
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(FileDivergence):
+    """KL divergence and perplexity of ``file`` on the text of ``baseline``; ``running`` it there has that cost.
+
+    ``texts`` name the text of each chunk where several have a name; ``until`` a precision is reached not all of them
+    are measured. Beside the result stands the report of all tokens.
+    """
+
+    file: Task[Path]
+    baseline: Task[Path]
+    name: str
+    running: Cost
+    device: Device = "auto"
+    texts: tuple[str, ...] = ()
+    until: Precision | None = None
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:

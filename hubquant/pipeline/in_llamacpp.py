@@ -40,12 +40,10 @@ class EvaluationInLlamaCpp(Evaluation):
     @classmethod
     def beside(cls, evaluation: Evaluation, n_chunks: int, most_chunks: int | None = None) -> Self:
         """The same measurement in llama.cpp, where there are ``n_chunks``, and all that are asked for."""
-        same = {field.name: getattr(evaluation, field.name) for field in fields(Evaluation)}
         cost = evaluation.running
         work = cost.work * len(_spread(n_chunks, most_chunks)) / max(1, n_chunks)
-        return cls(
-            **{**same, "running": replace(cost, device_bytes=0, work=work), "until": None}, most_chunks=most_chunks
-        )
+        running = replace(cost, device_bytes=0, work=work)
+        return cls(**{**_fields(evaluation), "running": running, "until": None}, most_chunks=most_chunks)
 
     @property
     def detail(self) -> str:
@@ -86,8 +84,8 @@ class EngineDifference(Evaluation):
     def of(cls, evaluation: Evaluation) -> Self:
         """Of its file, on its text."""
         cost = evaluation.running
-        same = {field.name: getattr(evaluation, field.name) for field in fields(Evaluation)}
-        return cls(**{**same, "running": replace(cost, ram_bytes=2 * cost.ram_bytes, work=2 * cost.work)})
+        running = replace(cost, ram_bytes=2 * cost.ram_bytes, work=2 * cost.work)
+        return cls(**{**_fields(evaluation), "running": running})
 
     @property
     def detail(self) -> str:
@@ -121,6 +119,10 @@ class EngineDifference(Evaluation):
             )
         snapshot.unlink(missing_ok=True)
         return found
+
+
+def _fields(evaluation: Evaluation) -> dict[str, Any]:
+    return {field.name: getattr(evaluation, field.name) for field in fields(Evaluation)}
 
 
 def _spread(n_chunks: int, most: int | None) -> range:

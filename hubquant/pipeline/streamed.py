@@ -13,9 +13,10 @@ from hubquant.evaluate.scoring import n_scored
 from hubquant.evaluate.snapshot import FinishedChunks
 from hubquant.gguf_file import GGUFFile
 from hubquant.pipeline.costs import LIBRARIES_BYTES, LOGIT_COPIES, REPORT_BYTES
+from hubquant.pipeline.evaluate import FileDivergence
 from hubquant.pipeline.held import other_device, rate_on
 from hubquant.pipeline.offload import hidden_bytes, output_bytes, scratch_bytes, stream_of, streaming_bytes
-from hubquant.pipeline.results import REPORT, SNAPSHOT, Measurement, describe
+from hubquant.pipeline.results import REPORT, SNAPSHOT, describe
 from hubquant.sources.component import Component
 from hubquant.version import __version__
 
@@ -80,31 +81,14 @@ class LastBlock(Task[Path]):
 
 
 @dataclass(frozen=True, eq=False)
-class StreamedEvaluation(Measurement["Divergence"]):
+class StreamedEvaluation(FileDivergence):
     """KL divergence and perplexity of ``file`` on the text of ``baseline``. ``texts`` name the text of each chunk where
     several have a name. Beside the result stands the report of all tokens."""
-
-    kind = "evaluation"
-    version = 2
 
     file: Task[Path]
     baseline: LastBlock
     name: str
     texts: tuple[str, ...] = ()
-
-    @property
-    def step(self) -> str:
-        return "evaluate"
-
-    @property
-    def detail(self) -> str:
-        return self.name
-
-    @property
-    def type(self) -> type[Divergence]:
-        from hubquant.evaluate import Divergence
-
-        return Divergence
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
