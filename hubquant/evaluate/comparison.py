@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -72,28 +72,22 @@ def compare(
     bound = ErrorBound()
     for record in islice(finished, len(taken)):
         bound.add(SampleError(*torch.tensor(record).reshape(COLUMNS, -1)[len(FIELDS) :]))
-    found = conclude(
-        _Ordered(finished, places),
-        len(taken),
-        baseline.n_vocab,
-        names,
-        report,
-        columns=COLUMNS,
-        numbers=sorted(taken),
-        stop=watch.stop if watch else None,
-    )
+    measured = StoredStatistics(finished, places, COLUMNS)
+    found = conclude(measured, baseline.n_vocab, names, report, sorted(taken), watch.stop if watch else None)
     return _bounded(found, bound, baseline)
 
 
 @dataclass(frozen=True)
-class _Ordered:
-    """Records by their places, read one by one."""
+class StoredStatistics:
+    """Of chunks, read one by one from the ``records`` at ``places``; each has so many ``columns``, of which the first
+    are those of :class:`TokenStatistics`."""
 
     records: FinishedChunks | list[np.ndarray]
     places: Sequence[int]
+    columns: int
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self.records[place] for place in self.places)
+    def __iter__(self) -> Iterator[TokenStatistics]:
+        return (_tokens(self.records[place], self.columns) for place in self.places)
 
 
 def _tokens(record: np.ndarray, columns: int) -> TokenStatistics:
@@ -101,26 +95,18 @@ def _tokens(record: np.ndarray, columns: int) -> TokenStatistics:
 
 
 def conclude(
-    finished: Iterable[np.ndarray],
-    n_chunks: int,
+    chunks: StoredStatistics,
     n_vocab: int,
     texts: Sequence[str] = (),
     report: Path | None = None,
-    *,
-    columns: int | None = None,
     numbers: Sequence[int] | None = None,
     stop: Stop | None = None,
 ) -> Divergence:
-    """Of the first ``n_chunks`` records of ``finished``, each of all ``FIELDS`` of a chunk in turn, the first of so
-    many ``columns`` where there are more; ``texts`` and ``report`` are those of :func:`compare`, and ``numbers`` those
-    of the chunks where they are not all."""
-
-    def tokens() -> Iterator[TokenStatistics]:
-        return (_tokens(record, columns or len(FIELDS)) for record in islice(finished, n_chunks))
-
-    divergence = replace(summarize(tokens(), n_vocab, texts), stop=stop)
+    """What ``chunks`` come to; ``texts`` and ``report`` are those of :func:`compare`, and ``numbers`` those of the
+    chunks where they are not all."""
+    divergence = replace(summarize(chunks, n_vocab, texts), stop=stop)
     if report:
-        write_report(report, tokens(), divergence, range(n_chunks) if numbers is None else numbers, texts)
+        write_report(report, chunks, divergence, chunks.places if numbers is None else numbers, texts)
     return divergence
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hubquant.evaluate.comparison import FIELDS, conclude
+from hubquant.evaluate.comparison import FIELDS, StoredStatistics, conclude
 from hubquant.evaluate.divergence import Divergence, TokenStatistics, token_statistics
 from hubquant.evaluate.likelihood import negative_log_likelihood
 from hubquant.evaluate.runner import Runner
@@ -54,4 +54,5 @@ def compare_runners(
             advance(1)
     finally:
         finished.close()
-    return conclude(finished, len(chunks), n_vocab, report=report)
+    measured = StoredStatistics(finished, range(len(chunks)), len(FIELDS))
+    return conclude(measured, n_vocab, report=report)

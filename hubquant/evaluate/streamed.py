@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hubquant.calibration.chunks import Chunks
 from hubquant.errors import EvaluationError
-from hubquant.evaluate.comparison import conclude
+from hubquant.evaluate.comparison import FIELDS, StoredStatistics, conclude
 from hubquant.evaluate.divergence import Divergence
 from hubquant.evaluate.pairs import statistics_of
 from hubquant.evaluate.scoring import finite, n_scored
@@ -74,7 +74,8 @@ def compare_streamed(
             advance(1)
         for each in passes[:done]:
             each.drop()
-    return conclude(finished, len(chunks), stream.weights.n_vocab, texts, report)
+    measured = StoredStatistics(finished, range(len(chunks)), len(FIELDS))
+    return conclude(measured, stream.weights.n_vocab, texts, report)
 
 
 def next_tokens(stream: BlockStream, prompts: Sequence[Tensor]) -> list[int]:
