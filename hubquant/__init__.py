@@ -6,7 +6,8 @@
     report = hubquant.run("Qwen/Qwen3-0.6B", types=["Q8_0", "Q4_K_M"], push="me/Qwen3-0.6B-GGUF")
 
 The whole way: ``run`` and ``plan`` take a ``Recipe``, or whatever stands for one. Single steps: ``convert``,
-``quantize``, ``collect_imatrix``, ``evaluate``, ``publish``, ``inspect``. Functions on tensors and matrices are in
+``quantize``, ``collect_imatrix``, ``evaluate``, ``publish``, ``inspect``. What to choose: ``search`` finds models, and
+``survey`` tells what one would become, from its metadata. Functions on tensors and matrices are in
 ``hubquant.quants``, ``hubquant.mix`` and ``hubquant.imatrix``.
 
 What is raised on purpose is a ``HubquantError``; what the caller can mend is a ``UserError``.
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from hubquant import imatrix as imatrix
     from hubquant import mix as mix
     from hubquant import quants as quants
-    from hubquant.api import collect_imatrix, convert, evaluate, inspect, plan, publish, quantize, run
+    from hubquant.api import collect_imatrix, convert, evaluate, inspect, plan, publish, quantize, run, search, survey
+    from hubquant.commands.survey import Survey
     from hubquant.errors import HubquantError, UserError
     from hubquant.imatrix import ImportanceMatrix, load_imatrix
     from hubquant.pipeline.plan import Plan
@@ -39,6 +41,7 @@ __all__ = [
     "Plan",
     "Recipe",
     "Report",
+    "Survey",
     "UserError",
     "collect_imatrix",
     "convert",
@@ -50,10 +53,16 @@ __all__ = [
     "publish",
     "quantize",
     "run",
+    "search",
+    "survey",
 ]
 
 _HOMES = {
-    "hubquant.api": ("collect_imatrix", "convert", "evaluate", "inspect", "plan", "publish", "quantize", "run"),
+    "hubquant.api": (
+        *("collect_imatrix", "convert", "evaluate", "inspect", "plan", "publish", "quantize", "run"),
+        *("search", "survey"),
+    ),
+    "hubquant.commands.survey": ("Survey",),
     "hubquant.errors": ("HubquantError", "UserError"),
     "hubquant.imatrix": ("ImportanceMatrix", "load_imatrix"),
     "hubquant.pipeline.plan": ("Plan",),

@@ -25,7 +25,7 @@ FLOORS = (
     {"quants"},
     {
         *("errors", "disk", "version", "units", "printable", "typed", "plain_yaml", "panics", "limited", "devices"),
-        "plugins",
+        *("plugins", "recent"),
     },
 )
 """Each folder and file of the package imports from its own floor and from those below it, as CONTRIBUTING.md says."""
@@ -66,6 +66,7 @@ def test_only_the_command_line_and_the_bars_of_the_api_print(house: House) -> No
         "hubquant.api.arguments",
         "hubquant.api.files",
         "hubquant.api.measurements",
+        "hubquant.api.models",
         "hubquant.api.recipes",
     }
 

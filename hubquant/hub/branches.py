@@ -10,6 +10,7 @@ from huggingface_hub.community import Discussion
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from hubquant.hub import answers
+from hubquant.hub.access import Token
 from hubquant.hub.failures import hub_errors
 from hubquant.hub.retry import PATIENT, Retry
 
@@ -38,10 +39,10 @@ class PushTarget:
     number: int | None = None
 
 
-def present_revision(repo_id: str, options: PushOptions, *, retry: Retry = PATIENT) -> str:
+def present_revision(repo_id: str, options: PushOptions, *, token: Token = None, retry: Retry = PATIENT) -> str:
     """Where to look for what was pushed this way before: main if nothing was."""
-    api = HfApi()
-    with hub_errors(repo_id, writing=True):
+    api = HfApi(token=token)
+    with hub_errors(repo_id, writing=True, token=token):
         try:
             found = retry.call(lambda: find(api, repo_id, options))
         except RepositoryNotFoundError:

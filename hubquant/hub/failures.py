@@ -12,7 +12,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
@@ -33,6 +33,7 @@ from huggingface_hub.errors import (
 )
 
 from hubquant.errors import DiskFullError, HubAccessError, HubquantError, HubUnavailableError, OutputError
+from hubquant.hub.access import Token, has_token
 
 TOKEN = re.compile(r"\b(?:hf|api)_[A-Za-z0-9_]{4,}")
 LONGEST_SERVER_TEXT = 200  # characters
@@ -56,12 +57,13 @@ _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError, Recur
 
 @dataclass(frozen=True)
 class Subject:
-    """What a request was about."""
+    """What a request was about, and the token that it was made with."""
 
     repo: str
     revision: str | None = None
     file: str | None = None
     writing: bool = False
+    token: Token = field(default=None, repr=False)
 
     @property
     def page(self) -> str:
@@ -70,13 +72,13 @@ class Subject:
 
 @contextmanager
 def hub_errors(
-    repo: str, *, revision: str | None = None, file: str | None = None, writing: bool = False
+    repo: str, *, revision: str | None = None, file: str | None = None, writing: bool = False, token: Token = None
 ) -> Iterator[None]:
     """Turn the client's exceptions into hubquant's: access, unavailable, output and disk-full errors."""
     try:
         yield
     except (*EXPLAINED, *_MALFORMED) as error:
-        explained = explain(underlying(error), Subject(repo, revision, file, writing))
+        explained = explain(underlying(error), Subject(repo, revision, file, writing, token))
         if explained is None and isinstance(error, _MALFORMED) and _is_the_clients(error):
             explained = not_a_hub()
         if explained is None:
@@ -135,7 +137,7 @@ def _is_the_clients(error: BaseException) -> bool:
 
 
 def gated(subject: Subject) -> HubAccessError:
-    if get_token() is None:
+    if not has_token(subject.token):
         return HubAccessError(
             f"{subject.repo} is gated",
             why="its authors ask you to accept their terms, and you are not logged in",
@@ -149,7 +151,7 @@ def gated(subject: Subject) -> HubAccessError:
 
 
 def not_found(subject: Subject) -> HubAccessError:
-    if get_token() is None:
+    if not has_token(subject.token):
         why, hint = "it does not exist, or it is private and you are not logged in", "for a private one: hf auth login"
     else:
         why, hint = "it does not exist, or it is private and this account may not see it", "see also: hf auth whoami"
@@ -168,7 +170,13 @@ def no_token() -> HubAccessError:
     return HubAccessError("you are not logged in to the Hub", hint="hf auth login (or set HF_TOKEN)")
 
 
-def invalid_token() -> HubAccessError:
+def invalid_token(token: Token = None) -> HubAccessError:
+    if token is not None:
+        return HubAccessError(
+            "the Hub does not accept this token",
+            why="it is invalid or expired",
+            hint=f"take one of {constants.ENDPOINT}/settings/tokens, or log in again",
+        )
     if os.environ.get("HF_TOKEN"):
         return HubAccessError(
             "the Hub does not accept the token in HF_TOKEN",
@@ -187,10 +195,10 @@ def no_permission(repo: str, why: str | None = None) -> HubAccessError:
 
 
 def by_status(error: HfHubHTTPError, subject: Subject) -> HubquantError:
-    status, said = error.response.status_code, server_text(error)
+    status, said = error.response.status_code, server_text(error, subject.token)
     match status:
         case 401:
-            return invalid_token() if get_token() else no_token()
+            return invalid_token(subject.token) if has_token(subject.token) else no_token()
         case 403 if subject.writing:
             return no_permission(subject.repo, said)
         case 403:
@@ -233,13 +241,14 @@ def underlying(error: BaseException) -> BaseException:
     return underlying(error.__cause__) if wrapper and error.__cause__ is not None else error
 
 
-def server_text(error: HfHubHTTPError) -> str | None:
+def server_text(error: HfHubHTTPError, token: Token = None) -> str | None:
     """What the server said, in one short line without tokens."""
     text = " ".join((error.server_message or "").split())
-    return redact(text)[:LONGEST_SERVER_TEXT] or None
+    return redact(text, token)[:LONGEST_SERVER_TEXT] or None
 
 
-def redact(text: str) -> str:
-    """Blank out anything that looks like a token, and the current one in any case."""
-    token = get_token()
-    return TOKEN.sub("***", text.replace(token, "***") if token else text)
+def redact(text: str, token: Token = None) -> str:
+    """Blank out anything that looks like a token, and in any case ``token`` and the machine's own."""
+    for known in (token or None, get_token()):
+        text = text.replace(known, "***") if known else text
+    return TOKEN.sub("***", text)

@@ -20,12 +20,13 @@ from huggingface_hub import (
     is_offline_mode,
     snapshot_download,
 )
-from huggingface_hub.errors import CachedRepoTreeNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, GatedRepoError, RevisionNotFoundError
 
 from hubquant.errors import CheckpointError, HubAccessError, NotSupportedYet
 from hubquant.hub import cache
+from hubquant.hub.access import Token
 from hubquant.hub.answers import repository
-from hubquant.hub.failures import hub_errors
+from hubquant.hub.failures import Subject, gated, hub_errors, not_cached
 from hubquant.hub.front_matter import plain, read_front_matter
 from hubquant.hub.retry import PATIENT, Retry
 from hubquant.hub.transfer import Progress, download, ignore, missing, read_range, require_room
@@ -55,7 +56,9 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A repository at one commit. ``card`` is the front matter of its README as plain JSON values."""
+    """A repository at one commit. ``card`` is the front matter of its README as plain JSON values. ``token`` is what it
+    was resolved with and is read with; it stays in this process. ``refusal`` tells why its files may not be read with
+    it."""
 
     id: str
     revision: str
@@ -66,18 +69,32 @@ class RemoteModel:
     pipeline_tag: str | None = None
     library_name: str | None = None
     tags: tuple[str, ...] = ()
+    token: Token = field(default=None, repr=False, compare=False)
+    refusal: HubAccessError | None = field(default=None, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "token": None}
 
 
-def resolve(id: str, revision: str = "main", *, retry: Retry = PATIENT) -> RemoteModel:
+def resolve(id: str, revision: str = "main", *, token: Token = None, retry: Retry = PATIENT) -> RemoteModel:
     """What ``id`` holds at ``revision`` (branch, tag or commit), pinned to the commit. Downloads nothing.
 
     With HF_HUB_OFFLINE=1 this is what the cache knows. Raises ``HubAccessError`` (unknown, private, gated without
     access, disabled, no such revision, bad token) or ``HubUnavailableError``.
     """
-    with hub_errors(id, revision=revision):
+    found = look_at(id, revision, token=token, retry=retry)
+    if found.refusal is not None:
+        raise found.refusal
+    return found
+
+
+def look_at(id: str, revision: str = "main", *, token: Token = None, retry: Retry = PATIENT) -> RemoteModel:
+    """As :func:`resolve`, also for a gated repository whose files may not be read: anyone sees their names."""
+    refusal = None
+    with hub_errors(id, revision=revision, token=token):
         if is_offline_mode():
-            return _resolve_from_cache(id, revision)
-        api = HfApi()
+            return _resolve_from_cache(id, revision, token)
+        api = HfApi(token=token)
         try:
             info = retry.call(lambda: api.model_info(id, revision=revision, files_metadata=True, timeout=TIMEOUT))
         except RevisionNotFoundError as error:
@@ -85,7 +102,10 @@ def resolve(id: str, revision: str = "main", *, retry: Retry = PATIENT) -> Remot
         if info.disabled:
             raise HubAccessError(f"{id} is disabled on the Hub", hint="choose another repository")
         if info.gated:
-            retry.call(lambda: api.auth_check(id))
+            try:
+                retry.call(lambda: api.auth_check(id))
+            except GatedRepoError:
+                refusal = gated(Subject(id, revision, token=token))
     answer = repository(info)
     commit = answer.sha
     if commit is None:
@@ -102,6 +122,8 @@ def resolve(id: str, revision: str = "main", *, retry: Retry = PATIENT) -> Remot
         pipeline_tag=answer.pipeline_tag,
         library_name=answer.library_name,
         tags=tuple(answer.tags or ()),
+        token=token,
+        refusal=refusal,
     )
 
 
@@ -114,20 +136,25 @@ def fetch_metadata(model: RemoteModel, *, retry: Retry = PATIENT) -> Path:
     if not names:
         hint = "name the repository that holds the safetensors"
         raise CheckpointError(f"{model.id} holds no model", why="there is no config.json in it", hint=hint)
-    with hub_errors(model.id, revision=model.revision):
+    with hub_errors(model.id, revision=model.revision, token=model.token):
         folder = retry.call(
-            lambda: snapshot_download(model.id, revision=model.revision, allow_patterns=names, tqdm_class=Progress)
+            lambda: snapshot_download(
+                model.id, revision=model.revision, allow_patterns=names, tqdm_class=Progress, token=model.token
+            )
         )
     return Path(folder)
 
 
-def fetch_file(repo: str, path: str, revision: str = "main", *, retry: Retry = PATIENT) -> Path:
+def fetch_file(repo: str, path: str, revision: str = "main", *, token: Token = None, retry: Retry = PATIENT) -> Path:
     """One file of a model repository, such as a published ``recipe.yaml`` or imatrix; where it lies in the cache."""
-    with hub_errors(repo, revision=revision, file=path):
+    with hub_errors(repo, revision=revision, file=path, token=token):
         if not is_offline_mode():
             # The client takes half a minute to find out that there is no network.
-            retry.call(lambda: get_hf_file_metadata(hf_hub_url(repo, path, revision=revision), timeout=TIMEOUT))
-        return Path(retry.call(lambda: hf_hub_download(repo, path, revision=revision, tqdm_class=Progress)))
+            url = hf_hub_url(repo, path, revision=revision)
+            retry.call(lambda: get_hf_file_metadata(url, timeout=TIMEOUT, token=token))
+        return Path(
+            retry.call(lambda: hf_hub_download(repo, path, revision=revision, tqdm_class=Progress, token=token))
+        )
 
 
 def range_reader(model: RemoteModel, file: str, *, retry: Retry = PATIENT) -> Callable[[int, int], bytes]:
@@ -142,8 +169,8 @@ def range_reader(model: RemoteModel, file: str, *, retry: Retry = PATIENT) -> Ca
             with cached.open("rb") as stream:
                 stream.seek(begin)
                 return stream.read(end - begin)
-        with hub_errors(model.id, revision=model.revision, file=file):
-            return retry.call(lambda: read_range(model.id, model.revision, file, begin, end))
+        with hub_errors(model.id, revision=model.revision, file=file, token=model.token):
+            return retry.call(lambda: read_range(model.id, model.revision, file, begin, end, model.token))
 
     return read
 
@@ -162,13 +189,22 @@ def fetch_weights(
         if not file.endswith(".safetensors"):
             raise NotSupportedYet(f"weights in {file}", why="only safetensors are read: other formats can run code")
     wanted = {file: _known(model, file) for file in files}
-    with hub_errors(model.id, revision=model.revision):
+    with hub_errors(model.id, revision=model.revision, token=model.token):
         require_room(
             sum(missing(model.id, model.revision, file, known.size, known.sha256) for file, known in wanted.items())
         )
     for file, known in wanted.items():
-        with hub_errors(model.id, revision=model.revision, file=file):
-            download(model.id, model.revision, file, known.size, known.sha256, advance, retry.persistent())
+        with hub_errors(model.id, revision=model.revision, file=file, token=model.token):
+            download(
+                model.id,
+                model.revision,
+                file,
+                known.size,
+                known.sha256,
+                advance,
+                retry.persistent(),
+                model.token,
+            )
     return cache.snapshot_folder(model.id, model.revision)
 
 
@@ -186,7 +222,9 @@ def _references(api: HfApi, id: str) -> str | None:
     return None
 
 
-def _resolve_from_cache(id: str, revision: str) -> RemoteModel:
+def _resolve_from_cache(id: str, revision: str, token: Token) -> RemoteModel:
+    if token is not None:  # the cache is the machine's, and nobody can be asked what others may see
+        raise not_cached(Subject(id, revision))
     commit = HfApi().resolve_revision(id, revision=revision, local_files_only=True).resolved
     folder = cache.snapshot_folder(id, commit)
     cached = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, constants, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from hubquant.errors import HubUnavailableError, OutputError
 from hubquant.hub import answers, branches
+from hubquant.hub.access import Token, has_token
 from hubquant.hub.branches import MAIN, PushOptions
 from hubquant.hub.failures import TRY_AGAIN, hub_errors, no_permission, no_token
 from hubquant.hub.retry import PATIENT, Retry
@@ -46,17 +47,25 @@ def check_id(repo_id: str) -> None:
         validate_repo_id(repo_id)
 
 
-def can_write(repo_id: str, *, pull_request: bool = False, retry: Retry = PATIENT) -> str:
+def account_name(token: Token = None, *, retry: Retry = PATIENT) -> str | None:
+    """Of the account whose token it is; None where there is no token. Raises ``HubAccessError`` for a refused one."""
+    if not has_token(token):
+        return None
+    with hub_errors("the account", token=token):
+        return answers.account(retry.call(HfApi(token=token).whoami)).name
+
+
+def can_write(repo_id: str, *, pull_request: bool = False, token: Token = None, retry: Retry = PATIENT) -> str:
     """The full id of ``repo_id`` if it exists and may be written to, or may be created, with this token. A
     ``pull_request`` may be opened wherever one may read.
 
     To be asked before any work is done. Raises ``HubAccessError``: not logged in, token refused, no write permission.
     """
-    with hub_errors(repo_id, writing=True):
+    with hub_errors(repo_id, writing=True, token=token):
         validate_repo_id(repo_id)
-        if get_token() is None:
+        if not has_token(token):
             raise no_token()
-        api = HfApi()
+        api = HfApi(token=token)
         account = answers.account(retry.call(api.whoami))
         full_id = repo_id if "/" in repo_id else f"{account.name}/{repo_id}"
         if account.auth.accessToken.role == "read":
@@ -83,6 +92,7 @@ def push(
     gated: Literal["auto", "manual"] | None = None,
     options: PushOptions = PushOptions(),  # noqa: B008
     advance: Callable[[int], None] = ignore,
+    token: Token = None,
     retry: Retry = PATIENT,
 ) -> Pushed:
     """Make the repository hold the files of ``folder`` that ``digests`` names; what else it has stays.
@@ -101,8 +111,8 @@ def push(
     if not files:
         raise OutputError(f"there is nothing to publish in {folder}", why="it holds no files")
     retry = retry.persistent()
-    with hub_errors(repo_id, writing=True), disable_progress_bars():
-        api = HfApi()
+    with hub_errors(repo_id, writing=True, token=token), disable_progress_bars():
+        api = HfApi(token=token)
         url = f"{constants.ENDPOINT}/{repo_id}"
         if not (options.pull_request and retry.call(lambda: api.repo_exists(repo_id))):
             url = str(retry.call(lambda: api.create_repo(repo_id, private=private, exist_ok=True)))

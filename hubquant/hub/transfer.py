@@ -16,6 +16,7 @@ from huggingface_hub.utils import tqdm as ProgressBar
 from hubquant.disk import sha256_of
 from hubquant.errors import DiskFullError, HubUnavailableError
 from hubquant.hub import cache
+from hubquant.hub.access import Token
 from hubquant.hub.retry import Retry
 from hubquant.units import size
 
@@ -33,12 +34,12 @@ class Progress(ProgressBar):
         """Bytes over the network, as the client counts them apart from bytes on disk for Xet."""
 
 
-def read_range(id: str, commit: str, file: str, begin: int, end: int) -> bytes:
+def read_range(id: str, commit: str, file: str, begin: int, end: int, token: Token = None) -> bytes:
     """The bytes [begin, end) of a file. A connection that breaks early raises ``httpx2.RemoteProtocolError``."""
     if begin == end:
         return b""
     content = bytearray()
-    with _stream(id, commit, file, begin, end) as pieces:
+    with _stream(id, commit, file, begin, end, token) as pieces:
         for piece in pieces:
             content += piece
             if len(content) >= end - begin:
@@ -47,7 +48,14 @@ def read_range(id: str, commit: str, file: str, begin: int, end: int) -> bytes:
 
 
 def download(
-    id: str, commit: str, file: str, size: int, sha256: str | None, advance: Callable[[int], None], retry: Retry
+    id: str,
+    commit: str,
+    file: str,
+    size: int,
+    sha256: str | None,
+    advance: Callable[[int], None],
+    retry: Retry,
+    token: Token = None,
 ) -> None:
     """Bring a file into the cache. What a broken download left there is kept and continued, also by another process.
 
@@ -56,13 +64,14 @@ def download(
     """
     if _in_cache(id, commit, file, size):
         return
-    metadata = retry.call(lambda: get_hf_file_metadata(hf_hub_url(id, file, revision=commit), timeout=TIMEOUT.read))
+    url = hf_hub_url(id, file, revision=commit)
+    metadata = retry.call(lambda: get_hf_file_metadata(url, timeout=TIMEOUT.read, token=token))
     if metadata.xet_file_data is not None and not constants.HF_HUB_DISABLE_XET:
-        retry.call(lambda: hf_hub_download(id, file, revision=commit, tqdm_class=_counting(advance)))
+        retry.call(lambda: hf_hub_download(id, file, revision=commit, tqdm_class=_counting(advance), token=token))
     else:
-        _download_over_http(id, commit, file, size, sha256 or metadata.etag or "", advance, retry)
+        _download_over_http(id, commit, file, size, sha256 or metadata.etag or "", advance, retry, token)
         # The blob is there: what is left to the client is to link it into the snapshot.
-        retry.call(lambda: hf_hub_download(id, file, revision=commit, tqdm_class=Progress))
+        retry.call(lambda: hf_hub_download(id, file, revision=commit, tqdm_class=Progress, token=token))
     path = cache.cached_file(id, commit, file)
     if path is None or path.stat().st_size != size or (sha256 and sha256_of(path) != sha256):
         if path is not None:
@@ -82,7 +91,14 @@ def missing(id: str, commit: str, file: str, size: int, sha256: str | None) -> i
 # hf_hub_download throws the bytes of a broken or killed download away, and refuses files of over 50 GB without Xet
 # (test_pull.py: a killed download is continued by another process).
 def _download_over_http(
-    id: str, commit: str, file: str, size: int, etag: str, advance: Callable[[int], None], retry: Retry
+    id: str,
+    commit: str,
+    file: str,
+    size: int,
+    etag: str,
+    advance: Callable[[int], None],
+    retry: Retry,
+    token: Token,
 ) -> None:
     blob = cache.repository_folder(id) / "blobs" / etag
     partial = _partial(id, etag)
@@ -99,7 +115,7 @@ def _download_over_http(
 
         def append() -> None:
             have = _length(partial)
-            with partial.open("ab") as target, _stream(id, commit, file, have, size) as pieces:
+            with partial.open("ab") as target, _stream(id, commit, file, have, size, token) as pieces:
                 for piece in pieces:
                     target.write(piece)
                     advance(len(piece))
@@ -112,12 +128,12 @@ def _download_over_http(
 
 
 @contextmanager
-def _stream(id: str, commit: str, file: str, begin: int, end: int) -> Iterator[Iterator[bytes]]:
+def _stream(id: str, commit: str, file: str, begin: int, end: int, token: Token) -> Iterator[Iterator[bytes]]:
     """The bytes [begin, end) in pieces, also from a server that ignores ranges.
 
     The client's session drops the token when it follows a redirect to a CDN.
     """
-    headers = {**build_hf_headers(), "Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+    headers = {**build_hf_headers(token=token), "Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
     url = hf_hub_url(id, file, revision=commit)
     with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True) as response:
         hf_raise_for_status(response)

@@ -20,15 +20,20 @@ NO_DERIVATIVES = re.compile(r"(?:^|[^a-z])(?:nd(?:[^a-z]|$)|no[-_ ]?deriv)", re.
 def check_license(card: Mapping[str, Any], model: str, settings: Publish) -> None:
     """Raise ``OutputError`` where the licence that ``card`` names allows no derivatives (cc-by-nc-nd-4.0), unless
     the settings say that there is a permission."""
-    named = [card.get("license"), card.get("license_name")]
-    texts = [text for each in named for text in (each if isinstance(each, list) else [each]) if isinstance(text, str)]
-    found = next((text for text in texts if NO_DERIVATIVES.search(text)), None)
+    found = without_derivatives(card)
     if found is not None and not settings.i_have_permission:
         raise OutputError(
             f"quantized files of {model} may not be published",
             why=f"its licence, {found[:80]}, allows no derivatives",
             hint="keep the files to yourself, or add --i-have-permission if its authors have allowed it",
         )
+
+
+def without_derivatives(card: Mapping[str, Any]) -> str | None:
+    """The licence that ``card`` names, if it allows no derivatives."""
+    named = [card.get("license"), card.get("license_name")]
+    texts = [text for each in named for text in (each if isinstance(each, list) else [each]) if isinstance(text, str)]
+    return next((text for text in texts if NO_DERIVATIVES.search(text)), None)
 
 
 def gating(settings: Publish, source: SourceModel) -> Literal["auto", "manual"] | None:

@@ -6,12 +6,13 @@ Only metadata is read: config and tokenizer files, safetensors headers, the size
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hubquant.backends.backend import ImatrixFacts, Importance
 from hubquant.backends.gguf.backend import GGUF, CheckedGGUF
 from hubquant.backends.gguf.files import FilePlan, fork_note
+from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
@@ -36,6 +37,7 @@ from hubquant.sources.source import SourceModel
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
     from hubquant.evaluate import Precision
+    from hubquant.hub.access import Token
 
 COMPARED_CHARACTERS = 4_000_000  # of each source; more than a calibration run reads
 
@@ -60,11 +62,22 @@ class Work:
     def files(self) -> list[FilePlan]:
         return [each.plan for each in self.tasks.files]
 
+    def making(self, files: Sequence[QuantizedFile]) -> RecipeTasks:
+        """Files of this component with this matrix, verified and measured as the recipe says."""
+        recipe, baseline = self.recipe, self.tasks.baseline
+        names = text_names(recipe.evaluate.sources, self.texts.evaluation)
+        matrix = self.importance.task if self.importance else None
+        until, in_llamacpp = precision(recipe.evaluate), _asks_llama_cpp(recipe.evaluate.engine)
+        vocabulary = self.checked.vocabulary
+        return recipe_tasks(files, matrix, baseline, vocabulary, names, until, in_llamacpp=in_llamacpp)
 
-def open_model(reference: ModelReference, pre_tokenizer: str | None, progress: Progress) -> Component:
+
+def open_model(
+    reference: ModelReference, pre_tokenizer: str | None, progress: Progress, token: Token = None
+) -> Component:
     """The language model of a source, not pulled yet."""
     with progress.doing("reading what the model's files hold"):
-        return open_component(reference, pre_tokenizer)
+        return open_component(reference, pre_tokenizer, token)
 
 
 def prepare(
@@ -101,17 +114,10 @@ def prepare(
         model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
         baseline = BaselineTask(component, texts.evaluation, model)
     files = checked.tasks(importance)
-    names = text_names(recipe.evaluate.sources, texts.evaluation)
-    matrix, until = importance.task if importance else None, precision(recipe.evaluate)
-    in_llamacpp = _asks_llama_cpp(recipe.evaluate.engine)
-    tasks = recipe_tasks(files, matrix, baseline, checked.vocabulary, names, until, in_llamacpp=in_llamacpp)
-    return Work(
-        recipe=recipe,
-        component=component,
-        checked=checked,
-        importance=importance,
-        texts=texts,
-        tasks=tasks,
+    work = Work(recipe, component, checked, importance, texts, RecipeTasks(None, baseline, ()), ())
+    return replace(
+        work,
+        tasks=work.making(files),
         notes=[
             *checked.notes,
             *([TUNED.format(tuned)] if tuned else []),

@@ -20,6 +20,8 @@ from hubquant.sources.source import SourceModel
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hubquant.hub.pull import RemoteModel
+
 METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|(vocab|merges)\.txt$|README\.md$")
 LARGEST_METADATA = 100 << 20  # bytes
 
@@ -49,24 +51,23 @@ def load_folder(folder: Path, device: Device = "auto", placement: Placement | No
     return load(plain_checkpoint(Checkpoint.from_folder(folder)), folder, device, placement)
 
 
-def open_hub(repo_id: str, revision: str) -> SourceModel:
+def open_hub(remote: RemoteModel) -> SourceModel:
     from hubquant.hub import cache
-    from hubquant.hub.pull import fetch_metadata, range_reader, resolve
+    from hubquant.hub.pull import fetch_metadata, range_reader
 
-    remote = resolve(repo_id, revision)
     folder = fetch_metadata(remote)
     files = weight_files(folder, remote.files)
     identify(folder, CLASSES, WITHOUT_CODE)
     headers = {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files.names}
     missing = [file for file in files.names if not cache.cached_file(remote.id, remote.revision, file)]
     return SourceModel(
-        name=repo_id.rsplit("/", 1)[-1],
-        id=repo_id,
+        name=remote.id.rsplit("/", 1)[-1],
+        id=remote.id,
         revision=remote.revision,
         folder=folder,
         checkpoint=Checkpoint.from_headers(folder, files, headers),
         card=remote.card,
-        identity={"model": f"{repo_id}@{remote.revision}"},
+        identity={"model": f"{remote.id}@{remote.revision}"},
         remote=remote,
         weight_files=files.names,
         download_bytes=sum(remote.files[file].size for file in missing),

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hubquant.disk import user_path
 from hubquant.errors import CheckpointError, NotSupportedYet
@@ -15,24 +16,30 @@ from hubquant.sources.component import Component
 from hubquant.sources.gguf import open_gguf
 from hubquant.sources.source import SourceModel
 
-
-def open_source(reference: ModelReference, pre_tokenizer: str | None = None) -> SourceModel:
-    """Raises ``HubAccessError``, ``CheckpointError`` or ``NotSupportedYet`` when the model cannot be used."""
-    return replace(_open(reference), pre_tokenizer=pre_tokenizer)
+if TYPE_CHECKING:
+    from hubquant.hub.access import Token
 
 
-def open_component(reference: ModelReference, pre_tokenizer: str | None = None) -> Component:
+def open_source(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> SourceModel:
+    """A repository of the Hub is read with ``token``. Raises ``HubAccessError``, ``CheckpointError`` or
+    ``NotSupportedYet`` when the model cannot be used."""
+    return replace(_open(reference, token), pre_tokenizer=pre_tokenizer)
+
+
+def open_component(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> Component:
     """The language model of a source, which is all that sources have so far."""
-    return Component.language_model(open_source(reference, pre_tokenizer))
+    return Component.language_model(open_source(reference, pre_tokenizer, token))
 
 
-def _open(reference: ModelReference) -> SourceModel:
+def _open(reference: ModelReference, token: Token) -> SourceModel:
     if reference.allow_pickle:
         raise NotSupportedYet(
             "pickled weights", hint="convert the repository to safetensors first, then remove allow_pickle"
         )
     if reference.id is not None:
-        return open_hub(reference.id, reference.revision)
+        from hubquant.hub.pull import resolve
+
+        return open_hub(resolve(reference.id, reference.revision, token=token))
     if reference.file is not None:
         return open_gguf(user_path(reference.file))
     if reference.bundled is not None:

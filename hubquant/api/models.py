@@ -1,0 +1,70 @@
+"""What can be known of models before anything is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubquant.api.arguments import check_least, open_store, quietly
+from hubquant.bars import Bars
+from hubquant.errors import UserError
+from hubquant.recipe.schema import ModelReference
+
+if TYPE_CHECKING:
+    from hubquant.commands.survey import Survey
+    from hubquant.hub.access import Token
+    from hubquant.hub.listing import FoundModel
+
+
+def survey(
+    model: str | Path | ModelReference,
+    *,
+    revision: str | None = None,
+    token: Token = None,
+    to: str | None = None,
+    store: Path | str | None = None,
+    progress: Bars = "auto",
+) -> Survey:
+    """What a Hub id, a folder or a GGUF file would become, from metadata alone: no weights are downloaded.
+
+    Whether it is supported or why not, its licence, whether it is gated and ``token`` has access, the exact size of a
+    file of every type, the memory that running it takes (``.fits(8 * 2**30)``), and what making it takes here.
+    ``print(survey)`` shows it.
+
+    A ``hubquant.recipe.ModelReference(id=…)`` is on the Hub in any case, whatever lies in the current folder.
+
+    ``token`` is a user's own, None for this machine's and False for none: whoever serves several people passes each
+    one's token, or False. A commit that was surveyed lately is remembered; whether the token may see it is asked of
+    the Hub each time. ``to`` is the repository to look at for files that are published already, by default
+    ``<model>-GGUF`` of the token's account.
+
+    Raises ``HubAccessError`` for a model that is not there or may not be seen, and ``HubquantError`` else.
+    """
+    reference = _reference(model, revision)
+    with quietly(progress) as seen:
+        from hubquant.commands.survey import survey as look
+
+        return look(reference, open_store(store), seen, token, to)
+
+
+def search(text: str, *, limit: int = 20, token: Token = None) -> list[FoundModel]:
+    """At most ``limit`` models of the Hub with ``text`` in their names, those with the most downloads first.
+
+    ``unsuitable`` of each says why it can be no source, as far as that is known without opening it: None is no promise.
+    ``token`` as for :func:`survey`. Raises ``HubquantError``.
+    """
+    check_least("limit", limit, 1)
+    from hubquant.commands.search import search as look
+
+    return look(text, limit, token)
+
+
+def _reference(model: str | Path | ModelReference, revision: str | None) -> ModelReference:
+    from hubquant.commands.flags import model as reference
+
+    found = model if isinstance(model, ModelReference) else reference(str(model))
+    if revision is None:
+        return found
+    if found.id is None:
+        raise UserError(f"{found.display_name} has no revisions", hint="leave revision out")
+    return found.model_copy(update={"revision": revision})
