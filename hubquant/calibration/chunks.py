@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hubquant.calibration.tokens import SourceTokens, bos_token, tokenize
+from hubquant.calibration.tokens import Frame, SourceTokens, bos_token, tokenize
 from hubquant.errors import CalibrationError
 from hubquant.recipe.schema import TextSource
 
@@ -21,7 +21,8 @@ LEAST_CHUNKS = 2  # llama-imatrix refuses fewer
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
-    """``ids``: int64 [chunks, chunk_size], the first of each row replaced by BOS when the tokenizer adds one.
+    """``ids``: int64 [chunks, chunk_size], the first of each row replaced by BOS when the tokenizer adds one; of an
+    encoder each row is a text between [CLS] and [SEP].
 
     ``datasets`` are the sources' names and ``shares`` the chunks each of them gave, empty where that is not known.
     ``fingerprint`` is the sha256 of the ids and their shape.
@@ -57,6 +58,44 @@ def build(
     What a source has too little of comes from the others. The chunks of the sources are spread evenly over the whole.
     The same sources, tokenizer and ``seed`` give the same ids. Raises ``CalibrationError`` for too little text.
     """
+    ids, shares = _mix(sources, tokenizer, chunk_size, chunks, seed, add_special=True)
+    bos = bos_token(tokenizer)
+    if bos is not None:
+        ids[:, 0] = bos
+    return _named(sources, ids, shares)
+
+
+def build_framed(
+    sources: Sequence[TextSource], tokenizer: PreTrainedTokenizerBase, chunk_size: int, chunks: int, seed: int
+) -> Chunks:
+    """As :func:`build`, for an encoder: the text is cut so that each chunk has ``chunk_size`` tokens with [CLS] and
+    [SEP], or whatever the tokenizer puts around a text, as llama.cpp does when it embeds one."""
+    frame = Frame.of(tokenizer)
+    if chunk_size <= len(frame):
+        raise CalibrationError(
+            f"{chunk_size} tokens have no room for a text", why=f"{len(frame)} of them begin and end one"
+        )
+    inside, shares = _mix(sources, tokenizer, chunk_size - len(frame), chunks, seed, add_special=False)
+    before, after = (
+        torch.tensor(ids, dtype=torch.int64).expand(len(inside), -1) for ids in (frame.before, frame.after)
+    )
+    return _named(sources, torch.cat([before, inside, after], dim=1), shares)
+
+
+def _named(sources: Sequence[TextSource], ids: torch.Tensor, shares: Sequence[int]) -> Chunks:
+    return Chunks(ids, tuple(source.display_name for source in sources), tuple(shares), fingerprint_of_ids(ids))
+
+
+def _mix(
+    sources: Sequence[TextSource],
+    tokenizer: PreTrainedTokenizerBase,
+    chunk_size: int,
+    chunks: int,
+    seed: int,
+    *,
+    add_special: bool,
+) -> tuple[torch.Tensor, list[int]]:
+    """Ids [chunks, chunk_size] and how many chunks each source gave."""
     weights = [source.weight for source in sources]
     limits: list[int | None] = [None] * len(sources)
     parts: list[SourceTokens | None] = [None] * len(sources)
@@ -65,7 +104,7 @@ def build(
         for i, source in enumerate(sources):
             part, needed = parts[i], max(shares[i], 1) * chunk_size
             if part is None or (len(part.ids) < needed and not part.complete):
-                parts[i] = part = tokenize(source, tokenizer, needed, seed)
+                parts[i] = part = tokenize(source, tokenizer, needed, seed, add_special=add_special)
                 _check_source(source, part, chunk_size)
             if part.complete:
                 limits[i] = len(part.ids) // chunk_size
@@ -77,11 +116,7 @@ def build(
         for part, share in zip(parts, shares, strict=True)
         if part is not None
     ]
-    ids = torch.cat(rows)[spread(shares)].contiguous()
-    bos = bos_token(tokenizer)
-    if bos is not None:
-        ids[:, 0] = bos
-    return Chunks(ids, tuple(source.display_name for source in sources), tuple(shares), fingerprint_of_ids(ids))
+    return torch.cat(rows)[spread(shares)].contiguous(), shares
 
 
 def allocate(total: int, weights: Sequence[float], limits: Sequence[int | None]) -> list[int]:

@@ -34,6 +34,29 @@ class SourceTokens:
     complete: bool
 
 
+@dataclass(frozen=True)
+class Frame:
+    """The ids of the special tokens that a tokenizer puts around a text: [CLS] and [SEP]."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.after)
+
+    @classmethod
+    @tokenizer_panics()
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Frame:
+        """Raises ``CalibrationError`` for a tokenizer that changes the tokens between them."""
+        plain, framed = (tuple(tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (False, True))
+        for begin in range(len(framed) - len(plain) + 1):
+            if framed[begin : begin + len(plain)] == plain:
+                return cls(framed[:begin], framed[begin + len(plain) :])
+        raise CalibrationError(
+            "the tokenizer cannot be used for an encoder", why="what it puts around a text changes the text's tokens"
+        )
+
+
 @tokenizer_panics()
 def bos_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The id that the tokenizer puts before a text, None when it puts none."""
@@ -42,12 +65,14 @@ def bos_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return int(bos) if bos is not None and len(ids) > 1 and ids[0] == bos else None
 
 
-def tokenize(source: TextSource, tokenizer: PreTrainedTokenizerBase, needed: int, seed: int) -> SourceTokens:
+def tokenize(
+    source: TextSource, tokenizer: PreTrainedTokenizerBase, needed: int, seed: int, *, add_special: bool = True
+) -> SourceTokens:
     """At least ``needed`` token ids of ``source``, or all of them when it is shorter.
 
-    The documents are tokenized as one text, with the special tokens that the tokenizer adds; one trailing newline is
-    removed. Rows end with a newline each. Special tokens are recognised in rendered conversations, and where the source
-    says so. No more of the source is read than ``needed`` takes.
+    The documents are tokenized as one text, if ``add_special`` with the tokens that the tokenizer adds; one trailing
+    newline is removed. Rows end with a newline each. Special tokens are recognised in rendered conversations, and where
+    the source says so. No more of the source is read than ``needed`` takes.
     """
     first, texts = _rendered(source, tokenizer, seed)
     special = source.parse_special or not isinstance(first, str)
@@ -57,7 +82,7 @@ def tokenize(source: TextSource, tokenizer: PreTrainedTokenizerBase, needed: int
         exhausted = _fill(buffer, texts, wanted)
         text = buffer.getvalue()
         complete = exhausted and len(text) <= wanted
-        ids = encode(tokenizer, text.removesuffix("\n") if complete else text[:wanted], special)
+        ids = encode(tokenizer, text.removesuffix("\n") if complete else text[:wanted], special, add_special)
         if complete:
             return SourceTokens(ids, complete=True)
         if len(ids) - _CUT_MARGIN >= needed:
@@ -105,15 +130,16 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 
 
 @tokenizer_panics()
-def encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
-    """Token ids with those that the tokenizer adds; with ``special`` the names of special tokens stand for these."""
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool, add_special: bool = True) -> list[int]:
+    """Token ids, if ``add_special`` with those that the tokenizer adds; with ``special`` the names of special tokens
+    stand for these."""
     bos: Any = tokenizer.bos_token
     has_bos = special and bos is not None and text.startswith(bos)
 
     def encode() -> list[int]:
         encoded = tokenizer(
             text,
-            add_special_tokens=not has_bos,
+            add_special_tokens=add_special and not has_bos,
             split_special_tokens=not special,
             verbose=False,  # transformers would warn that the text is longer than the model's context
         )

@@ -18,6 +18,7 @@ from hubquant.imatrix import CALIBRATION, ImportanceMatrix, lost_in_dat, merge, 
 from hubquant.imatrix.files import DAT
 from hubquant.observe.collector import BATCH_TOKENS, batch_chunks
 from hubquant.pipeline.contents import IMATRIX
+from hubquant.pipeline.encoders import check_collects, context_notes
 from hubquant.pipeline.given_imatrix import imatrix_path, read_sum
 from hubquant.pipeline.importance import CollectedImatrix, Saving
 from hubquant.pipeline.offload import choose_offload
@@ -53,6 +54,7 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
     check_target(out, "imatrix")
     component = open_model(reference(request.model), request.pre_tokenizer, progress)
     component.check_runs("running")
+    check_collects(component, request.settings)
     given = _given(request, component)
     offload = choose_offload(request.settings, component, request.device)
     if offload == "stream" and request.saving:
@@ -62,16 +64,17 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
             hint="leave out --output-frequency and --save-frequency",
         )
     with progress.doing("tokenizing"):
-        whole = request.text.tokenize(component.source.tokenizer())
+        whole = request.text.tokenize(component)
     tuned = None
     if request.batch_tokens is None and request.shard is None and offload == "none":
         tuned = tuned_batch(component, request.text.chunk_size, request.device, store)
+    scored = request.perplexity and not component.embeds
     task = CollectedImatrix(
         component,
         whole if request.shard is None else _shard(whole, *request.shard, request.batch_tokens or BATCH_TOKENS),
         request.settings,
         offload,
-        score=request.perplexity,
+        score=scored,
         provenance={CALIBRATION: whole.fingerprint, "shard": "{}/{}".format(*request.shard)} if request.shard else {},
         is_part=request.shard is not None,
         saving=replace(request.saving, onto=given) if request.saving else None,
@@ -91,7 +94,7 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
             save(matrix, out)
         else:
             put(context.store.path(task) / IMATRIX, out, store)
-        if request.perplexity:
+        if scored:
             context.progress.note(f"perplexity {task.perplexity(context.store.path(task))}")
         return matrix
 
@@ -101,7 +104,11 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
         store,
         outputs=[out],
         placed_bytes=task.cost.disk_bytes,
-        notes=[TUNED.format(tuned)] if tuned else [],
+        notes=[
+            *([TUNED.format(tuned)] if tuned else []),
+            *context_notes(component, request.text.chunk_size),
+            *(["an encoder predicts no next token: perplexity is not measured"] if component.embeds else []),
+        ],
         less_memory="leave --offload out: then the weights are streamed",
     )
 

@@ -166,11 +166,11 @@ def _by_stored(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline) -> T
 
 def _by_model(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline, progress: Progress) -> Tasks:
     component = open_model(reference(baseline.name), None, progress)
-    component.check_runs("running")
+    component.check_predicts("running")
     for each in opened:
         _check_vocabulary(*each, component)
     with progress.doing("tokenizing"):
-        chunks = baseline.text.tokenize(component.source.tokenizer())
+        chunks = baseline.text.tokenize(component)
     device = baseline.device
     files = [(FileOfUser.of(file, *gguf.paths), file.name) for file, gguf in opened]
     if choose_way(baseline.way, component, device) == "streamed":

@@ -13,10 +13,12 @@ from pydantic import ValidationError
 
 from hubquant.disk import user_path
 from hubquant.errors import UserError
+from hubquant.pipeline.encoders import tokenized
 from hubquant.recipe.names import HUB_ID
 from hubquant.recipe.references import model_reference
 from hubquant.recipe.schema import ModelReference, TextSource
 from hubquant.recipe.sizes import parse_size
+from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,15 +44,14 @@ class Text:
     chunk_size: int
     first_chunk: int = 0
 
-    def tokenize(self, tokenizer: PreTrainedTokenizerBase) -> Chunks:
-        """Raises ``CalibrationError`` for too little text, and ``UserError`` when all of it is skipped."""
-        from hubquant.calibration import build
-
-        chunks = build(self.sources, tokenizer, self.chunk_size, self.first_chunk + self.chunks, seed=0)
+    def tokenize(self, component: Component) -> Chunks:
+        """As ``component`` is run on it. Raises ``CalibrationError`` for too little text, and ``UserError`` when all of
+        it is skipped."""
+        chunks = tokenized(component, self.sources, self.chunk_size, self.first_chunk + self.chunks)
         if self.first_chunk >= len(chunks):
             raise UserError(
                 f"there is no chunk {self.first_chunk + 1}",
-                why=f"the text has {len(chunks)} chunks of {self.chunk_size} tokens",
+                why=f"the text has {len(chunks)} chunks of {chunks.chunk_size} tokens",
                 hint="use more text, or a smaller --chunk",
             )
         return chunks if self.first_chunk == 0 else chunks.part(range(self.first_chunk, len(chunks)))

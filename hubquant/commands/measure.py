@@ -38,9 +38,9 @@ def baseline(
     """The source model's next-token distributions, in ``out``; whole ones if they are asked for."""
     check_target(out, "baseline")
     component = open_model(reference(model), None, progress)
-    component.check_runs("running")
+    component.check_predicts("running")
     with progress.doing("tokenizing"):
-        chunks = text.tokenize(component.source.tokenizer())
+        chunks = text.tokenize(component)
     loaded = LoadedModel(component.pulled, spread=True, device=device)
     form = form_of(out, component.n_vocab, full=full)
     task = BaselineTask(component, chunks, loaded, form, text.first_chunk + 1)
@@ -59,10 +59,9 @@ def perplexity(
     if stride is not None:
         text.check_stride(stride)
     component = open_model(reference(model), None, progress)
-    component.check_runs("running")
+    component.check_predicts("running")
     with progress.doing("tokenizing"):
-        tokenizer = component.source.tokenizer()
-        chunks = text.tokenize(tokenizer) if stride is None else text.windows(tokenizer, stride)
+        chunks = text.tokenize(component) if stride is None else text.windows(component.source.tokenizer(), stride)
     task = PerplexityTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device), stride)
     return plan_job([task], lambda context: context.read(task), store)
 
@@ -89,7 +88,7 @@ def score(
 
     source = question_source(test, asked.text, asked.config, asked.split)
     component = open_model(reference(model), None, progress)
-    component.check_runs("running")
+    component.check_predicts("running")
     with progress.doing(f"reading {source.display_name}"):
         texts = read_questions(test, source)
     if asked.tasks is not None:

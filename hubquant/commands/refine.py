@@ -96,7 +96,7 @@ def refine(request: Request, store: Store, progress: Progress) -> Job[Refined]:
     """Raises a ``UserError`` for everything that would fail later and can be known now."""
     recipe = _collecting(request.recipe)
     component = open_model(recipe.model, recipe.convert.pre_tokenizer, progress)
-    component.check_runs("calibrating and evaluating")
+    component.check_predicts("calibrating and evaluating")
     entry = next((e for e in recipe.quantize.types if name_of(e) == request.type), request.type)
     settings = recipe.quantize.model_copy(update={"types": (entry,)})
     checked = GGUF(NOT_SPLIT, "use another type", compares=False).check(component, settings, progress)

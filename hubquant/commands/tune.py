@@ -53,7 +53,7 @@ def tune(request: Request, store: Store, progress: Progress) -> Job[Found]:
     if request.engine == "llamacpp":
         _check_file(request, file)
     component = open_model(reference(request.model), None, progress)
-    component.check_runs("running")
+    component.check_predicts("running")
     _check_context(request.context, component)
     task: Tuning
     if request.engine == "llamacpp":

@@ -94,8 +94,6 @@ class Architecture:
     @property
     def cannot_run(self) -> str | None:
         """Why a checkpoint can be neither calibrated nor evaluated, if so."""
-        if not self.generates:
-            return "it predicts no next token"
         return "transformers lacks its code, and hubquant never runs remote code" if self.own_code else None
 
     def reading(self, tensors: Collection[str]) -> Architecture:

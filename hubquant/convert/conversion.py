@@ -43,8 +43,8 @@ class Conversion:
     n_vocab, n_expert and some more. ``metadata`` has general.architecture, the architecture's and the tokenizer's keys.
     ``bundles`` make the tensors. ``taps`` tell where an importance matrix sees what flows into the GGUF weights.
     ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``notes`` say what is
-    not converted, and ``cannot_run`` why the model can be neither calibrated nor evaluated, if so. ``strips_as_phi3``
-    is that of the vocabulary.
+    not converted, and ``cannot_run`` why the model can be neither calibrated nor evaluated, if so. ``embeds`` tells an
+    encoder, which predicts no next token. ``strips_as_phi3`` is that of the vocabulary.
     """
 
     architecture: str
@@ -55,6 +55,7 @@ class Conversion:
     float_type: str
     notes: tuple[str, ...] = ()
     cannot_run: str | None = None
+    embeds: bool = False
     strips_as_phi3: bool = False
 
     @property
@@ -108,6 +109,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
             *vocabulary.notes,
         ),
         architecture.cannot_run or headless,
+        not architecture.generates,
         vocabulary.strips_as_phi3,
     )
 

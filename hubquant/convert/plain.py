@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.packed import in_floats
@@ -12,6 +14,12 @@ from hubquant.checkpoint.text_tower import TEXT_NAMES, is_multimodal, is_text, t
 from hubquant.checkpoint.wrappers import without_wrappers
 from hubquant.convert.architectures import QUANTIZED
 from hubquant.convert.config import read_architecture
+from hubquant.devices import Device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hubquant.models.load import Placement
 
 
 def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
@@ -33,6 +41,17 @@ def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     if embedding not in plain.tensors and output in plain.tensors and config.tie_word_embeddings:
         plain = plain.renamed([(f"^{re.escape(output)}$", embedding)])  # the one that is stored is both
     return replace(plain, tensors=architecture.with_single_experts(config, plain.tensors))
+
+
+def load_plain(
+    checkpoint: Checkpoint, folder: Path, device: Device = "auto", placement: Placement | None = None
+) -> PreTrainedModel:
+    """The model of ``checkpoint`` in ``folder`` as it is converted; see :func:`hubquant.models.load`."""
+    from hubquant.models import load
+
+    plain = plain_checkpoint(checkpoint)
+    architecture, config = read_architecture(plain.config)
+    return load(plain, folder, device, placement, encoder=None if architecture.generates else config)
 
 
 def _language_model(checkpoint: Checkpoint) -> Checkpoint:

@@ -18,7 +18,7 @@ from hubquant.errors import CheckpointError
 from hubquant.panics import tokenizer_errors
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,15 @@ class Placement:
 
 
 def load(
-    checkpoint: Checkpoint, folder: Path, device: Device = "auto", placement: Placement | None = None
+    checkpoint: Checkpoint,
+    folder: Path,
+    device: Device = "auto",
+    placement: Placement | None = None,
+    *,
+    encoder: PreTrainedConfig | None = None,
 ) -> PreTrainedModel:
-    """The causal language model of a plain ``checkpoint`` in ``folder``, in eval mode and without gradients.
+    """The causal language model of a plain ``checkpoint`` in ``folder``, or with its config as ``encoder`` the encoder
+    without heads, in eval mode and without gradients.
 
     Its weights are what conversion reads, from the same files and under the same names. On the CPU they are float32,
     matrices in half precision as :class:`Widened` tensors that lie in their files; on a GPU they keep the checkpoint's
@@ -57,7 +63,7 @@ def load(
     devices and main memory. Raises ``CheckpointError`` when weights are missing, broken, not finite or not safetensors.
     """
     import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
     from hubquant.checkpoint.finite import check_finite
     from hubquant.checkpoint.stored import stored_tensors
@@ -65,8 +71,10 @@ def load(
 
     chosen = chosen_device(device)
     placement = placement or Placement(spread=device == "auto")
-    config, place = _config(checkpoint.config), None
-    mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    config: Any = encoder or _config(checkpoint.config)
+    place = None
+    mapping: Any = MODEL_MAPPING if encoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    parts = {"add_pooling_layer": False} if encoder else {}
     stored = stored_tensors(checkpoint)
     weights: dict[str, Any] = {"state_dict": stored}
     if placement.disk is not None and stored.keys() == Checkpoint.from_folder(folder).tensors.keys():
@@ -88,6 +96,7 @@ def load(
                 config=config,
                 dtype=torch.float32 if chosen == "cpu" else config.dtype or checkpoint.dtype,
                 **placement.options(chosen),
+                **parts,
                 output_loading_info=True,
                 **weights,
             )

@@ -37,6 +37,8 @@ def choose_offload(settings: Imatrix, component: Component, device: Device = "au
         )
     if settings.offload != "auto":
         return settings.offload
+    if component.embeds:  # none of them is as large as that
+        return "none"
     return "none" if _fits(component, component.source.bytes_of_weight, device) else "stream"
 
 

@@ -21,6 +21,7 @@ from hubquant.observe import collected_names
 from hubquant.observe.collector import BATCH_TOKENS
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.contents import IMATRIX
+from hubquant.pipeline.encoders import check_collects, context_notes, tokenized
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
 from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix
@@ -90,15 +91,18 @@ def prepare(
 ) -> Work:
     """The recipe's ``component`` in the formats of ``backend``; models run on ``device``. Raises a ``UserError`` for
     everything that would fail later and can be known now."""
-    if collects(recipe) or not recipe.evaluate.skip:
-        hint = "add --set imatrix.skip=true --set evaluate.skip=true"
+    hint = "add --set imatrix.skip=true --set evaluate.skip=true"
+    if collects(recipe):
         component.check_runs("calibrating or evaluating", hint)
+        check_collects(component, recipe.imatrix)
+    if not recipe.evaluate.skip:
+        component.check_predicts("evaluating", "add --set evaluate.skip=true")
     checked = backend.check(component, recipe.quantize, progress)
     importance, n_entries, tuned = None, 0, None
     offload: Offload = "none"
     if recipe.imatrix.given:
         importance, n_entries = open_imatrix(recipe.imatrix, component.shapes)
-    texts = _tokenize(recipe, component.source, progress)
+    texts = _tokenize(recipe, component, progress)
     if texts.calibration is not None:
         offload = choose_offload(recipe.imatrix, component, device)
         if offload == "none":
@@ -120,6 +124,7 @@ def prepare(
         tasks=work.making(files),
         notes=[
             *checked.notes,
+            *(context_notes(component, recipe.calibration.chunk_size) if texts.calibration else []),
             *([TUNED.format(tuned)] if tuned else []),
             *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
             *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.label, f.plan.types))),
@@ -139,18 +144,17 @@ def collects(recipe: Recipe) -> bool:
     return not recipe.imatrix.skip and not recipe.imatrix.given
 
 
-def _tokenize(recipe: Recipe, source: SourceModel, progress: Progress) -> Texts:
+def _tokenize(recipe: Recipe, component: Component, progress: Progress) -> Texts:
     """The calibration and the evaluation tokens; text that cannot be used raises."""
     first, second = recipe.calibration, recipe.evaluate
     if not collects(recipe) and second.skip:
         return Texts(None, None)
-    from hubquant.calibration import build
-
     with progress.doing("tokenizing"):
-        tokenizer = source.tokenizer()
         return Texts(
-            build(first.sources, tokenizer, first.chunk_size, first.chunks, first.seed) if collects(recipe) else None,
-            None if second.skip else build(second.sources, tokenizer, second.chunk_size, second.chunks, 0),
+            tokenized(component, first.sources, first.chunk_size, first.chunks, first.seed)
+            if collects(recipe)
+            else None,
+            None if second.skip else tokenized(component, second.sources, second.chunk_size, second.chunks),
         )
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from hubquant.checkpoint.checkpoint import Checkpoint, read_header
 from hubquant.checkpoint.weight_files import weight_files
 from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
-from hubquant.convert.plain import plain_checkpoint
+from hubquant.convert.plain import load_plain
 from hubquant.devices import Device
 from hubquant.hub.front_matter import read_card
 from hubquant.models.identify import identify
-from hubquant.models.load import Placement, load
+from hubquant.models.load import Placement
 from hubquant.sources.source import SourceModel
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def open_folder(folder: Path, name: str) -> SourceModel:
 
 def load_folder(folder: Path, device: Device = "auto", placement: Placement | None = None) -> PreTrainedModel:
     """The language model of a folder as it is converted; see :func:`hubquant.models.load`."""
-    return load(plain_checkpoint(Checkpoint.from_folder(folder)), folder, device, placement)
+    return load_plain(Checkpoint.from_folder(folder), folder, device, placement)
 
 
 def open_hub(remote: RemoteModel) -> SourceModel:

@@ -83,9 +83,28 @@ class Component:
                 sizes[match[0]] = sizes.get(match[0], 0) + math.prod(shape)
         return max(sizes.values(), default=0)
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it gives a text an embedding and predicts no next token."""
+        return self.conversion.embeds
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that it takes at most, where that is known."""
+        key = self.conversion.metadata.get(f"{self.conversion.architecture}.context_length")
+        return key.value if key is not None and isinstance(key.value, int) else None
+
     def check_runs(self, doing: str, hint: str | None = None) -> None:
         """Raises ``NotSupportedYet`` for a component that cannot be run; ``doing`` says what would need it."""
         if self.inputs is None:
             raise NotSupportedYet(
                 f"{doing} {self.conversion.architecture} models", why=self.conversion.cannot_run, hint=hint
+            )
+
+    def check_predicts(self, doing: str, hint: str | None = None) -> None:
+        """Raises ``NotSupportedYet`` for an encoder too; ``doing`` says what would need a next token's prediction."""
+        self.check_runs(doing, hint)
+        if self.embeds:
+            raise NotSupportedYet(
+                f"{doing} {self.conversion.architecture} models", why="an encoder predicts no next token", hint=hint
             )

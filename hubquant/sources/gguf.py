@@ -103,9 +103,9 @@ class GGUFSource(SourceModel):
         name = str(self.file.metadata["general.architecture"].value)
         try:
             architecture, config = read_config(self.file)
-            taps, cannot_run = architecture.taps(config), architecture.cannot_run
+            taps, cannot_run, embeds = architecture.taps(config), architecture.cannot_run, not architecture.generates
         except HubquantError as error:
-            taps, cannot_run = {}, str(error)
+            taps, cannot_run, embeds = {}, str(error), False
         tensors = sorted(self.file.tensors.values(), key=lambda tensor: file_order(tensor.name))
         matrices = [tensor.type for tensor in self.file.tensors.values() if len(tensor.shape) > 1]
         floats = [type for type in matrices if type in FLOATS]
@@ -117,6 +117,7 @@ class GGUFSource(SourceModel):
             taps,
             floats[0] if floats else "F16" if self.quantized_types else "F32",
             cannot_run=cannot_run,
+            embeds=embeds,
         )
 
     def general_metadata(self, n_parameters: int) -> Metadata:  # noqa: ARG002

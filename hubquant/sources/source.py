@@ -110,10 +110,9 @@ class SourceModel:
 
     def load(self, placement: Placement | None = None, device: Device = "auto") -> PreTrainedModel:
         """The model in memory; the weights must be on disk."""
-        from hubquant.convert.plain import plain_checkpoint
-        from hubquant.models import load
+        from hubquant.convert.plain import load_plain
 
-        return load(plain_checkpoint(self.checkpoint), self.folder, device, placement)
+        return load_plain(self.checkpoint, self.folder, device, placement)
 
     def open_weights(self, device: Device = "auto") -> StreamedWeights:
         """The model to be read block by block; the weights must be on disk."""

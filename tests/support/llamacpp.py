@@ -189,7 +189,7 @@ class LlamaCpp(binding.LoadedFile):
         self._sums, self._error = {}, None
         try:
             for ids in chunks:
-                self.logits(ids)
+                _ = self.embeddings(ids) if self.encoder else self.logits(ids)
             sums = self._sums
         finally:
             self._sums = None

@@ -10,9 +10,10 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import GELU, SILU, Constant, Count, Epsilon, Fixed, Rule, Settings
-from hubquant.convert.tables import Module, Row, norm
+from hubquant.convert.tables import Module, Row, linear, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean
+from hubquant.models.taps.tap import ModuleInput
 
 if TYPE_CHECKING:
     import torch
@@ -109,14 +110,16 @@ def _translate_nomic(settings: Settings) -> Settings:
     return {**known, "rope_parameters": rope, **{name: settings[name] for name in names if name in settings}}
 
 
-def _matrix(name: str, rows: str, columns: str, bias: bool = True) -> Module:
-    return Module(name, (rows, columns), bias=bias)
-
-
 _EMBEDDINGS: tuple[Row, ...] = (
     Module("embeddings.word_embeddings", ("n_vocab", "n_embd")),
     Module("embeddings.token_type_embeddings", ("n_types", "n_embd")),
 )
+
+
+def _linear(name: str, rows: str, columns: str, module: str) -> Module:
+    """A matrix of nomic's own code, of which transformers calls the ``module`` of its layer otherwise."""
+    return Module(name, (rows, columns), tap=lambda place: ModuleInput(place.prefix.removeprefix("encoder.") + module))
+
 
 BERT = Architecture(
     name="bert",
@@ -130,13 +133,13 @@ BERT = Architecture(
         norm("embeddings.LayerNorm", bias=True),
     ),
     block=every_layer(
-        _matrix("attention.self.query", "n_embd", "n_embd"),
-        _matrix("attention.self.key", "n_embd", "n_embd"),
-        _matrix("attention.self.value", "n_embd", "n_embd"),
-        _matrix("attention.output.dense", "n_embd", "n_embd"),
+        linear("attention.self.query", "n_embd", "n_embd", bias=True),
+        linear("attention.self.key", "n_embd", "n_embd", bias=True),
+        linear("attention.self.value", "n_embd", "n_embd", bias=True),
+        linear("attention.output.dense", "n_embd", "n_embd", bias=True),
         norm("attention.output.LayerNorm", bias=True),
-        _matrix("intermediate.dense", "n_ff", "n_embd"),
-        _matrix("output.dense", "n_embd", "n_ff"),
+        linear("intermediate.dense", "n_ff", "n_embd", bias=True),
+        linear("output.dense", "n_embd", "n_ff", bias=True),
         norm("output.LayerNorm", bias=True),
     ),
     blocks="encoder.layer",
@@ -154,12 +157,12 @@ NOMIC_BERT = Architecture(
     dimensions=_dimensions,
     outside=(*_EMBEDDINGS, norm("emb_ln", bias=True)),
     block=every_layer(
-        _matrix("attn.Wqkv", "n_qkv", "n_embd", bias=False),
-        _matrix("attn.out_proj", "n_embd", "n_embd", bias=False),
+        _linear("attn.Wqkv", "n_qkv", "n_embd", "self_attn.q_proj"),
+        _linear("attn.out_proj", "n_embd", "n_embd", "self_attn.o_proj"),
         norm("norm1", bias=True),
-        _matrix("mlp.fc11", "n_ff", "n_embd", bias=False),
-        _matrix("mlp.fc12", "n_ff", "n_embd", bias=False),
-        _matrix("mlp.fc2", "n_embd", "n_ff", bias=False),
+        _linear("mlp.fc11", "n_ff", "n_embd", "mlp.up_proj"),
+        _linear("mlp.fc12", "n_ff", "n_embd", "mlp.gate_proj"),
+        _linear("mlp.fc2", "n_embd", "n_ff", "mlp.down_proj"),
         norm("norm2", bias=True),
     ),
     blocks="encoder.layers",
