@@ -7,10 +7,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from hubquant.quants.cpu.rows import quantize_rows
+from hubquant.quants.cpu.rows import dequantize_rows, quantize_rows
 from hubquant.quants.formats import TypeFormat, lookup
+from hubquant.quants.layout import members
 from hubquant.quants.tensor import quantize_tensor
-from hubquant.quants.traits import TRAITS, TypeTraits, dequantize_blocks
+from hubquant.quants.traits import TRAITS, TypeTraits
 
 Mode = Literal["exact", "best"]
 
@@ -37,6 +38,8 @@ def _written(type: str) -> TypeTraits:
 def dequantize(data: Tensor, type: str, n: int) -> Tensor:
     """uint8 ``data`` [rows, row_bytes] of ``type`` -> float32 [rows, n], with ggml's values bit for bit.
 
+    On the CPU in as many threads as torch has.
+
     ValueError for an unknown type, a row length the type cannot have, or bytes of another shape.
     """
     fmt = lookup(type)
@@ -45,12 +48,16 @@ def dequantize(data: Tensor, type: str, n: int) -> Tensor:
         raise ValueError(
             f"{type} rows of {n} weights are uint8 [rows, {row_bytes}], not {data.dtype} {list(data.shape)}"
         )
+    traits = TRAITS[fmt.name]
+    if traits.decoder is not None and (traits.values is None or data.device.type == "cpu"):
+        return dequantize_rows(data.cpu(), fmt, traits.decoder, n, torch.get_num_threads()).to(data.device)
+    assert traits.values is not None
     rows = data.shape[0]
     out = torch.empty(rows, n, dtype=torch.float32, device=data.device)
     step = max(1, _CHUNK // n)
     for start in range(0, rows, step):
         blocks = data[start : start + step].reshape(-1, fmt.block_bytes)
-        out[start : start + step] = dequantize_blocks(blocks, fmt).view(-1, n)
+        out[start : start + step] = traits.values(members(blocks, fmt)).view(-1, n)
     return out
 
 

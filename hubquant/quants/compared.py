@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hubquant.quants.api import dequantize
 from hubquant.quants.cpu.vector import comparing
 from hubquant.quants.formats import LANES, TypeFormat, lookup
 from hubquant.quants.layout import CODES, with_codes
 from hubquant.quants.levels import Levels
-from hubquant.quants.traits import TRAITS, dequantize_blocks
+from hubquant.quants.traits import TRAITS
 
 Array = np.ndarray[Any, Any]
 
@@ -54,7 +55,7 @@ def row_sums(x: Tensor, y: Tensor, data: Tensor, type: str) -> RowSums:
     if levels is None:
         none = torch.zeros(len(x), x.shape[1] // LANES)
         return _sums(x, y, none, none, 0, (), none.sum(1).double())
-    low, high = _ends(data, type, levels)
+    low, high = _ends(data, type, levels, x.shape[1])
     steps = levels.count - 1
     step = (high - low) / steps
     between = step.double().square().sum(1) / 12 * (x.shape[1] // low.shape[1])
@@ -65,7 +66,7 @@ def row_sums(x: Tensor, y: Tensor, data: Tensor, type: str) -> RowSums:
     return _sums(x, y, low, high - low, steps, places, between)
 
 
-def _ends(data: Tensor, type: str, levels: Levels) -> tuple[Tensor, Tensor]:
+def _ends(data: Tensor, type: str, levels: Levels, n: int) -> tuple[Tensor, Tensor]:
     """The lowest and the highest level of each weight: float32 [rows, n / 16], each for 16 neighbours with one scale,
     or [rows, n]."""
     fmt = lookup(type)
@@ -75,7 +76,7 @@ def _ends(data: Tensor, type: str, levels: Levels) -> tuple[Tensor, Tensor]:
     if values is not None and shares_scales:
         found = values(with_codes(blocks, fmt, ends, fmt.block_size // LANES)).view(len(data), -1, 2)
         return found[:, :, 0], found[:, :, 1]
-    low, high = (dequantize_blocks(_filled(blocks, fmt, byte), fmt).view(len(data), -1) for byte in ends)
+    low, high = (dequantize(_filled(blocks, fmt, byte).view(data.shape), type, n) for byte in ends)
     return (low[:, ::LANES], high[:, ::LANES]) if shares_scales else (low, high)
 
 

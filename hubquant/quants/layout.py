@@ -5,8 +5,7 @@ Every formula keeps the order of operations of ggml's ``dequantize_row_*`` (ggml
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -191,16 +190,3 @@ def q1_0(p: dict[str, Tensor]) -> Tensor:
 def q2_0(p: dict[str, Tensor]) -> Tensor:
     """d · (code − 1)"""
     return (p["qs"].to(torch.int8) - 1).float() * p["d"].float()
-
-
-@cache
-def _gguf_quant(name: str) -> tuple[Callable[..., object], object]:
-    import gguf
-
-    return gguf.quants.dequantize, gguf.GGMLQuantizationType[name]
-
-
-def by_gguf(blocks: Tensor, fmt: TypeFormat) -> Tensor:
-    """uint8 [blocks, block_bytes] -> float32 [blocks, block_size] by the gguf package, on the CPU."""
-    convert, kind = _gguf_quant(fmt.name)
-    return torch.as_tensor(convert(blocks.cpu().numpy(), kind), dtype=torch.float32, device=blocks.device)

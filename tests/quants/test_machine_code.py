@@ -27,13 +27,15 @@ print("compiled" if "numba" in sys.modules else "found")
 
 
 def kernels() -> list[Kernel]:
-    """All that quantize by machine code alone."""
+    """All that quantize or dequantize by machine code alone."""
     pairs = [pair for traits in TRAITS.values() for pair in (traits.exact, traits.best) if pair]
-    return [each for pair in pairs for each in (pair.plain, pair.weighted) if isinstance(each, Kernel)]
+    found = [each for pair in pairs for each in (pair.plain, pair.weighted) if isinstance(each, Kernel)]
+    decoders = [traits.decoder.kernel for traits in TRAITS.values() if traits.decoder]
+    return found + [each for each in decoders if isinstance(each, Kernel)]
 
 
 def test_each_reference_leads_to_the_kernel_of_its_name() -> None:
-    assert len(kernels()) > 80
+    assert len(kernels()) > 110
     for reference in kernels():
         found = getattr(import_module(reference.module), reference.name)
         assert isinstance(found, Kernel)

@@ -1,4 +1,4 @@
-"""Rows of a matrix through the kernels: chunks, threads, padding to 16 blocks, conversion to float32."""
+"""Rows of a matrix through the kernels: chunks, threads, padding to 16 blocks, to float32 and back."""
 
 from __future__ import annotations
 
@@ -38,28 +38,59 @@ class Kernels:
     tables: Callable[[], tuple[Array, ...]] = tuple
 
 
+@dataclass(frozen=True)
+class Decoder:
+    """``kernel(data, out, *tables)`` from uint8 [blocks, block_bytes] to float32 [blocks, block_size]."""
+
+    kernel: Kernel
+    tables: Callable[[], tuple[Array, ...]] = tuple
+
+
+def dequantize_rows(data: Tensor, fmt: TypeFormat, decoder: Decoder, n: int, threads: int) -> Tensor:
+    """uint8 ``data`` [rows, row_bytes] on the CPU -> float32 [rows, n]."""
+    out = np.empty((len(data), n), np.float32)  # numpy asks for huge pages: small ones take longer than the kernels
+    tables = decoder.tables()
+
+    def work(start: int, stop: int) -> None:
+        blocks = data[start:stop].contiguous().numpy().reshape(-1, fmt.block_bytes)
+        decoder.kernel(blocks, out[start:stop].reshape(-1, fmt.block_size), *tables)
+
+    _share(work, len(data), max(1, _chunk(out.size, threads) // n), threads)
+    return torch.from_numpy(out)
+
+
 def quantize_rows(x: Tensor, fmt: TypeFormat, kernels: Kernels, importance: Tensor | None, threads: int) -> Tensor:
     """float ``x`` [rows, n] -> uint8 [rows, row_bytes] on the CPU; ValueError for NaN or infinity."""
     rows, n = x.shape
     out = np.empty((rows, fmt.row_bytes(n)), dtype=np.uint8)
     tiles = None if importance is None else _tiles(importance.float().cpu().numpy(), fmt.block_size)
-    share = x.numel() // (_CHUNKS * threads if threads > 1 else 1)
-    chunk = min(max(share, _SMALL_CHUNK), _LARGE_CHUNK)
-    step = LANES * max(1, chunk // (LANES * n))
+    step = LANES * max(1, _chunk(x.numel(), threads) // (LANES * n))
 
-    def work(start: int) -> None:
-        values = _float32(x[start : start + step])
+    def work(start: int, stop: int) -> None:
+        values = _float32(x[start:stop])
         _check_finite(values, start)
-        _quantize(values, fmt, kernels, tiles, out[start : start + step].reshape(-1, fmt.block_bytes))
+        _quantize(values, fmt, kernels, tiles, out[start:stop].reshape(-1, fmt.block_bytes))
 
+    _share(work, rows, step, threads)
+    return torch.from_numpy(out)
+
+
+def _chunk(size: int, threads: int) -> int:
+    """How many of ``size`` weights a thread is to work on at a time."""
+    share = size // (_CHUNKS * threads if threads > 1 else 1)
+    return min(max(share, _SMALL_CHUNK), _LARGE_CHUNK)
+
+
+def _share(work: Callable[[int, int], None], rows: int, step: int, threads: int) -> None:
+    """``work(start, stop)`` for every ``step`` rows, in so many threads."""
     starts = range(0, rows, step)
+    stops = [*starts[1:], rows]
     if threads == 1 or len(starts) < 2:
-        for start in starts:
-            work(start)
+        for start, stop in zip(starts, stops, strict=False):
+            work(start, stop)
     else:
         with ThreadPoolExecutor(min(threads, len(starts))) as pool:
-            list(pool.map(work, starts))
-    return torch.from_numpy(out)
+            list(pool.map(work, starts, stops))
 
 
 def _float32(x: Tensor) -> Array:
