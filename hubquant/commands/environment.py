@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hubquant.engine.limits import cores
 from hubquant.engine.machine import memory_bytes
 from hubquant.engine.store import Store
 from hubquant.llamacpp.process import installed_version
@@ -45,7 +46,7 @@ def environment(store: Store) -> dict[str, Any]:
         "llama_cpp_build": _build(installed_version()),
         "processor": name,
         "features": [feature for feature in _USEFUL if feature in features],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory": memory_bytes(),
         "devices": _devices(),
         "store": _store(store),

@@ -6,31 +6,32 @@ import os
 import shutil
 from pathlib import Path
 
+from hubquant.engine.limits import free_memory_limit, memory_limit
 from hubquant.errors import NotSupportedYet, OutputError
 from hubquant.units import size
 
 
 def memory_bytes() -> int:
-    """Of the machine."""
+    """Of the machine, or what this process may use of it."""
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    return int(min(psutil.virtual_memory().total, memory_limit()))
 
 
 def free_memory_bytes() -> int:
     """That can be had without swapping."""
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    return int(min(psutil.virtual_memory().available, free_memory_limit()))
 
 
 def check_memory(needed: int, hint: str) -> None:
-    """Raises ``NotSupportedYet`` with this ``hint`` where the machine has less."""
+    """Raises ``NotSupportedYet`` with this ``hint`` where there is less."""
     total = memory_bytes()
     if needed > total:
         raise NotSupportedYet(
             "this work in this memory",
-            why=f"it needs about {size(needed)} and the machine has {size(total)}",
+            why=f"it needs about {size(needed)} and {size(total)} may be used",
             hint=hint,
         )
 

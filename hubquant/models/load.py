@@ -14,6 +14,7 @@ from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.links import check_links
 from hubquant.checkpoint.storage import QUANTIZATION
 from hubquant.devices import Device, chosen_device
+from hubquant.engine.machine import free_memory_bytes
 from hubquant.errors import CheckpointError
 from hubquant.panics import tokenizer_errors
 
@@ -39,9 +40,7 @@ class Placement:
             return {"device_map": device} if on_gpu else {}
         memory: dict[int | str, str | int] = {int(k) if k.isdecimal() else k: v for k, v in self.max_memory.items()}
         if self.disk is not None and not memory and not on_gpu:
-            import psutil
-
-            memory = {"cpu": psutil.virtual_memory().available // 2}
+            memory = {"cpu": free_memory_bytes() // 2}
         options: dict[str, Any] = {"device_map": "auto", "max_memory": memory or None}
         return options if self.disk is None else {**options, "offload_folder": str(self.disk)}
 

@@ -75,7 +75,7 @@ def scratch_bytes(component: Component, n_tokens: int) -> int:
 
 
 def hidden_bytes(component: Component, n_tokens: int) -> int:
-    return FP32_BYTES * n_tokens * component.width
+    return FP32_BYTES * n_tokens * component.hidden_size
 
 
 def stream_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from hubquant.convert.rules.rule import integer
 from hubquant.devices import Device, chosen_device, free_device_memory_bytes
+from hubquant.engine.limits import cores
 from hubquant.engine.machine import free_memory_bytes, memory_bytes
 from hubquant.engine.store import Store
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Task
@@ -302,8 +302,7 @@ def machine(device: Device) -> dict[str, Any]:
 def _processor() -> dict[str, Any]:
     from hubquant.quants.cpu.vector.native import host_processor
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": host_processor()[0], "cores": cores}
+    return {"processor": host_processor()[0], "cores": cores()}
 
 
 def _device_name(device: Device) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.convert.conversion import Conversion
+from hubquant.convert.rules.rule import integer
 from hubquant.errors import NotSupportedYet
 from hubquant.sources.pulled import Pulled
 
@@ -24,7 +25,7 @@ Inputs = Literal["tokens"]
 class Component:
     """``conversion`` is what becomes of its weights; ``blocks`` are its lists of blocks, by the name that begins those
     of their weights in a GGUF file. ``inputs`` is what it is run on, None where it cannot be run. ``width`` is how many
-    numbers a token has between two blocks, and ``n_vocab`` how many it has in the end.
+    numbers a token has in a hidden state, and ``n_vocab`` how many it has in the end.
 
     Of a component without some of its layers, ``whole`` is that with all of them, and ``origins`` are the names that
     tensors have there, where these are others."""
@@ -72,6 +73,12 @@ class Component:
     @cached_property
     def n_parameters(self) -> int:
         return sum(map(math.prod, self.shapes.values()))
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers that a token has between two blocks: some models have several hidden states there."""
+        streams = integer(self.conversion.metadata, f"{self.conversion.architecture}.altup.num_inputs")
+        return (streams or 1) * self.width
 
     @cached_property
     def largest_block(self) -> int:

@@ -25,8 +25,11 @@ from hubquant.gguf_file import GGUFFile
 from hubquant.models.language_model import LanguageModel
 from hubquant.models.snapshot import KeptState
 from hubquant.models.spill import Spill
-from hubquant.models.stream import BlockStream, in_memory
+from hubquant.models.stream import BlockPass, BlockStream, in_memory
+from hubquant.pipeline.offload import hidden_bytes
+from hubquant.recipe.schema import ModelReference
 from hubquant.sources.checkpoint import load_folder
+from hubquant.sources.open import open_component
 from tests.convert import test_gemma3n
 from tests.convert.test_llama_cpp import MODELS
 from tests.support.conversion import Weights, build_uneven, edit_weights, write_gguf
@@ -104,6 +107,19 @@ def test_layers_that_share_keys(tmp_path: Path) -> None:
     folder, file = test_gemma3n.build(tmp_path / "model"), tmp_path / "m.gguf"
     write_gguf(folder, file, "Q8_0")
     assert_close(measure(folder, file, tmp_path), loaded(folder, file))
+
+
+def test_several_hidden_states_are_planned_for(tmp_path: Path) -> None:
+    folder, ids, seen = test_gemma3n.build(tmp_path / "model"), CHUNKS.ids[0], []
+
+    def keep(_pass: BlockPass, output: Any) -> Any:
+        seen.append((output[0] if isinstance(output, tuple) else output).nbytes)
+        return output
+
+    next_tokens(BlockStream(open_checkpoint(Checkpoint.from_folder(folder), "cpu"), keep), [ids])
+    write_gguf(folder, tmp_path / "m.gguf", "Q8_0")
+    for source in (ModelReference(folder=str(folder)), ModelReference(file=str(tmp_path / "m.gguf"))):
+        assert {hidden_bytes(open_component(source), len(ids))} == set(seen)
 
 
 @pytest.mark.parametrize("rows", [1, 7])
