@@ -18,6 +18,10 @@ class LlamaCppFailure(Exception):
     """Why there is no answer."""
 
 
+class NoAnswerError(LlamaCppFailure):
+    """There was none in time."""
+
+
 def is_installed() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
 
@@ -35,8 +39,8 @@ def installed_version() -> str | None:
 def ask(request: Mapping[str, Any], timeout: float) -> Any:
     """The answer of ``probe.py`` to ``request``.
 
-    Raises ``LlamaCppFailure`` after a crash, or when there is twice no answer in ``timeout`` seconds: once in a while
-    its server never comes up.
+    Raises ``LlamaCppFailure`` after a crash, ``NoAnswerError`` when there is twice no answer in ``timeout`` seconds:
+    once in a while its server never comes up.
     """
     try:
         done = _run(request, timeout)
@@ -44,7 +48,7 @@ def ask(request: Mapping[str, Any], timeout: float) -> Any:
         try:
             done = _run(request, timeout)
         except subprocess.TimeoutExpired:
-            raise LlamaCppFailure(f"it did not answer in {timeout:.0f} seconds") from None
+            raise NoAnswerError(f"it did not answer in {timeout:.0f} seconds") from None
     try:
         reply = json.loads(done.stdout)
     except ValueError:

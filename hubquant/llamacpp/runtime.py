@@ -11,7 +11,14 @@ import torch
 
 from hubquant.errors import VerificationError
 from hubquant.evaluate.runner import Runner
-from hubquant.llamacpp.process import NOT_INSTALLED, LlamaCppFailure, ask, installed_version, is_installed
+from hubquant.llamacpp.process import (
+    NOT_INSTALLED,
+    LlamaCppFailure,
+    NoAnswerError,
+    ask,
+    installed_version,
+    is_installed,
+)
 from hubquant.llamacpp.texts import texts_without
 from hubquant.llamacpp.vocabulary import first_difference
 
@@ -64,8 +71,9 @@ def runtime_check(
     (``without`` names parts that llama.cpp is known to split otherwise). For at least ``least_agreement`` of the
     prompts the model's most probable next token must be among the ``TOP`` most probable of the file. The model may
     be the source or the file's own weights restored in transformers; the latter agree far better at two bits, so that
-    what is left is what llama.cpp makes of the file. llama.cpp runs in a process of its own without output. Raises
-    VerificationError when it cannot load the file, crashes, takes more than ``timeout`` seconds, or disagrees.
+    what is left is what llama.cpp makes of the file. llama.cpp runs in a process of its own without output. What it has
+    not answered in ``timeout`` seconds is not checked. Raises VerificationError when it cannot load the file, crashes,
+    or disagrees.
     """
     if not is_installed():
         return RuntimeCheck(skipped=NOT_INSTALLED)
@@ -84,6 +92,8 @@ def runtime_check(
     }
     try:
         reply = ask(request, timeout)
+    except NoAnswerError:
+        return RuntimeCheck(skipped=f"llama.cpp did not answer in {timeout:.0f} seconds")
     except LlamaCppFailure as failure:
         raise VerificationError(
             f"llama.cpp cannot use {path.name}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.devices import Device
+from hubquant.engine.limits import cores
 from hubquant.engine.machine import memory_bytes
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.gguf_file import GGUFFile
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from hubquant.evaluate.runner import Runner
     from hubquant.llamacpp.runtime import NextTokens, RuntimeCheck
 
+BYTES_OF_A_THREAD = 100_000_000
+"""Of a file in llama.cpp: a small one is checked in a moment by one."""
 SLOWEST = 10e6  # bytes of a file that llama.cpp needs a second for, in all of its answers
 
 
@@ -186,12 +188,11 @@ class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
 
         if fork := self.file.plan.fork:
             return RuntimeCheck(skipped=f"only {fork}, a fork of llama.cpp, loads this file")
-        path, threads, timeout = context.read(self.file), 1, TIMEOUT
+        path, n_bytes = context.read(self.file), self.file.plan.size
         if self.streamed:
-            if self.file.plan.size > memory_bytes():
+            if n_bytes > memory_bytes():
                 return RuntimeCheck(skipped="the file is larger than the memory of the machine that it was made on")
             next_tokens: NextTokens = _Streamed(path, self.file.component, folder, self.device)
-            threads, timeout = os.cpu_count() or 1, TIMEOUT + self.file.plan.size / SLOWEST
         else:
             next_tokens = predicted_by(LanguageModel(context.held))
         return runtime_check(
@@ -200,8 +201,8 @@ class UsedByLlamaCpp(Measurement["RuntimeCheck"]):
             next_tokens,
             without=self.differing,
             add_special=not self.left_out,
-            threads=threads,
-            timeout=timeout,
+            threads=min(cores(), 1 + n_bytes // BYTES_OF_A_THREAD),
+            timeout=TIMEOUT + n_bytes / SLOWEST,
         )
 
 

@@ -87,11 +87,11 @@ def test_a_crash_is_an_error(llama: Written, tmp_path: Path, monkeypatch: pytest
         runtime_check(llama.path, llama.tokenizer, predicted_by(llama.model))
 
 
-def test_a_hang_is_an_error(llama: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_too_long_is_not_checked(llama: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "xllamacpp.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(VerificationError, match="did not answer in 1 seconds"):
-        runtime_check(llama.path, llama.tokenizer, predicted_by(llama.model), timeout=1)
+    check = runtime_check(llama.path, llama.tokenizer, predicted_by(llama.model), timeout=1)
+    assert str(check) == "skipped: llama.cpp did not answer in 1 seconds"
 
 
 def test_without_xllamacpp_it_is_skipped(llama: Written, monkeypatch: pytest.MonkeyPatch) -> None:
