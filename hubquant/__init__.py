@@ -6,9 +6,10 @@
     report = hubquant.run("Qwen/Qwen3-0.6B", types=["Q8_0", "Q4_K_M"], push="me/Qwen3-0.6B-GGUF")
 
 The whole way: ``run`` and ``plan`` take a ``Recipe``, or whatever stands for one. Single steps: ``convert``,
-``quantize``, ``collect_imatrix``, ``evaluate``, ``publish``, ``inspect``. What to choose: ``search`` finds models, and
-``survey`` tells what one would become, from its metadata. Functions on tensors and matrices are in
-``hubquant.quants``, ``hubquant.mix`` and ``hubquant.imatrix``.
+``quantize``, ``collect_imatrix``, ``evaluate``, ``publish``, ``inspect``. What they work best with:
+``build_dataset``, ``refine``, ``tune``. What to choose: ``search`` finds models, and ``survey`` tells what one would
+become, from its metadata. Functions on tensors and matrices are in ``hubquant.quants``, ``hubquant.mix`` and
+``hubquant.imatrix``.
 
 What is raised on purpose is a ``HubquantError``; what the caller can mend is a ``UserError``.
 """
@@ -26,7 +27,21 @@ if TYPE_CHECKING:
     from hubquant import imatrix as imatrix
     from hubquant import mix as mix
     from hubquant import quants as quants
-    from hubquant.api import collect_imatrix, convert, evaluate, inspect, plan, publish, quantize, run, search, survey
+    from hubquant.api import (
+        build_dataset,
+        collect_imatrix,
+        convert,
+        evaluate,
+        inspect,
+        plan,
+        publish,
+        quantize,
+        refine,
+        run,
+        search,
+        survey,
+        tune,
+    )
     from hubquant.commands.survey import Survey
     from hubquant.errors import HubquantError, UserError
     from hubquant.imatrix import ImportanceMatrix, load_imatrix
@@ -43,6 +58,7 @@ __all__ = [
     "Report",
     "Survey",
     "UserError",
+    "build_dataset",
     "collect_imatrix",
     "convert",
     "evaluate",
@@ -52,15 +68,17 @@ __all__ = [
     "plan",
     "publish",
     "quantize",
+    "refine",
     "run",
     "search",
     "survey",
+    "tune",
 ]
 
 _HOMES = {
     "hubquant.api": (
-        *("collect_imatrix", "convert", "evaluate", "inspect", "plan", "publish", "quantize", "run"),
-        *("search", "survey"),
+        *("build_dataset", "collect_imatrix", "convert", "evaluate", "inspect", "plan", "publish"),
+        *("quantize", "refine", "run", "search", "survey", "tune"),
     ),
     "hubquant.commands.survey": ("Survey",),
     "hubquant.errors": ("HubquantError", "UserError"),

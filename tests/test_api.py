@@ -92,6 +92,9 @@ FUNCTIONS = {
     "evaluate run": "evaluate",
     "evaluate ppl": "evaluate",
     "inspect": "inspect",
+    "refine": "refine",
+    "tune": "tune",
+    "dataset build": "build_dataset",
     "publish": "publish",
 }
 OF_THE_COMMAND_LINE = {
@@ -235,3 +238,36 @@ def test_bars_are_for_those_who_look(
     assert "\r  quantize:" in terminal.getvalue()
     assert "  quantize  Q8_0\n" in terminal.getvalue()
     assert capfd.readouterr() == ("", "")
+
+
+def test_text_matrix_and_batch(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(f"word {i} comes before {i * i}" for i in range(900)))
+    counted = hubquant.build_dataset(file=[tmp_path / "a.txt"], tokenizer=tiny_llama, count_only=True)
+    assert (counted.unit, counted.files, counted.sources[0].found.documents) == ("tokens", [], 900)
+    texts = {"sources": [{"file": str(tmp_path / "a.txt")}], "chunk_size": 32}
+    recipe = {"model": str(tiny_llama), "calibration": texts, "evaluate": {"chunks": 4}}
+    built = hubquant.build_dataset(recipe, out=tmp_path / "b.txt", split_test="20%", max_tokens=5000)
+    assert [file.part for file in built.files] == ["pool", "test"]
+    refined = hubquant.refine(recipe, type="q2_k", sizes="64,128", confidence=0.5, out=tmp_path / "i.gguf")
+    assert hubquant.load_imatrix(refined.imatrix).chunk_count == refined.climb.best.chunks
+    assert (refined.imatrix, refined.climb.confidence) == (tmp_path / "i.gguf", 0.5)
+    assert hubquant.load_recipe(refined.recipe).imatrix.file == str(tmp_path / "i.gguf")
+    store = tmp_path / "store"
+    first, second = (hubquant.tune(tiny_llama, context=32, seconds=0, store=store) for _ in range(2))
+    assert (first.is_known, second.is_known, second.tuned) == (False, True, first.tuned)
+    assert "32  " in str(first)
+
+
+def test_mistakes_in_searches_name_the_argument(tiny_llama: Path) -> None:
+    with pytest.raises(UserError, match=r"factor must be at least 1\.1"):
+        hubquant.refine(tiny_llama, type="Q2_K", factor=1)
+    with pytest.raises(MixError, match="Q2_X"):
+        hubquant.refine(tiny_llama, type="Q2_X")
+    with pytest.raises(UserError, match="context must be at least 16"):
+        hubquant.tune(tiny_llama, context=1)
+    with pytest.raises(UserError, match="engine must be one of"):
+        hubquant.tune(tiny_llama, engine="onnx")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="samples must be at least 1"):
+        hubquant.build_dataset(file="a.txt", samples=0, count_only=True)
+    with pytest.raises(UserError, match="nothing to build a text of"):
+        hubquant.build_dataset(count_only=True)

@@ -32,6 +32,7 @@ def test_the_examples_run(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.
         exec(compile("\n" * above + block[1], str(DOCUMENT), "exec"), names)
     made = {"my-model-F16.gguf", "calibrated.gguf", "my-model-F16-Q8_0.gguf", "my-model-F16-Q4_K_M.gguf"}
     made |= {"my-model-GGUF", "total.gguf", "total.dat"}
+    made |= {"en.txt", "de.txt", "calib.txt", "refined.gguf", "my-model-refined.yaml"}
     assert {path.name for path in tmp_path.iterdir()} == {"my-model"} | made
     assert imatrix.difference(hubquant.load_imatrix("total.gguf"), names["total"]).within(0)
 

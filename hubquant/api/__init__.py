@@ -1,11 +1,14 @@
 """The public Python API behind ``import hubquant``."""
 
+from hubquant.api.datasets import build_dataset
 from hubquant.api.files import convert, inspect, publish, quantize
 from hubquant.api.measurements import collect_imatrix, evaluate
 from hubquant.api.models import search, survey
 from hubquant.api.recipes import plan, run
+from hubquant.api.searches import refine, tune
 
 __all__ = [
+    "build_dataset",
     "collect_imatrix",
     "convert",
     "evaluate",
@@ -13,7 +16,9 @@ __all__ = [
     "plan",
     "publish",
     "quantize",
+    "refine",
     "run",
     "search",
     "survey",
+    "tune",
 ]

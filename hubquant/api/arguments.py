@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.bars import Bars, shown
 from hubquant.errors import UserError
-from hubquant.recipe import Override, Recipe, override_recipe
+from hubquant.recipe import Override, Recipe, load_recipe, override_recipe
 
 if TYPE_CHECKING:
     from hubquant.engine.progress import Progress
     from hubquant.engine.store import Store
+
+RECIPE_FILE = "recipe.yaml"
 
 Overrides = str | Sequence[str | Override] | Mapping[str, Any]
 Names = str | Path | Sequence[str | Path]
@@ -31,6 +33,19 @@ def quietly(progress: Bars) -> Iterator[Progress]:
 
     with quiet():
         yield seen
+
+
+def read_recipe(recipe: Recipe | Mapping[str, Any] | str | Path, overrides: Overrides) -> Recipe:
+    """Whatever stands for a recipe, with ``overrides``. Raises ``RecipeError``."""
+    if isinstance(recipe, Recipe | Mapping):
+        return override_recipe(recipe, as_overrides(overrides))
+    return load_recipe(recipe, as_overrides(overrides), fetch=_fetch_recipe)
+
+
+def _fetch_recipe(repository: str) -> Path:
+    from hubquant.hub.pull import fetch_file
+
+    return fetch_file(repository, RECIPE_FILE)
 
 
 def checked(changed: Mapping[str, tuple[str, Any]]) -> Recipe:

@@ -17,18 +17,18 @@ from hubquant.api.arguments import (
     listed_types,
     open_store,
     quietly,
+    read_recipe,
 )
 from hubquant.bars import Bars
 from hubquant.errors import UserError
 from hubquant.mix import check_recipe
-from hubquant.recipe import Override, Recipe, load_recipe, matrices_instead, override_recipe
+from hubquant.recipe import Override, Recipe, matrices_instead
 
 if TYPE_CHECKING:
     from hubquant.devices import Device
     from hubquant.pipeline.plan import Plan
     from hubquant.publish.report import Report
 
-RECIPE_FILE = "recipe.yaml"
 _OF_REPOSITORY = tuple(f"publish.{name}" for name in ("private", "branch", "create_pr", "commit_message", "prune"))
 
 
@@ -83,11 +83,7 @@ def plan(
     }
     matrices = [] if imatrix is None else matrices_instead(listed(imatrix), "imatrix")
     given = [*given_fields(changed), *matrices, *as_overrides(overrides)]
-    if isinstance(recipe, Recipe | Mapping):
-        loaded = override_recipe(recipe, given)
-    else:
-        loaded = load_recipe(recipe, given, fetch=_fetch_recipe)
-    checked = check_recipe(loaded)
+    checked = check_recipe(read_recipe(recipe, given))
     _check_published(checked, given)
     with quietly(progress) as seen:  # after mistakes in the recipe are found: torch is imported now
         from hubquant.pipeline.plan import make_plan
@@ -163,9 +159,3 @@ def _check_published(recipe: Recipe, given: Sequence[str | Override]) -> None:
         if isinstance(each, Override) and each.path in _OF_REPOSITORY and each.value:
             hint = "add --push me/NAME-GGUF" if each.typed.startswith("-") else "pass push as well"
             raise UserError(f"{each.typed} is about a repository, and nothing is published", hint=hint)
-
-
-def _fetch_recipe(repository: str) -> Path:
-    from hubquant.hub.pull import fetch_file
-
-    return fetch_file(repository, RECIPE_FILE)

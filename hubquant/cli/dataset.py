@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer import Option
@@ -12,10 +12,6 @@ from typer import Option
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import SetOption
 from hubquant.cli.usage import Command, Group
-from hubquant.errors import UserError
-
-if TYPE_CHECKING:
-    from hubquant.recipe.schema import Recipe, TextSource
 
 app = typer.Typer(cls=Group, help="Build the text that a model is calibrated on.", rich_markup_mode=None)
 
@@ -103,78 +99,29 @@ def build(
     quiet: QuietOption = False,
 ) -> None:
     """Build one text of files, datasets and plugins: without duplicates, languages in balance."""
-    from hubquant.commands.dataset import HeldOut, Request
-    from hubquant.commands.dataset import build as build_text
+    from hubquant.api import build_dataset
 
-    if out is None and not count_only:
-        raise UserError("--out is missing", hint="write -o calib.txt, or --count-only to write nothing")
-    if set and recipe is None:
-        raise UserError("--set changes a recipe, and none is named", hint="name one, or leave --set out")
     output = Output(as_json=as_json, quiet=quiet)
-    loaded = _recipe(recipe, set or []) if recipe else None
-    given = {
-        "langs": [lang for part in langs or () for lang in part.split(",") if lang],
-        "samples": samples,
-        "skip": skip_samples or None,
-    }
-    of_rows = {"config": config, "split": split, "field": field}
-    plugins = [f"{datasource_plugin}:{plugin_class}"] if datasource_plugin else []
-    request = Request(
-        None if count_only else out,
-        loaded,
-        (*_texts(files or [], {**given, **of_rows}), *_plugins(plugins, given)),
+    report = build_dataset(
+        recipe,
+        out=out,
+        file=files or [],
+        datasource_plugin=datasource_plugin,
+        plugin_class=plugin_class,
+        langs=langs or [],
+        config=config,
+        split=split,
+        field=field,
+        samples=samples,
+        skip_samples=skip_samples,
         tokenizer=tokenizer,
+        max_tokens=max_tokens,
         balance=balance,
         keep_duplicates=keep_duplicates,
-        max_size=max_tokens,
-        test=HeldOut.parse(split_test) if split_test else None,
-        seed=seed if seed is not None else loaded.calibration.seed if loaded else 0,
+        split_test=split_test,
+        count_only=count_only,
+        seed=seed,
+        overrides=set or [],
+        progress=output.progress(),
     )
-    report = build_text(request, output.progress())
-    output.data(report.as_dict(), report.text)
-
-
-def _recipe(name: str, overrides: list[str]) -> Recipe:
-    from hubquant.hub.pull import fetch_file
-    from hubquant.recipe import load_recipe
-
-    return load_recipe(name, overrides, fetch=lambda repository: fetch_file(repository, "recipe.yaml"))
-
-
-def _texts(names: list[str], settings: dict[str, Any]) -> list[TextSource]:
-    """``--langs`` are those of the texts that have a place for them."""
-    from hubquant.commands.flags import text_sources
-    from hubquant.recipe.texts import BY_LANGUAGE, LANG
-
-    given = {key: value for key, value in settings.items() if value}
-    found = []
-    for name in names:
-        named = {"file": name} if LANG in name else text_sources([name], ())[0].model_dump(exclude_defaults=True)
-        found.append({**named, **given})
-        if not any(LANG in str(found[-1].get(key)) for key in BY_LANGUAGE):
-            found[-1].pop("langs", None)
-    return list(map(_checked, found))
-
-
-def _plugins(names: list[str], settings: dict[str, Any]) -> list[TextSource]:
-    if names and not settings["langs"]:
-        raise UserError(
-            "--langs is missing", why="a plugin is asked for one language after the other", hint="--langs en"
-        )
-    return [_checked({"plugin": name, **{key: value for key, value in settings.items() if value}}) for name in names]
-
-
-def _checked(settings: dict[str, Any]) -> TextSource:
-    from pydantic import ValidationError
-
-    from hubquant.recipe.schema import TextSource
-
-    try:
-        return TextSource.model_validate(settings)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise UserError(
-            f"{next(iter(settings.values()))} cannot be read so",
-            why=problem["msg"].removeprefix("Value error, "),
-            hint="see hubquant dataset build --help",
-        ) from None
+    output.data(report.as_dict(), lambda: str(report))

@@ -11,7 +11,6 @@ from hubquant.cli.job import DeviceOption, DryRunOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import RecipeArgument, SetOption
 from hubquant.cli.settings import type_names
-from hubquant.disk import user_path
 from hubquant.errors import UserError
 
 
@@ -44,8 +43,10 @@ def refine(
     quiet: QuietOption = False,
 ) -> None:
     """Let the calibration text grow until the files get no better, and keep the best importance matrix."""
-    from hubquant.commands.refine import Request, load, parse_tokens, read_mix
+    from hubquant.api.arguments import read_recipe
+    from hubquant.commands.refine import Request, own_path, parse_tokens, read_mix
     from hubquant.commands.refine import refine as prepare
+    from hubquant.mix import check_recipe
     from hubquant.recipe import Override
 
     changed = [] if confidence is None else [Override("evaluate.confidence", confidence, "--confidence")]
@@ -53,10 +54,10 @@ def refine(
     if more:
         raise UserError("--type names several types", why="a matrix is refined for one", hint=f"write --type {name}")
     paths = [Path(path.strip()) for text in mixes or [] for path in text.split(",") if path.strip()]
-    loaded = load(recipe, [*changed, *(set or [])])
+    loaded = check_recipe(read_recipe(recipe, [*changed, *(set or [])]))
     request = Request(
         loaded,
-        user_path(recipe) if recipe.endswith((".yaml", ".yml")) else None,
+        own_path(recipe),
         name,
         parse_tokens(sizes) if sizes else (),
         factor,

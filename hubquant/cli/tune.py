@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from hubquant.cli.job import DeviceOption, DryRunOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.units import measured, size
-
-if TYPE_CHECKING:
-    from hubquant.commands.tune import Found
-    from hubquant.pipeline.tuning import Timed
 
 
 def tune(
@@ -43,36 +37,6 @@ def tune(
         store,
         dry_run,
         Output(as_json=as_json, quiet=quiet),
-        _as_dict,
-        _text,
+        lambda found: found.as_dict(),
+        str,
     )
-
-
-def _as_dict(found: Found) -> dict[str, Any]:
-    return {**asdict(found.tuned), "known": found.is_known}
-
-
-def _text(found: Found) -> str:
-    tuned, winner = found.tuned, found.tuned.winner
-    lines = [f"{_name(each):>12}  {_row(each)}{'  *' if each == winner else ''}" for each in tuned.candidates]
-    in_llama_cpp = winner.ubatch is not None
-    result = [f"-b {winner.batch} -ub {winner.ubatch}" if in_llama_cpp else f"{winner.batch} tokens at a time"]
-    if not tuned.settled:
-        result.append("not sure, and not used: more --seconds with --fresh may find a faster one")
-    else:
-        result.append("for llama.cpp's own programs" if in_llama_cpp else "used by run and imatrix collect from now on")
-    if tuned.ended:
-        result.append(f"no larger ones: {tuned.ended}")
-    if found.is_known:
-        result.append("measured before; --fresh measures it again")
-    head = "batch/ubatch" if in_llama_cpp else "batch"
-    return "\n".join([f"{head:>12}  tokens/s, rounds, memory", *lines, "", *result])
-
-
-def _name(each: Timed) -> str:
-    return f"{each.batch}" if each.ubatch is None else f"{each.batch}/{each.ubatch}"
-
-
-def _row(each: Timed) -> str:
-    speed = measured(each.speed, each.error)
-    return f"{speed:>18}  {each.rounds:>3}  {size(each.memory_bytes):>8}"

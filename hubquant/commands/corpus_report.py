@@ -43,7 +43,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Report:
+class CorpusReport:
     """Sizes are tokens of ``tokenizer``, or characters where that is None."""
 
     sources: Sequence[SourcePart]
@@ -83,7 +83,7 @@ class Report:
             },
         }
 
-    def text(self) -> str:
+    def __str__(self) -> str:
         has_used = any(each.used for each in self.sources)
         head = ["source", "language", "documents", self.unit, "duplicates", "blank"]
         rows = [[*head, *(["used", f"{self.unit} used"] if has_used else [])]]

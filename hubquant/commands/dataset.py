@@ -23,7 +23,7 @@ from hubquant.calibration.sources import fingerprint as source_fingerprint
 from hubquant.calibration.sources import plain_text, read_text
 from hubquant.calibration.tokens import count_tokens
 from hubquant.commands.corpus_files import PartWriter
-from hubquant.commands.corpus_report import Evaluated, FilePart, Report, SourcePart
+from hubquant.commands.corpus_report import CorpusReport, Evaluated, FilePart, SourcePart
 from hubquant.commands.flags import model as reference
 from hubquant.commands.targets import check_target
 from hubquant.disk import user_path, write_at_once, writing
@@ -93,7 +93,7 @@ class Request:
         return self.recipe.evaluate.sources if self.recipe else Evaluate().sources
 
 
-def build(request: Request, progress: Progress) -> Report:
+def build(request: Request, progress: Progress) -> CorpusReport:
     """Raises ``UserError`` for what cannot be read or written, and for parts that are empty."""
     streams = streams_of(request.all_sources)
     _check(request, streams)
@@ -285,9 +285,9 @@ def _report(
     used: Sequence[Counts] | None = None,
     files: Sequence[FilePart] = (),
     evaluated: Evaluated | None = None,
-) -> Report:
+) -> CorpusReport:
     parts = [
         SourcePart(stream.source.display_name, stream.lang or None, found, used[number] if used else None)
         for number, (stream, found) in enumerate(zip(streams, counts, strict=True))
     ]
-    return Report(parts, list(files), evaluated, model.full_name if model else None, request.seed)
+    return CorpusReport(parts, list(files), evaluated, model.full_name if model else None, request.seed)

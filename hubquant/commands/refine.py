@@ -12,14 +12,13 @@ from hubquant.commands.files import NOT_SPLIT
 from hubquant.commands.job import Job, plan_job, put
 from hubquant.commands.targets import check_target
 from hubquant.devices import Device
-from hubquant.disk import write_at_once
+from hubquant.disk import user_path, write_at_once
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
 from hubquant.errors import CalibrationError, UserError
-from hubquant.mix import check_recipe
 from hubquant.pipeline.baseline import BaselineTask
-from hubquant.pipeline.contents import IMATRIX, RECIPE
+from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.held import LoadedModel
 from hubquant.pipeline.ladder import Builder, Ladder, tasks_of
 from hubquant.pipeline.offload import choose_offload, choose_way
@@ -33,7 +32,6 @@ from hubquant.recipe.schema import Calibration, Recipe, name_of
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
-    from hubquant.recipe import Override
     from hubquant.sources.component import Component
 
 LEAST_CHUNKS = 8  # of the first size, where none is given
@@ -222,12 +220,9 @@ def _note(step: Step, climb: Climb) -> str:
     return ""
 
 
-def load(reference: str, overrides: Sequence[str | Override]) -> Recipe:
-    """The recipe that is meant, with overrides. Raises ``RecipeError``."""
-    from hubquant.hub.pull import fetch_file
-    from hubquant.recipe import load_recipe
-
-    return check_recipe(load_recipe(reference, overrides, fetch=lambda repository: fetch_file(repository, RECIPE)))
+def own_path(reference: str | Path) -> Path | None:
+    """Where the recipe stands on this machine, if it is a file."""
+    return user_path(str(reference)) if str(reference).endswith((".yaml", ".yml")) else None
 
 
 def parse_tokens(text: str) -> tuple[int, ...]:

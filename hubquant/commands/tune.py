@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.commands.divergence import FileOfUser
 from hubquant.commands.flags import model as reference
@@ -17,9 +17,10 @@ from hubquant.errors import UserError
 from hubquant.gguf_file import GGUFFile
 from hubquant.pipeline.in_llamacpp import check_installed
 from hubquant.pipeline.offload import choose_offload
-from hubquant.pipeline.tuning import CONTEXT, LlamaCppTuning, TorchTuning, Tuned, Tuning, most_context
+from hubquant.pipeline.tuning import CONTEXT, LlamaCppTuning, Timed, TorchTuning, Tuned, Tuning, most_context
 from hubquant.pipeline.work import open_model
 from hubquant.recipe.schema import Imatrix
+from hubquant.units import measured, size
 
 if TYPE_CHECKING:
     from hubquant.sources.component import Component
@@ -45,6 +46,36 @@ class Found:
 
     tuned: Tuned
     is_known: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self.tuned), "known": self.is_known}
+
+    def __str__(self) -> str:
+        tuned, winner = self.tuned, self.tuned.winner
+        lines = [f"{_name(each):>12}  {_row(each)}{'  *' if each == winner else ''}" for each in tuned.candidates]
+        in_llama_cpp = winner.ubatch is not None
+        result = [f"-b {winner.batch} -ub {winner.ubatch}" if in_llama_cpp else f"{winner.batch} tokens at a time"]
+        if not tuned.settled:
+            result.append("not sure, and not used: more --seconds with --fresh may find a faster one")
+        else:
+            result.append(
+                "for llama.cpp's own programs" if in_llama_cpp else "used by run and imatrix collect from now on"
+            )
+        if tuned.ended:
+            result.append(f"no larger ones: {tuned.ended}")
+        if self.is_known:
+            result.append("measured before; --fresh measures it again")
+        head = "batch/ubatch" if in_llama_cpp else "batch"
+        return "\n".join([f"{head:>12}  tokens/s, rounds, memory", *lines, "", *result])
+
+
+def _name(each: Timed) -> str:
+    return f"{each.batch}" if each.ubatch is None else f"{each.batch}/{each.ubatch}"
+
+
+def _row(each: Timed) -> str:
+    speed = measured(each.speed, each.error)
+    return f"{speed:>18}  {each.rounds:>3}  {size(each.memory_bytes):>8}"
 
 
 def tune(request: Request, store: Store, progress: Progress) -> Job[Found]:
