@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         convert,
         evaluate,
         inspect,
+        join_baselines,
         plan,
         publish,
         quantize,
@@ -63,6 +64,7 @@ __all__ = [
     "convert",
     "evaluate",
     "inspect",
+    "join_baselines",
     "load_imatrix",
     "load_recipe",
     "plan",
@@ -77,8 +79,8 @@ __all__ = [
 
 _HOMES = {
     "hubquant.api": (
-        *("build_dataset", "collect_imatrix", "convert", "evaluate", "inspect", "plan", "publish"),
-        *("quantize", "refine", "run", "search", "survey", "tune"),
+        *("build_dataset", "collect_imatrix", "convert", "evaluate", "inspect", "join_baselines", "plan"),
+        *("publish", "quantize", "refine", "run", "search", "survey", "tune"),
     ),
     "hubquant.commands.survey": ("Survey",),
     "hubquant.errors": ("HubquantError", "UserError"),

@@ -91,6 +91,7 @@ FUNCTIONS = {
     "imatrix collect": "collect_imatrix",
     "evaluate run": "evaluate",
     "evaluate ppl": "evaluate",
+    "evaluate join": "join_baselines",
     "inspect": "inspect",
     "refine": "refine",
     "tune": "tune",

@@ -2,10 +2,10 @@
 
 from hubquant.api.datasets import build_dataset
 from hubquant.api.files import convert, inspect, publish, quantize
-from hubquant.api.measurements import collect_imatrix, evaluate
+from hubquant.api.measurements import collect_imatrix, evaluate, join_baselines
 from hubquant.api.models import search, survey
 from hubquant.api.recipes import plan, run
-from hubquant.api.searches import refine, tune
+from hubquant.api.tuning import refine, tune
 
 __all__ = [
     "build_dataset",
@@ -13,6 +13,7 @@ __all__ = [
     "convert",
     "evaluate",
     "inspect",
+    "join_baselines",
     "plan",
     "publish",
     "quantize",

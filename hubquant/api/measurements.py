@@ -12,7 +12,7 @@ from hubquant.errors import UserError
 
 if TYPE_CHECKING:
     from hubquant.devices import Device
-    from hubquant.evaluate import Divergence, Perplexity
+    from hubquant.evaluate import Divergence, Joined, Perplexity
     from hubquant.imatrix import ImportanceMatrix
 
 
@@ -89,6 +89,19 @@ def collect_imatrix(
             in_files=tuple(listed(in_file)),
         )
         return carry_out(prepare(request, opened, seen), opened, seen)
+
+
+def join_baselines(parts: Names, *, out: Path | str, progress: Bars = "auto") -> Joined:
+    """Join baselines of parts of a text, which ``hubquant evaluate baseline --from-chunk`` writes, to one in ``out``.
+
+    They must be of one model, text, chunk size and form, have no chunk twice and leave none out between them.
+
+    Returns the path, the form, the chunks and the size in bytes. Raises ``HubquantError``.
+    """
+    with quietly(progress) as seen:
+        from hubquant.commands.measure import join
+
+        return join([Path(part) for part in listed(parts)], Path(out), seen)
 
 
 @overload

@@ -81,6 +81,21 @@ def baseline(
     )
 
 
+@app.command(cls=Command)
+def join(
+    parts: Annotated[list[Path], typer.Argument(metavar="A.h5 B.h5...", help="Baselines of parts of one text.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The baseline of all their chunks.")],
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Join the baselines of parts of a text, which --from-chunk makes, to one."""
+    from hubquant.commands.measure import join as join_parts
+
+    output = Output(as_json=as_json, quiet=quiet)
+    joined = join_parts(parts, out, output.progress())
+    output.data({**asdict(joined), "path": str(joined.path)}, lambda: str(joined))
+
+
 @app.command("run", cls=Command)
 def run_files(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.gguf...", help="The files to measure.")],

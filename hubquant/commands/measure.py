@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +15,15 @@ from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
-from hubquant.evaluate.forms import form_of
+from hubquant.errors import UserError
+from hubquant.evaluate.forms import LLAMA_CPP_SUFFIX, form_of
 from hubquant.pipeline.baseline import BaselineTask, PerplexityTask
 from hubquant.pipeline.held import LoadedModel
 from hubquant.pipeline.scores import Questions, ScoreTask
 from hubquant.pipeline.work import open_model
 
 if TYPE_CHECKING:
-    from hubquant.evaluate import Accuracy, Perplexity
+    from hubquant.evaluate import Accuracy, Joined, Perplexity
     from hubquant.evaluate.choice_files import Test
 
 
@@ -50,6 +52,28 @@ def baseline(
         return out
 
     return plan_job([task], deliver, store, outputs=[out], placed_bytes=task.cost.disk_bytes)
+
+
+def join(parts: Sequence[Path], out: Path, progress: Progress) -> Joined:
+    """One baseline of those of several parts of a text. Raises ``UserError`` for names that contradict each other, and
+    as :func:`hubquant.evaluate.join_baselines`."""
+    from hubquant.evaluate import Baseline, join_baselines
+
+    if len(parts) < 2:
+        raise UserError("a single part is not joined", hint="name two or more baselines")
+    check_target(out, "baseline")
+    for part in parts:
+        if out.exists() and part.exists() and out.samefile(part):
+            raise UserError(
+                f"{out} would be written over", why="it is one of the parts", hint="give --out another name"
+            )
+    with Baseline.open(parts[0]) as first:
+        form = first.form
+    if (out.suffix == LLAMA_CPP_SUFFIX) != (form == "llama.cpp"):
+        hint = f"name {out.with_suffix(LLAMA_CPP_SUFFIX if form == 'llama.cpp' else '.h5')} with -o"
+        raise UserError(f"{out} is no name for a baseline of this form", why=f"the parts are {form}", hint=hint)
+    with progress.bar("join", sum(part.stat().st_size for part in parts if part.is_file()), "B") as advance:
+        return join_baselines(parts, out, advance)
 
 
 def perplexity(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hubquant.evaluate.choices import Accuracy, accuracy
     from hubquant.evaluate.comparison import compare, compare_baselines
     from hubquant.evaluate.divergence import Distribution, Divergence, TokenStatistics, summarize, token_statistics
+    from hubquant.evaluate.joining import Joined, join_baselines
     from hubquant.evaluate.likelihood import Perplexity, perplexity
     from hubquant.evaluate.plausible import check_plausible
     from hubquant.evaluate.stopping import Precision, Stop
@@ -22,6 +23,7 @@ _MODULES = {
     "choices": ("Accuracy", "accuracy"),
     "comparison": ("compare", "compare_baselines"),
     "divergence": ("Distribution", "Divergence", "TokenStatistics", "summarize", "token_statistics"),
+    "joining": ("Joined", "join_baselines"),
     "likelihood": ("Perplexity", "perplexity"),
     "plausible": ("check_plausible",),
     "stopping": ("Precision", "Stop"),
@@ -34,6 +36,7 @@ __all__ = [
     "Distribution",
     "Divergence",
     "FileCheck",
+    "Joined",
     "Perplexity",
     "Precision",
     "Stop",
@@ -43,6 +46,7 @@ __all__ = [
     "check_plausible",
     "compare",
     "compare_baselines",
+    "join_baselines",
     "perplexity",
     "summarize",
     "token_statistics",

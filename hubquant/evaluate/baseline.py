@@ -33,6 +33,7 @@ from hubquant.evaluate.sampling import SampleError
 from hubquant.evaluate.scoring import n_scored
 
 CHECKSUMS = "checksums"
+_OPTIONAL = ("texts", "part_chunks")
 AGAIN = "write it again: hubquant evaluate baseline"
 
 
@@ -64,16 +65,23 @@ class Scores(Protocol):
 @dataclass(frozen=True)
 class BaselineIdentity:
     """What a baseline was made from: the model's name and revision, the fingerprint of the token ids, that of their
-    texts in the tokenizer (empty where a file does not tell), and the number of the first chunk in the text."""
+    texts in the tokenizer (empty where a file does not tell), and the number of the first chunk in the text.
+
+    ``texts`` are the names of the texts, each in a line, where they are known. Of one that was joined, ``part_chunks``
+    has the number of chunks of each part and ``tokens_fingerprint`` those of the parts, "-" where there is none.
+    """
 
     model: str
     revision: str
     chunks_fingerprint: str
     tokens_fingerprint: str = ""
     first_chunk: int = 1
+    texts: str = ""
+    part_chunks: str = ""
 
     def attributes(self, format: str) -> dict[str, str]:
-        return {"format": format, **{name: str(value) for name, value in asdict(self).items()}}
+        told = {name: str(value) for name, value in asdict(self).items() if name not in _OPTIONAL or value}
+        return {"format": format, **told}
 
     @classmethod
     def read(cls, attributes: Mapping[str, str]) -> Self:
@@ -154,7 +162,9 @@ class Baseline:
             if not np.isfinite(arrays[name]).all():
                 raise ValueError(f"its {name} are not all finite")
         ids = torch.from_numpy(arrays["tokens"].astype(np.int64))
-        return cls(form, scores, ids, identity, arrays.get(CHECKSUMS))
+        opened = cls(form, scores, ids, identity, arrays.get(CHECKSUMS))
+        _ = opened.tokens_of_parts  # so that a damaged one is told now
+        return opened
 
     @property
     def key(self) -> bytes:
@@ -162,6 +172,18 @@ class Baseline:
         identity = self.identity and self.identity.attributes(self.form)
         content = identity or {"form": self.form, "ids": hashlib.sha256(self.ids.numpy().tobytes()).hexdigest()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+
+    @property
+    def tokens_of_parts(self) -> list[tuple[Tensor, str]]:
+        """The ids [chunks, chunk_size] of each of the parts that were joined, or of all, and the fingerprint of their
+        texts in the tokenizer; empty where it is not known."""
+        if self.identity is None or not self.identity.part_chunks:
+            return [(self.ids, self.identity.tokens_fingerprint if self.identity else "")]
+        counts = [_number(count, "part_chunks") for count in self.identity.part_chunks.split()]
+        found = [each.replace("-", "") for each in self.identity.tokens_fingerprint.split()]
+        if sum(counts) != self.n_chunks or len(found) != len(counts):
+            raise ValueError("its parts are not those that are counted")
+        return list(zip(torch.split(self.ids, counts), found, strict=True))
 
     @property
     def perplexity(self) -> Perplexity:

@@ -50,7 +50,8 @@ def write_baseline(
     process left goes on at the first missing chunk. Raises EvaluationError for logits that are not finite,
     DiskFullError before the work when there is too little room, and OutputError.
     """
-    identity = BaselineIdentity(name, revision, chunks.fingerprint, tokens_fingerprint, first_chunk)
+    texts = "\n".join(chunks.datasets)
+    identity = BaselineIdentity(name, revision, chunks.fingerprint, tokens_fingerprint, first_chunk, texts)
     if (finished := _finished(path, identity, form)) is not None:
         advance(finished.n_chunks)
         return finished

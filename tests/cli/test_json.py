@@ -34,6 +34,7 @@ LINES = {  # in an order in which each finds what it needs
     "gguf copy-types": "{out}/q4_0.gguf {out}/model.gguf --recipe",
     "dataset build": "-f {out}/text.txt --tokenizer {model} -o {out}/calib.txt",
     "evaluate baseline": "{model} -f {out}/text.txt --chunks 2 --chunk-size 32 -o {out}/a.h5",
+    "evaluate join": "{out}/a.h5 {out}/later.h5 -o {out}/joined.h5",
     "evaluate run": "{out}/q4_0.gguf --baseline {out}/a.h5 -o {out}/report.h5 --plot {out}/plots --by-chunk",
     "evaluate compare": "{out}/a.h5 {out}/a.h5",
     "evaluate ppl": "{out}/q4_0.gguf -f {out}/text.txt --chunks 2 --chunk-size 32",
@@ -67,6 +68,8 @@ def outcomes(
     hub_server.add("watched/tiny", tiny_llama)
     (out / "models.txt").write_text(f"{tiny_llama}\n")
     found = {}
+    later = f"{tiny_llama} -f {out / 'text.txt'} --chunks 2 --chunk-size 32 --from-chunk 2 -o {out / 'later.h5'}"
+    assert hubquant("evaluate", "baseline", *later.split()).code == 0
     for command, line in LINES.items():
         words = [*command.split(), *line.format(model=tiny_llama, out=out).split()]
         found[command] = hubquant(*words, "--json"), hubquant(*words, "--quiet")

@@ -78,6 +78,7 @@ def test_what_is_stored_is_read_back(tmp_path: Path) -> None:
             "chunks_fingerprint": CHUNKS.fingerprint,
             "tokens_fingerprint": "",
             "first_chunk": "1",
+            "texts": "\n".join(CHUNKS.datasets),
         }
     assert [path.name for path in tmp_path.iterdir()] == ["base.h5"]
 

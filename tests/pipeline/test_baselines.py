@@ -95,6 +95,12 @@ def test_a_part_is_compared_where_it_overlaps(wide: Path, made: Path, tmp_path: 
         assert baseline.identity is not None
         assert (baseline.identity.first_chunk, baseline.n_chunks) == (3, 4)
         assert baseline.ids[0].equal(whole.ids[2])
+    first, joined = tmp_path / "first.h5", tmp_path / "joined.h5"
+    outcome = hubquant("evaluate", "baseline", str(wide), "-o", str(first), "--full", *few[:2], "--chunks", "2")
+    assert outcome.code == 0, outcome.err
+    outcome = hubquant("evaluate", "join", str(part), str(first), "-o", str(joined))
+    assert outcome.code == 0, outcome.err
+    assert measure(made / "model.gguf", joined)["n_tokens"] == 6 * 15
     for name in ("full.h5", "compact.h5", "base.kld"):
         outcome = hubquant("evaluate", "compare", str(made / name), str(part), "--json")
         found = json.loads(outcome.out)
