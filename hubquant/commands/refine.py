@@ -17,6 +17,7 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
 from hubquant.errors import CalibrationError, UserError
+from hubquant.observe.collector import BATCH_TOKENS
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.held import LoadedModel
@@ -24,6 +25,7 @@ from hubquant.pipeline.ladder import Builder, Ladder, tasks_of
 from hubquant.pipeline.offload import choose_offload, choose_way
 from hubquant.pipeline.refine import Climb, Step, climb
 from hubquant.pipeline.streamed import LastBlock
+from hubquant.pipeline.tuning import TUNED, tuned_batch
 from hubquant.pipeline.work import open_model
 from hubquant.publish.growth import Point, growth_table, plot_growth
 from hubquant.publish.table import plain
@@ -103,15 +105,17 @@ def refine(request: Request, store: Store, progress: Progress) -> Job[Refined]:
     with progress.doing("tokenizing"):
         test, pools, sizes, notes = _texts(request, recipe, component, list(mixes.values()))
     offload = choose_offload(recipe.imatrix, component, request.device)
+    tuned = None
+    if offload == "none":
+        tuned = tuned_batch(component, recipe.calibration.chunk_size, request.device, store)
     baseline: BaselineTask | LastBlock
     if choose_way(recipe.evaluate.way, component, request.device) == "streamed":
         baseline = LastBlock(component, test, request.device)
     else:
         loaded = LoadedModel.by(component.pulled, recipe.imatrix, offload, request.device)
         baseline = BaselineTask(component, test, loaded)
-    ladder = Builder(checked, recipe.imatrix, offload, baseline, request.device).ladder(
-        dict(zip(mixes, pools, strict=True)), sizes
-    )
+    builder = Builder(checked, recipe.imatrix, offload, baseline, request.device, tuned or BATCH_TOKENS)
+    ladder = builder.ladder(dict(zip(mixes, pools, strict=True)), sizes)
 
     def deliver(context: Context) -> Refined:
         with context.store.using(tasks_of(ladder)):
@@ -131,7 +135,7 @@ def refine(request: Request, store: Store, progress: Progress) -> Job[Refined]:
         store,
         outputs=outputs,
         placed_bytes=_matrix_bytes(ladder),
-        notes=[*checked.notes, *notes],
+        notes=[*checked.notes, *notes, *([TUNED.format(tuned)] if tuned else [])],
     )
     return replace(job, goals=[])
 

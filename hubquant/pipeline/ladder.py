@@ -60,14 +60,15 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Builder:
-    """How the rungs of one model are made: ``checked`` has the settings of one file, and what is compared with
-    ``baseline`` is streamed where that is."""
+    """How the rungs of one model are made: ``checked`` has the settings of one file, what is compared with ``baseline``
+    is streamed where that is, and ``tuned`` tokens of calibration text run at a time."""
 
     checked: CheckedGGUF
     settings: Imatrix
     offload: Offload
     baseline: BaselineTask | LastBlock
     device: Device
+    tuned: int
 
     def ladder(self, pools: Mapping[str, Chunks], sizes: Sequence[int]) -> Ladder:
         """``sizes`` in chunks, growing."""
@@ -86,7 +87,9 @@ class Builder:
         done = 0
         for size in sizes:
             part, whole = pool.part(range(done, size)), pool.part(range(size))
-            added = CollectedImatrix(component, part, self.settings, self.offload, is_part=True, device=self.device)
+            added = CollectedImatrix(
+                component, part, self.settings, self.offload, is_part=True, device=self.device, tuned=self.tuned
+            )
             before = GrownImatrix(added, before, whole.fingerprint)
             covered = used_names(
                 collected_names(component.conversion.taps, self.settings.process_output), self.settings

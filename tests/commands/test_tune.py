@@ -68,6 +68,8 @@ def test_runs_and_collections_use_it_and_find_what_was_collected_before(
     assert all(step["done"] for step in planned["steps"])
     assert note in asked(*run, *sizes)["notes"]
     assert note not in asked(*run)["notes"]  # whose chunks are longer
+    few = ("--set", "calibration.chunk_size=32", "--set", "evaluate.chunks=2", "--sizes", "64,128", "--dry-run")
+    assert note in asked("refine", str(tiny_llama), "--type", "Q2_K", *few)["notes"]
     for other in (("--batch", "128"), ("--shard", "1/1"), ("--offload", "stream")):
         assert asked(*line, *other, "--dry-run")["notes"] == []
     (tmp_path / "i.gguf").unlink()
