@@ -48,33 +48,64 @@ def compare(
     store = FinishedChunks(snapshot, baseline.key, COLUMNS * baseline.n_scored) if snapshot else None
     finished: FinishedChunks | list[np.ndarray] = [] if store is None else store
     numbers: Sequence[int] = range(baseline.n_chunks) if chunks is None else chunks
+
+    def record(chunk: int) -> np.ndarray:
+        tokens, error = _chunk_statistics(runner, baseline, chunk, baseline.ids[chunk])
+        return torch.cat([tokens.stacked(), error.stacked()]).flatten().numpy()
+
+    try:
+        taken = take_chunks(record, numbers, finished, COLUMNS, until, advance)
+    finally:
+        if store is not None:
+            store.close()
+    bound = ErrorBound()
+    for each in islice(finished, len(taken.numbers)):
+        bound.add(SampleError(*torch.tensor(each).reshape(COLUMNS, -1)[len(FIELDS) :]))
+    return _bounded(taken.conclude(baseline.n_vocab, texts, report), bound, baseline)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The chunks of the ``numbers`` in a text, in the order in which they were measured, and why no more of them."""
+
+    numbers: list[int]
+    finished: FinishedChunks | list[np.ndarray]
+    columns: int
+    stop: Stop | None
+
+    def conclude(self, n_vocab: int, texts: Sequence[str] = (), report: Path | None = None) -> Divergence:
+        """What they come to, as :func:`conclude`; ``texts`` name the text of every chunk, whether it was taken or
+        not."""
+        places = sorted(range(len(self.numbers)), key=lambda place: self.numbers[place])
+        names = [texts[self.numbers[place]] for place in places] if texts else ()
+        measured = StoredStatistics(self.finished, places, self.columns)
+        return conclude(measured, n_vocab, names, report, sorted(self.numbers), self.stop)
+
+
+def take_chunks(
+    record: Callable[[int], np.ndarray],
+    numbers: Sequence[int],
+    finished: FinishedChunks | list[np.ndarray],
+    columns: int,
+    until: Precision | None,
+    advance: Callable[[int], None],
+) -> Taken:
+    """Measure the chunks of these ``numbers`` that are not ``finished`` yet, each giving a ``record``: in their order,
+    or with ``until`` in a random one and no more than it takes to be so sure."""
     watch = Watch(until, len(numbers)) if until else None
     if watch:
         numbers = [numbers[place] for place in visiting_order(len(numbers))]
     taken = list[int]()
     if len(finished):
         advance(min(len(finished), len(numbers)))
-    ids = baseline.ids
-    try:
-        for place, chunk in enumerate(numbers):
-            if place == len(finished):
-                tokens, error = _chunk_statistics(runner, baseline, chunk, ids[chunk])
-                finished.append(torch.cat([tokens.stacked(), error.stacked()]).flatten().numpy())
-                advance(1)
-            taken.append(chunk)
-            if watch and watch.is_sure(_tokens(finished[place], COLUMNS).kld):
-                break
-    finally:
-        if store is not None:
-            store.close()
-    places = sorted(range(len(taken)), key=lambda place: taken[place])
-    names = [texts[taken[place]] for place in places] if texts else ()
-    bound = ErrorBound()
-    for record in islice(finished, len(taken)):
-        bound.add(SampleError(*torch.tensor(record).reshape(COLUMNS, -1)[len(FIELDS) :]))
-    measured = StoredStatistics(finished, places, COLUMNS)
-    found = conclude(measured, baseline.n_vocab, names, report, sorted(taken), watch.stop if watch else None)
-    return _bounded(found, bound, baseline)
+    for place, chunk in enumerate(numbers):
+        if place == len(finished):
+            finished.append(record(chunk))
+            advance(1)
+        taken.append(chunk)
+        if watch and watch.is_sure(_tokens(finished[place], columns).kld):
+            break
+    return Taken(taken, finished, columns, watch.stop if watch else None)
 
 
 @dataclass(frozen=True)

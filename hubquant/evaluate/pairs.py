@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hubquant.evaluate.comparison import FIELDS, StoredStatistics, conclude
+from hubquant.evaluate.comparison import FIELDS, take_chunks
 from hubquant.evaluate.divergence import Divergence, TokenStatistics, token_statistics
 from hubquant.evaluate.likelihood import negative_log_likelihood
 from hubquant.evaluate.runner import Runner
 from hubquant.evaluate.scoring import n_scored, row_blocks, scored_logits, scored_targets
 from hubquant.evaluate.snapshot import FinishedChunks
+from hubquant.evaluate.stopping import Precision
 
 
 def statistics_of(logits: Tensor, base: Tensor, ids: Tensor) -> TokenStatistics:
@@ -34,6 +36,7 @@ def compare_runners(
     n_vocab: int,
     *,
     snapshot: tuple[Path, bytes],
+    until: Precision | None = None,
     report: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Divergence:
@@ -41,18 +44,19 @@ def compare_runners(
     Both have a vocabulary of ``n_vocab``.
 
     Every finished chunk is kept in the file of ``snapshot``, under the 32 bytes that tell models and chunks apart, and
-    a later call goes on. ``report`` is that of :func:`hubquant.evaluate.comparison.compare`. Raises EvaluationError
-    when a logit is not finite.
+    a later call goes on. ``until`` and ``report`` are those of :func:`hubquant.evaluate.comparison.compare`. Raises
+    EvaluationError when a logit is not finite.
     """
     path, key = snapshot
     finished = FinishedChunks(path, key, len(FIELDS) * n_scored(chunks.shape[1]))
+
+    def record(chunk: int) -> np.ndarray:
+        ids = chunks[chunk]
+        found = statistics_of(scored_logits(runner, ids), scored_logits(base, ids), ids)
+        return found.stacked().flatten().numpy()
+
     try:
-        advance(min(len(finished), len(chunks)))
-        for ids in chunks[len(finished) :]:
-            ours, theirs = scored_logits(runner, ids), scored_logits(base, ids)
-            finished.append(statistics_of(ours, theirs, ids).stacked().flatten().numpy())
-            advance(1)
+        taken = take_chunks(record, range(len(chunks)), finished, len(FIELDS), until, advance)
     finally:
         finished.close()
-    measured = StoredStatistics(finished, range(len(chunks)), len(FIELDS))
-    return conclude(measured, n_vocab, report=report)
+    return taken.conclude(n_vocab, report=report)

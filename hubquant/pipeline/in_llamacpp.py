@@ -39,11 +39,13 @@ class EvaluationInLlamaCpp(Evaluation):
 
     @classmethod
     def beside(cls, evaluation: Evaluation, n_chunks: int, most_chunks: int | None = None) -> Self:
-        """The same measurement in llama.cpp, where there are ``n_chunks``, and all that are asked for."""
+        """The same measurement in llama.cpp, where there are ``n_chunks``, until the same precision; or on
+        ``most_chunks``, and all of them."""
         cost = evaluation.running
         work = cost.work * len(_spread(n_chunks, most_chunks)) / max(1, n_chunks)
         running = replace(cost, device_bytes=0, work=work)
-        return cls(**{**_fields(evaluation), "running": running, "until": None}, most_chunks=most_chunks)
+        until = evaluation.until if most_chunks is None else None
+        return cls(**{**_fields(evaluation), "running": running, "until": until}, most_chunks=most_chunks)
 
     @property
     def detail(self) -> str:
@@ -114,6 +116,7 @@ class EngineDifference(Evaluation):
                 ids,
                 n_vocab,
                 snapshot=(snapshot, bytes.fromhex(self.key)),
+                until=self.until,
                 report=folder / REPORT,
                 advance=advance,
             )
