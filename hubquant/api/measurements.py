@@ -133,6 +133,7 @@ def evaluate(
     chunks: int = 48,
     chunk_size: int = 512,
     ppl_stride: int | None = None,
+    way: Way = "auto",
     device: Device = "auto",
     store: Path | str | None = None,
     progress: Bars = "auto",
@@ -195,7 +196,8 @@ def evaluate(
 
         text = Text(text_sources(listed(file), evaluated.sources), evaluated.chunks, evaluated.chunk_size)
         if baseline is None:
-            return carry_out(measure.perplexity(str(model), text, opened, seen, device, ppl_stride), opened, seen)
+            alone = measure.perplexity(str(model), text, opened, seen, device, ppl_stride, evaluated.way)
+            return carry_out(alone, opened, seen)
         shown = divergence.Shown(*(None if path is None else Path(path) for path in (out, plot)))
         compared = divergence.Baseline(
             str(baseline), text, evaluated.way, device, engine, precision(margin, confidence)

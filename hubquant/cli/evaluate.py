@@ -61,6 +61,7 @@ def baseline(
     chunk_size: ChunkSizeOption = 512,
     chunk: FirstChunkOption = 0,
     full: Annotated[bool, typer.Option("--full", help="Store all probabilities, not only those that matter.")] = False,
+    way: WayOption = "auto",
     device: DeviceOption = "auto",
     store: StoreOption = None,
     dry_run: DryRunOption = False,
@@ -72,7 +73,7 @@ def baseline(
 
     text = _text(texts, chunks, chunk_size, chunk)
     finish(
-        lambda store, progress: plan_baseline(model, text, out, store, progress, device, full=full),
+        lambda store, progress: plan_baseline(model, text, out, store, progress, device, full=full, way=way),
         store,
         dry_run,
         Output(as_json=as_json, quiet=quiet),
@@ -205,6 +206,7 @@ def ppl(
     ppl_stride: Annotated[
         int | None, typer.Option("--ppl-stride", min=1, help="Stride for perplexity calculation, in tokens.")
     ] = None,
+    way: WayOption = "auto",
     device: DeviceOption = "auto",
     store: StoreOption = None,
     dry_run: DryRunOption = False,
@@ -216,7 +218,7 @@ def ppl(
 
     text = _text(texts, chunks, chunk_size)
     finish(
-        lambda store, progress: perplexity(model, text, store, progress, device, ppl_stride),
+        lambda store, progress: perplexity(model, text, store, progress, device, ppl_stride, way),
         store,
         dry_run,
         Output(as_json=as_json, quiet=quiet),

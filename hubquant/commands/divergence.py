@@ -15,7 +15,7 @@ from hubquant.devices import Device
 from hubquant.disk import user_path, write_at_once
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
-from hubquant.engine.task import Context, Found
+from hubquant.engine.task import Context, Cost, Found
 from hubquant.errors import UserError
 from hubquant.evaluate.forms import LLAMA_CPP_SUFFIX
 from hubquant.gguf_file import GGUFFile
@@ -31,6 +31,7 @@ from hubquant.pipeline.work import open_model
 from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
+    from hubquant.calibration import Chunks
     from hubquant.evaluate import Divergence, Precision
 
 Tasks = Sequence[Evaluation] | Sequence[StreamedEvaluation]
@@ -128,8 +129,6 @@ def divergences(
     shown.check(files)
     if baseline.engine == "both" and shown.paths:
         raise UserError("--out and --plot are of one engine", hint="measure once more with --engine torch or llamacpp")
-    if baseline.engine != "torch" and baseline.until:
-        raise UserError("--margin is for the weights alone", hint="leave --engine or --margin out")
     opened = [(file, GGUFFile.open(file)) for file in files]  # first, so that a mistyped file is told before all else
     tasks = _by_stored(opened, baseline) if baseline.is_stored else _by_model(opened, baseline, progress)
     return plan_job(
@@ -174,19 +173,16 @@ def _by_model(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline, progr
     device = baseline.device
     files = [(FileOfUser.of(file, *gguf.paths), file.name) for file, gguf in opened]
     if choose_way(baseline.way, component, device) == "streamed":
-        if baseline.until:
-            raise UserError(
-                "a model that is streamed is measured on all chunks",
-                why="all of them pass one block after the other",
-                hint="leave --margin out",
-            )
-        if baseline.engine != "torch":
-            raise UserError(
-                f"--engine {baseline.engine} needs the model as a whole",
-                why="llama.cpp's predictions are compared with stored ones, and the model is streamed",
-                hint="leave --engine out, or write a baseline where the model fits: hubquant evaluate baseline",
-            )
         last = LastBlock(component, chunks, device)
+        if baseline.engine == "llamacpp":
+            stored = BaselineTask(component, chunks, last)
+            sizes = [sum(path.stat().st_size for path in gguf.paths) for _, gguf in opened]
+            evaluations = [
+                Evaluation(file, stored, name, _mapped_cost(component, chunks, size), device, until=baseline.until)
+                for (file, name), size in zip(files, sizes, strict=True)
+            ]
+            return _by_engine(evaluations, "llamacpp", len(chunks))
+        _check_streamed(baseline)
         return [StreamedEvaluation(file, last, name) for file, name in files]
     base = BaselineTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device))
     cost = evaluating_cost(component, chunks, REPORT_BYTES * chunks.n_tokens, device)
@@ -195,6 +191,28 @@ def _by_model(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline, progr
         baseline.engine,
         len(chunks),
     )
+
+
+def _check_streamed(baseline: Baseline) -> None:
+    """Raises ``UserError`` for what cannot be asked of files that are streamed."""
+    if baseline.until:
+        raise UserError(
+            "files that are streamed are measured on all chunks",
+            why="all chunks pass each block while it is in memory: fewer of them would save no reading",
+            hint="leave --margin out and name fewer --chunks, or measure the files in llama.cpp: --engine llamacpp",
+        )
+    if baseline.engine == "both":
+        raise UserError(
+            "--engine both needs the file as a whole, in floats",
+            why="the predictions of both engines are compared chunk by chunk, and the file is streamed",
+            hint="write --engine llamacpp, or leave it out",
+        )
+
+
+def _mapped_cost(component: Component, chunks: Chunks, file_bytes: int) -> Cost:
+    """Of llama.cpp, which maps a file as it is."""
+    per_weight = file_bytes / component.n_parameters
+    return evaluating_cost(component, chunks, REPORT_BYTES * chunks.n_tokens, "cpu", per_weight)
 
 
 def _by_engine(tasks: Sequence[Evaluation], engine: Engine, n_chunks: int) -> Sequence[Evaluation]:

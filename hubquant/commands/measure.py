@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,18 @@ from hubquant.errors import UserError
 from hubquant.evaluate.forms import LLAMA_CPP_SUFFIX, form_of
 from hubquant.pipeline.baseline import BaselineTask, PerplexityTask
 from hubquant.pipeline.held import LoadedModel
+from hubquant.pipeline.offload import WayOrAuto, choose_way
 from hubquant.pipeline.scores import Questions, ScoreTask
+from hubquant.pipeline.streamed import LastBlock
 from hubquant.pipeline.work import open_model
+from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
+    from hubquant.calibration import Chunks
     from hubquant.evaluate import Accuracy, Joined, Perplexity
     from hubquant.evaluate.choice_files import Test
+
+_LESS_MEMORY = "leave --way out: then the weights are streamed"
 
 
 def baseline(
@@ -36,22 +43,23 @@ def baseline(
     device: Device = "auto",
     *,
     full: bool = False,
+    way: WayOrAuto = "auto",
 ) -> Job[Path]:
-    """The source model's next-token distributions, in ``out``; whole ones if they are asked for."""
+    """The source model's next-token distributions, in ``out``; whole ones if they are asked for. A model that does not
+    fit in memory is streamed."""
     check_target(out, "baseline")
     component = open_model(reference(model), None, progress)
     component.check_predicts("running")
     with progress.doing("tokenizing"):
         chunks = text.tokenize(component)
-    loaded = LoadedModel(component.pulled, spread=True, device=device)
     form = form_of(out, component.n_vocab, full=full)
-    task = BaselineTask(component, chunks, loaded, form, text.first_chunk + 1)
+    task = BaselineTask(component, chunks, _running(component, chunks, way, device), form, text.first_chunk + 1)
 
     def deliver(context: Context) -> Path:
         put(context.read(task), out, store)
         return out
 
-    return plan_job([task], deliver, store, outputs=[out], placed_bytes=task.cost.disk_bytes)
+    return plan_job([task], deliver, store, outputs=[out], placed_bytes=task.cost.disk_bytes, less_memory=_LESS_MEMORY)
 
 
 def join(parts: Sequence[Path], out: Path, progress: Progress) -> Joined:
@@ -77,17 +85,30 @@ def join(parts: Sequence[Path], out: Path, progress: Progress) -> Joined:
 
 
 def perplexity(
-    model: str, text: Text, store: Store, progress: Progress, device: Device = "auto", stride: int | None = None
+    model: str,
+    text: Text,
+    store: Store,
+    progress: Progress,
+    device: Device = "auto",
+    stride: int | None = None,
+    way: WayOrAuto = "auto",
 ) -> Job[Perplexity]:
-    """Of a checkpoint or a GGUF file; the file's own tokenizer cuts the text."""
+    """Of a checkpoint or a GGUF file; the file's own tokenizer cuts the text. One that does not fit in memory is
+    streamed."""
     if stride is not None:
         text.check_stride(stride)
     component = open_model(reference(model), None, progress)
     component.check_predicts("running")
     with progress.doing("tokenizing"):
         chunks = text.tokenize(component) if stride is None else text.windows(component.source.tokenizer(), stride)
-    task = PerplexityTask(component, chunks, LoadedModel(component.pulled, spread=True, device=device), stride)
-    return plan_job([task], lambda context: context.read(task), store)
+    task = PerplexityTask(component, chunks, _running(component, chunks, way, device), stride)
+    return plan_job([task], lambda context: context.read(task), store, less_memory=_LESS_MEMORY)
+
+
+def _running(component: Component, chunks: Chunks, way: WayOrAuto, device: Device) -> LoadedModel | LastBlock:
+    if choose_way(way, component, device, component.source.bytes_of_weight) == "streamed":
+        return LastBlock(component, chunks, device)
+    return LoadedModel(component.pulled, spread=True, device=device)
 
 
 @dataclass(frozen=True)
@@ -125,4 +146,5 @@ def score(
         Questions(test, source.display_name, items),
         LoadedModel(component.pulled, spread=True, device=device),
     )
-    return plan_job([task], lambda context: context.read(task), store)
+    hint = f"scores need the whole model; what streams is: hubquant evaluate ppl {shlex.quote(model)}"
+    return plan_job([task], lambda context: context.read(task), store, less_memory=hint)

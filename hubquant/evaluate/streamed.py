@@ -6,10 +6,12 @@ are there: no logits are stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hubquant.calibration.chunks import Chunks
@@ -17,6 +19,7 @@ from hubquant.errors import EvaluationError
 from hubquant.evaluate.comparison import FIELDS, StoredStatistics, conclude
 from hubquant.evaluate.divergence import Divergence
 from hubquant.evaluate.pairs import statistics_of
+from hubquant.evaluate.runner import Runner
 from hubquant.evaluate.scoring import finite, n_scored
 from hubquant.evaluate.snapshot import FinishedChunks
 from hubquant.models.language_model import where_it_runs
@@ -76,6 +79,26 @@ def compare_streamed(
             each.drop()
     measured = StoredStatistics(finished, range(len(chunks)), len(FIELDS))
     return conclude(measured, stream.weights.n_vocab, texts, report)
+
+
+@contextmanager
+def predicting(stream: BlockStream, outputs: Path, chunks: Tensor) -> Iterator[Runner]:
+    """Runs the model of ``stream`` on any of ``chunks``, ids [n, chunk_size], of which :func:`keep_last_outputs` left
+    ``outputs``: no more than the output layer is loaded."""
+    last, numbers = LastOutputs(outputs), {ids.numpy().tobytes(): number for number, ids in enumerate(chunks)}
+
+    def every_token(ids: Tensor) -> Any:
+        return _run(stream, ids, ids.shape[1])
+
+    def runner(ids: Tensor) -> Tensor:
+        waiting = output_of(last, numbers[ids.numpy().tobytes()])
+        logits: Tensor = stream.start(ids[None], every_token, stream.n_blocks, waiting).step().logits[0]
+        return logits
+
+    with torch.no_grad(), stream.pausing():
+        stream.weights.load_rest(chunks)
+        stream.load_output()
+        yield runner
 
 
 def next_tokens(stream: BlockStream, prompts: Sequence[Tensor]) -> list[int]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.evaluate.forms import Form, stored_bytes, usual_form
 from hubquant.evaluate.scoring import n_scored
-from hubquant.pipeline.costs import evaluating_cost
 from hubquant.pipeline.held import LoadedModel, other_device, rate_on
 from hubquant.pipeline.results import SNAPSHOT, Measurement, describe
+from hubquant.pipeline.streamed import LastBlock, predicting_cost, predicting_inputs, predictions
 from hubquant.sources.component import Component
 from hubquant.version import __version__
 
@@ -25,15 +25,16 @@ BASELINE = "baseline.h5"
 
 @dataclass(frozen=True, eq=False)
 class BaselineTask(Task[Path]):
-    """Distributions of the next token over ``chunks``, by ``model``, which is the component's. ``form`` is how they
-    are stored if not as usual; ``first_chunk`` is the number of the first in the text."""
+    """Distributions of the next token over ``chunks``, by ``model``, which is the component's, as a whole or streamed
+    over these chunks. ``form`` is how they are stored if not as usual; ``first_chunk`` is the number of the first in
+    the text."""
 
     kind = "baseline"
     version = 2
 
     component: Component
     chunks: Chunks
-    model: LoadedModel
+    model: LoadedModel | LastBlock
     form: Form | None = None
     first_chunk: int = 1
 
@@ -51,7 +52,7 @@ class BaselineTask(Task[Path]):
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"weights": self.component.pulled}
+        return predicting_inputs(self.model, self.component)
 
     @property
     def made_from(self) -> Mapping[str, Any]:
@@ -68,26 +69,28 @@ class BaselineTask(Task[Path]):
     def cost(self) -> Cost:
         n_tokens = len(self.chunks) * n_scored(self.chunks.chunk_size)
         stored = stored_bytes(self.stored_form, n_tokens, self.component.n_vocab)
-        weight = self.component.source.bytes_of_weight
-        return evaluating_cost(self.component, self.chunks, stored, self.model.device, weight)
+        return predicting_cost(self.model, self.component, self.chunks, stored)
 
     @property
     def rate(self) -> str:
-        return rate_on(self.kind, self.model.device)
+        streamed = isinstance(self.model, LastBlock)
+        return rate_on(f"{self.kind} after streaming" if streamed else self.kind, self.model.device)
 
     @property
-    def shares(self) -> LoadedModel:
-        return self.model
+    def shares(self) -> LoadedModel | None:
+        return self.model if isinstance(self.model, LoadedModel) else None
 
     def make(self, folder: Path, context: Context) -> None:
         from hubquant.evaluate import write_baseline
         from hubquant.evaluate.fitting import texts_fingerprint
-        from hubquant.models.language_model import LanguageModel
 
         source = self.component.source
-        with context.progress.bar("baseline", len(self.chunks), "chunks") as advance:
+        with (
+            predictions(self.model, folder, context) as runner,
+            context.progress.bar("baseline", len(self.chunks), "chunks") as advance,
+        ):
             write_baseline(
-                LanguageModel(context.held),
+                runner,
                 self.chunks,
                 folder / BASELINE,
                 name=source.full_name,
@@ -104,13 +107,14 @@ class BaselineTask(Task[Path]):
 
 @dataclass(frozen=True, eq=False)
 class PerplexityTask(Measurement["Perplexity"]):
-    """Of the source model itself; with ``stride``, of the last tokens of overlapping windows."""
+    """Of the source model itself, as a whole or streamed over ``chunks``; with ``stride``, of the last tokens of
+    overlapping windows."""
 
     kind = "perplexity"
 
     component: Component
     chunks: Chunks
-    model: LoadedModel
+    model: LoadedModel | LastBlock
     stride: int | None = None
 
     @property
@@ -129,7 +133,7 @@ class PerplexityTask(Measurement["Perplexity"]):
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"weights": self.component.pulled}
+        return predicting_inputs(self.model, self.component)
 
     @property
     def made_from(self) -> Mapping[str, Any]:
@@ -139,24 +143,25 @@ class PerplexityTask(Measurement["Perplexity"]):
 
     @property
     def cost(self) -> Cost:
-        weight = self.component.source.bytes_of_weight
-        return evaluating_cost(self.component, self.chunks, device=self.model.device, bytes_of_weight=weight)
+        return predicting_cost(self.model, self.component, self.chunks)
 
     @property
     def rate(self) -> str:
-        return rate_on(self.kind, self.model.device)
+        streamed = isinstance(self.model, LastBlock)
+        return rate_on(f"{self.kind} after streaming" if streamed else self.kind, self.model.device)
 
     @property
-    def shares(self) -> LoadedModel:
-        return self.model
+    def shares(self) -> LoadedModel | None:
+        return self.model if isinstance(self.model, LoadedModel) else None
 
     def measure(self, folder: Path, context: Context) -> Perplexity:
         from hubquant.evaluate import perplexity
-        from hubquant.models.language_model import LanguageModel
 
         snapshot, key = folder / SNAPSHOT, bytes.fromhex(self.key)
-        with context.progress.bar("perplexity", len(self.chunks), "chunks") as advance:
-            model = LanguageModel(context.held)
-            found = perplexity(model, self.chunks, stride=self.stride, snapshot=(snapshot, key), advance=advance)
+        with (
+            predictions(self.model, folder, context) as runner,
+            context.progress.bar("perplexity", len(self.chunks), "chunks") as advance,
+        ):
+            found = perplexity(runner, self.chunks, stride=self.stride, snapshot=(snapshot, key), advance=advance)
         snapshot.unlink(missing_ok=True)
         return found

@@ -42,11 +42,14 @@ def choose_offload(settings: Imatrix, component: Component, device: Device = "au
     return "none" if _fits(component, component.source.bytes_of_weight, device) else "stream"
 
 
-def choose_way(way: WayOrAuto, component: Component, device: Device = "auto") -> Way:
-    """How files are compared with the model: as it is said, or by whether the model fits."""
+def choose_way(
+    way: WayOrAuto, component: Component, device: Device = "auto", bytes_of_weight: float = FP32_BYTES
+) -> Way:
+    """How the model runs, or is compared with its files: as it is said, or by whether it fits. Files are float32 once
+    they are read back; the model alone may take fewer ``bytes_of_weight``."""
     if way != "auto":
         return way
-    return "stored" if _fits(component, FP32_BYTES, device) else "streamed"  # as files are once they are read back
+    return "stored" if _fits(component, bytes_of_weight, device) else "streamed"
 
 
 def _fits(component: Component, bytes_of_weight: float, device: Device) -> bool:

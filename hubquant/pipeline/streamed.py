@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from hubquant.engine.task import FP32_BYTES, Context, Cost, Task
 from hubquant.evaluate.scoring import n_scored
 from hubquant.evaluate.snapshot import FinishedChunks
 from hubquant.gguf_file import GGUFFile
-from hubquant.pipeline.costs import LIBRARIES_BYTES, LOGIT_COPIES, REPORT_BYTES
+from hubquant.pipeline.costs import LIBRARIES_BYTES, LOGIT_COPIES, REPORT_BYTES, evaluating_cost
 from hubquant.pipeline.evaluate import FileDivergence
-from hubquant.pipeline.held import other_device, rate_on
+from hubquant.pipeline.held import LoadedModel, other_device, rate_on
 from hubquant.pipeline.offload import hidden_bytes, output_bytes, scratch_bytes, stream_of, streaming_bytes
 from hubquant.pipeline.results import REPORT, SNAPSHOT, describe
 from hubquant.sources.component import Component
@@ -23,6 +24,7 @@ from hubquant.version import __version__
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
     from hubquant.evaluate import Divergence
+    from hubquant.evaluate.runner import Runner
 
 OUTPUTS = "last-block.safetensors"
 FINISHED = "finished"
@@ -78,6 +80,41 @@ class LastBlock(Task[Path]):
 
     def read(self, folder: Path) -> Path:
         return folder / OUTPUTS
+
+
+@contextmanager
+def predictions(model: LoadedModel | LastBlock, folder: Path, context: Context) -> Iterator[Runner]:
+    """What runs a model: all of it, or on the chunks of a ``LastBlock`` what comes after that; ``folder`` is for what
+    does not fit in memory."""
+    from hubquant.evaluate.streamed import predicting
+    from hubquant.models.language_model import LanguageModel
+
+    if isinstance(model, LoadedModel):
+        yield LanguageModel(context.held)
+        return
+    weights = context.read(model.component.pulled).open_weights(model.device)
+    stream = stream_of(weights, model.component, model.chunks.n_tokens, folder, model.device)
+    with predicting(stream, context.read(model), model.chunks.ids) as runner:
+        yield runner
+
+
+def predicting_cost(model: LoadedModel | LastBlock, component: Component, chunks: Chunks, disk_bytes: int = 0) -> Cost:
+    """Of looking at what ``model``, which is the ``component``'s, predicts for ``chunks``."""
+    if isinstance(model, LoadedModel):
+        return evaluating_cost(component, chunks, disk_bytes, model.device, component.source.bytes_of_weight)
+    logits = FP32_BYTES * LOGIT_COPIES * chunks.chunk_size * component.n_vocab
+    return Cost(
+        ram_bytes=LIBRARIES_BYTES + output_bytes(component) + logits,
+        disk_bytes=disk_bytes,
+        scratch_bytes=scratch_bytes(component, 0),
+        work=float(component.width * component.n_vocab) * chunks.n_tokens,
+    )
+
+
+def predicting_inputs(model: LoadedModel | LastBlock, component: Component) -> dict[str, Task[Any]]:
+    """The weights, and what their last block gave where they are streamed."""
+    last = {"outputs": model} if isinstance(model, LastBlock) else {}
+    return {"weights": component.pulled, **last}
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,11 +50,31 @@ def test_both_engines_agree_but_for_what_llama_cpp_rounds(made: Path) -> None:
     ]
 
 
+def test_every_engine_stops_when_it_is_sure_enough(made: Path, tiny_llama: Path) -> None:
+    line = ("evaluate", "run", str(made / "tiny-llama-Q8_0.gguf"), "-b", str(tiny_llama), "--chunks", "30")
+    outcome = hubquant(*line, "--chunk-size", "32", "--engine", "both", "--margin", ".9", "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    stops = [each["stop"] for each in found]
+    assert [each["measured"] for each in found] == ["weights", "in llama.cpp", "between both"]
+    assert all(20 <= stop["chunks"] < 30 and stop["of"] == 30 for stop in stops)
+    assert [each["n_tokens"] for each in found] == [15 * stop["chunks"] for stop in stops]
+
+
+def test_a_model_that_is_streamed_is_compared_with_its_file_in_llama_cpp(made: Path, tiny_llama: Path) -> None:
+    line = ("evaluate", "run", str(made / "tiny-llama-Q8_0.gguf"), "-b", str(tiny_llama), *FEW)
+    ways = [hubquant(*line, "--engine", "llamacpp", "--way", way, "--json") for way in ("stored", "streamed")]
+    assert ways[1].code == 0, ways[1].err
+    stored, streamed = (json.loads(way.out) for way in ways)
+    assert streamed["kld"]["mean"] == pytest.approx(stored["kld"]["mean"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("-b", "{base}", "--engine", "both", "-o", "x.h5"), "--out and --plot are of one engine"),
-        (("-b", "{model}", "--engine", "llamacpp", "--way", "streamed"), "needs the model as a whole"),
+        (("-b", "{model}", "--engine", "both", "--way", "streamed"), "needs the file as a whole, in floats"),
+        (("-b", "{model}", "--margin", ".1", "--way", "streamed"), "measured on all chunks"),
     ],
 )
 def test_mistakes(made: Path, tiny_llama: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -9,15 +9,18 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from hubquant import plan as make_plan
 from hubquant.engine.progress import Silent
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
+from hubquant.evaluate import Baseline
 from hubquant.gguf_file import GGUFFile
 from hubquant.pipeline.offload import choose_offload, choose_way
 from hubquant.recipe.schema import Imatrix, ModelReference
 from hubquant.sources.open import open_component
+from tests.support.choices import write_hellaswag
 from tests.support.cli import hubquant
 
 STREAMED = ("--set", "evaluate.way=streamed", "--set", "imatrix.offload=stream")
@@ -76,6 +79,41 @@ def test_what_does_not_fit_is_streamed(tiny_llama: Path, file: Path, monkeypatch
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1 << 16, available=1 << 16))
     assert chosen() == {("stream", "streamed")}
     assert {choose_way("stored", each, "cpu") for each in components} == {"stored"}
+
+
+@pytest.mark.parametrize("source", ["a checkpoint", "a file"])
+def test_baselines_and_perplexity_are_streamed(source: str, tiny_llama: Path, file: Path, tmp_path: Path) -> None:
+    model = str(tiny_llama if source == "a checkpoint" else file)
+    few = ("--chunks", "3", "--chunk-size", "64", "--json")
+
+    def both(*line: str) -> list[float]:
+        found = [hubquant("evaluate", *line, *few, "--way", way) for way in ("stored", "streamed")]
+        assert found[1].code == 0, found[1].err
+        assert "(streamed)" in found[1].err
+        return [json.loads(each.out).get("ppl") for each in found]
+
+    stored, streamed = both("ppl", model)
+    assert streamed == pytest.approx(stored, rel=1e-6)
+    if source == "a checkpoint":
+        stored, streamed = both("ppl", model, "--ppl-stride", "32")
+        assert streamed == pytest.approx(stored, rel=1e-6)
+    for way in ("stored", "streamed"):
+        out = str(tmp_path / f"{way}.h5")
+        outcome = hubquant("evaluate", "baseline", model, "-o", out, "--full", "--way", way, *few[:-1])
+        assert outcome.code == 0, outcome.err
+    with Baseline.open(tmp_path / "stored.h5") as one, Baseline.open(tmp_path / "streamed.h5") as other:
+        assert one.identity == other.identity
+        torch.testing.assert_close(other.scores.all_nll, one.scores.all_nll, rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_be_streamed_says_what_can(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_hellaswag(tmp_path / "h.txt", 3)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1 << 16, available=1 << 16))
+    refused = hubquant("evaluate", "hellaswag", str(tiny_llama), "-f", str(tmp_path / "h.txt"))
+    assert refused.code == 2
+    assert f"what streams is: hubquant evaluate ppl {tiny_llama}" in refused.err
 
 
 def test_a_plan_shows_what_is_streamed(file: Path, small_settings: list[str], tmp_path: Path) -> None:
