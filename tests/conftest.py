@@ -24,6 +24,7 @@ os.environ.update(
 )
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
     os.environ.pop(_name, None)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process that a test starts compiles the package again
 for _name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # tests read what is written to a pipe
     os.environ.pop(_name, None)
 
