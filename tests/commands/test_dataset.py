@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tests.support.cli import Outcome, hubquant
 from tests.support.disks import mounted
 from tests.support.localhub import LocalHub
 from tests.support.plugins import write_plugin
+from tests.support.processes import command, exit_code
 
 
 def build(*words: str | Path) -> Outcome:
@@ -281,7 +280,11 @@ KILLS = """
                 text = f"{{lang}} {{i}} " + " ".join(f"{{lang}}{{i * 77 + k}}" for k in range(30))
                 yield {{"text": text if i % 4 else "the same every time, in each language and at every place"}}
 """
-STARTS = "import os, hubquant.cli; os.environ['BUILDER'] = str(os.getpid()); hubquant.cli.main()"
+
+
+def _build(line: list[str]) -> None:
+    os.environ["BUILDER"] = str(os.getpid())
+    command(*line)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
@@ -291,19 +294,16 @@ def test_a_killed_one_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     out = tmp_path / "c.jsonl"
     line += ["--samples", "20", "-o", str(out), "--split-test", "20%"]
 
-    def run() -> int:
-        return subprocess.run([sys.executable, "-c", STARTS, *line], capture_output=True, check=False).returncode
-
     for _ in range(4):
-        assert run() == -signal.SIGKILL
+        assert exit_code(_build, line) == -signal.SIGKILL
         assert not out.exists()
         assert left(tmp_path) == [".c.jsonl.building"]
-    assert run() == 0
+    assert exit_code(_build, line) == 0
     assert left(tmp_path) == []
     found = out.read_bytes(), (tmp_path / "c-test.jsonl").read_bytes()
     assert found[0].count(b"\n") + found[1].count(b"\n") == 31
     out.unlink()
-    assert run() == 0
+    assert exit_code(_build, line) == 0
     assert (out.read_bytes(), (tmp_path / "c-test.jsonl").read_bytes()) == found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 from multiprocessing.process import BaseProcess
@@ -13,20 +12,14 @@ import pytest
 
 from hubquant.models.tiny import build
 from tests.support.cli import hubquant
-from tests.support.localhub import ALICE, LocalHub
+from tests.support.localhub import LocalHub
+from tests.support.processes import command, start
 
 N = 10
 NOTE = "note.txt"
 PUBLISHED = r"/api/models/alice/m\d-GGUF"
 
 pytestmark = pytest.mark.slow
-
-
-def _run(arguments: list[str], token: str) -> None:
-    os.environ["HF_TOKEN"] = token
-    from hubquant.cli.app import run_app
-
-    raise SystemExit(run_app([*arguments, "--quiet"]))
 
 
 @pytest.fixture
@@ -46,8 +39,6 @@ def test_ten_models_on_a_bad_day(models: LocalHub, tmp_path: Path) -> None:
         *("--set", "imatrix.skip=true", "--set", "evaluate.skip=true", "--out", str(tmp_path / "out")),
         *("--state", str(tmp_path / "state.json"), "--add-to-collection", "Tiny ones"),
     ]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hubquant.pipeline.run", "hubquant.cli.app"])
     running: list[BaseProcess] = []
 
     def kill(_: str) -> None:
@@ -78,9 +69,8 @@ def test_ten_models_on_a_bad_day(models: LocalHub, tmp_path: Path) -> None:
 
     codes = []
     for _ in range(N):
-        process = context.Process(target=_run, args=(line, ALICE))
+        process = start(command, *line, "--quiet")
         running.append(process)
-        process.start()
         process.join()
         codes.append(process.exitcode)
         if process.exitcode == 0:

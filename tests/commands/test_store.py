@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from hubquant.engine.task import Context
 from hubquant.recipe.schema import Imatrix, Quantize
 from tests.support.cli import Outcome, hubquant
 from tests.support.disks import mounted
+from tests.support.processes import command, start
 from tests.support.tasks import Text
 
 WAITING = "waiting for another hubquant process, which makes the Q4_0 file"
@@ -149,28 +150,29 @@ def test_where_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def waiting(tiny_llama: Path, out: Path, store: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+def waiting(tiny_llama: Path, out: Path, said: tuple[Path, Path]) -> Iterator[Callable[[], ForkServerProcess]]:
     """Starts a process that wants Q8_0, which is there, and Q4_0, which it waits for."""
     started = []
 
-    def begin() -> subprocess.Popen[str]:
-        line = ["quantize", str(tiny_llama), "-t", "Q8_0,Q4_0", "-o", str(out)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hubquant", *line],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, HOME: str(store.parent)},
-        )
+    def begin() -> ForkServerProcess:
+        printed, err = said
+        process = start(command, "quantize", str(tiny_llama), "-t", "Q8_0,Q4_0", "-o", str(out), out=printed, err=err)
         started.append(process)
-        assert process.stderr
-        assert any(WAITING in line for line in process.stderr)
+        while not (err.exists() and WAITING in err.read_text()):
+            assert process.is_alive()
+            time.sleep(0.02)
         return process
 
     yield begin
     for process in started:
         process.kill()
-        process.communicate()
+        process.join()
+
+
+@pytest.fixture
+def said(tmp_path: Path) -> tuple[Path, Path]:
+    """What it says on stdout and on stderr."""
+    return tmp_path / "stdout", tmp_path / "stderr"
 
 
 @pytest.fixture
@@ -180,7 +182,12 @@ def job(tiny_llama: Path, out: Path, store: Path) -> Job[object]:
 
 
 def test_what_another_process_makes_is_waited_for_and_not_pruned(
-    job: Job[object], waiting: Callable[[], subprocess.Popen[str]], out: Path, store: Path, tiny_llama: Path
+    job: Job[object],
+    waiting: Callable[[], ForkServerProcess],
+    said: tuple[Path, Path],
+    out: Path,
+    store: Path,
+    tiny_llama: Path,
 ) -> None:
     opened, file = Store(store), job.goals[0]
     needed = [each.path for each in opened.kept()]
@@ -192,20 +199,25 @@ def test_what_another_process_makes_is_waited_for_and_not_pruned(
         assert sorted(each.path for each in opened.kept()) == sorted(needed)
         file.make(opened.open_building(file), Context(opened, Silent()))
         opened.complete(file)
-    printed, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    process.join(60)
+    printed, err = (path.read_text() for path in said)
+    assert process.exitcode == 0, err
     assert "Q4_0" in printed
     assert "quantize:" not in err
     assert "verify: Q4_0\n" in err
     assert sorted(path.name for path in out.iterdir()) == [f"tiny-llama-{t}.gguf" for t in ("Q4_0", "Q6_K", "Q8_0")]
 
 
-def test_ctrl_c_ends_the_waiting(job: Job[object], waiting: Callable[[], subprocess.Popen[str]], store: Path) -> None:
+def test_ctrl_c_ends_the_waiting(
+    job: Job[object], waiting: Callable[[], ForkServerProcess], said: tuple[Path, Path], store: Path
+) -> None:
     with Store(store).locked([job.goals[0]], lambda task: pytest.fail(f"{task} is locked")):
         process = waiting()
-        process.send_signal(signal.SIGINT)
-        printed, err = process.communicate(timeout=30)
-    assert (process.returncode, printed) == (130, "")
+        assert process.pid
+        os.kill(process.pid, signal.SIGINT)
+        process.join(30)
+    printed, err = (path.read_text() for path in said)
+    assert (process.exitcode, printed) == (130, "")
     assert FAREWELL in err
     assert "Traceback" not in err
     assert not list((store / "running").iterdir())

@@ -7,30 +7,39 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 
 from hubquant.hub.webhooks import PATH
+from tests.support import processes
 from tests.support.cli import hubquant
 from tests.support.localhub import ALICE, LocalHub
+from tests.support.processes import command
 from tests.support.webhooks import SECRET, event, free_port, post
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
+Start = Callable[..., ForkServerProcess]
 BOUND = 120  # seconds, of anything that takes two on an idle machine
 
 
-def until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def until(true: Callable[[], bool], process: ForkServerProcess) -> None:
     end = time.monotonic() + BOUND
     while not true():
-        assert process.poll() is None, "it has ended"
+        assert process.is_alive(), "it has ended"
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def stopped(process: ForkServerProcess, number: int) -> int | None:
+    """Its exit code after the signal."""
+    assert process.pid
+    os.kill(process.pid, number)
+    process.join(BOUND)
+    return process.exitcode
 
 
 def commits(hub: LocalHub) -> dict[str, int]:
@@ -47,31 +56,25 @@ def answers(port: int) -> bool:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """``watch org`` at a port, with stdout and stderr in files: a pipe that nobody reads would stop it."""
-    started: list[subprocess.Popen[bytes]] = []
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """``watch org`` at a port."""
+    started: list[ForkServerProcess] = []
+    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
 
-    def begin(port: int, *words: str) -> subprocess.Popen[bytes]:
+    def begin(port: int, *words: str) -> ForkServerProcess:
         recipe = tmp_path / "ladder.yaml"
         recipe.write_text("quantize: {types: [Q8_0]}\nimatrix: {skip: true}\nevaluate: {skip: true}\n")
-        places = ("--recipe", recipe, "--out", tmp_path / "out", "--state", tmp_path / "state", *words)
+        places = ("--recipe", str(recipe), "--out", str(tmp_path / "out"), "--state", str(tmp_path / "state"), *words)
         line = ("watch", "org", *places, "--go", "--webhook", "--port", str(port), "--every", "30d")
-        with (tmp_path / "stdout").open("wb") as out, (tmp_path / "stderr").open("wb") as err:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "hubquant", *line],
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-                env={**os.environ, "WEBHOOK_SECRET": SECRET},
-            )
+        process = processes.start(command, *line, out=tmp_path / "stdout", err=tmp_path / "stderr")
         started.append(process)
         return process
 
     yield begin
     for process in started:
-        if process.poll() is None:
+        if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.join()
 
 
 def test_a_webhook_makes_what_is_new_and_nothing_twice(
@@ -98,8 +101,7 @@ def test_a_webhook_makes_what_is_new_and_nothing_twice(
     headers = {"Content-Type": "application/json", "X-Webhook-Secret": SECRET}
     kept.request("POST", PATH, json.dumps(event("other/two")), headers)
     assert kept.getresponse().read() == b'{"taken":false}'
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(BOUND) == 143
+    assert stopped(process, signal.SIGTERM) == 143
     kept.close()
     assert commits(hub) == {"alice/one-GGUF": 2, "alice/two-GGUF": 2}
     out, err = (tmp_path / "stdout").read_text(), (tmp_path / "stderr").read_text()
@@ -117,8 +119,7 @@ def test_it_ends_whoever_has_sent_half_a_request(hub: LocalHub, start: Start, ti
     until(lambda: "quantize: Q8_0" in (tmp_path / "stderr").read_text(), process)
     with socket.create_connection(("127.0.0.1", port), timeout=BOUND) as half:
         half.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n{{".encode())
-        process.send_signal(signal.SIGINT)  # as it works
-        assert process.wait(BOUND) == 130
+        assert stopped(process, signal.SIGINT) == 130  # as it works
     assert "it continues where it stopped" in (tmp_path / "stderr").read_text()
 
 

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
-import sys
-import textwrap
+import signal
 from pathlib import Path
 
 import h5py
@@ -17,6 +16,7 @@ from hubquant.evaluate.baseline_full import FullScores, decode, encode
 from hubquant.evaluate.forms import Form
 from hubquant.evaluate.scoring import BLOCK_ELEMENTS
 from tests.support.evaluation import counted, random_chunks
+from tests.support.processes import exit_code
 
 N_VOCAB = 97
 CHUNKS = random_chunks(6, 32, N_VOCAB)
@@ -174,24 +174,21 @@ def test_what_a_killed_writer_left_is_not_trusted(tmp_path: Path, form: Form, da
     assert (tmp_path / "base.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
+def _write_until_killed(path: Path, form: Form) -> None:
+    calls: list[int] = []
+
+    def killed(ids: torch.Tensor) -> torch.Tensor:
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(1)
+        return model(ids)
+
+    write(path, form, forward=killed)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_writer_killed_in_the_middle_goes_on(tmp_path: Path, form: Form) -> None:
-    script = textwrap.dedent(f"""
-        import os, signal
-        from pathlib import Path
-        from tests.evaluate.test_baseline import model, write
-
-        calls = []
-        def killed(ids):
-            if len(calls) == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-            calls.append(1)
-            return model(ids)
-
-        write(Path({str(tmp_path / "base.h5")!r}), {form!r}, forward=killed)
-    """)
-    killed = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False)
-    assert killed.returncode == -9
+    assert exit_code(_write_until_killed, tmp_path / "base.h5", form) == -9
     assert not (tmp_path / "base.h5").exists()
     calls: list[int] = []
     write(tmp_path / "base.h5", form, forward=counted(model, calls)).close()

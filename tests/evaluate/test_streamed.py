@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +32,7 @@ from tests.convert import test_gemma3n
 from tests.convert.test_llama_cpp import MODELS
 from tests.support.conversion import Weights, build_uneven, edit_weights, write_gguf
 from tests.support.evaluation import random_chunks
+from tests.support.processes import exit_code, killer
 
 KEY = "k"
 CHUNKS = random_chunks(3, 64, 300)
@@ -134,21 +133,8 @@ def test_an_output_layer_that_is_decoded_in_parts(rows: int, file: Path, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.evaluate.test_streamed import measure
-
-left = int(sys.argv[4])
-
-def advance(n):
-    global left
-    left -= n
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-measure(*map(Path, sys.argv[1:4]), advance)
-"""
+def _measure_until_killed(model: Path, file: Path, folder: Path, steps: int) -> None:
+    measure(model, file, folder, killer(steps))
 
 
 @pytest.mark.parametrize(("steps", "begins"), [(7, [(3, 0), (6, 0)]), (10, [(9, 2)])])
@@ -157,8 +143,7 @@ def test_a_killed_one_goes_on(
 ) -> None:
     """In the third of three blocks that three chunks pass, of which not each is kept, and behind them, after the second
     chunk."""
-    command = [sys.executable, "-c", KILLED, str(model), str(file), str(tmp_path), str(steps)]
-    assert subprocess.run(command, check=False).returncode == -9
+    assert exit_code(_measure_until_killed, model, file, tmp_path, steps) == -9
     found: list[int] = []
     divergence = measure(model, file, tmp_path, found.append)
     assert sum(found) == 3 * (3 + 1)

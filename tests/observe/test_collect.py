@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from hubquant.sources.checkpoint import load_folder
 from tests.convert.test_llama_cpp import MODELS
 from tests.support.conversion import write_gguf
 from tests.support.llamacpp import LlamaCpp
+from tests.support.processes import exit_code, killer
 
 
 @dataclass(frozen=True)
@@ -182,30 +181,9 @@ def test_module_that_is_not_there(tiny: Tiny, model: Any) -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-KILLED_RUN = """
-import os, signal, sys
-from pathlib import Path
-from hubquant.calibration import build
-from hubquant.checkpoint.checkpoint import Checkpoint
-from hubquant.convert.conversion import plan_conversion
-from hubquant.observe import SnapshotPlace, collect
-from hubquant.models import load_tokenizer
-from hubquant.sources.checkpoint import load_folder
-from hubquant.recipe.schema import TextSource
-
-folder, snapshot, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-chunks = build([TextSource(bundled="test")], load_tokenizer(folder), 128, 20, 0)
-taps = plan_conversion(folder, Checkpoint.from_folder(folder)).taps
-left = stop
-
-def advance(n):
-    global left
-    left -= n
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-collect(load_folder(folder, "cpu"), chunks, taps, keeping=SnapshotPlace(snapshot, seconds=0.0), advance=advance)
-"""
+def _collect_until_killed(folder: Path, snapshot: Path, chunks: Chunks, taps: Mapping[str, Tap], steps: int) -> None:
+    keeping = SnapshotPlace(snapshot, seconds=0.0)
+    collect(load_folder(folder, "cpu"), chunks, taps, keeping=keeping, advance=killer(steps))
 
 
 def resumed(tiny: Tiny, model: Any, snapshot: Path, chunks: Chunks | None = None) -> tuple[Collection, list[int]]:
@@ -217,8 +195,7 @@ def resumed(tiny: Tiny, model: Any, snapshot: Path, chunks: Chunks | None = None
 def test_killed_run_goes_on_with_the_same_bits(tiny: Tiny, model: Any, tmp_path: Path) -> None:
     snapshot = tmp_path / "state" / "collection.snapshot"
     whole = collect(model, tiny.chunks, tiny.taps).matrix()
-    command = [sys.executable, "-c", KILLED_RUN, tiny.folder, snapshot, "17"]
-    assert subprocess.run(command, check=False).returncode == -9
+    assert exit_code(_collect_until_killed, tiny.folder, snapshot, tiny.chunks, tiny.taps, 17) == -9
     found, steps = resumed(tiny, model, snapshot)
     assert steps == [16, 4]
     assert_identical(found.matrix(), whole)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from hubquant.sources.checkpoint import load_folder
 from tests.convert.test_llama_cpp import MODELS
 from tests.observe.test_architectures import NAMES
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan
+from tests.support.processes import exit_code, killer
 
 CHUNKS = Chunks(torch.randint(3, 380, (20, 128), generator=torch.Generator().manual_seed(0)), ("x",), (20,), "0")
 FEW = CHUNKS.part(range(4))
@@ -141,23 +140,9 @@ def check_left_out(collection: Collection, moments: Moments) -> None:
         torch.testing.assert_close(squares(moments, collection.keys[weight]), entry.in_sum2, rtol=1e-5, atol=1e-9)
 
 
-KILLED_RUN = """
-import os, signal, sys
-from pathlib import Path
-from hubquant.observe import SnapshotPlace
-from tests.observe.test_observers import CHUNKS, Moments, observe
-
-left = int(sys.argv[4])
-
-def advance(n):
-    global left
-    left -= n
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-way, folder, snapshot = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-observe(way, folder, CHUNKS, Moments(), keeping=SnapshotPlace(snapshot, seconds=0.0), advance=advance)
-"""
+def _observe_until_killed(way: str, folder: Path, snapshot: Path, steps: int) -> None:
+    keeping = SnapshotPlace(snapshot, seconds=0.0)
+    observe(way, folder, CHUNKS, Moments(), keeping=keeping, advance=killer(steps))
 
 
 @pytest.mark.parametrize(("way", "stop", "kept"), [("loaded", 17, (16,)), ("streamed", 50, (20, 40))])
@@ -165,8 +150,7 @@ def test_all_observers_go_on_with_the_same_bits(
     way: str, stop: int, kept: tuple[int, ...], folder: Path, tmp_path: Path
 ) -> None:
     snapshot = tmp_path / "snapshot"
-    command = [sys.executable, "-c", KILLED_RUN, way, str(folder), str(snapshot), str(stop)]
-    assert subprocess.run(command, check=False).returncode == -9
+    assert exit_code(_observe_until_killed, way, folder, snapshot, stop) == -9
     steps: list[int] = []
     whole, found = Moments(), Moments()
     expected = observe(way, folder, CHUNKS, whole).matrix()

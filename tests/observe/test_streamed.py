@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from hubquant.sources.checkpoint import load_folder
 from tests.checkpoint import test_float8, test_mxfp4
 from tests.convert import test_gemma3n
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan
+from tests.support.processes import exit_code, killer
 
 packed = test_mxfp4.packed
 IDS = torch.randint(3, 380, (6, 64), generator=torch.Generator().manual_seed(0))
@@ -141,29 +140,13 @@ def test_a_chunk_that_is_not_finite_is_left_out_from_there_on(tmp_path: Path) ->
         streamed(model, Chunks(ids[2:3], ("x",), (1,), "0"))
 
 
-KILLED_RUN = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from tests.observe.test_streamed import CHUNKS, streamed
-from hubquant.observe import SnapshotPlace
-
-left = int(sys.argv[3])
-
-def advance(n):
-    global left
-    left -= n
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-streamed(Path(sys.argv[1]), keeping=SnapshotPlace(Path(sys.argv[2]), seconds=0.0), advance=advance)
-"""
+def _stream_until_killed(folder: Path, keeping: SnapshotPlace, steps: int) -> None:
+    streamed(folder, keeping=keeping, advance=killer(steps))
 
 
 def test_killed_run_goes_on_after_its_last_block(folder: Path, tmp_path: Path) -> None:
     keeping = SnapshotPlace(tmp_path / "snapshot", seconds=0.0)
-    command = [sys.executable, "-c", KILLED_RUN, str(folder), str(keeping.path), "15"]
-    assert subprocess.run(command, check=False).returncode == -9
+    assert exit_code(_stream_until_killed, folder, keeping, 15) == -9
     steps: list[int] = []
     wanted = CollectionRequest()
     found = streamed(folder, wanted=wanted, keeping=keeping, advance=steps.append).matrix()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 
 from hubquant.engine.store import RECORD, Store
+from tests.support import processes
+from tests.support.processes import command
 
 KILLS = 10
 LESS = ("--set", "calibration.chunks=16", "--set", "evaluate.chunks=6")
@@ -22,30 +23,11 @@ pytestmark = pytest.mark.slow
 Start = Callable[..., ForkServerProcess]
 
 
-def _run(arguments: list[str]) -> None:
-    os.setpgrp()
-    from hubquant.cli.app import run_app
-
-    raise SystemExit(run_app([*arguments, "--quiet"]))
-
-
-@pytest.fixture(scope="module")
-def context() -> ForkServerContext:
-    """Children that have the libraries in memory already, so that kills hit the work and not the imports."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["transformers.models.llama.modeling_llama", "hubquant.pipeline.run", "hubquant.cli.app"]
-    )
-    return context
-
-
 @pytest.fixture
-def start(context: ForkServerContext, tmp_path: Path) -> Start:
+def start(tmp_path: Path) -> Start:
     def begin(out: str, store: str, *options: str) -> ForkServerProcess:
         places = ["--out", str(tmp_path / out), "--store", str(tmp_path / store)]
-        process = context.Process(target=_run, args=(["run", "quickstart", *places, *LESS, *options],))
-        process.start()
-        return process
+        return processes.start(command, "run", "quickstart", *places, *LESS, *options, "--quiet")
 
     return begin
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +18,7 @@ from hubquant.recipe import load_recipe
 from tests.evaluate.test_blocks import skewed
 from tests.evaluate.test_report import chunks
 from tests.support.cli import hubquant
+from tests.support.processes import command, start
 
 WORDS = [f"word {i} comes before word {i + 1} and after {i * i}." for i in range(900)]
 
@@ -146,21 +145,13 @@ def test_mistakes_are_told_before_any_work(more: list[str], message: str, tiny_l
     assert message in outcome.err
 
 
-def _run(arguments: list[str]) -> None:
-    os.setpgrp()
-    from hubquant.cli.app import run_app
-
-    raise SystemExit(run_app(arguments))
-
-
 def test_killed_in_the_middle_it_gives_the_same(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     whole = hubquant(*line(recipe(tmp_path / "whole", tiny_llama), "--store", str(tmp_path / "untouched")))
     assert whole.code == 0, whole.err
     again = line(recipe(tmp_path / "killed", tiny_llama), "--store", str(tmp_path / "store"))
-    process = multiprocessing.get_context("forkserver").Process(target=_run, args=([*again, "--quiet"],))
-    process.start()
+    process = start(command, *again, "--quiet")
     measured_files = tmp_path / "store" / "evaluation"
     while process.is_alive() and not (measured_files.is_dir() and len([*measured_files.glob("*")]) >= 2):
         time.sleep(0.02)

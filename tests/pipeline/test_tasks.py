@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from hubquant.engine.task import Task, closure
 from hubquant.gguf_file import GGUFFile
 from hubquant.pipeline.plan import Plan
 from hubquant.pipeline.run import execute
+from tests.support.processes import exit_code
 
 MATRIX, BASELINE = "imatrix", "baseline"
 TYPES = ("F16", "Q8_0", "Q4_K_M")
@@ -176,25 +175,19 @@ def test_weights_that_change_in_place_are_another_model(runs: Runs, tiny_llama: 
     assert again == {MATRIX, "file Q8_0", "verification Q8_0"}
 
 
+def _execute(plan: Path, store: Path, report: Path) -> None:
+    found = execute(pickle.loads(plan.read_bytes()), Store(store), Silent())
+    report.write_text(json.dumps(found.as_dict()))
+
+
 def test_a_plan_runs_in_another_process(runs: Runs, tmp_path: Path) -> None:
     plan = runs.plan(f"quantize.types=[{TYPES[0]}, Q6_K]", "calibration.chunks=1", out="there")
     copy = pickle.loads(pickle.dumps(plan))
     assert [task.key for task in closure(copy.tasks)] == [task.key for task in closure(plan.tasks)]
     assert copy.as_dict() == plan.as_dict()
     (tmp_path / "plan").write_bytes(pickle.dumps(plan))
-    code = """
-import json, pickle, sys
-from pathlib import Path
-from hubquant.engine.progress import Silent
-from hubquant.engine.store import Store
-from hubquant.pipeline.run import execute
-plan = pickle.loads(Path(sys.argv[1]).read_bytes())
-print(json.dumps(execute(plan, Store(Path(sys.argv[2])), Silent()).as_dict()))
-"""
-    line = [sys.executable, "-c", code, str(tmp_path / "plan"), str(runs.store.root)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert [file["type"] for file in json.loads(done.stdout)["files"]] == ["F16", "Q6_K"]
+    assert exit_code(_execute, tmp_path / "plan", runs.store.root, tmp_path / "report") == 0
+    assert [file["type"] for file in json.loads((tmp_path / "report").read_text())["files"]] == ["F16", "Q6_K"]
     assert make(plan.tasks.goals, runs.store, Silent()) == []
     assert {path.name for path in (runs.root / "there").glob("*.gguf")} == {
         "imatrix.gguf",
