@@ -29,6 +29,8 @@ from statistics import median
 
 import psutil
 
+from benchmarks.llama import llama_config
+
 VOCABULARY = 32768
 SHARD = "model-{:05}-of-{:05}.safetensors"
 
@@ -69,22 +71,11 @@ def make_model(folder: Path, hidden: int, n_shards: int) -> None:
     """A Llama of random bf16 weights with two layers in each shard."""
     import torch
     from safetensors.torch import save_file
-    from transformers import LlamaConfig
 
     from hubquant.models.tiny import llama3_tokenizer
 
     n_layer = 2 * n_shards
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=n_layer,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=hidden // 256,
-        architectures=["LlamaForCausalLM"],
-        dtype="bfloat16",
-    )
-    config.save_pretrained(folder)
+    llama_config(hidden, n_layer, VOCABULARY).save_pretrained(folder)
     llama3_tokenizer().save_pretrained(folder)
     torch.manual_seed(0)
     files: dict[str, str] = {}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from benchmarks.llama import llama_config, make_llama
 from benchmarks.stream import Outcome, hubquant
 
 TYPES = ("Q8_0", "Q4_0", "Q5_0")
@@ -36,30 +37,7 @@ CASES = (Case(), Case(context=2048), Case(n_vocab=128_256), Case(n_files=3))
 
 
 def make_model(folder: Path, width: int, n_vocab: int) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from hubquant.models.tiny import llama3_tokenizer
-
-    tokenizer = llama3_tokenizer()
-    config = LlamaConfig(
-        vocab_size=n_vocab,
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=width // 64,
-        num_key_value_heads=width // 64,
-        max_position_embeddings=4096,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        dtype=torch.bfloat16,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():  # the last norm leaves a root mean square of one
-        model.lm_head.weight *= SPREAD / (width**0.5 * model.lm_head.weight.std())
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    make_llama(folder, llama_config(width, LAYERS, n_vocab, context=4096, group=1), SPREAD)
 
 
 def run(case: Case, folder: Path, n_tokens: int, width: int) -> str:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from benchmarks.llama import llama_config, make_llama
+
 LAYERS = 12
 CHUNKS = 4
 
@@ -36,31 +38,9 @@ class Measured:
 
 
 def make_model(folder: Path, n_parameters: float) -> int:
-    """A bf16 Llama of about ``n_parameters`` in shards of 200 MB; returns its exact number of weights."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from hubquant.models.tiny import llama3_tokenizer
-
-    tokenizer = llama3_tokenizer()
+    """Of about ``n_parameters``; returns its exact number of weights."""
     hidden = int((n_parameters / LAYERS / 11.5) ** 0.5) // 256 * 256  # 11.5 h² weights a layer with FFN 3 h and GQA 1/4
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=hidden // 256,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        dtype=torch.bfloat16,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(folder, max_shard_size="200MB")
-    tokenizer.save_pretrained(folder)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return make_llama(folder, llama_config(hidden, LAYERS))
 
 
 def measure(stage: str, weights: float, *arguments: str) -> Measured:
