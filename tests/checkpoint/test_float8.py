@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from hubquant.convert.restore import load_model
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.models import identify
 from hubquant.sources.checkpoint import load_folder
-from tests.support.conversion import Weights, build_uneven, edit_weights, plan, write_gguf
+from tests.support.conversion import Weights, build_uneven, configure, edit_weights, plan, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
 IDS = torch.randint(3, 380, (100,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -87,13 +86,7 @@ def build(source: str, folder: Path, **config: Any) -> tuple[Path, Weights]:
             weights[name.replace("weight", "input_scale")] = torch.ones(1)
 
     edit_weights(folder, store)
-    return configure(folder, settings), expected
-
-
-def configure(folder: Path, settings: Any) -> Path:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": settings}))
-    return folder
+    return configure(folder, quantization_config=settings), expected
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -168,11 +161,11 @@ def test_settings_that_cannot_be_read(case: str, tmp_path: Path) -> None:
 
     folder = edit_weights(build_uneven("qwen3", tmp_path, num_hidden_layers=1), pack)
     with pytest.raises(error, match=reason):
-        plan(configure(folder, settings))
+        plan(configure(folder, quantization_config=settings))
 
 
 @pytest.mark.parametrize("size", [[0, 128], 128])
 def test_blocks_of_no_size(size: Any, tmp_path: Path) -> None:
     folder, _ = build("blocks", tmp_path, num_hidden_layers=1)
     with pytest.raises(CheckpointError, match="block size"):
-        plan(configure(folder, DEEPSEEK | {"weight_block_size": size}))
+        plan(configure(folder, quantization_config=DEEPSEEK | {"weight_block_size": size}))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +23,7 @@ from hubquant.recipe.schema import ModelReference, Quantize, Rule
 from hubquant.sources.checkpoint import load_folder
 from hubquant.sources.open import open_source
 from tests.support.cli import hubquant
-from tests.support.conversion import Weights, build_uneven, edit_weights, plan
+from tests.support.conversion import Weights, build_uneven, configure, edit_weights, plan
 
 PACKED = ("gate_up_proj", "down_proj")
 
@@ -53,11 +51,6 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     configure(folder, quantization_config={"quant_method": "mxfp4"})
     return edit_weights(folder, pack)
-
-
-def configure(folder: Path, **changes: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_numbers_are_those_of_transformers() -> None:

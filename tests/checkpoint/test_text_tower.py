@@ -17,20 +17,12 @@ from hubquant.imatrix import load_imatrix
 from hubquant.models import identify
 from hubquant.models.tiny import qwen2_tokenizer
 from hubquant.sources.checkpoint import load_folder
-from tests.support.conversion import edit_weights, plan, uneven, write_gguf
+from tests.convert.test_llama_cpp import GEMMA3
+from tests.support.conversion import configure, edit_weights, plan, relative_error, uneven, write_gguf
 from tests.support.llamacpp import LlamaCpp
 from tests.support.multimodal import SIZES, build_multimodal, rename
 
 IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()
-GEMMA3 = {
-    "num_hidden_layers": 7,
-    "sliding_window": 32,
-    "query_pre_attn_scalar": 64,
-    "rope_parameters": {
-        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-        "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
-    },
-}
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str]] = {
     "gemma3": (("gemma3", "gemma3_text", "siglip_vision_model"), GEMMA3 | {"tied": True}, "gemma3"),
     "mistral3": (("mistral3", "mistral", "pixtral"), {}, "llama"),
@@ -46,21 +38,10 @@ def build(name: str, folder: Path) -> Path:
     return build_multimodal(*towers, folder, **settings)
 
 
-def configure(folder: Path, **changes: Any) -> Path:
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
-    return folder
-
-
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         result: torch.Tensor = model(input_ids=torch.tensor([IDS])).logits[0]
     return result
-
-
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -15,7 +15,7 @@ from hubquant.convert.restore import load_model
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.models import identify
 from hubquant.sources.checkpoint import load_folder
-from tests.support.conversion import Weights, build_uneven, edit_weights, plan, write_gguf
+from tests.support.conversion import Weights, build_uneven, configure, edit_weights, plan, relative_error, write_gguf
 from tests.support.llamacpp import LlamaCpp
 from tests.support.multimodal import rename
 
@@ -61,16 +61,6 @@ def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         result: torch.Tensor = model(input_ids=torch.tensor([IDS])).logits[0]
     return result
-
-
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
-
-
-def configure(folder: Path, **changes: Any) -> Path:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    return folder
 
 
 @pytest.fixture(scope="module")

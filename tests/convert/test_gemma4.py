@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from hubquant.convert.config import read_architecture
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.models import identify
-from tests.support.conversion import Weights, build_uneven, edit_weights, plan, write_gguf
+from tests.support.conversion import Weights, build_uneven, configure, edit_weights, plan, write_gguf
 from tests.support.multimodal import rename
 
 KINDS = ["sliding_attention", "full_attention"] * 2
@@ -37,13 +37,6 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return build_uneven("gemma4_text", tmp_path / "model", **CONFIG)
-
-
-def configure(folder: Path, **changes: Any) -> Path:
-    path = folder / "config.json"
-    settings = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({name: value for name, value in settings.items() if value is not ...}))
-    return folder
 
 
 def test_the_published_form_is_the_same(folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from hubquant.errors import CheckpointError, HubquantError
 from hubquant.models.load import Placement
 from hubquant.models.tiny import build
 from hubquant.sources.checkpoint import load_folder
-from tests.support.conversion import Weights, edit_weights, plan
+from tests.support.conversion import Weights, configure, edit_weights, plan
 
 SMALL: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 EXPERTS: dict[str, dict[str, Any]] = {
@@ -38,12 +37,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(llama: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(llama, tmp_path / "model"))
-
-
-def configure(folder: Path, **changes: Any) -> Path:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    return folder
 
 
 def converted(folder: Path) -> dict[str, torch.Tensor]:

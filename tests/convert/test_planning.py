@@ -22,7 +22,7 @@ from hubquant.convert.matching import check_tensors
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.models.taps.tap import ModuleInput
 from hubquant.models.tiny import build
-from tests.support.conversion import Weights, edit_weights, plan
+from tests.support.conversion import Weights, configure, edit_weights, plan
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 SHALLOW: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
@@ -38,13 +38,6 @@ def folder(shallow: Path, tmp_path: Path) -> Path:
     """A tiny Llama that a test may spoil."""
     shutil.copytree(shallow, tmp_path / "model")
     return tmp_path / "model"
-
-
-def configure(folder: Path, **changes: Any) -> Path:
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
-    return folder
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,19 @@ def edit_weights(folder: Path, edit: Callable[[Weights], None]) -> Path:
     edit(weights)
     save_file(weights, path, metadata={"format": "pt"})
     return folder
+
+
+def configure(folder: Path, **changes: Any) -> Path:
+    """Change settings of a config.json; ``...`` removes one."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+    return folder
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, relative to the largest value expected."""
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def plan(folder: Path) -> Conversion:
