@@ -1,9 +1,10 @@
 """The recipe: its schema and the ways to load one."""
 
 from hubquant.recipe.load import Override, dump_recipe, load_recipe, matrices_instead, override_recipe, parse_recipe
-from hubquant.recipe.schema import Recipe, TextSource
+from hubquant.recipe.schema import ModelReference, Recipe, TextSource
 
 __all__ = [
+    "ModelReference",
     "Override",
     "Recipe",
     "TextSource",

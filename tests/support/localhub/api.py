@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlencode
 import yaml
 from starlette.responses import JSONResponse, Response
 
-from tests.support.localhub.state import DATE, FRONT_MATTER, Entry, Refusal, Repository, pointer
+from tests.support.localhub.state import DATE, FRONT_MATTER, Entry, Refusal, Repository, Tree, pointer
 
 if TYPE_CHECKING:
     from tests.support.localhub.server import Call, LocalHub
@@ -229,14 +229,32 @@ def describe(hub: LocalHub, repository: Repository, commit: str, *, blobs: bool)
         "likes": 0,
         "createdAt": DATE,
         "lastModified": DATE,
-        "tags": [str(tag) for tag in card.get("tags", [])],
+        "tags": _tags(card, files),
         "cardData": card,
         "siblings": siblings,
     }
     if repository.kind == "model":
         description |= {key: card.get(key) for key in ("library_name", "pipeline_tag")}
+        description["config"] = _config(hub, files)
         description["modelId"] = repository.id
     return description
+
+
+def _tags(card: dict[str, Any], files: Tree) -> list[str]:
+    formats = [name for name in ("safetensors", "gguf") if any(path.endswith(f".{name}") for path in files)]
+    licenses = [f"license:{card['license']}"] if isinstance(card.get("license"), str) else []
+    return [str(tag) for tag in card.get("tags", [])] + formats + licenses
+
+
+def _config(hub: LocalHub, files: Tree) -> dict[str, Any]:
+    """What the Hub tells of config.json."""
+    if "config.json" not in files:
+        return {}
+    try:
+        config = json.loads(hub.blobs.read(files["config.json"]))
+        return {key: config[key] for key in ("architectures", "model_type") if key in config}
+    except (ValueError, TypeError):
+        return {}
 
 
 def file(path: str, entry: Entry) -> dict[str, Any]:
