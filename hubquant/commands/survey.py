@@ -240,9 +240,9 @@ def _look_into(open: Callable[[], SourceModel], card: Mapping[str, Any], store: 
 def _recipe(component: Component) -> Recipe:
     """Of the ways that a model can be made into files the one with the fewest settings."""
     quantize, model = Quantize(types=(COMMON,), allow_fork_types=True), ModelReference(bundled="demo")
-    if component.inputs is None:
-        return Recipe(model=model, quantize=quantize, imatrix=Imatrix(skip=True), evaluate=Evaluate(skip=True))
-    return Recipe(model=model, quantize=quantize)
+    runs, predicts = component.inputs is not None, component.inputs is not None and not component.embeds
+    imatrix, evaluate = Imatrix(skip=not runs), Evaluate(skip=not predicts)
+    return Recipe(model=model, quantize=quantize, imatrix=imatrix, evaluate=evaluate)
 
 
 def _backend() -> GGUF:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 
 from gguf import GGUF_MAGIC, GGUF_VERSION, GGUFValueType
 
@@ -44,9 +45,16 @@ def encode_header(metadata: Metadata, tensors: Sequence[TensorRow]) -> bytes:
 def encode_value(key: str, kv: KV) -> bytes:
     """A value behind its type, as it stands after ``key``. Raises ``GGUFError`` for one that its type cannot hold."""
     try:
-        return b"".join([struct.pack("<I", kv.type), *_value(kv)])
+        return _encode_texts(kv) if kv.item == GGUFValueType.STRING else _encode(kv)
     except (struct.error, TypeError, OverflowError, UnicodeEncodeError, KeyError) as error:
         raise GGUFError(f"metadata key {key} cannot be written", why=str(error)) from error
+
+
+def _encode(kv: KV) -> bytes:
+    return b"".join([struct.pack("<I", kv.type), *_value(kv)])
+
+
+_encode_texts = lru_cache(maxsize=16)(_encode)  # every file of a model holds the same tokens
 
 
 def _value(kv: KV) -> list[bytes]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from hubquant.errors import UserError
+from hubquant.recent import Recent
 from hubquant.recipe.schema import Imatrix, TextSource
 from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
+
+
+_tokenized: Recent[tuple[Hashable, ...], Chunks] = Recent(64)  # each some 1 MB
 
 
 def tokenized(
@@ -20,8 +24,15 @@ def tokenized(
     a text of its own. Raises ``CalibrationError`` for too little text."""
     from hubquant.calibration.chunks import build, build_framed
 
-    make = build_framed if component.embeds else build
-    return make(sources, component.source.tokenizer(), chunk_tokens(component, chunk_size), chunks, seed)
+    cut = build_framed if component.embeds else build
+    n_tokens = chunk_tokens(component, chunk_size)
+
+    def make() -> Chunks:
+        return cut(sources, component.source.tokenizer(), n_tokens, chunks, seed)
+
+    if any(source.bundled is None for source in sources):  # it may have changed
+        return make()
+    return _tokenized.get((component.source.content, tuple(sources), n_tokens, chunks, seed), make)
 
 
 def chunk_tokens(component: Component, chunk_size: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from hubquant.devices import Device
 from hubquant.hub.front_matter import read_card
 from hubquant.models.identify import identify
 from hubquant.models.load import Placement
+from hubquant.recent import Recent
 from hubquant.sources.source import SourceModel
 
 if TYPE_CHECKING:
@@ -51,15 +53,27 @@ def load_folder(folder: Path, device: Device = "auto", placement: Placement | No
     return load_plain(Checkpoint.from_folder(folder), folder, device, placement)
 
 
+_opened: Recent[tuple[str, str], SourceModel] = Recent(32)  # by repository and commit, with nobody's token
+
+
 def open_hub(remote: RemoteModel) -> SourceModel:
+    """What the files hold of a repository that may be read: at one commit it never changes."""
     from hubquant.hub import cache
+
+    source = _opened.get((remote.id, remote.revision), lambda: _read_hub(remote))
+    if not source.folder.is_dir():  # the cache was emptied
+        source = _read_hub(remote)
+    missing = [file for file in source.weight_files if not cache.cached_file(remote.id, remote.revision, file)]
+    return replace(source, remote=remote, download_bytes=sum(remote.files[file].size for file in missing))
+
+
+def _read_hub(remote: RemoteModel) -> SourceModel:
     from hubquant.hub.pull import fetch_metadata, range_reader
 
     folder = fetch_metadata(remote)
     files = weight_files(folder, remote.files)
     identify(folder, CLASSES, WITHOUT_CODE)
     headers = {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files.names}
-    missing = [file for file in files.names if not cache.cached_file(remote.id, remote.revision, file)]
     return SourceModel(
         name=remote.id.rsplit("/", 1)[-1],
         id=remote.id,
@@ -68,9 +82,7 @@ def open_hub(remote: RemoteModel) -> SourceModel:
         checkpoint=Checkpoint.from_headers(folder, files, headers),
         card=remote.card,
         identity={"model": f"{remote.id}@{remote.revision}"},
-        remote=remote,
         weight_files=files.names,
-        download_bytes=sum(remote.files[file].size for file in missing),
     )
 
 

@@ -6,7 +6,7 @@ Opening a source reads metadata only: config, tokenizer files and headers.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.convert.conversion import Conversion, check_copies, plan_conversion
 from hubquant.gguf_file import Metadata
+from hubquant.recent import Recent
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from hubquant.hub.pull import RemoteModel
     from hubquant.models.load import Placement
     from hubquant.models.streamed_weights import StreamedWeights
+
+_conversions: Recent[tuple[Hashable, ...], Conversion] = Recent(8)  # one may hold hundreds of thousands of tokens
 
 METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|(vocab|merges)\.txt$|README\.md$")
 LARGEST_METADATA = 100 << 20  # bytes
@@ -45,6 +48,12 @@ class SourceModel:
     weight_files: tuple[str, ...] = ()
     download_bytes: int = 0
     pre_tokenizer: str | None = None
+
+    @property
+    def content(self) -> tuple[Hashable, ...]:
+        """All that what is read of it depends on."""
+        place = () if self.id else (str(self.folder.resolve()),)
+        return (*sorted(self.identity.items()), *place, self.pre_tokenizer)
 
     @property
     def can_offload(self) -> bool:
@@ -70,7 +79,11 @@ class SourceModel:
 
     def conversion(self) -> Conversion:
         """What becomes of the weights; see :func:`plan_conversion`."""
-        conversion = plan_conversion(self.folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer)
+
+        def make() -> Conversion:
+            return plan_conversion(self.folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer)
+
+        conversion = make() if self.id is None else _conversions.get(self.content, make)
         if self.checkpoint.folder is not None:
             check_copies(conversion, self.checkpoint)
         return conversion

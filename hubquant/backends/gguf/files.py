@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,10 @@ class Weights:
     @property
     def n_parameters(self) -> int:
         return sum(math.prod(shape) for shape in self.shapes.values())
+
+    @cached_property
+    def metadata_fingerprint(self) -> str:
+        return fingerprint({key: [repr(kv.value), int(kv.type)] for key, kv in self.metadata.items()})
 
     @property
     def largest(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -14,12 +14,16 @@ from hubquant.errors import ImatrixError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, string
 from hubquant.mix import requires_imatrix, without_importance
 from hubquant.quants import implemented, needs_importance
+from hubquant.recent import Recent
 from hubquant.sources.component import Component
 from hubquant.sources.source import SourceModel
 from hubquant.vocab.phi3 import fitting_name
 
 if TYPE_CHECKING:
     from hubquant.llamacpp.vocabulary import VocabularyCheck
+
+
+_checks: Recent[tuple[Hashable, ...], VocabularyCheck] = Recent(256)
 
 
 def conversion_weights(
@@ -64,14 +68,15 @@ def without_layers(weights: Weights, component: Component) -> Weights:
 
 def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:
     """The vocabulary as the files will hold it, in llama.cpp. Raises ``TokenizerError`` when it gives other tokens."""
+    from hubquant.llamacpp.process import installed_version
     from hubquant.llamacpp.vocabulary import check_vocabulary
     from hubquant.vocab import Vocabulary
 
-    name = weights.metadata.get("general.name")
-    return check_vocabulary(
-        Vocabulary.from_metadata(weights.metadata),
-        source.tokenizer(),
-        name=str(name.value) if name else source.name,
+    given = weights.metadata.get("general.name")
+    name = str(given.value) if given else source.name
+    return _checks.get(
+        (source.content, name, installed_version()),
+        lambda: check_vocabulary(Vocabulary.from_metadata(weights.metadata), source.tokenizer(), name=name),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.backends.gguf.files import MATRIX_KEY, FilePlan, Weights, quantize_part
 from hubquant.backends.gguf.writing import Mode, Target, quantize_files
 from hubquant.convert.conversion import stream
-from hubquant.engine.task import FP32_BYTES, Context, Cost, Pass, Task, fingerprint
+from hubquant.engine.task import FP32_BYTES, Context, Cost, Pass, Task
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file import Split, shard_paths
 from hubquant.recipe.schema import Quantize
@@ -65,13 +65,12 @@ class QuantizedFile(Task[Path]):
     @property
     def made_from(self) -> Mapping[str, Any]:
         parts = {"include_weights": self.include, "exclude_weights": self.exclude}
-        metadata = {key: [repr(kv.value), int(kv.type)] for key, kv in self.weights.metadata.items()}
         return {
             **quantize_part(self.plan.ftype, self.settings),
             "name": self.plan.name,
             **self._shards,
             "imatrix": parts if self.uses_imatrix else None,
-            "metadata": fingerprint(metadata),
+            "metadata": self.weights.metadata_fingerprint,
             "hubquant": __version__,
         }
 
