@@ -11,9 +11,11 @@ import pytest
 
 import hubquant
 from hubquant.commands.context_memory import context_memory
+from hubquant.engine.store import Store
 from hubquant.errors import HubAccessError, UserError
 from hubquant.hub.pull import look_at
 from hubquant.mix import FTYPES
+from hubquant.pipeline.in_llamacpp import EvaluationInLlamaCpp
 from hubquant.recipe import ModelReference
 from tests.support.localhub import ALICE, BOB, LocalHub
 
@@ -48,6 +50,7 @@ def test_a_survey_of_the_hub_foretells_a_run_and_remembers(hub: LocalHub, tiny_l
     sizes = {name: (tmp_path / "out" / f"tiny-{name}.gguf").stat().st_size for name in MADE}
     assert {name: types[name].size for name in MADE} == sizes
 
+    Store().learn({EvaluationInLlamaCpp.kind: 1e-9})  # it was not asked for in this run
     hub.log.clear()
     again = hubquant.survey("org/tiny", token=ALICE)
     assert not hub.requests("org/tiny/resolve")
@@ -62,7 +65,9 @@ def test_a_survey_of_the_hub_foretells_a_run_and_remembers(hub: LocalHub, tiny_l
     assert now["Q8_0"].advice == "not judged: 62 tokens are too few"
     assert now["Q6_K"].advice is None
     assert now["Q8_0"].making
-    assert now["Q8_0"].making.seconds  # the machine has been measured
+    assert now["Q8_0"].making.seconds
+    assert now["Q6_K"].making
+    assert now["Q6_K"].making.seconds is None  # this machine has made none yet
     assert hubquant.survey("org/tiny", token=False).published is None
     assert json.loads(json.dumps(again.as_dict()))["types"][0]["name"] == "F32"
     shown = str(again)
