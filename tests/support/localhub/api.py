@@ -83,7 +83,7 @@ def delete(hub: LocalHub, call: Call) -> Response:
 def search(hub: LocalHub, call: Call, kind: str) -> Response:
     account = hub.account(call)
     found = [
-        describe(hub, repository, repository.head, blobs=False)
+        _listed(hub, repository)
         for repository in hub.repositories.values()
         if repository.kind == kind
         and (not repository.private or hub.belongs(repository.namespace, account))
@@ -229,7 +229,7 @@ def describe(hub: LocalHub, repository: Repository, commit: str, *, blobs: bool)
         "likes": 0,
         "createdAt": DATE,
         "lastModified": DATE,
-        "tags": _tags(card, files),
+        "tags": [str(tag) for tag in card.get("tags", [])],
         "cardData": card,
         "siblings": siblings,
     }
@@ -240,10 +240,13 @@ def describe(hub: LocalHub, repository: Repository, commit: str, *, blobs: bool)
     return description
 
 
-def _tags(card: dict[str, Any], files: Tree) -> list[str]:
+def _listed(hub: LocalHub, repository: Repository) -> dict[str, Any]:
+    """With the tags by which the Hub says what is in the files and on the card."""
+    found, files = describe(hub, repository, repository.head, blobs=False), repository.files
     formats = [name for name in ("safetensors", "gguf") if any(path.endswith(f".{name}") for path in files)]
-    licenses = [f"license:{card['license']}"] if isinstance(card.get("license"), str) else []
-    return [str(tag) for tag in card.get("tags", [])] + formats + licenses
+    license = found["cardData"].get("license")
+    licenses = [f"license:{license}"] if isinstance(license, str) else []
+    return {**found, "tags": [*found["tags"], *formats, *licenses]}
 
 
 def _config(hub: LocalHub, files: Tree) -> dict[str, Any]:
