@@ -68,14 +68,14 @@ def without_layers(weights: Weights, component: Component) -> Weights:
 
 def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:
     """The vocabulary as the files will hold it, in llama.cpp. Raises ``TokenizerError`` when it gives other tokens."""
-    from hubquant.llamacpp.process import installed_version
+    from hubquant.llamacpp.process import installed_version, is_installed
     from hubquant.llamacpp.vocabulary import check_vocabulary
     from hubquant.vocab import Vocabulary
 
     given = weights.metadata.get("general.name")
     name = str(given.value) if given else source.name
     return _checks.get(
-        (source.content, name, installed_version()),
+        (source.content, name, is_installed() and installed_version()),
         lambda: check_vocabulary(Vocabulary.from_metadata(weights.metadata), source.tokenizer(), name=name),
     )
 
