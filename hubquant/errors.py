@@ -72,6 +72,10 @@ class HubAccessError(UserError):
     """A repository that does not exist or may not be read or written with this token."""
 
 
+class SignInError(HubAccessError):
+    """What a token that the Hub accepts might open: there is none, or this one is not accepted (any more)."""
+
+
 class OutputError(UserError):
     """A place that cannot be written to."""
 

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hubquant.environ import without_login
+
 _START_SECONDS = 120.0  # until the libraries are imported, on a machine with much else to do
 _PATIENCE = 10.0  # seconds on the clock for each of computing
 _LONGEST_WHY = 300  # characters
@@ -50,7 +52,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=without_login(PYTHONPATH=paths),
         )
         self.close = weakref.finalize(self, _end, self._process)
         self._has_started = False

@@ -9,8 +9,8 @@ def main() -> None:
     import sys
 
     from hubquant.cli.line import farewell
-    from hubquant.cli.signals import Stopped, die_quietly, end_at_once, stopping
     from hubquant.cli.streams import fill_closed_descriptors
+    from hubquant.signals import Stopped, die_quietly, end_at_once, stopping
 
     fill_closed_descriptors()
     die_quietly()

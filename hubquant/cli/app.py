@@ -31,10 +31,11 @@ from hubquant.cli import (
 from hubquant.cli.line import command, farewell, has_flag, option_value
 from hubquant.cli.log import log_file
 from hubquant.cli.output import Output, say
-from hubquant.cli.signals import Stopped, stopping
 from hubquant.cli.streams import ReaderGone, guarded
 from hubquant.cli.usage import Command, Group
+from hubquant.environ import quieten_libraries
 from hubquant.errors import HubquantError, UserError
+from hubquant.signals import Stopped, stopping
 from hubquant.version import __version__
 
 app = typer.Typer(
@@ -87,7 +88,7 @@ def run_app(arguments: list[str] | None = None) -> int:
         command=command(arguments),
     )
     verbose = has_flag(arguments, "--verbose")
-    _quieten_libraries(verbose=verbose)
+    quieten_libraries(verbose=verbose)
     with ExitStack() as stack:
         try:
             log = stack.enter_context(log_file(option_value(arguments, "--log-file")))
@@ -127,16 +128,3 @@ def _explained(error: Exception) -> HubquantError:
         why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
         hint="run it again with HUBQUANT_DEBUG=1 and report what it prints",
     )
-
-
-def _quieten_libraries(*, verbose: bool) -> None:
-    """Our output is the only output; a user who wants the libraries' own says so in the environment."""
-    if verbose:
-        os.environ.setdefault("HF_HUB_VERBOSITY", "info")
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -21,8 +21,8 @@ from hubquant.printable import plain
 from hubquant.units import duration, size
 
 if TYPE_CHECKING:
-    from hubquant.commands.batch import Batch, BatchResult, Status
-    from hubquant.commands.queue import NamedModel
+    from hubquant.jobs.batch import Batch, BatchResult, Status
+    from hubquant.jobs.models import NamedModel
     from hubquant.recipe import Override
 
 FOLDER = "{model}-GGUF"
@@ -134,8 +134,8 @@ def watch(
     quiet: QuietOption = False,
 ) -> None:
     """Make and publish every new model of an account, and every model with a new commit. Without --go it only plans."""
-    from hubquant.commands.batch import OF_BEFORE
     from hubquant.commands.flags import parse_age
+    from hubquant.jobs.batch import OF_BEFORE
 
     output, wait = Output(as_json=as_json, quiet=quiet), parse_age(every, "--every 1h")
     _check_collection(add_to_collection, push)
@@ -185,7 +185,7 @@ def _lines(
     models: Path | None, author: str | None, search: str | None, collection: str | None, limit: int | None
 ) -> list[NamedModel]:
     """Raises ``UserError`` where it is not told which models, or told twice."""
-    from hubquant.commands.queue import NamedModel, read_lines
+    from hubquant.jobs.models import NamedModel, read_lines
 
     told = [models is not None, author is not None or search is not None, collection is not None]
     if sum(told) != 1:
@@ -213,9 +213,9 @@ def _batch(
     *,
     again: bool = True,
 ) -> Batch:
-    from hubquant.commands.batch import Batch, common_recipe
-    from hubquant.commands.queue import default_state, entries
     from hubquant.engine.store import Store
+    from hubquant.jobs.batch import Batch, common_recipe
+    from hubquant.jobs.models import default_state, entries
 
     queue = entries(lines, out, push)
     common = common_recipe(recipe, overrides, queue)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,19 +10,7 @@ from contextlib import contextmanager, suppress
 
 from hubquant.disk import user_path
 from hubquant.errors import OutputError
-
-_TOKEN = re.compile(r"\b(?:hf|api)_[A-Za-z0-9_]{4,}|(?<=Bearer )\S+|(?<=://)[^/\s@]+@")
-_WHOLE = re.compile(r"\bhf_[A-Za-z0-9]{30,}")  # nothing else looks so: a model may be called hf_model
-_QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+")  # signatures of addresses that open what is private
-
-
-def without_secrets(text: str) -> str:
-    return _QUERY.sub(r"\1?…", _TOKEN.sub("***", text))
-
-
-def without_tokens(text: str) -> str:
-    """For a message, where what the user has typed stays readable."""
-    return _WHOLE.sub("***", text)
+from hubquant.redaction import without_secrets
 
 
 def stamped(line: str) -> str:

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hubquant.cli.hints import fitted
-from hubquant.cli.log import without_secrets, without_tokens
 from hubquant.cli.terminal import fitted_to_terminal, takes_escape_codes
 from hubquant.cli.text import finite
+from hubquant.engine.progress import Meter, Told
 from hubquant.errors import HubquantError
 from hubquant.printable import message, table
+from hubquant.redaction import without_secrets, without_tokens
 from hubquant.units import duration, size
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Output:
         """A note; with ``--json`` a retry, as which it counts ``attempt`` and ``wait`` in seconds, is an event."""
         progress = self.progress()
         if retry is not None and isinstance(progress, JsonProgress):
-            progress.event("retry", text=message(text), **retry)
+            progress.tell("retry", text=message(text), **retry)
         else:
             progress.note(text)
 
@@ -150,37 +150,11 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-class JsonProgress:
+class JsonProgress(Told):
     """One JSON object a line: step, note, retry, doing, and progress with done, total, unit, rate and seconds left."""
 
-    def step(self, name: str, detail: str, *, reused: bool = False) -> None:
-        self.event("step", name=name, detail=message(detail), reused=reused)
-
-    def note(self, text: str) -> None:
-        self.event("note", text=message(text))
-
-    @contextmanager
-    def doing(self, text: str) -> Iterator[None]:
-        self.event("doing", text=message(text))
-        yield
-
-    @contextmanager
-    def bar(self, label: str, total: int, unit: str) -> Iterator[Advance]:
-        def show(meter: Meter) -> None:
-            self.event(
-                "progress",
-                label=label,
-                done=meter.done,
-                total=total,
-                unit=unit,
-                rate=round(meter.rate, 3),
-                seconds_left=meter.seconds_left,
-            )
-
-        yield Meter(total, every=1.0, show=show).advance
-
-    def event(self, event: str, **fields: Any) -> None:
-        say(json.dumps({"event": event, **finite(fields)}))
+    def __init__(self) -> None:
+        super().__init__(lambda event: say(json.dumps(finite(event))))
 
 
 class LineProgress:
@@ -286,30 +260,6 @@ class TerminalProgress:
                 log(n)
 
             yield advance
-
-
-class Meter:
-    """Counts units and calls ``show`` at most every ``every`` seconds, and once at the end."""
-
-    def __init__(self, total: int, *, every: float, show: Callable[[Meter], None]) -> None:
-        self.total, self.done, self.every, self.show = total, 0, every, show
-        self.start = self.shown = time.monotonic()
-
-    @property
-    def rate(self) -> float:
-        """Units per second."""
-        return self.done / max(time.monotonic() - self.start, 1e-9)
-
-    @property
-    def seconds_left(self) -> int | None:
-        return round((self.total - self.done) / self.rate) if self.done else None
-
-    def advance(self, n: int) -> None:
-        self.done += n
-        now = time.monotonic()
-        if now - self.shown >= self.every or (self.done >= self.total and now - self.start >= self.every):
-            self.shown = now
-            self.show(self)
 
 
 def amount(value: float, unit: str) -> str:

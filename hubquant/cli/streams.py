@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from hubquant.cli.log import Logged, without_secrets
+from hubquant.cli.log import Logged
 from hubquant.cli.text import PLAINER
 from hubquant.errors import HubquantError
 from hubquant.printable import plain
+from hubquant.redaction import without_secrets
 
 
 class OutputLost(HubquantError):

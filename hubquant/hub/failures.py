@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,10 +31,17 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
-from hubquant.errors import DiskFullError, HubAccessError, HubquantError, HubUnavailableError, OutputError
+from hubquant.errors import (
+    DiskFullError,
+    HubAccessError,
+    HubquantError,
+    HubUnavailableError,
+    OutputError,
+    SignInError,
+)
 from hubquant.hub.access import Token, has_token
+from hubquant.redaction import without_secrets
 
-TOKEN = re.compile(r"\b(?:hf|api)_[A-Za-z0-9_]{4,}")
 LONGEST_SERVER_TEXT = 200  # characters
 TRY_AGAIN = "run the same line again later: what is finished is kept"
 
@@ -138,7 +144,7 @@ def _is_the_clients(error: BaseException) -> bool:
 
 def gated(subject: Subject) -> HubAccessError:
     if not has_token(subject.token):
-        return HubAccessError(
+        return SignInError(
             f"{subject.repo} is gated",
             why="its authors ask you to accept their terms, and you are not logged in",
             hint=f"accept the terms at {subject.page}, then: hf auth login",
@@ -151,11 +157,12 @@ def gated(subject: Subject) -> HubAccessError:
 
 
 def not_found(subject: Subject) -> HubAccessError:
+    what = f"there is no repository {subject.repo}"
     if not has_token(subject.token):
         why, hint = "it does not exist, or it is private and you are not logged in", "for a private one: hf auth login"
-    else:
-        why, hint = "it does not exist, or it is private and this account may not see it", "see also: hf auth whoami"
-    return HubAccessError(f"there is no repository {subject.repo}", why=why, hint=f"check the spelling; {hint}")
+        return SignInError(what, why=why, hint=f"check the spelling; {hint}")
+    why, hint = "it does not exist, or it is private and this account may not see it", "see also: hf auth whoami"
+    return HubAccessError(what, why=why, hint=f"check the spelling; {hint}")
 
 
 def not_cached(subject: Subject) -> HubUnavailableError:
@@ -166,24 +173,24 @@ def not_cached(subject: Subject) -> HubUnavailableError:
     return HubUnavailableError(f"{name} cannot be fetched now", hint=TRY_AGAIN)
 
 
-def no_token() -> HubAccessError:
-    return HubAccessError("you are not logged in to the Hub", hint="hf auth login (or set HF_TOKEN)")
+def no_token() -> SignInError:
+    return SignInError("you are not logged in to the Hub", hint="hf auth login (or set HF_TOKEN)")
 
 
-def invalid_token(token: Token = None) -> HubAccessError:
+def invalid_token(token: Token = None) -> SignInError:
     if token is not None:
-        return HubAccessError(
+        return SignInError(
             "the Hub does not accept this token",
             why="it is invalid or expired",
             hint=f"take one of {constants.ENDPOINT}/settings/tokens, or log in again",
         )
     if os.environ.get("HF_TOKEN"):
-        return HubAccessError(
+        return SignInError(
             "the Hub does not accept the token in HF_TOKEN",
             why="it is invalid or expired",
             hint=f"set it to one of {constants.ENDPOINT}/settings/tokens, or unset it and: hf auth login",
         )
-    return HubAccessError(
+    return SignInError(
         "the Hub does not accept the stored token", why="it is invalid or expired", hint="hf auth login --force"
     )
 
@@ -251,4 +258,4 @@ def redact(text: str, token: Token = None) -> str:
     """Blank out anything that looks like a token, and in any case ``token`` and the machine's own."""
     for known in (token or None, get_token()):
         text = text.replace(known, "***") if known else text
-    return TOKEN.sub("***", text)
+    return without_secrets(text)

@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from hubquant.environ import without_login
 from hubquant.errors import EvaluationError
 from hubquant.llamacpp.process import HOW_TO_ADD, NOT_INSTALLED, complaint, is_installed
 
@@ -35,7 +36,7 @@ class LlamaCppRunner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "PYTHONPATH": _search_path()},
+            env=without_login(PYTHONPATH=_search_path()),
         )
         request = {"path": str(path.absolute()), "n_ctx": n_ctx, "threads": torch.get_num_threads()}
         self.n_vocab = int(self._ask(request)["n_vocab"])

@@ -25,11 +25,18 @@ def public_recipe(recipe: Recipe, model: ModelReference | None) -> Recipe:
 
 def local_recipe(recipe: Recipe, model: ModelReference | None) -> Recipe:
     """What runs on this machine from any folder."""
-    template = _absolute(recipe.publish.card) if recipe.publish.card else None
-    recipe = _with_paths(_pinned(recipe, model), _absolute)
-    matrices = [name if name.startswith(HUB_PREFIX) else _absolute(name) for name in recipe.imatrix.given]
+    pinned = _pinned(recipe, model)
+    publish = pinned.publish.model_copy(update={"card": recipe.publish.card})
+    return with_files(pinned.model_copy(update={"publish": publish}), _absolute)
+
+
+def with_files(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
+    """With another name for every file and folder of this machine."""
+    recipe = _with_paths(recipe, change)
+    matrices = [name if name.startswith(HUB_PREFIX) else change(name) for name in recipe.imatrix.given]
     update = {"files": tuple(matrices)} if recipe.imatrix.files else {"file": next(iter(matrices), None)}
-    publish = recipe.publish.model_copy(update={"card": template})
+    card = change(recipe.publish.card) if recipe.publish.card else None
+    publish = recipe.publish.model_copy(update={"card": card})
     return recipe.model_copy(update={"imatrix": recipe.imatrix.model_copy(update=update), "publish": publish})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from hubquant.errors import RecipeError
 from hubquant.recipe.names import HUB_PREFIX
@@ -11,13 +11,19 @@ from hubquant.recipe.schema import Recipe
 SHOWN = 3
 
 
-def check_stranger(recipe: Recipe, reference: str, overridden: Sequence[str]) -> None:
+def check_stranger(recipe: Recipe, reference: str, overridden: Sequence[str], given: Collection[str] = ()) -> None:
     """Raise ``RecipeError`` when ``recipe`` names files or folders of this machine, code to run, or a place to publish
     to.
 
-    ``overridden`` are the fields, with dots, that the user sets: they are the user's own.
+    ``overridden`` are the fields, with dots, that the user sets: they are the user's own. ``given`` are names of files
+    that the stranger has brought along.
     """
-    found = [(field, value) for field, value in _reaches(recipe) if not _is_overridden(field, overridden)]
+    own = {"model.file", "publish.card", "calibration.sources", "evaluate.sources", "imatrix.file", "imatrix.files"}
+    found = [
+        (field, value)
+        for field, value in _reaches(recipe)
+        if not _is_overridden(field, overridden) and not (field in own and value in given)
+    ]
     if not found:
         return
     named = ", ".join(f"{field} ({value})" for field, value in found[:SHOWN])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hubquant.cli.log import without_secrets
+from hubquant.redaction import without_secrets
 from tests.support.cli import hubquant
 from tests.support.localhub import ALICE, LocalHub
 

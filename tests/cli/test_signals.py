@@ -160,7 +160,7 @@ def test_the_advice_is_true_for_the_command(line: str, advice: str) -> None:
 
 SWALLOWED = """
 import os, signal, time
-from hubquant.cli.signals import stopping
+from hubquant.signals import stopping
 
 with stopping("Interrupted.", grace=0.1):
     try:

@@ -46,7 +46,8 @@ class NamedModel:
 class BatchRecord(BaseModel):
     """Of one output folder. ``made_from`` is all that the result depends on but for ``revision``, the state of the
     model; ``files`` has sizes in bytes; ``error`` is None where all is well, and ``lasting`` says that trying again
-    changes nothing; ``left_alone`` was never to be made. ``finished`` in seconds since 1970."""
+    changes nothing, ``sign_in`` that a token which the Hub accepts may; ``left_alone`` was never to be made.
+    ``finished`` in seconds since 1970."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -58,6 +59,7 @@ class BatchRecord(BaseModel):
     files: dict[str, int] = {}
     error: str | None = None
     lasting: bool = False
+    sign_in: bool = False
     left_alone: bool = False
     seconds: float = 0
     finished: float = 0
@@ -85,7 +87,10 @@ class BatchState:
             ) from None
 
     def get(self, entry: QueuedModel) -> BatchRecord | None:
-        return self._records.get(str(entry.out.absolute()))
+        return self.at(entry.out)
+
+    def at(self, out: Path) -> BatchRecord | None:
+        return self._records.get(str(out.absolute()))
 
     def put(self, entry: QueuedModel, record: BatchRecord) -> None:
         self._records[str(entry.out.absolute())] = record
@@ -148,7 +153,7 @@ def entries(lines: Iterable[NamedModel], out: str, push: str | None) -> list[Que
 
 
 def _entry(line: NamedModel, out: str, push: str | None) -> QueuedModel:
-    reference = ModelReference.model_validate({"bundled": "demo"} if line.model == "demo" else _reference(line.model))
+    reference = named_model(line.model)
     path = (
         (reference.id or reference.folder or reference.file or str(reference.bundled)).rstrip("/").removesuffix(".gguf")
     )
@@ -157,6 +162,10 @@ def _entry(line: NamedModel, out: str, push: str | None) -> QueuedModel:
     return QueuedModel(
         reference, line.model, user_path(out.format(**fields)), line.to or (push and push.format(**fields))
     )
+
+
+def named_model(text: str) -> ModelReference:
+    return ModelReference.model_validate({"bundled": "demo"} if text == "demo" else _reference(text))
 
 
 def _reference(text: str) -> dict[str, str]:

@@ -7,18 +7,21 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from hubquant.commands.queue import BatchRecord, BatchState, QueuedModel, opened
 from hubquant.disk import user_path
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import fingerprint
-from hubquant.errors import HubquantError, UserError
+from hubquant.errors import HubquantError, SignInError, UserError
+from hubquant.jobs.models import BatchRecord, BatchState, QueuedModel, opened
 from hubquant.mix import check_recipe
 from hubquant.recipe.load import Override, load_recipe
 from hubquant.recipe.schema import ModelReference, Recipe
 from hubquant.version import __version__
+
+if TYPE_CHECKING:
+    from hubquant.pipeline.plan import Plan
 
 Status = Literal["done", "done before", "left alone", "planned", "failed", "failed before"]
 DEMO = {"bundled": "demo"}  # in the place of the models, until each gets its turn
@@ -41,13 +44,15 @@ class BatchResult:
 @dataclass(frozen=True)
 class Batch:
     """``recipe`` is what all models have in common. ``again`` says whether what failed for a reason that lasts, such
-    as a model that is not supported, is tried again; anything else always is."""
+    as a model that is not supported, is tried again; anything else always is. ``allow`` raises for a plan that is not
+    to be carried out."""
 
     queue: Sequence[QueuedModel]
     recipe: Recipe
     state: Path
     store: Store
     again: bool = True
+    allow: Callable[[Plan], object] = lambda _: None
 
     def carry_out(self, progress: Progress) -> list[BatchResult]:
         """Make and publish what was not made before from the same things; a failure is that of one model only.
@@ -60,6 +65,7 @@ class Batch:
             from hubquant.pipeline.run import execute
 
             plan = make_plan(recipe, entry.out, self.store, progress)
+            self.allow(plan)
             report = execute(plan, self.store, progress)
             failed = ", ".join(file.measured.type for file in report.failed_gates)
             found = {
@@ -126,7 +132,8 @@ class Batch:
             record = work(entry, recipe, record)
         except Exception as error:
             lasting = isinstance(error, UserError) and record.made_from is not None
-            record = record.model_copy(update={"error": _text(error), "lasting": lasting})
+            sign_in = isinstance(error, SignInError)
+            record = record.model_copy(update={"error": error_text(error), "lasting": lasting, "sign_in": sign_in})
         if record.error:
             status = "failed"
             progress.note(f"{entry.name} failed: {record.error}")
@@ -183,7 +190,7 @@ def _state_of(model: ModelReference) -> str | None:
     return fingerprint(found)[:16]
 
 
-def _text(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     if isinstance(error, HubquantError):
         return ". ".join(part for part in (str(error), error.hint and f"Next: {error.hint}") if part)
     return f"{type(error).__name__}: {error}"

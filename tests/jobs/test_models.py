@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hubquant.commands.queue import BatchRecord, BatchState, NamedModel, entries, opened, read_lines
 from hubquant.errors import OutputError, UserError
+from hubquant.jobs.models import BatchRecord, BatchState, NamedModel, entries, opened, read_lines
 
 
 def test_a_line_names_a_model_and_perhaps_a_repository(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hubquant.cli.signals import Stopped
+from hubquant.signals import Stopped
 from tests.support.cli import Outcome, hubquant
 from tests.support.localhub import LocalHub
 
