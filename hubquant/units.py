@@ -22,6 +22,11 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.0f} B" if scale == 1 else f"{number(n_bytes / scale)} {name}"
 
 
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """With its noun, or a verb too: 1 tensor, 2 tensors; ``many`` where that is not ``one`` and an s."""
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
 def duration(seconds: float) -> str:
     """To two units: 8 s, 3 min 20 s, 2 h 5 min."""
     minutes, rest = divmod(round(seconds), 60)

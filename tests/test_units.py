@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hubquant.units import measured, number, share, size
+from hubquant.units import counted, measured, number, share, size
 
 
 def test_sizes() -> None:
@@ -47,3 +47,8 @@ def test_an_error_sets_the_digits(value: float, error: float, text: str) -> None
 
 def test_shares() -> None:
     assert share(0.98223, 0.0005) == "98.22 ± 0.05 %"
+
+
+def test_counts_agree_with_their_nouns() -> None:
+    assert [counted(n, "tensor") for n in (0, 1, 2, 1000)] == ["0 tensors", "1 tensor", "2 tensors", "1,000 tensors"]
+    assert [counted(n, "chunk is", "chunks are") for n in (1, 3)] == ["1 chunk is", "3 chunks are"]

@@ -17,6 +17,7 @@ from hubquant.checkpoint.storage import base_model
 from hubquant.checkpoint.weight_files import WeightFiles, local_files, weight_files
 from hubquant.errors import CheckpointError
 from hubquant.hub.front_matter import read_card
+from hubquant.units import counted
 
 if TYPE_CHECKING:
     import torch
@@ -157,8 +158,8 @@ def _merged(headers: Mapping[str, Mapping[str, TensorInfo]]) -> tuple[Mapping[st
     for header in headers.values():
         twice += [name for name in header if name in tensors]
         tensors.update(header)
-    notes = (f"{len(twice)} tensors are in two files, and the later one is read: {listed(twice)}",) if twice else ()
-    return tensors, notes
+    found = counted(len(twice), "tensor is", "tensors are")
+    return tensors, (f"{found} in two files, and the later one is read: {listed(twice)}",) if twice else ()
 
 
 def _mapped(path: Path, info: TensorInfo, itemsize: int) -> np.ndarray[Any, Any]:

@@ -9,6 +9,7 @@ from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.headers import listed
 from hubquant.checkpoint.text_tower import is_multimodal
 from hubquant.errors import CheckpointError
+from hubquant.units import counted
 
 _ANYWHERE = r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."  # torch's
 _OUTERMOST = ("module.", "_forward_module.", "base_model.model.", "language_model.")
@@ -27,7 +28,7 @@ def without_wrappers(checkpoint: Checkpoint) -> Checkpoint:
     if adapted := [name for name in checkpoint.tensors if _ADAPTER.search(name)]:
         raise CheckpointError(
             f"an adapter is not merged into this model: {listed(adapted)}",
-            why=f"{len(adapted)} tensors are those of an adapter and what it wraps",
+            why=f"{counted(len(adapted), 'tensor is one', 'tensors are those')} of an adapter and what it wraps",
             hint="load it with peft as it was trained, then merge_and_unload() and save_pretrained(DIR), and name DIR",
         )
     plain = checkpoint.renamed([(_ANYWHERE, "")])

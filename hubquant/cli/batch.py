@@ -18,7 +18,7 @@ from hubquant.cli.pushing import BranchOption, CreatePrOption, MessageOption, Pr
 from hubquant.cli.settings import type_names
 from hubquant.errors import HubquantError, UserError
 from hubquant.printable import plain
-from hubquant.units import duration, size
+from hubquant.units import counted, duration, size
 
 if TYPE_CHECKING:
     from hubquant.jobs.batch import Batch, BatchResult, Status
@@ -278,6 +278,6 @@ def _detail(result: BatchResult) -> str:
     if record.error is not None:
         return plain(record.error)
     where = record.url or (result.status == "planned" and record.to) or str(result.out)
-    files = f"{len(record.files)} files, {size(sum(record.files.values()))}" if record.files else ""
+    files = f"{counted(len(record.files), 'file')}, {size(sum(record.files.values()))}" if record.files else ""
     took = duration(max(1, record.seconds)) if result.status == "done" else ""
     return "  ".join(part for part in (files, took, plain(where)) if part)

@@ -13,7 +13,7 @@ from hubquant.cli import gguf_metadata, gguf_reading
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.usage import Command, Group
 from hubquant.printable import plain
-from hubquant.units import size
+from hubquant.units import counted, size
 
 if TYPE_CHECKING:
     from hubquant.commands.gguf_files import Writing
@@ -74,7 +74,8 @@ def _finish(prepare: Callable[[], Writing], dry_run: bool, output: Output) -> No
     output.data(
         writing.as_list(),
         lambda: "\n".join(
-            f"{plain(str(path))}  {each.n_tensors} tensors  {size(each.size)}" for path, each in writing.files.items()
+            f"{plain(str(path))}  {counted(each.n_tensors, 'tensor')}  {size(each.size)}"
+            for path, each in writing.files.items()
         ),
     )
 

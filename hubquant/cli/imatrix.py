@@ -12,6 +12,7 @@ from hubquant.cli.job import DeviceOption, DryRunOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.run import PreTokenizerOption
 from hubquant.cli.usage import Command, Group
+from hubquant.units import counted
 
 app = typer.Typer(
     cls=Group, help="Collect, merge, convert, show and compare importance matrices.", rich_markup_mode=None
@@ -99,7 +100,7 @@ def collect(
         dry_run,
         Output(as_json=as_json, quiet=quiet),
         lambda matrix: {"path": str(out), "entries": len(matrix.entries), "chunks": matrix.chunk_count},
-        lambda matrix: f"{out}  {len(matrix.entries)} tensors, {matrix.chunk_count} chunks",
+        lambda matrix: f"{out}  {counted(len(matrix.entries), 'tensor')}, {counted(matrix.chunk_count, 'chunk')}",
     )
 
 

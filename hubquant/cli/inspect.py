@@ -10,7 +10,7 @@ import typer
 
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.printable import plain
-from hubquant.units import size
+from hubquant.units import counted, size
 
 SHORTEST = 16  # characters of a metadata value that are shown in any case
 
@@ -42,7 +42,10 @@ def inspect(
                 for t in description.tensors
             ]
         else:
-            lines += [f"{name:<8} {count:>5} tensors  {size(nbytes):>12}" for name, count, nbytes in description.types]
+            lines += [
+                f"{name:<8} {counted(count, 'tensor ', 'tensors'):>13}  {size(nbytes):>12}"
+                for name, count, nbytes in description.types
+            ]
         return "\n".join(lines)
 
     Output(as_json=as_json, quiet=quiet).data(description.as_dict(), text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit, Option
 
 from hubquant.cli.output import JsonOption, Output, QuietOption
+from hubquant.units import counted
 
 if TYPE_CHECKING:
     from hubquant.imatrix import ImportanceMatrix
@@ -86,5 +87,5 @@ def diff(
 def _say_written(matrix: ImportanceMatrix, out: Path, output: Output) -> None:
     output.data(
         {"path": str(out), "entries": len(matrix.entries), "chunks": matrix.chunk_count},
-        f"{out}  {len(matrix.entries)} tensors, {matrix.chunk_count} chunks",
+        f"{out}  {counted(len(matrix.entries), 'tensor')}, {counted(matrix.chunk_count, 'chunk')}",
     )

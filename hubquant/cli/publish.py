@@ -18,6 +18,7 @@ from hubquant.cli.pushing import (
     publish_fields,
 )
 from hubquant.errors import UserError
+from hubquant.units import counted
 
 
 def publish(
@@ -51,4 +52,4 @@ def publish(
         output.data({"to": to, "uploads": names}, "\n".join([f"would upload to {to}:", *names]))
         return
     pushed = publish_folder(folder, settings, output.progress())
-    output.data(asdict(pushed), f"{pushed.url}  {len(pushed.uploaded)} files uploaded")
+    output.data(asdict(pushed), f"{pushed.url}  {counted(len(pushed.uploaded), 'file')} uploaded")

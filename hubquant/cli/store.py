@@ -27,6 +27,8 @@ def list_kept(store: StoreOption = None, as_json: JsonOption = False, quiet: Qui
     opened = Store(store)
     kept = opened.kept()
     total = f"{size(sum(each.size for each in kept))} in {plain(str(opened.root))}"
+    if not opened.root.exists():
+        total = f"nothing is kept yet: there is no folder {plain(str(opened.root))}"
     Output(as_json=as_json, quiet=quiet).data(
         [_as_dict(each) for each in kept], lambda: "\n".join([*map(_line, kept), *([""] if kept else []), total])
     )

@@ -10,7 +10,7 @@ from typing import Any
 from hubquant.calibration.corpus.collecting import Counts
 from hubquant.calibration.overlap import Overlap
 from hubquant.printable import plain
-from hubquant.units import size
+from hubquant.units import counted, size
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ class CorpusReport:
             lines.append(f"{lang}: {value:,} {self.unit}")
         for file in self.files:
             name = plain(str(file.path))
-            lines.append(f"{name}  {file.documents:,} documents, {file.size:,} {self.unit}, {size(file.n_bytes)}")
+            lines.append(
+                f"{name}  {counted(file.documents, 'document')}, {file.size:,} {self.unit}, {size(file.n_bytes)}"
+            )
         if self.evaluated is not None:
             found_lines = self.evaluated.overlap
             lines.append(

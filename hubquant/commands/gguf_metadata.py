@@ -16,6 +16,7 @@ from hubquant.disk import check_ends
 from hubquant.errors import UserError
 from hubquant.gguf_file.describe import shown
 from hubquant.gguf_file.editing import check_key, edited, new_value, parse_type, parse_value
+from hubquant.gguf_file.known_types import check_loads
 from hubquant.gguf_file.metadata import KV, string, strings, u32
 from hubquant.gguf_file.stored import SPLIT_COUNT, SPLIT_NO, StoredFile, decode_value, read_stored
 
@@ -126,6 +127,11 @@ def _edit(file: StoredFile, changes: Mapping[str, KV | None], out: Path | None, 
         )
     target = out or file.path
     _check_shard(file, target)
+    tokens = file.value(gguf.Keys.Tokenizer.LIST)
+    n_tokens = len(tokens.value) if tokens is not None and isinstance(tokens.value, tuple) else None
+    for key, kv in changes.items():
+        if kv is not None:
+            check_loads(key, kv, n_tokens)
     made = checked({target: edited(file, changes)}, [file.path], in_place=in_place)
     after = {key: None if kv is None else shown(kv) for key, kv in changes.items()}
     return Edit(made, [Change(key, _before(file, key), value) for key, value in after.items()])

@@ -31,6 +31,7 @@ from hubquant.publish.growth import Point, growth_table, plot_growth
 from hubquant.publish.table import plain
 from hubquant.recipe.rewrite import check_beside, name_matrix
 from hubquant.recipe.schema import Calibration, Recipe, name_of
+from hubquant.units import counted
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
@@ -177,10 +178,11 @@ def _texts(
     if most < wanted[0] or len(test) < 2:
         raise CalibrationError(
             "there is too little text to refine on",
-            why=f"{len(test)} chunks of {size} tokens are for the test, and {most} for the matrix",
+            why=f"{counted(len(test), 'chunk is', 'chunks are')} for the test and {most} for the matrix, "
+            f"of {size} tokens",
             hint=f"use more text, or smaller --sizes (the smallest is {wanted[0] * size:,} tokens)",
         )
-    notes = [f"the test is {len(test)} chunks of {test.chunk_size} tokens"]
+    notes = [f"the test is {counted(len(test), 'chunk')} of {test.chunk_size} tokens"]
     if most < wanted[-1]:
         notes.append(f"the text has {most * size:,} tokens for the matrix: that is the last size")
     return test, divided.pools, sorted({min(n, most) for n in wanted}), notes

@@ -11,6 +11,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.tables import Bundle
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.models.unexpected import used_by_transformers
+from hubquant.units import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -43,7 +44,8 @@ def check_tensors(
     if wrong := [name for name, shape in wanted.items() if found[name].shape != shape]:
         first = wrong[0]
         raise CheckpointError(
-            f"{len(wrong)} tensors have other shapes than config.json says: {listed(wrong)}",
+            f"{counted(len(wrong), 'tensor has another shape', 'tensors have other shapes')} than config.json says: "
+            f"{listed(wrong)}",
             why=f"{first} is {list(found[first].shape)} instead of {list(wanted[first])}",
             hint=_COMPARE,
         )
@@ -52,7 +54,7 @@ def check_tensors(
         dtypes = ", ".join(sorted({found[name].dtype for name in stored}))
         raise NotSupportedYet(
             f"weights stored as {dtypes}",
-            why=f"{len(stored)} tensors: {listed(stored)}",
+            why=f"{counted(len(stored), 'tensor')}: {listed(stored)}",
             hint="these have no scales beside them, such as weight_scale: get them from where the model comes from"
             if dtypes.startswith("F8_")
             else "use F32, F16 or BF16 weights",
@@ -65,25 +67,26 @@ def _left_out(extra: Sequence[str], architecture: Architecture, config: PreTrain
         return
     if used := extra if architecture.own_code else used_by_transformers(config, extra, architecture.generates):
         raise NotSupportedYet(
-            f"{len(used)} tensors of this model: {listed(used)}",
+            f"{counted(len(used), 'tensor')} of this model: {listed(used)}",
             why=f"a {architecture.name} file has no place for them, and the model computes with them",
         )
     yield (
-        f"{len(extra)} tensors are not part of a {architecture.restored_as} model with this config.json and are left "
-        f"out, as transformers leaves them out: {listed(extra)}"
+        f"{counted(len(extra), 'tensor is', 'tensors are')} not part of a {architecture.restored_as} model with this "
+        f"config.json, and left out, as transformers leaves them out: {listed(extra)}"
     )
 
 
 def _ahead(names: Collection[str]) -> Iterator[str]:
     if names:
-        yield f"{len(names)} tensors only predict further tokens and are left out: {listed(names)}"
+        found = counted(len(names), "tensor only predicts", "tensors only predict")
+        yield f"{found} further tokens, and {'is' if len(names) == 1 else 'are'} left out: {listed(names)}"
 
 
 def _missing(
     missing: Sequence[str], extra: Sequence[str], architecture: Architecture, config: PreTrainedConfig, n_all: int
 ) -> HubquantError:
-    what = f"{len(missing)} tensors are missing: {listed(missing)}"
-    why = f"{len(extra)} others are not part of the model: {listed(extra)}" if extra else None
+    what = f"{counted(len(missing), 'tensor is', 'tensors are')} missing: {listed(missing)}"
+    why = f"{counted(len(extra), 'other is', 'others are')} not part of the model: {listed(extra)}" if extra else None
     if missing == [f"{architecture.output}.weight"] and not config.tie_word_embeddings:
         hint = 'if the output shares the embedding, config.json needs "tie_word_embeddings": true'
         return CheckpointError(what, why=why, hint=hint)

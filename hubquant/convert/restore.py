@@ -20,6 +20,7 @@ from hubquant.errors import CheckpointError, GGUFError
 from hubquant.gguf_file.reader import GGUFFile
 from hubquant.models.load import quiet
 from hubquant.quants import dequantize
+from hubquant.units import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -130,12 +131,15 @@ def check_tensors(gguf: GGUFFile, bundles: Iterable[Bundle]) -> None:
     unknown = [name for name in gguf.tensors if name not in shapes and name != FREQS]
     if missing or unknown:
         what = {"missing": missing, "unknown": unknown}
-        why = "; ".join(f"{len(names)} are {word}: {listed(names)}" for word, names in what.items() if names)
+        why = "; ".join(
+            f"{counted(len(names), 'is', 'are')} {word}: {listed(names)}" for word, names in what.items() if names
+        )
         raise GGUFError("the tensors are not those of the metadata's model", why=why)
     if wrong := [name for name, shape in shapes.items() if gguf.tensors[name].shape != shape]:
         first = wrong[0]
         raise GGUFError(
-            f"{len(wrong)} tensors have other shapes than the metadata says: {listed(wrong)}",
+            f"{counted(len(wrong), 'tensor has another shape', 'tensors have other shapes')} than the metadata says: "
+            f"{listed(wrong)}",
             why=f"{first} is {list(gguf.tensors[first].shape)} instead of {list(shapes[first])}",
         )
 

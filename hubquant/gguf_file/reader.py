@@ -17,6 +17,7 @@ from hubquant.errors import GGUFError
 from hubquant.gguf_file.decoding import Header, decode_header
 from hubquant.gguf_file.layout import TensorEntry
 from hubquant.gguf_file.metadata import Metadata
+from hubquant.units import counted
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +157,8 @@ def _shards(part: _Part, count: int) -> list[_Part]:
     total = sum(len(each.header.tensors) for each in parts)
     if total != _number(parts[0].header.metadata, "split.tensors.count", total):
         raise GGUFError(
-            f"{part.path.name} and its shards hold {total} tensors", why="their metadata promises another number"
+            f"{part.path.name} and its shards hold {counted(total, 'tensor')}",
+            why="their metadata promises another number",
         )
     return parts
 

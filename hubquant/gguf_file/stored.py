@@ -21,6 +21,7 @@ from hubquant.gguf_file.metadata import KV
 from hubquant.gguf_file.reader import map_file, naming, shards_beside
 from hubquant.gguf_file.types import FORK_TYPE_WITH_ID_OF, NAMES_BY_ID
 from hubquant.quants.formats import lookup
+from hubquant.units import counted
 
 ALIGNMENT = "general.alignment"
 SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
@@ -139,7 +140,9 @@ def read_model(path: Path) -> list[StoredFile]:
             )
     names = [tensor.name for each in files for tensor in each.tensors]
     if len(names) != _number(files[0], SPLIT_TENSORS, len(names)):
-        raise GGUFError(f"{path.name} and its shards hold {len(names)} tensors", why="their metadata says otherwise")
+        raise GGUFError(
+            f"{path.name} and its shards hold {counted(len(names), 'tensor')}", why="their metadata says otherwise"
+        )
     if len({*names}) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise GGUFError(f"tensor {twice!r} is in two shards of {path.name}")

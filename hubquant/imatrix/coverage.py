@@ -14,6 +14,7 @@ from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from hubquant.errors import ImatrixError
 from hubquant.imatrix.matrix import Entry, ImportanceMatrix
 from hubquant.imatrix.statistics import split_name
+from hubquant.units import counted
 
 ESTIMATED = "estimated"
 """The key of the provenance that names estimates: weight -> experts, or an empty list for all of it."""
@@ -33,9 +34,10 @@ class Coverage:
         lines = []
         for experts, what in ((self.unseen, "saw no token"), (self.few, f"saw fewer than {FEW_ROWS} tokens")):
             if experts:
-                lines.append(f"{sum(map(len, experts.values()))} experts {what}: {_named(experts)}")
+                lines.append(f"{counted(sum(map(len, experts.values())), 'expert')} {what}: {_named(experts)}")
         if self.missing:
-            lines.append(f"{len(self.missing)} weights were never reached: {', '.join(self.missing[:3])}")
+            found = counted(len(self.missing), "weight was", "weights were")
+            lines.append(f"{found} never reached: {', '.join(self.missing[:3])}")
         return lines
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hubquant.errors import ImatrixError
+from hubquant.units import counted
 
 CALIBRATION = "calibration_sha256"
 """The key of the provenance that tells the token ids apart that a matrix was collected on."""
@@ -64,8 +65,9 @@ class ImportanceMatrix:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        chunks = f"{self.chunk_count} chunks of {self.chunk_size} tokens"
-        return f"<ImportanceMatrix of {len(self.entries)} weights: {chunks} from {', '.join(self.datasets) or '?'}>"
+        chunks = f"{counted(self.chunk_count, 'chunk')} of {self.chunk_size} tokens"
+        weights = counted(len(self.entries), "weight")
+        return f"<ImportanceMatrix of {weights}: {chunks} from {', '.join(self.datasets) or '?'}>"
 
     def select(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> ImportanceMatrix:
         """With the entries that :func:`selected` names."""

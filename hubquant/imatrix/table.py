@@ -5,6 +5,7 @@ from __future__ import annotations
 from hubquant.imatrix.difference import EntryDifference, MatrixDifference
 from hubquant.imatrix.matrix import ImportanceMatrix
 from hubquant.imatrix.statistics import LayerStatistics, Statistics, TensorStatistics
+from hubquant.units import counted
 
 LONGEST_FACT = 160  # characters
 
@@ -59,9 +60,10 @@ def difference_table(difference: MatrixDifference, tolerance: float) -> str:
     return "\n".join(
         [
             *lines,
-            f"{len(difference.entries)} weights in both: {len(differing)} differ{beyond}, "
+            f"{counted(len(difference.entries), 'weight')} in both: "
+            f"{counted(len(differing), 'differs', 'differ')}{beyond}, "
             f"the largest relative difference is {largest:.3g}",
-            f"{len(difference.only_first)} weights only in A, {len(difference.only_second)} only in B",
+            f"{counted(len(difference.only_first), 'weight')} only in A, {len(difference.only_second)} only in B",
         ]
     )
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.backend import ImatrixFacts, Importance
 from hubquant.disk import public_name, sha256_of, user_path, writing
-from hubquant.engine.task import Context, Task
+from hubquant.engine.task import Context
 from hubquant.errors import ImatrixError
 from hubquant.imatrix import CALIBRATION, load_imatrix, merge, save, selected
 from hubquant.imatrix.files import is_gguf
 from hubquant.pipeline.contents import IMATRIX
+from hubquant.pipeline.imatrix_task import ImatrixTask
 from hubquant.recipe.names import HUB_PREFIX
 from hubquant.recipe.schema import Imatrix
 
@@ -24,13 +25,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class GivenImatrix(Task["ImportanceMatrix"]):
+class GivenImatrix(ImatrixTask):
     """A copy of the matrix in ``paths``, merged where they are several, with all its entries.
 
     ``sha256`` has that of each file. Texts that were read are named without their folders.
     """
-
-    kind = "imatrix"
 
     paths: tuple[Path, ...]
     sha256: tuple[str, ...]
@@ -38,10 +37,6 @@ class GivenImatrix(Task["ImportanceMatrix"]):
     @property
     def step(self) -> str:
         return ""
-
-    @property
-    def label(self) -> str:
-        return "importance matrix"
 
     @property
     def made_from(self) -> Mapping[str, Any]:
@@ -59,9 +54,6 @@ class GivenImatrix(Task["ImportanceMatrix"]):
                 shutil.copyfile(self.paths[0], target)
         else:
             save(public, target)
-
-    def read(self, folder: Path) -> ImportanceMatrix:
-        return load_imatrix(folder / IMATRIX)
 
     def sum(self) -> ImportanceMatrix:
         """As it is in the files."""

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.engine.task import Context, Cost, Task
-from hubquant.imatrix import CALIBRATION, load_imatrix, merge, save
+from hubquant.imatrix import CALIBRATION, merge, save
 from hubquant.pipeline.contents import IMATRIX
+from hubquant.pipeline.imatrix_task import ImatrixTask
 from hubquant.pipeline.importance import CollectedImatrix
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
-    from hubquant.imatrix import ImportanceMatrix
+    pass
 
 
 @dataclass(frozen=True, eq=False)
-class GrownImatrix(Task["ImportanceMatrix"]):
+class GrownImatrix(ImatrixTask):
     """The sums of ``before``, if any, and of ``added``, which is a part of a collection. ``tokens`` is the fingerprint
     of all chunks that they have seen."""
-
-    kind = "imatrix"
 
     added: CollectedImatrix
     before: GrownImatrix | None
@@ -31,10 +30,6 @@ class GrownImatrix(Task["ImportanceMatrix"]):
     @property
     def step(self) -> str:
         return ""
-
-    @property
-    def label(self) -> str:
-        return "importance matrix"
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
@@ -53,6 +48,3 @@ class GrownImatrix(Task["ImportanceMatrix"]):
         parts = [self.before, self.added] if self.before else [self.added]
         found = merge(context.read(part) for part in parts)
         save(replace(found, provenance={**found.provenance, CALIBRATION: self.tokens}), folder / IMATRIX)
-
-    def read(self, folder: Path) -> ImportanceMatrix:
-        return load_imatrix(folder / IMATRIX)

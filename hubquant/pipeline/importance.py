@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Task
-from hubquant.imatrix import load_imatrix, merge, save
+from hubquant.imatrix import merge, save
 from hubquant.observe.collector import BATCH_TOKENS, batch_chunks
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.costs import LIBRARIES_BYTES, matrix_bytes, on_device, running_cost
 from hubquant.pipeline.held import LoadedModel, Offload, other_device, rate_on
+from hubquant.pipeline.imatrix_task import ImatrixTask
 from hubquant.pipeline.offload import output_bytes, scratch_bytes, stream_of, streaming_bytes
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.component import Component
+from hubquant.units import counted
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
@@ -51,15 +53,13 @@ class Saving:
 
 
 @dataclass(frozen=True, eq=False)
-class CollectedImatrix(Task["ImportanceMatrix"]):
+class CollectedImatrix(ImatrixTask):
     """Sums over ``chunks``. With ``score`` the text's perplexity is measured too; ``provenance`` goes into the matrix.
 
     ``is_part`` of a collection that others add to: what this one does not see, they may. ``saving`` changes nothing of
     the result, and ``batch_tokens`` no more than its last bits; blocks that stream see one chunk at a time. Where the
     user asks for none, ``tuned`` tokens run at a time, and what was collected with other ones is as good.
     """
-
-    kind = "imatrix"
 
     component: Component
     chunks: Chunks
@@ -84,10 +84,6 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
     @property
     def detail(self) -> str:
         return describe(self.chunks) + ("" if self.offload == "none" else f" (offload: {self.offload})")
-
-    @property
-    def label(self) -> str:
-        return "importance matrix"
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
@@ -159,9 +155,6 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
             keep_value(folder / PERPLEXITY, _perplexity(collection))
         keeping.path.unlink(missing_ok=True)
 
-    def read(self, folder: Path) -> ImportanceMatrix:
-        return load_imatrix(folder / IMATRIX)
-
     def perplexity(self, folder: Path) -> Perplexity:
         """Of the text, where it was measured."""
         from hubquant.evaluate import Perplexity
@@ -202,7 +195,7 @@ class CollectedImatrix(Task["ImportanceMatrix"]):
         matrix, shapes = collection.matrix(), self.component.shapes
         if collection.skipped:
             progress.note(
-                f"{len(collection.skipped)} chunks gave activations that are not finite and were left out: "
+                f"{counted(len(collection.skipped), 'chunk')} gave activations that are not finite, and left out: "
                 + ", ".join(map(str, collection.skipped[:10]))
             )
         if self.is_part:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from hubquant.disk import write_at_once
 from hubquant.engine.task import Context, Task
+from hubquant.units import counted
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
@@ -22,7 +23,7 @@ Value = TypeVar("Value")
 
 
 def describe(chunks: Chunks) -> str:
-    return f"{len(chunks)} chunks of {chunks.chunk_size} tokens from {', '.join(chunks.datasets)}"
+    return f"{counted(len(chunks), 'chunk')} of {chunks.chunk_size} tokens from {', '.join(chunks.datasets)}"
 
 
 def keep_value(path: Path, value: object) -> None:

@@ -13,6 +13,7 @@ from hubquant.pipeline.costs import running_cost
 from hubquant.pipeline.held import LoadedModel, other_device, rate_on
 from hubquant.pipeline.results import SNAPSHOT, Measurement
 from hubquant.sources.component import Component
+from hubquant.units import counted
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class ScoreTask(Measurement["Accuracy"]):
 
     @property
     def detail(self) -> str:
-        return f"{len(self.questions.items)} tasks of {self.questions.test} from {self.questions.name}"
+        return f"{counted(len(self.questions.items), 'task')} of {self.questions.test} from {self.questions.name}"
 
     @property
     def label(self) -> str:

@@ -135,7 +135,9 @@ def _parts(card: Card) -> dict[str, Any]:
         "options": " --embeddings" if card.source.get("pipeline_tag") in EMBEDDINGS else "",
         # the Hub refuses files in several parts to Ollama: https://github.com/huggingface/hub-docs/issues/2702
         "for_ollama": example if example in whole else next(iter(whole), None),
-        "include": code(pattern(example, card.files)) if example else None,
+        "include": code(pattern(example, [*card.files, *(each.measured for each in card.earlier)]))
+        if example
+        else None,
         "parts": [file for file in portable if is_sharded(file)],
         "fork_only": [file for file in card.files if file.fork],
         "llama_cpp": " ".join(llama_cpp_checks(card.files)),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from glob import escape
 
 from hubquant.publish.recommendation import MeasuredFile
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+_SHARD_NUMBER = re.compile(r"-\d{5}-of-(?=\d{5}\.gguf$)")
 
 
 def is_sharded(file: MeasuredFile) -> bool:
@@ -26,7 +28,8 @@ def is_mistaken(file: MeasuredFile, files: Iterable[MeasuredFile]) -> bool:
 
 
 def pattern(file: MeasuredFile, files: Iterable[MeasuredFile]) -> str:
-    """For ``hf download --include``: all parts of ``file`` and nothing of the other ``files``."""
-    short = f"*{file.type}*"
+    """For ``hf download --include``: all parts of ``file`` and nothing of the other ``files``, as short as may be."""
     others = [other.file for other in files if other.type != file.type]
-    return f"*-{file.type}[.-]*" if any(fnmatch(other, short) for other in others) else short
+    exact = _SHARD_NUMBER.sub("-?????-of-", escape(file.file))
+    wanted = (f"*{file.type}*", f"*-{file.type}[.-]*", exact)
+    return next(each for each in wanted if each == exact or not any(fnmatch(other, each) for other in others))

@@ -141,7 +141,7 @@ def test_scales_that_do_not_fit(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=rf"the scales of {name} do not fit"):
             plan(folder)
     edit_weights(folder, lambda weights: weights.pop(f"{name}_scale_inv"))
-    with pytest.raises(NotSupportedYet, match=rf"weights stored as F8_E4M3: 1 tensors: {name}") as caught:
+    with pytest.raises(NotSupportedYet, match=rf"weights stored as F8_E4M3: 1 tensor: {name}") as caught:
         plan(folder)
     assert "have no scales beside them" in str(caught.value.hint)
 

@@ -198,7 +198,7 @@ def test_of_a_name_in_two_shards_the_later_one_counts(tmp_path: Path) -> None:
     save_file({"a": torch.full((1,), 7.0), "c": torch.zeros(1)}, folder / "model-2.safetensors")
     checkpoint = Checkpoint.from_folder(folder)
     assert checkpoint.read("a").tolist() == [7.0]
-    assert checkpoint.notes == ("1 tensors are in two files, and the later one is read: a",)
+    assert checkpoint.notes == ("1 tensor is in two files, and the later one is read: a",)
 
 
 def test_pickles_are_refused(tmp_path: Path) -> None:

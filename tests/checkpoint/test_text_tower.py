@@ -98,7 +98,7 @@ def test_settings_for_tying_may_contradict_each_other(tmp_path: Path) -> None:
     assert "output.weight" in plan(configure(folder, tie_word_embeddings=True)).shapes
     edit_weights(folder, lambda weights: weights.pop("language_model.lm_head.weight"))
     assert "output.weight" not in plan(folder).shapes
-    with pytest.raises(CheckpointError, match=r"1 tensors are missing: lm_head\.weight"):
+    with pytest.raises(CheckpointError, match=r"1 tensor is missing: lm_head\.weight"):
         plan(configure(folder, tie_word_embeddings=False))
 
 

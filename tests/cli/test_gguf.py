@@ -10,6 +10,7 @@ import pytest
 
 from hubquant.gguf_file import GGUFFile
 from hubquant.gguf_file.copying import lay_out, write_files
+from hubquant.gguf_file.known_types import check_loads
 from hubquant.gguf_file.stored import read_model, read_stored
 from tests.support.cli import Outcome, hubquant
 from tests.support.gguf_bytes import STRING, U32, Tensor, file_bytes, text, value, write_sample
@@ -170,6 +171,32 @@ def test_values_keep_the_type_that_the_key_has(copy: Path) -> None:
     assert gguf("set", copy, "llama.new", "--type", "float32", "--in-place", "--", "-5").code == 0
     assert GGUFFile.open(copy).metadata["llama.new"].value == -5.0
     assert "did you mean llama.new?" in gguf("unset", copy, "llama.nwe", "--in-place").err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("general.architecture 5 --type uint32", "general.architecture cannot be uint32: llama.cpp reads string"),
+        ("tokenizer.ggml.tokens x --type string", "tokenizer.ggml.tokens cannot be string: llama.cpp reads [string]"),
+        ('tokenizer.ggml.tokens ["a","b"]', "tokenizer.ggml.tokens has 2 values, and the file "),
+        ("tokenizer.ggml.bos_token_id 1 --type int32", "llama.cpp reads uint32"),
+        ("llama.rope.freq_base 1 --type uint32", "llama.cpp reads float32"),
+    ],
+)
+def test_what_llama_cpp_would_not_load_is_not_written(words: str, said: str, copy: Path) -> None:
+    before = copy.read_bytes()
+    outcome = gguf("set", copy, *words.split(), "--in-place")
+    assert outcome.is_one_message()
+    assert said in outcome.err
+    assert copy.read_bytes() == before
+
+
+def test_what_we_write_has_the_types_that_llama_cpp_reads(copy: Path) -> None:
+    metadata = GGUFFile.open(copy).metadata
+    tokens = metadata["tokenizer.ggml.tokens"].value
+    assert isinstance(tokens, tuple)
+    for key, kv in metadata.items():
+        check_loads(key, kv, len(tokens))
 
 
 def test_the_first_shard_has_the_metadata(sample: Path, tmp_path: Path) -> None:

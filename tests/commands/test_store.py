@@ -221,3 +221,9 @@ def test_ctrl_c_ends_the_waiting(
     assert FAREWELL in err
     assert "Traceback" not in err
     assert not list((store / "running").iterdir())
+
+
+def test_a_store_that_is_not_there_is_said_to_be_none(tmp_path: Path) -> None:
+    outcome = hubquant("store", "list", "--store", str(tmp_path / "nowhere"))
+    assert (outcome.code, outcome.out) == (0, f"nothing is kept yet: there is no folder {tmp_path / 'nowhere'}\n")
+    assert hubquant("store", "list", "--store", str(tmp_path / "nowhere"), "--json").out == "[]\n"

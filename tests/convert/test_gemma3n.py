@@ -158,7 +158,7 @@ def test_other_values_than_llama_cpps_are_refused(changes: Any, message: str, fo
         ({"vocab_size_per_layer_input": 100_000}, r"vocab_size_per_layer_input in config\.json is 100000"),
         ({"intermediate_size": ["wide"] * 25}, r'intermediate_size in config\.json is "wide"'),
         ({"intermediate_size": []}, "is no gemma3n_text configuration"),
-        ({"vocab_size_per_layer_input": 190}, "1 tensors have other shapes"),
+        ({"vocab_size_per_layer_input": 190}, "1 tensor has another shape"),
     ],
 )
 def test_values_that_no_model_has_are_refused(changes: Any, message: str, folder: Path, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_what_quantization_leaves_beside_floats_is_left_out(folder: Path) -> Non
 
     edit_weights(folder, leave)
     assert equal(converted(folder), whole)
-    assert "are left out, as transformers leaves them out" in plan(folder).notes[0]
+    assert "left out, as transformers leaves them out" in plan(folder).notes[0]
 
 
 def test_of_tied_weights_either_may_be_the_one_that_is_stored(tmp_path: Path) -> None:

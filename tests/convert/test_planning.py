@@ -155,7 +155,7 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None
         weights["model.layers.1.eh_proj.weight"] = torch.zeros(64, 128)
 
     conversion = plan(edit_weights(folder, predict))
-    note = "1 tensors only predict further tokens and are left out: model.layers.1.eh_proj.weight"
+    note = "1 tensor only predicts further tokens, and is left out: model.layers.1.eh_proj.weight"
     assert conversion.notes == (note,)
     assert not any(name.startswith("blk.1.") for name in conversion.shapes)
 
@@ -184,7 +184,7 @@ def test_tensors_that_transformers_leaves_out_are_left_out(folder: Path) -> None
     found = plan(edit_weights(folder, add))
     assert found.shapes == whole.shapes
     (note,) = found.notes
-    assert note.startswith("4 tensors are not part of a llama model with this config.json and are left out")
+    assert note.startswith("4 tensors are not part of a llama model with this config.json, and left out")
     assert "q_proj.bias" in note
 
 
@@ -192,7 +192,7 @@ def test_tensors_that_transformers_computes_with_are_not_left_out(tmp_path: Path
     folder = build("starcoder2", tmp_path, use_bias=True, **SHALLOW)
     architecture, config = read_architecture(json.loads((folder / "config.json").read_text()))
     bundles = [bundle for bundle in architecture.bundles(config) if "blk.0.attn_q.bias" not in bundle.targets]
-    with pytest.raises(NotSupportedYet, match=r"1 tensors of this model: .*q_proj\.bias: .*computes with them"):
+    with pytest.raises(NotSupportedYet, match=r"1 tensor of this model: .*q_proj\.bias: .*computes with them"):
         check_tensors(architecture, config, bundles, Checkpoint.from_folder(folder).tensors)
 
 
@@ -204,7 +204,7 @@ def test_wrong_shapes_are_named_and_counted(folder: Path) -> None:
 
 def test_untied_without_output(folder: Path) -> None:
     edit_weights(folder, lambda weights: weights.pop("lm_head.weight"))
-    with pytest.raises(CheckpointError, match=r"1 tensors are missing: lm_head\.weight") as caught:
+    with pytest.raises(CheckpointError, match=r"1 tensor is missing: lm_head\.weight") as caught:
         plan(folder)
     assert '"tie_word_embeddings": true' in str(caught.value.hint)
 

@@ -198,13 +198,13 @@ WRONG: dict[str, tuple[Callable[[Metadata, Entries], object], type[HubquantError
         NotSupportedYet,
         "architecture 'clip'",
     ),
-    "missing tensor": (lambda _, tensors: tensors.pop("output_norm.weight"), GGUFError, "1 are missing: output_norm"),
+    "missing tensor": (lambda _, tensors: tensors.pop("output_norm.weight"), GGUFError, "1 is missing: output_norm"),
     "unknown tensor": (lambda _, tensors: tensors.update({"x.weight": (4,)}), GGUFError, "1 are unknown: x.weight"),
     "more layers": (lambda keys, _: keys.update({"llama.block_count": u32(3)}), GGUFError, "18 are missing: blk.1"),
     "wrong shape": (
         lambda _, tensors: tensors.update({"output_norm.weight": (63,)}),
         GGUFError,
-        r"1 tensors .*: output_norm.weight: .*\[63\] instead of \[64\]",
+        r"1 tensor .*: output_norm.weight: .*\[63\] instead of \[64\]",
     ),
     "no heads": (
         lambda keys, _: keys.update({"llama.attention.head_count": u32(0)}),

@@ -106,7 +106,7 @@ def test_diff(folder: Path, matrix: ImportanceMatrix, tmp_path: Path) -> None:
     outcome = hubquant("imatrix", "diff", str(one), str(other))
     assert outcome.code == 1
     assert not outcome.err
-    assert "14 weights in both: 1 differ, the largest relative difference is 0.000999" in outcome.out
+    assert "14 weights in both: 1 differs, the largest relative difference is 0.000999" in outcome.out
     assert done("imatrix", "diff", one, other, "--tolerance", "0.01")
     assert json.loads(hubquant("imatrix", "diff", str(one), str(other), "--json").out)["equal"] is False
     assert "there is no imatrix" in refused("imatrix", "diff", one, tmp_path / "absent")

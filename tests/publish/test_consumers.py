@@ -145,5 +145,17 @@ def test_hf_download_fetches_one_type(n_shards: int) -> None:
         assert [path for path in listed if fnmatch(path, wanted)] == paths("Qwen3-0.6B", file.type, n_shards)
 
 
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_a_model_that_is_called_like_a_type_is_fetched_by_the_whole_name(n_shards: int) -> None:
+    files = [
+        replace(each, file=each.file.replace("Qwen3-0.6B", "X-Q4_K_M"))
+        for each in (measured(label, n_shards) for label in ("Q4_K_M", "Q8_0"))
+    ]
+    listed = repository("X-Q4_K_M", n_shards)
+    for file in files:
+        wanted = pattern(file, files)
+        assert [path for path in listed if fnmatch(path, wanted)] == paths("X-Q4_K_M", file.type, n_shards)
+
+
 def _card(files: tuple[MeasuredFile, ...]) -> Card:
     return replace(CARD, files=files)
