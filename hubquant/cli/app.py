@@ -8,7 +8,8 @@ import os
 import shlex
 import sys
 from contextlib import ExitStack
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -79,6 +80,12 @@ def _root(
     del version
 
 
+@cache
+def _commands() -> Any:
+    """Typer itself would make them anew for every line, which takes longer than most lines."""
+    return typer.main.get_command(app)
+
+
 def run_app(arguments: list[str] | None = None) -> int:
     """The exit code of the command that ``arguments`` are (default: the process's own)."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -101,7 +108,7 @@ def run_app(arguments: list[str] | None = None) -> int:
         stack.enter_context(output.warnings(logging.INFO if verbose else logging.WARNING))
         try:
             with stopping(farewell(arguments)):
-                code = int(app(arguments, prog_name="hubquant", standalone_mode=False) or 0)
+                code = int(_commands()(arguments, prog_name="hubquant", standalone_mode=False) or 0)
                 sys.stdout.flush()
             return code
         except Stopped as stop:
