@@ -62,8 +62,10 @@ and what to do instead; the exit code is 2:
   (`hubquant/convert/settings.py`), and a test fails when a new version adds one;
 * tensors that are missing, left over, of another shape than config.json says, or of another type;
 * weights quantized in other ways (GPTQ, AWQ, bitsandbytes, integers), with the model they were made from if named;
-* commands that would have to run a model whose code transformers lacks ({own_code}) or an encoder
-  ({encoders}): an importance matrix and an evaluation. `convert` and `quantize` work.
+* commands that would have to run a model whose code transformers lacks ({own_code}): an importance matrix and an
+  evaluation. `convert` and `quantize` work;
+* what an encoder ({encoders}) cannot have: perplexity, KL divergence, scores of tests, `refine` and `tune`. It is
+  calibrated, and [measured by its embeddings](evaluation.md#encoders).
 
 NaN and infinite weights stop the conversion itself, because only the weights tell.
 

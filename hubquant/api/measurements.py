@@ -12,7 +12,7 @@ from hubquant.errors import UserError
 
 if TYPE_CHECKING:
     from hubquant.devices import Device
-    from hubquant.evaluate import Divergence, Joined, Perplexity
+    from hubquant.evaluate import Divergence, Joined, Perplexity, Similarity
     from hubquant.imatrix import ImportanceMatrix
 
 
@@ -121,7 +121,7 @@ def evaluate(
     device: Device = "auto",
     store: Path | str | None = None,
     progress: Bars = "auto",
-) -> Divergence: ...
+) -> Divergence | Similarity: ...
 
 
 @overload
@@ -157,8 +157,9 @@ def evaluate(
     device: Device = "auto",
     store: Path | str | None = None,
     progress: Bars = "auto",
-) -> Divergence | Perplexity:
-    """How far the GGUF file ``model`` is from ``baseline``; without one, the perplexity of any model.
+) -> Divergence | Similarity | Perplexity:
+    """How far the GGUF file ``model`` is from ``baseline``, of an encoder how alike both embed; without one, the
+    perplexity of any model.
 
     ``baseline`` is the source model, whose predictions are computed and kept in the store, or a file that ``hubquant
     evaluate baseline`` or llama-perplexity wrote, which holds the text too. ``way`` is for source models larger than

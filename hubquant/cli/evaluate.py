@@ -16,7 +16,7 @@ from hubquant.cli.usage import Command, Group
 if TYPE_CHECKING:
     from hubquant.commands.flags import Text
     from hubquant.devices import Device
-    from hubquant.evaluate import Divergence
+    from hubquant.evaluate import Divergence, Similarity
     from hubquant.evaluate.choice_files import Test
 
 app = typer.Typer(cls=Group, help="Measure perplexity, KL divergence and scores of tests.", rich_markup_mode=None)
@@ -157,7 +157,7 @@ def run_files(
     )
 
 
-def _divergences_data(files: list[Path], engine: str, measured: list[Divergence]) -> Any:
+def _divergences_data(files: list[Path], engine: str, measured: list[Divergence | Similarity]) -> Any:
     if len(measured) == 1:
         return asdict(measured[0])
     if engine == "both":
@@ -167,15 +167,27 @@ def _divergences_data(files: list[Path], engine: str, measured: list[Divergence]
     return [{**name, **asdict(found)} for name, found in zip(names, measured, strict=True)]
 
 
-def _divergences_text(files: list[Path], engine: str, measured: list[Divergence], by_chunk: bool) -> str:
+def _divergences_text(files: list[Path], engine: str, found: list[Divergence | Similarity], by_chunk: bool) -> str:
     """One file with all its statistics, several beside each other."""
+    from hubquant.evaluate import Divergence
     from hubquant.publish.table import chunk_table, divergence_table, files_table, plain
 
+    measured = [each for each in found if isinstance(each, Divergence)]
+    if len(measured) < len(found):
+        return _similarities_text(files, [each for each in found if not isinstance(each, Divergence)])
     names = [f"{file.name}{which}" for file in files for which in _engines(engine)]
     named = list(zip(names, measured, strict=True))
     whole = divergence_table(measured[0]) if len(named) == 1 else plain(files_table(named))
     chunks = [f"\n{name}\n{plain(chunk_table(found))}" for name, found in named] if by_chunk else []
     return "".join([whole, *chunks])
+
+
+def _similarities_text(files: list[Path], measured: list[Similarity]) -> str:
+    from hubquant.publish.table import plain, similarities_table, similarity_table
+
+    if len(measured) == 1:
+        return similarity_table(measured[0])
+    return plain(similarities_table([(file.name, found) for file, found in zip(files, measured, strict=True)]))
 
 
 def _engines(engine: str) -> list[str]:

@@ -21,6 +21,8 @@ from hubquant.evaluate.forms import LLAMA_CPP_SUFFIX
 from hubquant.gguf_file import GGUFFile
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.costs import REPORT_BYTES, evaluating_cost, running_cost
+from hubquant.pipeline.embeddings import EmbeddingEvaluation, EmbeddingsTask
+from hubquant.pipeline.encoders import check_texts
 from hubquant.pipeline.evaluate import Evaluation
 from hubquant.pipeline.held import LoadedModel
 from hubquant.pipeline.in_llamacpp import EngineDifference, EvaluationInLlamaCpp, check_installed
@@ -32,9 +34,9 @@ from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
-    from hubquant.evaluate import Divergence, Precision
+    from hubquant.evaluate import Divergence, Precision, Similarity
 
-Tasks = Sequence[Evaluation] | Sequence[StreamedEvaluation]
+Tasks = Sequence[Evaluation] | Sequence[StreamedEvaluation] | Sequence[EmbeddingEvaluation]
 Engine = Literal["torch", "llamacpp", "both"]
 
 
@@ -85,7 +87,11 @@ class Shown:
         pictures = [self.plots / name for name in (DISTRIBUTION, BY_CHUNK)] if self.plots else []
         return [*([self.report] if self.report else []), *pictures]
 
-    def deliver(self, task: Evaluation | StreamedEvaluation, context: Context) -> Divergence:
+    def deliver(
+        self, task: Evaluation | StreamedEvaluation | EmbeddingEvaluation, context: Context
+    ) -> Divergence | Similarity:
+        if isinstance(task, EmbeddingEvaluation):
+            return context.read(task)
         from hubquant.evaluate.report_file import open_report
         from hubquant.publish.token_plots import BY_CHUNK, DISTRIBUTION, plot_by_chunk, plot_distribution
 
@@ -121,8 +127,9 @@ class Baseline:
 
 def divergences(
     files: Sequence[Path], baseline: Baseline, store: Store, progress: Progress, shown: Shown | None = None
-) -> Job[list[Divergence]]:
-    """How far GGUF files are from ``baseline``; what a model predicts is kept in the store. Of both engines there are
+) -> Job[list[Divergence | Similarity]]:
+    """How far GGUF files are from ``baseline``, or of encoders how alike they embed; what a model predicts is kept in
+    the store. Of both engines there are
     three for each file: by its weights, in llama.cpp, and between the two. Raises ``UserError`` for a file that is of
     another model."""
     shown = shown or Shown()
@@ -130,7 +137,7 @@ def divergences(
     if baseline.engine == "both" and shown.paths:
         raise UserError("--out and --plot are of one engine", hint="measure once more with --engine torch or llamacpp")
     opened = [(file, GGUFFile.open(file)) for file in files]  # first, so that a mistyped file is told before all else
-    tasks = _by_stored(opened, baseline) if baseline.is_stored else _by_model(opened, baseline, progress)
+    tasks = _by_stored(opened, baseline) if baseline.is_stored else _by_model(opened, baseline, shown, progress)
     return plan_job(
         tasks,
         lambda context: [shown.deliver(task, context) for task in tasks],
@@ -163,15 +170,22 @@ def _by_stored(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline) -> T
     return _by_engine([task(*each) for each in opened], baseline.engine, n_chunks)
 
 
-def _by_model(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline, progress: Progress) -> Tasks:
+def _by_model(opened: Sequence[tuple[Path, GGUFFile]], baseline: Baseline, shown: Shown, progress: Progress) -> Tasks:
     component = open_model(reference(baseline.name), None, progress)
-    component.check_predicts("running")
+    component.check_runs("running")
+    if component.embeds:
+        _check_encoder(baseline, shown, component)
     for each in opened:
         _check_vocabulary(*each, component)
     with progress.doing("tokenizing"):
         chunks = baseline.text.tokenize(component)
     device = baseline.device
     files = [(FileOfUser.of(file, *gguf.paths), file.name) for file, gguf in opened]
+    if component.embeds:
+        check_texts(chunks)
+        loaded = LoadedModel(component.pulled, spread=True, device=device)
+        source = EmbeddingsTask(component, chunks, loaded)
+        return [EmbeddingEvaluation(file, source, name, device) for file, name in files]
     if choose_way(baseline.way, component, device) == "streamed":
         last = LastBlock(component, chunks, device)
         if baseline.engine == "llamacpp":
@@ -213,6 +227,23 @@ def _mapped_cost(component: Component, chunks: Chunks, file_bytes: int) -> Cost:
     """Of llama.cpp, which maps a file as it is."""
     per_weight = file_bytes / component.n_parameters
     return evaluating_cost(component, chunks, REPORT_BYTES * chunks.n_tokens, "cpu", per_weight)
+
+
+def _check_encoder(baseline: Baseline, shown: Shown, component: Component) -> None:
+    """Raises ``UserError`` for what is asked of a language model's predictions."""
+    asked = {
+        "--way streamed": baseline.way == "streamed",
+        f"--engine {baseline.engine}": baseline.engine != "torch",
+        "--margin": baseline.until is not None,
+        "--out": shown.report is not None,
+        "--plot": shown.plots is not None,
+    }
+    if wrong := next((option for option, is_asked in asked.items() if is_asked), None):
+        raise UserError(
+            f"{wrong} is not for {component.conversion.architecture} models",
+            why="an encoder predicts no next token: its embeddings are compared, by transformers",
+            hint=f"leave {wrong.split()[0]} out",
+        )
 
 
 def _by_engine(tasks: Sequence[Evaluation], engine: Engine, n_chunks: int) -> Sequence[Evaluation]:

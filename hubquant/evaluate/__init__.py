@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hubquant.evaluate.joining import Joined, join_baselines
     from hubquant.evaluate.likelihood import Perplexity, perplexity
     from hubquant.evaluate.plausible import check_plausible
+    from hubquant.evaluate.similarity import Similarity
     from hubquant.evaluate.stopping import Precision, Stop
     from hubquant.evaluate.verify import FileCheck, TensorCheck, verify_files
 
@@ -26,6 +27,7 @@ _MODULES = {
     "joining": ("Joined", "join_baselines"),
     "likelihood": ("Perplexity", "perplexity"),
     "plausible": ("check_plausible",),
+    "similarity": ("Similarity",),
     "stopping": ("Precision", "Stop"),
     "verify": ("FileCheck", "TensorCheck", "verify_files"),
 }
@@ -39,6 +41,7 @@ __all__ = [
     "Joined",
     "Perplexity",
     "Precision",
+    "Similarity",
     "Stop",
     "TensorCheck",
     "TokenStatistics",

@@ -17,19 +17,16 @@ def check_recipe(recipe: Recipe) -> Recipe:
     """The recipe with canonical type names. Raises ``UserError`` for types that do not exist or are not measured."""
     settings = check_settings(recipe.quantize)
     own = {name.lower(): name for name in settings.names}
-    gates = {own.get(name.lower()) or file_type(name).name: bound for name, bound in recipe.gates.kld_mean.items()}
-    unmeasured = [name for name in gates if name not in settings.names or recipe.evaluate.skip]
-    if unmeasured:
-        raise RecipeError(
-            f"gates.kld_mean names {unmeasured[0]}, which is not measured",
-            hint="leave evaluate.skip out" if recipe.evaluate.skip else f"add {unmeasured[0]} to the types",
-        )
-    return recipe.model_copy(
-        update={
-            "quantize": settings,
-            "gates": recipe.gates.model_copy(update={"kld_mean": gates}),
-        }
-    )
+    gates = {}
+    for field, bounds in recipe.gates:
+        gates[field] = {own.get(name.lower()) or file_type(name).name: bound for name, bound in bounds.items()}
+        unmeasured = [name for name in gates[field] if name not in settings.names or recipe.evaluate.skip]
+        if unmeasured:
+            raise RecipeError(
+                f"gates.{field} names {unmeasured[0]}, which is not measured",
+                hint="leave evaluate.skip out" if recipe.evaluate.skip else f"add {unmeasured[0]} to the types",
+            )
+    return recipe.model_copy(update={"quantize": settings, "gates": recipe.gates.model_copy(update=gates)})
 
 
 def check_settings(settings: Quantize) -> Quantize:

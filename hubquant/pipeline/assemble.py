@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hubquant.engine.task import Context
 from hubquant.evaluate import check_plausible
+from hubquant.evaluate.similarity import check_similar
 from hubquant.hub.eval_results import FOLDER as RESULTS
 from hubquant.hub.eval_results import eval_results
 from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.pipeline.contents import CARD, IMATRIX, PLOT, dataset_of_results
+from hubquant.pipeline.embeddings import EmbeddingEvaluation
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.page import Page, measurements_in, undescribed
 from hubquant.pipeline.plan import Plan
@@ -19,13 +22,17 @@ from hubquant.publish.measurements import FileMeasurement, not_replaced, with_ea
 from hubquant.publish.recommendation import MeasuredFile
 from hubquant.publish.report import FileReport, Report
 
+if TYPE_CHECKING:
+    from hubquant.evaluate import Divergence, Similarity
+
 
 def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
     """Place what was made beside the files of earlier runs; a type that failed its gate is left out, old files too.
 
     Raises ``EvaluationError`` for a file that cannot be what its source is.
     """
-    bounds = plan.recipe.gates.kld_mean
+    gates = plan.recipe.gates
+    bounds = gates.cosine_mean if plan.work.component.embeds else gates.kld_mean
     reports = [
         _report(each, context, bounds.get(each.plan.label))
         for each in sorted(plan.tasks.files, key=lambda each: -each.plan.size)
@@ -70,13 +77,25 @@ def _stale(output: OutputFolder, earlier: Sequence[FileMeasurement]) -> set[str]
 
 def _report(tasks: FileTasks, context: Context, gate: float | None) -> FileReport:
     plan = tasks.plan
-    divergence = context.read(tasks.evaluation) if tasks.evaluation else None
-    if divergence is not None and not tasks.file.settings.prune_layers:
-        check_plausible(Path(plan.name).name, plan.types.values(), divergence)
-    runtime = context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped="nothing was evaluated")
+    divergence, similarity = _measured(tasks, context)
+    if not tasks.file.settings.prune_layers:
+        name, types = Path(plan.name).name, plan.types.values()
+        if divergence is not None:
+            check_plausible(name, types, divergence)
+        if similarity is not None:
+            check_similar(name, types, similarity)
+    why_not = "nothing was evaluated" if tasks.evaluation is None else "encoders are not run in it here"
+    runtime = context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped=why_not)
     in_llamacpp = context.read(tasks.in_llamacpp) if tasks.in_llamacpp else None
-    measured = MeasuredFile(plan.paths[0], plan.label, plan.size, plan.bpw, divergence, runtime, plan.fork, in_llamacpp)
+    paths, label = plan.paths[0], plan.label
+    measured = MeasuredFile(paths, label, plan.size, plan.bpw, divergence, runtime, plan.fork, in_llamacpp, similarity)
     return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=gate)
+
+
+def _measured(tasks: FileTasks, context: Context) -> tuple[Divergence | None, Similarity | None]:
+    if isinstance(tasks.evaluation, EmbeddingEvaluation):
+        return None, context.read(tasks.evaluation)
+    return (context.read(tasks.evaluation) if tasks.evaluation else None), None
 
 
 def _place_files(plan: Plan, context: Context, output: OutputFolder, labels: set[str]) -> set[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hubquant.errors import UserError
 from hubquant.recent import Recent
-from hubquant.recipe.schema import Imatrix, TextSource
+from hubquant.recipe.schema import Imatrix, Recipe, TextSource
 from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
@@ -46,6 +46,54 @@ def context_notes(component: Component, *chunk_sizes: int) -> list[str]:
     if all(chunk_tokens(component, size) == size for size in chunk_sizes):
         return []
     return [f"chunks have {component.context_length} tokens: more is not in the encoder's context"]
+
+
+def check_measured(component: Component, recipe: Recipe, chunks: Chunks | None) -> None:
+    """Raises ``UserError`` where the recipe asks for a measurement that the model cannot have, or for one of too few
+    texts; ``chunks`` are those of the evaluation."""
+    settings, name = recipe.evaluate, f"{component.conversion.architecture} models"
+    if not component.embeds:
+        if recipe.gates.cosine_mean:
+            raise UserError(
+                f"gates.cosine_mean is for encoders, and {component.source.name} is none",
+                why="a language model's predictions are compared, not embeddings",
+                hint="use gates.kld_mean",
+            )
+        return
+    asked = {
+        "gates.kld_mean": bool(recipe.gates.kld_mean),
+        "evaluate.margin": settings.margin is not None,
+        "evaluate.way: streamed": settings.way == "streamed",
+        "evaluate.engine: both": settings.engine == "both",
+    }
+    if wrong := next((field for field, is_asked in asked.items() if is_asked), None):
+        raise UserError(
+            f"{wrong} is not for {name}",
+            why="an encoder predicts no next token: its embeddings are compared, by transformers",
+            hint="use gates.cosine_mean" if wrong.startswith("gates") else f"leave {wrong.split(':')[0]} out",
+        )
+    if chunks is not None:
+        check_texts(chunks)
+
+
+def check_texts(chunks: Chunks) -> None:
+    """Raises ``UserError`` where there are too few texts for pairs of them."""
+    from hubquant.evaluate.similarity import LEAST_TEXTS
+
+    if len(chunks) < LEAST_TEXTS:
+        raise UserError(
+            f"{len(chunks)} texts are too few to compare embeddings",
+            why=f"the text makes so many chunks of {chunks.chunk_size} tokens, and pairs of {LEAST_TEXTS} or more are "
+            "ranked",
+            hint="use more text, more chunks, or set a smaller chunk_size",
+        )
+
+
+def pooling_note(component: Component) -> list[str]:
+    """Where the model does not say what its embeddings are."""
+    if not component.embeds or component.names_pooling:
+        return []
+    return ["the model names no pooling: its embeddings are measured as the mean of the tokens' states"]
 
 
 def check_collects(component: Component, settings: Imatrix) -> None:

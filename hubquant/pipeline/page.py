@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -55,6 +56,8 @@ class Page(BaseModel):
     usage: Usage = Usage()
     template: CardTemplate | None = None
     gated: Literal["auto", "manual"] | None = None
+    embeds: bool = False
+    """Whether it is an encoder."""
 
     @classmethod
     def of(cls, plan: Plan, matrix_sha256: str | None) -> Page:
@@ -80,6 +83,7 @@ class Page(BaseModel):
             usage=_usage(plan),
             template=plan.template,
             gated=gating(recipe.publish, source),
+            embeds=plan.work.component.embeds,
         )
 
     @classmethod
@@ -104,9 +108,10 @@ class Page(BaseModel):
         reproduced = [file.type for file in files if file.made_with.is_reproduced_by(made_with[file.type])]
         recipe = placed(self.recipe if to else self.local_recipe, reproduced, to)
         contents = {RECIPE: dump_recipe(recipe).encode()}
-        scored = max((file.divergence.n_tokens for file in current if file.divergence), default=0)
+        measured = [found for file in current if (found := file.divergence or file.similarity)]
+        scored = max((found.n_tokens for found in measured), default=0)
         if scored:
-            contents[PLOT] = plot(current, f"{self.model_name}: size and divergence")
+            contents[PLOT] = plot(current, f"{self.model_name}: size and {'likeness' if self.embeds else 'divergence'}")
         needs = needed_files(placed(self.recipe, reproduced, to))
         card = Card(
             model_name=self.model_name,
@@ -135,6 +140,7 @@ class Page(BaseModel):
             not_as_source=self.not_as_source,
             usage=self.usage,
             quantized_by=self.recipe.publish.quantized_by,
+            embeds=self.embeds,
         )
         text = render(card, self.template).encode()
         return {**contents, MEASUREMENTS: dump_measurements(files, hashlib.sha256(text).hexdigest()), CARD: text}
@@ -191,7 +197,8 @@ def _usage(plan: Plan) -> Usage:
         from hubquant.calibration.chat import prompt_format
 
         prompt = prompt_format(plan.source.tokenizer())
-    return Usage.of(metadata, prompt)
+    usage = Usage.of(metadata, prompt)
+    return replace(usage, cache_bytes=None) if plan.work.component.embeds else usage  # which keeps no keys and values
 
 
 def _text(source: TextSource) -> CardText:

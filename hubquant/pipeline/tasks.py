@@ -11,6 +11,7 @@ from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.engine.task import Task
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.costs import REPORT_BYTES, evaluating_cost
+from hubquant.pipeline.embeddings import EmbeddingEvaluation, EmbeddingsTask
 from hubquant.pipeline.evaluate import Evaluation, UsedByLlamaCpp
 from hubquant.pipeline.in_llamacpp import IN_A_RUN, EvaluationInLlamaCpp
 from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class FileTasks:
     """Of one file; the last three are None where nothing is evaluated, ``in_llamacpp`` also where llama.cpp is not
-    asked."""
+    asked, and both of llama.cpp of an encoder."""
 
     file: QuantizedFile
     verification: Verification
-    evaluation: Evaluation | StreamedEvaluation | None
+    evaluation: Evaluation | StreamedEvaluation | EmbeddingEvaluation | None
     in_llamacpp: EvaluationInLlamaCpp | None
     runtime: UsedByLlamaCpp | None
 
@@ -44,7 +45,7 @@ class RecipeTasks:
     """``imatrix`` is None where none is used, ``baseline`` where nothing is evaluated."""
 
     imatrix: Task[ImportanceMatrix] | None
-    baseline: BaselineTask | LastBlock | None
+    baseline: BaselineTask | LastBlock | EmbeddingsTask | None
     files: tuple[FileTasks, ...]
 
     @property
@@ -75,7 +76,7 @@ class Texts:
 def recipe_tasks(
     files: Sequence[QuantizedFile],
     imatrix: Task[ImportanceMatrix] | None,
-    baseline: BaselineTask | LastBlock | None,
+    baseline: BaselineTask | LastBlock | EmbeddingsTask | None,
     vocabulary: VocabularyCheck | None,
     texts: tuple[str, ...] = (),
     until: Precision | None = None,
@@ -89,6 +90,9 @@ def recipe_tasks(
     def of(file: QuantizedFile) -> FileTasks:
         if baseline is None or vocabulary is None:
             return FileTasks(file, Verification(file), None, None, None)
+        if isinstance(baseline, EmbeddingsTask):
+            embedded = EmbeddingEvaluation(file, baseline, file.plan.label, baseline.model.device)
+            return FileTasks(file, Verification(file), embedded, None, None)
         facts = tuple(vocabulary.differing), bool(vocabulary.left_out)
         if isinstance(baseline, LastBlock):
             runtime = UsedByLlamaCpp(file, *facts, baseline.device, streamed=True)

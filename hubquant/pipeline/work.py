@@ -21,7 +21,8 @@ from hubquant.observe import collected_names
 from hubquant.observe.collector import BATCH_TOKENS
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.contents import IMATRIX
-from hubquant.pipeline.encoders import check_collects, context_notes, tokenized
+from hubquant.pipeline.embeddings import EmbeddingsTask
+from hubquant.pipeline.encoders import check_collects, check_measured, context_notes, pooling_note, tokenized
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
 from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix
@@ -96,7 +97,8 @@ def prepare(
         component.check_runs("calibrating or evaluating", hint)
         check_collects(component, recipe.imatrix)
     if not recipe.evaluate.skip:
-        component.check_predicts("evaluating", "add --set evaluate.skip=true")
+        component.check_runs("evaluating", hint)
+        check_measured(component, recipe, None)
     checked = backend.check(component, recipe.quantize, progress)
     importance, n_entries, tuned = None, 0, None
     offload: Offload = "none"
@@ -111,8 +113,12 @@ def prepare(
             component, texts.calibration, recipe.imatrix, offload, device=device, tuned=tuned or BATCH_TOKENS
         )
         importance, n_entries = _to_be_collected(task, recipe.imatrix)
-    baseline: BaselineTask | LastBlock | None = None
-    if texts.evaluation is not None and choose_way(recipe.evaluate.way, component, device) == "streamed":
+    baseline: BaselineTask | LastBlock | EmbeddingsTask | None = None
+    if texts.evaluation is not None and component.embeds:
+        check_measured(component, recipe, texts.evaluation)
+        model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
+        baseline = EmbeddingsTask(component, texts.evaluation, model)
+    elif texts.evaluation is not None and choose_way(recipe.evaluate.way, component, device) == "streamed":
         baseline = LastBlock(component, texts.evaluation, device)
     elif texts.evaluation is not None:
         model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
@@ -124,7 +130,8 @@ def prepare(
         tasks=work.making(files),
         notes=[
             *checked.notes,
-            *(context_notes(component, recipe.calibration.chunk_size) if texts.calibration else []),
+            *context_notes(component, *_chunk_sizes(recipe, texts)),
+            *(pooling_note(component) if texts.evaluation else []),
             *([TUNED.format(tuned)] if tuned else []),
             *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
             *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.label, f.plan.types))),
@@ -174,6 +181,12 @@ def text_names(sources: Sequence[TextSource], chunks: Chunks | None) -> tuple[st
     from hubquant.calibration.chunks import sources_of
 
     return tuple(sources[i].name or "" for i in sources_of(chunks.shares))
+
+
+def _chunk_sizes(recipe: Recipe, texts: Texts) -> list[int]:
+    """That are asked for, of the texts that there are."""
+    asked = ((texts.calibration, recipe.calibration.chunk_size), (texts.evaluation, recipe.evaluate.chunk_size))
+    return [size for chunks, size in asked if chunks is not None]
 
 
 def _to_be_collected(task: CollectedImatrix, settings: Imatrix) -> tuple[Importance, int]:

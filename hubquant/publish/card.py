@@ -64,7 +64,7 @@ class Card:
     are Hub ids. ``others`` are paths of files that nothing is known of. ``calibration`` is empty where no imatrix was
     collected, ``evaluation`` where nothing was measured. ``imatrix`` and ``plot`` are paths in the repository;
     ``tokens_calibrated`` and ``tokens_scored`` count tokens. ``not_as_source`` says what the source model has or
-    computes and the files do not.
+    computes and the files do not. ``embeds`` tells an encoder, whose files give embeddings of texts.
     """
 
     model_name: str
@@ -89,6 +89,7 @@ class Card:
     not_as_source: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
     quantized_by: str | None = None
+    embeds: bool = False
 
 
 def render(card: Card, template: CardTemplate | None = None) -> str:
@@ -132,7 +133,8 @@ def _parts(card: Card) -> dict[str, Any]:
         "memory": [[MEMORY, *rows([], SHORT)[0]], *_by_memory(card)],
         "per_thousand": per_thousand(card.usage),
         "example": example,
-        "options": " --embeddings" if card.source.get("pipeline_tag") in EMBEDDINGS else "",
+        "options": " --embeddings" if card.embeds or card.source.get("pipeline_tag") in EMBEDDINGS else "",
+        "similarity": next((file.similarity for file in card.files if file.similarity), None),
         # the Hub refuses files in several parts to Ollama: https://github.com/huggingface/hub-docs/issues/2702
         "for_ollama": example if example in whole else next(iter(whole), None),
         "include": code(pattern(example, [*card.files, *(each.measured for each in card.earlier)]))
@@ -169,7 +171,7 @@ def front_matter(card: Card) -> dict[str, Any]:
         "license_name": _text(source.get("license_name")),
         "license_link": _license_link(card),
         "language": _names(["no" if item is False else item for item in _list(source.get("language"))]),
-        "pipeline_tag": _text(source.get("pipeline_tag")) or "text-generation",
+        "pipeline_tag": _text(source.get("pipeline_tag")) or (EMBEDDINGS[0] if card.embeds else "text-generation"),
         "library_name": "gguf",
         "tags": _tags(card),
         "datasets": sorted({text.name for text in card.calibration if text.is_dataset}),

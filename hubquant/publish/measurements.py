@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hubquant.disk import inside
 from hubquant.evaluate.divergence import Divergence
+from hubquant.evaluate.similarity import Similarity
 from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.publish.recommendation import MeasuredFile
 
@@ -60,6 +61,7 @@ class FileMeasurement(_Frozen):
     divergence: Divergence | None
     runtime: RuntimeCheck | None
     in_llamacpp: Divergence | None = None
+    similarity: Similarity | None = None
 
     @classmethod
     def of(cls, file: MeasuredFile, sha256: Mapping[str, str], made_with: MadeWith) -> FileMeasurement:
@@ -73,6 +75,7 @@ class FileMeasurement(_Frozen):
             divergence=file.divergence and replace(file.divergence, chunks=()),
             runtime=file.runtime,
             in_llamacpp=file.in_llamacpp,
+            similarity=file.similarity,
         )
 
     @property
@@ -91,7 +94,15 @@ class FileMeasurement(_Frozen):
     @property
     def measured(self) -> MeasuredFile:
         return MeasuredFile(
-            self.paths[0], self.type, self.size, self.bpw, self.divergence, self.runtime, self.fork, self.in_llamacpp
+            self.paths[0],
+            self.type,
+            self.size,
+            self.bpw,
+            self.divergence,
+            self.runtime,
+            self.fork,
+            self.in_llamacpp,
+            self.similarity,
         )
 
 

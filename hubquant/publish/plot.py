@@ -22,12 +22,13 @@ Box = tuple[float, float, float, float]
 
 
 def plot(files: Sequence[MeasuredFile], title: str) -> bytes:
-    """PNG of mean KLD (logarithmic) over size for the measured ``files``; equal input gives equal bytes.
+    """PNG of mean KLD, of encoders of 1 − mean cosine, (logarithmic) over size for the measured ``files``; equal input
+    gives equal bytes.
 
     Files that no other beats in both are joined by a line. ValueError when nothing was measured.
     """
     points = sorted(
-        (file.size, max(file.divergence.kld.mean, SMALLEST_KLD), file.type) for file in files if file.divergence
+        (file.size, max(file.distance, SMALLEST_KLD), file.type) for file in files if file.distance is not None
     )
     if not points:
         raise ValueError("no file was measured")
@@ -35,8 +36,10 @@ def plot(files: Sequence[MeasuredFile], title: str) -> bytes:
     sizes, klds = [size / scale for size, _, _ in points], [kld for _, kld, _ in points]
     front = [i for i in range(len(points)) if all(klds[i] < kld for kld in klds[:i])]
 
-    kld = "mean KL divergence from the source (nats, log scale)"
-    canvas, axes = axes_of(title, f"file size ({name})", kld)
+    embeds = any(file.similarity for file in files)
+    divergence = "mean KL divergence from the source (nats, log scale)"
+    distance = "1 − mean cosine with the source's embeddings (log scale)" if embeds else divergence
+    canvas, axes = axes_of(title, f"file size ({name})", distance)
     axes.set_yscale("log")
     plain_numbers(axes, "x", "y")
     axes.plot([sizes[i] for i in front], [klds[i] for i in front], color=FRONT, linewidth=1.4, alpha=0.6)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hubquant.evaluate import Divergence
+    from hubquant.evaluate import Divergence, Similarity
     from hubquant.llamacpp.runtime import RuntimeCheck
 
 
@@ -17,7 +17,8 @@ class MeasuredFile:
     """``file`` is its path in the repository, the first shard's if it has several; ``size`` in bytes, all shards
     together; ``bpw`` in bits per weight. ``divergence`` is that of the file's weights, ``in_llamacpp`` that of the file
     as llama.cpp runs it; they and ``runtime`` are None where nothing was measured or checked. ``fork`` is the
-    repository of the only llama.cpp that loads the file, None where any does.
+    repository of the only llama.cpp that loads the file, None where any does. Of an encoder ``similarity`` is what was
+    measured in the place of divergences.
     """
 
     file: str
@@ -28,6 +29,14 @@ class MeasuredFile:
     runtime: RuntimeCheck | None = None
     fork: str | None = None
     in_llamacpp: Divergence | None = None
+    similarity: Similarity | None = None
+
+    @property
+    def distance(self) -> float | None:
+        """From the source: the mean KLD, or of an encoder 1 − the mean cosine; None where nothing was measured."""
+        if self.divergence:
+            return self.divergence.kld.mean
+        return self.similarity.distance if self.similarity else None
 
 
 # Mean KLD up to which a file is called so. For scale: stock Q8_0, Q6_K, Q4_K_M, Q3_K_M and Q2_K of Llama-3-8B have
@@ -40,6 +49,17 @@ QUALITY = (
     (0.5, "large losses: only when memory is short"),
     (math.inf, "very large losses"),
 )
+# Of an encoder, 1 - mean cosine or 1 - rank correlation, whichever is larger, up to which a file is called so.
+QUALITY_OF_EMBEDDINGS = (
+    (0.001, QUALITY[0][1]),
+    (0.005, QUALITY[1][1]),
+    (0.02, QUALITY[2][1]),
+    (0.05, QUALITY[3][1]),
+    (0.15, QUALITY[4][1]),
+    (math.inf, QUALITY[5][1]),
+)
+RECOMMENDED_LOSS = 0.02
+LEAST_TEXTS = 32
 RECOMMENDED_KLD = 0.05
 RECOMMENDED_SAME_TOP = 0.9
 LEAST_TOKENS = 4000
@@ -49,43 +69,63 @@ ERRORS = 2.0
 
 @dataclass(frozen=True)
 class _Judged:
-    """What a file's measurement leaves possible: the least and the largest mean KLD, the least share of same tokens."""
+    """What a file's measurement leaves possible: the least and the largest distance from the source, what it is called
+    by the largest, and whether it may be recommended by that."""
 
     file: MeasuredFile
-    least_kld: float
-    largest_kld: float
-    least_same_top: float
+    least: float
+    largest: float
+    sentence: str
+    is_good: bool
 
     @classmethod
-    def of(cls, file: MeasuredFile, measured: Divergence) -> _Judged:
+    def of(cls, file: MeasuredFile) -> _Judged | None:
+        """None for a file of which too little was measured."""
+        if file.similarity:
+            return cls._of_embeddings(file, file.similarity)
+        if not file.divergence or file.divergence.n_tokens < LEAST_TOKENS:
+            return None
+        measured = file.divergence
         kld, room = measured.kld.mean, ERRORS * measured.kld.error
-        return cls(file, kld - room, kld + room, measured.same_top - ERRORS * measured.same_top_error)
+        largest, least_same_top = kld + room, measured.same_top - ERRORS * measured.same_top_error
+        is_good = largest <= RECOMMENDED_KLD and least_same_top >= RECOMMENDED_SAME_TOP
+        return cls(file, kld - room, largest, _called(largest, QUALITY), is_good)
 
-    @property
-    def is_good(self) -> bool:
-        return self.largest_kld <= RECOMMENDED_KLD and self.least_same_top >= RECOMMENDED_SAME_TOP
+    @classmethod
+    def _of_embeddings(cls, file: MeasuredFile, measured: Similarity) -> _Judged | None:
+        if measured.n_texts < LEAST_TEXTS:
+            return None
+        distance, room = measured.distance, ERRORS * measured.cosine_error
+        loss = max(distance + room, 1 - measured.spearman + ERRORS * measured.spearman_error)
+        called = _called(loss, QUALITY_OF_EMBEDDINGS)
+        return cls(file, distance - room, distance + room, called, loss <= RECOMMENDED_LOSS)
 
     def nearest_within(self, others: Sequence[_Judged]) -> _Judged | None:
         """Of the files that are no larger and certainly nearer to the source, the nearest."""
-        nearer = [o for o in others if o.file.size <= self.file.size and o.largest_kld < self.least_kld]
-        return min(nearer, key=lambda other: other.largest_kld, default=None)
+        nearer = [o for o in others if o.file.size <= self.file.size and o.largest < self.least]
+        return min(nearer, key=lambda other: other.largest, default=None)
+
+
+def _called(largest: float, names: Sequence[tuple[float, str]]) -> str:
+    return next(text for limit, text in names if largest <= limit)
 
 
 def recommend(files: Sequence[MeasuredFile]) -> dict[str, str]:
     """A sentence for each file name, from its measurements and those of the others.
 
     A file is judged by the worst that its standard errors leave possible, and not at all on fewer than
-    ``LEAST_TOKENS`` tokens. One that is farther from the source than one that is no larger is not worth its size. Of
-    the others, the smallest is recommended that keeps to ``RECOMMENDED_KLD`` and ``RECOMMENDED_SAME_TOP``. A file that
+    ``LEAST_TOKENS`` tokens or ``LEAST_TEXTS`` texts. One that is farther from the source than one that is no larger is
+    not worth its size. Of the others, the smallest is recommended that keeps to ``RECOMMENDED_KLD`` and
+    ``RECOMMENDED_SAME_TOP``, of an encoder to ``RECOMMENDED_LOSS`` in mean cosine and in rank correlation. A file that
     only a fork of llama.cpp loads is neither recommended nor compared with.
     """
-    enough = [_Judged.of(f, f.divergence) for f in files if f.divergence and f.divergence.n_tokens >= LEAST_TOKENS]
+    enough = [one for one in map(_Judged.of, files) if one]
     common = [one for one in enough if one.file.fork is None]
     good = [one for one in common if one.is_good and not one.nearest_within(common)]
-    best = min(good, key=lambda one: (one.file.size, one.largest_kld), default=None)
+    best = min(good, key=lambda one: (one.file.size, one.largest), default=None)
     sentences = {file.file: _not_judged(file) for file in files}
     for one in enough:
-        sentence = next(text for limit, text in QUALITY if one.largest_kld <= limit)
+        sentence = one.sentence
         if one is best:
             sentence = f"recommended: {sentence}"
         elif other := one.nearest_within(common):
@@ -95,6 +135,8 @@ def recommend(files: Sequence[MeasuredFile]) -> dict[str, str]:
 
 
 def _not_judged(file: MeasuredFile) -> str:
+    if file.similarity:
+        return f"not judged: {file.similarity.n_texts:,} texts are too few"
     if file.divergence is None:
         return "not measured"
     return f"not judged: {file.divergence.n_tokens:,} tokens are too few"

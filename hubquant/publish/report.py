@@ -26,7 +26,7 @@ TERMINAL = 80  # columns
 @dataclass(frozen=True)
 class FileReport:
     """``measured.file`` is relative to the output folder; ``worst_tensor`` is the one nearest to its type's limit;
-    ``gate`` is the bound on the mean KLD that the recipe sets."""
+    ``gate`` is the bound that the recipe sets: on the mean KLD, or of an encoder on the mean cosine."""
 
     measured: MeasuredFile
     worst_tensor: TensorCheck
@@ -34,7 +34,9 @@ class FileReport:
 
     @property
     def passed(self) -> bool:
-        divergence = self.measured.divergence
+        divergence, similarity = self.measured.divergence, self.measured.similarity
+        if similarity:
+            return self.gate is None or similarity.cosine >= self.gate
         return self.gate is None or divergence is None or divergence.kld.mean <= self.gate
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,20 +88,21 @@ class Report:
     def _repr_html_(self) -> str:
         """For notebooks: the table, and the plot of sizes and divergences."""
         files = [file.measured for file in self.files]
-        measured = any(file.divergence for file in files)
+        measured = any(file.distance is not None for file in files)
         columns = (*narrow(files), RECOMMENDATION) if measured else narrow(files)
         parts = [html_table(table(files, columns), TEXT_COLUMNS)]
         if measured:
             from hubquant.publish.plot import plot
 
-            parts.append(picture(plot(files, self.model), f"file size and mean KL divergence of {self.model}"))
+            what = "1 − mean cosine" if any(file.similarity for file in files) else "mean KL divergence"
+            parts.append(picture(plot(files, self.model), f"file size and {what} of {self.model}"))
         return "".join([*parts, paragraphs([*llama_cpp_checks(files), *self._refused(), *self._places()])])
 
     def text(self) -> str:
         """The table of sizes and measurements, what to make of it, what llama.cpp said, and where the files are."""
         files = [file.measured for file in self.files]
         lines = [plain(table(files, narrow(files)))]
-        if any(file.divergence for file in files):
+        if any(file.distance is not None for file in files):
             width = max(len(file.type) for file in files)
             published = [file.measured for file in self.passed]
             sentences = recommend(published)
@@ -109,7 +112,10 @@ class Report:
 
     def _refused(self) -> list[str]:
         return [
-            f"{file.measured.type} is not published: its mean KLD is above {file.gate}" for file in self.failed_gates
+            f"{file.measured.type} is not published: "
+            + ("its mean cosine is below " if file.measured.similarity else "its mean KLD is above ")
+            + f"{file.gate}"
+            for file in self.failed_gates
         ]
 
     def _places(self) -> list[str]:
@@ -121,8 +127,8 @@ class MeasurementTable:
     """A row by file with these columns: ``file``, ``type``, ``size`` in bytes, ``bpw`` in bits per weight, ``passed``
     its gate; and of the divergence from the source, each with its standard error in ``…_error``: ``kld_mean`` in nats,
     ``kld_in_llamacpp`` likewise,
-    ``same_top`` as a share of one, ``ppl``, ``ppl_ratio``; and ``kld_99_9``, the percentile. None where nothing was
-    measured."""
+    ``same_top`` as a share of one, ``ppl``, ``ppl_ratio``; and ``kld_99_9``, the percentile. Of an encoder, likewise
+    with errors, ``cosine_mean`` and ``spearman``, and ``cosine_1``, the percentile. None where it was not measured."""
 
     rows: tuple[Mapping[str, Any], ...]
 
@@ -141,7 +147,7 @@ class MeasurementTable:
 
 def _row(file: FileReport) -> dict[str, Any]:
     measured = file.measured
-    found, runtime = measured.divergence, measured.in_llamacpp
+    found, runtime, alike = measured.divergence, measured.in_llamacpp, measured.similarity
     return {
         "file": measured.file,
         "type": measured.type,
@@ -159,4 +165,9 @@ def _row(file: FileReport) -> dict[str, Any]:
         "ppl_error": found and found.ppl.error,
         "ppl_ratio": found and found.ratio,
         "ppl_ratio_error": found and found.ratio_error,
+        "cosine_mean": alike and alike.cosine,
+        "cosine_mean_error": alike and alike.cosine_error,
+        "cosine_1": alike and alike.percentile_1,
+        "spearman": alike and alike.spearman,
+        "spearman_error": alike and alike.spearman_error,
     }

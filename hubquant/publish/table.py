@@ -10,7 +10,7 @@ from hubquant.publish.recommendation import MeasuredFile, recommend
 from hubquant.units import measured, number, share, size
 
 if TYPE_CHECKING:
-    from hubquant.evaluate import Divergence, Stop
+    from hubquant.evaluate import Divergence, Similarity, Stop
 
 Cell = Callable[[MeasuredFile], str]
 
@@ -30,9 +30,18 @@ OF_MEASUREMENTS: Mapping[str, Callable[[Divergence], str]] = {
     "Same top token": lambda found: share(found.same_top, found.same_top_error),
     "PPL ratio": lambda found: measured(found.ratio, found.ratio_error),
 }
+OF_SIMILARITIES: Mapping[str, Callable[[Similarity], str]] = {
+    "Mean cosine": lambda found: measured(found.cosine, found.cosine_error),
+    "1 % cosine": lambda found: f"{found.percentile_1:.5f}",
+    "Rank correlation": lambda found: measured(found.spearman, found.spearman_error),
+}
 IN_LLAMA_CPP = "KLD in llama.cpp"
 # The first ones are what the column of a model's page on the Hub has room for; the table scrolls.
-COLUMNS = (*OF_FILES, "Mean KLD", RECOMMENDATION, "99.9 % KLD", "Same top token", "PPL ratio", IN_LLAMA_CPP)
+COLUMNS = (
+    *OF_FILES,
+    *("Mean KLD", "Mean cosine", "Rank correlation", RECOMMENDATION, "99.9 % KLD", "Same top token", "PPL ratio"),
+    *(IN_LLAMA_CPP, "1 % cosine"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,10 @@ class Table:
 def table(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> Table:
     """One row per file, in the order given; where nothing was measured, without the columns of measurements."""
     if not any(file.divergence for file in files):
+        columns = [name for name in columns if name not in OF_MEASUREMENTS]
+    if not any(file.similarity for file in files):
+        columns = [name for name in columns if name not in OF_SIMILARITIES]
+    if all(file.distance is None for file in files):
         columns = [name for name in columns if name in OF_FILES]
     if not any(file.in_llamacpp for file in files):
         columns = [name for name in columns if name != IN_LLAMA_CPP]
@@ -56,6 +69,8 @@ def table(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> Ta
             return OF_FILES[column](file)
         if column == IN_LLAMA_CPP:
             return OF_MEASUREMENTS["Mean KLD"](file.in_llamacpp) if file.in_llamacpp else MISSING
+        if column in OF_SIMILARITIES:
+            return OF_SIMILARITIES[column](file.similarity) if file.similarity else MISSING
         return OF_MEASUREMENTS[column](file.divergence) if file.divergence else MISSING
 
     return Table(tuple(columns), tuple(tuple(cell(file, column) for column in columns) for file in files))
@@ -67,8 +82,32 @@ def files_table(files: Sequence[tuple[str, Divergence]]) -> Table:
     return Table((FILE, *OF_MEASUREMENTS), rows)
 
 
+def similarities_table(files: Sequence[tuple[str, Similarity]]) -> Table:
+    """What was measured of files of encoders, by their names."""
+    rows = tuple((name, *(cell(found) for cell in OF_SIMILARITIES.values())) for name, found in files)
+    return Table((FILE, *OF_SIMILARITIES), rows)
+
+
+def similarity_table(found: Similarity) -> str:
+    """Every statistic of one file of an encoder, as aligned lines."""
+    lines = (
+        ("texts", f"{found.n_texts}, of {found.n_tokens} tokens"),
+        ("pooling", found.pooling),
+        ("cosine mean", f"{found.cosine:.6f} ± {found.cosine_error:.6f}"),
+        ("cosine minimum", f"{found.minimum:.6f}"),
+        ("cosine 1 %", f"{found.percentile_1:.6f}"),
+        ("cosine 5 %", f"{found.percentile_5:.6f}"),
+        ("cosine median", f"{found.median:.6f}"),
+        ("rank correlation", f"{found.spearman:.6f} ± {found.spearman_error:.6f} over {found.n_pairs} pairs"),
+    )
+    width = max(len(name) for name, _ in lines)
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in lines)
+
+
 def narrow(files: Sequence[MeasuredFile]) -> tuple[str, ...]:
     """The columns that fit the 80 of a terminal."""
+    if any(file.similarity for file in files):
+        return ("Type", "Size", "bpw", *OF_SIMILARITIES)
     last = IN_LLAMA_CPP if any(file.in_llamacpp for file in files) else "PPL ratio"
     return ("Type", "Size", "bpw", "Mean KLD", "Same top token", last)
 

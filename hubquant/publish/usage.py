@@ -78,8 +78,8 @@ class Usage:
 
 def by_memory(files: Sequence[MeasuredFile], usage: Usage) -> list[tuple[str, MeasuredFile]]:
     """For each size of memory where the answer changes, in words, the file that is nearest to the source among those
-    that fit. By the mean KLD where every file was measured, and otherwise by size; without files that only a fork of
-    llama.cpp loads.
+    that fit. By the mean KLD or cosine where every file was measured, and otherwise by size; without files that only a
+    fork of llama.cpp loads.
     """
     common = [file for file in files if file.fork is None]
     rows: list[tuple[str, MeasuredFile]] = []
@@ -92,8 +92,8 @@ def by_memory(files: Sequence[MeasuredFile], usage: Usage) -> list[tuple[str, Me
 
 
 def _distance(file: MeasuredFile, files: Sequence[MeasuredFile]) -> tuple[float, int]:
-    if all(other.divergence for other in files) and file.divergence:
-        return file.divergence.kld.mean, file.size
+    if file.distance is not None and all(other.distance is not None for other in files):
+        return file.distance, file.size
     return 0.0, -file.size
 
 

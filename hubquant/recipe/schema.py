@@ -215,7 +215,8 @@ class Evaluate(Frozen):
     sources: tuple[TextSource, ...] = (TextSource(bundled="test"),)
     """One or more texts, which should share nothing with those of ``calibration``."""
     chunk_size: Annotated[int, Field(ge=16)] = 512
-    """Tokens in a chunk; the second half of each is scored, as llama-perplexity does."""
+    """Tokens in a chunk; the second half of each is scored, as llama-perplexity does. Of an encoder each chunk is a
+    text that is embedded."""
     chunks: Annotated[int, Field(gt=0)] = 48
     """At most so many chunks, of all sources together."""
     way: Literal["auto", "stored", "streamed"] = "auto"
@@ -234,10 +235,12 @@ class Evaluate(Frozen):
 
 
 class Gates(Frozen):
-    """Upper bounds; a file above one is not published."""
+    """Bounds; a file beyond one is not published."""
 
     kld_mean: dict[str, float] = {}  # noqa: RUF012 (as above)
-    """By file type: the mean KL divergence from the source, in nats per token."""
+    """By file type: the largest mean KL divergence from the source, in nats per token."""
+    cosine_mean: dict[str, float] = {}  # noqa: RUF012 (as above)
+    """By file type of an encoder: the least mean cosine of its embeddings with the source's."""
 
 
 class Publish(Frozen):

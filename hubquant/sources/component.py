@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hubquant.convert.conversion import Conversion
 from hubquant.convert.rules.rule import integer
 from hubquant.errors import NotSupportedYet
+from hubquant.models.encoder import Pooling
 from hubquant.sources.pulled import Pulled
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 LANGUAGE_MODEL = "language model"
 Inputs = Literal["tokens"]
+_POOLINGS: Mapping[Any, Pooling] = {1: "mean", 2: "cls", 3: "last"}
+"""GGUF's ``pooling_type``."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,21 @@ class Component:
     def embeds(self) -> bool:
         """Whether it gives a text an embedding and predicts no next token."""
         return self.conversion.embeds
+
+    @property
+    def names_pooling(self) -> bool:
+        """Whether the model says how a text's states become one embedding."""
+        return self._pooling_type in _POOLINGS
+
+    @property
+    def pooling(self) -> Pooling:
+        """That of the model, or the mean where it names none."""
+        return _POOLINGS.get(self._pooling_type, "mean")
+
+    @property
+    def _pooling_type(self) -> Any:
+        key = self.conversion.metadata.get(f"{self.conversion.architecture}.pooling_type")
+        return None if key is None else key.value
 
     @property
     def context_length(self) -> int | None:

@@ -16,6 +16,10 @@ from transformers import AutoModel
 from hubquant.convert.restore import load_model, read_state_dict
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file import GGUFFile
+from hubquant.models.encoder import Encoder
+from hubquant.recipe.schema import ModelReference
+from hubquant.sources.component import Component
+from hubquant.sources.open import open_source
 from tests.support.conversion import Weights, build_uneven, edit_weights, plan, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
@@ -50,6 +54,21 @@ def test_embeddings_equal_transformers(family: str, tmp_path: Path) -> None:
     with LlamaCpp(file, encoder=True) as llama:
         assert close(llama.embeddings(IDS), expected, 2e-3)  # GELU by a table of half floats
     assert close(hidden(load_model(file)), expected, 1e-5)
+
+
+@pytest.mark.parametrize(("mode", "pooling"), [("mean_tokens", "mean"), ("cls_token", "cls"), ("lasttoken", "last")])
+def test_pooled_embeddings_are_llama_cpps(mode: str, pooling: Any, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    folder, file = build("bert", tmp_path / "model"), tmp_path / "model.gguf"
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
+    write_gguf(folder, file, "F32")
+    component = Component.language_model(open_source(ModelReference(folder=str(folder))))
+    assert (component.pooling, component.names_pooling) == (pooling, True)
+    expected = Encoder(component.source.load(device="cpu"), component.pooling)(torch.tensor(IDS)).numpy()
+    with LlamaCpp(file, pooled=True) as llama:
+        found = llama.pooled_embedding(IDS)
+    assert found @ expected > 0.9999 * np.linalg.norm(found) * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("family", ["bert", "nomic_bert"])

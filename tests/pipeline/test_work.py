@@ -9,7 +9,7 @@ import pytest
 from hubquant.backends.gguf.backend import GGUF
 from hubquant.engine.progress import Silent
 from hubquant.engine.store import Store
-from hubquant.errors import CalibrationError, HubquantError, ImatrixError, NotSupportedYet
+from hubquant.errors import CalibrationError, HubquantError, ImatrixError
 from hubquant.gguf_file import Split
 from hubquant.pipeline.work import Work, open_model, prepare
 from hubquant.recipe import Recipe
@@ -39,15 +39,13 @@ def test_only_what_is_asked_for_is_a_task(tiny_llama: Path) -> None:
     assert [task.kind for task in measured.tasks] == ["baseline", "file", "verification", "evaluation", "runtime"]
 
 
-def test_an_encoder_is_calibrated(tmp_path: Path) -> None:
+def test_an_encoder_is_calibrated_and_measured(tmp_path: Path) -> None:
     padding = {**dict.fromkeys(("head_dim", "num_key_value_heads", "tie_word_embeddings"), ...), "pad_token_id": 0}
     folder = build_uneven("bert", tmp_path / "bert", type_vocab_size=2, **padding)
     skip = {"skip": True}
     assert [task.kind for task in work(folder, evaluate=skip).tasks] == ["imatrix", "file", "verification"]
-    for parts in ({}, {"imatrix": skip}):
-        with pytest.raises(NotSupportedYet, match="evaluating bert models") as error:
-            work(folder, **parts)
-        assert error.value.hint == "add --set evaluate.skip=true"
+    measured = ["embeddings", "file", "verification", "embedding-evaluation"]
+    assert [task.kind for task in work(folder, imatrix=skip, evaluate=SMALL | {"chunks": 4}).tasks] == measured
 
 
 def test_text_that_is_calibrated_and_evaluated_on_is_told(tiny_llama: Path, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "ggml_row_size": (c_size_t, c_int32, c_int64),
     "llama_detokenize": (c_int32, c_void_p, POINTER(c_int32), c_int32, c_char_p, c_int32, c_bool, c_bool),
     "llama_get_embeddings_ith": (POINTER(c_float), c_void_p, c_int32),
+    "llama_get_embeddings_seq": (POINTER(c_float), c_void_p, c_int32),
     "llama_model_desc": (c_int32, c_void_p, c_char_p, c_size_t),
     "llama_model_ftype": (c_int32, c_void_p),
     "llama_model_n_embd": (c_int32, c_void_p),
@@ -101,13 +102,19 @@ _LOG = binding.LogCallback(_log)  # llama.cpp keeps a bare pointer to it
 class LlamaCpp(binding.LoadedFile):
     """A GGUF file loaded by llama.cpp; ``n_ctx`` is the longest sequence in tokens.
 
-    An ``encoder`` gives embeddings of tokens instead of logits.
+    An ``encoder`` gives embeddings of tokens instead of logits, or if ``pooled`` one of all by the file's pooling.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], n_ctx: int = 512, n_threads: int = 1, *, encoder: bool = False
+        self,
+        path: str | os.PathLike[str],
+        n_ctx: int = 512,
+        n_threads: int = 1,
+        *,
+        encoder: bool = False,
+        pooled: bool = False,
     ) -> None:
-        self.encoder = encoder
+        self.encoder, self.pooled = encoder or pooled, pooled
         self._sums: Sums | None = None
         self._error: BaseException | None = None
         self._callback = _EvalCallback(self._evaluated)
@@ -129,7 +136,7 @@ class LlamaCpp(binding.LoadedFile):
         params.type_k = params.type_v = 0  # GGML_TYPE_F32
         params.cb_eval = ctypes.cast(self._callback, c_void_p)
         if self.encoder:
-            params.embeddings, params.pooling_type = True, 0  # of every token
+            params.embeddings, params.pooling_type = True, -1 if self.pooled else 0  # the file's, or none
         return params
 
     @property
@@ -172,6 +179,11 @@ class LlamaCpp(binding.LoadedFile):
         """float32 [len(ids), n_embd] of an encoder."""
         width = int(self._lib.llama_model_n_embd(self._model))
         return self._rows(ids, self._lib.llama_get_embeddings_ith, width)
+
+    def pooled_embedding(self, ids: Sequence[int]) -> F32:
+        """float32 [n_embd] of a text."""
+        width = int(self._lib.llama_model_n_embd(self._model))
+        return self._rows(ids, lambda context, _: self._lib.llama_get_embeddings_seq(context, 0), width)[0]
 
     def ppl(self, ids: Sequence[int]) -> float:
         """Perplexity of ids[1:] given what precedes each of them."""
