@@ -199,7 +199,7 @@ WRONG: dict[str, tuple[Callable[[Metadata, Entries], object], type[HubquantError
         "architecture 'clip'",
     ),
     "missing tensor": (lambda _, tensors: tensors.pop("output_norm.weight"), GGUFError, "1 is missing: output_norm"),
-    "unknown tensor": (lambda _, tensors: tensors.update({"x.weight": (4,)}), GGUFError, "1 are unknown: x.weight"),
+    "unknown tensor": (lambda _, tensors: tensors.update({"x.weight": (4,)}), GGUFError, "1 is unknown: x.weight"),
     "more layers": (lambda keys, _: keys.update({"llama.block_count": u32(3)}), GGUFError, "18 are missing: blk.1"),
     "wrong shape": (
         lambda _, tensors: tensors.update({"output_norm.weight": (63,)}),

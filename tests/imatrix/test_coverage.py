@@ -28,7 +28,7 @@ def test_experts_and_weights_without_data_are_named() -> None:
     assert (found.unseen, found.few, found.missing) == ({UP: (0, 3)}, {UP: (2,)}, (DOWN,))
     notes = found.notes()
     assert notes[0] == f"2 experts saw no token: {UP} 0, 3"
-    assert notes[1].startswith("1 experts saw fewer than 100 tokens")
+    assert notes[1].startswith("1 expert saw fewer than 100 tokens")
     assert DOWN in notes[2]
     assert coverage(ImportanceMatrix({UP: experts([640, 100])}, ("x",), 16, 40), [UP]).notes() == []
 
