@@ -86,6 +86,7 @@ def test_verbose_has_times_and_what_libraries_log(hub: LocalHub, tiny_llama: Pat
     [
         (f"Authorization: Bearer {ALICE}", "Authorization: "),
         ("HF_TOKEN=hf_abcdefghijkl", "HF_TOKEN="),
+        ("signed in with hf_oauth_eyJhbGci.eyJzdWIi-x_y.eyJz now", " now"),
         ("GET https://cdn.example/a?X-Amz-Signature=0123abcd&e=1 200", "GET https://cdn.example/a?"),
         ("proxy http://me:secret@proxy:3128", "proxy:3128"),
     ],
@@ -93,7 +94,7 @@ def test_verbose_has_times_and_what_libraries_log(hub: LocalHub, tiny_llama: Pat
 def test_nothing_secret_is_logged(text: str, kept: str) -> None:
     shown = without_secrets(text)
     assert kept in shown
-    assert not re.search(r"hf_\w{4}|secret|0123abcd", shown)
+    assert not re.search(r"hf_\w{4}|secret|0123abcd|eyJ", shown)
 
 
 def test_json_begins_and_ends_with_an_event(hub: LocalHub, tiny_llama: Path) -> None:

@@ -18,6 +18,16 @@ from hubquant.jobs.dispatch import Dispatcher
 from hubquant.jobs.job import FINISHED, Job, Limits
 from hubquant.jobs.queue import Queue
 
+LIBRARIES = [
+    *("hubquant.pipeline.run", "hubquant.pipeline.plan", "hubquant.evaluate.verify", "tests.support.jobs"),
+    *("transformers.models.llama.modeling_llama", "transformers.quantizers.auto", "transformers.core_model_loading"),
+    *(
+        "transformers.safetensors_conversion",
+        "transformers.generation",
+        "accelerate",
+        "torch.fx.experimental.symbolic_shapes",
+    ),
+]
 SMALL: Mapping[str, Any] = {
     "imatrix": {"skip": True},
     "evaluate": {"skip": True},
@@ -72,7 +82,7 @@ class Apps:
     def __init__(self, folder: Path, store: Path) -> None:
         self._places = str(folder), str(store)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["hubquant.pipeline.run", "hubquant.pipeline.plan", "tests.support.jobs"])
+        self._context.set_forkserver_preload(LIBRARIES)
         self._process: BaseProcess | None = None
 
     def start(
@@ -83,6 +93,10 @@ class Apps:
             target=run_app, args=(*self._places, dict(tokens), workers, limits or Limits())
         )
         self._process.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.is_alive()
 
     def kill(self) -> None:
         """Only the app: its workers go on."""
