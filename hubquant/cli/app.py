@@ -28,6 +28,7 @@ from hubquant.cli import (
     run,
     store,
     tune,
+    ui,
 )
 from hubquant.cli.line import command, farewell, has_flag, option_value
 from hubquant.cli.log import log_file
@@ -62,6 +63,7 @@ app.command("refine", cls=Command)(refine.refine)
 app.command("inspect", cls=Command)(inspect.inspect)
 app.command("publish", cls=Command)(publish.publish)
 app.command("tune", cls=Command)(tune.tune)
+app.command("ui", cls=Command)(ui.ui)
 app.command("env", cls=Command)(environment.env)
 
 

@@ -47,7 +47,9 @@ def command(arguments: Sequence[str]) -> str:
 
 def farewell(arguments: Sequence[str]) -> str:
     """What to do after the work was interrupted."""
-    if command(arguments) not in GOING_ON or has_flag(arguments, "--dry-run", "--count-only"):
+    if command(arguments) == "ui":
+        hint = "jobs that run go on; the same line opens the app again"
+    elif command(arguments) not in GOING_ON or has_flag(arguments, "--dry-run", "--count-only"):
         hint = "run the same line again: nothing was written"
     elif has_flag(arguments, "--fresh"):
         hint = "run the same line again without --fresh: it continues where it stopped"

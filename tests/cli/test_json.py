@@ -77,7 +77,7 @@ def outcomes(
 
 
 def test_every_command_has_a_line() -> None:
-    assert LINES.keys() == commands().keys()
+    assert LINES.keys() == commands().keys() - {"ui"}  # which runs until it is ended: tests/ui
 
 
 @pytest.mark.parametrize("command", LINES)

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.support.localhub import api, community, transfer
+from tests.support.localhub import api, community, oauth, transfer
 from tests.support.localhub.state import KINDS, TOKENS, Account, Blobs, Refusal, Repository, is_large
 
 
@@ -279,6 +279,10 @@ SHA256 = "(?P<sha256>[0-9a-f]{64})"
 ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
     (method, re.compile(pattern), handler)
     for method, pattern, handler in [
+        ("GET", r"/\.well-known/openid-configuration", oauth.configuration),
+        ("GET", r"/oauth/jwks", oauth.jwks),
+        ("GET", r"/oauth/authorize", oauth.authorize),
+        ("POST", r"/oauth/token", oauth.token),
         ("GET", r"/api/whoami-v2", api.whoami),
         ("POST", r"/api/validate-yaml", api.validate_yaml),
         ("POST", r"/api/repos/create", api.create),
