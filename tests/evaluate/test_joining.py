@@ -24,8 +24,8 @@ from tests.support.cli import hubquant
 COUNTS = (1, 3, 2)
 
 
-def other(ids: torch.Tensor) -> torch.Tensor:
-    return model(ids) * 0.9
+def other(ids: torch.Tensor, first: int = 0, /) -> torch.Tensor:
+    return model(ids, first) * 0.9
 
 
 def part(path: Path, numbers: range, form: Form = "full", **changed: Any) -> Path:
