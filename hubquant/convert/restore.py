@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from hubquant.convert.tables import Bundle
 from hubquant.errors import CheckpointError, GGUFError
 from hubquant.gguf_file.reader import GGUFFile
 from hubquant.models.load import quiet
+from hubquant.models.widened import Widened
 from hubquant.quants import dequantize
 from hubquant.units import counted
 
@@ -31,6 +32,8 @@ _TOKENS = {  # setting: metadata key
     "pad_token_id": "tokenizer.ggml.padding_token_id",
 }
 
+HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
+
 
 def read_tensor(gguf: GGUFFile, name: str) -> torch.Tensor:
     """One tensor of any type as float32, in its shape in torch order: [rows, columns] of a matrix.
@@ -41,7 +44,17 @@ def read_tensor(gguf: GGUFFile, name: str) -> torch.Tensor:
     return dequantize(gguf.data(name), entry.type, entry.shape[-1]).reshape(entry.shape)
 
 
-def read_state_dict(gguf: GGUFFile) -> Iterator[tuple[str, torch.Tensor]]:
+def read_widened(gguf: GGUFFile, name: str) -> torch.Tensor:
+    """As :func:`read_tensor`, but matrices in half precision stay where they lie and are widened when they are used."""
+    entry = gguf.tensors[name]
+    if entry.type not in HALVES or len(entry.shape) < 2:
+        return read_tensor(gguf, name)
+    return Widened(gguf.data(name).view(HALVES[entry.type]).reshape(entry.shape))
+
+
+def read_state_dict(
+    gguf: GGUFFile, read: Callable[[GGUFFile, str], torch.Tensor] = read_tensor
+) -> Iterator[tuple[str, torch.Tensor]]:
     """(checkpoint name, float32 tensor in the checkpoint's shape) for every weight; tied weights come once.
 
     Raises ``GGUFError`` when tensors are missing, unknown or of other shapes than the metadata says.
@@ -51,7 +64,7 @@ def read_state_dict(gguf: GGUFFile) -> Iterator[tuple[str, torch.Tensor]]:
     check_tensors(gguf, bundles)
     for bundle in bundles:
         if bundle.sources:
-            restored = bundle.inverse([read_tensor(gguf, name) for name in bundle.targets])
+            restored = bundle.inverse([read(gguf, name) for name in bundle.targets])
             yield from ((name, x.contiguous()) for name, x in restored.items())
 
 
@@ -97,7 +110,8 @@ class _Tensors(Mapping[str, torch.Tensor]):
 
 
 def load_model(source: str | os.PathLike[str] | GGUFFile, device: str | torch.device = "cpu") -> PreTrainedModel:
-    """The model in float32, ready for inference, from nothing but the GGUF file.
+    """The model in float32, ready for inference, from nothing but the GGUF file. On a CPU its matrices in half
+    precision are :class:`Widened` tensors.
 
     Raises ``GGUFError`` for a file whose tensors do not make up the model of its metadata.
     """
@@ -106,13 +120,16 @@ def load_model(source: str | os.PathLike[str] | GGUFFile, device: str | torch.de
 
     gguf = source if isinstance(source, GGUFFile) else GGUFFile.open(Path(source))
     architecture, config = read_config(gguf)
-    weights = dict(read_state_dict(gguf))
+    on_cpu = torch.device(device).type == "cpu"
+    weights = dict(read_state_dict(gguf, read_widened if on_cpu else read_tensor))
+    # One expert is widened at a time where they are computed one after the other.
+    options = {"experts_implementation": "eager"} if on_cpu else {}
     auto: Any = AutoModelForCausalLM if architecture.generates else AutoModel
     with init_empty_weights(include_buffers=False):
         kind = type(auto.from_config(config))
     with quiet():
         model, info = kind.from_pretrained(
-            None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
+            None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True, **options
         )
     ignored = re.compile("|".join(architecture.ignored))
     missing = sorted(name for name in info["missing_keys"] if not ignored.search(name))

@@ -122,8 +122,8 @@ def _negative_log_likelihoods(runner: Runner, question: Question) -> Iterator[to
     borrowed: torch.Tensor | None = None
     for sequence, begin, end in zip(question.sequences, question.begins, question.ends, strict=True):
         ids = torch.tensor(sequence)
-        every = runner(ids)
-        logits = finite(every[begin - 1 : end - 1])
+        every = runner(ids, begin - 1)
+        logits = finite(every[: end - begin])
         if borrowed is not None:
             logits = torch.cat([borrowed, logits[1:]])
         elif question.borrows:

@@ -33,7 +33,8 @@ def scored_targets(ids: Tensor, last: int | None = None) -> Tensor:
 def scored_logits(runner: Runner, ids: Tensor, last: int | None = None) -> Tensor:
     """Logits [n_scored, n_vocab] of one chunk of ``ids`` [chunk_size] at ``scored_positions``. Raises EvaluationError
     unless all are finite."""
-    return finite(runner(ids)[scored_positions(len(ids), last)])
+    positions = scored_positions(len(ids), last)
+    return finite(runner(ids, positions.start)[: positions.stop - positions.start])
 
 
 def finite(logits: Tensor) -> Tensor:

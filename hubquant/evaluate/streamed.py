@@ -87,12 +87,12 @@ def predicting(stream: BlockStream, outputs: Path, chunks: Tensor) -> Iterator[R
     ``outputs``: no more than the output layer is loaded."""
     last, numbers = LastOutputs(outputs), {ids.numpy().tobytes(): number for number, ids in enumerate(chunks)}
 
-    def every_token(ids: Tensor) -> Any:
-        return _run(stream, ids, ids.shape[1])
+    def runner(ids: Tensor, first: int = 0, /) -> Tensor:
+        def forward(inputs: Tensor) -> Any:
+            return _run(stream, inputs, len(ids) - first)
 
-    def runner(ids: Tensor) -> Tensor:
         waiting = output_of(last, numbers[ids.numpy().tobytes()])
-        logits: Tensor = stream.start(ids[None], every_token, stream.n_blocks, waiting).step().logits[0]
+        logits: Tensor = stream.start(ids[None], forward, stream.n_blocks, waiting).step().logits[0]
         return logits
 
     with torch.no_grad(), stream.pausing():

@@ -1,8 +1,9 @@
 """Gives the logits of one file, as llama.cpp computes them, and its speed; run in a process of its own.
 
-The first line on stdin is {"path", "n_ctx", "threads"} and is answered with {"n_vocab"}; each later one is {"ids"} and
-is answered with {"rows"} and as many rows of float32, or {"ids", "n_batch", "n_ubatch"}, which is answered with
-{"seconds"}. An answer of {"error"} is the last one. llama.cpp's log goes to stderr.
+The first line on stdin is {"path", "n_ctx", "threads"} and is answered with {"n_vocab"}; each later one is {"ids",
+"first"} and is answered with {"rows"} and as many rows of float32, from that of the token ``first`` on, or {"ids",
+"n_batch", "n_ubatch"}, which is answered with {"seconds"}. An answer of {"error"} is the last one. llama.cpp's log goes
+to stderr.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main() -> None:
                 if "n_batch" in wanted:
                     _answer(answers, {"seconds": file.seconds(**wanted)})
                     continue
-                logits = file.logits(wanted["ids"])
+                logits = file.logits(wanted["ids"])[wanted["first"] :]
                 _answer(answers, {"rows": len(logits)}, logits.tobytes())
     except Exception as error:  # whatever goes wrong belongs into the answer
         _answer(answers, {"error": str(error)})

@@ -20,7 +20,8 @@ from hubquant.llamacpp.process import HOW_TO_ADD, NOT_INSTALLED, complaint, is_i
 
 
 class LlamaCppRunner:
-    """Token ids [n] -> logits float32 [n, n_vocab], n up to ``n_ctx``, by llama.cpp in a process of its own.
+    """Token ids [n] -> logits float32 [n - first, n_vocab] of those from the ``first`` on, n up to ``n_ctx``, by
+    llama.cpp in a process of its own.
 
     ``path`` is the first shard of several. Raises ``EvaluationError`` where there is no llama.cpp, or it cannot load
     the file or breaks down.
@@ -41,8 +42,8 @@ class LlamaCppRunner:
         request = {"path": str(path.absolute()), "n_ctx": n_ctx, "threads": torch.get_num_threads()}
         self.n_vocab = int(self._ask(request)["n_vocab"])
 
-    def __call__(self, ids: Tensor, /) -> Tensor:
-        n_rows = self._ask({"ids": ids.tolist()})["rows"]
+    def __call__(self, ids: Tensor, first: int = 0, /) -> Tensor:
+        n_rows = self._ask({"ids": ids.tolist(), "first": first})["rows"]
         data = bytearray(4 * n_rows * self.n_vocab)
         assert self._process.stdout is not None
         if self._process.stdout.readinto(data) != len(data):  # type: ignore[attr-defined]

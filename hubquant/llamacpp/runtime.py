@@ -116,7 +116,7 @@ def runtime_check(
 
 def predicted_by(runner: Runner) -> NextTokens:
     """What ``runner`` predicts, which runs one prompt after the other."""
-    return lambda prompts: [int(runner(prompt)[-1].argmax()) for prompt in prompts]
+    return lambda prompts: [int(runner(prompt, len(prompt) - 1)[-1].argmax()) for prompt in prompts]
 
 
 def _other_tokens(

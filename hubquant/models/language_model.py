@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Token ids [n] -> logits [n, n_vocab], on the model's device and in its dtype, without gradients."""
+    """Token ids [n] -> logits [n - first, n_vocab] of those from the ``first`` on, on the model's device and in its
+    dtype, without gradients. No others are computed."""
 
     model: PreTrainedModel
 
-    def __call__(self, ids: Tensor) -> Tensor:
+    def __call__(self, ids: Tensor, first: int = 0, /) -> Tensor:
         model: Any = self.model
         with torch.inference_mode():
-            logits: Tensor = model(where_it_runs(model, ids[None])).logits[0]
+            logits: Tensor = model(where_it_runs(model, ids[None]), logits_to_keep=len(ids) - first).logits[0]
         return logits
 
 

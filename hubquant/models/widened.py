@@ -57,9 +57,9 @@ _FACTORS: Mapping[Any, Callable[..., tuple[Any, Any, Any]]] = {
     _aten.linear.default: lambda x, weight, bias=None: (x, weight.t(), bias),
 }
 """Of operations that multiply by a matrix."""
-TILE, FEWEST_COLUMNS = 1 << 20, 512
-"""So many numbers of a matrix are widened at a time, which stay in the processor's cache until they are multiplied, or
-so many columns if that is more."""
+TILE = 1 << 22
+"""So many numbers of a matrix are widened at a time, 16 MB. What is multiplied in smaller parts is multiplied more
+slowly, as each part begins with putting the rows in order anew."""
 
 
 class Widened(torch.Tensor):
@@ -147,7 +147,7 @@ def _product(x: torch.Tensor, weight: Widened, bias: torch.Tensor | None) -> tor
     n, columns = weight.shape
     rows = x.reshape(-1, n)
     result = x.new_empty(len(rows), columns)
-    step = max(FEWEST_COLUMNS, TILE // n)
+    step = max(1, TILE // n)
     for begin in range(0, columns, step):
         part = slice(begin, begin + step)
         tile = weight.stored[:, part].float()

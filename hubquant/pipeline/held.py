@@ -52,13 +52,15 @@ class LoadedModel(Shared):
 
     @contextmanager
     def open(self, context: Context) -> Iterator[PreTrainedModel]:
+        from hubquant.models.heap import freed_memory_kept
         from hubquant.models.load import Placement
 
         source, limits = context.read(self.pulled), dict(self.max_memory)
         if not self.on_disk:
-            yield source.load(Placement(spread=self.spread, max_memory=limits), self.device)
+            with freed_memory_kept():
+                yield source.load(Placement(spread=self.spread, max_memory=limits), self.device)
             return
-        with context.store.scratch(self.pulled) as folder:
+        with context.store.scratch(self.pulled) as folder, freed_memory_kept():
             yield source.load(Placement(spread=True, max_memory=limits, disk=folder), self.device)
 
 
@@ -71,4 +73,7 @@ class LoadedFile(Shared):
 
     @contextmanager
     def open(self, context: Context) -> Iterator[PreTrainedModel]:
-        yield GGUF.restore(context.read(self.file), self.device)
+        from hubquant.models.heap import freed_memory_kept
+
+        with freed_memory_kept():
+            yield GGUF.restore(context.read(self.file), self.device)

@@ -61,10 +61,6 @@ class GGUFSource(SourceModel):
         return False
 
     @property
-    def bytes_of_weight(self) -> float:
-        return 4.0
-
-    @property
     def converts_tokenizer(self) -> bool:
         return False
 

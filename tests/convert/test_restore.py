@@ -15,6 +15,7 @@ from hubquant.convert.restore import load_model, read_state_dict
 from hubquant.errors import GGUFError, HubquantError, NotSupportedYet
 from hubquant.gguf_file import GGUFFile, GGUFWriter, TensorEntry, plan_layout
 from hubquant.gguf_file.metadata import Metadata, f32, i32s, string, u32
+from hubquant.models.widened import Widened
 from hubquant.quants import quantize
 from tests.support.conversion import build_uneven, write_gguf
 
@@ -154,6 +155,26 @@ def test_a_loaded_model_is_whole(tmp_path: Path) -> None:
     source = load_file(folder / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
     error = model.model.layers[0].mlp.up_proj.weight - source
     assert 0 < error.norm() / source.norm() < 0.01
+
+
+@pytest.mark.parametrize("type", ["F16", "BF16"])
+def test_half_precision_is_widened_when_it_is_used(type: str, tmp_path: Path) -> None:
+    """With the same numbers as if it had been widened before; mixtral's experts are stacked and its rows reordered."""
+    file = tmp_path / "model.gguf"
+    write_gguf(build_uneven("mixtral", tmp_path / "model", **SHALLOW), file, type)
+    model = load_model(file)
+    matrices = {name: x for name, x in model.named_parameters() if x.ndim > 1 and "gate.weight" not in name}
+    assert matrices
+    assert all(isinstance(x, Widened) for x in matrices.values())
+    weights = dict(read_state_dict(GGUFFile.open(file)))
+    assert {x.dtype for x in weights.values()} == {torch.float32}
+    ids = torch.arange(20)[None]
+    found = model(ids).logits
+    for name, x in model.named_parameters():
+        module, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(module), attribute, torch.nn.Parameter(x + 0, requires_grad=False))
+    assert not any(isinstance(x, Widened) for x in model.parameters())
+    assert torch.equal(found, model(ids).logits)
 
 
 def test_files_of_older_converters_have_fewer_keys(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from hubquant.errors import BaselineError
 from hubquant.evaluate import Baseline, compare, compare_baselines, write_baseline
-from tests.support.evaluation import random_chunks
+from tests.support.evaluation import looked_up, random_chunks
 
 CHUNKS = {n_vocab: random_chunks(3, 32, n_vocab) for n_vocab in (97, 64)}
 SCORED = 15
@@ -26,7 +26,7 @@ def table(n_vocab: int, noise: float = 0.0) -> torch.Tensor:
 
 def written(path: Path, n_vocab: int = 97) -> Path:
     logits = table(n_vocab)
-    write_baseline(lambda ids: logits[ids], CHUNKS[n_vocab], path, name="m", revision="r", form="llama.cpp").close()
+    write_baseline(looked_up(logits), CHUNKS[n_vocab], path, name="m", revision="r", form="llama.cpp").close()
     return path
 
 
@@ -76,7 +76,7 @@ def test_the_statistics_are_llama_perplexitys(tmp_path: Path) -> None:
             klds.append((np.exp(log_p) * (log_p - log_q))[counted].sum())
             nlls.append(-log_p[int(target)])
     with Baseline.open(path) as baseline:
-        found = compare(lambda ids: q[ids], baseline)
+        found = compare(looked_up(q), baseline)
         assert np.log(baseline.perplexity.ppl) == pytest.approx(np.mean(nlls), rel=1e-5)
     assert found.kld.mean == pytest.approx(np.mean(klds), rel=1e-5)
     assert found.kld.maximum == pytest.approx(np.max(klds), rel=1e-5)
@@ -86,11 +86,12 @@ def test_the_statistics_are_llama_perplexitys(tmp_path: Path) -> None:
 
 def test_it_is_nearly_what_whole_distributions_give(tmp_path: Path) -> None:
     path, q = written(tmp_path / "b.kld"), table(97, noise=0.4)
-    full = write_baseline(
-        lambda ids: table(97)[ids], CHUNKS[97], tmp_path / "b.h5", name="m", revision="r", form="full"
-    )
+    full = write_baseline(looked_up(table(97)), CHUNKS[97], tmp_path / "b.h5", name="m", revision="r", form="full")
     with Baseline.open(path) as baseline:
-        found, exact = compare(lambda ids: q[ids], baseline), compare(lambda ids: q[ids], full)
+        found, exact = (
+            compare(looked_up(q), baseline),
+            compare(looked_up(q), full),
+        )
     assert found.kld.mean == pytest.approx(exact.kld.mean, rel=1e-3)
     assert found.same_top == exact.same_top
     assert compare_baselines(path, tmp_path / "b.h5").kld.mean == pytest.approx(0, abs=1e-4)
@@ -140,4 +141,4 @@ def test_tokens_and_numbers_that_cannot_be_are_refused(tmp_path: Path) -> None:
     for scale, low in ((float("nan"), -9.0), (1e-4, float("inf")), (-1e-4, -9.0), (1e-3, -9.0)):
         path.write_bytes(data[:record] + struct.pack("<2f", scale, low) + data[record + 8 :])
         with Baseline.open(path) as baseline, pytest.raises(BaselineError, match="chunk 2 has scales"):
-            compare(lambda ids: table(97)[ids], baseline)
+            compare(looked_up(table(97)), baseline)

@@ -200,7 +200,7 @@ def test_a_broken_off_perplexity_goes_on(runner: LanguageModel, tmp_path: Path) 
 def test_logits_that_are_no_numbers_are_refused() -> None:
     question = Question(((1, 2), (1, 3)), (1, 1), (2, 2), frozenset({0}))
     with pytest.raises(EvaluationError, match="NaN"):
-        accuracy(lambda ids: torch.full((len(ids), 8), math.nan), [question])
+        accuracy(lambda ids, first=0: torch.full((len(ids) - first, 8), math.nan), [question])
 
 
 def test_every_answer_has_a_token_that_is_scored() -> None:

@@ -171,7 +171,7 @@ def test_bad_models_are_refused(model: LanguageModel, tmp_path: Path) -> None:
         write_baseline(model, chunks, tmp_path / "base.h5", name="tiny", revision="r") as baseline,
         pytest.raises(EvaluationError, match="vocabulary of 10"),
     ):
-        compare(lambda ids: model(ids)[:, :10], baseline)
+        compare(lambda ids, first=0: model(ids, first)[:, :10], baseline)
     with pytest.raises(BaselineError, match="no such file"):
         Baseline.open(tmp_path / "missing.h5")
 

@@ -46,10 +46,10 @@ def make_baseline(folder: Path) -> None:
     import torch
 
     from hubquant.evaluate import write_baseline
-    from tests.support.evaluation import random_chunks
+    from tests.support.evaluation import looked_up, random_chunks
 
     table = torch.randn(97, 97, generator=torch.Generator().manual_seed(0))
-    write_baseline(lambda ids: table[ids], random_chunks(2, 32, 97), folder / "b.h5", name="m", revision="r").close()
+    write_baseline(looked_up(table), random_chunks(2, 32, 97), folder / "b.h5", name="m", revision="r").close()
     shutil.copyfile(folder / "b.h5", folder / ".b.h5.partial")
     (folder / ".b.h5.partial.journal").write_text("0 1\n1 2\n")
 
@@ -59,15 +59,15 @@ def read_baseline(folder: Path) -> None:
 
     from hubquant.errors import HubquantError
     from hubquant.evaluate import Baseline, compare, compare_baselines, write_baseline
-    from tests.support.evaluation import random_chunks
+    from tests.support.evaluation import looked_up, random_chunks
 
     path = folder / "b.h5"
     table = torch.randn(97, 97, generator=torch.Generator().manual_seed(0))
     with contextlib.suppress(HubquantError), Baseline.open(path) as baseline:
         baseline.perplexity  # noqa: B018
-        compare(lambda ids: table[ids], baseline)
+        compare(looked_up(table), baseline)
         compare_baselines(path, path)
-    write_baseline(lambda ids: table[ids], random_chunks(2, 32, 97), path, name="m", revision="r2").close()
+    write_baseline(looked_up(table), random_chunks(2, 32, 97), path, name="m", revision="r2").close()
 
 
 RECIPE = {

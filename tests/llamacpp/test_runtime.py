@@ -58,7 +58,7 @@ def test_llama_cpp_agrees_with_a_quantized_file_restored(llama: Written, tmp_pat
 
 def test_another_model_is_noticed(llama: Written) -> None:
     with pytest.raises(VerificationError, match="does not predict") as caught:
-        runtime_check(llama.path, llama.tokenizer, predicted_by(lambda ids: -llama.model(ids)))
+        runtime_check(llama.path, llama.tokenizer, predicted_by(lambda ids, first=0: -llama.model(ids, first)))
     assert "0 of 8 prompts" in str(caught.value)
 
 

@@ -20,6 +20,8 @@ def test_logits_of_a_model_in_memory_and_on_disk(tmp_path: Path) -> None:
     assert logits.shape == (37, model.config.vocab_size)
     # No token sees those after it; a matrix of other rows is multiplied in another order.
     torch.testing.assert_close(LanguageModel(model)(ids[:20]), logits[:20], rtol=0, atol=1e-4)
+    for first in (17, 36):
+        torch.testing.assert_close(LanguageModel(model)(ids, first), logits[first:], rtol=0, atol=1e-4)
     offloaded = load_folder(folder, "cpu", Placement(max_memory={"cpu": "100KB"}, disk=tmp_path / "disk"))
     assert offloaded.device.type == "meta"
     torch.testing.assert_close(LanguageModel(offloaded)(ids), logits)

@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 from hubquant.calibration import Chunks
 from hubquant.models.language_model import LanguageModel
-from hubquant.models.widened import FEWEST_COLUMNS, Widened
+from hubquant.models.widened import TILE, Widened
 from hubquant.observe import collect
 from hubquant.sources.checkpoint import load_folder
 from tests.convert.test_llama_cpp import IDS, MODELS
@@ -64,7 +64,8 @@ def test_as_in_float32(name: str, tmp_path: Path) -> None:
 
 
 def test_products_in_parts() -> None:
-    columns, n = 2 * FEWEST_COLUMNS + 7, 4096
+    n = 4096
+    columns = 2 * TILE // n + 7
     stored = torch.randn(columns, n, generator=torch.Generator().manual_seed(0)).bfloat16()
     weight, whole, bias = Widened(stored), stored.float(), torch.arange(float(columns))
     for x in (torch.randn(5, n), torch.randn(2, 3, n), torch.randn(n), torch.randn(0, n)):

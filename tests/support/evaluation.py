@@ -26,6 +26,11 @@ def tiny_model(folder: Path, **config: Any) -> LanguageModel:
     return LanguageModel(load_folder(build("llama", folder, initializer_range=0.1, **config), device="cpu"))
 
 
+def looked_up(table: Tensor) -> Runner:
+    """That whose logits after a token are a row of ``table`` [n_vocab, n_vocab], whatever came before."""
+    return lambda ids, first=0: table[ids[first:]]
+
+
 def disturbed(runner: LanguageModel, strength: float) -> LanguageModel:
     """A copy of the model with noise of ``strength`` times their own size on all matrices."""
     model = copy.deepcopy(runner.model)
@@ -40,10 +45,10 @@ def disturbed(runner: LanguageModel, strength: float) -> LanguageModel:
 def counted(runner: Runner, calls: list[int], stop_after: int | None = None) -> Runner:
     """``runner`` that notes each call in ``calls`` and breaks off after ``stop_after`` of them."""
 
-    def forward(ids: Tensor) -> Tensor:
+    def forward(ids: Tensor, first: int = 0, /) -> Tensor:
         if stop_after is not None and len(calls) == stop_after:
             raise KeyboardInterrupt
         calls.append(1)
-        return runner(ids)
+        return runner(ids, first)
 
     return forward
