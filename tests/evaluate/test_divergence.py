@@ -157,9 +157,9 @@ def test_an_interrupted_comparison_goes_on(model: LanguageModel, tmp_path: Path)
 def test_bad_models_are_refused(model: LanguageModel, tmp_path: Path) -> None:
     chunks = random_chunks(2, 32, model.model.config.vocab_size)
 
-    def broken(ids: torch.Tensor) -> torch.Tensor:
-        logits = model(ids).clone()
-        logits[20, 3] = torch.nan
+    def broken(ids: torch.Tensor, first: int = 0, /) -> torch.Tensor:
+        logits = model(ids, first).clone()
+        logits[20 - first, 3] = torch.nan
         return logits
 
     with pytest.raises(EvaluationError, match="1 logits that are NaN"):
