@@ -104,7 +104,7 @@ def estimate_card(found: Estimate) -> str:
         (
             text(file.name),
             size(file.size) if file.size is not None else "decided by the rules",
-            "takes the place of the published one" if file.published else "",
+            "takes the place of the published one" if file.published else "–",
         )
         for file in found.files
     ]
@@ -117,7 +117,7 @@ def estimate_card(found: Estimate) -> str:
         '<section aria-label="What this recipe comes to">'
         + message("Ready to start", "Nothing has been downloaded yet.", kind="good")
         + facts(pairs)
-        + table("Files that will be made", ("File", "Size", ""), rows, (1,))
+        + table("Files that will be made", ("File", "Size", "On the Hub"), rows, (1,))
         + "</section>"
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from hubquant.errors import HubquantError
+from hubquant.errors import HubquantError, UserError
 from hubquant.ui.advice import best_within, in_words, offered
 from hubquant.ui.desk import Desk
 from hubquant.ui.form import Form, read_form, write_form
@@ -46,11 +47,12 @@ class RecipeStep:
                 self.gallery = gr.Dropdown(choices, label="Start from an example", value=None, elem_id="gallery")
                 self.code = gr.Code(START, language="yaml", label="Recipe (YAML)", lines=14, elem_id="recipe")
                 gr.Markdown(
-                    "The form and this text say the same; change either. `hubquant run recipe.yaml` runs it too."
+                    "The form and this text say the same; change either. In the text Tab indents: Escape, then Tab, "
+                    "leaves it. `hubquant run recipe.yaml` runs it too."
                 )
         self.said = gr.HTML(elem_id="said")
         with gr.Row():
-            self.check = gr.Button("Check what it takes")
+            self.check = gr.Button("Check what it takes", elem_id="check")
             self.start = gr.Button("Start", variant="primary", elem_id="start")
         self.form = {
             "types": self.types,
@@ -68,7 +70,14 @@ class RecipeStep:
             "to": self.to,
             "private": self.private,
         }
-        self.outputs = [*self.form.values(), self.of_dataset, self.of_file, self.of_field, self.limit, self.said]
+        self.outputs = [
+            *self.form.values(),
+            self.of_dataset,
+            self.of_file,
+            self.of_field,
+            self.limit,
+            self.said,
+        ]
 
     def _types(self) -> None:
         gr.Markdown(
@@ -142,6 +151,16 @@ class RecipeStep:
         ]
         return [*values, *_shown(form.calibration)]
 
+    def _as_shown(self, text: str, values: Sequence[Any]) -> Form:
+        """What the form says, of the model that the text names."""
+        return Form(model=read_form(text).model, **_as_form(dict(zip(self.form, values, strict=True))))
+
+    def _check_agreed(self, text: str, values: Sequence[Any]) -> None:
+        """Raises ``UserError`` while the one that was changed last is not yet followed by the other."""
+        if write_form(text, self._as_shown(text, values)) != text:
+            hint = "change one of them once more: the other follows"
+            raise UserError("the form and the recipe say different things", hint=hint)
+
     def wire(self, survey: gr.State, job: gr.Textbox, tabs: gr.Tabs) -> None:
         desk = self._desk
         inner = [self.of_dataset, self.of_file, self.of_field]
@@ -149,9 +168,7 @@ class RecipeStep:
 
         def edit(text: str, *values: Any) -> Updates:
             try:
-                shown = read_form(text)
-                given = dict(zip(self.form, values, strict=True))
-                form = Form(model=shown.model, **_as_form(given))
+                form = self._as_shown(text, values)
                 return write_form(text, form), "", *_shown(form.calibration)
             except HubquantError as error:
                 return gr.skip(), error_message(error), *_shown(values[list(self.form).index("calibration")])
@@ -220,23 +237,27 @@ class RecipeStep:
             upload, self.upload, [self.upload, self.file, self.upload_said], api_visibility="private"
         ).then(edit, [self.code, *self.form.values()], [self.code, self.said, *inner], **quiet)
 
-        def check(text: str, request: gr.Request) -> str:
+        def check(request: gr.Request, text: str, *values: Any) -> str:
             try:
+                self._check_agreed(text, values)
                 return estimate_card(desk.check(desk.visitor(request), text))
             except HubquantError as error:
                 return error_message(error)
 
-        def start(text: str, request: gr.Request) -> Updates:
+        def start(request: gr.Request, text: str, *values: Any) -> Updates:
             try:
+                self._check_agreed(text, values)
                 made = desk.submit(desk.visitor(request), text)
             except HubquantError as error:
                 return error_message(error), gr.skip(), gr.skip()
             return "", made.id, gr.Tabs(selected="run")
 
-        self.check.click(check, self.code, self.said, api_visibility="private", concurrency_id="survey")
+        self.check.click(
+            check, [self.code, *self.form.values()], self.said, api_visibility="private", concurrency_id="survey"
+        )
         self.start.click(
             start,
-            self.code,
+            [self.code, *self.form.values()],
             [self.said, job, tabs],
             api_visibility="private",
             trigger_mode="once",

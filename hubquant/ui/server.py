@@ -98,7 +98,7 @@ def make_app(desk: Desk, hosts: Collection[str] | None, key: str | None = None) 
             max_file_size=desk.queue.limits.upload_bytes,
             ssr_mode=False,
             enable_monitoring=False,
-            mcp_server=_has_mcp(),
+            mcp_server=True,
             theme=_theme(gr),
             css_paths=[Path(__file__).with_name("style.css")],
             favicon_path=None,
@@ -146,16 +146,10 @@ def _theme(gr: Any) -> Any:
 def _check_gradio() -> None:
     from importlib.util import find_spec
 
-    if missing := [name for name in ("gradio", "markdown_it", "nh3") if find_spec(name) is None]:
+    if missing := [name for name in ("gradio", "markdown_it", "mcp", "nh3") if find_spec(name) is None]:
         raise UserError(
             "the app needs gradio", why=f"{', '.join(missing)} is not installed", hint="pip install 'hubquant[ui]'"
         )
-
-
-def _has_mcp() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("mcp") is not None
 
 
 def _own_memory() -> int:

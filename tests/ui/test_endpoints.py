@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -53,6 +55,21 @@ def test_submit_follow_and_fetch(app: App, hub: LocalHub) -> None:  # noqa: ARG0
 def test_mistakes_are_told(running: Client, endpoint: str, given: str, message: str) -> None:
     error = running.predict(given, api_name=endpoint)["error"]
     assert message in f"{error['what']} {error['why']}"
+
+
+def test_each_endpoint_is_a_tool_of_an_mcp_server(running: Client) -> None:
+    headers = {"Accept": "application/json, text/event-stream"}
+
+    def ask(method: str, **params: Any) -> Any:
+        asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        answer = httpx2.post(f"{running.src}gradio_api/mcp/", json=asked, headers=headers, timeout=60)
+        [line] = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+        return json.loads(line.removeprefix("data: "))["result"]
+
+    tools = {tool["name"] for tool in ask("tools/list")["tools"]}
+    assert tools >= {"survey_model", "check_recipe", "start_job", "get_job", "get_result", "cancel_job"}
+    told = ask("tools/call", name="check_recipe", arguments={"recipe": SMALL})
+    assert "Q4_0" in told["content"][0]["text"]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.support.browser import App, visiting
 from tests.support.disks import mounted
 from tests.support.localhub import BOB, LocalHub
 from tests.ui.test_uploads import archive
-from tests.ui.test_walk import pick_demo, write_recipe
+from tests.ui.test_walk import agreed, pick_demo, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_markup_in_names_is_text(page: Page, typed: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: !!python/object/apply:os.system [id]", "a YAML tag"),
+        ("model: !!python/object/apply:os.system [id]", "A YAML tag"),
         ("model: {bundled: demo}\nquantise: {types: [Q8_0]}", "quantise"),
         ("model: {bundled: demo}\nquantize: {types: [Q4_K_X]}", "Q4_K_X"),
         ("model: {bundled: demo}\nquantize: {types: [IQ2_XXS]}\nimatrix: {skip: true}", "IQ2_XXS"),
@@ -90,9 +90,9 @@ def test_markup_in_names_is_text(page: Page, typed: str) -> None:
 def test_recipes_that_are_none(page: Page, text: str, message: str) -> None:
     page.get_by_role("tab", name="2 Files").click()
     write_recipe(page, text)
-    page.get_by_role("button", name="Check what it takes").click()
+    agreed(page, "#check")
     says(page, "#said", message)
-    page.locator("#start").click()
+    agreed(page, "#start")
     says(page, "#said", message)
     assert "job=" not in page.url
 
@@ -149,4 +149,4 @@ def test_a_full_disk(app: App, browser: Browser, hub: LocalHub, tmp_path: Path) 
         with visiting(browser, app.url) as page:
             pick_demo(page)
             page.locator("#start").click()
-            says(page, "#said", "left", "choose fewer types")
+            says(page, "#said", "left", "Choose fewer types")

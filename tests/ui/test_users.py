@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import PATIENCE, App, visiting
 from tests.support.localhub import ALICE, BOB, LocalHub, oauth
-from tests.ui.test_walk import SMALL, pick_demo, start, wait_for_state, write_recipe
+from tests.ui.test_walk import SMALL, agreed, pick_demo, start, wait_for_state, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def test_two_users_do_not_see_each_other(app: App, browser: Browser, hub: LocalH
     with visiting(browser, app.url) as alice, visiting(browser, app.url) as bob:
         pick_demo(alice)
         write_recipe(alice, SMALL)
-        alice.locator("#start").click()
+        agreed(alice, "#start")
         expect(alice.locator("#said")).to_contain_text("You are not signed in")
         sign_in(alice, "alice")
         sign_in(bob, "bob")

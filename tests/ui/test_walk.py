@@ -36,8 +36,18 @@ def write_recipe(page: Page, text: str) -> None:
     page.locator("#recipe .cm-content").fill(text)
 
 
+def agreed(page: Page, button: str) -> None:
+    """Press it, when the form has followed the text."""
+    for _ in range(60):
+        page.locator(button).click()
+        page.locator("#said .hq-message, #status h2").first.wait_for()
+        if "different things" not in page.locator("#said").inner_text():
+            return
+        page.wait_for_timeout(1000)
+
+
 def start(page: Page) -> None:
-    page.locator("#start").click()
+    agreed(page, "#start")
     expect(page.locator("#status h2")).to_be_visible()
     page.wait_for_url(re.compile(r"\?job=[0-9a-f]{32}$"))
 
@@ -73,6 +83,7 @@ def test_a_run_outlives_tabs_and_the_app_and_is_published(app: App, browser: Bro
         pick_demo(page)
         write_recipe(page, SMALL)
         expect(page.get_by_role("checkbox", name=re.compile("^Q4_0"))).to_be_checked()
+        page.wait_for_timeout(1000)  # what is typed while the form is being drawn is drawn over
         page.locator("#to textarea, #to input").fill("alice/demo-GGUF")
         expect(page.locator("#recipe .cm-content")).to_contain_text("alice/demo-GGUF")
         start(page)
