@@ -174,6 +174,8 @@ class RecipeStep:
                 return gr.skip(), error_message(error), *_shown(values[list(self.form).index("calibration")])
 
         changes = [component.input for name, component in self.form.items() if name != "file"]
+        # What is pasted while a box is being drawn makes no event of input.
+        changes += [box.blur for box in (self.to, self.dataset, self.config, self.split, self.field)]
         gr.on(
             changes,
             edit,

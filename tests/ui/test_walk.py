@@ -83,8 +83,8 @@ def test_a_run_outlives_tabs_and_the_app_and_is_published(app: App, browser: Bro
         pick_demo(page)
         write_recipe(page, SMALL)
         expect(page.get_by_role("checkbox", name=re.compile("^Q4_0"))).to_be_checked()
-        page.wait_for_timeout(1000)  # what is typed while the form is being drawn is drawn over
         page.locator("#to textarea, #to input").fill("alice/demo-GGUF")
+        page.keyboard.press("Tab")
         expect(page.locator("#recipe .cm-content")).to_contain_text("alice/demo-GGUF")
         start(page)
         address = page.url
