@@ -85,6 +85,7 @@ def make_app(desk: Desk, hosts: Collection[str] | None, key: str | None = None) 
         attach_oauth(app)
     add_routes(app, desk)
     page = build(desk, memory=_COMPUTER if on_a_space() else _own_memory())
+    page.space_id = None  # or else gradio's page loads the fonts of a banner from elsewhere
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mounted = gr.mount_gradio_app(

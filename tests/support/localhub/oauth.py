@@ -65,7 +65,7 @@ def authorize(hub: LocalHub, call: Call) -> Response:
         _codes[code] = user, asked.get("nonce", "")
         back = f"{asked['redirect_uri']}&{urlencode({'code': code, 'state': asked['state']})}"
         links.append(f'<p><a href="{escape(back)}">Sign in as {escape(user)}</a></p>')
-    return HTMLResponse(f"<!doctype html><title>Sign in</title>{''.join(links)}")
+    return HTMLResponse(f"<!doctype html><link rel=icon href='data:,'><title>Sign in</title>{''.join(links)}")
 
 
 def token(hub: LocalHub, call: Call) -> Response:
