@@ -64,6 +64,16 @@ class InterleaveHalves(Each):
 
 
 @dataclass(frozen=True)
+class SwapHalves(Each):
+    """The first and the second half of the rows change places. x is [2 * n, …]."""
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(2, -1, *x.shape[1:]).flip(0).reshape(x.shape)
+
+    back = there
+
+
+@dataclass(frozen=True)
 class Stack:
     """Tensors of equal shape [...], one of each expert, become one [experts, ...]."""
 

@@ -1,0 +1,180 @@
+"""Our tables against the functions with which diffusers itself converts files of the original layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import CodeType, FunctionType
+from typing import Any
+
+import pytest
+import torch
+
+from hubquant.convert.diffusion.family import Family, Layout
+from hubquant.convert.diffusion.flux import CHROMA, FLUX, FLUX2
+from hubquant.convert.diffusion.sd3 import SD3
+from hubquant.errors import CheckpointError
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A model of a diffusers class, and the function that converts its family. ``sizes`` replaces those of the
+    published models that the function has as constants."""
+
+    family: Family
+    model: str
+    config: dict[str, Any]
+    function: str = ""
+    sizes: dict[int, int] = field(default_factory=dict)
+
+
+HEADS = {"attention_head_dim": 16, "num_attention_heads": 2}
+FLUX_SIZES = {**HEADS, "in_channels": 16, "num_layers": 2, "num_single_layers": 3, "joint_attention_dim": 24}
+FLUX_SIZES |= {"axes_dims_rope": (4, 6, 6)}
+SD3_SIZES = {"sample_size": 8, "attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 24}
+SD3_SIZES |= {"caption_projection_dim": 16, "pooled_projection_dim": 20, "pos_embed_max_size": 8}
+TO = "_transformer_checkpoint_to_diffusers"
+TINY = {
+    "flux-dev": Tiny(
+        FLUX,
+        "FluxTransformer2DModel",
+        {**FLUX_SIZES, "pooled_projection_dim": 8, "guidance_embeds": True},
+        f"convert_flux{TO}",
+        {3072: 32},
+    ),
+    "flux-schnell": Tiny(
+        FLUX,
+        "FluxTransformer2DModel",
+        {**FLUX_SIZES, "pooled_projection_dim": 8, "guidance_embeds": False},
+        f"convert_flux{TO}",
+        {3072: 32},
+    ),
+    "chroma": Tiny(
+        CHROMA,
+        "ChromaTransformer2DModel",
+        {
+            **FLUX_SIZES,
+            "approximator_num_channels": 16,
+            "approximator_hidden_dim": 24,
+            "approximator_layers": 2,
+        },
+        f"convert_chroma{TO}",
+        {3072: 32},
+    ),
+    "flux2": Tiny(
+        FLUX2, "Flux2Transformer2DModel", {**FLUX_SIZES, "axes_dims_rope": (4, 4, 4, 4)}, f"convert_flux2{TO}"
+    ),
+    "sd3": Tiny(SD3, "SD3Transformer2DModel", {**SD3_SIZES, "num_layers": 2}, f"convert_sd3{TO}"),
+    "sd3.5": Tiny(
+        SD3,
+        "SD3Transformer2DModel",
+        {**SD3_SIZES, "num_layers": 3, "qk_norm": "rms_norm", "dual_attention_layers": (0, 1)},
+        f"convert_sd3{TO}",
+    ),
+}
+
+
+@cache
+def state(name: str) -> Tensors:
+    """Random weights, so that no two tensors are alike."""
+    import diffusers
+
+    torch.manual_seed(0)
+    tiny = TINY[name]
+    with torch.device("meta"):
+        model = getattr(diffusers, tiny.model)(**tiny.config)
+    return {name: torch.randn(x.shape) for name, x in model.state_dict().items()}
+
+
+def shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(x.shape) for name, x in tensors.items()}
+
+
+def converted(family: Family, tensors: Tensors, layout: Layout) -> Tensors:
+    """``tensors`` of ``layout`` in the other one."""
+    found: Tensors = {}
+    for bundle in family.bundles(shapes(tensors), layout):
+        if layout == "original":
+            found |= bundle.forward([tensors[name] for name in bundle.sources])
+        else:
+            found |= bundle.inverse([tensors[name] for name in bundle.targets])
+    return found
+
+
+def resized(code: CodeType, sizes: Mapping[int, int]) -> CodeType:
+    def other(constant: Any) -> Any:
+        if isinstance(constant, CodeType):
+            return resized(constant, sizes)
+        if isinstance(constant, tuple):
+            return tuple(map(other, constant))
+        return sizes.get(constant, constant) if type(constant) is int else constant
+
+    return code.replace(co_consts=tuple(map(other, code.co_consts)))
+
+
+def by_diffusers(tiny: Tiny, original: Tensors) -> Tensors:
+    from diffusers.loaders import single_file_utils
+
+    function: Callable[..., Tensors] = getattr(single_file_utils, tiny.function)
+    if tiny.sizes:
+        function = FunctionType(resized(function.__code__, tiny.sizes), vars(single_file_utils))
+    return function(dict(original), config=tiny.config)
+
+
+def assert_same(found: Tensors, wanted: Tensors) -> None:
+    assert found.keys() == wanted.keys()
+    for name, x in wanted.items():
+        assert found[name].shape == x.shape, name
+        assert torch.equal(found[name], x), name
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_diffusers_converts_our_original_to_the_same_bits(name: str) -> None:
+    tiny = TINY[name]
+    original = converted(tiny.family, state(name), "diffusers")
+    assert_same(converted(tiny.family, original, "original"), state(name))
+    assert_same(by_diffusers(tiny, original), state(name))
+    assert_same(converted(tiny.family, by_diffusers(tiny, original), "diffusers"), original)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+def test_a_tensor_that_is_missing_or_left_over_is_named(name: str, layout: Layout) -> None:
+    family = TINY[name].family
+    found = shapes(state(name) if layout == "diffusers" else converted(family, state(name), "diffusers"))
+    for lost in found:
+        fewer = {tensor: shape for tensor, shape in found.items() if tensor != lost}
+        assert family.match(fewer, layout).missing == (lost,)
+    lost = next(iter(found))
+    with pytest.raises(CheckpointError, match=rf"1 tensor is missing: {lost}"):
+        family.bundles({tensor: shape for tensor, shape in found.items() if tensor != lost}, layout)
+    with pytest.raises(CheckpointError, match=r"1 tensor is left over: lora_A\.weight"):
+        family.bundles(found | {"lora_A.weight": (4, 4)}, layout)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "shape"),
+    [
+        ("original", "double_blocks.1.img_attn.qkv.weight", (95, 32)),
+        ("original", "double_blocks.1.img_attn.qkv.weight", ()),
+        ("original", "single_blocks.0.linear1.weight", (95, 32)),
+        ("original", "single_blocks.0.linear1.bias", (95,)),
+        ("diffusers", "transformer_blocks.1.attn.to_k.weight", (16, 32)),
+        ("diffusers", "transformer_blocks.1.attn.to_k.weight", (32, 16)),
+        ("diffusers", "single_transformer_blocks.0.attn.to_q.weight", (16, 32)),
+    ],
+)
+def test_a_fused_tensor_of_a_shape_that_does_not_fit_is_named(
+    layout: Layout, name: str, shape: tuple[int, ...]
+) -> None:
+    found = shapes(state("flux-dev") if layout == "diffusers" else converted(FLUX, state("flux-dev"), "diffusers"))
+    with pytest.raises(CheckpointError, match=r"has a shape that does not fit"):
+        FLUX.bundles(found | {name: shape}, layout)
+
+
+def test_a_number_that_no_file_can_have_makes_no_blocks() -> None:
+    found = shapes(state("flux-dev")) | {"transformer_blocks.99999999999.attn.to_q.weight": (32, 32)}
+    assert FLUX.match(found, "diffusers").extra == ("transformer_blocks.99999999999.attn.to_q.weight",)
