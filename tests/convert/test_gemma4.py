@@ -111,7 +111,7 @@ SETTINGS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(changes=st.dictionaries(st.sampled_from(SETTINGS), VALUES, max_size=2))
 def test_any_config_is_planned_or_refused(changes: dict[str, Any]) -> None:
     config = AutoConfig.for_model("gemma4_text", **CONFIG).to_dict() | changes

@@ -203,7 +203,7 @@ SETTINGS = [
 ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(family=st.sampled_from(list(MODELS)), changes=st.dictionaries(st.sampled_from(SETTINGS), values, max_size=2))
 def test_any_config_is_planned_or_refused(family: str, changes: dict[str, Any]) -> None:
     config = AutoConfig.for_model(family, **MODELS[family], num_attention_heads=4).to_dict() | changes

@@ -371,7 +371,7 @@ ropes = st.dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     family=st.sampled_from(FAMILIES),
     changes=st.dictionaries(st.sampled_from(SETTINGS), values, max_size=3),

@@ -265,7 +265,7 @@ values = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_metadata_is_a_model_or_refused(data: st.DataObject, tiny: Path) -> None:
     gguf = GGUFFile.open(tiny)

@@ -97,7 +97,7 @@ def test_whatever_importance_makes_of_any_weights_is_within_their_band(type: str
     assert not bad
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_rounding_never_leaves_its_band(data: st.DataObject) -> None:
     """Weights and importance over many orders of magnitude, zeros among them."""

@@ -34,7 +34,7 @@ values = st.one_of(
 
 
 @given(models(), values)
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_key_that_comes_and_goes_leaves_the_same_file(tmp_path: Path, content: bytes, kv: KV) -> None:
     path = tmp_path / "a.gguf"
     path.write_bytes(content)

@@ -168,7 +168,7 @@ def test_missing_file(tmp_path: Path) -> None:
         GGUFFile.open(tmp_path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(st.data())
 def test_damage_is_noticed_or_harmless(tmp_path: Path, draw: DataObject) -> None:
     """Bytes changed or cut off anywhere: the file still reads within its bounds, or the error is ours."""

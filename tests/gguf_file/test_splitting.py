@@ -98,7 +98,7 @@ def tensors_of(files: Sequence[StoredFile]) -> list[tuple[str, int, bytes]]:
 
 
 @given(models(), limits)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_merging_what_was_split_gives_the_same_file(tmp_path: Path, content: bytes, limit: Limit) -> None:
     for old in tmp_path.iterdir():
         old.unlink()

@@ -67,7 +67,7 @@ def test_dat_file_without_tail() -> None:
     assert parse_dat(dat({"w": (7, [1.0])}), "x").chunk_count == 7
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.binary(max_size=80)
     | st.integers(0, 60).map(lambda n: dat({"w": (2, [1.0, 2.0]), "v": (1, [3.0])}, (2, "t"))[:n])

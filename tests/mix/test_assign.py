@@ -261,7 +261,7 @@ def test_requires_imatrix() -> None:
     assert not requires_imatrix("blk.0.attn_q.weight", "IQ3_S", "IQ3_S")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ftype=st.sampled_from(sorted(set(FTYPES) - {"NVFP4"})),
     n_layer=st.integers(1, 40),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hubquant.gguf_file.metadata import KV, f32, i32s, string, u32
@@ -278,7 +278,6 @@ def test_foreign_values_stay_text() -> None:
     assert len(headings) == len([line for line in render(CARD).splitlines() if line.startswith("#")])
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_escaped_text_is_one_line_without_markup(text: str) -> None:
     escaped = escape(text)

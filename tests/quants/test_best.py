@@ -113,7 +113,7 @@ def test_hard_matrices(type: str, matrix: str) -> None:
 
 
 @pytest.mark.parametrize("type", BEST)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rows=st.integers(1, 20),
     blocks=st.integers(1, 6),

@@ -61,7 +61,7 @@ def test_row_lengths(type: str) -> None:
 
 
 @pytest.mark.parametrize("type", SEARCHED)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     rows=st.integers(1, 20),
     blocks=st.integers(1, 6),

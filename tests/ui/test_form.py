@@ -50,13 +50,13 @@ def as_shown(form: Form) -> Form:
     return replace(form, **{name: defaults[name] for name in hidden[form.calibration]})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(forms)
 def test_what_the_form_writes_it_reads_again(form: Form) -> None:
     assert read_form(write_form(MINIMAL, form)) == as_shown(form)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(forms, st.sampled_from(RECIPES))
 def test_what_the_form_does_not_show_stays(form: Form, recipe: Path) -> None:
     text = recipe.read_text("utf-8")
@@ -75,7 +75,7 @@ def test_an_unchanged_form_leaves_the_text_alone(recipe: Path) -> None:
     assert write_form(text, read_form(text)) == text
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(forms, forms)
 def test_the_way_to_a_form_does_not_matter(first: Form, second: Form) -> None:
     over = write_form(write_form(MINIMAL, first), second)

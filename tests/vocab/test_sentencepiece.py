@@ -194,7 +194,7 @@ def test_unsupported_models(tmp_path: Path, model: bytes) -> None:
         read_vocabulary(folder, {})
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(cut=st.integers(0, 9000), changes=st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 255)), max_size=4))
 def test_damaged_model_files(tmp_path: Path, model: bytes, cut: int, changes: list[tuple[int, int]]) -> None:
     damaged = bytearray(model)
