@@ -114,9 +114,8 @@ class Dispatcher:
 
     def _start(self, row: sqlite3.Row) -> None:
         id, owner, attempt = row["id"], row["owner"], row["attempt"]
-        token = None if owner == LOCAL else self.queue.token_of(owner)
         given = Given(
-            token=token,
+            token=self.queue.token_of(owner),
             store=None if self.store is None else str(self.store.absolute()),
             disk_bytes=self.queue.disk_left(owner, but=id),
         )

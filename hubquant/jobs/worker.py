@@ -110,7 +110,7 @@ class _Work:
 
     def _carry_out(self, order: Order) -> Sequence[BatchResult]:
         quieten_libraries()
-        if self.owner != LOCAL:
+        if self.owner != LOCAL or self.given.token is not None:  # or else by the login of this machine
             from hubquant.hub.account import sign_in
 
             sign_in(self.given.token)

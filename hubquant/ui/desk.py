@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import hubquant
 from hubquant.errors import DiskFullError, RecipeError, UserError
+from hubquant.jobs.job import LOCAL
 from hubquant.jobs.orders import order
 from hubquant.recipe.names import HUB_ID
 from hubquant.recipe.schema import ModelReference, Recipe, name_of
@@ -67,6 +68,8 @@ class Desk:
         found = self.identity.visitor(request)
         if found.owner is not None and isinstance(found.token, str):
             self.queue.offer(found.owner, found.token)
+        elif found.is_local:  # who has signed out
+            self.queue.forget_token(LOCAL)
         return found
 
     def search(self, visitor: Visitor, text: str) -> list[FoundModel]:

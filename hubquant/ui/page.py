@@ -28,7 +28,7 @@ def build(desk: Desk, *, memory: int) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False, delete_cache=(3600, 86400)) as page:
         top = gr.HTML()
         if user is not None:
-            _account(user, top)
+            _account(desk, user, top)
         survey, job = gr.State(None), gr.Textbox(visible=False, label="Job")
         with gr.Tabs(elem_id="steps") as tabs:
             with gr.Tab("1 Model", id="model"):
@@ -57,7 +57,7 @@ def build(desk: Desk, *, memory: int) -> gr.Blocks:
     return page
 
 
-def _account(user: OneUser, top: gr.HTML) -> None:
+def _account(desk: Desk, user: OneUser, top: gr.HTML) -> None:
     from hubquant.ui.html import error_message, message
 
     with gr.Accordion("Hugging Face account", open=False, elem_id="account"):
@@ -76,6 +76,6 @@ def _account(user: OneUser, top: gr.HTML) -> None:
         except HubquantError as error:
             return "", error_message(error), gr.skip()
         what = f"Signed in as {name}" if name else "Signed out"
-        return "", message(what, kind="good"), header(user.visitor(request), by_token=True)
+        return "", message(what, kind="good"), header(desk.visitor(request), by_token=True)
 
     gr.on([button.click, token.submit], sign_in, token, [token, said, top], api_visibility="private")
