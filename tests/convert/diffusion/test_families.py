@@ -18,10 +18,11 @@ from hubquant.convert.diffusion.hunyuan_video import HUNYUAN_VIDEO
 from hubquant.convert.diffusion.ltx import LTX
 from hubquant.convert.diffusion.lumina import LUMINA2, Z_IMAGE
 from hubquant.convert.diffusion.qwen_image import QWEN_IMAGE
+from hubquant.convert.diffusion.recognise import FAMILIES, parts, recognise
 from hubquant.convert.diffusion.sd3 import SD3
 from hubquant.convert.diffusion.unet import SD, SDXL
 from hubquant.convert.diffusion.wan import WAN
-from hubquant.errors import CheckpointError
+from hubquant.errors import CheckpointError, NotSupportedYet
 
 Tensors = dict[str, torch.Tensor]
 
@@ -275,3 +276,66 @@ def test_a_fused_tensor_of_a_shape_that_does_not_fit_is_named(
 def test_a_number_that_no_file_can_have_makes_no_blocks() -> None:
     found = shapes(state("flux-dev")) | {"transformer_blocks.99999999999.attn.to_q.weight": (32, 32)}
     assert FLUX.match(found, "diffusers").extra == ("transformer_blocks.99999999999.attn.to_q.weight",)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+def test_family_layout_and_prefix_are_recognised(name: str, prefix: str, layout: Layout) -> None:
+    tiny = TINY[name]
+    found = shapes(state(name) if layout == "diffusers" else converted(tiny.family, state(name), "diffusers"))
+    denoiser = recognise({prefix + tensor: shape for tensor, shape in found.items()})
+    assert denoiser.family is tiny.family
+    assert denoiser.layout == ("original" if tiny.family is QWEN_IMAGE else layout)
+    assert denoiser.prefix == prefix
+    assert {tensor for bundle in denoiser.bundles() for tensor in bundle.source_shapes()} == (
+        converted(tiny.family, state(name), "diffusers").keys()
+    )
+
+
+def test_every_family_is_proven() -> None:
+    assert {family.name for family in FAMILIES} == {tiny.family.name for tiny in TINY.values()}
+
+
+def test_a_damaged_file_is_of_its_family() -> None:
+    found = shapes(state("flux-dev"))
+    del found["x_embedder.bias"]
+    assert recognise(found).family is FLUX
+    with pytest.raises(CheckpointError, match=r"1 tensor is missing: x_embedder\.bias"):
+        recognise(found).bundles()
+
+
+def test_an_unknown_denoiser_is_told_the_nearest_family() -> None:
+    flux = converted(FLUX, state("flux-dev"), "diffusers")
+    found = shapes(flux) | {f"{name}.scale_weight": () for name in flux if name.endswith("weight")}
+    with pytest.raises(NotSupportedYet, match=r"nearest are those of flux in its original layout, but they have "):
+        recognise(found)
+
+
+@pytest.mark.parametrize("names", [(), ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight")])
+def test_what_is_no_denoiser_is_of_no_family(names: tuple[str, ...]) -> None:
+    with pytest.raises(NotSupportedYet, match=r"of no known family"):
+        recognise(dict.fromkeys(names, (4, 4)))
+
+
+def test_components_of_a_file_with_everything_are_told_apart() -> None:
+    unet = {f"model.diffusion_model.{name}": x.shape for name, x in converted(SD, state("sd1"), "diffusers").items()}
+    others = {
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": (1, 77),
+        "first_stage_model.encoder.conv_in.weight": (8, 3, 3, 3),
+        "model_ema.diffusion_modelinput_blocks00weight": (8, 4, 3, 3),
+        "alphas_cumprod": (1000,),
+    }
+    found = parts({name: tuple(shape) for name, shape in (unet | others).items()})
+    assert found.prefix == "model.diffusion_model."
+    assert {found.prefix + name for name in found.denoiser} == unet.keys()
+    assert [*found.text_encoders, *found.vae, *found.left_out] == [*others]
+    assert recognise({name: tuple(shape) for name, shape in (unet | others).items()}).bundles()
+
+
+@pytest.mark.parametrize("name", ["lumina2", "z-image"])
+def test_a_norm_that_nothing_computes_with_is_left_out_of_the_original_layout(name: str) -> None:
+    family, original = TINY[name].family, converted(TINY[name].family, state(name), "diffusers")
+    assert_same(converted(family, original | {"norm_final.weight": torch.ones(4)}, "original"), state(name))
+    with pytest.raises(CheckpointError, match=r"left over: norm_final\.weight"):
+        family.bundles(shapes(state(name)) | {"norm_final.weight": (4,)}, "diffusers")

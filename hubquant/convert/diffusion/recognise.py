@@ -1,0 +1,106 @@
+"""Which denoiser a file holds, told from the names of its tensors; and what else is in files that have everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hubquant.checkpoint.headers import listed
+from hubquant.convert.diffusion.aura_flow import AURA_FLOW
+from hubquant.convert.diffusion.family import Family, Layout, Match
+from hubquant.convert.diffusion.flux import CHROMA, FLUX, FLUX2
+from hubquant.convert.diffusion.hunyuan_video import HUNYUAN_VIDEO
+from hubquant.convert.diffusion.ltx import LTX
+from hubquant.convert.diffusion.lumina import LUMINA2, Z_IMAGE
+from hubquant.convert.diffusion.qwen_image import QWEN_IMAGE
+from hubquant.convert.diffusion.sd3 import SD3
+from hubquant.convert.diffusion.unet import SD, SDXL
+from hubquant.convert.diffusion.wan import WAN
+from hubquant.convert.tables import Bundle, Shape
+from hubquant.errors import NotSupportedYet
+
+FAMILIES = (
+    *(SD, SDXL, SD3, FLUX, FLUX2, CHROMA, QWEN_IMAGE, LUMINA2, Z_IMAGE, AURA_FLOW),
+    *(WAN, LTX, HUNYUAN_VIDEO),
+)
+
+PREFIX = "model.diffusion_model."
+_TEXT_ENCODERS = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
+_VAE = ("first_stage_model.", "vae.")
+_AVERAGE = ("model_ema.",)
+
+_SURE = 0.9
+"""The share of names from which a file is of a family; fewer may be damaged beyond use, or another model."""
+_NEAR = 0.2
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tensors of a file. ``denoiser`` has names without ``prefix``; the others have theirs in full.
+
+    ``left_out`` is what no model computes with: averaged copies of the denoiser and tables of the sampler.
+    """
+
+    prefix: str
+    denoiser: Mapping[str, Shape]
+    text_encoders: tuple[str, ...]
+    vae: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A denoiser of a family that is known; ``shapes`` have names without ``prefix``."""
+
+    family: Family
+    layout: Layout
+    prefix: str
+    shapes: Mapping[str, Shape]
+
+    def bundles(self) -> list[Bundle]:
+        """As in :meth:`Family.bundles`."""
+        return self.family.bundles(self.shapes, self.layout)
+
+
+def parts(shapes: Mapping[str, Shape]) -> Parts:
+    """What the tensors of a file belong to.
+
+    Where names have the prefix of a denoiser, those that have none of the known ones are left out; elsewhere they are
+    the denoiser's.
+    """
+    text_encoders = tuple(name for name in shapes if name.startswith(_TEXT_ENCODERS))
+    vae = tuple(name for name in shapes if name.startswith(_VAE))
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in shapes) else ""
+    others = {*text_encoders, *vae, *(name for name in shapes if name.startswith(_AVERAGE))}
+    denoiser = {
+        name.removeprefix(prefix): shape
+        for name, shape in shapes.items()
+        if name.startswith(prefix) and name not in others
+    }
+    known = {*text_encoders, *vae, *(prefix + name for name in denoiser)}
+    return Parts(prefix, denoiser, text_encoders, vae, tuple(name for name in shapes if name not in known))
+
+
+def recognise(shapes: Mapping[str, Shape]) -> Denoiser:
+    """The denoiser among the tensors of a file, given by name and shape.
+
+    Names that are the same in both layouts are of the original one. Raises ``NotSupportedYet`` where no family fits,
+    with the nearest one; tensors that are missing or left over are for :meth:`Denoiser.bundles` to find.
+    """
+    found = parts(shapes)
+    layouts: tuple[Layout, ...] = ("original", "diffusers")
+    matches = [(family, layout, family.match(found.denoiser, layout)) for family in FAMILIES for layout in layouts]
+    family, layout, best = max(matches, key=lambda match: match[2].share)
+    if best.share < _SURE:
+        raise NotSupportedYet(
+            "a denoiser with these tensors",
+            why=_difference(family, layout, best) if best.share >= _NEAR else "their names are of no known family",
+            hint=f"the known families are {', '.join(family.name for family in FAMILIES)}",
+        )
+    return Denoiser(family, layout, found.prefix, found.denoiser)
+
+
+def _difference(family: Family, layout: Layout, match: Match) -> str:
+    lacks = [f"lack {listed(match.missing)}"] if match.missing else []
+    has = [f"have {listed(match.extra)} besides"] if match.extra else []
+    return f"the nearest are those of {family.name} in its {layout} layout, but they {' and '.join(lacks + has)}"
