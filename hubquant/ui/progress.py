@@ -102,7 +102,7 @@ def _stage(stage: Stage, kind: str) -> str:
 def _bar(bar: dict[str, Any]) -> str:
     done, total = bar["done"], max(bar["total"], 1)
     left = "" if bar["seconds_left"] is None else f", {duration(bar['seconds_left'])} left"
-    said = f"{_amount(done, bar['unit'])} of {_amount(total, bar['unit'])}{_rate(bar)}{left}"
+    said = f"{_amounts(bar)}{_rate(bar)}{left}"
     label = text(bar["label"])
     return (
         f'<progress max="{total}" value="{done}" aria-label="{label}">{done / total:.0%}</progress>'
@@ -110,8 +110,9 @@ def _bar(bar: dict[str, Any]) -> str:
     )
 
 
-def _amount(value: float, unit: str) -> str:
-    return size(value) if unit == "B" else f"{value:,} {unit}"
+def _amounts(bar: dict[str, Any]) -> str:
+    done, total, unit = bar["done"], bar["total"], bar["unit"]
+    return f"{size(done)} of {size(total)}" if unit == "B" else f"{done:,} of {total:,} {unit}"
 
 
 def _rate(bar: dict[str, Any]) -> str:
@@ -126,9 +127,7 @@ def _line(event: dict[str, Any]) -> str:
             kept = " (kept from an earlier run)" if event["reused"] else ""
             return f"{event['name']}: {event['detail']}{kept}"
         case "progress":
-            return (
-                f"{event['label']}: {_amount(event['done'], event['unit'])} of {_amount(event['total'], event['unit'])}"
-            )
+            return f"{event['label']}: {_amounts(event)}"
         case "note":
             return f"note: {event['text']}"
         case _:
