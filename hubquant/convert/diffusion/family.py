@@ -71,7 +71,7 @@ class Match:
 @dataclass(frozen=True)
 class Family:
     """Denoisers of one kind. ``rows`` gives the table for names in a layout; ``unused`` are tensors of the original
-    layout that no model computes with and diffusers does not have."""
+    layout that diffusers does not have; they get lost on the way there."""
 
     name: str
     rows: Callable[[Collection[str], Layout], Rows]

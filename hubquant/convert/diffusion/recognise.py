@@ -9,10 +9,12 @@ from hubquant.checkpoint.headers import listed
 from hubquant.convert.diffusion.aura_flow import AURA_FLOW
 from hubquant.convert.diffusion.family import Family, Layout, Match
 from hubquant.convert.diffusion.flux import CHROMA, FLUX, FLUX2
+from hubquant.convert.diffusion.hidream import HIDREAM
 from hubquant.convert.diffusion.hunyuan_video import HUNYUAN_VIDEO
 from hubquant.convert.diffusion.ltx import LTX
 from hubquant.convert.diffusion.lumina import LUMINA2, Z_IMAGE
 from hubquant.convert.diffusion.qwen_image import QWEN_IMAGE
+from hubquant.convert.diffusion.sana import SANA
 from hubquant.convert.diffusion.sd3 import SD3
 from hubquant.convert.diffusion.unet import SD, SDXL
 from hubquant.convert.diffusion.wan import WAN
@@ -20,7 +22,7 @@ from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import NotSupportedYet
 
 FAMILIES = (
-    *(SD, SDXL, SD3, FLUX, FLUX2, CHROMA, QWEN_IMAGE, LUMINA2, Z_IMAGE, AURA_FLOW),
+    *(SD, SDXL, SD3, FLUX, FLUX2, CHROMA, QWEN_IMAGE, LUMINA2, Z_IMAGE, AURA_FLOW, HIDREAM, SANA),
     *(WAN, LTX, HUNYUAN_VIDEO),
 )
 

@@ -14,11 +14,13 @@ import torch
 from hubquant.convert.diffusion.aura_flow import AURA_FLOW
 from hubquant.convert.diffusion.family import Family, Layout
 from hubquant.convert.diffusion.flux import CHROMA, FLUX, FLUX2
+from hubquant.convert.diffusion.hidream import HIDREAM
 from hubquant.convert.diffusion.hunyuan_video import HUNYUAN_VIDEO
 from hubquant.convert.diffusion.ltx import LTX
 from hubquant.convert.diffusion.lumina import LUMINA2, Z_IMAGE
 from hubquant.convert.diffusion.qwen_image import QWEN_IMAGE
 from hubquant.convert.diffusion.recognise import FAMILIES, parts, recognise
+from hubquant.convert.diffusion.sana import SANA
 from hubquant.convert.diffusion.sd3 import SD3
 from hubquant.convert.diffusion.unet import SD, SDXL
 from hubquant.convert.diffusion.wan import WAN
@@ -72,6 +74,11 @@ HUNYUAN = {
     "num_refiner_layers": 2,
 }
 HUNYUAN |= {"text_embed_dim": 24, "pooled_projection_dim": 8, "rope_axes_dim": (4, 6, 6)}
+HIDREAM_SIZES = {**HEADS, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 2, "num_single_layers": 2}
+HIDREAM_SIZES |= {"caption_channels": [24, 12], "text_emb_dim": 20, "llama_layers": [0, 1], "axes_dims_rope": (8, 4, 4)}
+HIDREAM_SIZES |= {"num_routed_experts": 4, "num_activated_experts": 2, "max_resolution": (16, 16)}
+SANA_SIZES = {**HEADS, "in_channels": 4, "out_channels": 4, "num_layers": 2, "sample_size": 8, "caption_channels": 12}
+SANA_SIZES |= {"num_cross_attention_heads": 2, "cross_attention_head_dim": 16, "cross_attention_dim": 32}
 AURA = {**HEADS, "sample_size": 8, "in_channels": 4, "num_mmdit_layers": 2, "num_single_dit_layers": 3}
 AURA |= {"joint_attention_dim": 24, "caption_projection_dim": 32, "pos_embed_max_size": 16}
 Z_SIZES = {"dim": 32, "n_layers": 2, "n_refiner_layers": 2, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 24}
@@ -156,6 +163,10 @@ TINY = {
         "convert_hunyuan_video_transformer_to_diffusers",
         {3072: 32},
     ),
+    "hidream": Tiny(
+        HIDREAM, "HiDreamImageTransformer2DModel", HIDREAM_SIZES, "convert_hidream_transformer_to_diffusers"
+    ),
+    "sana": Tiny(SANA, "SanaTransformer2DModel", SANA_SIZES, "convert_sana_transformer_to_diffusers"),
     "auraflow": Tiny(AURA_FLOW, "AuraFlowTransformer2DModel", AURA, f"convert_auraflow{TO}"),
 }
 
@@ -209,7 +220,8 @@ def by_diffusers(tiny: Tiny, original: Tensors) -> Tensors:
     function: Callable[..., Tensors] = getattr(single_file_utils, tiny.function)
     if tiny.sizes:
         function = FunctionType(resized(function.__code__, tiny.sizes), vars(single_file_utils))
-    return function(dict(original), config=tiny.config)
+    unused = {name: torch.ones(4) for name in tiny.family.unused}
+    return function(dict(original) | unused, config=tiny.config)
 
 
 def assert_same(found: Tensors, wanted: Tensors) -> None:
@@ -286,7 +298,7 @@ def test_family_layout_and_prefix_are_recognised(name: str, prefix: str, layout:
     found = shapes(state(name) if layout == "diffusers" else converted(tiny.family, state(name), "diffusers"))
     denoiser = recognise({prefix + tensor: shape for tensor, shape in found.items()})
     assert denoiser.family is tiny.family
-    assert denoiser.layout == ("original" if tiny.family is QWEN_IMAGE else layout)
+    assert denoiser.layout == ("original" if tiny.family in (QWEN_IMAGE, HIDREAM) else layout)
     assert denoiser.prefix == prefix
     assert {tensor for bundle in denoiser.bundles() for tensor in bundle.source_shapes()} == (
         converted(tiny.family, state(name), "diffusers").keys()
