@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,20 @@ def is_installed() -> bool:
 
 def installed_version() -> str | None:
     """Of the runtime, without loading it."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError
 
     try:
-        return version("xllamacpp")
-    except PackageNotFoundError:
+        return _found_version()
+    except PackageNotFoundError:  # not kept: it may be installed meanwhile
         return None
+
+
+@cache
+def _found_version() -> str:
+    """A plan asks for it with each file, and to read it takes milliseconds."""
+    from importlib.metadata import version
+
+    return version("xllamacpp")
 
 
 def ask(request: Mapping[str, Any], timeout: float) -> Any:
