@@ -44,7 +44,7 @@ def result_card(job: str, result: Result, files: Mapping[str, int]) -> str:
         parts.append(table("Size and divergence from the original", shown.columns, cells, numbers))
         parts.append(
             '<p class="hq-hint">KLD (Kullback–Leibler divergence) says how far a file\'s predictions are from the '
-            "original's: 0 is none, and below 0.05 nobody notices. The smallest file near enough is recommended.</p>"
+            "original's: 0 is none. The smallest file near enough is recommended.</p>"
         )
     if own + PLOT in files:
         picture = f'<img src="{address(job, own + PLOT)}" alt="Size of each file against its divergence">'
