@@ -23,6 +23,11 @@ CONTINUES = "it continues where it stopped"
 SLOW_TYPES = "IQ2_S,IQ1_M"
 
 
+def heed_hangups() -> None:
+    """Also where the tests themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
     """``hubquant`` in a session of its own, ended with all its children after the test."""
@@ -35,6 +40,7 @@ def start() -> Iterator[Start]:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=heed_hangups,
             env={**os.environ, "OMP_NUM_THREADS": "2"},
         )
         started.append(process)
