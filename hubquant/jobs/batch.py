@@ -14,7 +14,7 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import fingerprint
 from hubquant.errors import HubquantError, SignInError, UserError
-from hubquant.jobs.models import BatchRecord, BatchState, QueuedModel, opened
+from hubquant.jobs.models import DEMO, BatchRecord, BatchState, QueuedModel, opened
 from hubquant.mix import check_recipe
 from hubquant.recipe.load import Override, load_recipe
 from hubquant.recipe.schema import ModelReference, Recipe
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from hubquant.pipeline.plan import Plan
 
 Status = Literal["done", "done before", "left alone", "planned", "failed", "failed before"]
-DEMO = {"bundled": "demo"}  # in the place of the models, until each gets its turn
 
 
 OF_BEFORE: tuple[Status, ...] = ("done before", "left alone", "failed before")

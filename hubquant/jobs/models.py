@@ -21,6 +21,8 @@ from hubquant.recipe.references import model_reference
 from hubquant.recipe.schema import ModelReference
 
 FOLDER = "{model}-GGUF"
+DEMO = {"bundled": "demo"}
+"""In the place of the models of a recipe that is for several."""
 _FIELDS = ("model", "org")
 _EXAMPLE = "Qwen/Qwen3-0.6B@main me/Qwen3-0.6B-GGUF"
 
@@ -145,19 +147,14 @@ def entries(lines: Iterable[NamedModel], out: str, push: str | None) -> list[Que
     _check_distinct([(entry.name, str(entry.out)) for entry in found], "--out", "'out/{org}/{model}-GGUF'")
     to = [(entry.name, entry.to) for entry in found if entry.to is not None]
     for name, place in to:
-        if not HUB_ID.fullmatch(place):
-            hint = f"name one after the model: '{name}' me/NAME-GGUF"
-            raise UserError(f"{name} cannot be published to {place!r}", why="no repository can be called so", hint=hint)
+        check_repository(name, place, f"name one after the model: '{name}' me/NAME-GGUF")
     _check_distinct(to, "--push", "'me/{org}_{model}-GGUF'")
     return found
 
 
 def _entry(line: NamedModel, out: str, push: str | None) -> QueuedModel:
     reference = named_model(line.model)
-    path = (
-        (reference.id or reference.folder or reference.file or str(reference.bundled)).rstrip("/").removesuffix(".gguf")
-    )
-    org, _, name = path.rpartition("/")
+    org, _, name = path_of(reference).rpartition("/")
     fields = {"model": name, "org": org if reference.id and org else "local"}
     return QueuedModel(
         reference, line.model, user_path(out.format(**fields)), line.to or (push and push.format(**fields))
@@ -165,7 +162,19 @@ def _entry(line: NamedModel, out: str, push: str | None) -> QueuedModel:
 
 
 def named_model(text: str) -> ModelReference:
-    return ModelReference.model_validate({"bundled": "demo"} if text == "demo" else _reference(text))
+    return ModelReference.model_validate(DEMO if text == "demo" else _reference(text))
+
+
+def check_repository(model: str, to: str, hint: str) -> None:
+    """Raises ``UserError`` for a name that no repository for the files of ``model`` can have."""
+    if not HUB_ID.fullmatch(to):
+        raise UserError(f"{model} cannot be published to {to!r}", why="no repository can be called so", hint=hint)
+
+
+def path_of(reference: ModelReference) -> str:
+    """On the Hub or on this machine, without what does not name the model."""
+    named = reference.id or reference.folder or reference.file or str(reference.bundled)
+    return named.rstrip("/").removesuffix(".gguf")
 
 
 def _reference(text: str) -> dict[str, str]:

@@ -6,10 +6,10 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hubquant.disk import user_path
+from hubquant.disk import user_path, without_folders
 from hubquant.errors import UserError
 from hubquant.jobs.job import Order, OrderedModel
-from hubquant.jobs.models import NamedModel, named_model
+from hubquant.jobs.models import DEMO, NamedModel, check_repository, named_model, path_of
 from hubquant.mix import check_recipe
 from hubquant.recipe.load import parse_recipe
 from hubquant.recipe.names import HUB_ID
@@ -17,7 +17,6 @@ from hubquant.recipe.public import with_files
 from hubquant.recipe.schema import ModelReference, Recipe
 from hubquant.recipe.trust import check_stranger
 
-DEMO = {"bundled": "demo"}  # in the place of the models, where there are several
 _HUB = "hf://"
 _OWN = tuple(
     f"publish.{field}" for field in ("to", "private", "gated", "i_have_permission", "branch", "create_pr", "prune")
@@ -79,9 +78,7 @@ def _check_places(places: Sequence[tuple[str, str | None]]) -> None:
     for name, to in places:
         if to is None:
             continue
-        if not HUB_ID.fullmatch(to):
-            why = "no repository can be called so"
-            raise UserError(f"{name} cannot be published to {to!r}", why=why, hint="name one like me/NAME-GGUF")
+        check_repository(name, to, "name one like me/NAME-GGUF")
         if to in taken:
             hint = "name a repository for each"
             raise UserError(f"{taken[to]} and {name} would both be published to {to}", hint=hint)
@@ -91,8 +88,6 @@ def _check_places(places: Sequence[tuple[str, str | None]]) -> None:
 def _folders(references: Sequence[ModelReference]) -> list[str]:
     names: list[str] = []
     for reference in references:
-        last = (reference.id or reference.folder or reference.file or str(reference.bundled)).replace("\\", "/")
-        name = last.rstrip("/").removesuffix(".gguf").rpartition("/")[2] or "model"
-        name = f"{name}-GGUF"
+        name = f"{without_folders(path_of(reference)) or 'model'}-GGUF"
         names.append(name if name not in names else f"{len(names) + 1}-{name}")
     return names

@@ -11,7 +11,7 @@ from hubquant.devices import Device
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.pipeline.costs import running_cost
 from hubquant.pipeline.held import LoadedFile, LoadedModel, other_device, rate_on
-from hubquant.pipeline.results import Measurement
+from hubquant.pipeline.results import FileMeasurement, describe
 from hubquant.sources.component import Component
 from hubquant.version import __version__
 
@@ -37,7 +37,7 @@ class EmbeddingsTask(Task[Path]):
 
     @property
     def detail(self) -> str:
-        return f"{len(self.chunks)} texts of {self.chunks.chunk_size} tokens from {', '.join(self.chunks.datasets)}"
+        return describe(self.chunks, "text")
 
     @property
     def label(self) -> str:
@@ -74,7 +74,7 @@ class EmbeddingsTask(Task[Path]):
 
 
 @dataclass(frozen=True, eq=False)
-class EmbeddingEvaluation(Measurement["Similarity"]):
+class EmbeddingEvaluation(FileMeasurement["Similarity"]):
     """How alike ``file``, which is called ``name``, embeds the texts of ``baseline``."""
 
     kind = "embedding-evaluation"
@@ -83,14 +83,6 @@ class EmbeddingEvaluation(Measurement["Similarity"]):
     baseline: EmbeddingsTask
     name: str
     device: Device = "auto"
-
-    @property
-    def step(self) -> str:
-        return "evaluate"
-
-    @property
-    def detail(self) -> str:
-        return self.name
 
     @property
     def type(self) -> type[Similarity]:

@@ -18,7 +18,7 @@ from hubquant.llamacpp.process import installed_version
 from hubquant.pipeline.costs import LIBRARIES_BYTES, running_cost
 from hubquant.pipeline.held import LoadedFile, other_device, rate_on
 from hubquant.pipeline.offload import output_bytes, stream_of, streaming_bytes
-from hubquant.pipeline.results import REPORT, SNAPSHOT, Measurement
+from hubquant.pipeline.results import REPORT, SNAPSHOT, FileMeasurement, Measurement
 from hubquant.sources.component import Component
 from hubquant.version import __version__
 
@@ -34,21 +34,11 @@ BYTES_OF_A_THREAD = 100_000_000
 SLOWEST = 10e6  # bytes of a file that llama.cpp needs a second for, in all of its answers
 
 
-class FileDivergence(Measurement["Divergence"]):
-    """How far a file, which is called ``name``, is from its source model."""
+class FileDivergence(FileMeasurement["Divergence"]):
+    """How far a file is from its source model."""
 
     kind = "evaluation"
     version = 2
-
-    name: str
-
-    @property
-    def step(self) -> str:
-        return "evaluate"
-
-    @property
-    def detail(self) -> str:
-        return self.name
 
     @property
     def type(self) -> type[Divergence]:

@@ -22,8 +22,8 @@ REPORT = "report.h5"
 Value = TypeVar("Value")
 
 
-def describe(chunks: Chunks) -> str:
-    return f"{counted(len(chunks), 'chunk')} of {chunks.chunk_size} tokens from {', '.join(chunks.datasets)}"
+def describe(chunks: Chunks, unit: str = "chunk") -> str:
+    return f"{counted(len(chunks), unit)} of {chunks.chunk_size} tokens from {', '.join(chunks.datasets)}"
 
 
 def keep_value(path: Path, value: object) -> None:
@@ -51,3 +51,17 @@ class Measurement(Task[Value]):
 
     def read(self, folder: Path) -> Value:
         return read_value(folder / RESULT, self.type)
+
+
+class FileMeasurement(Measurement[Value]):
+    """Of a file that is called ``name``, against its source model."""
+
+    name: str
+
+    @property
+    def step(self) -> str:
+        return "evaluate"
+
+    @property
+    def detail(self) -> str:
+        return self.name

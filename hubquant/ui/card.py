@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from html import escape
 from urllib.parse import urlsplit
 
 import nh3
-import yaml
 from markdown_it import MarkdownIt
 
-from hubquant.plain_yaml import load_yaml
+from hubquant.hub.front_matter import BLOCK, read_front_matter
+from hubquant.publish.html import text as escaped
 
-_FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
-_MOST_TOKENS = 20_000
 _TAGS = nh3.ALLOWED_TAGS | {"details", "summary", "input"}
 _ATTRIBUTES = {
     **nh3.ALLOWED_ATTRIBUTES,
@@ -28,7 +24,7 @@ _ATTRIBUTES = {
 def card_html(text: str, place_of: Callable[[str], str | None]) -> str:
     """``place_of`` is the address of a file of the repository, None where it has no such file. Pictures from elsewhere
     are left out: the page would load them from there."""
-    head, body = _parts(text)
+    body = BLOCK.sub("", text, count=1)
     rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(body)
 
     def kept(tag: str, name: str, value: str) -> str | None:
@@ -47,18 +43,7 @@ def card_html(text: str, place_of: Callable[[str], str | None]) -> str:
         set_tag_attribute_values={"a": {"target": "_blank"}},
         filter_style_properties={"text-align"},
     )
-    return f'<article class="hq-card">{_front_matter(head)}{clean}</article>'
-
-
-def _parts(text: str) -> tuple[dict[str, object], str]:
-    match = _FRONT_MATTER.match(text)
-    if match is None:
-        return {}, text
-    try:
-        head = load_yaml(match[1], most_tokens=_MOST_TOKENS)
-    except yaml.YAMLError:
-        head = None
-    return head if isinstance(head, dict) else {}, text[match.end() :]
+    return f'<article class="hq-card">{_front_matter(read_front_matter(text))}{clean}</article>'
 
 
 def _front_matter(head: dict[str, object]) -> str:
@@ -68,7 +53,7 @@ def _front_matter(head: dict[str, object]) -> str:
         values = head.get(name)
         for value in values if isinstance(values, list) else [values]:
             if isinstance(value, str | int):
-                chips.append(f"<li><span>{escape(name.replace('_', ' '))}</span> {escape(str(value))}</li>")
+                chips.append(f"<li><span>{escaped(name.replace('_', ' '))}</span> {escaped(str(value))}</li>")
     return f'<ul class="hq-chips" aria-label="Metadata of the card">{"".join(chips)}</ul>' if chips else ""
 
 

@@ -14,7 +14,7 @@ from hubquant.jobs.job import LOCAL
 from hubquant.jobs.orders import order
 from hubquant.recipe.names import HUB_ID
 from hubquant.recipe.schema import ModelReference, Recipe, name_of
-from hubquant.ui.form import DEMO, parse_text
+from hubquant.ui.form import DEMO, display_model, parse_text
 from hubquant.ui.identity import Identity, Visitor
 from hubquant.ui.uploads import Uploads, names_of_files
 from hubquant.units import size
@@ -82,7 +82,7 @@ class Desk:
         """What a recipe would come to. Raises ``UserError`` for what can be known to fail."""
         work, _ = self._order(visitor, text)
         recipe = work.recipe
-        found = self.survey(visitor, _typed(work.models[0].model), recipe.publish.to)
+        found = self.survey(visitor, display_model(work.models[0].model), recipe.publish.to)
         if found.unsupported is not None:
             raise UserError(f"{found.model} cannot be quantized", why=found.unsupported, hint=found.hint)
         if recipe.publish.to and not found.license.derivatives and not recipe.publish.i_have_permission:
@@ -163,12 +163,6 @@ class Desk:
                 why=f"{size(max(left, 0))} are left of what you may keep here",
                 hint="remove a finished job of yours, or choose fewer types",
             )
-
-
-def _typed(reference: ModelReference) -> str:
-    from hubquant.ui.form import display_model
-
-    return display_model(reference)
 
 
 def _estimate(found: Survey, recipe: Recipe) -> Estimate:

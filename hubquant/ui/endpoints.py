@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
@@ -27,7 +28,7 @@ def add_endpoints(desk: Desk) -> None:
 
     def search_models(text: str, request: gr.Request) -> Data:
         """Models of the Hub with this text in their names, those with the most downloads first."""
-        return told(request, lambda visitor: {"models": [vars_of(found) for found in desk.search(visitor, text)]})
+        return told(request, lambda visitor: {"models": [asdict(found) for found in desk.search(visitor, text)]})
 
     def survey_model(model: str, request: gr.Request) -> Data:
         """What a model (a Hub id, or "demo") would become: if it is supported, its licence, the size of every type."""
@@ -35,7 +36,7 @@ def add_endpoints(desk: Desk) -> None:
 
     def check_recipe(recipe: str, request: gr.Request) -> Data:
         """What a recipe in YAML comes to: files, sizes, memory, disk and time. Nothing is started."""
-        return told(request, lambda visitor: vars_of(desk.check(visitor, recipe)))
+        return told(request, lambda visitor: asdict(desk.check(visitor, recipe)))
 
     def start_job(recipe: str, request: gr.Request) -> Data:
         """Queue a recipe in YAML, and return the id of its job."""
@@ -50,7 +51,7 @@ def add_endpoints(desk: Desk) -> None:
 
         def make(visitor: Visitor) -> Data:
             events = desk.events(visitor, job)
-            found = [vars_of(stage) for stage in stages(events)]
+            found = [asdict(stage) for stage in stages(events)]
             later = [event for event in events if event["number"] > after]
             return {**job_data(desk.job(visitor, job)), "stages": found, "events": later}
 
@@ -76,9 +77,3 @@ def add_endpoints(desk: Desk) -> None:
 def job_data(job: Any) -> Data:
     names = ("id", "title", "state", "created", "started", "finished", "position", "error", "cancelling")
     return {name: getattr(job, name) for name in names}
-
-
-def vars_of(value: Any) -> Data:
-    from dataclasses import asdict
-
-    return asdict(value)

@@ -20,6 +20,7 @@ from hubquant.recipe.texts import TextSource
 
 DEMO = "demo"
 ORIGIN = "the recipe"
+START = "model: {bundled: demo}\n"
 Calibration = Literal["bundled", "dataset", "file", "none", "recipe"]
 Mode = Literal["exact", "best"]
 _DEFAULT = Recipe(model={"bundled": "demo"})

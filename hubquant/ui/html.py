@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from hubquant.errors import HubquantError
+from hubquant.publish.card import HUB
 from hubquant.publish.html import text
 from hubquant.ui.advice import best_within, in_words, offered
 from hubquant.units import duration, size
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from hubquant.ui.identity import Visitor
 
 GATED = {"auto": "asks for consent", "manual": "asks its authors"}
-HUB = "https://huggingface.co"
 
 
 def message(what: str, why: str | None = None, hint: str | None = None, *, kind: str = "error") -> str:
@@ -29,7 +29,7 @@ def message(what: str, why: str | None = None, hint: str | None = None, *, kind:
 
 
 def error_message(error: HubquantError) -> str:
-    return message(_sentence(error.what), error.why and _sentence(error.why), error.hint and _sentence(error.hint))
+    return message(sentence(error.what), error.why and sentence(error.why), error.hint and sentence(error.hint))
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -203,5 +203,5 @@ def _type_row(survey: Survey, each: SurveyedType, ram: float, vram: float) -> Se
     )
 
 
-def _sentence(said: str) -> str:
+def sentence(said: str) -> str:
     return said[:1].upper() + said[1:]

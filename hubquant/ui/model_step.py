@@ -10,7 +10,7 @@ import gradio as gr
 from hubquant.errors import HubquantError
 from hubquant.recipe.references import is_model
 from hubquant.ui.desk import Desk
-from hubquant.ui.form import DEMO, read_form, write_form
+from hubquant.ui.form import DEMO, START, read_form, write_form
 from hubquant.ui.html import error_message, found_models, message, survey_card
 
 if TYPE_CHECKING:
@@ -118,4 +118,4 @@ def _with_model(text: str, model: str) -> str:
         form = read_form(text)
         return text if form.model == model else write_form(text, replace(form, model=model, to=""))
     except HubquantError:
-        return write_form("model: {bundled: demo}\n", replace(read_form("model: {bundled: demo}\n"), model=model))
+        return write_form(START, replace(read_form(START), model=model))

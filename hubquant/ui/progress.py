@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.publish.html import text
-from hubquant.ui.html import facts, message
+from hubquant.ui.html import facts, message, sentence
 from hubquant.units import duration, number, size
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def job_card(job: Job, events: Sequence[dict[str, Any]]) -> str:
     parts = [f"<h2>{text(job.title)}</h2>", facts(pairs)]
     if job.error:
         what, _, hint = job.error.partition(" Next: ")
-        parts.append(message(what[:1].upper() + what[1:].rstrip("."), hint=hint or None))
+        parts.append(message(sentence(what).rstrip("."), hint=hint or None))
     last = {"running": "active", "done": "done"}.get(job.state, "stopped")
     items = [_stage(stage, last if stage is shown[-1] else "done") for stage in shown]
     if items:

@@ -13,7 +13,7 @@ import gradio as gr
 from hubquant.errors import HubquantError, UserError
 from hubquant.ui.advice import best_within, in_words, offered
 from hubquant.ui.desk import Desk
-from hubquant.ui.form import Form, read_form, write_form
+from hubquant.ui.form import START, Form, read_form, write_form
 from hubquant.ui.gallery import NAMES, example
 from hubquant.ui.html import error_message, estimate_card, message
 from hubquant.ui.uploads import ROWS, TABLES, TEXTS
@@ -22,7 +22,6 @@ from hubquant.units import size, unit
 if TYPE_CHECKING:
     from hubquant.commands.survey import Survey
 
-START = "model: {bundled: demo}\n"
 CALIBRATIONS = [
     ("The text that comes with hubquant: a good start", "bundled"),
     ("A dataset of the Hub", "dataset"),

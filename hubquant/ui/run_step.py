@@ -10,6 +10,7 @@ from hubquant.errors import HubquantError
 from hubquant.jobs.job import FINISHED
 from hubquant.ui.desk import Desk
 from hubquant.ui.html import error_message, message
+from hubquant.ui.identity import Visitor
 from hubquant.ui.jobs_step import jobs_table
 from hubquant.ui.progress import job_card, log_lines
 from hubquant.ui.result import result_card, shown_card
@@ -101,7 +102,7 @@ class RunStep:
         finished = job.state in FINISHED
         if now == seen:
             return (job_card(job, events), *[gr.skip()] * (len(self.outputs) - 3), gr.Timer(active=not finished), now)
-        result, card = self._result(id, request) if finished and job.has_files else ("", "")
+        result, card = self._result(id, visitor) if finished and job.has_files else ("", "")
         return (
             job_card(job, events),
             log_lines(events),
@@ -115,8 +116,8 @@ class RunStep:
             now,
         )
 
-    def _result(self, id: str, request: gr.Request) -> tuple[str, str]:
-        desk, visitor = self._desk, self._desk.visitor(request)
+    def _result(self, id: str, visitor: Visitor) -> tuple[str, str]:
+        desk = self._desk
         results, files = desk.results(visitor, id), desk.files(visitor, id)
         made = [result for result in results if any(name.startswith(f"{result.folder.name}/") for name in files)]
         cards = "".join(shown_card(id, result, files) for result in made)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubquant.engine.machine import memory_bytes
 from hubquant.errors import UserError
 from hubquant.ui.guard import LOOPBACK, Guard
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from hubquant.jobs.dispatch import Dispatcher
     from hubquant.ui.desk import Desk
 
-PORT = 7860  # gradio's
 LEAVING = 2  # seconds that open connections have to end in
 _COMPUTER = 16 * 10**9  # bytes of memory: what somebody else's computer is taken to have
 _ALL = ("0.0.0.0", "::")
@@ -84,7 +84,7 @@ def make_app(desk: Desk, hosts: Collection[str] | None, key: str | None = None) 
 
         attach_oauth(app)
     add_routes(app, desk)
-    page = build(desk, memory=_COMPUTER if on_a_space() else _own_memory())
+    page = build(desk, memory=_COMPUTER if on_a_space() else memory_bytes())
     page.space_id = None  # or else gradio's page loads the fonts of a banner from elsewhere
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -151,12 +151,6 @@ def _check_gradio() -> None:
         raise UserError(
             "the app needs gradio", why=f"{', '.join(missing)} is not installed", hint="pip install 'hubquant[ui]'"
         )
-
-
-def _own_memory() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().total)
 
 
 def _listener(host: str, port: int) -> socket.socket:
