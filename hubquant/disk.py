@@ -148,6 +148,16 @@ def checksum(path: Path, advance: Callable[[int], None] = lambda _: None) -> str
     return digest.hexdigest()
 
 
+def pieces(file: FileIO, start: int, n_bytes: int) -> Iterator[bytes]:
+    """``n_bytes`` from byte ``start`` of ``file``, some at a time. Raises ``EOFError`` where it ends before."""
+    file.seek(start)
+    while n_bytes:
+        if not (piece := file.read(min(n_bytes, _PIECE))):
+            raise EOFError
+        yield piece
+        n_bytes -= len(piece)
+
+
 def sha256_of(path: Path) -> str:
     """sha256 of a file in hex, as the Hub names contents; :func:`checksum` is faster where nobody else reads it."""
     with path.open("rb") as file:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hubquant.calibration.chunks import fingerprint_of_ids
-from hubquant.disk import disk_full, sync, write_all, writing
+from hubquant.disk import disk_full, pieces, sync, write_all, writing
 from hubquant.errors import BaselineError
 from hubquant.evaluate import baseline_compact, baseline_full, baseline_llama_cpp, hdf5_writing
 from hubquant.evaluate.baseline import AGAIN, CHECKSUMS, Baseline, BaselineIdentity
@@ -28,7 +28,6 @@ from hubquant.evaluate.forms import Form
 from hubquant.evaluate.hdf5 import read_structure
 from hubquant.units import size
 
-BLOCK = 1 << 22  # bytes that are copied at a time
 FORMATS = {"full": baseline_full.FORMAT, "compact": baseline_compact.FORMAT}
 
 
@@ -241,12 +240,10 @@ def _identity(parts: Sequence[_Part], ids: Tensor) -> BaselineIdentity:
 
 
 def _copy(source: Path, begin: int, n_bytes: int, target: FileIO, advance: Callable[[int], None]) -> None:
-    with source.open("rb") as file:
-        file.seek(begin)
-        while n_bytes:
-            block = file.read(min(BLOCK, n_bytes))
-            if not block:
-                raise BaselineError(f"{source} became shorter while it was read", hint=AGAIN)
-            write_all(target, block)
-            n_bytes -= len(block)
-            advance(len(block))
+    with FileIO(source) as file:
+        try:
+            for piece in pieces(file, begin, n_bytes):
+                write_all(target, piece)
+                advance(len(piece))
+        except EOFError:
+            raise BaselineError(f"{source} became shorter while it was read", hint=AGAIN) from None

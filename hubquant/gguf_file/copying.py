@@ -17,11 +17,9 @@ from pathlib import Path
 from gguf import GGUF_MAGIC
 
 from hubquant.disk import sync, unfinished, write_all, writing
-from hubquant.errors import GGUFError, OutputError
+from hubquant.errors import OutputError
 from hubquant.gguf_file.layout import pad
 from hubquant.gguf_file.stored import Source, StoredTensor
-
-_PIECE = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
@@ -149,13 +147,8 @@ def _write(path: Path, file: CopiedFile, advance: Callable[[int], None]) -> None
 
 
 def _copy(source: FileIO, piece: Piece, target: FileIO, advance: Callable[[int], None]) -> None:
-    source.seek(piece.start)
-    left = piece.nbytes
-    while left:
-        if not (read := source.read(min(left, _PIECE))):
-            raise GGUFError(f"{piece.source.path} became shorter while it was read")
+    for read in piece.source.pieces(source, piece.start, piece.nbytes):
         write_all(target, read)
-        left -= len(read)
         advance(len(read))
     write_all(target, bytes(piece.padding))
 

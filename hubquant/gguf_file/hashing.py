@@ -10,13 +10,11 @@ from typing import Literal, Protocol
 
 import xxhash
 
-from hubquant.errors import GGUFError
 from hubquant.gguf_file.stored import StoredFile
 
 Kind = Literal["xxh64", "sha1", "sha256", "uuid"]
 NAMESPACE = uuid.UUID("ef001206-dadc-5f6d-a15f-3359e577d4e5")
 """llama.cpp's: uuid5(NAMESPACE_URL, "en.wikipedia.org/wiki/Llama.cpp")"""
-_PIECE = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,9 @@ def digests(
         with file.source.open() as source:
             for tensor in file.tensors:
                 own = {kind: _HASHES[kind]() for kind in kinds if tensors and kind != "uuid"}
-                source.seek(tensor.start)
-                left = tensor.nbytes
-                while left:
-                    if not (read := source.read(min(left, _PIECE))):
-                        raise GGUFError(f"{file.path} became shorter while it was read")
+                for read in file.source.pieces(source, tensor.start, tensor.nbytes):
                     for each in (*own.values(), *model.values()):
                         each.update(read)
-                    left -= len(read)
                     advance(len(read))
                 yield from (Digest(kind, tensor.name, each.hexdigest()) for kind, each in own.items())
     yield from (Digest(kind, None, each.hexdigest()) for kind, each in model.items())

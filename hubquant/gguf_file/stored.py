@@ -6,13 +6,14 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
 from gguf import GGUFValueType
 
+from hubquant.disk import pieces
 from hubquant.errors import GGUFError
 from hubquant.gguf_file.decoding import Cursor
 from hubquant.gguf_file.encoding import SCALAR_CODES
@@ -45,6 +46,13 @@ class Source:
         except OSError as error:
             hint = "check the path and its permissions"
             raise GGUFError(f"{path} cannot be read", why=error.strerror or str(error), hint=hint) from error
+
+    def pieces(self, opened: FileIO, start: int, n_bytes: int) -> Iterator[bytes]:
+        """``n_bytes`` from byte ``start``. Raises ``GGUFError`` where the file became shorter."""
+        try:
+            yield from pieces(opened, start, n_bytes)
+        except EOFError:
+            raise GGUFError(f"{self.path} became shorter while it was read") from None
 
     def open(self) -> FileIO:
         """Raises ``GGUFError`` where it is another file now: what the header said holds no more."""

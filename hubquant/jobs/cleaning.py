@@ -7,8 +7,9 @@ import shutil
 from contextlib import suppress
 
 from hubquant.disk import writing
-from hubquant.errors import HubquantError
+from hubquant.errors import HubquantError, UserError
 from hubquant.jobs.job import JobFolder, Order
+from hubquant.units import size
 
 
 def disk_use(files: JobFolder) -> int:
@@ -19,6 +20,16 @@ def disk_use(files: JobFolder) -> int:
             with suppress(FileNotFoundError):
                 total += os.lstat(os.path.join(folder, name)).st_size
     return total
+
+
+def check_room(n_bytes: int, left: int | None) -> None:
+    """Raises ``UserError`` where files of so many bytes are more than is ``left`` to their owner, None for no limit."""
+    if left is not None and n_bytes > left:
+        raise UserError(
+            f"the files would have {size(n_bytes)}",
+            why=f"{size(max(left, 0))} are left of what you may keep here",
+            hint="remove a finished job of yours, or choose fewer types",
+        )
 
 
 def forget_uploads(files: JobFolder, order: Order) -> None:

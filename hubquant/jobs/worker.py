@@ -23,12 +23,11 @@ from pydantic import BaseModel, ValidationError
 from hubquant.disk import locked
 from hubquant.environ import quieten_libraries
 from hubquant.errors import OutputError, UserError
-from hubquant.jobs.cleaning import forget_uploads
+from hubquant.jobs.cleaning import check_room, forget_uploads
 from hubquant.jobs.database import Database
 from hubquant.jobs.job import LOCAL, JobFolder, Order, State
 from hubquant.redaction import without_secrets
 from hubquant.signals import Stopped, end_at_once, stopping
-from hubquant.units import size
 
 if TYPE_CHECKING:
     from hubquant.jobs.batch import BatchResult
@@ -135,13 +134,7 @@ class _Work:
             return batch.carry_out(progress)
 
     def _check_room(self, plan: Plan) -> None:
-        needed, left = sum(file.size for file in plan.files), self.given.disk_bytes
-        if left is not None and needed > left:
-            raise UserError(
-                f"the files would have {size(needed)}",
-                why=f"{size(max(left, 0))} are left of what you may keep here",
-                hint="remove a finished job of yours, or make fewer types",
-            )
+        check_room(sum(file.size for file in plan.files), self.given.disk_bytes)
 
     def _finished(self, results: Sequence[BatchResult]) -> None:
         failed = [result.record for result in results if result.record.error]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import hubquant
 from hubquant.errors import DiskFullError, RecipeError, UserError
+from hubquant.jobs.cleaning import check_room
 from hubquant.jobs.job import LOCAL
 from hubquant.jobs.orders import order
 from hubquant.recipe.names import HUB_ID
@@ -156,13 +157,7 @@ class Desk:
             raise DiskFullError(
                 f"the disk has {size(free)} left", why=f"this takes up to {size(needed)}", hint="choose fewer types"
             )
-        left = self.queue.disk_left(visitor.owner) if visitor.owner else None
-        if left is not None and estimate.total > left:
-            raise UserError(
-                f"the files would have {size(estimate.total)}",
-                why=f"{size(max(left, 0))} are left of what you may keep here",
-                hint="remove a finished job of yours, or choose fewer types",
-            )
+        check_room(estimate.total, self.queue.disk_left(visitor.owner) if visitor.owner else None)
 
 
 def _estimate(found: Survey, recipe: Recipe) -> Estimate:

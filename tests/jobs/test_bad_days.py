@@ -12,7 +12,7 @@ import pytest
 
 from hubquant.jobs.job import FINISHED, Job, Limits
 from hubquant.jobs.queue import Queue
-from hubquant.models.tiny import build
+from tests.support.hub_models import add_models
 from tests.support.jobs import SMALL, Apps, until
 from tests.support.localhub import ALICE, BOB, LocalHub
 
@@ -27,11 +27,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def models(hub: LocalHub, tmp_path: Path) -> LocalHub:
-    for number in range(MODELS):
-        folder = build("llama", tmp_path / f"m{number}", seed=number)
-        (folder / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
-        hub.add(f"org/m{number}", folder)
-    return hub
+    return add_models(hub, tmp_path, MODELS)
 
 
 def test_fifty_jobs_on_bad_days(models: LocalHub, store: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hubquant.models.tiny import build
 from tests.support.cli import hubquant
+from tests.support.hub_models import add_models
 from tests.support.localhub import LocalHub
 from tests.support.processes import command, start
 
@@ -24,11 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def models(hub: LocalHub, tmp_path: Path) -> LocalHub:
-    for number in range(N):
-        folder = build("llama", tmp_path / f"m{number}", seed=number)
-        (folder / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
-        hub.add(f"org/m{number}", folder)
-    return hub
+    return add_models(hub, tmp_path, N)
 
 
 def test_ten_models_on_a_bad_day(models: LocalHub, tmp_path: Path) -> None:
