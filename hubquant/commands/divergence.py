@@ -129,9 +129,10 @@ def divergences(
     files: Sequence[Path], baseline: Baseline, store: Store, progress: Progress, shown: Shown | None = None
 ) -> Job[list[Divergence | Similarity]]:
     """How far GGUF files are from ``baseline``, or of encoders how alike they embed; what a model predicts is kept in
-    the store. Of both engines there are
-    three for each file: by its weights, in llama.cpp, and between the two. Raises ``UserError`` for a file that is of
-    another model."""
+    the store. Of both engines there are three for each file: by its weights, in llama.cpp, and between the two.
+
+    Raises ``UserError`` for a file that is of another model.
+    """
     shown = shown or Shown()
     shown.check(files)
     if baseline.engine == "both" and shown.paths:

@@ -36,6 +36,12 @@ def _signs(seven: int) -> int:
 
 
 @primitive
+def _both_signs(first: int, second: int) -> int:
+    """Those of 16 weights, of seven bits for each eight."""
+    return _signs(first) | _signs(second) << 8
+
+
+@primitive
 def _nibble(block: Pointer, at: int, i: int) -> int:
     return (int(block[at + i // 2]) >> 4 * (i % 2)) & 15
 
@@ -61,7 +67,7 @@ def _iq2_xxs(block: Pointer, out: Pointer, grid: Array) -> None:
         for k in range(2):
             entries = load_entries(grid, (int(block[at + 2 * k]), int(block[at + 2 * k + 1])))
             pair = rest >> 14 * k
-            signs = _signs(pair & 127) | _signs((pair >> 7) & 127) << 8
+            signs = _both_signs(pair & 127, (pair >> 7) & 127)
             _put(out, 32 * group + 16 * k, scale, entries, signs)
 
 
@@ -73,7 +79,7 @@ def _iq2_xs(block: Pointer, out: Pointer, grid: Array) -> None:
         first, second = word16(block, 2 + 4 * group), word16(block, 4 + 4 * group)
         scale = _fine(d, _nibble(block, _XS_SCALES, group)) * _QUARTER
         entries = load_entries(grid, (first & 511, second & 511))
-        _put(out, 16 * group, scale, entries, _signs(first >> 9) | _signs(second >> 9) << 8)
+        _put(out, 16 * group, scale, entries, _both_signs(first >> 9, second >> 9))
 
 
 @primitive
@@ -99,7 +105,7 @@ def _iq3_xxs(block: Pointer, out: Pointer, grid: Array) -> None:
             at = 2 + 8 * group + 4 * k
             indices = int(block[at]), int(block[at + 1]), int(block[at + 2]), int(block[at + 3])
             pair = rest >> 14 * k
-            signs = _signs(pair & 127) | _signs((pair >> 7) & 127) << 8
+            signs = _both_signs(pair & 127, (pair >> 7) & 127)
             _put(out, 32 * group + 16 * k, scale, load_entries(grid, indices), signs)
 
 
