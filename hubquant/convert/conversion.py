@@ -100,7 +100,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         metadata | vocabulary.metadata(),
         bundles,
         architecture.taps(config),
-        _float_type(plain.tensors.values()),
+        float_type(plain.tensors.values()),
         (
             *plain.notes,
             *setting_notes(architecture, config, plain.config),
@@ -245,7 +245,7 @@ def _facts(architecture: Architecture, config: PreTrainedConfig, bundles: Iterab
     )
 
 
-def _float_type(tensors: Iterable[TensorInfo]) -> str:
+def float_type(tensors: Iterable[TensorInfo]) -> str:
     """llama.cpp's ``--outtype auto``: the first matrix in BF16 or F16 decides; without any it is F16."""
     for tensor in tensors:
         if len(tensor.shape) >= 2 and tensor.float_type in ("BF16", "F16"):

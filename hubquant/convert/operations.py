@@ -30,6 +30,19 @@ OperationFor = Callable[[Dimensions], Operation]
 """An architecture's table names operations before the model's dimensions are known."""
 
 
+@dataclass(frozen=True)
+class Inverse:
+    """``operation`` the other way round."""
+
+    operation: Operation
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return self.operation.inverse(tensors)
+
+    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return self.operation.forward(tensors)
+
+
 class Each:
     """An operation on every tensor by itself: ``there`` on the way to the file, ``back`` from it."""
 

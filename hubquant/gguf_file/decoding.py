@@ -9,7 +9,7 @@ from gguf import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType
 
 from hubquant.errors import GGUFError
 from hubquant.gguf_file.encoding import SCALAR_CODES
-from hubquant.gguf_file.layout import MAX_DIMS, TensorEntry, pad
+from hubquant.gguf_file.layout import DIFFUSION_DIMS, TensorEntry, pad
 from hubquant.gguf_file.metadata import KV, Metadata, Scalar
 from hubquant.gguf_file.types import FORK_TYPE_WITH_ID_OF, NAMES_BY_ID
 from hubquant.quants.formats import lookup
@@ -74,8 +74,8 @@ class Cursor:
         for _ in range(count):
             name = self.string()
             (n_dims,) = self.unpack("I")
-            if n_dims > MAX_DIMS:
-                raise GGUFError(f"tensor {name!r} has {n_dims} dimensions", why=f"ggml has at most {MAX_DIMS}")
+            if n_dims > DIFFUSION_DIMS:
+                raise GGUFError(f"tensor {name!r} has {n_dims} dimensions", why=f"files have at most {DIFFUSION_DIMS}")
             *dims, type, offset = self.unpack(f"{n_dims}QIQ")
             if type not in NAMES_BY_ID:
                 raise GGUFError(f"tensor {name!r} has unknown type {type}", why="it may come from a fork of llama.cpp")

@@ -16,6 +16,11 @@ from hubquant.gguf_file.types import row_bytes
 
 MAX_NAME_BYTES = 63  # ggml keeps names in 64 bytes with a closing zero
 MAX_DIMS = 4
+DIFFUSION = "diffusion"
+"""The ``general.type`` of files that no program of llama.cpp's reads: those that do have longer names and kernels of
+videos, [out, in, frames, height, width]."""
+DIFFUSION_NAME_BYTES = 127
+DIFFUSION_DIMS = 5
 DEFAULT_ALIGNMENT = int(GGUF_DEFAULT_ALIGNMENT)
 
 
@@ -68,8 +73,9 @@ def plan_layout(metadata: Metadata, entries: Iterable[TensorEntry]) -> Layout:
     Raises ``GGUFError`` for names or shapes that ggml cannot hold, duplicate names and rows that are not whole blocks.
     """
     tensors: dict[str, TensorEntry] = {}
+    limits = _limits(metadata)
     for entry in entries:
-        _check(entry)
+        _check(entry, *limits)
         if entry.name in tensors:
             raise GGUFError(f"two tensors are named {entry.name}")
         tensors[entry.name] = entry
@@ -144,12 +150,20 @@ def pad(n: int, alignment: int) -> int:
     return -(-n // alignment) * alignment
 
 
-def _check(entry: TensorEntry) -> None:
-    if not entry.name or len(entry.name.encode()) > MAX_NAME_BYTES:
-        raise GGUFError(f"tensor name {entry.name!r} does not fit", why=f"ggml keeps 1 to {MAX_NAME_BYTES} bytes")
-    if not 1 <= len(entry.shape) <= MAX_DIMS or min(entry.shape) < 1:
+def _limits(metadata: Metadata) -> tuple[int, int]:
+    """Bytes of a name, and dimensions."""
+    kind = metadata.get("general.type")
+    if kind is not None and kind.value == DIFFUSION:
+        return DIFFUSION_NAME_BYTES, DIFFUSION_DIMS
+    return MAX_NAME_BYTES, MAX_DIMS
+
+
+def _check(entry: TensorEntry, most_bytes: int, most_dims: int) -> None:
+    if not entry.name or len(entry.name.encode()) > most_bytes:
+        raise GGUFError(f"tensor name {entry.name!r} does not fit", why=f"ggml keeps 1 to {most_bytes} bytes")
+    if not 1 <= len(entry.shape) <= most_dims or min(entry.shape) < 1:
         raise GGUFError(
-            f"tensor {entry.name} has shape {entry.shape}", why=f"ggml tensors have 1 to {MAX_DIMS} dimensions"
+            f"tensor {entry.name} has shape {entry.shape}", why=f"ggml tensors have 1 to {most_dims} dimensions"
         )
 
 

@@ -17,7 +17,7 @@ from hubquant.disk import pieces
 from hubquant.errors import GGUFError
 from hubquant.gguf_file.decoding import Cursor
 from hubquant.gguf_file.encoding import SCALAR_CODES
-from hubquant.gguf_file.layout import DEFAULT_ALIGNMENT, MAX_DIMS, pad
+from hubquant.gguf_file.layout import DEFAULT_ALIGNMENT, DIFFUSION_DIMS, pad
 from hubquant.gguf_file.metadata import KV
 from hubquant.gguf_file.reader import map_file, naming, shards_beside
 from hubquant.gguf_file.types import FORK_TYPE_WITH_ID_OF, NAMES_BY_ID
@@ -195,8 +195,8 @@ class _Reader(Cursor):
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self.string()
         (n_dims,) = self.unpack("I")
-        if n_dims > MAX_DIMS:
-            raise GGUFError(f"tensor {name!r} has {n_dims} dimensions", why=f"ggml has at most {MAX_DIMS}")
+        if n_dims > DIFFUSION_DIMS:
+            raise GGUFError(f"tensor {name!r} has {n_dims} dimensions", why=f"files have at most {DIFFUSION_DIMS}")
         *dims, number, offset = self.unpack(f"{n_dims}QIQ")
         if 0 in dims:
             raise GGUFError(f"tensor {name!r} has a dimension of 0")

@@ -134,7 +134,7 @@ HOSTILE = {
     "array item": (header(0, 1, key(b"a", 9, struct.pack("<IQ", 77, 1))), "unknown type 77"),
     "alignment": (header(0, 1, key(b"general.alignment", 4, struct.pack("<I", 48))), "power of two"),
     "alignment type": (header(0, 1, key(b"general.alignment", 6, struct.pack("<f", 32))), "power of two"),
-    "dimensions": (header(1, 0, tensor(b"a", [1] * 5)), "5 dimensions"),
+    "dimensions": (header(1, 0, tensor(b"a", [1] * 6)), "6 dimensions"),
     "zero": (header(1, 0, tensor(b"a", [4, 0]) + bytes(99)), "dimension of 0"),
     "unknown tensor type": (header(1, 0, tensor(b"a", [32], type=999) + bytes(99)), "unknown type 999"),
     "broken block": (header(1, 0, tensor(b"a", [33], type=8) + bytes(99)), "blocks of 32"),

@@ -268,7 +268,7 @@ def damaged(content: bytes) -> dict[str, bytes]:
         "a tensor twice": file_bytes({}, [tensor, tensor]),
         "rows that are no blocks": file_bytes({}, [Tensor("a", (33,), 12, bytes(144))]),
         "no dimension and no block": file_bytes({}, [Tensor("a", (), 12, bytes(144))]),
-        "five dimensions": file_bytes({}, [Tensor("a", (1,) * 5, 0, bytes(4))]),
+        "six dimensions": file_bytes({}, [Tensor("a", (1,) * 6, 0, bytes(4))]),
         "a dimension of 0": file_bytes({}, [Tensor("a", (0,), 0, bytes(4))]),
         "an odd alignment": file_bytes({"general.alignment": value(U32, b"\3\0\0\0")}, []),
         "many strings": file_bytes({"a": value(9, b"\x08\0\0\0" + b"\xff" * 8)}, []),

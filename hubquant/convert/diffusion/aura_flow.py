@@ -49,4 +49,5 @@ AURA_FLOW = Family(
         swapped("modF.1", "norm_out.linear", bias=False),
         module("final_linear", "proj_out", bias=False),
     ),
+    known_as="aura",
 )

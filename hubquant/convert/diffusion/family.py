@@ -71,11 +71,20 @@ class Match:
 @dataclass(frozen=True)
 class Family:
     """Denoisers of one kind. ``rows`` gives the table for names in a layout; ``unused`` are tensors of the original
-    layout that diffusers does not have; they get lost on the way there."""
+    layout that diffusers does not have; they get lost on the way there. ``known_as`` is what ComfyUI-GGUF calls a
+    family that it knows under another name, or takes for another one. ``prefixed`` families need the prefix of files
+    that hold everything before their original names, or diffusers does not find them."""
 
     name: str
     rows: Callable[[Collection[str], Layout], Rows]
     unused: frozenset[str] = frozenset()
+    known_as: str = ""
+    prefixed: bool = False
+
+    @property
+    def architecture(self) -> str:
+        """Of a GGUF file, ``general.architecture``."""
+        return self.known_as or self.name
 
     def match(self, names: Collection[str], layout: Layout) -> Match:
         names = set(names)

@@ -84,6 +84,7 @@ CHROMA = Family(
         _double(),
         _single(_FUSED, module("linear2", "proj_out")),
     ),
+    known_as="flux",
 )
 
 FLUX2 = Family(
@@ -102,4 +103,5 @@ FLUX2 = Family(
             module("linear2", "attn.to_out", bias=False),
         ),
     ),
+    known_as="flux",
 )

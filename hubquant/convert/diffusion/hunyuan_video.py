@@ -73,4 +73,5 @@ HUNYUAN_VIDEO = Family(
         module("final_layer.linear", "proj_out"),
         swapped("final_layer.adaLN_modulation.1", "norm_out.linear"),
     ),
+    known_as="hyvid",
 )

@@ -34,4 +34,5 @@ LTX = Family(
         ),
         module("proj_out"),
     ),
+    known_as="ltxv",
 )

@@ -84,4 +84,5 @@ Z_IMAGE = Family(
         module("final_layer.linear", "all_final_layer.2-1.linear"),
     ),
     unused=_UNUSED,
+    known_as="lumina2",
 )

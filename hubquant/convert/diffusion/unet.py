@@ -113,7 +113,7 @@ def _rows_of_xl(names: Collection[str], layout: Layout) -> Rows:
     ]
 
 
-SD = Family("sd", _rows)
+SD = Family("sd", _rows, known_as="sd1", prefixed=True)
 """Stable Diffusion 1 and 2, which have the same names."""
 
-SDXL = Family("sdxl", _rows_of_xl)
+SDXL = Family("sdxl", _rows_of_xl, prefixed=True)
