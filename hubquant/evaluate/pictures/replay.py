@@ -1,0 +1,44 @@
+"""What a denoiser predicts where its source was, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hubquant.evaluate.pictures.arguments import mapped
+from hubquant.evaluate.pictures.likeness import relative_error
+from hubquant.evaluate.pictures.tape import Tape, as_rows, dtype_of, prediction
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """‖o − y‖ / ‖y‖ of one prediction o in a ``step`` of a ``picture``, where the source predicts y."""
+
+    picture: int
+    step: int
+    error: float
+
+
+def replay(denoiser: torch.nn.Module, tape: Tape, picture: int) -> Iterator[PredictionError]:
+    """Of each prediction of the source while it drew ``picture``, on the source's own latents: errors do not add up
+    along the way, and nothing is drawn at random. Guidance makes two predictions in a step.
+
+    ``denoiser`` may hold its weights in another dtype and on another device than the source's did. Whatever is not
+    finite counts as it is: NaN.
+    """
+    device, dtype = next(denoiser.parameters()).device, dtype_of(denoiser)
+    with torch.no_grad():
+        for call in tape.calls(picture):
+
+            def placed(x: Tensor, source: torch.dtype = call.dtype) -> Tensor:
+                # Weights that accelerate keeps elsewhere are on "meta": it moves the input itself.
+                to = x.device if device.type == "meta" else device
+                return x.to(to, dtype if x.dtype == source else x.dtype)
+
+            output = denoiser(*mapped(call.args, placed), **mapped(call.kwargs, placed))
+            rows = zip(as_rows(prediction(output)), as_rows(call.output), strict=True)
+            for found, source in rows:
+                yield PredictionError(picture, call.step, relative_error(found, source))
