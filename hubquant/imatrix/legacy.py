@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -17,6 +16,10 @@ CHUNK_SIZE = 512
 # Where stable-diffusion.cpp's weights stand; no weight of llama.cpp does. Its counts are calls, of unknown length each.
 DIFFUSION = ("model.", "cond_stage_model.", "text_encoders.")
 DIFFUSION_PROVENANCE = {"counts": "calls of stable-diffusion.cpp, not rows"}
+
+# It has this before the names of all denoisers; hubquant's files have it only where these do, those of UNets.
+_DENOISER = "model.diffusion_model."
+_UNET = f"{_DENOISER}input_blocks."
 
 
 class _Reader:
@@ -48,7 +51,8 @@ def parse_dat(data: bytes, name: str) -> ImportanceMatrix:
 
     A value is the mean of x² times the number of chunks, so sums and counts come back up to rounding. Experts have one
     count in common, and their values stand in one row. In a file of stable-diffusion.cpp a value is the mean times
-    the number of calls; each call counts as a chunk of one row there. Raises ``ImatrixError``.
+    the number of calls; each call counts as one row there. In one that hubquant wrote counts are rows, and the number
+    of chunks that of pictures. Raises ``ImatrixError``.
     """
     try:
         return _parse(_Reader(data))
@@ -63,9 +67,9 @@ def parse_dat(data: bytes, name: str) -> ImportanceMatrix:
 def encode_dat(matrix: ImportanceMatrix) -> bytes:
     """``matrix`` as llama-imatrix writes it with ``--output-format dat``; :func:`lost_in_dat` tells what is not in it.
 
-    Entries stand by name. The number of chunks of each is rounded up, and its values are computed in float32 as there:
-    a file that llama-imatrix wrote comes back byte by byte. An expert that saw no row has the mean 1. Raises
-    ``ImatrixError`` when no entry has data.
+    Entries stand by name, those of denoisers by that of stable-diffusion.cpp. The number of chunks of each is rounded
+    up, and its values are computed in float32 as there: a file that llama-imatrix wrote comes back byte by byte. An
+    expert that saw no row has the mean 1. Raises ``ImatrixError`` when no entry has data.
     """
     try:
         return _encode(matrix)
@@ -77,7 +81,9 @@ def encode_dat(matrix: ImportanceMatrix) -> bytes:
 
 
 def _encode(matrix: ImportanceMatrix) -> bytes:
-    entries = sorted(((n, e) for n, e in matrix.entries.items() if _has_data(e)), key=lambda item: item[0].encode())
+    prefix = _DENOISER if matrix.of_pictures else ""
+    named = {n if n.startswith(DIFFUSION) else prefix + n: e for n, e in matrix.entries.items() if _has_data(e)}
+    entries = sorted(named.items(), key=lambda item: item[0].encode())
     if not entries:
         raise ImatrixError("the importance matrix is empty", why="no entry has seen a row")
     parts = [struct.pack("<i", len(entries))]
@@ -101,7 +107,7 @@ def lost_in_dat(matrix: ImportanceMatrix) -> list[str]:
         (empty, f"entries without data are left out ({empty})"),
         (any(entry.in_sum is not None for entry in entries), "signed sums are left out"),
         (
-            not _is_diffusion(matrix.entries) and matrix.chunk_size != CHUNK_SIZE,
+            not matrix.of_pictures and matrix.chunk_size != CHUNK_SIZE,
             f"readers take the chunks to have {CHUNK_SIZE} tokens, and they have {matrix.chunk_size}",
         ),
         (len(matrix.datasets) > 1, f"of {len(matrix.datasets)} datasets only the last is named"),
@@ -126,16 +132,16 @@ def _parse(reader: _Reader) -> ImportanceMatrix:
     # Old files end here.
     chunk_count = max(calls for calls, _ in read.values()) if reader.at_end else max(reader.int32(), 0)
     datasets = (reader.text(),) if not reader.at_end else ()
-    diffusion = _is_diffusion(read)
+    diffusion = any(name.startswith(DIFFUSION) for name in read)
     chunk_size = 1 if diffusion else CHUNK_SIZE
+    prefix = "" if any(name.startswith(_UNET) for name in read) else _DENOISER
     entries = {
-        name: Entry(values * chunk_size, torch.tensor([calls * chunk_size])) for name, (calls, values) in read.items()
+        name.removeprefix(prefix): Entry(values * chunk_size, torch.tensor([calls * chunk_size]))
+        for name, (calls, values) in read.items()
     }
-    return ImportanceMatrix(entries, datasets, chunk_size, chunk_count, DIFFUSION_PROVENANCE if diffusion else {})
-
-
-def _is_diffusion(names: Iterable[str]) -> bool:
-    return any(name.startswith(DIFFUSION) for name in names)
+    # stable-diffusion.cpp's last call is always 0.
+    facts = DIFFUSION_PROVENANCE if diffusion and chunk_count == 0 else {}
+    return ImportanceMatrix(entries, datasets, chunk_size, chunk_count, facts)
 
 
 def _has_data(entry: Entry) -> bool:

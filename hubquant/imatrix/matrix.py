@@ -55,7 +55,8 @@ class ImportanceMatrix:
     """``entries`` by GGUF weight name; ``datasets`` in the order they were read; ``chunk_size`` in tokens.
 
     ``provenance`` holds further facts, which a file keeps under ``hubquant.<key>``; those whose key begins with
-    ``model_`` tell which weights were observed.
+    ``model_`` tell which weights were observed. A matrix of a pipeline that makes pictures has these as chunks, and the
+    ``chunk_size`` 1: they have no tokens.
     """
 
     entries: Mapping[str, Entry]
@@ -66,8 +67,14 @@ class ImportanceMatrix:
 
     def __repr__(self) -> str:
         chunks = f"{counted(self.chunk_count, 'chunk')} of {self.chunk_size} tokens"
+        if self.of_pictures:
+            chunks = counted(self.chunk_count, "picture")
         weights = counted(len(self.entries), "weight")
         return f"<ImportanceMatrix of {weights}: {chunks} from {', '.join(self.datasets) or '?'}>"
+
+    @property
+    def of_pictures(self) -> bool:
+        return self.chunk_size == 1 and not any(map(_BLOCK.match, self.entries))
 
     def select(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> ImportanceMatrix:
         """With the entries that :func:`selected` names."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import repeat
 
 import torch
@@ -13,6 +14,8 @@ from hubquant.imatrix.coverage import with_estimates, without_estimates
 from hubquant.imatrix.matrix import Entry, ImportanceMatrix, chunk_count
 
 MODEL_FACT = "model_"  # begins the keys of provenance that must agree
+ADDED = ("denoiser_calls", "predictions", "skipped_pictures")
+"""Keys of provenance that are counts, and add up where all matrices have them."""
 
 
 def merge(matrices: Iterable[ImportanceMatrix], weights: Sequence[float] | None = None) -> ImportanceMatrix:
@@ -20,7 +23,7 @@ def merge(matrices: Iterable[ImportanceMatrix], weights: Sequence[float] | None 
 
     ``weights`` multiply the sums and the counts of each, as if it had seen so many times the tokens. Where that gives
     counts that are not whole (files keep whole ones) they are rounded, no count to zero, and the sums are scaled
-    with them, which leaves every mean as it is. The number of chunks follows from the counts.
+    with them, which leaves every mean as it is. The number of chunks follows from the counts; pictures add up.
 
     Datasets are those of all, each once. Of the provenance stays what all matrices agree on. Estimates are made anew
     from what all of them saw.
@@ -34,7 +37,7 @@ def merge(matrices: Iterable[ImportanceMatrix], weights: Sequence[float] | None 
     datasets: dict[str, None] = {}
     known: dict[str, tuple[str, int]] = {}
     common: dict[str, str] | None = None
-    chunk_size = None
+    chunk_size, pictures = None, 0.0
     pairs = zip(matrices, repeat(1.0)) if weights is None else zip(matrices, weights, strict=True)
     for number, (given, weight) in enumerate(pairs, 1):
         matrix = without_estimates(given)
@@ -45,14 +48,14 @@ def merge(matrices: Iterable[ImportanceMatrix], weights: Sequence[float] | None 
             part = _weighted(entry, weight)
             totals[name] = _add(totals[name], part, name, number) if name in totals else part
         datasets.update(dict.fromkeys(matrix.datasets))
-        facts = matrix.provenance
-        common = {k: v for k, v in (facts if common is None else common).items() if facts.get(k) == v}
+        pictures += weight * matrix.chunk_count
+        facts = _weighted_facts(matrix.provenance, weight)
+        common = facts if common is None else _common(common, facts)
     if chunk_size is None:
         raise ValueError("there is nothing to merge")
-    entries = {name: _whole(total) for name, total in totals.items()}
-    return with_estimates(
-        ImportanceMatrix(entries, tuple(datasets), chunk_size, chunk_count(entries, chunk_size), common or {})
-    )
+    entries = {name: whole(total) for name, total in totals.items()}
+    merged = ImportanceMatrix(entries, tuple(datasets), chunk_size, chunk_count(entries, chunk_size), common or {})
+    return with_estimates(replace(merged, chunk_count=round(pictures)) if merged.of_pictures else merged)
 
 
 def _check_chunk_size(matrix: ImportanceMatrix, chunk_size: int, number: int) -> None:
@@ -97,7 +100,23 @@ def _add(total: Entry, part: Entry, name: str, number: int) -> Entry:
     return Entry(a.in_sum2 + b.in_sum2, a.counts + b.counts, in_sum)
 
 
-def _whole(total: Entry) -> Entry:
+def _weighted_facts(facts: Mapping[str, str], weight: float) -> dict[str, str]:
+    return {key: _count(value, weight) if key in ADDED else value for key, value in facts.items()}
+
+
+def _count(value: str, weight: float) -> str:
+    return str(round(int(value) * weight)) if value.isdecimal() else value
+
+
+def _common(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
+    """What both say, and the sums of counts."""
+    agreed = {key: value for key, value in first.items() if second.get(key) == value and key not in ADDED}
+    counts = {key: (first[key], second[key]) for key in ADDED if key in first and key in second}
+    return agreed | {key: str(int(a) + int(b)) for key, (a, b) in counts.items() if a.isdecimal() and b.isdecimal()}
+
+
+def whole(total: Entry) -> Entry:
+    """With counts rounded, no count of seen rows to zero, and sums scaled with them, which leaves means as they are."""
     seen = total.counts > 0
     counts = torch.where(seen, total.counts.round().clamp(min=1), 0.0)
     scale = torch.where(seen, counts / total.counts, 1.0)[:, None]

@@ -21,7 +21,11 @@ def facts_table(matrix: ImportanceMatrix) -> str:
     """What the matrix says of itself, a line each."""
     facts = {
         "datasets": ", ".join(matrix.datasets) or "unknown",
-        "chunks": f"{matrix.chunk_count} of {matrix.chunk_size} tokens",
+        **(
+            {"pictures": str(matrix.chunk_count)}
+            if matrix.of_pictures
+            else {"chunks": f"{matrix.chunk_count} of {matrix.chunk_size} tokens"}
+        ),
         "entries": str(len(matrix.entries)),
         **matrix.provenance,
     }

@@ -158,9 +158,36 @@ def test_a_file_of_stable_diffusion_cpp(tmp_path: Path) -> None:
     assert matrix.entries["cond_stage_model.experts.weight"].by_matrix(2).means().tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert lost_in_dat(matrix) == []
     assert encode_dat(matrix) == dat(dict(sorted(DIFFUSION.items())), (0, None))
+    assert next(iter(matrix.entries)) == "double_blocks.0.img_attn.qkv.weight"  # as in our files
     twice = merge([matrix, matrix])
-    assert twice.chunk_count == 8
+    assert twice.chunk_count == 0
     assert twice.entries["text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.k.weight"].counts == 2
+
+
+def test_our_matrix_of_pictures_in_their_format() -> None:
+    """Rows are the calls, so that what they add later weighs as much as it should; the tail tells the pictures."""
+    names = ("double_blocks.0.img_attn.qkv.weight", "text_encoders.t5xxl.transformer.shared.weight")
+    entries = {name: Entry(torch.rand(1, 8).double() * 300, torch.tensor([300]), torch.rand(1, 8)) for name in names}
+    matrix = ImportanceMatrix(entries, (), 1, 7, {"denoiser_calls": "56"})
+    data = encode_dat(matrix)
+    values = {name: (300, (entry.means() * 300)[0].tolist()) for name, entry in entries.items()}
+    theirs = {name if name in names[1:] else f"model.diffusion_model.{name}": each for name, each in values.items()}
+    assert data == dat(theirs, (7, None))
+    found = parse_dat(data, "x")
+    assert (found.chunk_count, found.provenance, [*found.entries]) == (7, {}, [*names])
+    assert all(found.entries[name].counts.tolist() == [300] for name in names)
+    assert lost_in_dat(matrix) == [
+        "a .dat file holds less: signed sums are left out",
+        "a .dat file holds less: provenance is left out",
+    ]
+
+
+def test_names_of_a_unet_keep_their_prefix() -> None:
+    names = ("model.diffusion_model.input_blocks.1.1.proj_in.weight", "model.diffusion_model.time_embed.0.weight")
+    data = dat({name: (2, [3.0, 4.0]) for name in names}, (0, None))
+    found = parse_dat(data, "x")
+    assert [*found.entries] == [*names]
+    assert encode_dat(found) == data
 
 
 def test_language_and_diffusion_models_do_not_mix() -> None:

@@ -124,3 +124,15 @@ def test_shards_on_disk_add_up_to_the_whole(tmp_path: Path) -> None:
         # Σx cancels; |Σx| ≤ √(n Σx²) is what it is measured by
         scale = (entry.in_sum2 * entry.counts[:, None]).sqrt()
         assert float(((found.in_sum - entry.in_sum).abs() / scale).max()) < 1e-12
+
+
+def test_pictures_and_calls_add_up() -> None:
+    """Rows are no measure of pictures: each makes as many as its size gives."""
+    facts = {"denoiser_calls": "8", "predictions": "16", "scheduler": "Euler"}
+    first = ImportanceMatrix({"p": entry([[1, 2]], [64])}, (), 1, 4, facts)
+    second = ImportanceMatrix({"p": entry([[4, 6]], [256])}, (), 1, 2, {**facts, "denoiser_calls": "3"})
+    merged = merge([first, second])
+    assert merged.chunk_count == 6
+    assert merged.provenance == {"denoiser_calls": "11", "predictions": "32", "scheduler": "Euler"}
+    assert merge([first, second], [1, 2]).provenance["denoiser_calls"] == "14"
+    assert "denoiser_calls" not in merge([first, replace(second, provenance={})]).provenance

@@ -27,7 +27,7 @@ FAMILIES = (
 )
 
 PREFIX = "model.diffusion_model."
-_TEXT_ENCODERS = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
+TEXT_ENCODERS = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
 _VAE = ("first_stage_model.", "vae.")
 _AVERAGE = ("model_ema.",)
 
@@ -70,7 +70,7 @@ def parts(shapes: Mapping[str, Shape]) -> Parts:
     Where names have the prefix of a denoiser, those that have none of the known ones are left out; elsewhere they are
     the denoiser's.
     """
-    text_encoders = tuple(name for name in shapes if name.startswith(_TEXT_ENCODERS))
+    text_encoders = tuple(name for name in shapes if name.startswith(TEXT_ENCODERS))
     vae = tuple(name for name in shapes if name.startswith(_VAE))
     prefix = PREFIX if any(name.startswith(PREFIX) for name in shapes) else ""
     others = {*text_encoders, *vae, *(name for name in shapes if name.startswith(_AVERAGE))}

@@ -1,0 +1,85 @@
+"""Importance matrices of pipelines: whose weights their entries are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from hubquant.convert.diffusion.conversion import default_layout
+from hubquant.convert.diffusion.recognise import PREFIX, TEXT_ENCODERS, recognise
+from hubquant.convert.tables import Shape
+from hubquant.errors import ImatrixError, NotSupportedYet
+from hubquant.imatrix import Entry, ImportanceMatrix
+
+HIGH_NOISE = "model.high_noise_diffusion_model."
+"""Before names of the denoiser of the first steps, where another one makes the last: as in stable-diffusion.cpp."""
+
+_PART = re.compile(r"(.*\.weight)\.[1-9]\d*")
+
+
+def weight_names(shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """By the name in diffusers, the name of a weight in a file of the default layout, where parts of one weight have
+    one name. Those of no known family keep theirs; of a known one, tensors that are not in its files are left out."""
+    try:
+        denoiser = recognise(shapes)
+    except NotSupportedYet:
+        return {name: name for name in shapes if name.endswith(".weight")}
+    prefix = default_layout(denoiser).prefix
+    rows = denoiser.family.match(denoiser.shapes, denoiser.layout).rows
+    return {
+        name: prefix + row.original
+        for row in rows
+        for name in row.diffusers
+        if name.endswith(".weight") and name in shapes
+    }
+
+
+def family_name(shapes: Mapping[str, Shape]) -> str | None:
+    """Of the denoiser with these tensors, None where it is of no known family."""
+    try:
+        return recognise(shapes).family.name
+    except NotSupportedYet:
+        return None
+
+
+def fit_denoiser(
+    matrix: ImportanceMatrix, shapes: Mapping[str, Shape], *, high_noise: bool = False
+) -> ImportanceMatrix:
+    """The entries of a denoiser whose file has tensors of these ``shapes``, by their names there.
+
+    In ``matrix`` names may have the prefix of files that hold everything, or lack it; of a weight whose parts
+    stable-diffusion.cpp read one by one, the first is taken: all see the same. Entries of text encoders are left out,
+    and those of convolutions, which no file has quantized. With ``high_noise`` the entries are those of the denoiser
+    that makes the first of the steps, where ``matrix`` has two.
+
+    Raises ``ImatrixError`` where the matrix has other weights.
+    """
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in shapes) else ""
+    plain = {name.removeprefix(prefix): name for name in shapes}
+    given = {name: plain.get(short) for name, short in _denoisers(matrix.entries, high_noise)}
+    foreign = [name for name, target in given.items() if target is None]
+    if foreign or not given:
+        raise ImatrixError(
+            "the importance matrix belongs to another model",
+            why=f"it has {foreign[0]}, and the denoiser has no such weight"
+            if foreign
+            else f"it has {next(iter(matrix.entries), 'nothing')}, and nothing of a denoiser",
+            hint="use the matrix of this model, or have one collected",
+        )
+    entries: dict[str, Entry] = {}
+    for name, target in sorted(given.items()):  # a weight stands before its parts
+        if target is not None and len(shapes[target]) == 2:
+            entries.setdefault(target, matrix.entries[name])
+    return replace(matrix, entries=entries)
+
+
+def _denoisers(names: Iterable[str], high_noise: bool) -> Iterable[tuple[str, str]]:
+    """Those of one denoiser, and what they are without prefix and number of the part."""
+    names = tuple(names)
+    two = any(name.startswith(HIGH_NOISE) for name in names)
+    for name in names:
+        if not name.startswith(TEXT_ENCODERS) and (not two or name.startswith(HIGH_NOISE) == high_noise):
+            short = name.removeprefix(HIGH_NOISE).removeprefix(PREFIX)
+            part = _PART.fullmatch(short)
+            yield name, part[1] if part else short
