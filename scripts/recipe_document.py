@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from hubquant.recipe.explain import is_list, is_model, members, noun, stripped
+from hubquant.recipe.pictures import Pictures, PromptSource
 from hubquant.recipe.schema import ModelReference, NamedType, Recipe, Rule, TextSource
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "recipe.md"
@@ -86,6 +87,23 @@ publish: {branch: v2}
 ---
 model: {bundled: demo}
 imatrix: {skip: true}
+---
+model: {folder: my-pipeline, component: transformer_2}
+calibration:
+  pictures:
+    prompts:
+      - {dataset: me/prompts, config: default, split: train, revision: main, field: prompt}
+      - {file: prompts.txt}
+      - {bundled: prompts}
+    count: 32
+    steps: 28
+    size: [1024, 768]
+    frames: 33
+    guidance: 3.5
+    batch: 2
+    seed: 1000
+imatrix: {compare: false}
+evaluate: {pictures: {count: 8}}
 """
 """Recipes that are right, and together give every field a value."""
 
@@ -116,6 +134,16 @@ commit and paths are names alone. What a recipe of somebody else may not do stan
 
 {sections}
 """
+
+
+PARTS: dict[str, type[BaseModel]] = {
+    "A text": TextSource,
+    "Pictures": Pictures,
+    "A list of prompts": PromptSource,
+    "A named type": NamedType,
+    "A rule": Rule,
+}
+"""What fields hold that no section is about."""
 
 
 def document() -> str:
@@ -149,9 +177,8 @@ def _sections() -> Iterator[str]:
             yield f"## {name}\n\n{_text(inspect.getdoc(kind))}{more}\n\n{_table(kind, given[kind])}"
         else:
             yield f"## {name}\n\n{_text(info.description)} {_example(name, given[Recipe][name])}"
-    yield f"## A text\n\n{_text(inspect.getdoc(TextSource))}\n\n{_table(TextSource, given[TextSource])}"
-    yield f"## A named type\n\n{_text(inspect.getdoc(NamedType))}\n\n{_table(NamedType, given[NamedType])}"
-    yield f"## A rule\n\n{_text(inspect.getdoc(Rule))}\n\n{_table(Rule, given[Rule])}"
+    for title, part in PARTS.items():
+        yield f"## {title}\n\n{_text(inspect.getdoc(part))}\n\n{_table(part, given[part])}"
 
 
 def _table(model: type[BaseModel], given: dict[str, Any]) -> str:
@@ -167,6 +194,10 @@ def _kind(info: FieldInfo) -> str:
     element = _element(info)
     if element is TextSource:
         return "a list of [texts](#a-text)"
+    if element is PromptSource:
+        return "a list of [prompts](#a-list-of-prompts)"
+    if element is Pictures:
+        return "[pictures](#pictures)"
     if element is Rule:
         return "a list of [rules](#a-rule)"
     if NamedType in _elements(info):
@@ -194,9 +225,12 @@ def _default(info: FieldInfo) -> str:
     value = info.get_default()
     if value is None or value in ((), {}):
         return "–"
-    if isinstance(value, tuple):
-        value = [each.model_dump(exclude_unset=True) if isinstance(each, BaseModel) else each for each in value]
-    return f"`{_inline(value)}`"
+    plain = [_plain(each) for each in value] if isinstance(value, tuple) else _plain(value)
+    return f"`{_inline(plain)}`" if plain != {} else "–"
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
 def _example(name: str, value: Any) -> str:

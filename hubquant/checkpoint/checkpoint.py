@@ -22,7 +22,7 @@ from hubquant.units import counted
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Checkpoint", "TensorInfo", "read_header"]
+__all__ = ["Checkpoint", "TensorInfo", "local_header", "read_header"]
 
 _DTYPES = {  # of safetensors, in torch
     "F64": "float64",
@@ -57,7 +57,7 @@ class Checkpoint:
         check_links(folder)
         files = weight_files(folder, local_files(folder))
         config = read_config(folder)
-        tensors, notes = _merged({file: _local_header(folder / file, file) for file in files.names})
+        tensors, notes = _merged({file: local_header(folder / file, file) for file in files.names})
         return cls(config, tensors, folder, (*files.notes, *notes), base_model(config, read_card(folder)))
 
     @classmethod
@@ -138,7 +138,8 @@ class Checkpoint:
         return torch.from_numpy(_mapped(self.folder / info.file, info, dtype.itemsize)).view(dtype).reshape(info.shape)
 
 
-def _local_header(path: Path, name: str) -> dict[str, TensorInfo]:
+def local_header(path: Path, name: str) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file on this machine, which ``name`` stands for. Raises ``CheckpointError``."""
     try:
         with open(path, "rb", buffering=0) as file:
 

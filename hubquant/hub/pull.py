@@ -44,6 +44,8 @@ METADATA = re.compile(
     """,
     re.VERBOSE,
 )
+PIPELINE_METADATA = re.compile(r"model_index\.json|README\.md|[\w.-]+/[\w.-]+\.(json|txt|model|jinja)")
+"""Of a diffusers pipeline, whose components lie in folders of their own."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,12 @@ def look_at(id: str, revision: str = "main", *, token: Token = None, retry: Retr
     )
 
 
-def fetch_metadata(model: RemoteModel, *, retry: Retry = PATIENT) -> Path:
+def fetch_metadata(model: RemoteModel, pattern: re.Pattern[str] = METADATA, *, retry: Retry = PATIENT) -> Path:
     """Download the small files that describe a model: configuration, tokenizer, templates, index, card.
 
     Returns the folder they lie in: no weights, no code, no pickles. Raises ``CheckpointError`` where there are none.
     """
-    names = [name for name, file in model.files.items() if METADATA.fullmatch(name) and file.size <= LARGEST_METADATA]
+    names = [name for name, file in model.files.items() if pattern.fullmatch(name) and file.size <= LARGEST_METADATA]
     if not names:
         hint = "name the repository that holds the safetensors"
         raise CheckpointError(f"{model.id} holds no model", why="there is no config.json in it", hint=hint)

@@ -47,7 +47,7 @@ class PromptSource(Frozen):
 class Pictures(Frozen):
     """What a diffusion model draws. What is not given is the model's own default."""
 
-    prompts: tuple[PromptSource, ...] = Field((PromptSource(bundled="prompts"),), min_length=1)
+    prompts: Annotated[tuple[PromptSource, ...], Field(min_length=1)] = (PromptSource(bundled="prompts"),)
     """One or more lists of prompts, which take turns."""
     count: Annotated[int, Field(gt=0, le=100_000)] = 32
     """How many pictures, or videos. With fewer prompts than that each stands for several, from other noise."""

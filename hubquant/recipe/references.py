@@ -16,10 +16,14 @@ _HF = "hf://"
 _PAGES = ("tree", "blob", "resolve", "raw", "commit", "commits", "discussions", "edit")
 _WITH_REVISION = ("tree", "blob", "resolve", "raw", "commit", "commits")
 _OTHERS = {"datasets": "dataset", "spaces": "Space", "collections": "collection", "papers": "paper"}
-_SINGLE = "model.safetensors"
+_SAFETENSORS = ".safetensors"
+_SINGLE = f"model{_SAFETENSORS}"
 _NAMES_A_FILE = re.compile(r"^[^/]+/$|\.(safetensors|bin|ckpt|json|pth?|txt|zip)$")
 _WITH_TYPE = re.compile(r"[\w.-]+/[\w.-]+:[A-Z0-9_]+", re.ASCII)  # as Ollama and llama.cpp name files on the Hub
-_OF_A_MODEL = re.compile(r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+_OF_A_MODEL = re.compile(
+    r"config\.json|model_index\.json|(diffusion_pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors"
+    r"|(diffusion_pytorch_)?model\.safetensors\.index\.json"
+)
 
 
 def model_reference(text: str) -> dict[str, str]:
@@ -59,6 +63,8 @@ def _local(text: str) -> dict[str, str]:
         raise UserError(f"{text} is not the model", why=f"of this folder {_SINGLE} is", hint=f"name {path.parent}")
     if _OF_A_MODEL.fullmatch(path.name):
         return {"folder": str(path.parent)}
+    if path.suffix == _SAFETENSORS:
+        return {"file": text}
     raise UserError(f"{text} is no model", why="it is a file of another kind", hint="name the folder of a model")
 
 

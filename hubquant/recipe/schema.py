@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from hubquant.recipe.backends import with_backends_merged
 from hubquant.recipe.names import branch_name
+from hubquant.recipe.pictures import Pictures, PromptSource
 from hubquant.recipe.references import model_reference
 from hubquant.recipe.texts import BundledText as BundledText
 from hubquant.recipe.texts import Frozen as Frozen
@@ -32,7 +33,10 @@ class ModelReference(Frozen):
     folder: str | None = None
     """A folder of this machine with config.json, safetensors and the tokenizer's files."""
     file: str | None = None
-    """A GGUF file of this machine."""
+    """A GGUF file of this machine, or a safetensors file with a denoiser."""
+    component: Part | None = None
+    """Of a diffusers pipeline with several denoisers, such as transformer and transformer_2, the one that is
+    quantized; by default the first."""
     bundled: Literal["demo"] | None = None
     """A model that comes with hubquant: 3.7 M weights, trained on Python's documentation."""
     revision: str = "main"
@@ -64,7 +68,7 @@ class Convert(Frozen):
 
 
 class Calibration(Frozen):
-    """The text that the importance matrix is collected from."""
+    """What the importance matrix is collected from: text, or of a diffusion model ``pictures`` that it draws."""
 
     sources: tuple[TextSource, ...] = (TextSource(bundled="calibration"),)
     """One or more texts, mixed by their weights."""
@@ -74,6 +78,8 @@ class Calibration(Frozen):
     """At most so many chunks, of all sources together."""
     seed: int = 0
     """Decides which rows the ``samples`` of a source are. Those of an evaluation are always the same."""
+    pictures: Pictures = Pictures()
+    """The pictures of a diffusion model."""
 
 
 class Imatrix(Frozen):
@@ -96,6 +102,9 @@ class Imatrix(Frozen):
     """Use the matrix only for weights with one of these in their GGUF name."""
     exclude_weights: tuple[Part, ...] = ()
     """Use it for all but those."""
+    compare: bool = True
+    """Of a diffusion model, make each file with the matrix and without, and keep the one whose predictions are nearer
+    to the source's: the matrix does not help every model and type."""
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
@@ -230,6 +239,8 @@ class Evaluate(Frozen):
     all chunks."""
     confidence: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
     """How probable it is that they are, where a ``margin`` is asked for."""
+    pictures: Pictures = Pictures(prompts=(PromptSource(bundled="prompts-test"),), count=4)
+    """What a diffusion model draws to be measured, which should share nothing with the pictures of ``calibration``."""
     skip: bool = False
     """Measure nothing."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,10 @@ def open_folder(folder: Path, name: str) -> SourceModel:
         folder=folder,
         checkpoint=checkpoint,
         card=read_card(folder),
-        identity={"model": _content_fingerprint(folder, checkpoint), "state": _state_fingerprint(folder, checkpoint)},
+        identity={
+            "model": content_fingerprint(folder, _described(folder), checkpoint),
+            "state": state_fingerprint(folder, {folder / info.file for info in checkpoint.tensors.values()}),
+        },
     )
 
 
@@ -86,21 +90,28 @@ def _read_hub(remote: RemoteModel) -> SourceModel:
     )
 
 
-def _content_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
-    """Config, tokenizer and tensor table by content: the same on every machine, and cheap for any size of model."""
+def _described(folder: Path) -> list[Path]:
+    """The files that tell of the model: config, tokenizer, card."""
+    return [path for path in folder.iterdir() if path.is_file() and METADATA_PATTERN.match(path.name)]
+
+
+def content_fingerprint(folder: Path, described: Iterable[Path], checkpoint: Checkpoint) -> str:
+    """The files that describe a model and its tensor table, by content: the same on every machine, and cheap for any
+    size of model."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and METADATA_PATTERN.match(p.name)):
+    for path in sorted(described):
         if path.stat().st_size <= LARGEST_METADATA:
-            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+            name = path.relative_to(folder).as_posix()
+            digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     for name, info in sorted(checkpoint.tensors.items()):
         digest.update(f"{name}\0{info.dtype}\0{info.shape}\0{info.file}\0{info.begin}\0{info.end}\0".encode())
     return digest.hexdigest()
 
 
-def _state_fingerprint(folder: Path, checkpoint: Checkpoint) -> str:
+def state_fingerprint(folder: Path, weights: Iterable[Path]) -> str:
     """Size and time of change of the weight files, as ``make`` looks at them: weights changed in place are others."""
     digest = hashlib.sha256()
-    for file in sorted({info.file for info in checkpoint.tensors.values()}):
-        status = (folder / file).stat()
+    for path in sorted(weights):
+        status, file = path.stat(), path.relative_to(folder).as_posix()
         digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()

@@ -16,10 +16,12 @@ from hubquant.models.encoder import Pooling
 from hubquant.sources.pulled import Pulled
 
 if TYPE_CHECKING:
+    from hubquant.sources.denoiser import DenoiserSource
     from hubquant.sources.source import SourceModel
 
 LANGUAGE_MODEL = "language model"
-Inputs = Literal["tokens"]
+DENOISER = "denoiser"
+Inputs = Literal["tokens", "prompts"]
 _POOLINGS: Mapping[Any, Pooling] = {1: "mean", 2: "cls", 3: "last"}
 """GGUF's ``pooling_type``."""
 
@@ -49,6 +51,18 @@ class Component:
         inputs: Inputs | None = None if conversion.cannot_run else "tokens"
         n_vocab, width = conversion.shapes.get("token_embd.weight", (0, 0))
         return cls(LANGUAGE_MODEL, Pulled(source), conversion, ("blk",), inputs, width, n_vocab)
+
+    @classmethod
+    def denoiser(cls, source: DenoiserSource) -> Component:
+        """It is run on prompts where the source has all that draws with it."""
+        conversion = source.conversion()
+        inputs: Inputs | None = None if conversion.cannot_run else "prompts"
+        return cls(source.component or DENOISER, Pulled(source), conversion, (), inputs, 0, 0)
+
+    @property
+    def denoises(self) -> bool:
+        """Whether it is the denoiser of pictures or videos."""
+        return self.name != LANGUAGE_MODEL
 
     @property
     def source(self) -> SourceModel:

@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING
 
 from hubquant.disk import user_path
 from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.checkpoint import folder_name, open_folder, open_hub
 from hubquant.sources.component import Component
+from hubquant.sources.denoiser import (
+    DenoiserSource,
+    is_denoiser_folder,
+    is_pipeline,
+    open_denoiser_folder,
+    open_hub_pipeline,
+    open_pipeline,
+    open_single_file,
+)
 from hubquant.sources.gguf import open_gguf
 from hubquant.sources.source import SourceModel
 
@@ -27,8 +37,9 @@ def open_source(reference: ModelReference, pre_tokenizer: str | None = None, tok
 
 
 def open_component(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> Component:
-    """The language model of a source, which is all that sources have so far."""
-    return Component.language_model(open_source(reference, pre_tokenizer, token))
+    """What of a source is quantized: a language model, or the denoiser of a pipeline."""
+    source = open_source(reference, pre_tokenizer, token)
+    return Component.denoiser(source) if isinstance(source, DenoiserSource) else Component.language_model(source)
 
 
 def _open(reference: ModelReference, token: Token) -> SourceModel:
@@ -39,9 +50,11 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
     if reference.id is not None:
         from hubquant.hub.pull import resolve
 
-        return open_hub(resolve(reference.id, reference.revision, token=token))
+        remote = resolve(reference.id, reference.revision, token=token)
+        return open_hub_pipeline(remote, reference.component) if is_pipeline(remote.files) else open_hub(remote)
     if reference.file is not None:
-        return open_gguf(user_path(reference.file))
+        path = user_path(reference.file)
+        return open_gguf(path) if path.suffix.lower() == GGUF_SUFFIX else open_single_file(path)
     if reference.bundled is not None:
         folder = Path(str(resources.files("hubquant") / "data" / "demo"))
         return open_folder(folder, f"hubquant-{reference.bundled}")
@@ -50,4 +63,7 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
         raise CheckpointError(
             f"there is no folder {folder}", hint="check the path, or name a Hub id such as Qwen/Qwen3-0.6B"
         )
-    return open_folder(folder, folder_name(folder.resolve()))
+    name = folder_name(folder.resolve())
+    if is_pipeline([path.name for path in folder.iterdir()]):
+        return open_pipeline(folder, name, reference.component)
+    return open_denoiser_folder(folder, name) if is_denoiser_folder(folder) else open_folder(folder, name)

@@ -121,7 +121,7 @@ class GGUF(Backend[Quantize, QuantizedFile]):
         if component.whole:
             weights = without_layers(weights, component)
         vocabulary = None
-        if source.converts_tokenizer or self.compares:
+        if not component.denoises and (source.converts_tokenizer or self.compares):
             with progress.doing("comparing the tokenizer with llama.cpp's"):
                 vocabulary = check_tokenizer(source, weights)
         return CheckedGGUF(component, settings, weights, vocabulary, self)

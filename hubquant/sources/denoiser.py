@@ -1,0 +1,235 @@
+"""Where a denoiser comes from: a diffusers pipeline, the folder of its denoiser alone, or a file that holds one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, local_header, read_header
+from hubquant.checkpoint.diffusers_files import PIPELINE, component_files
+from hubquant.checkpoint.json_files import read_table
+from hubquant.checkpoint.links import check_links
+from hubquant.checkpoint.weight_files import WeightFiles, local_files
+from hubquant.convert.conversion import Conversion
+from hubquant.convert.diffusion.blocks import check_blocks
+from hubquant.convert.diffusion.conversion import FileLayout, default_layout, denoiser_conversion
+from hubquant.convert.diffusion.foreign import check_floats
+from hubquant.convert.diffusion.recognise import Denoiser, parts, recognise
+from hubquant.errors import CheckpointError, NotSupportedYet, UserError
+from hubquant.gguf_file.layout import DIFFUSION
+from hubquant.gguf_file.metadata import Metadata, string
+from hubquant.hub.front_matter import read_card
+from hubquant.sources.checkpoint import content_fingerprint, state_fingerprint
+from hubquant.sources.source import SourceModel
+from hubquant.units import counted
+
+if TYPE_CHECKING:
+    from hubquant.hub.pull import RemoteModel
+
+DENOISERS = ("transformer", "unet")
+"""What pipelines call theirs."""
+_CONFIG = "config.json"
+_PIPELINE_HINT = "get it again from where the model comes from"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserSource(SourceModel):
+    """``pipeline`` is the name of the class that draws with it, "" of a denoiser alone, and ``component`` what it is
+    called in the pipeline. ``pipeline_files`` are all that the pipeline loads."""
+
+    denoiser: Denoiser
+    pipeline: str = ""
+    component: str = ""
+    pipeline_files: tuple[str, ...] = ()
+    layout: FileLayout | None = None
+
+    @property
+    def converts_tokenizer(self) -> bool:
+        return False
+
+    @cached_property
+    def file_layout(self) -> FileLayout:
+        return self.layout or default_layout(self.denoiser)
+
+    def conversion(self) -> Conversion:
+        """Raises ``CheckpointError`` for tensors that are missing or left over."""
+        found = denoiser_conversion(self.denoiser, self.checkpoint.tensors, self.file_layout)
+        alone = "there is nothing to draw with: it is a denoiser alone, without text encoders and VAE"
+        return replace(found, notes=self.checkpoint.notes, cannot_run=None if self.pipeline else alone)
+
+    def general_metadata(self, n_parameters: int) -> Metadata:
+        return {**super().general_metadata(n_parameters), "general.type": string(DIFFUSION)}
+
+    @property
+    def whole_pipeline(self) -> DenoiserSource:
+        """The same with all files that the pipeline loads as its weights."""
+        return replace(self, weight_files=self.pipeline_files)
+
+
+def is_pipeline(files: Collection[str]) -> bool:
+    return PIPELINE in files
+
+
+def open_pipeline(folder: Path, name: str, component: str | None = None) -> DenoiserSource:
+    """Of a folder with model_index.json. Raises ``CheckpointError`` and ``NotSupportedYet``."""
+    check_links(folder)
+    index, chosen = _chosen(folder, component)
+    available = local_files(folder)
+    files = component_files(folder, available, chosen)
+    headers = [local_header(folder / file, file) for file in files.names]
+    checkpoint, denoiser = _read(_config(folder / chosen), headers, folder, files)
+    weights = [folder / file for file in _pipeline_files(index, available, files.names) if _is_weights(file)]
+    described = [path for path in folder.glob("*/*") if path.suffix in (".json", ".txt", ".model", ".jinja")]
+    return DenoiserSource(
+        name=name,
+        id=None,
+        revision="local",
+        folder=folder,
+        checkpoint=checkpoint,
+        card=read_card(folder),
+        identity={
+            "model": content_fingerprint(folder, [folder / PIPELINE, *described], checkpoint),
+            "state": state_fingerprint(folder, weights),
+        },
+        denoiser=denoiser,
+        pipeline=str(index["_class_name"]),
+        component=chosen,
+    )
+
+
+def open_hub_pipeline(remote: RemoteModel, component: str | None = None) -> DenoiserSource:
+    """Of a repository that may be read; only metadata is fetched."""
+    from hubquant.hub import cache
+    from hubquant.hub.pull import PIPELINE_METADATA, fetch_metadata, range_reader
+
+    folder = fetch_metadata(remote, PIPELINE_METADATA)
+    index, chosen = _chosen(folder, component)
+    files = component_files(folder, remote.files, chosen)
+    headers = [read_header(range_reader(remote, file), file, remote.files[file].size) for file in files.names]
+    checkpoint, denoiser = _read(_config(folder / chosen), headers, None, files)
+    missing = [file for file in files.names if not cache.cached_file(remote.id, remote.revision, file)]
+    return DenoiserSource(
+        name=remote.id.rsplit("/", 1)[-1],
+        id=remote.id,
+        revision=remote.revision,
+        folder=folder,
+        checkpoint=checkpoint,
+        card=remote.card,
+        identity={"model": f"{remote.id}@{remote.revision}"},
+        remote=remote,
+        weight_files=files.names,
+        download_bytes=sum(remote.files[file].size for file in missing),
+        denoiser=denoiser,
+        pipeline=str(index["_class_name"]),
+        component=chosen,
+        pipeline_files=_pipeline_files(index, remote.files, files.names),
+    )
+
+
+def is_denoiser_folder(folder: Path) -> bool:
+    """Whether it is the folder of a model of diffusers, as those in a pipeline's are."""
+    return "_class_name" in _config(folder)
+
+
+def open_denoiser_folder(folder: Path, name: str) -> DenoiserSource:
+    """Of a denoiser that diffusers saved by itself."""
+    check_links(folder)
+    files = component_files(folder, local_files(folder), "")
+    checkpoint, denoiser = _read(
+        _config(folder), [local_header(folder / file, file) for file in files.names], folder, files
+    )
+    return _alone(name, folder, checkpoint, denoiser, [folder / _CONFIG], [folder / file for file in files.names])
+
+
+def open_single_file(path: Path) -> DenoiserSource:
+    """Of a safetensors file, in whichever layout, with or without text encoders and VAE beside the denoiser."""
+    check_links(path.parent)
+    header = local_header(path, path.name)
+    checkpoint, denoiser = _read({}, [header], path.parent, WeightFiles((path.name,)))
+    return _alone(path.stem, path.parent, checkpoint, denoiser, [], [path])
+
+
+def _alone(
+    name: str, folder: Path, checkpoint: Checkpoint, denoiser: Denoiser, described: list[Path], weights: list[Path]
+) -> DenoiserSource:
+    return DenoiserSource(
+        name=name,
+        id=None,
+        revision="local",
+        folder=folder,
+        checkpoint=checkpoint,
+        card={},
+        identity={
+            "model": content_fingerprint(folder, described, checkpoint),
+            "state": state_fingerprint(folder, weights),
+        },
+        denoiser=denoiser,
+    )
+
+
+def _read(
+    config: Mapping[str, Any], headers: Iterable[Mapping[str, TensorInfo]], folder: Path | None, files: WeightFiles
+) -> tuple[Checkpoint, Denoiser]:
+    """The tensors as a checkpoint, and what they are. The checkpoint has no config: nothing is to be made of it."""
+    tensors = {name: info for header in headers for name, info in header.items()}
+    check_floats(tensors)
+    shapes = {name: info.shape for name, info in tensors.items()}
+    denoiser, found = recognise(shapes), parts(shapes)
+    check_blocks(denoiser, config)
+    others = (
+        (found.text_encoders, "of text encoders"),
+        (found.vae, "of a VAE"),
+        (found.left_out, "that the denoiser does not compute with"),
+    )
+    notes = [f"{counted(len(names), 'tensor')} {what} are left out" for names, what in others if names]
+    return Checkpoint({}, tensors, folder, (*files.notes, *notes)), denoiser
+
+
+def _chosen(folder: Path, component: str | None) -> tuple[Mapping[str, Any], str]:
+    """model_index.json, and the component that is quantized."""
+    index = read_table(folder / PIPELINE, hint=_PIPELINE_HINT)
+    if not isinstance(index.get("_class_name"), str):
+        raise CheckpointError(f"{PIPELINE} names no _class_name", why="it tells which pipeline this is")
+    there = [name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None]
+    denoisers = [name for name in there if name.partition("_")[0] in DENOISERS]
+    if not denoisers:
+        raise NotSupportedYet(
+            "a pipeline without a denoiser",
+            why=f"{index['_class_name']} has {', '.join(there) or 'no components'}, and no {' or '.join(DENOISERS)}",
+            hint="name a pipeline that draws by diffusion",
+        )
+    if component is None:
+        return index, min(denoisers, key=lambda name: (name not in DENOISERS, name))
+    if component not in denoisers:
+        raise UserError(
+            f"{component} cannot be quantized",
+            why=f"of {index['_class_name']} that can be {', '.join(denoisers)}",
+            hint=f"name {denoisers[0]}",
+        )
+    return index, component
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    return read_table(folder / _CONFIG, hint=_PIPELINE_HINT) if (folder / _CONFIG).is_file() else {}
+
+
+def _is_weights(file: str) -> bool:
+    return file.endswith(".safetensors")
+
+
+def _pipeline_files(index: Mapping[str, Any], available: Collection[str], denoiser: Collection[str]) -> tuple[str, ...]:
+    """All that the components load: of one with weights in several forms those that diffusers takes."""
+    components = {name for name, value in index.items() if isinstance(value, list)}
+    others = sorted(name for name in available if "/" in name and name.partition("/")[0] in components)
+    own = {name.partition("/")[0] for name in denoiser}
+    weights = [name for name in others if _is_weights(name) and name.partition("/")[0] not in own]
+    plain = {name.partition("/")[0] for name in weights if not _has_variant(name)}
+    return (*denoiser, *(name for name in weights if not _has_variant(name) or name.partition("/")[0] not in plain))
+
+
+def _has_variant(name: str) -> bool:
+    """As in model.fp16.safetensors and model.fp16-00001-of-00002.safetensors."""
+    return any(f".{variant}" in name.rpartition("/")[2] for variant in ("fp16", "bf16", "fp32", "non_ema"))
