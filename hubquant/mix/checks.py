@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hubquant.errors import RecipeError
-from hubquant.mix.assignment import pattern
 from hubquant.mix.file_types import file_type, tensor_type
 from hubquant.mix.names import check_name
+from hubquant.mix.patterns import pattern
 from hubquant.quants import FORK_TYPES
 from hubquant.quants.formats import fork_of
 from hubquant.recipe.schema import NamedType, Quantize, Recipe

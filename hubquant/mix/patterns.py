@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from hubquant.errors import MixError
@@ -16,6 +16,20 @@ MEMORY = 1 << 28  # bytes
 _REPEATS = re.compile(r"[*+?{]")
 _REPEATED_GROUP = re.compile(r"\)[*+?{]")
 _FEW = 3
+
+
+def pattern(match: str) -> re.Pattern[str]:
+    """Searched in lower-case names. Raises ``MixError`` for what is no regular expression."""
+    try:
+        return re.compile(match.lower())
+    except (re.error, RecursionError, OverflowError) as error:
+        raise MixError(
+            f"{match!r} is not a regular expression", why=str(error), hint="escape special characters with a backslash"
+        ) from None
+
+
+def first_match(rules: Sequence[tuple[re.Pattern[str], str]], name: str) -> str | None:
+    return next((type for pattern, type in rules if pattern.search(name.lower())), None)
 
 
 def check_rules(rules: Iterable[Rule], names: Iterable[str]) -> None:
@@ -44,4 +58,4 @@ def _check(matches: tuple[str, ...], names: tuple[str, ...]) -> None:
 def search(match: str, names: list[str]) -> int:
     """In the other process."""
     pattern = re.compile(match.lower())
-    return sum(pattern.search(name) is not None for name in names)
+    return sum(pattern.search(name.lower()) is not None for name in names)

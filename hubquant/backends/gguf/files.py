@@ -157,7 +157,7 @@ def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatri
         float_type=weights.float_type,
     )
     patterns = list(map(_pattern, settings.rules))
-    stay = {name: type for name, type in weights.quantized.items() if not any(p.search(name) for p in patterns)}
+    stay = {name: type for name, type in weights.quantized.items() if not any(p.search(name.lower()) for p in patterns)}
     types |= stay
     if settings.leave_output_tensor and (output := "output.weight") in types:
         shape = weights.shapes[output]
@@ -172,7 +172,7 @@ def idle_rules(weights: Weights, settings: Quantize) -> list[str]:
     return [
         f"the rule {rule.match}={rule.type} fits no tensor and changes nothing"
         for rule in dict.fromkeys([*settings.rules, *own])
-        if not any(map(_pattern(rule).search, weights.shapes))
+        if not any(map(_pattern(rule).search, map(str.lower, weights.shapes)))
     ]
 
 

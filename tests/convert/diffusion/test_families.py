@@ -25,6 +25,7 @@ from hubquant.convert.diffusion.sd3 import SD3
 from hubquant.convert.diffusion.unet import SD, SDXL
 from hubquant.convert.diffusion.wan import WAN
 from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.mix import assign
 
 Tensors = dict[str, torch.Tensor]
 
@@ -351,3 +352,30 @@ def test_a_norm_that_nothing_computes_with_is_left_out_of_the_original_layout(na
     assert_same(converted(family, original | {"norm_final.weight": torch.ones(4)}, "original"), state(name))
     with pytest.raises(CheckpointError, match=r"left over: norm_final\.weight"):
         family.bundles(shapes(state(name)) | {"norm_final.weight": (4,)}, "diffusers")
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_same_layers_are_quantized_in_both_layouts_and_they_are_linear(name: str) -> None:
+    import diffusers
+
+    tiny = TINY[name]
+    of_diffusers = shapes(state(name))
+    original = shapes(converted(tiny.family, state(name), "diffusers"))
+    quantized = {
+        tensor
+        for found in (of_diffusers, original)
+        for tensor, type in assign(wide(found), "Q8_0", tiny.family.architecture, {}, has_imatrix=False).items()
+        if type == "Q8_0"
+    }
+    for bundle in tiny.family.bundles(original, "original"):
+        assert len({tensor in quantized for tensor in (*bundle.sources, *bundle.targets)}) == 1, bundle.sources
+    with torch.device("meta"):
+        model = getattr(diffusers, tiny.model)(**tiny.config)
+    linear = {f"{module}.weight" for module, x in model.named_modules() if isinstance(x, torch.nn.Linear)}
+    assert quantized & of_diffusers.keys() <= linear
+    assert len(quantized & linear) > len(linear) / 4
+
+
+def wide(found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Rows that every block divides."""
+    return {name: (*shape[:-1], 256) if len(shape) == 2 else shape for name, shape in found.items()}
