@@ -2,11 +2,13 @@
 
 from hubquant.mix.assignment import assign, requires_imatrix, without_importance
 from hubquant.mix.checks import check_recipe, check_settings
+from hubquant.mix.denoisers import DENOISERS
 from hubquant.mix.file_types import COPY, FTYPES, FileType, file_type, tensor_type
 from hubquant.mix.names import is_name
 
 __all__ = [
     "COPY",
+    "DENOISERS",
     "FTYPES",
     "FileType",
     "assign",

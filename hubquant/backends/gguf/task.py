@@ -13,12 +13,15 @@ from hubquant.convert.conversion import stream
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Pass, Task
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file import Split, shard_paths
+from hubquant.mix import DENOISERS
 from hubquant.recipe.schema import Quantize
 from hubquant.sources.component import Component
 from hubquant.sources.pulled import Pulled
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
+    import torch
+
     from hubquant.imatrix import ImportanceMatrix
 
 QUANTIZE_COPIES = 3  # a tensor as read, in fp32, and its quantized forms with scratch
@@ -102,8 +105,14 @@ class QuantizedFile(Task[Path]):
             self.include,
             self.exclude,
             self.settings.mode,
+            self._as_sdcpp,
             self.component,
         )
+
+    @property
+    def _as_sdcpp(self) -> bool:
+        exact = self.settings.mode == "exact" and self.settings.pure
+        return exact and self.component.conversion.architecture in DENOISERS
 
     def make(self, folder: Path, context: Context) -> None:
         self.shares.make([(self, folder)], context)
@@ -118,13 +127,18 @@ class QuantizedFile(Task[Path]):
 
 @dataclass(frozen=True)
 class WeightsPass(Pass):
-    """Reads every weight once and writes it into all files."""
+    """Reads every weight once and writes it into all files.
+
+    ``evenly``: what no importance is known of is quantized with the same for all its columns, as stable-diffusion.cpp
+    does. That gives other bytes than none.
+    """
 
     pulled: Pulled
     imatrix: Task[ImportanceMatrix] | None
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     mode: Mode
+    evenly: bool
     component: Component = field(compare=False)
 
     def make(self, tasks: Sequence[tuple[QuantizedFile, Path]], context: Context) -> None:
@@ -142,7 +156,7 @@ class WeightsPass(Pass):
                 quantize_files(
                     targets,
                     lambda wanted: stream(self.component.conversion, source.checkpoint, wanted),
-                    lambda name: None if matrix is None else matrix.importance(self.component.origin(name)),
+                    lambda name: self._importance(matrix, name),
                     self.mode,
                     advance,
                     lambda name, type: source.stored(self.component.origin(name), type),
@@ -152,3 +166,9 @@ class WeightsPass(Pass):
                 for path in folder.iterdir():
                     path.unlink()
             raise
+
+    def _importance(self, matrix: ImportanceMatrix | None, name: str) -> torch.Tensor | None:
+        import torch
+
+        found = None if matrix is None else matrix.importance(self.component.origin(name))
+        return torch.ones(self.component.shapes[name][-1]) if found is None and self.evenly else found
