@@ -40,7 +40,7 @@ def imported() -> set[str]:
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
     core, extras = declared(PROJECT["dependencies"]), PROJECT["optional-dependencies"]
-    optional = declared([*extras["llamacpp"], *extras["ui"]])
+    optional = declared([*extras["diffusion"], *extras["llamacpp"], *extras["ui"]])
     found = imported()
     assert found - optional - OF_THE_CALLER <= core
     assert core - FOR_TRANSFORMERS <= found

@@ -1,0 +1,127 @@
+"""Load a pipeline of diffusers from a folder: safetensors only, never remote code, and no output."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hubquant.checkpoint.finite import check_finite
+from hubquant.checkpoint.headers import listed
+from hubquant.devices import Device
+from hubquant.errors import CheckpointError, HubquantError
+from hubquant.models.diffusion.index import Part, PipelineIndex, read_index
+from hubquant.models.diffusion.parts import denoisers
+from hubquant.models.diffusion.placement import Offload, PipelinePlacement, place, put
+from hubquant.models.diffusion.quiet import quiet_diffusers
+
+_HINT = "compare the files with those of the repository that the pipeline comes from"
+
+
+def load_pipeline(folder: Path, device: Device = "auto", offload: Offload = "auto", disk: Path | None = None) -> Any:
+    """The pipeline in ``folder``, with its weights where :func:`place` puts them, in eval mode and without gradients.
+
+    Where offloading is in groups, one part after the other is loaded and put into a new folder in ``disk``, which is
+    the caller's to remove: of a pipeline larger than memory only the largest part must fit. What paints over pictures,
+    such as a safety checker, is left out. Raises ``CheckpointError`` for what is missing, broken or not finite, for
+    code and pickles, and for a pipeline without a denoiser; ``UserError`` where diffusers is not installed.
+    """
+    index = read_index(folder)
+    placement = place(index.parts, device, offload, disk)
+    if placement.offload == "group" and disk is not None:
+        disk.mkdir(parents=True, exist_ok=True)
+        placement = replace(placement, disk=Path(tempfile.mkdtemp(dir=disk)))
+    with quiet_diffusers():
+        models = {}
+        for name, part in index.parts.items():
+            models[name] = _load(folder / name, part, placement)
+            if placement.offload == "group":
+                put(name, models[name], placement)
+        pipe = _assembled(index, models)
+        denoisers(pipe)
+        match placement.offload:
+            case "none":
+                pipe.to(placement.device)
+            case "model":
+                pipe.enable_model_cpu_offload(device=placement.device)
+            case "sequential":
+                pipe.enable_sequential_cpu_offload(device=placement.device)
+    return pipe
+
+
+def empty_pipeline(folder: Path) -> Any:
+    """The pipeline in ``folder`` with weights on torch's meta device: it has all settings and tokenizers, and takes no
+    memory. Its weight files are only looked at. Raises as :func:`load_pipeline` does."""
+    import torch
+
+    index = read_index(folder)
+    with quiet_diffusers():
+        with torch.device("meta"):
+            models = {name: _empty(folder / name, part) for name, part in index.parts.items()}
+        pipe = _assembled(index, models)
+    denoisers(pipe)
+    return pipe
+
+
+def _load(folder: Path, part: Part, placement: PipelinePlacement) -> Any:
+    from diffusers import ModelMixin
+
+    of_diffusers = issubclass(part.kind, ModelMixin)
+    dtype = {"torch_dtype" if of_diffusers else "dtype": placement.dtype(part)}
+    try:
+        model, info = part.kind.from_pretrained(
+            folder,
+            **dtype,
+            variant=part.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **({} if of_diffusers else {"trust_remote_code": False}),
+        )
+    except Exception as error:  # diffusers, transformers and torch each raise their own for weights that do not fit
+        raise _unloadable(folder, error) from error
+    if wrong := sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}):
+        raise CheckpointError(
+            f"{folder.name} lacks {len(wrong)} of its weights: {listed(wrong)}", why=f"{folder} was read", hint=_HINT
+        )
+    for name, parameter in model.named_parameters():
+        check_finite(f"{folder.name}.{name}", parameter)
+    return model.eval().requires_grad_(False)
+
+
+def _empty(folder: Path, part: Part) -> Any:
+    from diffusers import ModelMixin
+
+    try:
+        if issubclass(part.kind, ModelMixin):
+            return part.kind.from_config(part.kind.load_config(folder, local_files_only=True))
+        return part.kind(part.kind.config_class.from_pretrained(folder, local_files_only=True))
+    except Exception as error:  # values that the class did not expect
+        raise _unloadable(folder, error) from error
+
+
+def _assembled(index: PipelineIndex, models: dict[str, Any]) -> Any:
+    """With tokenizers and schedulers, which are small files of JSON."""
+    left_out = dict.fromkeys(index.left_out)
+    try:
+        pipe = index.kind.from_pretrained(
+            index.folder, **models, **left_out, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except HubquantError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise _unloadable(index.folder, error) from error
+    if hasattr(pipe, "watermark"):
+        pipe.watermark = None
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _unloadable(folder: Path, error: BaseException) -> CheckpointError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return CheckpointError(
+        f"{folder} cannot be loaded", why=(lines or [type(error).__name__])[0].rstrip(" :")[:300], hint=_HINT
+    )

@@ -1,0 +1,30 @@
+"""The parts of a pipeline that predict noise: what is quantized."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hubquant.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+DENOISERS = ("transformer", "transformer_2", "unet")
+"""What diffusers calls them. Wan 2.2 has two, for the first and the last steps."""
+
+
+def denoisers(pipe: Any) -> dict[str, torch.nn.Module]:
+    """By their names in the pipeline. Raises ``CheckpointError`` when there is none."""
+    parts = pipe.components
+    if found := {name: parts[name] for name in DENOISERS if parts.get(name) is not None}:
+        return found
+    raise CheckpointError(
+        f"{type(pipe).__name__} has no denoiser",
+        why=f"none of its parts is called {' or '.join(DENOISERS)}: it has {', '.join(parts)}",
+        hint="use a pipeline that makes pictures by denoising, such as that of stabilityai/stable-diffusion-3.5-medium",
+    )
+
+
+def denoiser(pipe: Any) -> torch.nn.Module:
+    """The one, or of several the first. Raises ``CheckpointError`` as :func:`denoisers` does."""
+    return next(iter(denoisers(pipe).values()))

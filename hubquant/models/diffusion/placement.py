@@ -1,0 +1,114 @@
+"""Where the weights of a pipeline lie while it draws, and as which numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hubquant.devices import Device, chosen_device, free_device_memory_bytes
+from hubquant.engine.machine import free_memory_bytes
+from hubquant.errors import UserError
+from hubquant.models.diffusion.index import Part
+
+if TYPE_CHECKING:
+    import torch
+
+Offload = Literal["auto", "none", "model", "sequential", "group"]
+NEED_A_GPU = ("model", "sequential")
+VAE = "vae"
+FOR_WEIGHTS = 0.8
+"""The share of free memory that weights may take; what is computed needs the rest."""
+_HALVES = {"F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class PipelinePlacement:
+    """``device`` computes. ``offload`` is none, or what diffusers and accelerate call model (one part at a time is on
+    the GPU), sequential (one module) and group (one module, and the others on disk if ``disk`` is given).
+
+    ``widened`` weights are float32; the others have their stored type.
+    """
+
+    device: str
+    offload: Offload
+    widened: bool
+    disk: Path | None = None
+
+    def dtype(self, part: Part) -> torch.dtype:
+        import torch
+
+        return torch.float32 if self.widened else getattr(torch, _HALVES.get(part.dtype, "float32"))
+
+
+def place(
+    parts: Mapping[str, Part], device: Device = "auto", offload: Offload = "auto", disk: Path | None = None
+) -> PipelinePlacement:
+    """Where ``parts`` go. ``auto`` offloads what would not fit, to main memory or, without a GPU, to ``disk``.
+
+    On a GPU weights keep their stored type. On the CPU they are float32 where that fits into memory, as half precision
+    is slow there and rounds what is measured. Raises ``UserError`` for what needs a GPU, or ``disk``.
+    """
+    chosen = chosen_device(device)
+    if chosen == "cpu" and offload in NEED_A_GPU:
+        raise UserError(
+            f"offload {offload} needs a GPU",
+            why="it moves weights from main memory to the GPU and back",
+            hint="use offload group, which reads weights from disk, or none",
+        )
+    if chosen == "cpu" and offload == "group" and disk is None:
+        raise UserError("offload group without a GPU needs a folder on disk", hint="name a folder for the weights")
+    free = free_device_memory_bytes() if chosen == "cuda" else free_memory_bytes()
+    stored = [part.n_weights * (2 if part.dtype in _HALVES else 4) for part in parts.values()]
+    if offload == "auto":
+        offload = automatic_offload(chosen, stored, free, disk is not None)
+    at_once = max if offload == "group" else sum
+    needed = at_once(4 * part.n_weights for part in parts.values()) if parts else 0
+    return PipelinePlacement(chosen, offload, chosen == "cpu" and needed <= FOR_WEIGHTS * free, disk)
+
+
+def automatic_offload(device: str, sizes: list[int], free: int, has_disk: bool) -> Offload:
+    """For parts of these ``sizes`` and ``free`` memory of the device, both in bytes."""
+    if sum(sizes) <= FOR_WEIGHTS * free or device == "mps":
+        return "none"
+    if device == "cpu":
+        return "group" if has_disk else "none"
+    return "model" if max(sizes) <= FOR_WEIGHTS * free else "group"
+
+
+def put(name: str, part: Any, placement: PipelinePlacement) -> None:
+    """Offload in groups what was loaded just now, so that the next part finds the memory free.
+
+    The VAE stays: it is small, and pipelines read buffers of it while no module of it runs.
+    """
+    import torch
+    from diffusers.hooks import apply_group_offloading
+
+    if getattr(part, "_supports_group_offloading", True) and name != VAE:
+        _untie(part)
+        folder = placement.disk and placement.disk / name
+        if folder:
+            folder.mkdir(parents=True)  # diffusers would take what it finds there for the weights
+        apply_group_offloading(
+            part,
+            onload_device=torch.device(placement.device),
+            offload_device=torch.device("cpu"),
+            offload_type="leaf_level",
+            offload_to_disk_path=folder and str(folder),
+        )
+    else:
+        part.to(placement.device)
+
+
+def _untie(model: Any) -> None:
+    """Give each module a parameter of its own, on the same memory. diffusers writes a module to disk and forgets its
+    values before it comes to the next, and so would write no weights for the second of two that share them."""
+    import torch
+
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                setattr(module, name, torch.nn.Parameter(parameter.detach(), requires_grad=False))
+            seen.add(id(parameter))
