@@ -13,24 +13,25 @@ from hubquant.errors import CheckpointError
 
 PIPELINE = "model_index.json"
 NAME = "diffusion_pytorch_model"
-_VARIANT = re.compile(rf"{NAME}\.(?:safetensors\.index\.)?(\w+)\.(?:safetensors|json)")
 _PREFERRED = ("fp32", "bf16", "fp16")
 _AGAIN = "get it again from where the model comes from"
 
 
-def component_files(folder: Path, available: Collection[str], component: str) -> WeightFiles:
+def component_files(folder: Path, available: Collection[str], component: str, stem: str = NAME) -> WeightFiles:
     """The safetensors files of a component, of the ``available`` ones (paths from the pipeline's ``folder``, which
-    holds the indices); ``component`` is its subfolder, or "" where it lies in ``folder`` itself.
+    holds the indices); ``component`` is its subfolder, or "" where it lies in ``folder`` itself. Their names begin with
+    ``stem``: those of transformers' models do so with "model".
 
     Of a component that has only variants one in larger floats comes before one in smaller ones. Raises
     ``CheckpointError`` when a shard is missing or there are no weights that can be read.
     """
     prefix = f"{component}/" if component else ""
     names = {name.removeprefix(prefix) for name in available if name.startswith(prefix)}
-    found = sorted({match[1] for name in names if (match := _VARIANT.fullmatch(name))} - {"index"})
+    pattern = re.compile(rf"{stem}\.(?:safetensors\.index\.)?(\w+)\.(?:safetensors|json)")
+    found = sorted({match[1] for name in names if (match := pattern.fullmatch(name))} - {"index"})
     variants = sorted(found, key=lambda each: (_PREFERRED.index(each) if each in _PREFERRED else len(_PREFERRED), each))
     for variant in ("", *variants):
-        single, index = _file_names(variant)
+        single, index = _file_names(stem, variant)
         if single in names:
             files: tuple[str, ...] = (single,)
         elif index in names:
@@ -50,16 +51,22 @@ def component_files(folder: Path, available: Collection[str], component: str) ->
             "safetensors",
         )
     raise CheckpointError(
-        f"{place} has no {NAME}.safetensors",
+        f"{place} has no {stem}.safetensors",
         why="diffusers looks for no other file" + (f", and there are {listed(sorted(names))}" if names else ""),
         hint=_AGAIN,
     )
 
 
-def _file_names(variant: str) -> tuple[str, str]:
+def _file_names(stem: str, variant: str) -> tuple[str, str]:
     """Of weights in one file, and of the index of several."""
     dotted = f".{variant}" if variant else ""
-    return f"{NAME}{dotted}.safetensors", f"{NAME}.safetensors.index{dotted}.json"
+    return f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"
+
+
+def variant_of(file: str) -> str | None:
+    """Of a weight file; None of those without one."""
+    match = re.search(r"^[a-z_]+(?:-\d+-of-\d+)?\.(\w+)(?:-\d+-of-\d+)?\.safetensors$", file.rpartition("/")[2])
+    return match and match[1]
 
 
 def _listed_in(index: Path, names: Collection[str]) -> tuple[str, ...]:

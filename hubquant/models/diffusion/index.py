@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hubquant.checkpoint.checkpoint import local_header
+from hubquant.checkpoint.diffusers_files import NAME as DIFFUSERS
+from hubquant.checkpoint.diffusers_files import PIPELINE, component_files, variant_of
 from hubquant.checkpoint.headers import TensorInfo, listed
 from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.checkpoint.links import check_links
+from hubquant.checkpoint.weight_files import local_files
 from hubquant.errors import CheckpointError, NotSupportedYet, UserError
 from hubquant.models.diffusion.quiet import quiet_diffusers
 
-INDEX = "model_index.json"
 LEFT_OUT = ("safety_checker", "watermark")
 """Parts that paint over what was drawn, and so would be measured in its place."""
-STEMS = ("diffusion_pytorch_model", "model")
-"""Names of weight files, of diffusers' models and of transformers'."""
-VARIANTS = ("fp16", "bf16")
-"""Which variant is taken first, where there are only such."""
+TRANSFORMERS = "model"
+"""How the names of weight files of its models begin."""
 _AS_SAVED = "fetch it again from where the model comes from, or save it anew with save_pretrained"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def read_index(folder: Path) -> PipelineIndex:
     """
     check_diffusers()
     check_links(folder)
-    table = read_table(folder / INDEX, hint="name a folder with a diffusers pipeline, as save_pretrained writes it")
+    table = read_table(folder / PIPELINE, hint="name a folder with a diffusers pipeline, as save_pretrained writes it")
     with quiet_diffusers():
         kind = _pipeline_class(table.get("_class_name"))
         entries = dict(_entries(table))
@@ -88,7 +86,7 @@ def read_index(folder: Path) -> PipelineIndex:
         return PipelineIndex(
             folder,
             kind,
-            {name: _part(folder / name, cls) for name, cls in classes.items() if has_weights(cls)},
+            {name: _part(folder, name, cls) for name, cls in classes.items() if has_weights(cls)},
             tuple(name for name, cls in classes.items() if not has_weights(cls)),
             left_out,
         )
@@ -106,7 +104,7 @@ def _pipeline_class(name: Any) -> type[Any]:
     found = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not isinstance(found, type) or not issubclass(found, diffusers.DiffusionPipeline):
         raise CheckpointError(
-            f"{INDEX} names {listed([str(name)])}, which is no pipeline of diffusers {diffusers.__version__}",
+            f"{PIPELINE} names {listed([str(name)])}, which is no pipeline of diffusers {diffusers.__version__}",
             why="code that comes with a repository is never run",
             hint="use a repository whose pipeline is one of diffusers, or a newer diffusers if it has this one",
         )
@@ -120,7 +118,7 @@ def _entries(table: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
             continue
         if len(value) != 2 or not all(isinstance(each, str) for each in value) or not name.isidentifier():
             raise CheckpointError(
-                f"{INDEX} says of {listed([name])}: {listed([str(value)])}",
+                f"{PIPELINE} says of {listed([name])}: {listed([str(value)])}",
                 why="a library and a class of it are wanted",
                 hint=_AS_SAVED,
             )
@@ -158,62 +156,17 @@ def _kinds_of_transformers() -> tuple[type[Any], ...]:
     return PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, FeatureExtractionMixin, ImageProcessingMixin
 
 
-def _part(folder: Path, kind: type[Any]) -> Part:
-    config = read_table(folder / CONFIG, hint=_AS_SAVED)
+def _part(folder: Path, name: str, kind: type[Any]) -> Part:
+    import diffusers
+
+    config = read_table(folder / name / CONFIG, hint=_AS_SAVED)
     if config.get("quantization_config"):
         raise NotSupportedYet(
-            f"{folder.name} is quantized already",
+            f"{name} is quantized already",
             why="its errors would add up with those of the files that are made of it",
             hint="use the repository that it was made from",
         )
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    variant, files = _weight_files(folder, names)
-    tensors: dict[str, TensorInfo] = {}
-    for file in files:
-        tensors |= local_header(folder / file, f"{folder.name}/{file}")
-    return Part(kind, variant, tensors)
-
-
-def _weight_files(folder: Path, names: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
-    found: dict[str | None, str] = {}
-    for stem in STEMS:
-        pattern = re.compile(rf"{stem}(?:\.(?!safetensors)(\w+))?\.safetensors(?:\.index(?:\.(\w+))?\.json)?")
-        for name in names:
-            if match := pattern.fullmatch(name):
-                found.setdefault(match[1] or match[2], name)
-        if found:
-            break
-    else:
-        raise _no_weights(folder, names)
-    order = (None, *VARIANTS, *sorted(str(variant) for variant in found))
-    variant = next(each for each in order if each in found)
-    name = found[variant]
-    if not name.endswith(".json"):
-        return variant, (name,)
-    weight_map = read_table(folder / name, hint=_AS_SAVED).get("weight_map")
-    files = sorted({str(file) for file in weight_map.values()}) if isinstance(weight_map, dict) else []
-    if not files or not all(re.fullmatch(r"[\w.-]+\.safetensors", file) for file in files):
-        raise CheckpointError(
-            f"{folder.name}/{name} lists no safetensors files", why=listed(files) or None, hint=_AS_SAVED
-        )
-    if missing := [file for file in files if file not in names]:
-        raise CheckpointError(
-            f"{len(missing)} of {len(files)} weight files of {folder.name} are missing: {listed(missing)}",
-            why=f"{name} lists them",
-            hint=_AS_SAVED,
-        )
-    return variant, tuple(files)
-
-
-def _no_weights(folder: Path, names: Sequence[str]) -> CheckpointError:
-    if pickles := [name for name in names if name.endswith(_PICKLES)]:
-        return CheckpointError(
-            f"{folder.name} has pickled weights only",
-            why=f"{listed(pickles)} could run code when loaded",
-            hint="if you trust them, load the pipeline with diffusers and save_pretrained it: that writes safetensors",
-        )
-    return CheckpointError(
-        f"{folder.name} has no weights",
-        why=f"{' or '.join(f'{stem}.safetensors' for stem in STEMS)} is looked for",
-        hint=_AS_SAVED,
-    )
+    stem = DIFFUSERS if issubclass(kind, diffusers.ModelMixin) else TRANSFORMERS
+    files = component_files(folder, local_files(folder), name, stem).names
+    tensors = {tensor: info for file in files for tensor, info in local_header(folder / file, file).items()}
+    return Part(kind, variant_of(files[0]), tensors)
