@@ -70,7 +70,6 @@ DIFFUSERS = Consumer(
             ("flux2", "qwen_image", "lumina2", "auraflow", "hunyuan_video"),
             (ORIGINAL, NAMES_OF_DIFFUSERS),
         ),
-        # It asks for tables of the original layout that it then throws away, and that are not in our files.
         (("sana",), (NAMES_OF_DIFFUSERS,)),
     ),
     _FAST,

@@ -41,9 +41,9 @@ def denoiser_conversion(denoiser: Denoiser, tensors: Mapping[str, TensorInfo], l
 
 
 def default_layout(denoiser: Denoiser) -> FileLayout:
-    """Original names, which ComfyUI-GGUF, diffusers and stable-diffusion.cpp load; diffusers needs the prefix before
+    """That of the family which most programs load: original names, but for Sana; diffusers needs the prefix before
     those of UNets, and only there."""
-    return FileLayout("original", PREFIX if denoiser.family.prefixed else "")
+    return FileLayout(denoiser.family.preferred, PREFIX if denoiser.family.prefixed else "")
 
 
 def denoiser_taps(denoiser: Denoiser, layout: FileLayout) -> dict[str, Tap]:

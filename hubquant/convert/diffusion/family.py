@@ -73,13 +73,15 @@ class Family:
     """Denoisers of one kind. ``rows`` gives the table for names in a layout; ``unused`` are tensors of the original
     layout that diffusers does not have; they get lost on the way there. ``known_as`` is what ComfyUI-GGUF calls a
     family that it knows under another name, or takes for another one. ``prefixed`` families need the prefix of files
-    that hold everything before their original names, or diffusers does not find them."""
+    that hold everything before their original names, or diffusers does not find them. Of the two layouts more programs
+    load the ``preferred`` one."""
 
     name: str
     rows: Callable[[Collection[str], Layout], Rows]
     unused: frozenset[str] = frozenset()
     known_as: str = ""
     prefixed: bool = False
+    preferred: Layout = "original"
 
     @property
     def architecture(self) -> str:

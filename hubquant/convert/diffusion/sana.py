@@ -30,5 +30,7 @@ SANA = Family(
         module("final_layer.linear", "proj_out"),
         tensor("final_layer.scale_shift_table", "scale_shift_table"),
     ),
+    # diffusers asks for these in the original layout, and throws them away.
     unused=frozenset({"pos_embed", "y_embedder.y_embedding"}),
+    preferred="diffusers",
 )

@@ -25,8 +25,8 @@ from hubquant.convert.diffusion.consumers import (
     loaded_by,
     loading_note,
 )
-from hubquant.convert.diffusion.conversion import FileLayout
-from hubquant.convert.diffusion.recognise import FAMILIES
+from hubquant.convert.diffusion.conversion import FileLayout, default_layout
+from hubquant.convert.diffusion.recognise import FAMILIES, recognise
 from hubquant.gguf_file import GGUFFile, GGUFWriter, TensorEntry, plan_layout
 from hubquant.gguf_file.metadata import string
 from hubquant.mix import assign
@@ -116,7 +116,7 @@ def test_diffusers_loads_what_the_table_says(
     assert_equal(from_single_file(path, model, tiny.config), wanted)
 
 
-WIDE = {"attention_head_dim": 128, "num_attention_heads": 2, "num_layers": 2, "joint_attention_dim": 16}
+WIDE = {"attention_head_dim": 128, "num_attention_heads": 2, "num_layers": 3, "joint_attention_dim": 16}
 WIDE |= {"axes_dims_rope": (32, 48, 48)}
 
 
@@ -212,7 +212,11 @@ def test_comfyui_computes_with_all_types_that_it_has(tmp_path: Path, comfyui: tu
     path = write(tmp_path / "model.gguf", tensors, types, "qwen_image")
     assert {*types.values()} == COMFYUI_GGUF.types - {"NVFP4"}
     assert_equal(by_comfyui(path, comfyui), values(path))
-    fast = {type.name for type in (*comfyui[1].dequantize_functions, *comfyui[1].TORCH_COMPATIBLE_QTYPES) if type}
+    fast = {
+        type.name
+        for type in (*comfyui[1].dequantize_functions, *comfyui[1].TORCH_COMPATIBLE_QTYPES)
+        if type is not None
+    }
     assert fast == COMFYUI_GGUF.types - COMFYUI_GGUF.slowly
 
 
@@ -221,6 +225,14 @@ def test_every_family_is_in_the_table() -> None:
     for each in CONSUMERS:
         assert each.layouts.keys() | each.why_not.keys() <= names
     assert names == DIFFUSERS.layouts.keys()
+
+
+@pytest.mark.parametrize("family", OF_FAMILY)
+def test_no_layout_has_more_programs_than_the_default_one(family: str) -> None:
+    programs = {layout: loaded_by(family, layout, ["Q4_K"]) for layout in LAYOUTS.values()}
+    default = default_layout(recognise(shapes(state(OF_FAMILY[family]))))
+    assert len(programs[default]) == max(map(len, programs.values()))
+    assert DIFFUSERS in programs[default]
 
 
 def test_the_plan_says_who_loads_a_file_and_why_others_do_not() -> None:
