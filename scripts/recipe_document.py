@@ -64,7 +64,7 @@ evaluate:
   engine: both
   margin: 0.05
   confidence: 0.9
-gates: {kld_mean: {Q4_K_M: 0.05}, cosine_mean: {Q4_K_M: 0.99}}
+gates: {kld_mean: {Q4_K_M: 0.05}, cosine_mean: {Q4_K_M: 0.99}, prediction_error: {Q4_K_M: 0.1}}
 publish:
   to: me/Qwen3-0.6B-GGUF
   base_model: Qwen/Qwen3-0.6B

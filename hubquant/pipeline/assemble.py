@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hubquant.engine.task import Context
-from hubquant.evaluate import check_plausible
+from hubquant.evaluate import Divergence, Similarity, check_plausible
+from hubquant.evaluate.pictures import Fidelity, check_faithful
 from hubquant.evaluate.similarity import check_similar
 from hubquant.hub.eval_results import FOLDER as RESULTS
 from hubquant.hub.eval_results import eval_results
 from hubquant.llamacpp.runtime import RuntimeCheck
-from hubquant.pipeline.contents import CARD, IMATRIX, PLOT, dataset_of_results
-from hubquant.pipeline.embeddings import EmbeddingEvaluation
+from hubquant.pipeline.contents import CARD, CURVE, GRID, IMATRIX, PLOT, dataset_of_results
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.page import Page, measurements_in, undescribed
 from hubquant.pipeline.plan import Plan
@@ -21,9 +20,7 @@ from hubquant.pipeline.tasks import FileTasks
 from hubquant.publish.measurements import FileMeasurement, not_replaced, with_earlier
 from hubquant.publish.recommendation import MeasuredFile
 from hubquant.publish.report import FileReport, Report
-
-if TYPE_CHECKING:
-    from hubquant.evaluate import Divergence, Similarity
+from hubquant.recipe.schema import Gates
 
 
 def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
@@ -31,11 +28,8 @@ def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
 
     Raises ``EvaluationError`` for a file that cannot be what its source is.
     """
-    gates = plan.recipe.gates
-    bounds = gates.cosine_mean if plan.work.component.embeds else gates.kld_mean
     reports = [
-        _report(each, context, bounds.get(each.plan.label))
-        for each in sorted(plan.tasks.files, key=lambda each: -each.plan.size)
+        _report(each, context, plan.recipe.gates) for each in sorted(plan.tasks.files, key=lambda each: -each.plan.size)
     ]
     report = Report(plan.source.name, plan.output, reports)
     context.progress.step("card", str(plan.output / CARD))
@@ -70,32 +64,40 @@ def _stale(output: OutputFolder, earlier: Sequence[FileMeasurement]) -> set[str]
     """What belongs to a run and not to the files that stay."""
     if not earlier:
         return {name for name in output if name == IMATRIX or not name.endswith(".gguf")}
-    return {name for name in output if name == PLOT or name.startswith(f"{RESULTS}/")} - {
+    return {name for name in output if name in (PLOT, GRID, CURVE) or name.startswith(f"{RESULTS}/")} - {
         name for name in output for file in earlier if name.endswith(f"_{file.type}.yaml")
     }
 
 
-def _report(tasks: FileTasks, context: Context, gate: float | None) -> FileReport:
+def _report(tasks: FileTasks, context: Context, gates: Gates) -> FileReport:
     plan = tasks.plan
-    divergence, similarity = _measured(tasks, context)
+    found: object = context.read(tasks.evaluation) if tasks.evaluation else None
     if not tasks.file.settings.prune_layers:
-        name, types = Path(plan.name).name, plan.types.values()
-        if divergence is not None:
-            check_plausible(name, types, divergence)
-        if similarity is not None:
-            check_similar(name, types, similarity)
+        _check(Path(plan.name).name, plan.types.values(), found)
     why_not = "nothing was evaluated" if tasks.evaluation is None else "encoders are not run in it here"
-    runtime = context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped=why_not)
-    in_llamacpp = context.read(tasks.in_llamacpp) if tasks.in_llamacpp else None
-    paths, label = plan.paths[0], plan.label
-    measured = MeasuredFile(paths, label, plan.size, plan.bpw, divergence, runtime, plan.fork, in_llamacpp, similarity)
-    return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=gate)
+    measured = MeasuredFile(
+        file=plan.paths[0],
+        type=plan.label,
+        size=plan.size,
+        bpw=plan.bpw,
+        divergence=found if isinstance(found, Divergence) else None,
+        runtime=context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped=why_not),
+        fork=plan.fork,
+        in_llamacpp=context.read(tasks.in_llamacpp) if tasks.in_llamacpp else None,
+        similarity=found if isinstance(found, Similarity) else None,
+        fidelity=found if isinstance(found, Fidelity) else None,
+    )
+    bounds = {Similarity: gates.cosine_mean, Fidelity: gates.prediction_error}.get(type(found), gates.kld_mean)
+    return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=bounds.get(plan.label))
 
 
-def _measured(tasks: FileTasks, context: Context) -> tuple[Divergence | None, Similarity | None]:
-    if isinstance(tasks.evaluation, EmbeddingEvaluation):
-        return None, context.read(tasks.evaluation)
-    return (context.read(tasks.evaluation) if tasks.evaluation else None), None
+def _check(name: str, types: Iterable[str], found: object) -> None:
+    if isinstance(found, Divergence):
+        check_plausible(name, types, found)
+    elif isinstance(found, Similarity):
+        check_similar(name, types, found)
+    elif isinstance(found, Fidelity):
+        check_faithful(name, types, found)
 
 
 def _place_files(plan: Plan, context: Context, output: OutputFolder, labels: set[str]) -> set[str]:

@@ -10,6 +10,8 @@ from hubquant.recipe.schema import Recipe, TextSource
 CARD = "README.md"
 RECIPE = "recipe.yaml"
 PLOT = "plot.png"
+GRID = "grid.webp"
+CURVE = "curve.png"
 IMATRIX = "imatrix.gguf"
 MEASUREMENTS = "measurements.json"
 METRICS = {"kld_mean", "perplexity"}  # by the names that tasks of benchmarks would have

@@ -53,15 +53,17 @@ def check_measured(component: Component, recipe: Recipe, chunks: Chunks | None) 
     texts; ``chunks`` are those of the evaluation."""
     settings, name = recipe.evaluate, f"{component.conversion.architecture} models"
     if not component.embeds:
-        if recipe.gates.cosine_mean:
+        others = {"cosine_mean": "encoders", "prediction_error": "diffusion models"}
+        if gate := next((gate for gate in others if getattr(recipe.gates, gate)), None):
             raise UserError(
-                f"gates.cosine_mean is for encoders, and {component.source.name} is none",
-                why="a language model's predictions are compared, not embeddings",
+                f"gates.{gate} is for {others[gate]}, and {component.source.name} is none",
+                why="of a language model the probabilities of tokens are compared",
                 hint="use gates.kld_mean",
             )
         return
     asked = {
         "gates.kld_mean": bool(recipe.gates.kld_mean),
+        "gates.prediction_error": bool(recipe.gates.prediction_error),
         "evaluate.margin": settings.margin is not None,
         "evaluate.way: streamed": settings.way == "streamed",
         "evaluate.engine: both": settings.engine == "both",

@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hubquant.backends.gguf.files import common_part, quantize_part
 from hubquant.engine.task import fingerprint
-from hubquant.pipeline.contents import CARD, IMATRIX, MEASUREMENTS, PLOT, RECIPE
+from hubquant.pipeline.contents import CARD, CURVE, GRID, IMATRIX, MEASUREMENTS, PLOT, RECIPE
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.publishing import gating, names_in_files
 from hubquant.publish.card import Card, CardText, EarlierFile, render
+from hubquant.publish.drawing import Drawing
 from hubquant.publish.measurements import FileMeasurement, MadeWith, dump_measurements, read_measurements
 from hubquant.publish.plot import plot
+from hubquant.publish.recommendation import measure_of
+from hubquant.publish.step_plot import plot_steps
 from hubquant.publish.template import CardTemplate
 from hubquant.publish.usage import Usage
 from hubquant.recipe import dump_recipe
@@ -58,6 +61,8 @@ class Page(BaseModel):
     gated: Literal["auto", "manual"] | None = None
     embeds: bool = False
     """Whether it is an encoder."""
+    drawing: Drawing | None = None
+    """Of a denoiser; where it has prompts, the grid of their pictures is in the folder."""
 
     @classmethod
     def of(cls, plan: Plan, matrix_sha256: str | None) -> Page:
@@ -108,10 +113,11 @@ class Page(BaseModel):
         reproduced = [file.type for file in files if file.made_with.is_reproduced_by(made_with[file.type])]
         recipe = placed(self.recipe if to else self.local_recipe, reproduced, to)
         contents = {RECIPE: dump_recipe(recipe).encode()}
-        measured = [found for file in current if (found := file.divergence or file.similarity)]
-        scored = max((found.n_tokens for found in measured), default=0)
-        if scored:
-            contents[PLOT] = plot(current, f"{self.model_name}: size and {'likeness' if self.embeds else 'divergence'}")
+        texts = [found for file in current if (found := file.divergence or file.similarity)]
+        if any(file.distance is not None for file in current):
+            contents[PLOT] = plot(current, f"{self.model_name}: size and {measure_of(current).name}")
+        if any(file.fidelity for file in current):
+            contents[CURVE] = plot_steps(current, f"{self.model_name}: prediction error by step")
         needs = needed_files(placed(self.recipe, reproduced, to))
         card = Card(
             model_name=self.model_name,
@@ -134,13 +140,16 @@ class Page(BaseModel):
             calibration=self.calibration,
             tokens_calibrated=self.tokens_calibrated,
             evaluation=self.evaluation,
-            tokens_scored=scored,
-            plot=PLOT if scored else None,
+            tokens_scored=max((found.n_tokens for found in texts), default=0),
+            plot=PLOT if PLOT in contents else None,
             verified=True,
             not_as_source=self.not_as_source,
             usage=self.usage,
             quantized_by=self.recipe.publish.quantized_by,
             embeds=self.embeds,
+            drawing=self.drawing,
+            grid=GRID if self.drawing and self.drawing.prompts else None,
+            curve=CURVE if CURVE in contents else None,
         )
         text = render(card, self.template).encode()
         return {**contents, MEASUREMENTS: dump_measurements(files, hashlib.sha256(text).hexdigest()), CARD: text}

@@ -7,6 +7,7 @@ for the place it goes to, and of foreign front matter only known keys of known s
 from __future__ import annotations
 
 import html
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,9 @@ from urllib.parse import quote
 
 from hubquant.hub.front_matter import Result, plain, write_front_matter
 from hubquant.publish.checks import llama_cpp_builds, llama_cpp_checks
-from hubquant.publish.names import is_mistaken, is_sharded, pattern
-from hubquant.publish.recommendation import MeasuredFile
+from hubquant.publish.drawing import HOMES, Drawing, address, programs
+from hubquant.publish.names import is_mistaken, is_sharded, pattern, preferred
+from hubquant.publish.recommendation import MeasuredFile, measure_of
 from hubquant.publish.table import COLUMNS, MEMORY, OF_FILES, RECOMMENDATION, TEXT_COLUMNS, by_text, table
 from hubquant.publish.template import CardTemplate, Filters, fill
 from hubquant.publish.usage import Usage, by_memory, per_thousand
@@ -26,7 +28,7 @@ HUB = "https://huggingface.co"
 HOME = "https://pypi.org/project/hubquant/"
 BUNDLED = "hubquant:"  # begins the names of texts that come with the package
 OWN_TAGS = ("gguf", "quantized", "hubquant")
-FOREIGN_TAGS_LEFT_OUT = {"safetensors", "pytorch", "tf", "jax", "transformers", "onnx"}
+FOREIGN_TAGS_LEFT_OUT = {"safetensors", "pytorch", "tf", "jax", "transformers", "diffusers", "onnx"}
 GATING = ("extra_gated_prompt", "extra_gated_heading", "extra_gated_description", "extra_gated_button_content")
 EMBEDDINGS = ("feature-extraction", "sentence-similarity")  # what the Hub calls the tasks of such models
 MADE_WITH = "Made with hubquant "
@@ -62,9 +64,10 @@ class Card:
     ``reproduce`` is the one line that makes the repository again, with ``needs`` in the current folder: names of files
     that are not in it. ``repo_id`` and ``model_id`` are ``None`` for a local folder and a local model; ``base_models``
     are Hub ids. ``others`` are paths of files that nothing is known of. ``calibration`` is empty where no imatrix was
-    collected, ``evaluation`` where nothing was measured. ``imatrix`` and ``plot`` are paths in the repository;
-    ``tokens_calibrated`` and ``tokens_scored`` count tokens. ``not_as_source`` says what the source model has or
-    computes and the files do not. ``embeds`` tells an encoder, whose files give embeddings of texts.
+    collected, ``evaluation`` where nothing was measured. ``imatrix``, ``plot``, and of pictures their ``grid`` and the
+    ``curve`` over steps are paths in the repository; ``tokens_calibrated`` and ``tokens_scored`` count tokens.
+    ``not_as_source`` says what the source model has or computes and the files do not. ``embeds`` tells an encoder,
+    whose files give embeddings of texts; a denoiser, whose files make pictures, has a ``drawing``.
     """
 
     model_name: str
@@ -90,6 +93,9 @@ class Card:
     usage: Usage = field(default_factory=Usage)
     quantized_by: str | None = None
     embeds: bool = False
+    drawing: Drawing | None = None
+    grid: str | None = None
+    curve: str | None = None
 
 
 def render(card: Card, template: CardTemplate | None = None) -> str:
@@ -99,6 +105,8 @@ def render(card: Card, template: CardTemplate | None = None) -> str:
         "text": escape,
         "code": code,
         "shell": _shell,
+        "literal": _literal,
+        "of_repository": lambda path: address(str(card.repo_id), path),
         "reference": _reference,
         "fork": _fork,
         "block": block,
@@ -118,7 +126,7 @@ def _parts(card: Card) -> dict[str, Any]:
     """What a template is made of."""
     portable = [file for file in card.files if file.fork is None]
     sure = [file for file in portable if not is_mistaken(file, portable)] or portable
-    example = next((file for file in sure if file.type == "Q4_K_M"), sure[0] if sure else None)
+    example = preferred(sure)
     whole = [file for file in sure if not is_sharded(file)]
     return {
         "card": card,
@@ -130,7 +138,13 @@ def _parts(card: Card) -> dict[str, Any]:
         "earlier": rows([file.measured for file in card.earlier], [name for name in COLUMNS if name != RECOMMENDATION]),
         "by_text": _by_text(card),
         "text_columns": TEXT_COLUMNS,
-        "memory": [[MEMORY, *rows([], SHORT)[0]], *_by_memory(card)],
+        "memory": [[MEMORY, *rows([], SHORT)[0]], *([] if card.drawing else _by_memory(card))],
+        "measure": measure_of(card.files).name,
+        "programs": programs(card.drawing, portable) if card.drawing else [],
+        "homes": HOMES,
+        "fidelity": next((file.fidelity for file in card.files if file.fidelity), None),
+        "both_ways": any(file.with_imatrix is not None for file in card.files),
+        "pipeline_of": card.model_id or next(iter(card.base_models), card.model_name),
         "per_thousand": per_thousand(card.usage),
         "example": example,
         "options": " --embeddings" if card.embeds or card.source.get("pipeline_tag") in EMBEDDINGS else "",
@@ -171,7 +185,7 @@ def front_matter(card: Card) -> dict[str, Any]:
         "license_name": _text(source.get("license_name")),
         "license_link": _license_link(card),
         "language": _names(["no" if item is False else item for item in _list(source.get("language"))]),
-        "pipeline_tag": _text(source.get("pipeline_tag")) or (EMBEDDINGS[0] if card.embeds else "text-generation"),
+        "pipeline_tag": _text(source.get("pipeline_tag")) or _task(card),
         "library_name": "gguf",
         "tags": _tags(card),
         "datasets": sorted({text.name for text in card.calibration if text.is_dataset}),
@@ -180,6 +194,10 @@ def front_matter(card: Card) -> dict[str, Any]:
         "extra_gated_eu_disallowed": source.get("extra_gated_eu_disallowed") is True,
     }
     return {key: value for key, value in data.items() if value}
+
+
+def _task(card: Card) -> str:
+    return card.drawing.tag if card.drawing else EMBEDDINGS[0] if card.embeds else "text-generation"
 
 
 def results(card: Card) -> list[Result]:
@@ -264,6 +282,11 @@ def _fork(repository: str) -> str:
 
 def _shell(value: str) -> str:
     return shlex.quote(code(value))
+
+
+def _literal(value: str) -> str:
+    """A string of Python or JSON, in one line of a code block."""
+    return json.dumps(code(value), ensure_ascii=False)
 
 
 def _address(path: str) -> str:

@@ -9,8 +9,8 @@ from hubquant.publish.recommendation import MeasuredFile
 
 
 def llama_cpp_checks(files: Sequence[MeasuredFile]) -> list[str]:
-    """Without files that only a fork loads: those are warned of elsewhere."""
-    common = [file for file in files if file.fork is None]
+    """Without files that are not for llama.cpp, and those that only a fork loads, which are warned of elsewhere."""
+    common = [file for file in files if file.fork is None and file.runtime]
     checked = [file for file in common if file.runtime and not file.runtime.skipped]
     sentences = []
     if checked:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hubquant.disk import inside
 from hubquant.evaluate.divergence import Divergence
+from hubquant.evaluate.pictures import Fidelity
 from hubquant.evaluate.similarity import Similarity
 from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.publish.recommendation import MeasuredFile
@@ -62,6 +63,8 @@ class FileMeasurement(_Frozen):
     runtime: RuntimeCheck | None
     in_llamacpp: Divergence | None = None
     similarity: Similarity | None = None
+    fidelity: Fidelity | None = None
+    with_imatrix: bool | None = None
 
     @classmethod
     def of(cls, file: MeasuredFile, sha256: Mapping[str, str], made_with: MadeWith) -> FileMeasurement:
@@ -76,6 +79,8 @@ class FileMeasurement(_Frozen):
             runtime=file.runtime,
             in_llamacpp=file.in_llamacpp,
             similarity=file.similarity,
+            fidelity=file.fidelity,
+            with_imatrix=file.with_imatrix,
         )
 
     @property
@@ -103,6 +108,8 @@ class FileMeasurement(_Frozen):
             self.fork,
             self.in_llamacpp,
             self.similarity,
+            self.fidelity,
+            self.with_imatrix,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from glob import escape
 
@@ -15,6 +15,11 @@ _SHARD_NUMBER = re.compile(r"-\d{5}-of-(?=\d{5}\.gguf$)")
 
 def is_sharded(file: MeasuredFile) -> bool:
     return _SHARD.search(file.file) is not None
+
+
+def preferred(files: Sequence[MeasuredFile]) -> MeasuredFile | None:
+    """The one that stands in examples."""
+    return next((file for file in files if file.type == "Q4_K_M"), files[0] if files else None)
 
 
 def is_mistaken(file: MeasuredFile, files: Iterable[MeasuredFile]) -> bool:

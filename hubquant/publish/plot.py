@@ -1,4 +1,4 @@
-"""The picture on the card: size of each file against its divergence from the source."""
+"""The plot on the card: size of each file against its distance from the source."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hubquant.publish.figure import BEHIND, DPI, FRONT, INK, axes_of, plain_numbers, png
-from hubquant.publish.recommendation import MeasuredFile
+from hubquant.publish.recommendation import MeasuredFile, measure_of
 from hubquant.units import unit
 
 SMALLEST_KLD = 1e-7
@@ -22,8 +22,8 @@ Box = tuple[float, float, float, float]
 
 
 def plot(files: Sequence[MeasuredFile], title: str) -> bytes:
-    """PNG of mean KLD, of encoders of 1 − mean cosine, (logarithmic) over size for the measured ``files``; equal input
-    gives equal bytes.
+    """PNG of the distance from the source (logarithmic) over size for the measured ``files``; equal input gives equal
+    bytes.
 
     Files that no other beats in both are joined by a line. ValueError when nothing was measured.
     """
@@ -36,10 +36,7 @@ def plot(files: Sequence[MeasuredFile], title: str) -> bytes:
     sizes, klds = [size / scale for size, _, _ in points], [kld for _, kld, _ in points]
     front = [i for i in range(len(points)) if all(klds[i] < kld for kld in klds[:i])]
 
-    embeds = any(file.similarity for file in files)
-    divergence = "mean KL divergence from the source (nats, log scale)"
-    distance = "1 − mean cosine with the source's embeddings (log scale)" if embeds else divergence
-    canvas, axes = axes_of(title, f"file size ({name})", distance)
+    canvas, axes = axes_of(title, f"file size ({name})", measure_of(files).axis)
     axes.set_yscale("log")
     plain_numbers(axes, "x", "y")
     axes.plot([sizes[i] for i in front], [klds[i] for i in front], color=FRONT, linewidth=1.4, alpha=0.6)

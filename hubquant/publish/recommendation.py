@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hubquant.units import counted
+
 if TYPE_CHECKING:
     from hubquant.evaluate import Divergence, Similarity
+    from hubquant.evaluate.pictures import Fidelity
     from hubquant.llamacpp.runtime import RuntimeCheck
 
 
@@ -16,9 +19,10 @@ if TYPE_CHECKING:
 class MeasuredFile:
     """``file`` is its path in the repository, the first shard's if it has several; ``size`` in bytes, all shards
     together; ``bpw`` in bits per weight. ``divergence`` is that of the file's weights, ``in_llamacpp`` that of the file
-    as llama.cpp runs it; they and ``runtime`` are None where nothing was measured or checked. ``fork`` is the
-    repository of the only llama.cpp that loads the file, None where any does. Of an encoder ``similarity`` is what was
-    measured in the place of divergences.
+    as llama.cpp runs it; they are None where nothing was measured, and so is ``runtime`` of a file that is not for
+    llama.cpp. ``fork`` is the repository of the only llama.cpp that loads the file, None where any does. In the place
+    of divergences, ``similarity`` is what was measured of an encoder, and ``fidelity`` of a denoiser. ``with_imatrix``
+    tells, where a file was measured with the importance matrix and without it, which of both this one is.
     """
 
     file: str
@@ -30,13 +34,38 @@ class MeasuredFile:
     fork: str | None = None
     in_llamacpp: Divergence | None = None
     similarity: Similarity | None = None
+    fidelity: Fidelity | None = None
+    with_imatrix: bool | None = None
 
     @property
     def distance(self) -> float | None:
-        """From the source: the mean KLD, or of an encoder 1 − the mean cosine; None where nothing was measured."""
+        """From the source: the mean KLD, of an encoder 1 − the mean cosine, of a denoiser the error of its predictions;
+        None where nothing was measured."""
         if self.divergence:
             return self.divergence.kld.mean
-        return self.similarity.distance if self.similarity else None
+        found = self.similarity or self.fidelity
+        return found.distance if found else None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What files are compared by, in words: for a title, and for an axis."""
+
+    name: str
+    axis: str
+
+
+DIVERGENCES = Measure("divergence", "mean KL divergence from the source (nats, log scale)")
+SIMILARITIES = Measure("1 − mean cosine", "1 − mean cosine with the source's embeddings (log scale)")
+FIDELITIES = Measure("prediction error", "mean relative error of predictions (log scale)")
+
+
+def measure_of(files: Iterable[MeasuredFile]) -> Measure:
+    """Of files of one model."""
+    for file in files:
+        if file.similarity or file.fidelity:
+            return SIMILARITIES if file.similarity else FIDELITIES
+    return DIVERGENCES
 
 
 # Mean KLD up to which a file is called so. For scale: stock Q8_0, Q6_K, Q4_K_M, Q3_K_M and Q2_K of Llama-3-8B have
@@ -58,8 +87,21 @@ QUALITY_OF_EMBEDDINGS = (
     (0.15, QUALITY[4][1]),
     (math.inf, QUALITY[5][1]),
 )
+# Of a denoiser, the mean relative error of its predictions up to which a file is called so. For scale: a trained U-Net
+# has 0.0075 at Q8_0, 0.076 at Q5_0 and 0.18 at Q4_0; tiny models with random weights up to 0.009 at Q8_0, 0.03 at Q6_K,
+# 0.07 at Q5_0, 0.11 at Q4_K, 0.26 at Q3_K and 0.47 at Q2_K. Whoever looks at pictures was not asked.
+QUALITY_OF_PREDICTIONS = (
+    (0.01, QUALITY[0][1]),
+    (0.03, QUALITY[1][1]),
+    (0.1, QUALITY[2][1]),
+    (0.2, QUALITY[3][1]),
+    (0.4, QUALITY[4][1]),
+    (math.inf, QUALITY[5][1]),
+)
 RECOMMENDED_LOSS = 0.02
+RECOMMENDED_ERROR = 0.1
 LEAST_TEXTS = 32
+LEAST_PICTURES = 4
 RECOMMENDED_KLD = 0.05
 RECOMMENDED_SAME_TOP = 0.9
 LEAST_TOKENS = 4000
@@ -83,6 +125,8 @@ class _Judged:
         """None for a file of which too little was measured."""
         if file.similarity:
             return cls._of_embeddings(file, file.similarity)
+        if file.fidelity:
+            return cls._of_predictions(file, file.fidelity)
         if not file.divergence or file.divergence.n_tokens < LEAST_TOKENS:
             return None
         measured = file.divergence
@@ -100,6 +144,14 @@ class _Judged:
         called = _called(loss, QUALITY_OF_EMBEDDINGS)
         return cls(file, distance - room, distance + room, called, loss <= RECOMMENDED_LOSS)
 
+    @classmethod
+    def _of_predictions(cls, file: MeasuredFile, measured: Fidelity) -> _Judged | None:
+        if measured.n_pictures < LEAST_PICTURES:
+            return None
+        room = ERRORS * measured.standard_error
+        largest, called = measured.error + room, _called(measured.error + room, QUALITY_OF_PREDICTIONS)
+        return cls(file, measured.error - room, largest, called, largest <= RECOMMENDED_ERROR)
+
     def nearest_within(self, others: Sequence[_Judged]) -> _Judged | None:
         """Of the files that are no larger and certainly nearer to the source, the nearest."""
         nearer = [o for o in others if o.file.size <= self.file.size and o.largest < self.least]
@@ -114,10 +166,11 @@ def recommend(files: Sequence[MeasuredFile]) -> dict[str, str]:
     """A sentence for each file name, from its measurements and those of the others.
 
     A file is judged by the worst that its standard errors leave possible, and not at all on fewer than
-    ``LEAST_TOKENS`` tokens or ``LEAST_TEXTS`` texts. One that is farther from the source than one that is no larger is
-    not worth its size. Of the others, the smallest is recommended that keeps to ``RECOMMENDED_KLD`` and
-    ``RECOMMENDED_SAME_TOP``, of an encoder to ``RECOMMENDED_LOSS`` in mean cosine and in rank correlation. A file that
-    only a fork of llama.cpp loads is neither recommended nor compared with.
+    ``LEAST_TOKENS`` tokens, ``LEAST_TEXTS`` texts or ``LEAST_PICTURES`` pictures. One that is farther from the source
+    than one that is no larger is not worth its size. Of the others, the smallest is recommended that keeps to
+    ``RECOMMENDED_KLD`` and ``RECOMMENDED_SAME_TOP``, of an encoder to ``RECOMMENDED_LOSS`` in mean cosine and in rank
+    correlation, of a denoiser to ``RECOMMENDED_ERROR``. A file that only a fork of llama.cpp loads is neither
+    recommended nor compared with.
     """
     enough = [one for one in map(_Judged.of, files) if one]
     common = [one for one in enough if one.file.fork is None]
@@ -137,6 +190,8 @@ def recommend(files: Sequence[MeasuredFile]) -> dict[str, str]:
 def _not_judged(file: MeasuredFile) -> str:
     if file.similarity:
         return f"not judged: {file.similarity.n_texts:,} texts are too few"
+    if file.fidelity:
+        return f"not judged: {counted(file.fidelity.n_pictures, 'picture is', 'pictures are')} too few"
     if file.divergence is None:
         return "not measured"
     return f"not judged: {file.divergence.n_tokens:,} tokens are too few"

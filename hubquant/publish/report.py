@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.errors import UserError
 from hubquant.publish.checks import llama_cpp_checks
 from hubquant.publish.html import html_table, paragraphs, picture
-from hubquant.publish.recommendation import MeasuredFile, recommend
+from hubquant.publish.recommendation import MeasuredFile, measure_of, recommend
 from hubquant.publish.table import RECOMMENDATION, TEXT_COLUMNS, narrow, plain, table
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ TERMINAL = 80  # columns
 @dataclass(frozen=True)
 class FileReport:
     """``measured.file`` is relative to the output folder; ``worst_tensor`` is the one nearest to its type's limit;
-    ``gate`` is the bound that the recipe sets: on the mean KLD, or of an encoder on the mean cosine."""
+    ``gate`` is the bound that the recipe sets: on the mean KLD, of an encoder on the mean cosine, or of a denoiser
+    on the error of its predictions."""
 
     measured: MeasuredFile
     worst_tensor: TensorCheck
@@ -34,10 +35,17 @@ class FileReport:
 
     @property
     def passed(self) -> bool:
-        divergence, similarity = self.measured.divergence, self.measured.similarity
+        similarity, distance = self.measured.similarity, self.measured.distance
         if similarity:
             return self.gate is None or similarity.cosine >= self.gate
-        return self.gate is None or divergence is None or divergence.kld.mean <= self.gate
+        return self.gate is None or distance is None or distance <= self.gate
+
+    @property
+    def refusal(self) -> str:
+        """Why it is not published, where it did not pass."""
+        bounded = "mean cosine" if self.measured.similarity else "mean KLD"
+        bounded = "prediction error" if self.measured.fidelity else bounded
+        return f"its {bounded} is {'below' if self.measured.similarity else 'above'} {self.gate}"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -94,8 +102,7 @@ class Report:
         if measured:
             from hubquant.publish.plot import plot
 
-            what = "1 − mean cosine" if any(file.similarity for file in files) else "mean KL divergence"
-            parts.append(picture(plot(files, self.model), f"file size and {what} of {self.model}"))
+            parts.append(picture(plot(files, self.model), f"file size and {measure_of(files).name} of {self.model}"))
         return "".join([*parts, paragraphs([*llama_cpp_checks(files), *self._refused(), *self._places()])])
 
     def text(self) -> str:
@@ -111,12 +118,7 @@ class Report:
         return "\n".join([*lines, *self._refused(), "", *self._places()])
 
     def _refused(self) -> list[str]:
-        return [
-            f"{file.measured.type} is not published: "
-            + ("its mean cosine is below " if file.measured.similarity else "its mean KLD is above ")
-            + f"{file.gate}"
-            for file in self.failed_gates
-        ]
+        return [f"{file.measured.type} is not published: {file.refusal}" for file in self.failed_gates]
 
     def _places(self) -> list[str]:
         return [f"files in {self.output}", *([self.url] if self.url else [])]
@@ -128,7 +130,8 @@ class MeasurementTable:
     its gate; and of the divergence from the source, each with its standard error in ``…_error``: ``kld_mean`` in nats,
     ``kld_in_llamacpp`` likewise,
     ``same_top`` as a share of one, ``ppl``, ``ppl_ratio``; and ``kld_99_9``, the percentile. Of an encoder, likewise
-    with errors, ``cosine_mean`` and ``spearman``, and ``cosine_1``, the percentile. None where it was not measured."""
+    with errors, ``cosine_mean`` and ``spearman``, and ``cosine_1``, the percentile. Of a denoiser ``prediction_error``
+    with its error, ``drift``, ``psnr`` in dB, ``ssim``, and ``with_imatrix``. None where it was not measured."""
 
     rows: tuple[Mapping[str, Any], ...]
 
@@ -148,6 +151,7 @@ class MeasurementTable:
 def _row(file: FileReport) -> dict[str, Any]:
     measured = file.measured
     found, runtime, alike = measured.divergence, measured.in_llamacpp, measured.similarity
+    drawn = measured.fidelity
     return {
         "file": measured.file,
         "type": measured.type,
@@ -170,4 +174,10 @@ def _row(file: FileReport) -> dict[str, Any]:
         "cosine_1": alike and alike.percentile_1,
         "spearman": alike and alike.spearman,
         "spearman_error": alike and alike.spearman_error,
+        "prediction_error": drawn and drawn.error,
+        "prediction_error_error": drawn and drawn.standard_error,
+        "drift": drawn and drawn.drift,
+        "psnr": drawn and drawn.psnr,
+        "ssim": drawn and drawn.ssim,
+        "with_imatrix": measured.with_imatrix,
     }

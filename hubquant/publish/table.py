@@ -11,6 +11,7 @@ from hubquant.units import measured, number, share, size
 
 if TYPE_CHECKING:
     from hubquant.evaluate import Divergence, Similarity, Stop
+    from hubquant.evaluate.pictures import Fidelity
 
 Cell = Callable[[MeasuredFile], str]
 
@@ -35,12 +36,28 @@ OF_SIMILARITIES: Mapping[str, Callable[[Similarity], str]] = {
     "1 % cosine": lambda found: f"{found.percentile_1:.5f}",
     "Rank correlation": lambda found: measured(found.spearman, found.spearman_error),
 }
-IN_LLAMA_CPP = "KLD in llama.cpp"
+OF_FIDELITIES: Mapping[str, Callable[[Fidelity], str]] = {
+    "Prediction error": lambda found: measured(found.error, found.standard_error),
+    "Drift": lambda found: MISSING if found.drift is None else number(found.drift, 2),
+    "PSNR": lambda found: MISSING if found.psnr is None else f"{found.psnr:.1f} dB",
+    "SSIM": lambda found: MISSING if found.ssim is None else f"{found.ssim:.3f}",
+}
+IN_LLAMA_CPP, WITH_IMATRIX = "KLD in llama.cpp", "Imatrix"
 # The first ones are what the column of a model's page on the Hub has room for; the table scrolls.
 COLUMNS = (
     *OF_FILES,
-    *("Mean KLD", "Mean cosine", "Rank correlation", RECOMMENDATION, "99.9 % KLD", "Same top token", "PPL ratio"),
+    *(
+        "Mean KLD",
+        "Mean cosine",
+        "Rank correlation",
+        "Prediction error",
+        RECOMMENDATION,
+        "99.9 % KLD",
+        "Same top token",
+        "PPL ratio",
+    ),
     *(IN_LLAMA_CPP, "1 % cosine"),
+    *(WITH_IMATRIX, "Drift", "PSNR", "SSIM"),
 )
 
 
@@ -56,6 +73,10 @@ def table(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> Ta
         columns = [name for name in columns if name not in OF_MEASUREMENTS]
     if not any(file.similarity for file in files):
         columns = [name for name in columns if name not in OF_SIMILARITIES]
+    if not any(file.fidelity for file in files):
+        columns = [name for name in columns if name not in OF_FIDELITIES]
+    if all(file.with_imatrix is None for file in files):
+        columns = [name for name in columns if name != WITH_IMATRIX]
     if all(file.distance is None for file in files):
         columns = [name for name in columns if name in OF_FILES]
     if not any(file.in_llamacpp for file in files):
@@ -69,6 +90,10 @@ def table(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> Ta
             return OF_FILES[column](file)
         if column == IN_LLAMA_CPP:
             return OF_MEASUREMENTS["Mean KLD"](file.in_llamacpp) if file.in_llamacpp else MISSING
+        if column == WITH_IMATRIX:
+            return MISSING if file.with_imatrix is None else "yes" if file.with_imatrix else "no"
+        if column in OF_FIDELITIES:
+            return OF_FIDELITIES[column](file.fidelity) if file.fidelity else MISSING
         if column in OF_SIMILARITIES:
             return OF_SIMILARITIES[column](file.similarity) if file.similarity else MISSING
         return OF_MEASUREMENTS[column](file.divergence) if file.divergence else MISSING
@@ -108,6 +133,8 @@ def narrow(files: Sequence[MeasuredFile]) -> tuple[str, ...]:
     """The columns that fit the 80 of a terminal."""
     if any(file.similarity for file in files):
         return ("Type", "Size", "bpw", *OF_SIMILARITIES)
+    if any(file.fidelity for file in files):
+        return ("Type", "Size", "bpw", WITH_IMATRIX, *OF_FIDELITIES)
     last = IN_LLAMA_CPP if any(file.in_llamacpp for file in files) else "PPL ratio"
     return ("Type", "Size", "bpw", "Mean KLD", "Same top token", last)
 

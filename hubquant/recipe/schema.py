@@ -252,6 +252,8 @@ class Gates(Frozen):
     """By file type: the largest mean KL divergence from the source, in nats per token."""
     cosine_mean: dict[str, float] = {}  # noqa: RUF012 (as above)
     """By file type of an encoder: the least mean cosine of its embeddings with the source's."""
+    prediction_error: dict[str, float] = {}  # noqa: RUF012 (as above)
+    """By file type of a diffusion model: the largest mean relative error of its predictions, as a share of one."""
 
 
 class Publish(Frozen):

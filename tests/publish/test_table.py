@@ -17,7 +17,16 @@ from hubquant.publish.checks import llama_cpp_checks
 from hubquant.publish.plot import plot
 from hubquant.publish.recommendation import MeasuredFile, recommend
 from hubquant.publish.report import FileReport, Report
-from hubquant.publish.table import COLUMNS, IN_LLAMA_CPP, OF_SIMILARITIES, narrow, plain, table
+from hubquant.publish.table import (
+    COLUMNS,
+    IN_LLAMA_CPP,
+    OF_FIDELITIES,
+    OF_SIMILARITIES,
+    WITH_IMATRIX,
+    narrow,
+    plain,
+    table,
+)
 from tests.support.measured import divergence, measured_file
 
 FILES = [
@@ -30,6 +39,8 @@ FILES = [
     measured_file("IQ1_S", 1.9, 2.2),
     measured_file("F16", 16, None),
 ]
+
+OF_OTHERS = {*OF_SIMILARITIES, *OF_FIDELITIES, WITH_IMATRIX}
 
 
 def sentence(*files: MeasuredFile) -> str:
@@ -91,7 +102,7 @@ def test_a_file_for_a_fork_is_not_recommended() -> None:
 
 def test_tables() -> None:
     made = table(FILES)
-    assert made.columns == tuple(name for name in COLUMNS if name not in (IN_LLAMA_CPP, *OF_SIMILARITIES))
+    assert made.columns == tuple(name for name in COLUMNS if name not in (IN_LLAMA_CPP, *OF_OTHERS))
     assert dict(zip(made.columns, made.rows[2], strict=True)) == {
         "File": "M-Q4_K_M.gguf",
         "Type": "Q4_K_M",
@@ -181,7 +192,7 @@ def test_a_report_in_a_notebook() -> None:
 def test_what_llama_cpp_gives_stands_beside() -> None:
     files = [dataclasses.replace(FILES[0], in_llamacpp=divergence(0.05)), *FILES[1:]]
     made = table(files)
-    assert made.columns == tuple(name for name in COLUMNS if name not in OF_SIMILARITIES)
+    assert made.columns == tuple(name for name in COLUMNS if name not in OF_OTHERS)
     assert [row[-1] for row in made.rows[:2]] == ["0.0500 ± 0.0003", "–"]
     assert narrow(files)[-1] == IN_LLAMA_CPP
     assert narrow(FILES)[-1] == "PPL ratio"

@@ -1,0 +1,63 @@
+"""What a card tells of a diffusion model besides its files: who loads them, and what was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from hubquant.publish.names import preferred
+from hubquant.publish.recommendation import MeasuredFile
+
+DIFFUSERS, COMFYUI, SD_CPP = "diffusers", "ComfyUI-GGUF", "stable-diffusion.cpp"
+HOMES = {
+    DIFFUSERS: "https://huggingface.co/docs/diffusers/quantization/gguf",
+    COMFYUI: "https://github.com/city96/ComfyUI-GGUF",
+    SD_CPP: "https://github.com/leejet/stable-diffusion.cpp",
+}
+"""Programs that load denoisers in GGUF, by their names."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """``pipeline`` and ``denoiser`` are classes of diffusers, ``part`` is the denoiser's name in the pipeline.
+    ``loaded_by`` has, by the programs' names, the types of the files that each loads. ``prompts`` are those of the
+    pictures that were drawn by the source and by every file, in the order of the grid, and ``settings`` says how, such
+    as "28 steps, 1024 × 1024 pixels"; ``n_calibrated`` pictures were drawn for the importance matrix.
+    """
+
+    pipeline: str
+    denoiser: str
+    part: str = "transformer"
+    is_video: bool = False
+    loaded_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    prompts: tuple[str, ...] = ()
+    settings: str = ""
+    n_calibrated: int = 0
+
+    @property
+    def tag(self) -> str:
+        """As the Hub calls the task."""
+        return "text-to-video" if self.is_video else "text-to-image"
+
+    @property
+    def made(self) -> str:
+        return "video" if self.is_video else "picture"
+
+
+def programs(drawing: Drawing, files: Sequence[MeasuredFile]) -> list[dict[str, Any]]:
+    """Of each program that loads some of ``files``, in a fixed order: its ``name`` and ``home``, one of them as the
+    ``example``, and the ``others``: types that it does not load."""
+    found = []
+    for name, home in HOMES.items():
+        loaded = [file for file in files if file.type in drawing.loaded_by.get(name, ())]
+        if loaded:
+            others = [file.type for file in files if file not in loaded]
+            found.append({"name": name, "home": home, "example": preferred(loaded), "others": others})
+    return found
+
+
+def address(repo_id: str, path: str) -> str:
+    """Of a file, as diffusers takes it."""
+    return f"https://huggingface.co/{quote(repo_id)}/blob/main/{quote(path)}"
