@@ -6,10 +6,10 @@
     report = hubquant.run("Qwen/Qwen3-0.6B", types=["Q8_0", "Q4_K_M"], push="me/Qwen3-0.6B-GGUF")
 
 The whole way: ``run`` and ``plan`` take a ``Recipe``, or whatever stands for one. Single steps: ``convert``,
-``quantize``, ``collect_imatrix``, ``evaluate``, ``publish``, ``inspect``. What they work best with:
-``build_dataset``, ``refine``, ``tune``. What to choose: ``search`` finds models, and ``survey`` tells what one would
-become, from its metadata. Functions on tensors and matrices are in ``hubquant.quants``, ``hubquant.mix`` and
-``hubquant.imatrix``.
+``quantize``, ``collect_imatrix``, ``evaluate``, ``publish``, ``inspect``. ``observe`` collects importance beside
+whatever makes pictures. What they work best with: ``build_dataset``, ``refine``, ``tune``. What to choose: ``search``
+finds models, and ``survey`` tells what one would become, from its metadata. Functions on tensors and matrices are in
+``hubquant.quants``, ``hubquant.mix`` and ``hubquant.imatrix``.
 
 What is raised on purpose is a ``HubquantError``; what the caller can mend is a ``UserError``.
 """
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         evaluate,
         inspect,
         join_baselines,
+        observe,
         plan,
         publish,
         quantize,
@@ -67,6 +68,7 @@ __all__ = [
     "join_baselines",
     "load_imatrix",
     "load_recipe",
+    "observe",
     "plan",
     "publish",
     "quantize",
@@ -79,7 +81,7 @@ __all__ = [
 
 _HOMES = {
     "hubquant.api": (
-        *("build_dataset", "collect_imatrix", "convert", "evaluate", "inspect", "join_baselines", "plan"),
+        *("build_dataset", "collect_imatrix", "convert", "evaluate", "inspect", "join_baselines", "observe", "plan"),
         *("publish", "quantize", "refine", "run", "search", "survey", "tune"),
     ),
     "hubquant.commands.survey": ("Survey",),

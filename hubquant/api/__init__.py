@@ -4,6 +4,7 @@ from hubquant.api.datasets import build_dataset
 from hubquant.api.files import convert, inspect, publish, quantize
 from hubquant.api.measurements import collect_imatrix, evaluate, join_baselines
 from hubquant.api.models import search, survey
+from hubquant.api.pictures import observe
 from hubquant.api.recipes import plan, run
 from hubquant.api.tuning import refine, tune
 
@@ -14,6 +15,7 @@ __all__ = [
     "evaluate",
     "inspect",
     "join_baselines",
+    "observe",
     "plan",
     "publish",
     "quantize",

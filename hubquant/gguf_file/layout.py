@@ -151,9 +151,9 @@ def pad(n: int, alignment: int) -> int:
 
 
 def _limits(metadata: Metadata) -> tuple[int, int]:
-    """Bytes of a name, and dimensions."""
-    kind = metadata.get("general.type")
-    if kind is not None and kind.value == DIFFUSION:
+    """Bytes of a name, and dimensions. An importance matrix whose chunks are no text is of such a file."""
+    kind, chunk_size = metadata.get("general.type"), metadata.get("imatrix.chunk_size")
+    if (kind is not None and kind.value == DIFFUSION) or (chunk_size is not None and chunk_size.value == 1):
         return DIFFUSION_NAME_BYTES, DIFFUSION_DIMS
     return MAX_NAME_BYTES, MAX_DIMS
 

@@ -14,7 +14,7 @@ from hubquant.imatrix.coverage import with_estimates, without_estimates
 from hubquant.imatrix.matrix import Entry, ImportanceMatrix, chunk_count
 
 MODEL_FACT = "model_"  # begins the keys of provenance that must agree
-ADDED = ("denoiser_calls", "predictions", "skipped_pictures")
+ADDED = ("denoiser_calls", "predictions", "prompts", "skipped_pictures")
 """Keys of provenance that are counts, and add up where all matrices have them."""
 
 

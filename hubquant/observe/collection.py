@@ -147,12 +147,7 @@ def kept_state(
 
 def fingerprint(model: PreTrainedModel, collection: Collection, settings: Mapping[str, object]) -> str:
     """Everything the state depends on; of weights in memory, a sample of each."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}{parameter.device.type}".encode())
-        if not parameter.is_meta:
-            step = max(1, parameter.numel() // 64)
-            digest.update(parameter.detach().flatten()[::step].double().cpu().numpy().tobytes())
+    digest = hashlib.sha256(sample_of_weights(model))
     known = {
         "config": model.config.to_dict(),
         "taps": {weight: repr(tap) for weight, tap in collection.taps.items()},
@@ -164,3 +159,14 @@ def fingerprint(model: PreTrainedModel, collection: Collection, settings: Mappin
     digest.update(json.dumps(known, sort_keys=True, default=str).encode())
     digest.update(collection.chunks.fingerprint.encode())
     return digest.hexdigest()
+
+
+def sample_of_weights(model: torch.nn.Module) -> bytes:
+    """Names, shapes, types and devices of all weights, and some numbers of each that is in memory."""
+    parts = []
+    for name, parameter in model.named_parameters():
+        parts.append(f"{name}{tuple(parameter.shape)}{parameter.dtype}{parameter.device.type}".encode())
+        if not parameter.is_meta:
+            step = max(1, parameter.numel() // 64)
+            parts.append(parameter.detach().flatten()[::step].double().cpu().numpy().tobytes())
+    return b"".join(parts)

@@ -61,11 +61,15 @@ def _in_parts(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class InputSums:
-    """The observer that adds up what flows into weights, and its squares."""
+    """The observer that adds up what flows into weights, and its squares.
+
+    What is seen counts as so many times as ``weight`` says; counts are float64 where that was not 1.
+    """
 
     kind = "sums"
 
     def __init__(self) -> None:
+        self.weight = 1.0
         self.totals: dict[str, Sums] = {}
         self._batch: dict[str, Sums] = {}
         self._last: _Input | None = None
@@ -78,6 +82,8 @@ class InputSums:
 
     def see(self, key: str, x: torch.Tensor) -> None:
         sums = self._sums_of(x)
+        if self.weight != 1:
+            sums = Sums(sums.sum2 * self.weight, sums.sum * self.weight, sums.counts.double() * self.weight)
         found = self._batch.get(key)
         if found is None:
             self._batch[key] = Sums(sums.sum2, sums.sum, sums.counts)
@@ -130,8 +136,8 @@ class InputSums:
 
     def _sums_of(self, x: torch.Tensor) -> Sums:
         """q, k and v, or gate and up, are called with one tensor: it is summed once."""
-        last = self._last
-        if last is not None and last.tensor() is x and last.version == x._version:
+        last, tracked = self._last, not x.is_inference()  # such tensors do not tell when they are changed
+        if tracked and last is not None and last.tensor() is x and last.version == x._version:
             return last.sums
         rows = x.numel() // x.shape[-1]
         blocks = x.reshape(self._n_chunks if rows % self._n_chunks == 0 else 1, -1, x.shape[-1])
@@ -141,5 +147,5 @@ class InputSums:
             in_float64(blocks.sum(1, dtype=torch.float32)).sum(0)[None],
             torch.tensor([rows]),
         )
-        self._last = _Input(weakref.ref(x), x._version, sums)
+        self._last = _Input(weakref.ref(x), x._version, sums) if tracked else None
         return sums

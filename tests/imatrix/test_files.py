@@ -169,7 +169,7 @@ def test_counts_beyond_float32(tmp_path: Path) -> None:
 
 
 def test_names_that_are_too_long_for_gguf(tmp_path: Path) -> None:
-    matrix = ImportanceMatrix({"model.diffusion_model." + "x" * 40: dense(4, 1, 0)}, (), 1, 1)
+    matrix = ImportanceMatrix({"blk.0." + "x" * 57: dense(4, 1, 0)}, (), 512, 1)
     with pytest.raises(ImatrixError, match="does not fit into a GGUF file"):
         save(matrix, tmp_path / "long.gguf")
     assert not list(tmp_path.iterdir())
