@@ -37,6 +37,21 @@ def save_pipeline(family: str, folder: Path, width: int = 64, seed: int = 0, **o
     return folder
 
 
+def call_pipeline(pipe: Any, family: str, prompts: list[str], seeds: list[int], output_type: str = "pt") -> Any:
+    """What a plain call of the pipeline gives for pictures of 32x32 in two steps."""
+    import torch
+
+    more: dict[str, Any] = {"num_frames": FRAMES[family]} if family in FRAMES else {}
+    if family in ("pixart", "sana"):
+        more["use_resolution_binning"] = False
+    if family == "qwen_image":
+        more["negative_prompt"] = [" "] * len(prompts)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    sizes = {"height": 32, "width": 32, "num_inference_steps": 2}
+    output = pipe(prompt=prompts, generator=generators, output_type=output_type, **sizes, **more)
+    return output.frames if hasattr(output, "frames") else output.images
+
+
 def _initialize(part: Any) -> None:
     """Of unit gain, as torch's own initial values let activations fade within a few layers."""
     import torch

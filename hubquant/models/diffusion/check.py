@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hubquant.errors import CalibrationError, RecipeError
+from hubquant.errors import CalibrationError, NotSupportedYet, RecipeError
 from hubquant.models.diffusion.draw import guidance_argument
 from hubquant.models.diffusion.parts import denoiser
 from hubquant.models.diffusion.quiet import quiet_diffusers
@@ -15,6 +15,7 @@ from hubquant.panics import tokenizer_errors
 from hubquant.recipe.pictures import Pictures
 from hubquant.units import counted
 
+_ORDINARY = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _NO_LIMIT = 100_000  # tokens; tokenizers without a limit say 1e30
 _SHOWN = 60  # characters of what is cut
 
@@ -22,8 +23,8 @@ _SHOWN = 60  # characters of what is cut
 def check_pictures(pipe: Any, prompts: Sequence[str], settings: Pictures) -> tuple[str, ...]:
     """Notes for the plan, one for each tokenizer by which prompts are cut; ``pipe`` may be without weights.
 
-    Raises ``CalibrationError`` without prompts, and ``RecipeError`` for a size, frames or guidance that the pipeline
-    cannot have.
+    Raises ``CalibrationError`` without prompts, ``RecipeError`` for a size, frames or guidance that the pipeline cannot
+    have, and ``NotSupportedYet`` for one that draws from more than a prompt.
     """
     if not any(prompt.strip() for prompt in prompts):
         raise CalibrationError("there are no prompts", why="nothing can be drawn without", hint="name some in prompts")
@@ -39,6 +40,13 @@ def check_pictures(pipe: Any, prompts: Sequence[str], settings: Pictures) -> tup
 def _check_known(pipe: Any, settings: Pictures) -> None:
     known = inspect.signature(type(pipe).__call__).parameters
     arguments = {"size": "height", "frames": "num_frames", "steps": "num_inference_steps"}
+    required = [name for name, each in known.items() if each.default is each.empty and each.kind is _ORDINARY]
+    if others := [name for name in required if name not in ("self", "prompt")]:
+        raise NotSupportedYet(
+            f"{type(pipe).__name__}", why=f"it does not draw from a prompt alone, but from {', '.join(others)} too"
+        )
+    if "prompt" not in known:
+        raise NotSupportedYet(f"{type(pipe).__name__}", why="it draws without a prompt")
     wanted = {name: argument in known for name, argument in arguments.items()}
     wanted["guidance"] = guidance_argument(known) is not None
     for name, is_known in wanted.items():
@@ -82,7 +90,7 @@ def _check_size(pipe: Any, size: tuple[int, int]) -> None:
         raise RecipeError(
             f"{type(pipe).__name__} cannot make pictures of {size[0]}x{size[1]}",
             why=f"edges are multiples of {step}{limit}",
-            hint=f"the nearest it can make is size {good[0]}x{good[1]}",
+            hint=f"the nearest size that it can make is {good[0]}x{good[1]}",
         )
 
 
@@ -99,7 +107,7 @@ def _check_frames(pipe: Any, frames: int) -> None:
         raise RecipeError(
             f"{type(pipe).__name__} cannot make videos of {counted(frames, 'frame')}",
             why=f"its VAE makes one latent of {step} frames, beside that of the first",
-            hint=f"the nearest it can make is frames {nearest}",
+            hint=f"set frames to {nearest}, the nearest that it can make",
         )
 
 
@@ -115,8 +123,8 @@ def _cut(pipe: Any, prompts: Sequence[str]) -> Iterator[str]:
                 rest = " ".join(tokenizer.decode(long[0][limit:], skip_special_tokens=True).split())
                 shown = rest if len(rest) <= _SHOWN else f"{rest[:_SHOWN]}…"
                 yield (
-                    f"{counted(len(long), 'prompt is', 'prompts are')} longer than the {limit} tokens that {name} "
-                    f"gives; of the first this is cut: {shown}"
+                    f"{counted(len(long), 'prompt is', 'prompts are')} longer than the {limit} tokens that "
+                    f"{name.replace('tokenizer', 'text_encoder')} reads; of the first this is cut: {shown}"
                 )
 
 

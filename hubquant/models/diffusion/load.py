@@ -12,7 +12,7 @@ from hubquant.checkpoint.headers import listed
 from hubquant.devices import Device
 from hubquant.errors import CheckpointError, HubquantError
 from hubquant.models.diffusion.index import Part, PipelineIndex, read_index
-from hubquant.models.diffusion.parts import denoisers
+from hubquant.models.diffusion.parts import check_denoiser
 from hubquant.models.diffusion.placement import Offload, PipelinePlacement, place, put
 from hubquant.models.diffusion.quiet import quiet_diffusers
 
@@ -27,7 +27,7 @@ def load_pipeline(folder: Path, device: Device = "auto", offload: Offload = "aut
     such as a safety checker, is left out. Raises ``CheckpointError`` for what is missing, broken or not finite, for
     code and pickles, and for a pipeline without a denoiser; ``UserError`` where diffusers is not installed.
     """
-    index = read_index(folder)
+    index = _read(folder)
     placement = place(index.parts, device, offload, disk)
     if placement.offload == "group" and disk is not None:
         disk.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,6 @@ def load_pipeline(folder: Path, device: Device = "auto", offload: Offload = "aut
             if placement.offload == "group":
                 put(name, models[name], placement)
         pipe = _assembled(index, models)
-        denoisers(pipe)
         match placement.offload:
             case "none":
                 pipe.to(placement.device)
@@ -55,13 +54,17 @@ def empty_pipeline(folder: Path) -> Any:
     memory. Its weight files are only looked at. Raises as :func:`load_pipeline` does."""
     import torch
 
-    index = read_index(folder)
+    index = _read(folder)
     with quiet_diffusers():
         with torch.device("meta"):
             models = {name: _empty(folder / name, part) for name, part in index.parts.items()}
-        pipe = _assembled(index, models)
-    denoisers(pipe)
-    return pipe
+        return _assembled(index, models)
+
+
+def _read(folder: Path) -> PipelineIndex:
+    index = read_index(folder)
+    check_denoiser(index.kind, (*index.parts, *index.others))
+    return index
 
 
 def _load(folder: Path, part: Part, placement: PipelinePlacement) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,21 +60,25 @@ def place(
     if chosen == "cpu" and offload == "group" and disk is None:
         raise UserError("offload group without a GPU needs a folder on disk", hint="name a folder for the weights")
     free = free_device_memory_bytes() if chosen == "cuda" else free_memory_bytes()
-    stored = [part.n_weights * (2 if part.dtype in _HALVES else 4) for part in parts.values()]
     if offload == "auto":
+        stored = [part.n_weights * (2 if part.dtype in _HALVES else 4) for part in parts.values()]
         offload = automatic_offload(chosen, stored, free, disk is not None)
-    at_once = max if offload == "group" else sum
-    needed = at_once(4 * part.n_weights for part in parts.values()) if parts else 0
-    return PipelinePlacement(chosen, offload, chosen == "cpu" and needed <= FOR_WEIGHTS * free, disk)
+    widened = [4 * part.n_weights for part in parts.values()]
+    return PipelinePlacement(chosen, offload, chosen == "cpu" and _fits(offload, widened, free), disk)
 
 
-def automatic_offload(device: str, sizes: list[int], free: int, has_disk: bool) -> Offload:
+def automatic_offload(device: str, sizes: Sequence[int], free: int, has_disk: bool) -> Offload:
     """For parts of these ``sizes`` and ``free`` memory of the device, both in bytes."""
-    if sum(sizes) <= FOR_WEIGHTS * free or device == "mps":
+    if _fits("none", sizes, free) or device == "mps":
         return "none"
     if device == "cpu":
         return "group" if has_disk else "none"
-    return "model" if max(sizes) <= FOR_WEIGHTS * free else "group"
+    return "model" if _fits("model", sizes, free) else "group"
+
+
+def _fits(offload: Offload, sizes: Sequence[int], free: int) -> bool:
+    """Whether what is loaded at once does."""
+    return (sum(sizes) if offload == "none" else max(sizes, default=0)) <= FOR_WEIGHTS * free
 
 
 def put(name: str, part: Any, placement: PipelinePlacement) -> None:
