@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.finite import check_finite
 from hubquant.checkpoint.headers import listed
@@ -13,8 +13,11 @@ from hubquant.devices import Device
 from hubquant.errors import CheckpointError, HubquantError
 from hubquant.models.diffusion.index import Part, PipelineIndex, read_index
 from hubquant.models.diffusion.parts import check_denoiser
-from hubquant.models.diffusion.placement import Offload, PipelinePlacement, place, put
+from hubquant.models.diffusion.placement import VAE, Offload, place, put
 from hubquant.models.diffusion.quiet import quiet_diffusers
+
+if TYPE_CHECKING:
+    import torch
 
 _HINT = "compare the files with those of the repository that the pipeline comes from"
 
@@ -33,11 +36,13 @@ def load_pipeline(folder: Path, device: Device = "auto", offload: Offload = "aut
         disk.mkdir(parents=True, exist_ok=True)
         placement = replace(placement, disk=Path(tempfile.mkdtemp(dir=disk)))
     with quiet_diffusers():
-        models = {}
+        models: dict[str, Any] = {}
         for name, part in index.parts.items():
-            models[name] = _load(folder / name, part, placement)
+            models[name] = _load(folder / name, part, placement.dtypes[name])
             if placement.offload == "group":
                 put(name, models[name], placement)
+        if VAE in models and len({*placement.dtypes.values()}) > 1:
+            _cast_latents(models[VAE])
         pipe = _assembled(index, models)
         match placement.offload:
             case "none":
@@ -67,15 +72,15 @@ def _read(folder: Path) -> PipelineIndex:
     return index
 
 
-def _load(folder: Path, part: Part, placement: PipelinePlacement) -> Any:
+def _load(folder: Path, part: Part, dtype: str) -> Any:
+    import torch
     from diffusers import ModelMixin
 
     of_diffusers = issubclass(part.kind, ModelMixin)
-    dtype = {"torch_dtype" if of_diffusers else "dtype": placement.dtype(part)}
     try:
         model, info = part.kind.from_pretrained(
             folder,
-            **dtype,
+            **{"torch_dtype" if of_diffusers else "dtype": getattr(torch, dtype)},
             variant=part.variant,
             use_safetensors=True,
             local_files_only=True,
@@ -91,6 +96,16 @@ def _load(folder: Path, part: Part, placement: PipelinePlacement) -> Any:
     for name, parameter in model.named_parameters():
         check_finite(f"{folder.name}.{name}", parameter)
     return model.eval().requires_grad_(False)
+
+
+def _cast_latents(vae: Any) -> None:
+    """Not all pipelines give a VAE latents of its own type."""
+    decode = vae.decode
+
+    def decode_in_own_type(latents: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        return decode(latents.to(vae.dtype), *arguments, **options)
+
+    vae.decode = decode_in_own_type
 
 
 def _empty(folder: Path, part: Part) -> Any:

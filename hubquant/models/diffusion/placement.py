@@ -5,41 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from hubquant.devices import Device, chosen_device, free_device_memory_bytes
 from hubquant.engine.machine import free_memory_bytes
 from hubquant.errors import UserError
 from hubquant.models.diffusion.index import Part
-
-if TYPE_CHECKING:
-    import torch
+from hubquant.models.diffusion.parts import DENOISERS
 
 Offload = Literal["auto", "none", "model", "sequential", "group"]
 NEED_A_GPU = ("model", "sequential")
 VAE = "vae"
 FOR_WEIGHTS = 0.8
 """The share of free memory that weights may take; what is computed needs the rest."""
-_HALVES = {"F16": "float16", "BF16": "bfloat16"}
+WIDE = "float32"
+_TORCH = {"F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
 class PipelinePlacement:
     """``device`` computes. ``offload`` is none, or what diffusers and accelerate call model (one part at a time is on
-    the GPU), sequential (one module) and group (one module, and the others on disk if ``disk`` is given).
-
-    ``widened`` weights are float32; the others have their stored type.
-    """
+    the GPU), sequential (one module) and group (one module, and the others on disk if ``disk`` is given). ``dtypes``
+    are torch's names of what each part's weights are loaded as."""
 
     device: str
     offload: Offload
-    widened: bool
+    dtypes: Mapping[str, str]
     disk: Path | None = None
-
-    def dtype(self, part: Part) -> torch.dtype:
-        import torch
-
-        return torch.float32 if self.widened else getattr(torch, _HALVES.get(part.dtype, "float32"))
 
 
 def place(
@@ -47,8 +39,9 @@ def place(
 ) -> PipelinePlacement:
     """Where ``parts`` go. ``auto`` offloads what would not fit, to main memory or, without a GPU, to ``disk``.
 
-    On a GPU weights keep their stored type. On the CPU they are float32 where that fits into memory, as half precision
-    is slow there and rounds what is measured. Raises ``UserError`` for what needs a GPU, or ``disk``.
+    On a GPU the weights keep the type in which those of the denoiser are stored, the VAE its own. On the CPU they are
+    float32 where that fits into memory, as half precision is slow there and rounds what is measured. Raises
+    ``UserError`` for what needs a GPU, or ``disk``.
     """
     chosen = chosen_device(device)
     if chosen == "cpu" and offload in NEED_A_GPU:
@@ -60,11 +53,20 @@ def place(
     if chosen == "cpu" and offload == "group" and disk is None:
         raise UserError("offload group without a GPU needs a folder on disk", hint="name a folder for the weights")
     free = free_device_memory_bytes() if chosen == "cuda" else free_memory_bytes()
+    stored = stored_dtypes(parts)
     if offload == "auto":
-        stored = [part.n_weights * (2 if part.dtype in _HALVES else 4) for part in parts.values()]
-        offload = automatic_offload(chosen, stored, free, disk is not None)
-    widened = [4 * part.n_weights for part in parts.values()]
-    return PipelinePlacement(chosen, offload, chosen == "cpu" and _fits(offload, widened, free), disk)
+        sizes = [part.n_weights * (4 if stored[name] == WIDE else 2) for name, part in parts.items()]
+        offload = automatic_offload(chosen, sizes, free, disk is not None)
+    if chosen == "cpu" and _fits(offload, [part.n_weights * 4 for part in parts.values()], free):
+        stored = dict.fromkeys(parts, WIDE)
+    return PipelinePlacement(chosen, offload, stored, disk)
+
+
+def stored_dtypes(parts: Mapping[str, Part]) -> dict[str, str]:
+    """That of the denoiser for all, as most pipelines hand on what one part gives to the next without casting it; but
+    VAEs are float32 where half precision would harm what they draw."""
+    denoiser = next((part.dtype for name, part in parts.items() if name in DENOISERS), "F32")
+    return {name: _TORCH.get(part.dtype if name == VAE else denoiser, WIDE) for name, part in parts.items()}
 
 
 def automatic_offload(device: str, sizes: Sequence[int], free: int, has_disk: bool) -> Offload:
