@@ -67,7 +67,13 @@ DENOISERS: Mapping[str, Kept] = {
     "hidream": Kept(
         ("p_embedder.", "t_embedder.", "x_embedder.", "final_layer.", ".ff_i.gate.weight", "caption_projection.")
     ),
-    "ltxv": Kept(("adaln_single.", "caption_projection.", "patchify_proj.", "proj_out."), ("proj_in.", "time_embed.")),
+    "ltxv": Kept(
+        ("adaln_single.", "caption_projection.", "patchify_proj.", "proj_out."),
+        (
+            *("proj_in.", "time_embed.", "prompt_adaln.", "av_cross_attn_"),
+            *("audio_proj_in.", "audio_time_embed.", "audio_prompt_adaln."),
+        ),
+    ),
     "hyvid": Kept(_OF_FLUX, _ENDS),
     "wan": Kept(
         (
@@ -88,7 +94,10 @@ DENOISERS: Mapping[str, Kept] = {
     **dict.fromkeys(
         ("sana", "pixart"),
         Kept(
-            ("x_embedder.", "t_embedder.", "t_block.", "y_embedder.", "final_layer."),
+            (
+                *("x_embedder.", "t_embedder.", "csize_embedder.", "ar_embedder.", "y_embedder."),
+                *("t_block.", "final_layer."),
+            ),
             ("patch_embed.", "pos_embed.", "time_embed.", "adaln_single.", "caption_projection.", "proj_out."),
         ),
     ),

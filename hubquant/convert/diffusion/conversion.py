@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from hubquant.checkpoint.headers import TensorInfo
 from hubquant.convert.conversion import Conversion, float_type
-from hubquant.convert.diffusion.family import Layout
-from hubquant.convert.diffusion.recognise import PREFIX, Denoiser
+from hubquant.convert.diffusion.family import PREFIX, Layout
+from hubquant.convert.diffusion.recognise import Denoiser
 from hubquant.convert.operations import Inverse
 from hubquant.convert.tables import Bundle
 from hubquant.gguf_file.metadata import string

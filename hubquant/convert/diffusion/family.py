@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from hubquant.units import counted
 
 Layout = Literal["original", "diffusers"]
 
+PREFIX = "model.diffusion_model."
+"""Before the names of the denoiser in files that hold everything."""
+_NUMBERED = re.compile(r"(\D*)(\d+)", re.ASCII)
 _COMPARE = "compare the file with that of the repository that the model comes from"
 
 
@@ -55,11 +59,13 @@ Rows = Sequence[Row]
 
 @dataclass(frozen=True)
 class Match:
-    """The rows that tensors of some names need, and how the names differ from theirs."""
+    """The rows that tensors of some names need, and how the names differ from theirs; ``unused`` are those that the
+    family leaves out."""
 
     rows: Rows
     missing: tuple[str, ...]
     extra: tuple[str, ...]
+    unused: tuple[str, ...]
     found: int
 
     @property
@@ -70,15 +76,15 @@ class Match:
 
 @dataclass(frozen=True)
 class Family:
-    """Denoisers of one kind. ``rows`` gives the table for names in a layout; ``unused`` are tensors of the original
-    layout that diffusers does not have; they get lost on the way there. ``known_as`` is what ComfyUI-GGUF calls a
+    """Denoisers of one kind. ``rows`` gives the table for names in a layout; ``unused`` is a regular expression for
+    tensors that files have and diffusers' model does not: they are left out. ``known_as`` is what ComfyUI-GGUF calls a
     family that it knows under another name, or takes for another one. ``prefixed`` families need the prefix of files
     that hold everything before their original names, or diffusers does not find them. Of the two layouts more programs
     load the ``preferred`` one."""
 
     name: str
     rows: Callable[[Collection[str], Layout], Rows]
-    unused: frozenset[str] = frozenset()
+    unused: str = ""
     known_as: str = ""
     prefixed: bool = False
     preferred: Layout = "original"
@@ -94,9 +100,11 @@ class Family:
         present = {row.option for row in rows if names.intersection(row.names(layout))} | {""}
         rows = [row for row in rows if row.option in present]
         wanted = dict.fromkeys(name for row in rows for name in row.names(layout))
-        extra = names - wanted.keys() - (self.unused if layout == "original" else set())
+        others = sorted(names - wanted.keys())
+        unused = tuple(name for name in others if re.fullmatch(self.unused, name))
         missing = tuple(name for name in wanted if name not in names)
-        return Match(rows, missing, tuple(sorted(extra)), len(wanted) - len(missing))
+        extra = tuple(name for name in others if name not in unused)
+        return Match(rows, missing, extra, unused, len(wanted) - len(missing))
 
     def bundles(self, shapes: Mapping[str, Shape], layout: Layout) -> list[Bundle]:
         """How tensors of a denoiser in ``layout``, names without a prefix and shapes in torch order, become those of
@@ -170,12 +178,13 @@ def _filled(rows: Rows, names: Collection[str], layout: Layout) -> Iterator[Row]
     for name in names:
         parts = name.split(".")
         for at, part in enumerate(parts):
-            if not part.isdecimal():
+            numbered = _NUMBERED.fullmatch(part)
+            if not numbered:
                 continue
-            block = block_of.get(".".join([*parts[:at], "{}", *parts[at + 1 :]]))
+            block = block_of.get(".".join([*parts[:at], numbered[1] + "{}", *parts[at + 1 :]]))
             # No more blocks than names: a number may be anything in a file that is not sound.
-            if block and int(part) < len(names):
-                last[block] = max(last[block], int(part))
+            if block and int(numbered[2]) < len(names):
+                last[block] = max(last[block], int(numbered[2]))
     for row in rows:
         if row.block:
             yield from (row.numbered(number) for number in range(last[row.block] + 1))

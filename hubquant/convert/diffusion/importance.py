@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from hubquant.convert.diffusion.conversion import default_layout
-from hubquant.convert.diffusion.recognise import PREFIX, TEXT_ENCODERS, recognise
+from hubquant.convert.diffusion.family import PREFIX
+from hubquant.convert.diffusion.recognise import TEXT_ENCODERS, recognise
 from hubquant.convert.tables import Shape
 from hubquant.errors import ImatrixError, NotSupportedYet
 from hubquant.imatrix import Entry, ImportanceMatrix

@@ -1,4 +1,4 @@
-"""LTX-Video."""
+"""LTX-Video, and LTX-2 that makes sound, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,35 @@ def _attention(name: str) -> Rows:
         tensor("q_norm.weight", "norm_q.weight"),
         tensor("k_norm.weight", "norm_k.weight"),
         *(module(part) for part in ("to_q", "to_k", "to_v", "to_out.0")),
+        module("to_gate_logits", option=f"gate of {name}"),
     )
+
+
+def _adaptive(original: str, diffusers: str, option: str = "") -> Rows:
+    parts = ("emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_2", "linear")
+    return [row for part in parts for row in module(f"{original}.{part}", f"{diffusers}.{part}", option=option)]
+
+
+def _of_a_stream(of: str) -> Rows:
+    """Video has no prefix, and sound has one."""
+    return [
+        *tensor(f"{of}scale_shift_table"),
+        *module(f"{of}patchify_proj", f"{of}proj_in"),
+        *_adaptive(f"{of}adaln_single", f"{of}time_embed"),
+        *_adaptive(f"{of}prompt_adaln_single", f"{of}prompt_adaln", option="adaptive prompt"),
+        *module(f"{of}caption_projection.linear_1", option="caption"),
+        *module(f"{of}caption_projection.linear_2", option="caption"),
+        *module(f"{of}proj_out"),
+        *within(
+            *2 * (f"transformer_blocks.{{}}.{of}",),
+            tensor("scale_shift_table"),
+            tensor("prompt_scale_shift_table", option=f"{of}adaptive prompt"),
+            _attention("attn1"),
+            _attention("attn2"),
+            module("ff.net.0.proj"),
+            module("ff.net.2"),
+        ),
+    ]
 
 
 LTX = Family(
@@ -34,5 +62,29 @@ LTX = Family(
         ),
         module("proj_out"),
     ),
+    known_as="ltxv",
+)
+
+_TABLE = "scale_shift_table_a2v_ca"
+
+LTX2 = Family(
+    "ltx2",
+    always(
+        _of_a_stream(""),
+        _of_a_stream("audio_"),
+        _adaptive("av_ca_video_scale_shift_adaln_single", "av_cross_attn_video_scale_shift"),
+        _adaptive("av_ca_audio_scale_shift_adaln_single", "av_cross_attn_audio_scale_shift"),
+        _adaptive("av_ca_a2v_gate_adaln_single", "av_cross_attn_video_a2v_gate"),
+        _adaptive("av_ca_v2a_gate_adaln_single", "av_cross_attn_audio_v2a_gate"),
+        within(
+            *2 * ("transformer_blocks.{}.",),
+            tensor(f"{_TABLE}_video", "video_a2v_cross_attn_scale_shift_table"),
+            tensor(f"{_TABLE}_audio", "audio_a2v_cross_attn_scale_shift_table"),
+            _attention("audio_to_video_attn"),
+            _attention("video_to_audio_attn"),
+        ),
+    ),
+    # The connectors make the text's states ready; in diffusers they are a component of their own.
+    unused=r"(video|audio)_embeddings_connector\..*",
     known_as="ltxv",
 )

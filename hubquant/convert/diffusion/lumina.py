@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hubquant.convert.diffusion.family import Family, Rows, always, module, tensor, within
 
-_UNUSED = frozenset({"norm_final.weight"})
+_UNUSED = r"norm_final\.weight"
 
 
 def _weights(*pairs: tuple[str, str]) -> Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hubquant.convert.diffusion.family import Family, always, module, within
+from hubquant.convert.diffusion.family import Family, always, module, tensor, within
 
 _BLOCK = (
     *("img_mod.1", "txt_mod.1"),
@@ -17,6 +17,7 @@ QWEN_IMAGE = Family(
     always(
         module("time_text_embed.timestep_embedder.linear_1"),
         module("time_text_embed.timestep_embedder.linear_2"),
+        tensor("time_text_embed.addition_t_embedding.weight", option="layered"),
         module("txt_norm", bias=False),
         module("txt_in"),
         module("img_in"),
@@ -28,4 +29,5 @@ QWEN_IMAGE = Family(
         module("norm_out.linear"),
         module("proj_out"),
     ),
+    unused="__index_timestep_zero__",  # ComfyUI's mark of Qwen-Image-Edit 2511
 )

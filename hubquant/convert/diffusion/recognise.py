@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from hubquant.checkpoint.headers import listed
 from hubquant.convert.diffusion.aura_flow import AURA_FLOW
-from hubquant.convert.diffusion.family import Family, Layout, Match
+from hubquant.convert.diffusion.cosmos import COSMOS1, COSMOS2
+from hubquant.convert.diffusion.family import PREFIX, Family, Layout, Match
 from hubquant.convert.diffusion.flux import CHROMA, FLUX, FLUX2
 from hubquant.convert.diffusion.hidream import HIDREAM
 from hubquant.convert.diffusion.hunyuan_video import HUNYUAN_VIDEO
-from hubquant.convert.diffusion.ltx import LTX
+from hubquant.convert.diffusion.ltx import LTX, LTX2
 from hubquant.convert.diffusion.lumina import LUMINA2, Z_IMAGE
+from hubquant.convert.diffusion.pixart import PIXART
 from hubquant.convert.diffusion.qwen_image import QWEN_IMAGE
 from hubquant.convert.diffusion.sana import SANA
 from hubquant.convert.diffusion.sd3 import SD3
@@ -22,11 +24,10 @@ from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import NotSupportedYet
 
 FAMILIES = (
-    *(SD, SDXL, SD3, FLUX, FLUX2, CHROMA, QWEN_IMAGE, LUMINA2, Z_IMAGE, AURA_FLOW, HIDREAM, SANA),
-    *(WAN, LTX, HUNYUAN_VIDEO),
+    *(SD, SDXL, SD3, FLUX, FLUX2, CHROMA, QWEN_IMAGE, LUMINA2, Z_IMAGE, AURA_FLOW, HIDREAM, SANA, PIXART),
+    *(WAN, LTX, LTX2, HUNYUAN_VIDEO, COSMOS1, COSMOS2),
 )
 
-PREFIX = "model.diffusion_model."
 TEXT_ENCODERS = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
 _VAE = ("first_stage_model.", "vae.")
 _AVERAGE = ("model_ema.",)

@@ -31,6 +31,6 @@ SANA = Family(
         tensor("final_layer.scale_shift_table", "scale_shift_table"),
     ),
     # diffusers asks for these in the original layout, and throws them away.
-    unused=frozenset({"pos_embed", "y_embedder.y_embedding"}),
+    unused=r"pos_embed|y_embedder\.y_embedding",
     preferred="diffusers",
 )
