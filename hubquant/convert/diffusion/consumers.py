@@ -63,16 +63,18 @@ DIFFUSERS = Consumer(
     _table(
         (("sd", "sdxl"), (PREFIXED, NAMES_OF_DIFFUSERS)),
         (
-            ("flux", "chroma", "sd3", "z_image", "wan", "ltx", "hidream"),
+            ("flux", "chroma", "sd3", "z_image", "wan", "ltx", "ltx2", "hidream"),
             (ORIGINAL, PREFIXED, NAMES_OF_DIFFUSERS),
         ),
         (
-            ("flux2", "qwen_image", "lumina2", "auraflow", "hunyuan_video"),
+            ("flux2", "qwen_image", "lumina2", "auraflow", "hunyuan_video", "cosmos"),
             (ORIGINAL, NAMES_OF_DIFFUSERS),
         ),
-        (("sana",), (NAMES_OF_DIFFUSERS,)),
+        # In original names it takes Cosmos Predict 1 for 2, and LTX-2.3 for LTX-2.
+        (("sana", "cosmos1", "ltx2.3"), (NAMES_OF_DIFFUSERS,)),
     ),
     _FAST,
+    why_not={"pixart": "opens no single file of a PixArt denoiser"},
 )
 
 # Other programs strip the prefix.
@@ -82,7 +84,7 @@ COMFYUI_GGUF = Consumer(
         (
             (
                 *("sd", "sdxl", "sd3", "flux", "flux2", "chroma", "lumina2", "z_image", "auraflow"),
-                *("wan", "ltx", "hunyuan_video"),
+                *("wan", "ltx", "ltx2", "ltx2.3", "hunyuan_video", "cosmos", "cosmos1"),
             ),
             (ORIGINAL, PREFIXED),
         ),

@@ -15,29 +15,28 @@ def _attention(name: str) -> Rows:
     )
 
 
-def _adaptive(original: str, diffusers: str, option: str = "") -> Rows:
+def _adaptive(original: str, diffusers: str) -> Rows:
     parts = ("emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_2", "linear")
-    return [row for part in parts for row in module(f"{original}.{part}", f"{diffusers}.{part}", option=option)]
+    return [row for part in parts for row in module(f"{original}.{part}", f"{diffusers}.{part}")]
 
 
-def _of_a_stream(of: str) -> Rows:
-    """Video has no prefix, and sound has one."""
+def _of_a_stream(of: str, *further: Rows) -> Rows:
+    """Video has no prefix, and sound has one; ``further`` rows are those of a block."""
     return [
         *tensor(f"{of}scale_shift_table"),
         *module(f"{of}patchify_proj", f"{of}proj_in"),
         *_adaptive(f"{of}adaln_single", f"{of}time_embed"),
-        *_adaptive(f"{of}prompt_adaln_single", f"{of}prompt_adaln", option="adaptive prompt"),
         *module(f"{of}caption_projection.linear_1", option="caption"),
         *module(f"{of}caption_projection.linear_2", option="caption"),
         *module(f"{of}proj_out"),
         *within(
             *2 * (f"transformer_blocks.{{}}.{of}",),
             tensor("scale_shift_table"),
-            tensor("prompt_scale_shift_table", option=f"{of}adaptive prompt"),
             _attention("attn1"),
             _attention("attn2"),
             module("ff.net.0.proj"),
             module("ff.net.2"),
+            *further,
         ),
     ]
 
@@ -66,25 +65,36 @@ LTX = Family(
 )
 
 _TABLE = "scale_shift_table_a2v_ca"
-
-LTX2 = Family(
-    "ltx2",
-    always(
-        _of_a_stream(""),
-        _of_a_stream("audio_"),
-        _adaptive("av_ca_video_scale_shift_adaln_single", "av_cross_attn_video_scale_shift"),
-        _adaptive("av_ca_audio_scale_shift_adaln_single", "av_cross_attn_audio_scale_shift"),
-        _adaptive("av_ca_a2v_gate_adaln_single", "av_cross_attn_video_a2v_gate"),
-        _adaptive("av_ca_v2a_gate_adaln_single", "av_cross_attn_audio_v2a_gate"),
-        within(
-            *2 * ("transformer_blocks.{}.",),
-            tensor(f"{_TABLE}_video", "video_a2v_cross_attn_scale_shift_table"),
-            tensor(f"{_TABLE}_audio", "audio_a2v_cross_attn_scale_shift_table"),
-            _attention("audio_to_video_attn"),
-            _attention("video_to_audio_attn"),
-        ),
+_BETWEEN = (
+    _adaptive("av_ca_video_scale_shift_adaln_single", "av_cross_attn_video_scale_shift"),
+    _adaptive("av_ca_audio_scale_shift_adaln_single", "av_cross_attn_audio_scale_shift"),
+    _adaptive("av_ca_a2v_gate_adaln_single", "av_cross_attn_video_a2v_gate"),
+    _adaptive("av_ca_v2a_gate_adaln_single", "av_cross_attn_audio_v2a_gate"),
+    within(
+        *2 * ("transformer_blocks.{}.",),
+        tensor(f"{_TABLE}_video", "video_a2v_cross_attn_scale_shift_table"),
+        tensor(f"{_TABLE}_audio", "audio_a2v_cross_attn_scale_shift_table"),
+        _attention("audio_to_video_attn"),
+        _attention("video_to_audio_attn"),
     ),
-    # The connectors make the text's states ready; in diffusers they are a component of their own.
-    unused=r"(video|audio)_embeddings_connector\..*",
+)
+# They make the text's states ready; in diffusers they are a component of their own.
+_CONNECTORS = r"(video|audio)_embeddings_connector\..*"
+
+LTX2 = Family("ltx2", always(_of_a_stream(""), _of_a_stream("audio_"), *_BETWEEN), unused=_CONNECTORS, known_as="ltxv")
+
+_PROMPT = tensor("prompt_scale_shift_table")
+
+LTX23 = Family(
+    "ltx2.3",
+    always(
+        _of_a_stream("", _PROMPT),
+        _of_a_stream("audio_", _PROMPT),
+        # Of diffusers' script; its function for single files keeps the original names.
+        _adaptive("prompt_adaln_single", "prompt_adaln"),
+        _adaptive("audio_prompt_adaln_single", "audio_prompt_adaln"),
+        *_BETWEEN,
+    ),
+    unused=_CONNECTORS,
     known_as="ltxv",
 )

@@ -12,7 +12,7 @@ from hubquant.convert.diffusion.family import PREFIX, Family, Layout, Match
 from hubquant.convert.diffusion.flux import CHROMA, FLUX, FLUX2
 from hubquant.convert.diffusion.hidream import HIDREAM
 from hubquant.convert.diffusion.hunyuan_video import HUNYUAN_VIDEO
-from hubquant.convert.diffusion.ltx import LTX, LTX2
+from hubquant.convert.diffusion.ltx import LTX, LTX2, LTX23
 from hubquant.convert.diffusion.lumina import LUMINA2, Z_IMAGE
 from hubquant.convert.diffusion.pixart import PIXART
 from hubquant.convert.diffusion.qwen_image import QWEN_IMAGE
@@ -25,7 +25,7 @@ from hubquant.errors import NotSupportedYet
 
 FAMILIES = (
     *(SD, SDXL, SD3, FLUX, FLUX2, CHROMA, QWEN_IMAGE, LUMINA2, Z_IMAGE, AURA_FLOW, HIDREAM, SANA, PIXART),
-    *(WAN, LTX, LTX2, HUNYUAN_VIDEO, COSMOS1, COSMOS2),
+    *(WAN, LTX, LTX2, LTX23, HUNYUAN_VIDEO, COSMOS1, COSMOS2),
 )
 
 TEXT_ENCODERS = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
