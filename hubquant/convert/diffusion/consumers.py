@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from hubquant.convert.diffusion.conversion import FileLayout
-from hubquant.convert.diffusion.recognise import PREFIX
+from hubquant.convert.diffusion.family import PREFIX
 
 ORIGINAL = FileLayout("original")
 PREFIXED = FileLayout("original", PREFIX)
