@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hubquant.convert.diffusion.recognise import PREFIX, TEXT_ENCODERS
+from hubquant.convert.diffusion.family import PREFIX
+from hubquant.convert.diffusion.recognise import TEXT_ENCODERS
 from hubquant.errors import ImatrixError
 from hubquant.imatrix import Entry, ImportanceMatrix, merge
 from hubquant.imatrix.legacy import DIFFUSION_PROVENANCE
