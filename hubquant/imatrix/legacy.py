@@ -88,8 +88,8 @@ def _encode(matrix: ImportanceMatrix) -> bytes:
         raise ImatrixError("the importance matrix is empty", why="no entry has seen a row")
     parts = [struct.pack("<i", len(entries))]
     for name, entry in entries:
-        calls = -(-int(entry.counts.max()) // matrix.chunk_size)
-        values = (entry.means() * calls).numpy().astype("<f4")
+        calls, means = entry.by_chunks(matrix.chunk_size)
+        values = means.numpy().astype("<f4")
         parts += [_text(name), struct.pack("<ii", calls, values.size), values.tobytes()]
     parts.append(struct.pack("<i", matrix.chunk_count))
     if matrix.datasets:

@@ -49,6 +49,11 @@ class Entry:
         counts = self.counts.to(torch.float32)[:, None]
         return torch.where(counts > 0, self.in_sum2.to(torch.float32) / counts.clamp(min=1), 1.0)
 
+    def by_chunks(self, chunk_size: int) -> tuple[int, torch.Tensor]:
+        """As a .dat file has it: the number of chunks, rounded up, and the :meth:`means` times that number."""
+        chunks = -(-int(self.counts.max()) // chunk_size)
+        return chunks, self.means() * chunks
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImportanceMatrix:

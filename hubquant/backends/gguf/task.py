@@ -129,8 +129,8 @@ class QuantizedFile(Task[Path]):
 class WeightsPass(Pass):
     """Reads every weight once and writes it into all files.
 
-    ``evenly``: what no importance is known of is quantized with the same for all its columns, as stable-diffusion.cpp
-    does. That gives other bytes than none.
+    ``as_sdcpp``: with stable-diffusion.cpp's bytes. It weighs columns by the values of a .dat file, which are the means
+    times a number and round in another way, and by ones where it has none.
     """
 
     pulled: Pulled
@@ -138,7 +138,7 @@ class WeightsPass(Pass):
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     mode: Mode
-    evenly: bool
+    as_sdcpp: bool
     component: Component = field(compare=False)
 
     def make(self, tasks: Sequence[tuple[QuantizedFile, Path]], context: Context) -> None:
@@ -170,5 +170,9 @@ class WeightsPass(Pass):
     def _importance(self, matrix: ImportanceMatrix | None, name: str) -> torch.Tensor | None:
         import torch
 
-        found = None if matrix is None else matrix.importance(self.component.origin(name))
-        return torch.ones(self.component.shapes[name][-1]) if found is None and self.evenly else found
+        name_there = self.component.origin(name)
+        if not self.as_sdcpp:
+            return None if matrix is None else matrix.importance(name_there)
+        if matrix is None or name_there not in matrix.entries:
+            return torch.ones(self.component.shapes[name][-1])
+        return matrix.entries[name_there].by_chunks(matrix.chunk_size)[1][0]
