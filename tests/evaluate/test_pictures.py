@@ -6,7 +6,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,189 +18,153 @@ from numpy.lib.stride_tricks import sliding_window_view
 from hubquant.errors import EvaluationError
 from hubquant.evaluate.pictures import Fidelity, Likeness, Tape, check_faithful, psnr, relative_error, replay, ssim
 from hubquant.evaluate.pictures.replay import PredictionError
+from hubquant.models.diffusion.draw import Drawn, draw
+from hubquant.models.diffusion.parts import denoiser
 from hubquant.pipeline.results import keep_value, read_value
 from hubquant.quants import dequantize, quantize
+from hubquant.quants.formats import lookup
+from hubquant.recipe.pictures import Pictures
+from tests.support.diffusion import FAMILIES, FRAMES, make_pipeline
 from tests.support.processes import exit_code
 
-Predict = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
-STEPS = 3
+PROMPTS = ("a red cat", "two ships in a storm")
+STEPS = 2
 
 
-def made(model: str, config: dict[str, Any], dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    import diffusers
-
-    torch.manual_seed(0)
-    denoiser = getattr(diffusers, model)(**config).eval().requires_grad_(False)
-    for weight in denoiser.parameters():  # or what starts at zero predicts nothing
-        if weight.dim() > 1:
-            weight.normal_(std=0.8 / weight[0].numel() ** 0.5)
-    return denoiser.to(dtype)
+def settings(family: str) -> Pictures:
+    return Pictures(steps=STEPS, size=32, frames=FRAMES.get(family))
 
 
-def flux(dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    heads = {"attention_head_dim": 64, "num_attention_heads": 4, "axes_dims_rope": (16, 24, 24)}
-    texts = {"joint_attention_dim": 256, "pooled_projection_dim": 256}
-    return made(
-        "FluxTransformer2DModel", {**heads, **texts, "in_channels": 16, "num_layers": 1, "num_single_layers": 1}, dtype
-    )
-
-
-def of_flux(denoiser: torch.nn.Module, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """With tensors that stay the same from step to step."""
-    dtype = x.dtype
-    texts = torch.ones(1, 5, 256, dtype=dtype).cumsum(2).sin()
-    ids = {"img_ids": torch.arange(48.0).view(16, 3) // 12, "txt_ids": torch.zeros(5, 3)}
-    given = {"encoder_hidden_states": texts, "pooled_projections": texts[:, 0], "joint_attention_kwargs": None, **ids}
-    return denoiser(hidden_states=x, timestep=(t / 1000).to(dtype), **given, return_dict=False)[0]
-
-
-def z_image() -> torch.nn.Module:
-    sizes = {"dim": 256, "n_layers": 1, "n_refiner_layers": 1, "n_heads": 4, "n_kv_heads": 4, "cap_feat_dim": 256}
-    return made("ZImageTransformer2DModel", {**sizes, "axes_dims": [16, 24, 24], "axes_lens": [64, 16, 16]})
-
-
-def of_z_image(denoiser: torch.nn.Module, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """With lists of two for guidance, by position."""
-    caption = torch.ones(5, 256).cumsum(1).sin()
-    with_text, without = denoiser([x[0], x[0]], (1 - t / 1000).repeat(2), [caption, caption[:1]], return_dict=False)[0]
-    return (without + 4 * (with_text - without))[None]
-
-
-def unet() -> torch.nn.Module:
-    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
-    sizes = {"block_out_channels": (256,), "cross_attention_dim": 256, "in_channels": 16, "out_channels": 16}
-    sizes |= {"layers_per_block": 1, "sample_size": 4, "attention_head_dim": 4}
-    sizes |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 32, "transformer_layers_per_block": 1}
-    return made("UNet2DConditionModel", {**blocks, **sizes, "projection_class_embeddings_input_dim": 256})
-
-
-def of_unet(denoiser: torch.nn.Module, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """With a doubled batch for guidance, a dict, and two calls in a step."""
-    texts = torch.ones(2, 5, 256).cumsum(2).sin()
-    added = {"text_embeds": texts[:, 0, :64], "time_ids": torch.full((2, 6), 32.0)}
-    for _ in range(2):
-        found = denoiser(torch.cat([x, x]), t, encoder_hidden_states=texts, added_cond_kwargs=added).sample
-    return found[:1] + 4 * (found[1:] - found[:1])
-
-
-FAMILIES: dict[str, tuple[Callable[[], torch.nn.Module], Predict, tuple[int, ...]]] = {
-    "flux": (flux, of_flux, (1, 16, 16)),
-    "z_image": (z_image, of_z_image, (1, 16, 1, 4, 4)),
-    "unet": (unet, of_unet, (1, 16, 4, 4)),
-}
-CALLS, PREDICTIONS = {"flux": 3, "z_image": 3, "unet": 6}, {"flux": 3, "z_image": 6, "unet": 12}
-
-
-def draw(denoiser: torch.nn.Module, family: str, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """By Euler's method."""
-    _, predict, shape = FAMILIES[family]
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    for t in torch.linspace(1000, 400, STEPS):
-        x = x - predict(denoiser, x, t[None]) / STEPS
-    return x
-
-
-def record(family: str, folder: Path, pictures: int = 2) -> tuple[torch.nn.Module, Tape]:
-    denoiser, tape = FAMILIES[family][0](), Tape(folder)
+def record(family: str, folder: Path, width: int = 64, pictures: int = 1) -> tuple[Any, Tape, list[Drawn]]:
+    """A pipeline, and what it drew."""
+    pipe, tape, drawn = make_pipeline(family, width), Tape(folder), []
     for picture in range(pictures):
-        with tape.recording(denoiser, picture):
-            draw(denoiser, family, picture)
-    return denoiser, tape
+        with tape.recording(denoiser(pipe), picture):
+            drawn.append(draw(pipe, [PROMPTS[picture]], [picture], settings(family)))
+    return pipe, tape, drawn
 
 
-def rounded(denoiser: torch.nn.Module, type: str) -> None:
-    for module in denoiser.modules():
-        if isinstance(module, torch.nn.Linear) and module.in_features % 256 == 0:
+def rounded(model: torch.nn.Module, type: str) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module.in_features % lookup(type).block_size == 0:
             data = quantize(module.weight.float(), type, mode="exact")
             module.weight.copy_(dequantize(data, type, module.in_features))
 
 
-def measured(denoiser: torch.nn.Module, tape: Tape) -> Fidelity:
-    return Fidelity.of(each for picture in tape.pictures for each in replay(denoiser, tape, picture))
+def measured(model: torch.nn.Module, tape: Tape, likenesses: Sequence[Likeness] = ()) -> Fidelity:
+    return Fidelity.of((each for picture in tape.pictures for each in replay(model, tape, picture)), likenesses)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_coarser_types_predict_worse_and_the_same_weights_the_same(family: str, tmp_path: Path) -> None:
-    denoiser, tape = record(family, tmp_path)
-    assert [call.step for call in tape.calls(1)] == sorted([*range(STEPS)] * (CALLS[family] // STEPS))
-    source = measured(denoiser, tape)
-    assert (source.error, source.by_step) == (0, (0,) * STEPS)
-    assert (source.n_pictures, source.n_predictions) == (2, 2 * PREDICTIONS[family])
-    state = {name: weight.clone() for name, weight in denoiser.state_dict().items()}
+def test_what_denoisers_are_called_with_is_replayed(family: str, tmp_path: Path) -> None:
+    """Lists, dicts, doubled batches, two calls in a step: each family has its own."""
+    pipe, tape, _ = record(family, tmp_path)
+    source = measured(denoiser(pipe), tape)
+    assert (source.n_pictures, len(source.by_step)) == (1, STEPS)
+    assert source.n_predictions == STEPS * (1 if family == "flux" else 2)  # with guidance and without
+    assert 0 <= source.error < 1e-6
+    errors = []
+    for type in ("Q8_0", "Q4_0"):
+        rounded(denoiser(pipe), type)
+        errors.append(measured(denoiser(pipe), tape).error)
+    assert 1e-4 < errors[0] < errors[1] / 4
+
+
+def test_coarser_types_predict_and_draw_worse(tmp_path: Path) -> None:
+    pipe, tape, drawn = record("flux", tmp_path, width=256, pictures=2)
+    model = denoiser(pipe)
+    state = {name: weight.clone() for name, weight in model.state_dict().items()}
     found = []
     for type in ("Q8_0", "Q5_0", "Q4_0", "Q2_K"):
-        denoiser.load_state_dict(state)
-        rounded(denoiser, type)
-        found.append(measured(denoiser, tape))
-        check_faithful(family, [type, "F32"], found[-1])
-    assert [each.error for each in found] == sorted(each.error for each in found)
+        model.load_state_dict(state)
+        rounded(model, type)
+        own = [draw(pipe, [PROMPTS[n]], [n], settings("flux")) for n in range(2)]
+        pairs = zip(own, drawn, strict=True)
+        alike = [Likeness.of(a.latents[0], a.pictures[0], b.latents[0], b.pictures[0]) for a, b in pairs]
+        found.append(measured(model, tape, alike))
+        check_faithful("flux", [type, "F32"], found[-1])
+    for name in ("error", "drift"):
+        assert [getattr(each, name) for each in found] == sorted(getattr(each, name) for each in found)
+    for name in ("psnr", "ssim"):
+        assert [getattr(each, name) for each in found] == sorted((getattr(each, name) for each in found), reverse=True)
     assert 0 < found[0].error < 0.02
     assert found[-1].error > 10 * found[0].error
     assert found[-1].standard_error > 0
-    denoiser.load_state_dict({name: torch.randn_like(weight) * weight.std() for name, weight in state.items()})
+    assert found[0].psnr is not None
+    assert found[0].psnr > 40
+    model.load_state_dict({name: torch.randn_like(weight) * weight.std() for name, weight in state.items()})
     with pytest.raises(EvaluationError, match="does not predict what the source model does"):
-        check_faithful(family, ["Q8_0", "F32"], measured(denoiser, tape))
+        check_faithful("flux", ["Q8_0", "F32"], measured(model, tape))
 
 
 def test_a_tensor_of_all_steps_is_stored_once(tmp_path: Path) -> None:
-    _, tape = record("flux", tmp_path, pictures=1)
-    folder = tmp_path / "picture-0000"
-    names = [name for call in json.loads((folder / "calls.json").read_text()) for name in call["tensors"]]
-    # of each step the latents, the time and the prediction; and texts, pooled texts and two kinds of ids once
-    assert len(names) == len(set(names)) == 3 * STEPS + 4
-    first, *_, last = tape.calls(0)
+    _, tape, _ = record("flux", tmp_path)
+    names = [
+        name for call in json.loads((tmp_path / "picture-0000" / "calls.json").read_text()) for name in call["tensors"]
+    ]
+    # of each step the latents, the time and the prediction; and once the texts, the pooled texts, the guidance and ids
+    assert len(names) == len(set(names)) == 3 * STEPS + 5
+    first, last = tape.calls(0)
     assert torch.equal(first.kwargs["encoder_hidden_states"], last.kwargs["encoder_hidden_states"])
     assert first.kwargs["return_dict"] is False
+    assert [first.step, last.step] == [0, 1]
 
 
-def test_weights_of_another_dtype_see_the_same_numbers(tmp_path: Path) -> None:
-    half, tape = flux(torch.bfloat16), Tape(tmp_path)
-    with tape.recording(half, 0):
-        draw(half, "flux", 0, torch.bfloat16)
-    assert measured(half, tape).error == 0
-    assert 0 < measured(half.float(), tape).error < 0.05
+def test_weights_of_another_dtype_are_given_what_they_take(tmp_path: Path) -> None:
+    pipe, tape = make_pipeline("flux").to(torch.bfloat16), Tape(tmp_path)
+    with tape.recording(denoiser(pipe), 0):
+        draw(pipe, PROMPTS[:1], [0], settings("flux"))
+    assert measured(denoiser(pipe), tape).error == 0
+    assert 0 < measured(denoiser(pipe).float(), tape).error < 0.5
 
 
 def killed_while_drawing(folder: Path) -> None:
-    denoiser, tape, steps = flux(), Tape(folder), iter(range(4))
+    pipe, tape, _ = record("flux", folder)
+    calls = iter([False, True])
 
     def kill(*_: object) -> None:
-        if next(steps) == 3:
+        if next(calls):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with tape.recording(denoiser, 0):
-        draw(denoiser, "flux", 0)
-    denoiser.register_forward_hook(kill)
-    with tape.recording(denoiser, 1):
-        draw(denoiser, "flux", 1)
-        draw(denoiser, "flux", 1)
+    with tape.recording(denoiser(pipe), 1):
+        denoiser(pipe).register_forward_hook(kill)
+        draw(pipe, PROMPTS[1:], [1], settings("flux"))
 
 
 def test_what_a_killed_process_recorded_is_kept_by_picture(tmp_path: Path) -> None:
     assert exit_code(killed_while_drawing, tmp_path) == -signal.SIGKILL
     tape = Tape(tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".picture-0001.writing", "picture-0000"]
     assert tape.pictures == (0,)
     assert 1 not in tape
-    denoiser = flux()
-    with tape.recording(denoiser, 1):
-        draw(denoiser, "flux", 1)
+    pipe = make_pipeline("flux")
+    with tape.recording(denoiser(pipe), 1):
+        draw(pipe, PROMPTS[1:], [1], settings("flux"))
     assert tape.pictures == (0, 1)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["picture-0000", "picture-0001"]
-    assert measured(denoiser, tape).error == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["picture-0000", "picture-0001"]
+    assert measured(denoiser(pipe), tape).error == 0
 
 
 def test_a_picture_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    denoiser, tape = flux(), Tape(tmp_path)
-    with pytest.raises(RuntimeError), tape.recording(denoiser, 0):
-        [draw(denoiser, "flux", 0), of_flux(denoiser, torch.zeros(1, 16, 17), torch.ones(1))]
-    denoiser.proj_out.bias.fill_(math.nan)
-    with pytest.raises(EvaluationError, match="not finite, in step 1"), tape.recording(denoiser, 0):
-        draw(denoiser, "flux", 0)
+    pipe, tape = make_pipeline("flux"), Tape(tmp_path)
+    model = denoiser(pipe)
+
+    def stopped() -> None:
+        draw(pipe, PROMPTS[:1], [0], settings("flux"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), tape.recording(model, 0):
+        stopped()
+    model.proj_out.bias.fill_(math.nan)
+    with pytest.raises(EvaluationError, match="not finite, in step 1"), tape.recording(model, 0):
+        draw(pipe, PROMPTS[:1], [0], settings("flux"))
     assert not list(tmp_path.iterdir())
+    assert not model._forward_hooks
     with pytest.raises(KeyError):
         next(tape.calls(0))
-    with pytest.raises(EvaluationError, match="called with a object"), tape.recording(denoiser, 0):
-        denoiser(object())
+    with pytest.raises(EvaluationError, match="called with a object"), tape.recording(model, 0):
+        model(object())
 
 
 def test_summary_by_hand(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ def replay(denoiser: torch.nn.Module, tape: Tape, picture: int) -> Iterator[Pred
     """Of each prediction of the source while it drew ``picture``, on the source's own latents: errors do not add up
     along the way, and nothing is drawn at random. Guidance makes two predictions in a step.
 
-    ``denoiser`` may hold its weights in another dtype and on another device than the source's did. Whatever is not
-    finite counts as it is: NaN.
+    ``denoiser`` may be on another device than the source's was, and of another dtype; but half precision rounds more
+    than weights: Flux multiplies the time by 1000 in its own dtype, and a tiny one in float32 is 0.19 from itself in
+    bfloat16. So file and source are to be run in the same one. What is not finite counts as it is: NaN.
     """
     device, dtype = next(denoiser.parameters()).device, dtype_of(denoiser)
     with torch.no_grad():

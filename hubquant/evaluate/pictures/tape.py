@@ -137,12 +137,14 @@ class _Recorder:
 
     def _name(self, tensor: Tensor) -> str:
         """By its content: equal tensors have one name."""
-        tensor = tensor.detach().cpu().contiguous()
+        # A copy: the denoiser may change its input. And contiguous() leaves a single value that was expanded as it is,
+        # with a stride of 0, which has no bytes to look at.
+        tensor = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         digest = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         name = digest.hexdigest()
         if name not in self._stored:
-            self._new.setdefault(name, tensor.clone())
+            self._new.setdefault(name, tensor)
         return name
 
     def _store(self, path: Path) -> None:
