@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from hubquant.hub.front_matter import Result, plain, write_front_matter
 from hubquant.publish.checks import llama_cpp_builds, llama_cpp_checks
-from hubquant.publish.drawing import HOMES, Drawing, address, programs
+from hubquant.publish.drawing import Drawing, address, programs
 from hubquant.publish.names import is_mistaken, is_sharded, pattern, preferred
 from hubquant.publish.recommendation import MeasuredFile, measure_of
 from hubquant.publish.table import COLUMNS, MEMORY, OF_FILES, RECOMMENDATION, TEXT_COLUMNS, by_text, table
@@ -140,8 +140,7 @@ def _parts(card: Card) -> dict[str, Any]:
         "text_columns": TEXT_COLUMNS,
         "memory": [[MEMORY, *rows([], SHORT)[0]], *([] if card.drawing else _by_memory(card))],
         "measure": measure_of(card.files).name,
-        "programs": programs(card.drawing, portable) if card.drawing else [],
-        "homes": HOMES,
+        "programs": programs(portable),
         "fidelity": next((file.fidelity for file in card.files if file.fidelity), None),
         "both_ways": any(file.with_imatrix is not None for file in card.files),
         "pipeline_of": card.model_id or next(iter(card.base_models), card.model_name),

@@ -1,20 +1,20 @@
-"""What a card tells of a diffusion model besides its files: who loads them, and what was drawn."""
+"""What a card tells of a diffusion model: how its files are loaded, and what was drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from hubquant.convert.diffusion.consumers import COMFYUI_GGUF, DIFFUSERS, SDCPP
 from hubquant.publish.names import preferred
 from hubquant.publish.recommendation import MeasuredFile
 
-DIFFUSERS, COMFYUI, SD_CPP = "diffusers", "ComfyUI-GGUF", "stable-diffusion.cpp"
 HOMES = {
-    DIFFUSERS: "https://huggingface.co/docs/diffusers/quantization/gguf",
-    COMFYUI: "https://github.com/city96/ComfyUI-GGUF",
-    SD_CPP: "https://github.com/leejet/stable-diffusion.cpp",
+    DIFFUSERS.name: "https://huggingface.co/docs/diffusers/quantization/gguf",
+    COMFYUI_GGUF.name: "https://github.com/city96/ComfyUI-GGUF",
+    SDCPP.name: "https://github.com/leejet/stable-diffusion.cpp",
 }
 """Programs that load denoisers in GGUF, by their names."""
 
@@ -22,16 +22,15 @@ HOMES = {
 @dataclass(frozen=True)
 class Drawing:
     """``pipeline`` and ``denoiser`` are classes of diffusers, ``part`` is the denoiser's name in the pipeline.
-    ``loaded_by`` has, by the programs' names, the types of the files that each loads. ``prompts`` are those of the
-    pictures that were drawn by the source and by every file, in the order of the grid, and ``settings`` says how, such
-    as "28 steps, 1024 × 1024 pixels"; ``n_calibrated`` pictures were drawn for the importance matrix.
+    ``prompts`` are those of the pictures that were drawn by the source and by every file, in the order of the grid, and
+    ``settings`` says how, such as "28 steps, 1024 × 1024 pixels"; ``n_calibrated`` pictures were drawn for the
+    importance matrix.
     """
 
     pipeline: str
     denoiser: str
     part: str = "transformer"
     is_video: bool = False
-    loaded_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
     prompts: tuple[str, ...] = ()
     settings: str = ""
     n_calibrated: int = 0
@@ -46,12 +45,12 @@ class Drawing:
         return "video" if self.is_video else "picture"
 
 
-def programs(drawing: Drawing, files: Sequence[MeasuredFile]) -> list[dict[str, Any]]:
+def programs(files: Sequence[MeasuredFile]) -> list[dict[str, Any]]:
     """Of each program that loads some of ``files``, in a fixed order: its ``name`` and ``home``, one of them as the
     ``example``, and the ``others``: types that it does not load."""
     found = []
     for name, home in HOMES.items():
-        loaded = [file for file in files if file.type in drawing.loaded_by.get(name, ())]
+        loaded = [file for file in files if name in file.loaded_by]
         if loaded:
             others = [file.type for file in files if file not in loaded]
             found.append({"name": name, "home": home, "example": preferred(loaded), "others": others})

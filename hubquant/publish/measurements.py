@@ -65,6 +65,7 @@ class FileMeasurement(_Frozen):
     similarity: Similarity | None = None
     fidelity: Fidelity | None = None
     with_imatrix: bool | None = None
+    loaded_by: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, file: MeasuredFile, sha256: Mapping[str, str], made_with: MadeWith) -> FileMeasurement:
@@ -81,6 +82,7 @@ class FileMeasurement(_Frozen):
             similarity=file.similarity,
             fidelity=file.fidelity,
             with_imatrix=file.with_imatrix,
+            loaded_by=file.loaded_by,
         )
 
     @property
@@ -110,6 +112,7 @@ class FileMeasurement(_Frozen):
             self.similarity,
             self.fidelity,
             self.with_imatrix,
+            self.loaded_by,
         )
 
 

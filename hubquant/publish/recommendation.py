@@ -22,7 +22,8 @@ class MeasuredFile:
     as llama.cpp runs it; they are None where nothing was measured, and so is ``runtime`` of a file that is not for
     llama.cpp. ``fork`` is the repository of the only llama.cpp that loads the file, None where any does. In the place
     of divergences, ``similarity`` is what was measured of an encoder, and ``fidelity`` of a denoiser. ``with_imatrix``
-    tells, where a file was measured with the importance matrix and without it, which of both this one is.
+    tells, where a file was measured with the importance matrix and without it, which of both this one is;
+    ``loaded_by`` names the programs that draw with a denoiser's file.
     """
 
     file: str
@@ -36,6 +37,7 @@ class MeasuredFile:
     similarity: Similarity | None = None
     fidelity: Fidelity | None = None
     with_imatrix: bool | None = None
+    loaded_by: tuple[str, ...] = ()
 
     @property
     def distance(self) -> float | None:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from hubquant.publish.html import text
 from hubquant.publish.measurements import read_measurements
+from hubquant.publish.recommendation import DIVERGENCES, FIDELITIES, SIMILARITIES, measure_of
 from hubquant.publish.table import TEXT_COLUMNS
 from hubquant.publish.table import table as measured_table
 from hubquant.ui.card import card_html
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 
     from hubquant.jobs.queue import Result
 
-CARD, MEASUREMENTS, PLOT = "README.md", "measurements.json", "plot.png"
+CARD, MEASUREMENTS, PLOT, GRID = "README.md", "measurements.json", "plot.png", "grid.webp"
+HINTS = {
+    DIVERGENCES: (
+        "KLD (Kullback–Leibler divergence) says how far a file's predictions are from the original's: 0 is none."
+    ),
+    SIMILARITIES: "Cosine and rank correlation say how alike a file and the original embed texts: 1 is the same.",
+    FIDELITIES: "Prediction error says how far a file's denoising predictions are from the original's: 0 is none.",
+}
 LARGEST_TEXT = 1 << 21  # bytes of a card or of measurements, which are ours
 
 
@@ -38,17 +46,21 @@ def result_card(job: str, result: Result, files: Mapping[str, int]) -> str:
         parts.append(f"<p>{link(result.record.url, result.record.url)}</p>")
     measured = read_measurements(_read(result.folder / MEASUREMENTS)).files
     if measured:
+        measure = measure_of(file.measured for file in measured)
         shown = measured_table([file.measured for file in measured])
         numbers = [i for i, name in enumerate(shown.columns) if name not in TEXT_COLUMNS]
         cells = [[_cell(cell) for cell in row] for row in shown.rows]
-        parts.append(table("Size and divergence from the original", shown.columns, cells, numbers))
-        parts.append(
-            '<p class="hq-hint">KLD (Kullback–Leibler divergence) says how far a file\'s predictions are from the '
-            "original's: 0 is none. The smallest file near enough is recommended.</p>"
-        )
-    if own + PLOT in files:
-        picture = f'<img src="{address(job, own + PLOT)}" alt="Size of each file against its divergence">'
-        parts.append(f'<figure class="hq-plot">{picture}</figure>')
+        parts.append(table(f"Size and {measure.name} from the original", shown.columns, cells, numbers))
+        hint = f"{HINTS[measure]} The smallest file near enough is recommended."
+        parts.append(f'<p class="hq-hint">{text(hint)}</p>')
+        pictures = {
+            PLOT: f"Size of each file against its {measure.name}",
+            GRID: "Pictures by the original and each file",
+        }
+        for name, what in pictures.items():
+            if own + name in files:
+                shown_picture = f'<img src="{address(job, own + name)}" alt="{text(what)}">'
+                parts.append(f'<figure class="hq-plot">{shown_picture}</figure>')
     rows = [
         (f'<a href="{address(job, name)}" download>{text(name.removeprefix(own))}</a>', size(files[name]))
         for name in sorted(names, key=lambda name: (not name.endswith(".gguf"), name))
@@ -85,6 +97,7 @@ def as_data(job: str, result: Result, files: Mapping[str, int]) -> dict[str, Any
                 "bpw": file.bpw,
                 "kld_mean": file.divergence.kld.mean if file.divergence else None,
                 "same_top": file.divergence.same_top if file.divergence else None,
+                "prediction_error": file.fidelity.error if file.fidelity else None,
             }
             for file in measured
         ],

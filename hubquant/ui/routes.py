@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from hubquant.errors import HubquantError
 from hubquant.ui.desk import Desk
 
-_PICTURES = {".png": "image/png"}
+_PICTURES = {".png": "image/png", ".webp": "image/webp"}
 
 
 def add_routes(app: FastAPI, desk: Desk) -> None:

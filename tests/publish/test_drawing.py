@@ -15,7 +15,7 @@ from PIL import Image
 from hubquant.evaluate import TensorCheck
 from hubquant.evaluate.pictures import Fidelity
 from hubquant.publish.card import Card, CardText, render
-from hubquant.publish.drawing import COMFYUI, DIFFUSERS, SD_CPP, Drawing
+from hubquant.publish.drawing import Drawing
 from hubquant.publish.grid import CELL, MOST_ROWS, PLAIN, WIDEST, Column, _font, grid, thumbnail, wrapped
 from hubquant.publish.measurements import FileMeasurement, MadeWith, dump_measurements, read_measurements
 from hubquant.publish.plot import plot
@@ -30,7 +30,9 @@ def drawn(type: str, gigabytes: float, error: float, *, with_imatrix: bool | Non
     steps = tuple(error * factor for factor in (4 / 3, 10 / 9, 8 / 9, 2 / 3))
     found = Fidelity(error, error / 40, steps, n, 4 * n, error / 2, 30.04, 0.9504)
     size = int(gigabytes * 1e9)
-    return MeasuredFile(f"M-{type}.gguf", type, size, gigabytes, fidelity=found, with_imatrix=with_imatrix)
+    programs = ("ComfyUI-GGUF", "diffusers") if type in ("Q5_0", "Q4_0") else ("ComfyUI-GGUF",)
+    path = f"M-{type}.gguf"
+    return MeasuredFile(path, type, size, gigabytes, fidelity=found, with_imatrix=with_imatrix, loaded_by=programs)
 
 
 FILES = (
@@ -55,7 +57,6 @@ CARD = Card(
     drawing=Drawing(
         "FluxPipeline",
         "FluxTransformer2DModel",
-        loaded_by={COMFYUI: ("Q8_0", "Q5_0", "IQ4_NL", "Q4_0", "Q2_K"), DIFFUSERS: ("Q5_0", "Q4_0"), SD_CPP: ()},
         prompts=("a cat", "](http://x) | *"),
         settings="28 steps",
         n_calibrated=32,
