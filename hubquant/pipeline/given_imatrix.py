@@ -19,6 +19,7 @@ from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.imatrix_task import ImatrixTask
 from hubquant.recipe.names import HUB_PREFIX
 from hubquant.recipe.schema import Imatrix
+from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
     from hubquant.imatrix import ImportanceMatrix
@@ -60,12 +61,12 @@ class GivenImatrix(ImatrixTask):
         return read_sum(self.paths)
 
 
-def open_imatrix(settings: Imatrix, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Importance, int]:
-    """The matrix that ``settings`` name, for weights of these ``shapes``, and how many entries it has. Raises
+def open_imatrix(settings: Imatrix, component: Component) -> tuple[Importance, int]:
+    """The matrix that ``settings`` name, for the weights of ``component``, and how many entries it has. Raises
     ``ImatrixError`` when it belongs to another model."""
     paths = tuple(imatrix_path(reference) for reference in settings.given)
     given = GivenImatrix(paths, tuple(map(sha256_of, paths)))
-    matrix = _public(given.sum().fit(shapes))
+    matrix = _public(component.fitted(given.sum()))
     covered = used_names(matrix.entries, settings)
     facts = ImatrixFacts(
         ", ".join(path.name for path in paths),

@@ -103,7 +103,7 @@ def prepare(
     importance, n_entries, tuned = None, 0, None
     offload: Offload = "none"
     if recipe.imatrix.given:
-        importance, n_entries = open_imatrix(recipe.imatrix, component.shapes)
+        importance, n_entries = open_imatrix(recipe.imatrix, component)
     texts = _tokenize(recipe, component, progress)
     if texts.calibration is not None:
         offload = choose_offload(recipe.imatrix, component, device)

@@ -10,17 +10,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.convert.conversion import Conversion
+from hubquant.convert.diffusion.importance import fit_denoiser
 from hubquant.convert.rules.rule import integer
 from hubquant.errors import NotSupportedYet
 from hubquant.models.encoder import Pooling
 from hubquant.sources.pulled import Pulled
 
 if TYPE_CHECKING:
+    from hubquant.imatrix import ImportanceMatrix
     from hubquant.sources.denoiser import DenoiserSource
     from hubquant.sources.source import SourceModel
 
 LANGUAGE_MODEL = "language model"
 DENOISER = "denoiser"
+FIRST_STEPS = "transformer"
+"""The denoiser that makes the first steps, in pipelines that have another one for the last."""
 Inputs = Literal["tokens", "prompts"]
 _POOLINGS: Mapping[Any, Pooling] = {1: "mean", 2: "cls", 3: "last"}
 """GGUF's ``pooling_type``."""
@@ -86,6 +90,13 @@ class Component:
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Of every weight, by its name in a GGUF file, in torch order."""
         return self.conversion.shapes
+
+    def fitted(self, matrix: ImportanceMatrix) -> ImportanceMatrix:
+        """``matrix`` by the names and shapes of these weights. Raises ``ImatrixError`` when it belongs to another
+        model."""
+        if self.denoises:
+            return fit_denoiser(matrix, self.shapes, high_noise=self.name == FIRST_STEPS)
+        return matrix.fit(self.shapes)
 
     @cached_property
     def n_parameters(self) -> int:

@@ -145,7 +145,7 @@ class WeightsPass(Pass):
         source = context.read(self.pulled)
         matrix = None
         if self.imatrix is not None and any(task.uses_imatrix for task, _ in tasks):
-            whole = context.read(self.imatrix).fit(self.component.complete.shapes)
+            whole = self.component.complete.fitted(context.read(self.imatrix))
             matrix = whole.select(self.include, self.exclude)
         targets = [
             Target(folder / Path(task.plan.name).name, task.plan.layouts, task.plan.types) for task, folder in tasks

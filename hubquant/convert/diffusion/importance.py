@@ -49,17 +49,18 @@ def fit_denoiser(
 ) -> ImportanceMatrix:
     """The entries of a denoiser whose file has tensors of these ``shapes``, by their names there.
 
-    In ``matrix`` names may have the prefix of files that hold everything, or lack it; of a weight whose parts
-    stable-diffusion.cpp read one by one, the first is taken: all see the same. Entries of text encoders are left out,
-    and those of convolutions, which no file has quantized. With ``high_noise`` the entries are those of the denoiser
-    that makes the first of the steps, where ``matrix`` has two.
+    In ``matrix`` they are original, with the prefix of files that hold everything or without, or those of the file. Of
+    a weight whose parts stable-diffusion.cpp read one by one, the first is taken: all see the same. Entries of text
+    encoders are left out, and those of convolutions, which no file has quantized. With ``high_noise`` the entries are
+    those of the denoiser that makes the first of the steps, where ``matrix`` has two.
 
     Raises ``ImatrixError`` where the matrix has other weights.
     """
-    prefix = PREFIX if any(name.startswith(PREFIX) for name in shapes) else ""
-    plain = {name.removeprefix(prefix): name for name in shapes}
-    given = {name: plain.get(short) for name, short in _denoisers(matrix.entries, high_noise)}
-    foreign = [name for name, target in given.items() if target is None]
+    known = {name.removeprefix(PREFIX): {name: None} for name in shapes}
+    for name, original in weight_names(shapes).items():  # of a file in diffusers' layout
+        known.setdefault(original.removeprefix(PREFIX), {})[name] = None
+    given = {name: known.get(short, {}) for name, short in _denoisers(matrix.entries, high_noise)}
+    foreign = [name for name, targets in given.items() if not targets]
     if foreign or not given:
         raise ImatrixError(
             "the importance matrix belongs to another model",
@@ -69,10 +70,11 @@ def fit_denoiser(
             hint="use the matrix of this model, or have one collected",
         )
     entries: dict[str, Entry] = {}
-    for name, target in sorted(given.items()):  # a weight stands before its parts
-        if target is not None and len(shapes[target]) == 2:
-            entries.setdefault(target, matrix.entries[name])
-    return replace(matrix, entries=entries)
+    for name, targets in sorted(given.items()):  # a weight stands before its parts
+        for target in targets:
+            if len(shapes[target]) == 2:
+                entries.setdefault(target, matrix.entries[name])
+    return replace(matrix, entries=entries).fit(shapes)
 
 
 def _denoisers(names: Iterable[str], high_noise: bool) -> Iterable[tuple[str, str]]:
