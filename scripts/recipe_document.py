@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from hubquant.recipe.explain import is_list, is_model, members, noun, stripped
-from hubquant.recipe.pictures import Pictures, PromptSource
+from hubquant.recipe.pictures import MeasuredPictures, Pictures, PromptSource
 from hubquant.recipe.schema import ModelReference, NamedType, Recipe, Rule, TextSource
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "recipe.md"
@@ -103,7 +103,17 @@ calibration:
     batch: 2
     seed: 1000
 imatrix: {compare: false}
-evaluate: {pictures: {count: 8}}
+publish: {layout: diffusers}
+evaluate:
+  pictures:
+    prompts: [{file: others.txt}]
+    count: 8
+    steps: 28
+    size: 1024
+    frames: 33
+    guidance: 3.5
+    batch: 1
+    seed: 1
 """
 """Recipes that are right, and together give every field a value."""
 
@@ -139,6 +149,7 @@ commit and paths are names alone. What a recipe of somebody else may not do stan
 PARTS: dict[str, type[BaseModel]] = {
     "A text": TextSource,
     "Pictures": Pictures,
+    "Measured pictures": MeasuredPictures,
     "A list of prompts": PromptSource,
     "A named type": NamedType,
     "A rule": Rule,
@@ -196,8 +207,9 @@ def _kind(info: FieldInfo) -> str:
         return "a list of [texts](#a-text)"
     if element is PromptSource:
         return "a list of [prompts](#a-list-of-prompts)"
-    if element is Pictures:
-        return "[pictures](#pictures)"
+    for title, kind in (("Pictures", Pictures), ("Measured pictures", MeasuredPictures)):
+        if element is kind:
+            return f"[pictures](#{title.lower().replace(' ', '-')})"
     if element is Rule:
         return "a list of [rules](#a-rule)"
     if NamedType in _elements(info):

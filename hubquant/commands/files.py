@@ -18,7 +18,8 @@ from hubquant.engine.store import Store
 from hubquant.engine.task import Context
 from hubquant.errors import OutputError, UserError
 from hubquant.gguf_file import Metadata, Split, plan_layout, shard_paths
-from hubquant.pipeline.work import open_model, prepare
+from hubquant.pipeline.prepare import prepare
+from hubquant.pipeline.work import open_model
 from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import Convert, Evaluate, Imatrix, Quantize, Recipe
 from hubquant.sources.component import Component
@@ -102,6 +103,8 @@ def convert(model: str, wanted: Converting, placing: Placing, store: Store, prog
     for name, text in {"ftype": type.lower(), "outtype": type.lower(), "FTYPE": type, "OUTTYPE": type}.items():
         out = Path(str(out).replace(f"{{{name}}}", text))
     placing, settings = replace(placing, out=out), Quantize(types=(type,))
+    if wanted.vocab_only and component.denoises:
+        raise UserError("a denoiser has no vocabulary", hint="leave --vocab-only out")
     if wanted.vocab_only:
         return _vocabulary(component, settings, wanted, placing, store, progress)
     recipe = _recipe(model, settings, Imatrix(skip=True), wanted.pre_tokenizer)

@@ -17,8 +17,9 @@ from hubquant.engine.task import closure
 from hubquant.errors import HubAccessError, OutputError, UserError
 from hubquant.gguf_file import Split
 from hubquant.mix import FTYPES, requires_imatrix
+from hubquant.pipeline.prepare import prepare
 from hubquant.pipeline.publishing import without_derivatives
-from hubquant.pipeline.work import Work, prepare
+from hubquant.pipeline.work import Work
 from hubquant.quants import needs_importance
 from hubquant.recent import Recent
 from hubquant.recipe.schema import Evaluate, Imatrix, ModelReference, Publish, Quantize, Recipe

@@ -13,6 +13,8 @@ from hubquant.hub.eval_results import FOLDER as RESULTS
 from hubquant.hub.eval_results import eval_results
 from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.pipeline.contents import CARD, CURVE, GRID, IMATRIX, PLOT, dataset_of_results
+from hubquant.pipeline.drawing.measured import Chosen, DrawingEvaluation
+from hubquant.pipeline.drawing.page import drawn_grid, programs_of
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.page import Page, measurements_in, undescribed
 from hubquant.pipeline.plan import Plan
@@ -37,7 +39,7 @@ def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
     paths = {file.label: file.paths for file in plan.files}
     measured = [file.measured for file in report.passed]
     placed = _place_files(plan, context, output, {file.type for file in measured})
-    page = Page.of(plan, output.sha256(IMATRIX) if IMATRIX in placed else None)
+    page = Page.of(plan, output.sha256(IMATRIX) if IMATRIX in placed else None, context)
     own = [
         FileMeasurement.of(file, {path: output.sha256(path) for path in paths[file.type]}, page.made_with_of(file.type))
         for file in measured
@@ -51,6 +53,9 @@ def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
     files = with_earlier(own, earlier)
     contents = {path: text.encode() for path, text in _eval_results(plan, measured).items()}
     contents |= page.contents(files, undescribed(output, files), plan.recipe.publish.to)
+    drawn = [each.evaluation for each in plan.tasks.files if isinstance(each.evaluation, DrawingEvaluation)]
+    if shown := [each for each in drawn if each.name in {file.type for file in measured}]:
+        contents[GRID] = drawn_grid(shown, context)
     for name in _stale(output, earlier) - contents.keys() - placed:
         output.remove(name)
     page.save(output)
@@ -70,25 +75,35 @@ def _stale(output: OutputFolder, earlier: Sequence[FileMeasurement]) -> set[str]
 
 
 def _report(tasks: FileTasks, context: Context, gates: Gates) -> FileReport:
-    plan = tasks.plan
     found: object = context.read(tasks.evaluation) if tasks.evaluation else None
+    with_imatrix = found.with_imatrix if isinstance(found, Chosen) else None
+    found, tasks = found.fidelity if isinstance(found, Chosen) else found, tasks.kept(context)
+    plan = tasks.plan
     if not tasks.file.settings.prune_layers:
         _check(Path(plan.name).name, plan.types.values(), found)
-    why_not = "nothing was evaluated" if tasks.evaluation is None else "encoders are not run in it here"
     measured = MeasuredFile(
         file=plan.paths[0],
         type=plan.label,
         size=plan.size,
         bpw=plan.bpw,
         divergence=found if isinstance(found, Divergence) else None,
-        runtime=context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped=why_not),
+        runtime=_runtime(tasks, context),
         fork=plan.fork,
         in_llamacpp=context.read(tasks.in_llamacpp) if tasks.in_llamacpp else None,
         similarity=found if isinstance(found, Similarity) else None,
         fidelity=found if isinstance(found, Fidelity) else None,
+        with_imatrix=with_imatrix,
+        loaded_by=programs_of(tasks.file),
     )
     bounds = {Similarity: gates.cosine_mean, Fidelity: gates.prediction_error}.get(type(found), gates.kld_mean)
     return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=bounds.get(plan.label))
+
+
+def _runtime(tasks: FileTasks, context: Context) -> RuntimeCheck | None:
+    if tasks.file.component.denoises:
+        return None
+    why_not = "nothing was evaluated" if tasks.evaluation is None else "encoders are not run in it here"
+    return context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped=why_not)
 
 
 def _check(name: str, types: Iterable[str], found: object) -> None:
@@ -104,7 +119,8 @@ def _place_files(plan: Plan, context: Context, output: OutputFolder, labels: set
     store, wanted = context.store, dict[str, Path]()
     for each in plan.tasks.files:
         if each.plan.label in labels:
-            wanted |= dict(zip(each.plan.paths, each.file.paths(store.path(each.file)), strict=True))
+            file = each.kept(context).file
+            wanted |= dict(zip(file.plan.paths, file.paths(store.path(file)), strict=True))
     if plan.tasks.imatrix is not None:
         wanted[IMATRIX] = store.path(plan.tasks.imatrix) / IMATRIX
     for name, source in wanted.items():

@@ -17,7 +17,9 @@ MEASUREMENTS = "measurements.json"
 METRICS = {"kld_mean", "perplexity"}  # by the names that tasks of benchmarks would have
 
 
-def planned_names(recipe: Recipe, files: Sequence[FilePlan], *, has_imatrix: bool, has_results: bool) -> list[str]:
+def planned_names(
+    recipe: Recipe, files: Sequence[FilePlan], *, has_imatrix: bool, has_results: bool, draws: bool = False
+) -> list[str]:
     """Everything that a run may write; a file that fails its gate is left out in the end. ``has_results`` tells whether
     the Hub has a place for the measurements."""
     names = [path for file in files for path in file.paths]
@@ -25,6 +27,7 @@ def planned_names(recipe: Recipe, files: Sequence[FilePlan], *, has_imatrix: boo
         names.append(IMATRIX)
     if not recipe.evaluate.skip:
         names.append(PLOT)
+        names += [GRID, CURVE] if draws else []
     if has_results and (dataset := dataset_of_results(recipe)):
         from hubquant.hub.eval_results import eval_results
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hubquant.backends.gguf.files import common_part, quantize_part
-from hubquant.engine.task import fingerprint
+from hubquant.engine.task import Context, fingerprint
 from hubquant.pipeline.contents import CARD, CURVE, GRID, IMATRIX, MEASUREMENTS, PLOT, RECIPE
+from hubquant.pipeline.drawing.page import drawing_of, made_of_pictures
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.publishing import gating, names_in_files
 from hubquant.publish.card import Card, CardText, EarlierFile, render
@@ -23,12 +24,14 @@ from hubquant.publish.step_plot import plot_steps
 from hubquant.publish.template import CardTemplate
 from hubquant.publish.usage import Usage
 from hubquant.recipe import dump_recipe
+from hubquant.recipe.pictures import PromptSource
 from hubquant.recipe.public import base_models, local_recipe, needed_files, placed, public_recipe
 from hubquant.recipe.schema import ModelReference, NamedType, Recipe, TextSource
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
     from hubquant.pipeline.plan import Plan
+    from hubquant.pipeline.work import Work
 
 STATE = "page.json"
 CHAT_TEMPLATE = "tokenizer.chat_template"
@@ -65,7 +68,7 @@ class Page(BaseModel):
     """Of a denoiser; where it has prompts, the grid of their pictures is in the folder."""
 
     @classmethod
-    def of(cls, plan: Plan, matrix_sha256: str | None) -> Page:
+    def of(cls, plan: Plan, matrix_sha256: str | None, context: Context) -> Page:
         """``matrix_sha256`` is that of the importance matrix as it is published."""
         recipe, source = plan.recipe, plan.source
         model = ModelReference(id=source.id, revision=source.revision) if source.id else None
@@ -77,9 +80,9 @@ class Page(BaseModel):
             base_models=base_models(recipe, source.id, source.card),
             source=dict(source.card),
             has_imatrix=plan.work.importance is not None,
-            calibration=tuple(map(_text, recipe.calibration.sources)) if plan.work.texts.calibration else (),
+            calibration=_calibration(plan.work),
             tokens_calibrated=plan.work.texts.calibration.n_tokens if plan.work.texts.calibration else 0,
-            evaluation=tuple(map(_text, recipe.evaluate.sources)) if plan.work.texts.evaluation else (),
+            evaluation=_evaluation(plan.work),
             recipe=public_recipe(recipe, model),
             local_recipe=local_recipe(recipe, model),
             made_with=_made_with(plan, matrix_sha256),
@@ -89,6 +92,7 @@ class Page(BaseModel):
             template=plan.template,
             gated=gating(recipe.publish, source),
             embeds=plan.work.component.embeds,
+            drawing=drawing_of(plan.work, context) if plan.work.component.denoises else None,
         )
 
     @classmethod
@@ -182,9 +186,30 @@ def _made_with(plan: Plan, matrix_sha256: str | None) -> MadeWith:
         model=plan.source.identity["model"],
         imatrix=matrix,
         settings=fingerprint({**common_part(recipe.quantize), **_other_settings(recipe)}),
-        evaluation=plan.work.texts.evaluation.fingerprint if plan.work.texts.evaluation else None,
+        evaluation=_measured_on(plan.work),
         hubquant=__version__,
     )
+
+
+def _measured_on(work: Work) -> str | None:
+    """A fingerprint of the text or of the pictures."""
+    if (pictures := made_of_pictures(work)) is not None:
+        return fingerprint(pictures)
+    return work.texts.evaluation.fingerprint if work.texts.evaluation else None
+
+
+def _calibration(work: Work) -> tuple[CardText, ...]:
+    settings, drawn = work.recipe.calibration, work.prompts and work.prompts.calibration
+    if drawn:
+        return tuple(map(_text, settings.pictures.prompts))
+    return tuple(map(_text, settings.sources)) if work.texts.calibration else ()
+
+
+def _evaluation(work: Work) -> tuple[CardText, ...]:
+    settings, drawn = work.recipe.evaluate, work.prompts and work.prompts.evaluation
+    if drawn:
+        return tuple(map(_text, settings.pictures.prompts))
+    return tuple(map(_text, settings.sources)) if work.texts.evaluation else ()
 
 
 def _own_settings(recipe: Recipe) -> dict[str, str]:
@@ -201,6 +226,8 @@ def _other_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _usage(plan: Plan) -> Usage:
+    if plan.work.component.denoises:
+        return Usage()
     metadata, prompt = plan.work.checked.weights.metadata, None
     if CHAT_TEMPLATE in metadata:
         from hubquant.calibration.chat import prompt_format
@@ -210,6 +237,6 @@ def _usage(plan: Plan) -> Usage:
     return replace(usage, cache_bytes=None) if plan.work.component.embeds else usage  # which keeps no keys and values
 
 
-def _text(source: TextSource) -> CardText:
+def _text(source: TextSource | PromptSource) -> CardText:
     detail = ", ".join(part for part in (source.config, source.split) if part) if source.dataset else ""
     return CardText(source.display_name, is_dataset=source.dataset is not None, detail=detail)

@@ -16,12 +16,13 @@ from hubquant.engine.schedule import Estimate, Step, estimate, missing
 from hubquant.engine.store import Store
 from hubquant.engine.task import closure
 from hubquant.gguf_file import Split
-from hubquant.pipeline.contents import IMATRIX, planned_names, tasks_of_results
+from hubquant.pipeline.contents import CARD, CURVE, GRID, IMATRIX, PLOT, RECIPE, planned_names, tasks_of_results
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.plan_text import plan_html, plan_text
+from hubquant.pipeline.prepare import prepare
 from hubquant.pipeline.publishing import card_template, check_license, names_in_files
 from hubquant.pipeline.tasks import RecipeTasks
-from hubquant.pipeline.work import Work, collects, open_model, prepare
+from hubquant.pipeline.work import Work, collects, open_model
 from hubquant.publish.template import CardTemplate
 from hubquant.recipe.schema import Recipe
 from hubquant.recipe.sizes import parse_size
@@ -66,7 +67,9 @@ class Plan:
     @property
     def steps(self) -> list[Step]:
         """Those of the tasks, and what is done with them in the end."""
-        card = ", ".join(["README.md", "recipe.yaml", *(["plot.png"] if self.work.texts.evaluation else [])])
+        shown = not self.recipe.evaluate.skip
+        pictures = [PLOT, GRID, CURVE] if self.work.component.denoises else [PLOT]
+        card = ", ".join([CARD, RECIPE, *(pictures if shown else [])])
         to = self.recipe.publish.to
         push = [Step("push", f"{to}: {', '.join(self.uploads)}")] if to else []
         return [*self.estimate.steps, Step("card", card), *push]
@@ -84,7 +87,7 @@ class Plan:
             "revision": self.source.revision,
             "architecture": self.work.component.conversion.architecture,
             "parameters": self.work.component.n_parameters,
-            "tokenizer": self.work.checked.tokenizer,
+            "tokenizer": None if self.work.component.denoises else self.work.checked.tokenizer,
             "steps": [{"name": s.name, "detail": s.detail, "done": s.done} for s in self.steps],
             "files": [file.as_dict() for file in self.files],
             "peak_ram_bytes": self.estimate.ram_bytes,
@@ -127,7 +130,9 @@ def make_plan(
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
     results = tasks_of_results(recipe)
     has_imatrix = work.importance is not None
-    names = planned_names(recipe, work.files, has_imatrix=has_imatrix, has_results=bool(results))
+    names = planned_names(
+        recipe, work.files, has_imatrix=has_imatrix, has_results=bool(results), draws=component.denoises
+    )
     folder.check(names, _sources(work.tasks, store))
     names += [name for name in folder if name not in names]
     goals = work.tasks.goals

@@ -29,7 +29,7 @@ def plan_text(plan: Plan) -> str:
         "",
         *file_lines(plan.files),
         "",
-        f"tokenizer {plan.work.checked.tokenizer}",
+        *([] if plan.work.component.denoises else [f"tokenizer {plan.work.checked.tokenizer}"]),
         *estimate_lines(plan.estimate),
         f"output    {plain(str(plan.output))}",
         *(f"note: {plain(note)}" for note in plan.notes),

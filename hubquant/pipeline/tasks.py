@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.gguf.files import FilePlan
 from hubquant.backends.gguf.task import QuantizedFile
-from hubquant.engine.task import Task
+from hubquant.engine.task import Context, Task
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.costs import REPORT_BYTES, evaluating_cost
+from hubquant.pipeline.drawing.measured import DrawingEvaluation
+from hubquant.pipeline.drawing.source import DrawnBySource
 from hubquant.pipeline.embeddings import EmbeddingEvaluation, EmbeddingsTask
 from hubquant.pipeline.evaluate import Evaluation, UsedByLlamaCpp
 from hubquant.pipeline.in_llamacpp import IN_A_RUN, EvaluationInLlamaCpp
@@ -26,14 +28,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FileTasks:
-    """Of one file; the last three are None where nothing is evaluated, ``in_llamacpp`` also where llama.cpp is not
-    asked, and both of llama.cpp of an encoder."""
+    """Of one file; the three after its verification are None where nothing is evaluated, ``in_llamacpp`` also where
+    llama.cpp is not asked, and both of llama.cpp of an encoder and of a denoiser. ``plain`` is the file that would be
+    made without the importance matrix, where both are made to be compared."""
 
     file: QuantizedFile
     verification: Verification
-    evaluation: Evaluation | StreamedEvaluation | EmbeddingEvaluation | None
+    evaluation: Evaluation | StreamedEvaluation | EmbeddingEvaluation | DrawingEvaluation | None
     in_llamacpp: EvaluationInLlamaCpp | None
     runtime: UsedByLlamaCpp | None
+    plain: FileTasks | None = None
+
+    def kept(self, context: Context) -> FileTasks:
+        """These, or of two files that were compared those of the better one, with what was measured of it."""
+        if self.plain is not None and isinstance(self.evaluation, DrawingEvaluation):
+            found = context.read(self.evaluation)
+            if found.with_imatrix is False:
+                return replace(self.plain, evaluation=self.evaluation)
+        return self
 
     @property
     def plan(self) -> FilePlan:
@@ -45,7 +57,7 @@ class RecipeTasks:
     """``imatrix`` is None where none is used, ``baseline`` where nothing is evaluated."""
 
     imatrix: Task[ImportanceMatrix] | None
-    baseline: BaselineTask | LastBlock | EmbeddingsTask | None
+    baseline: BaselineTask | LastBlock | EmbeddingsTask | DrawnBySource | None
     files: tuple[FileTasks, ...]
 
     @property
@@ -53,13 +65,18 @@ class RecipeTasks:
         """What the output is made of; the baseline is needed only where an evaluation is."""
         return [task for task in self if task != self.baseline]
 
+    @property
+    def _all(self) -> list[FileTasks]:
+        """With those that others are compared with."""
+        return [one for each in self.files for one in (each, each.plain) if one is not None]
+
     def __iter__(self) -> Iterator[Task[Any]]:
         """In the order of a plan."""
         found = [
             self.imatrix,
             self.baseline,
-            *(each.file for each in self.files),
-            *(each.verification for each in self.files),
+            *(each.file for each in self._all),
+            *(each.verification for each in self._all),
             *(task for each in self.files for task in (each.evaluation, each.in_llamacpp, each.runtime)),
         ]
         return (task for task in found if task is not None)

@@ -36,12 +36,12 @@ class Column:
 
 def thumbnail(picture: Tensor) -> bytes:
     """PNG of a picture or of a video's middle frame, [frames, 3, height, width] in 0..1, for a cell of the grid."""
-    from PIL import Image
+    return _png(_within(_image(picture), CELL))
 
-    pixels = (picture[len(picture) // 2].float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-    buffer = BytesIO()
-    _within(Image.fromarray(pixels.cpu().numpy()), CELL).save(buffer, "PNG")
-    return buffer.getvalue()
+
+def png(picture: Tensor) -> bytes:
+    """PNG of a picture or of a video's middle frame, [frames, 3, height, width] in 0..1, in its own size."""
+    return _png(_image(picture))
 
 
 def grid(prompts: Sequence[str], columns: Sequence[Column]) -> bytes:
@@ -100,6 +100,19 @@ def wrapped(text: str, font: FreeTypeFont, width: int, most: int) -> list[str]:
             last = f"{last[:-2].rstrip()}…"
         lines[-1] = last
     return lines
+
+
+def _image(picture: Tensor) -> Image:
+    from PIL import Image
+
+    pixels = (picture[len(picture) // 2].float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+    return Image.fromarray(pixels.cpu().numpy())
+
+
+def _png(image: Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _opened(path: Path) -> Image:

@@ -73,3 +73,12 @@ class Pictures(Frozen):
     def width_and_height(self) -> tuple[int, int] | None:
         """In pixels; None for the model's own."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+class MeasuredPictures(Pictures):
+    """What a diffusion model draws to be measured: the source, and every file from the same noise."""
+
+    prompts: Annotated[tuple[PromptSource, ...], Field(min_length=1)] = (PromptSource(bundled="prompts-test"),)
+    """One or more lists of prompts, which take turns."""
+    count: Annotated[int, Field(gt=0, le=100_000)] = 4
+    """How many pictures, or videos."""

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from hubquant.recipe.backends import with_backends_merged
 from hubquant.recipe.names import branch_name
-from hubquant.recipe.pictures import Pictures, PromptSource
+from hubquant.recipe.pictures import MeasuredPictures, Pictures
 from hubquant.recipe.references import model_reference
 from hubquant.recipe.texts import BundledText as BundledText
 from hubquant.recipe.texts import Frozen as Frozen
@@ -239,7 +239,7 @@ class Evaluate(Frozen):
     all chunks."""
     confidence: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
     """How probable it is that they are, where a ``margin`` is asked for."""
-    pictures: Pictures = Pictures(prompts=(PromptSource(bundled="prompts-test"),), count=4)
+    pictures: MeasuredPictures = MeasuredPictures()
     """What a diffusion model draws to be measured, which should share nothing with the pictures of ``calibration``."""
     skip: bool = False
     """Measure nothing."""
@@ -287,6 +287,9 @@ class Publish(Frozen):
     """The title of the commit or the pull request."""
     prune: bool = False
     """Remove what hubquant made of types that ``quantize.types`` no longer names. By default they stay."""
+    layout: Literal["original", "diffusers"] | None = None
+    """What the tensors of a diffusion model are called: as its authors did, which most programs load, or as diffusers
+    does. By default what most load of its family."""
     shard_size: str = "45GiB"
     """The largest file. What is larger is cut into shards, which llama.cpp loads by the first."""
 

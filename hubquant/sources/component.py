@@ -145,11 +145,21 @@ class Component:
         return key.value if key is not None and isinstance(key.value, int) else None
 
     def check_runs(self, doing: str, hint: str | None = None) -> None:
-        """Raises ``NotSupportedYet`` for a component that cannot be run; ``doing`` says what would need it."""
+        """Raises ``NotSupportedYet`` for a component that cannot read a text; ``doing`` says what would need it."""
+        if self.denoises:
+            why = "a denoiser reads no text: it is measured by what it draws"
+            raise NotSupportedYet(
+                f"{doing} {self.conversion.architecture} models", why=why, hint=hint or "hubquant run"
+            )
         if self.inputs is None:
             raise NotSupportedYet(
                 f"{doing} {self.conversion.architecture} models", why=self.conversion.cannot_run, hint=hint
             )
+
+    def check_draws(self, doing: str, hint: str | None = None) -> None:
+        """Raises ``NotSupportedYet`` for a denoiser without what draws with it."""
+        if self.inputs != "prompts":
+            raise NotSupportedYet(f"{doing} this denoiser", why=self.conversion.cannot_run, hint=hint)
 
     def check_predicts(self, doing: str, hint: str | None = None) -> None:
         """Raises ``NotSupportedYet`` for an encoder too; ``doing`` says what would need a next token's prediction."""

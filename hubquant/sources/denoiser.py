@@ -37,13 +37,17 @@ _PIPELINE_HINT = "get it again from where the model comes from"
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserSource(SourceModel):
-    """``pipeline`` is the name of the class that draws with it, "" of a denoiser alone, and ``component`` what it is
-    called in the pipeline. ``pipeline_files`` are all that the pipeline loads."""
+    """``pipeline`` is the name of the class that draws with it, "" of a denoiser alone, ``denoiser_class`` that of its
+    own, and ``component`` what it is called in the pipeline. ``pipeline_files`` are all that the pipeline loads as
+    weights, of ``pipeline_bytes``, of which ``pipeline_download`` are not on this machine yet."""
 
     denoiser: Denoiser
     pipeline: str = ""
+    denoiser_class: str = ""
     component: str = ""
     pipeline_files: tuple[str, ...] = ()
+    pipeline_bytes: int = 0
+    pipeline_download: int = 0
     layout: FileLayout | None = None
 
     @property
@@ -53,6 +57,11 @@ class DenoiserSource(SourceModel):
     @cached_property
     def file_layout(self) -> FileLayout:
         return self.layout or default_layout(self.denoiser)
+
+    @property
+    def names_as(self) -> str:
+        chosen = self.layout
+        return "" if chosen in (None, default_layout(self.denoiser)) else f"{chosen.prefix}{chosen.names}"
 
     def conversion(self) -> Conversion:
         """Raises ``CheckpointError`` for tensors that are missing or left over."""
@@ -64,9 +73,14 @@ class DenoiserSource(SourceModel):
         return {**super().general_metadata(n_parameters), "general.type": string(DIFFUSION)}
 
     @property
+    def pipeline_weights(self) -> int:
+        """An estimate: published ones are stored in half precision."""
+        return self.pipeline_bytes // 2
+
+    @property
     def whole_pipeline(self) -> DenoiserSource:
         """The same with all files that the pipeline loads as its weights."""
-        return replace(self, weight_files=self.pipeline_files)
+        return replace(self, weight_files=self.pipeline_files, download_bytes=self.pipeline_download)
 
 
 def is_pipeline(files: Collection[str]) -> bool:
@@ -81,7 +95,8 @@ def open_pipeline(folder: Path, name: str, component: str | None = None) -> Deno
     files = component_files(folder, available, chosen)
     headers = [local_header(folder / file, file) for file in files.names]
     checkpoint, denoiser = _read(_config(folder / chosen), headers, folder, files)
-    weights = [folder / file for file in _pipeline_files(index, available, files.names) if _is_weights(file)]
+    loaded = _pipeline_files(index, available, files.names)
+    weights = [folder / file for file in loaded]
     described = [path for path in folder.glob("*/*") if path.suffix in (".json", ".txt", ".model", ".jinja")]
     return DenoiserSource(
         name=name,
@@ -96,7 +111,10 @@ def open_pipeline(folder: Path, name: str, component: str | None = None) -> Deno
         },
         denoiser=denoiser,
         pipeline=str(index["_class_name"]),
+        denoiser_class=str(index[chosen][-1]),
         component=chosen,
+        pipeline_files=loaded,
+        pipeline_bytes=sum(path.stat().st_size for path in weights),
     )
 
 
@@ -110,7 +128,10 @@ def open_hub_pipeline(remote: RemoteModel, component: str | None = None) -> Deno
     files = component_files(folder, remote.files, chosen)
     headers = [read_header(range_reader(remote, file), file, remote.files[file].size) for file in files.names]
     checkpoint, denoiser = _read(_config(folder / chosen), headers, None, files)
-    missing = [file for file in files.names if not cache.cached_file(remote.id, remote.revision, file)]
+    loaded = _pipeline_files(index, remote.files, files.names)
+    missing = {
+        file: remote.files[file].size for file in loaded if not cache.cached_file(remote.id, remote.revision, file)
+    }
     return DenoiserSource(
         name=remote.id.rsplit("/", 1)[-1],
         id=remote.id,
@@ -121,11 +142,14 @@ def open_hub_pipeline(remote: RemoteModel, component: str | None = None) -> Deno
         identity={"model": f"{remote.id}@{remote.revision}"},
         remote=remote,
         weight_files=files.names,
-        download_bytes=sum(remote.files[file].size for file in missing),
+        download_bytes=sum(missing.get(file, 0) for file in files.names),
         denoiser=denoiser,
         pipeline=str(index["_class_name"]),
+        denoiser_class=str(index[chosen][-1]),
         component=chosen,
-        pipeline_files=_pipeline_files(index, remote.files, files.names),
+        pipeline_files=loaded,
+        pipeline_bytes=sum(remote.files[file].size for file in loaded),
+        pipeline_download=sum(missing.values()),
     )
 
 

@@ -73,6 +73,11 @@ class SourceModel:
         return True
 
     @property
+    def names_as(self) -> str:
+        """What tells the names of the tensors of its files from those that they have by default."""
+        return ""
+
+    @property
     def quantized_types(self) -> tuple[str, ...]:
         """What the weights were quantized to before, if that lost something."""
         return ()

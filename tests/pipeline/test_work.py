@@ -11,7 +11,8 @@ from hubquant.engine.progress import Silent
 from hubquant.engine.store import Store
 from hubquant.errors import CalibrationError, HubquantError, ImatrixError
 from hubquant.gguf_file import Split
-from hubquant.pipeline.work import Work, open_model, prepare
+from hubquant.pipeline.prepare import prepare
+from hubquant.pipeline.work import Work, open_model
 from hubquant.recipe import Recipe
 from tests.support.conversion import build_uneven
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from hubquant.recipe import Recipe, parse_recipe, schema
+from hubquant.recipe import Recipe, parse_recipe, pictures, schema
 from scripts.recipe_document import DOCUMENT, EXAMPLES, document, examples
 
-MODELS = [each for each in vars(schema).values() if inspect.isclass(each) and issubclass(each, schema.Frozen)]
-SETTINGS = [each for each in MODELS if each.model_fields]
+MODELS = [each for room in (schema, pictures) for each in vars(room).values() if inspect.isclass(each)]
+SETTINGS = list(dict.fromkeys(each for each in MODELS if issubclass(each, schema.Frozen) and each.model_fields))
 
 
 def test_the_document_is_that_of_the_schema() -> None:

@@ -22,6 +22,7 @@ from hubquant.backends.gguf.target import check_tokenizer, conversion_weights, s
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.progress import Progress
+from hubquant.errors import ImatrixError
 from hubquant.gguf_file import Metadata, Split
 from hubquant.mix import COPY
 from hubquant.recipe.schema import NamedType, Quantize, name_of
@@ -58,6 +59,17 @@ class CheckedGGUF(Checked[QuantizedFile]):
         """One for each of the settings' types. Raises ``ImatrixError`` where a type needs a matrix and there is none,
         ``NotSupportedYet`` for a type that no kernel writes."""
         return [self._task(entry, importance) for entry in self.settings.types]
+
+    def without_imatrix(self) -> list[QuantizedFile | None]:
+        """As :meth:`tasks` without a matrix: None in the place of what cannot be made so."""
+
+        def plain(entry: str | NamedType) -> QuantizedFile | None:
+            try:
+                return self._task(entry, None)
+            except ImatrixError:
+                return None
+
+        return list(map(plain, self.settings.types))
 
     @property
     def _split(self) -> Split:

@@ -74,6 +74,7 @@ class QuantizedFile(Task[Path]):
             **self._shards,
             "imatrix": parts if self.uses_imatrix else None,
             "metadata": self.weights.metadata_fingerprint,
+            **({"names": names} if (names := self.component.source.names_as) else {}),
             "hubquant": __version__,
         }
 

@@ -43,7 +43,12 @@ def denoiser_conversion(denoiser: Denoiser, tensors: Mapping[str, TensorInfo], l
 def default_layout(denoiser: Denoiser) -> FileLayout:
     """That of the family which most programs load: original names, but for Sana; diffusers needs the prefix before
     those of UNets, and only there."""
-    return FileLayout(denoiser.family.preferred, PREFIX if denoiser.family.prefixed else "")
+    return layout_of(denoiser, denoiser.family.preferred)
+
+
+def layout_of(denoiser: Denoiser, names: Layout) -> FileLayout:
+    """With ``names`` of a layout, and the prefix that the family needs before original ones."""
+    return FileLayout(names, PREFIX if denoiser.family.prefixed and names == "original" else "")
 
 
 def denoiser_taps(denoiser: Denoiser, layout: FileLayout) -> dict[str, Tap]:

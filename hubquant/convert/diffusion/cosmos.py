@@ -48,6 +48,7 @@ COSMOS1 = Family(
     ),
     unused=r"logvar\..*|pos_embedder\.seq",
     known_as="cosmos",
+    videos=True,
 )
 
 _PARTS = {"self_attn": "norm1", "cross_attn": "norm2", "mlp": "norm3"}
@@ -68,4 +69,5 @@ COSMOS2 = Family(
         ),
     ),
     unused=r"accum_.*|pos_embedder\..*|.*_extra_state",
+    videos=True,
 )

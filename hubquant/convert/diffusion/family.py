@@ -76,16 +76,17 @@ class Match:
 
 @dataclass(frozen=True)
 class Family:
-    """Denoisers of one kind. ``rows`` gives the table for names in a layout; ``unused`` is a regular expression for
-    tensors that files have and diffusers' model does not: they are left out. ``known_as`` is what ComfyUI-GGUF calls a
-    family that it knows under another name, or takes for another one. ``prefixed`` families need the prefix of files
-    that hold everything before their original names, or diffusers does not find them. Of the two layouts more programs
-    load the ``preferred`` one."""
+    """Denoisers of one kind, of pictures or of ``videos``. ``rows`` gives the table for names in a layout; ``unused``
+    is a regular expression for tensors that files have and diffusers' model does not: they are left out. ``known_as``
+    is what ComfyUI-GGUF calls a family that it knows under another name, or takes for another one. ``prefixed``
+    families need the prefix of files that hold everything before their original names, or diffusers does not find them.
+    Of the two layouts more programs load the ``preferred`` one."""
 
     name: str
     rows: Callable[[Collection[str], Layout], Rows]
     unused: str = ""
     known_as: str = ""
+    videos: bool = False
     prefixed: bool = False
     preferred: Layout = "original"
 

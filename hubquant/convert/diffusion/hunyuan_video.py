@@ -74,4 +74,5 @@ HUNYUAN_VIDEO = Family(
         swapped("final_layer.adaLN_modulation.1", "norm_out.linear"),
     ),
     known_as="hyvid",
+    videos=True,
 )

@@ -62,6 +62,7 @@ LTX = Family(
         module("proj_out"),
     ),
     known_as="ltxv",
+    videos=True,
 )
 
 _TABLE = "scale_shift_table_a2v_ca"
@@ -81,7 +82,13 @@ _BETWEEN = (
 # They make the text's states ready; in diffusers they are a component of their own.
 _CONNECTORS = r"(video|audio)_embeddings_connector\..*"
 
-LTX2 = Family("ltx2", always(_of_a_stream(""), _of_a_stream("audio_"), *_BETWEEN), unused=_CONNECTORS, known_as="ltxv")
+LTX2 = Family(
+    "ltx2",
+    always(_of_a_stream(""), _of_a_stream("audio_"), *_BETWEEN),
+    unused=_CONNECTORS,
+    known_as="ltxv",
+    videos=True,
+)
 
 _PROMPT = tensor("prompt_scale_shift_table")
 
@@ -97,4 +104,5 @@ LTX23 = Family(
     ),
     unused=_CONNECTORS,
     known_as="ltxv",
+    videos=True,
 )

@@ -78,4 +78,5 @@ WAN = Family(
         module("head.head", "proj_out"),
     ),
     unused=r"blocks\.\d+\.attn2\.norm_added_q\.weight",  # published beside norm_added_k; diffusers ignores it
+    videos=True,
 )

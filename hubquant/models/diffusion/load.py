@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.finite import check_finite
@@ -22,12 +24,19 @@ if TYPE_CHECKING:
 _HINT = "compare the files with those of the repository that the pipeline comes from"
 
 
-def load_pipeline(folder: Path, device: Device = "auto", offload: Offload = "auto", disk: Path | None = None) -> Any:
+def load_pipeline(
+    folder: Path,
+    device: Device = "auto",
+    offload: Offload = "auto",
+    disk: Path | None = None,
+    changed: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
+) -> Any:
     """The pipeline in ``folder``, with its weights where :func:`place` puts them, in eval mode and without gradients.
 
     Where offloading is in groups, one part after the other is loaded and put into a new folder in ``disk``, which is
     the caller's to remove: of a pipeline larger than memory only the largest part must fit. What paints over pictures,
-    such as a safety checker, is left out. Raises ``CheckpointError`` for what is missing, broken or not finite, for
+    such as a safety checker, is left out. A part that is to be ``changed`` is given to its function as soon as it is
+    loaded. Raises ``CheckpointError`` for what is missing, broken or not finite, for
     code and pickles, and for a pipeline without a denoiser; ``UserError`` where diffusers is not installed.
     """
     index = _read(folder)
@@ -39,6 +48,8 @@ def load_pipeline(folder: Path, device: Device = "auto", offload: Offload = "aut
         models: dict[str, Any] = {}
         for name, part in index.parts.items():
             models[name] = _load(folder / name, part, placement.dtypes[name])
+            if name in changed:
+                changed[name](models[name])
             if placement.offload == "group":
                 put(name, models[name], placement)
         if VAE in models and len({*placement.dtypes.values()}) > 1:

@@ -1,0 +1,1 @@
+"""What a recipe of a diffusion model does: draw pictures to calibrate, and to measure."""

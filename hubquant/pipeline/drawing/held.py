@@ -1,0 +1,100 @@
+"""What tasks hold open together: a diffusers pipeline with its source's weights, or with those of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.devices import Device
+from hubquant.engine.machine import free_memory_bytes
+from hubquant.engine.task import FP32_BYTES, Context, Cost, Shared
+from hubquant.pipeline.costs import HALF_BYTES, LIBRARIES_BYTES, on_device
+from hubquant.recipe.pictures import Pictures
+from hubquant.sources.component import Component
+from hubquant.sources.denoiser import DenoiserSource
+from hubquant.sources.pulled import Pulled
+from hubquant.units import counted
+
+if TYPE_CHECKING:
+    import torch
+
+    from hubquant.models.diffusion.placement import Offload
+
+FOR_WEIGHTS = 0.8  # of the free memory; what needs more is offloaded
+USUAL_STEPS = 30
+"""Where neither a recipe nor a repository tells how many there are: for an estimate of time only."""
+
+
+@dataclass(frozen=True, eq=False)
+class PulledPipeline(Pulled):
+    """All that a pipeline loads, and not its denoiser alone."""
+
+    kind = "found pipeline"
+
+    source: DenoiserSource
+
+    @classmethod
+    def of(cls, source: DenoiserSource) -> PulledPipeline:
+        return cls(source.whole_pipeline)
+
+
+@dataclass(frozen=True)
+class LoadedPipeline(Shared):
+    """The source's pipeline on ``device``, offloaded where it does not fit."""
+
+    pulled: PulledPipeline
+    offload: Offload = "auto"
+    device: Device = "auto"
+
+    @contextmanager
+    def open(self, context: Context) -> Iterator[Any]:
+        from hubquant.models.diffusion import load_pipeline
+
+        with context.store.scratch(self.pulled) as folder:
+            with context.progress.doing("loading the pipeline"):
+                pipe = load_pipeline(context.read(self.pulled).folder, self.device, self.offload, folder)
+            yield pipe
+
+
+@contextmanager
+def pipeline_of_file(
+    pulled: PulledPipeline, component: Component, file: Path, device: Device, context: Context
+) -> Iterator[Any]:
+    """The pipeline with the weights of ``file``, one of the ``component``, in the place of its own."""
+    from hubquant.convert.diffusion.restore import put_weights
+    from hubquant.gguf_file import GGUFFile
+    from hubquant.models.diffusion import load_pipeline
+
+    def put(denoiser: torch.nn.Module) -> None:
+        put_weights(denoiser, GGUFFile.open(file), component.conversion)
+
+    with context.store.scratch(pulled) as folder:
+        with context.progress.doing(f"loading {file.name}"):
+            source = context.read(pulled)
+            pipe = load_pipeline(source.folder, device, "auto", folder, changed={component.name: put})
+        yield pipe
+
+
+def drawing_cost(model: LoadedPipeline, component: Component, settings: Pictures, passes: int = 1) -> Cost:
+    """Of drawing the pictures of ``settings``, ``passes`` times."""
+    weights = model.pulled.source.pipeline_weights
+    offloaded = weights * FP32_BYTES > FOR_WEIGHTS * free_memory_bytes()
+    in_memory = FP32_BYTES * (component.n_parameters if offloaded else weights)
+    return Cost(
+        ram_bytes=LIBRARIES_BYTES + in_memory,
+        device_bytes=HALF_BYTES * weights if on_device(model.device) else 0,
+        work=float(passes * settings.count * (settings.steps or USUAL_STEPS) * component.n_parameters),
+    )
+
+
+def made_from_pictures(settings: Pictures, prompts: tuple[str, ...]) -> Mapping[str, Any]:
+    """What pictures depend on beside the model: the prompts by their words, however they are named."""
+    return {"prompts": list(prompts), **settings.model_dump(mode="json", exclude={"prompts"})}
+
+
+def described(settings: Pictures) -> str:
+    names = ", ".join(source.display_name for source in settings.prompts)
+    return f"{counted(settings.count, 'picture')} of {names}"

@@ -1,0 +1,125 @@
+"""How well a file draws, and whether it is the better for its importance matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubquant.backends.gguf.task import QuantizedFile
+from hubquant.engine.task import Context, Cost, Task
+from hubquant.evaluate.pictures import Fidelity, Likeness, PredictionError
+from hubquant.pipeline.drawing.held import drawing_cost, pipeline_of_file
+from hubquant.pipeline.drawing.source import DrawnBySource, SourceDrawings, numbered
+from hubquant.pipeline.held import other_device, rate_on
+from hubquant.pipeline.results import FileMeasurement, keep_value, read_value
+from hubquant.version import __version__
+
+PICTURES = "pictures"
+
+
+@dataclass(frozen=True)
+class Errors:
+    predictions: tuple[PredictionError, ...]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """``fidelity`` is that of the file which was chosen: ``with_imatrix`` tells which where there were two, and
+    ``other_error`` is the mean prediction error of the other one."""
+
+    fidelity: Fidelity
+    with_imatrix: bool | None = None
+    other_error: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DrawingEvaluation(FileMeasurement[Chosen]):
+    """Of ``file``, which is called ``name``; where there is one ``plain``, made without the importance matrix, it is
+    measured too, and the pictures are drawn with whichever predicts better."""
+
+    kind = "drawing-evaluation"
+
+    file: QuantizedFile
+    plain: QuantizedFile | None
+    baseline: DrawnBySource
+    name: str
+
+    @property
+    def type(self) -> type[Chosen]:
+        return Chosen
+
+    @property
+    def inputs(self) -> Mapping[str, Task[Any]]:
+        plain = {"plain": self.plain} if self.plain else {}
+        return {"file": self.file, **plain, "baseline": self.baseline, "weights": self.baseline.model.pulled}
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        return {"hubquant": __version__, **other_device(self.baseline.model.device)}
+
+    @property
+    def cost(self) -> Cost:
+        passes = 3 if self.plain else 2
+        return drawing_cost(self.baseline.model, self.file.component, self.baseline.settings, passes)
+
+    @property
+    def rate(self) -> str:
+        return rate_on("draw", self.baseline.model.device)
+
+    def measure(self, folder: Path, context: Context) -> Chosen:
+        candidates = [each for each in (self.file, self.plain) if each is not None]
+        errors = [self._errors(each, folder / f"errors-{n}.json", context) for n, each in enumerate(candidates)]
+        means = [Fidelity.of(found.predictions).error for found in errors]
+        best = min(range(len(candidates)), key=means.__getitem__)
+        fidelity = Fidelity.of(errors[best].predictions, self._drawn(candidates[best], folder / PICTURES, context))
+        if len(candidates) == 1:
+            return Chosen(fidelity)
+        return Chosen(fidelity, with_imatrix=best == 0, other_error=means[1 - best])
+
+    def winner(self, found: Chosen) -> QuantizedFile:
+        return self.plain if self.plain and found.with_imatrix is False else self.file
+
+    def picture(self, folder: Path, number: int) -> Any:
+        """What the file drew, [frames, 3, height, width] in 0..1."""
+        return SourceDrawings(folder / PICTURES).drawn(number).pictures[0]
+
+    def _errors(self, file: QuantizedFile, path: Path, context: Context) -> Errors:
+        """On the source's way. They are kept at ``path``, for a process that goes on."""
+        from hubquant.evaluate.pictures import replay
+        from hubquant.models.diffusion import denoisers
+
+        if path.is_file():
+            return read_value(path, Errors)
+        tape, found = context.read(self.baseline).tape, list[PredictionError]()
+        what = f"{self.name} predicts" + ("" if file.uses_imatrix or not self.plain else ", without imatrix")
+        with self._pipeline(file, context) as pipe:
+            denoiser = denoisers(pipe)[self.file.component.name]
+            with context.progress.bar(what, self.baseline.settings.count, "pictures") as advance:
+                for number in range(self.baseline.settings.count):
+                    found += replay(denoiser, tape, number)
+                    advance(1)
+        keep_value(path, Errors(tuple(found)))
+        return Errors(tuple(found))
+
+    def _drawn(self, file: QuantizedFile, folder: Path, context: Context) -> list[Likeness]:
+        """On its own, from the source's noise. Pictures are kept in ``folder``."""
+        from hubquant.models.diffusion import draw
+
+        source, settings, own = context.read(self.baseline), self.baseline.settings, SourceDrawings(folder)
+        folder.mkdir(exist_ok=True)
+        alike = []
+        bar = context.progress.bar(f"{self.name} draws", settings.count, "pictures")
+        with self._pipeline(file, context) as pipe, bar as advance:
+            for number, prompt, seed in numbered(settings, self.baseline.prompts):
+                if not own.path(number).is_file():
+                    own.keep(number, draw(pipe, [prompt], [seed], settings))
+                drawn, theirs = own.drawn(number), source.drawn(number)
+                alike.append(Likeness.of(drawn.latents, drawn.pictures, theirs.latents, theirs.pictures))
+                advance(1)
+        return alike
+
+    def _pipeline(self, file: QuantizedFile, context: Context) -> Any:
+        model = self.baseline.model
+        return pipeline_of_file(model.pulled, file.component, context.read(file), model.device, context)

@@ -1,0 +1,170 @@
+"""From the recipe of a diffusion model to its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hubquant.backends.backend import ImatrixFacts, Importance
+from hubquant.backends.gguf.backend import GGUF, CheckedGGUF
+from hubquant.backends.gguf.task import QuantizedFile
+from hubquant.convert.diffusion.consumers import loading_note
+from hubquant.convert.diffusion.conversion import layout_of
+from hubquant.devices import Device
+from hubquant.engine.progress import Progress
+from hubquant.errors import UserError
+from hubquant.pipeline.contents import IMATRIX
+from hubquant.pipeline.drawing.held import LoadedPipeline, PulledPipeline
+from hubquant.pipeline.drawing.imatrix import DrawnImatrix
+from hubquant.pipeline.drawing.measured import DrawingEvaluation
+from hubquant.pipeline.drawing.source import DrawnBySource
+from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
+from hubquant.pipeline.tasks import FileTasks, RecipeTasks, Texts
+from hubquant.pipeline.verify import Verification
+from hubquant.pipeline.work import Prompts, Work, collects
+from hubquant.recipe.pictures import Pictures
+from hubquant.recipe.schema import Recipe
+from hubquant.sources.component import Component
+from hubquant.sources.denoiser import DenoiserSource
+
+if TYPE_CHECKING:
+    from hubquant.engine.task import Task
+    from hubquant.imatrix import ImportanceMatrix
+
+OF_LANGUAGE_MODELS = ("prune_layers", "output_tensor", "token_embedding", "leave_output_tensor")
+NO_PICTURES = "add --set imatrix.skip=true --set evaluate.skip=true"
+
+
+def prepare_drawing(recipe: Recipe, component: Component, backend: GGUF, progress: Progress, device: Device) -> Work:
+    """As :func:`hubquant.pipeline.prepare.prepare`, of a denoiser."""
+    _check_settings(recipe)
+    component = laid_out(component, recipe)
+    if collects(recipe) or not recipe.evaluate.skip:
+        component.check_draws("calibrating or evaluating", NO_PICTURES)
+    checked = backend.check(component, recipe.quantize, progress)
+    prompts, notes = _prompts(recipe, component, progress)
+    importance, n_entries = None, 0
+    if recipe.imatrix.given:
+        importance, n_entries = open_imatrix(recipe.imatrix, component)
+    elif prompts.calibration is not None:
+        task = DrawnImatrix(component, recipe.calibration.pictures, prompts.calibration, loaded(component, device))
+        importance, n_entries = _to_be_collected(task, recipe)
+    baseline = None
+    if prompts.evaluation is not None:
+        model = loaded(component, device)
+        baseline = DrawnBySource(component, recipe.evaluate.pictures, prompts.evaluation, model)
+    files = checked.tasks(importance)
+    matrix = importance.task if importance else None
+    tasks = _tasks(files, _plain(checked, files, recipe, baseline), matrix, baseline)
+    work = Work(recipe, component, checked, importance, Texts(None, None), tasks, (), prompts)
+    return replace(
+        work,
+        notes=[
+            *checked.notes,
+            *notes,
+            *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
+            *(note for file in files for note in (*file.plan.notes, _loading(component, file))),
+        ],
+    )
+
+
+def _check_settings(recipe: Recipe) -> None:
+    """Raises ``UserError`` for settings that are those of language models."""
+    for name in OF_LANGUAGE_MODELS:
+        if getattr(recipe.quantize, name):
+            raise UserError(
+                f"{name} is for language models", why="the model draws pictures", hint=f"leave quantize.{name} out"
+            )
+
+
+def laid_out(component: Component, recipe: Recipe) -> Component:
+    """``component`` with the names that the recipe wants."""
+    if recipe.publish.layout is None:
+        return component
+    source = _source(component)
+    return Component.denoiser(replace(source, layout=layout_of(source.denoiser, recipe.publish.layout)))
+
+
+def _loading(component: Component, file: QuantizedFile) -> str:
+    """Which programs load it."""
+    source, types = _source(component), set(file.plan.types.values())
+    return loading_note(file.plan.label, source.denoiser.family.name, source.file_layout, types)
+
+
+def _tasks(
+    files: Sequence[QuantizedFile],
+    plain: Sequence[QuantizedFile | None],
+    imatrix: Task[ImportanceMatrix] | None,
+    baseline: DrawnBySource | None,
+) -> RecipeTasks:
+    def of(file: QuantizedFile, plain: QuantizedFile | None) -> FileTasks:
+        evaluation = DrawingEvaluation(file, plain, baseline, file.plan.label) if baseline else None
+        other = FileTasks(plain, Verification(plain), None, None, None) if plain else None
+        return FileTasks(file, Verification(file), evaluation, None, None, other)
+
+    return RecipeTasks(imatrix, baseline, tuple(map(of, files, plain)))
+
+
+def _plain(
+    checked: CheckedGGUF, files: Sequence[QuantizedFile], recipe: Recipe, baseline: DrawnBySource | None
+) -> list[QuantizedFile | None]:
+    """Each file without the matrix, where both are to be compared and it can be made without."""
+    compared = recipe.imatrix.compare and baseline is not None
+    others = checked.without_imatrix() if compared else [None] * len(files)
+    return [other if file.uses_imatrix else None for file, other in zip(files, others, strict=True)]
+
+
+def loaded(component: Component, device: Device) -> LoadedPipeline:
+    """The pipeline that a denoiser is of."""
+    return LoadedPipeline(PulledPipeline.of(_source(component)), device=device)
+
+
+def _source(component: Component) -> DenoiserSource:
+    assert isinstance(component.source, DenoiserSource)
+    return component.source
+
+
+def _prompts(recipe: Recipe, component: Component, progress: Progress) -> tuple[Prompts, list[str]]:
+    """What is drawn, and notes. Raises a ``UserError`` for what cannot be."""
+    from hubquant.calibration.prompts import read_prompts
+
+    asked = {
+        "calibration": recipe.calibration.pictures if collects(recipe) else None,
+        "evaluation": None if recipe.evaluate.skip else recipe.evaluate.pictures,
+    }
+    if not any(asked.values()):
+        return Prompts(None, None), []
+    with progress.doing("reading prompts"):
+        found = {name: read_prompts(each) if each else None for name, each in asked.items()}
+    notes: list[str] = []
+    for name, settings in asked.items():
+        if settings is not None:
+            notes += check_prompts(component, settings, found[name] or ())
+    shared = set(found["calibration"] or ()) & set(found["evaluation"] or ())
+    if shared:
+        notes.append(
+            f"{len(shared)} prompts of the evaluation are also those of the calibration: "
+            "files look better than they are"
+        )
+    return Prompts(found["calibration"], found["evaluation"]), list(dict.fromkeys(notes))
+
+
+def check_prompts(component: Component, settings: Pictures, prompts: Sequence[str]) -> Iterator[str]:
+    """Notes on what will be drawn. Raises a ``UserError`` for what cannot be. Of a pipeline that is to be pulled
+    nothing is known yet."""
+    from hubquant.models.diffusion import check_pictures, empty_pipeline
+
+    source = _source(component)
+    if source.remote is None:
+        yield from check_pictures(empty_pipeline(source.folder), prompts, settings)
+
+
+def _to_be_collected(task: DrawnImatrix, recipe: Recipe) -> tuple[Importance, int]:
+    """What files will record of the matrix, and how many of its entries are theirs."""
+    names = tuple(task.component.conversion.taps)
+    covered, pictures = used_names(names, recipe.imatrix), task.settings
+    dataset = pictures.prompts[0].display_name
+    facts = ImatrixFacts(IMATRIX, dataset, len(covered), pictures.count, task.fingerprint)
+    settings = recipe.imatrix
+    return Importance(task, facts, covered, settings.include_weights, settings.exclude_weights), len(names)

@@ -1,0 +1,138 @@
+"""From a recipe to its tasks, and every mistake that can be known now.
+
+Only metadata is read: config and tokenizer files, safetensors headers, the sizes of things.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hubquant.backends.backend import ImatrixFacts, Importance
+from hubquant.backends.gguf.backend import GGUF
+from hubquant.backends.gguf.files import fork_note
+from hubquant.devices import Device
+from hubquant.engine.progress import Progress
+from hubquant.engine.store import Store
+from hubquant.observe import collected_names
+from hubquant.observe.collector import BATCH_TOKENS
+from hubquant.pipeline.baseline import BaselineTask
+from hubquant.pipeline.contents import IMATRIX
+from hubquant.pipeline.drawing.prepare import prepare_drawing
+from hubquant.pipeline.embeddings import EmbeddingsTask
+from hubquant.pipeline.encoders import check_collects, check_measured, context_notes, pooling_note, tokenized
+from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
+from hubquant.pipeline.held import LoadedModel, Offload
+from hubquant.pipeline.importance import CollectedImatrix
+from hubquant.pipeline.offload import choose_offload, choose_way
+from hubquant.pipeline.streamed import LastBlock
+from hubquant.pipeline.tasks import RecipeTasks, Texts
+from hubquant.pipeline.tuning import TUNED, tuned_batch
+from hubquant.pipeline.work import Work, collects
+from hubquant.recipe.schema import Imatrix, Recipe
+from hubquant.sources.component import Component
+
+COMPARED_CHARACTERS = 4_000_000  # of each source; more than a calibration run reads
+
+
+def prepare(
+    recipe: Recipe,
+    component: Component,
+    backend: GGUF,
+    store: Store,
+    progress: Progress,
+    device: Device = "auto",
+) -> Work:
+    """The recipe's ``component`` in the formats of ``backend``; models run on ``device``. Raises a ``UserError`` for
+    everything that would fail later and can be known now."""
+    if component.denoises:
+        return prepare_drawing(recipe, component, backend, progress, device)
+    hint = "add --set imatrix.skip=true --set evaluate.skip=true"
+    if collects(recipe):
+        component.check_runs("calibrating or evaluating", hint)
+        check_collects(component, recipe.imatrix)
+    if not recipe.evaluate.skip:
+        component.check_runs("evaluating", hint)
+        check_measured(component, recipe, None)
+    checked = backend.check(component, recipe.quantize, progress)
+    importance, n_entries, tuned = None, 0, None
+    offload: Offload = "none"
+    if recipe.imatrix.given:
+        importance, n_entries = open_imatrix(recipe.imatrix, component)
+    texts = _tokenize(recipe, component, progress)
+    if texts.calibration is not None:
+        offload = choose_offload(recipe.imatrix, component, device)
+        if offload == "none":
+            tuned = tuned_batch(component, texts.calibration.chunk_size, device, store)
+        task = CollectedImatrix(
+            component, texts.calibration, recipe.imatrix, offload, device=device, tuned=tuned or BATCH_TOKENS
+        )
+        importance, n_entries = _to_be_collected(task, recipe.imatrix)
+    baseline: BaselineTask | LastBlock | EmbeddingsTask | None = None
+    if texts.evaluation is not None and component.embeds:
+        check_measured(component, recipe, texts.evaluation)
+        model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
+        baseline = EmbeddingsTask(component, texts.evaluation, model)
+    elif texts.evaluation is not None and choose_way(recipe.evaluate.way, component, device) == "streamed":
+        baseline = LastBlock(component, texts.evaluation, device)
+    elif texts.evaluation is not None:
+        model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
+        baseline = BaselineTask(component, texts.evaluation, model)
+    files = checked.tasks(importance)
+    work = Work(recipe, component, checked, importance, texts, RecipeTasks(None, baseline, ()), ())
+    return replace(
+        work,
+        tasks=work.making(files),
+        notes=[
+            *checked.notes,
+            *context_notes(component, *_chunk_sizes(recipe, texts)),
+            *(pooling_note(component) if texts.evaluation else []),
+            *([TUNED.format(tuned)] if tuned else []),
+            *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
+            *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.label, f.plan.types))),
+            *(_check_overlap(recipe) if texts.calibration and texts.evaluation else []),
+        ],
+    )
+
+
+def _tokenize(recipe: Recipe, component: Component, progress: Progress) -> Texts:
+    """The calibration and the evaluation tokens; text that cannot be used raises."""
+    first, second = recipe.calibration, recipe.evaluate
+    if not collects(recipe) and second.skip:
+        return Texts(None, None)
+    with progress.doing("tokenizing"):
+        return Texts(
+            tokenized(component, first.sources, first.chunk_size, first.chunks, first.seed)
+            if collects(recipe)
+            else None,
+            None if second.skip else tokenized(component, second.sources, second.chunk_size, second.chunks),
+        )
+
+
+def _chunk_sizes(recipe: Recipe, texts: Texts) -> list[int]:
+    """That are asked for, of the texts that there are."""
+    asked = ((texts.calibration, recipe.calibration.chunk_size), (texts.evaluation, recipe.evaluate.chunk_size))
+    return [size for chunks, size in asked if chunks is not None]
+
+
+def _to_be_collected(task: CollectedImatrix, settings: Imatrix) -> tuple[Importance, int]:
+    """What files will record of the matrix, and how many entries it will have."""
+    names = collected_names(task.component.conversion.taps, settings.process_output)
+    covered, chunks = used_names(names, settings), task.chunks
+    facts = ImatrixFacts(IMATRIX, chunks.datasets[0], len(covered), len(chunks), chunks.fingerprint)
+    return Importance(task, facts, covered, settings.include_weights, settings.exclude_weights), len(names)
+
+
+def _check_overlap(recipe: Recipe) -> list[str]:
+    """A note when the model is evaluated on text that it was calibrated on."""
+    from hubquant.calibration import overlap, read_text
+
+    seed = recipe.calibration.seed
+    calibration = [read_text(source, seed, COMPARED_CHARACTERS) for source in recipe.calibration.sources]
+    evaluation = [read_text(source, 0, COMPARED_CHARACTERS) for source in recipe.evaluate.sources]
+    found = overlap(calibration, "\n".join(evaluation))
+    if found.shared == 0:
+        return []
+    return [
+        f"{found.share:.0%} of the evaluation text's lines also stand in the calibration text: "
+        "the divergence looks better than it is"
+    ]
