@@ -118,6 +118,20 @@ def test_weights_of_another_dtype_are_given_what_they_take(tmp_path: Path) -> No
     assert 0 < measured(denoiser(pipe).float(), tape).error < 0.5
 
 
+def test_offloaded_weights_see_the_same(tmp_path: Path) -> None:
+    from accelerate import cpu_offload
+
+    pipe, tape, _ = record("z_image", tmp_path)
+    model = cpu_offload(denoiser(pipe), execution_device=torch.device("cpu"))
+    assert next(model.parameters()).is_meta
+    assert measured(model, tape).error == 0
+    with tape.recording(model, 1):
+        draw(pipe, PROMPTS[:1], [0], settings("z_image"))
+    outputs = [[call.output for call in tape.calls(picture)] for picture in tape.pictures]
+    for first, second in zip(*outputs, strict=True):
+        assert all(map(torch.equal, first, second))
+
+
 def killed_while_drawing(folder: Path) -> None:
     pipe, tape, _ = record("flux", folder)
     calls = iter([False, True])

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+needs_sdcpp = pytest.mark.skipif(
+    "HUBQUANT_SDCPP" not in os.environ, reason="HUBQUANT_SDCPP names no Python with cyllama"
+)
+
 # No callback for its log, which would wait for Python forever.
 _CONVERT = """
 import sys
@@ -23,10 +27,7 @@ sys.exit(not done)
 
 
 def converted_by_sdcpp(source: Path, target: Path, type: str, rules: str = "", imatrix: Path | None = None) -> Path:
-    """``source``, a denoiser's safetensors file, as a GGUF file of ``type``. Skips without the environment."""
-    python = os.environ.get("HUBQUANT_SDCPP")
-    if not python:
-        pytest.skip("HUBQUANT_SDCPP names no Python with cyllama")
-    line = [python, "-c", _CONVERT, str(source), str(target), type, rules, str(imatrix or "")]
+    """``source``, a denoiser's safetensors file, as a GGUF file of ``type``."""
+    line = [os.environ["HUBQUANT_SDCPP"], "-c", _CONVERT, str(source), str(target), type, rules, str(imatrix or "")]
     subprocess.run(line, check=True, capture_output=True, timeout=120)
     return target

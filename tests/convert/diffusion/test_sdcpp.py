@@ -18,7 +18,7 @@ from hubquant.imatrix import Entry, ImportanceMatrix, save
 from hubquant.quants import quantize
 from tests.convert.diffusion.test_families import Tensors, shapes
 from tests.support.diffusion import make_pipeline
-from tests.support.sdcpp import converted_by_sdcpp
+from tests.support.sdcpp import converted_by_sdcpp, needs_sdcpp
 
 FLOATS = ("F32", "F16", "BF16")
 
@@ -78,6 +78,7 @@ def assert_bytes_of_sdcpp(ours: GGUFFile, theirs: GGUFFile) -> None:
             assert len(ours.tensors[name].shape) != 2 or not name.endswith(".weight"), name
 
 
+@needs_sdcpp
 @pytest.mark.parametrize("family", ["flux", "sd35", "wan", "qwen_image", "z_image"])
 @pytest.mark.parametrize(
     ("type", "ftype"), [("Q8_0", "Q8_0"), ("Q4_0", "Q4_0"), ("Q5_1", "Q5_1"), ("Q2_K", "Q2_K"), ("Q4_K", "Q4_K_M")]
@@ -88,6 +89,7 @@ def test_one_type_for_all(tmp_path: Path, family: str, type: str, ftype: str) ->
     assert_bytes_of_sdcpp(exact(source, ftype), GGUFFile.open(theirs))
 
 
+@needs_sdcpp
 def test_types_by_rules(tmp_path: Path) -> None:
     source = saved(tmp_path, "flux")
     rules = {"img_mlp": "IQ4_NL", "linear2": "F16", "txt_mod": "IQ3_S", "img": "Q6_K"}
@@ -96,6 +98,7 @@ def test_types_by_rules(tmp_path: Path) -> None:
     assert_bytes_of_sdcpp(exact(source, "Q3_K_M", rules), GGUFFile.open(theirs))
 
 
+@needs_sdcpp
 @pytest.mark.parametrize("type", ["Q4_0", "Q5_0", "Q3_K", "Q6_K"])
 def test_a_matrix_of_ours(tmp_path: Path, type: str) -> None:
     source, imatrix = saved(tmp_path, "flux"), tmp_path / "imatrix.dat"
