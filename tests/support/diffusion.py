@@ -12,7 +12,7 @@ from typing import Any
 
 TEXT = 32
 """The width of text encoders."""
-FRAMES: Mapping[str, int] = {"wan": 5, "ltx": 9}
+FRAMES: Mapping[str, int] = {"wan": 5, "ltx": 9, "hunyuan_video": 5}
 """Families that make videos, and the least frames with which there are two in the latents."""
 INIT_GAIN = 0.8
 
@@ -503,6 +503,55 @@ def _sana(width: int) -> Any:
     )
 
 
+def _aura_flow(width: int) -> Any:
+    from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel
+
+    transformer = AuraFlowTransformer2DModel(
+        **_heads(width),
+        sample_size=8,
+        in_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        joint_attention_dim=TEXT,
+        caption_projection_dim=width,
+        pos_embed_max_size=64,
+    )
+    return AuraFlowPipeline(
+        transformer=transformer,
+        vae=_kl(4),
+        scheduler=_flow(shift=1.73),
+        text_encoder=_t5("UMT5"),
+        tokenizer=_t5_tokenizer(),
+    )
+
+
+def _hunyuan_video(width: int) -> Any:
+    from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoPipeline, HunyuanVideoTransformer3DModel
+    from transformers import LlamaConfig, LlamaModel
+
+    transformer = HunyuanVideoTransformer3DModel(
+        **_heads(width),
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=TEXT,
+        pooled_projection_dim=TEXT,
+        rope_axes_dim=_axes(width),
+    )
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=16, block_out_channels=(8,) * 4, layers_per_block=1, norm_num_groups=4
+    )
+    return HunyuanVideoPipeline(
+        transformer=transformer,
+        vae=vae,
+        scheduler=_flow(shift=7.0),
+        text_encoder=LlamaModel(LlamaConfig(**QWEN, num_hidden_layers=3)),  # the pipeline skips the last two
+        tokenizer=_qwen_tokenizer(),
+        text_encoder_2=_clip(),
+        tokenizer_2=_clip_tokenizer(),
+    )
+
+
 FAMILIES: Mapping[str, Callable[[int], Any]] = {
     "sd15": _sd15,
     "sdxl": _sdxl,
@@ -518,4 +567,6 @@ FAMILIES: Mapping[str, Callable[[int], Any]] = {
     "ltx": _ltx,
     "pixart": _pixart,
     "sana": _sana,
+    "aura_flow": _aura_flow,
+    "hunyuan_video": _hunyuan_video,
 }

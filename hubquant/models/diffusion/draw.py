@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.errors import EvaluationError
 from hubquant.models.diffusion.quiet import quiet_diffusers
 from hubquant.recipe.pictures import Pictures
+from hubquant.units import counted
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +29,8 @@ def draw(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], settings: Pict
     """A picture of each prompt, all in one batch; ``settings.prompts``, ``count``, ``batch`` and ``seed`` are not read.
 
     The noise of each comes from a generator of its own on the CPU: a batch draws what single calls would, but for
-    rounding. Raises ``EvaluationError`` for pictures that are NaN or infinite, for what the pipeline refuses, and where
-    memory does not suffice.
+    rounding. Raises ``EvaluationError`` for pictures that are NaN or infinite, for what the pipeline refuses or
+    draws in another size, and where memory does not suffice.
     """
     import torch
 
@@ -60,6 +61,7 @@ def draw(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], settings: Pict
     pictures = pictures[:, None] if pictures.ndim == 4 else pictures
     drawn = Drawn(last["latents"].float().cpu(), pictures.float().cpu())
     _check_finite(drawn)
+    _check_size(pipe, drawn, settings)
     return drawn
 
 
@@ -114,6 +116,17 @@ def _check_finite(drawn: Drawn) -> None:
                 why="numbers became too large for the type that the pipeline computes in, or its weights are broken",
                 hint="draw on the CPU, where weights are float32, or change steps and guidance",
             )
+
+
+def _check_size(pipe: Any, drawn: Drawn, settings: Pictures) -> None:
+    _, frames, _, height, width = drawn.pictures.shape
+    asked = (*(settings.width_and_height or (width, height)), settings.frames or frames)
+    if asked != (width, height, frames):
+        raise EvaluationError(
+            f"{type(pipe).__name__} drew {width}x{height} with {counted(frames, 'frame')}",
+            why=f"it does not keep to {asked[0]}x{asked[1]} with {asked[2]}",
+            hint="leave size and frames to the pipeline, or set what it drew",
+        )
 
 
 def _out_of_memory(error: Exception, n: int) -> EvaluationError:

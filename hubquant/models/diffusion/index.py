@@ -76,6 +76,8 @@ def read_index(folder: Path) -> PipelineIndex:
     nor transformers has: those are code of the repository, which is never run.
     """
     check_diffusers()
+    import transformers
+
     check_links(folder)
     table = read_table(folder / PIPELINE, hint="name a folder with a diffusers pipeline, as save_pretrained writes it")
     with quiet_diffusers():
@@ -83,6 +85,9 @@ def read_index(folder: Path) -> PipelineIndex:
         entries = dict(_entries(table))
         left_out = tuple(name for name in LEFT_OUT if name in entries)
         classes = {name: _class(name, *entry) for name, entry in entries.items() if name not in left_out}
+        for name, cls in classes.items():
+            if issubclass(cls, transformers.ProcessorMixin):
+                _check_processor(folder / name)
         return PipelineIndex(
             folder,
             kind,
@@ -147,6 +152,17 @@ def _class(part: str, library: str, name: str) -> type[Any]:
             hint="use a repository whose parts are those of diffusers and transformers",
         )
     return found
+
+
+def _check_processor(folder: Path) -> None:
+    """Of its parts transformers takes the classes that the files name, and asks the user whether to run their code."""
+    for path in sorted(folder.glob("*.json")):
+        if path.name.endswith("config.json") and "auto_map" in read_table(path, hint=_AS_SAVED):
+            raise CheckpointError(
+                f"{folder.name}/{path.name} names code of its own",
+                why="code that comes with a repository is never run",
+                hint="remove auto_map from the file, if the classes are those of transformers",
+            )
 
 
 def _kinds_of_transformers() -> tuple[type[Any], ...]:

@@ -97,6 +97,11 @@ def test_what_the_pipeline_refuses_is_said() -> None:
         draw(make_pipeline("sana"), PROMPTS[:1], [0], settings(size=40))
 
 
+def test_another_size_than_was_asked_for() -> None:
+    with pytest.raises(EvaluationError, match="FluxPipeline drew 32x32 with 1 frame: it does not keep to 40x40 with 1"):
+        draw(make_pipeline("flux"), PROMPTS[:1], [0], settings(size=40))
+
+
 def test_memory_that_does_not_suffice() -> None:
     pipe = make_pipeline("sd15")
 

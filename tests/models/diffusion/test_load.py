@@ -161,6 +161,16 @@ def test_an_index_that_names_what_is_not_loaded(folder: Path, entry: dict[str, A
     assert not (folder / "it_ran").exists()
 
 
+def test_a_processor_whose_parts_are_code(folder: Path) -> None:
+    code(folder)
+    edit(folder / "model_index.json", processor=["transformers", "Qwen2VLProcessor"])
+    shutil.copytree(folder / "tokenizer", folder / "processor")
+    assert "processor" in read_index(folder).others
+    edit(folder / "processor" / "tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.Mine", None]})
+    with pytest.raises(CheckpointError, match=r"processor/tokenizer_config\.json names code of its own"):
+        read_index(folder)
+
+
 def pickled(folder: Path) -> None:
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
