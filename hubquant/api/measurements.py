@@ -34,12 +34,23 @@ def collect_imatrix(
     shard: str | None = None,
     offload: Offload = "auto",
     max_memory: Mapping[str, str] | None = None,
+    prompts: Names = (),
+    pictures: int | None = None,
+    steps: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    frames: int | None = None,
+    guidance: float | None = None,
+    seed: int | None = None,
+    at_once: int | None = None,
+    convolutions: bool = False,
+    keep_pictures: Path | str | None = None,
     device: Device = "auto",
     pre_tokenizer: str | None = None,
     store: Path | str | None = None,
     progress: Bars = "auto",
 ) -> ImportanceMatrix:
-    """Run a model over calibration text and save the importance of every weight column to ``out``.
+    """Run a model over calibration text, or draw pictures with it, and save the importance of every weight column to
+    ``out``.
 
     ``file`` names text, jsonl or parquet files or Hub datasets, by default the bundled text, of which at most
     ``chunks`` chunks of ``chunk_size`` tokens are run after the first ``chunk`` ones, ``batch`` tokens at a time:
@@ -50,6 +61,12 @@ def collect_imatrix(
     these. ``no_ppl`` spares the perplexity. ``output_frequency`` and ``save_frequency`` write what there is to ``out``
     and to ``out.at_N`` every so many chunks. ``shard`` is one of several parts, such as "2/4", to be merged.
     ``offload`` and ``max_memory`` ({"cpu": "12GiB"}) are for models larger than memory.
+
+    A diffusion model draws ``pictures``, by default 32, of ``prompts``: files with a prompt a line or Hub datasets, by
+    default the bundled ones. What of ``steps``, ``size`` in pixels (width and height, or the edge of a square),
+    ``frames`` and ``guidance`` is not given is the model's own; ``seed`` is that of the first one's noise, and
+    ``at_once`` are drawn together. ``convolutions`` are observed where they are asked for, and the pictures are kept in
+    ``keep_pictures``, a new folder.
 
     Raises ``HubquantError``.
     """
@@ -71,7 +88,7 @@ def collect_imatrix(
     with quietly(progress) as seen:
         from hubquant.commands.collect import Request
         from hubquant.commands.collect import collect as prepare
-        from hubquant.commands.flags import Text, parse_shard, text_sources
+        from hubquant.commands.flags import Text, drawing, parse_shard, text_sources
         from hubquant.commands.job import carry_out
         from hubquant.pipeline.importance import Saving
 
@@ -87,6 +104,21 @@ def collect_imatrix(
             device=device,
             batch_tokens=batch,
             in_files=tuple(listed(in_file)),
+            reads_text=bool(listed(file)),
+            drawing=drawing(
+                listed(prompts),
+                {
+                    "count": pictures,
+                    "steps": steps,
+                    "size": list(size) if isinstance(size, tuple) else size,
+                    "frames": frames,
+                    "guidance": guidance,
+                    "seed": seed,
+                    "batch": at_once,
+                },
+                convolutions=convolutions,
+                keep_pictures=None if keep_pictures is None else Path(keep_pictures),
+            ),
         )
         return carry_out(prepare(request, opened, seen), opened, seen)
 

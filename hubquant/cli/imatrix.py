@@ -28,6 +28,25 @@ TextOption = Annotated[
 ]
 
 
+PromptsOption = Annotated[
+    list[str] | None,
+    typer.Option("--prompts", help="Of a diffusion model: a file with a prompt a line, or a Hub dataset. Repeatable."),
+]
+PicturesOption = Annotated[int | None, typer.Option("--pictures", min=1, help="So many are drawn (default: 32).")]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps (default: the model's).")]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", help="Of a picture in pixels: 1024, or 1024x768 (default: the model's).")
+]
+FramesOption = Annotated[int | None, typer.Option("--frames", min=1, help="Of a video (default: the model's).")]
+GuidanceOption = Annotated[float | None, typer.Option("--guidance", help="The guidance scale (default: the model's).")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Of the first picture's noise (default: 0).")]
+AtOnceOption = Annotated[int | None, typer.Option("--at-once", min=1, help="Pictures that are drawn at once.")]
+ConvolutionsOption = Annotated[bool, typer.Option("--convolutions", help="Observe the denoiser's convolutions too.")]
+KeepPicturesOption = Annotated[
+    Path | None, typer.Option("--keep-pictures", help="A new folder for the pictures that were drawn.")
+]
+
+
 @app.command(cls=Command)
 def collect(
     model: Annotated[str, typer.Argument(metavar="MODEL|FILE.gguf", help="A Hub id, a folder, or a GGUF file.")],
@@ -67,6 +86,16 @@ def collect(
         list[str] | None,
         typer.Option("--max-memory", help="For --offload cpu or disk: cpu=12GiB, 0=20GiB. Repeatable."),
     ] = None,
+    prompts: PromptsOption = None,
+    pictures: PicturesOption = None,
+    steps: StepsOption = None,
+    size: SizeOption = None,
+    frames: FramesOption = None,
+    guidance: GuidanceOption = None,
+    seed: SeedOption = None,
+    at_once: AtOnceOption = None,
+    convolutions: ConvolutionsOption = False,
+    keep_pictures: KeepPicturesOption = None,
     device: DeviceOption = "auto",
     pre_tokenizer: PreTokenizerOption = None,
     store: StoreOption = None,
@@ -74,10 +103,10 @@ def collect(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run a model over calibration text and save the importance of every weight column."""
+    """Run a model over calibration text, or draw pictures, and save the importance of every weight column."""
     from hubquant.commands.collect import Request
     from hubquant.commands.collect import collect as plan_collect
-    from hubquant.commands.flags import Text, parse_max_memory, parse_shard, text_sources
+    from hubquant.commands.flags import Text, drawing, parse_max_memory, parse_shard, picture_size, text_sources
     from hubquant.pipeline.importance import Saving
     from hubquant.recipe.schema import Calibration, Imatrix
 
@@ -93,6 +122,21 @@ def collect(
         device=device,
         batch_tokens=batch,
         in_files=tuple(in_files or ()),
+        reads_text=bool(texts),
+        drawing=drawing(
+            prompts or (),
+            {
+                "count": pictures,
+                "steps": steps,
+                "size": None if size is None else picture_size(size),
+                "frames": frames,
+                "guidance": guidance,
+                "seed": seed,
+                "batch": at_once,
+            },
+            convolutions=convolutions,
+            keep_pictures=keep_pictures,
+        ),
     )
     finish(
         lambda store, progress: plan_collect(request, store, progress),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from hubquant.commands.collect_drawn import Drawing, collect_drawn
 from hubquant.commands.flags import Text
 from hubquant.commands.flags import model as reference
 from hubquant.commands.job import Job, plan_job, put
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Request:
     """``shard`` is (i, n), counted from 1; ``saving`` says where the matrix goes, also before its end. ``in_files`` are
-    added to it."""
+    added to it. A diffusion model draws ``drawing``; ``reads_text`` tells
+    whether a text was asked for, which it cannot read."""
 
     model: str
     text: Text
@@ -46,6 +48,8 @@ class Request:
     device: Device = "auto"
     batch_tokens: int | None = None
     in_files: tuple[str, ...] = ()
+    reads_text: bool = False
+    drawing: Drawing | None = None
 
 
 def collect(request: Request, store: Store, progress: Progress) -> Job[ImportanceMatrix]:
@@ -53,6 +57,16 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
     out = request.saving.out
     check_target(out, "imatrix")
     component = open_model(reference(request.model), request.pre_tokenizer, progress)
+    if component.denoises and request.reads_text:
+        raise UserError(
+            "a diffusion model reads no text", why=f"{request.model} is one", hint="name prompts with --prompts"
+        )
+    if component.denoises:
+        return collect_drawn(component, request.drawing or Drawing(), out, request.in_files, store, request.device)
+    if request.drawing is not None:
+        raise UserError(
+            "a language model draws no pictures", why=f"{request.model} is one", hint="name text with --file"
+        )
     component.check_runs("running")
     check_collects(component, request.settings)
     given = _given(request, component)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubquant.commands.job import Job, plan_job, put
@@ -28,7 +28,7 @@ from hubquant.sources.component import Component
 class Drawing:
     """What is drawn. ``pictures_to`` is a folder for the pictures, None where they are not kept."""
 
-    settings: Pictures
+    settings: Pictures = field(default_factory=Pictures)
     convolutions: bool = False
     pictures_to: Path | None = None
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from hubquant.disk import user_path
 from hubquant.errors import UserError
 from hubquant.pipeline.encoders import tokenized
+from hubquant.recipe.load import Override, override_recipe
 from hubquant.recipe.names import HUB_ID
 from hubquant.recipe.references import model_reference
 from hubquant.recipe.schema import ModelReference, TextSource
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hubquant.calibration import Chunks
+    from hubquant.commands.collect_drawn import Drawing
     from hubquant.evaluate import Precision
     from hubquant.gguf_file import Split
 
+_PICTURES = "calibration.pictures"
 CONVERTED_TYPES = ("F32", "F16", "BF16", "Q8_0")
 """What ``convert`` writes."""
 
@@ -91,6 +95,37 @@ def text_sources(
     if not parse_special:
         return sources
     return tuple(source.model_copy(update={"parse_special": True}) for source in sources)
+
+
+def drawing(
+    prompts: Sequence[str],
+    settings: Mapping[str, Any],
+    *,
+    convolutions: bool = False,
+    keep_pictures: Path | None = None,
+) -> Drawing | None:
+    """What is to be drawn: each of ``prompts`` an existing file or folder, or else a Hub dataset; ``settings`` are
+    fields of ``Pictures`` by the flags that set them, None where they are not given. None where nothing is asked for.
+    Raises ``UserError``."""
+    from hubquant.commands.collect_drawn import Drawing
+
+    given = [Override(f"{_PICTURES}.{name}", value, name) for name, value in settings.items() if value is not None]
+    if prompts:
+        sources = text_sources(prompts, ())
+        named = [{"dataset": each.dataset} if each.dataset else {"file": each.file} for each in sources]
+        given.append(Override(f"{_PICTURES}.prompts", named, "prompts"))
+    if not given and not convolutions and keep_pictures is None:
+        return None
+    recipe = override_recipe({"model": {"bundled": "demo"}}, given)
+    return Drawing(recipe.calibration.pictures, convolutions, keep_pictures)
+
+
+def picture_size(text: str) -> int | list[int]:
+    """1024 or 1024x768. Raises ``UserError``."""
+    if not re.fullmatch(r"\d+(x\d+)?", text):
+        raise UserError(f"--size {text} is no size", hint="write pixels: --size 1024, or --size 1024x768")
+    edges = [int(edge) for edge in text.split("x")]
+    return edges[0] if len(edges) == 1 else edges
 
 
 def model(text: str) -> ModelReference:
