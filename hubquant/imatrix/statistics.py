@@ -108,6 +108,8 @@ def split_name(name: str) -> tuple[int | None, str]:
     """ "blk.3.attn_q.weight" -> (3, "attn_q"); "output.weight" -> (None, "output")."""
     parts = name.split(".")
     layer = int(parts[1]) if len(parts) > 2 and parts[0] == "blk" and parts[1].isdecimal() else None
+    if layer is None:
+        return None, name.removesuffix(".weight")
     return layer, parts[parts.index("weight") - 1] if "weight" in parts[1:] else name
 
 

@@ -9,8 +9,9 @@ from hubquant.units import counted
 
 LONGEST_FACT = 160  # characters
 
-_TENSORS = (
-    f"{'Layer':>5} {'Tensor':<20} {'Σ(Act²)':>10} {'Min':>8} {'Max':>11} {'μ':>6} {'σ':>6} {'% Active':>9} {'N':>6} "
+_TENSOR = 20  # columns, unless a name is longer
+_MEASURES = (
+    f"{'Σ(Act²)':>10} {'Min':>8} {'Max':>11} {'μ':>6} {'σ':>6} {'% Active':>9} {'N':>6} "
     f"{'Entropy':>10} {'E (norm)':>8} {'ZD':>11} {'CosSim':>8}"
 )
 _LAYERS = f"{'Layer':>5} {'μΣ(Act²)':>14} {'μZD':>11} {'μCosSim':>8}"
@@ -35,14 +36,16 @@ def facts_table(matrix: ImportanceMatrix) -> str:
 
 def statistics_table(statistics: Statistics) -> str:
     """Two tables: one row per weight, one per block."""
-    tensors = [_TENSORS, "-" * len(_TENSORS), *map(_tensor_row, statistics.tensors)]
+    width = max([_TENSOR, *(len(row.tensor) for row in statistics.tensors)])
+    heads = f"{'Layer':>5} {'Tensor':<{width}} {_MEASURES}"
+    tensors = [heads, "-" * len(heads), *(_tensor_row(row, width) for row in statistics.tensors)]
     layers = [_LAYERS, "-" * len(_LAYERS), *map(_layer_row, statistics.layers)]
     return "\n".join([*tensors, "", *layers])
 
 
-def _tensor_row(row: TensorStatistics) -> str:
+def _tensor_row(row: TensorStatistics, width: int) -> str:
     return (
-        f"{'-' if row.layer is None else row.layer:>5} {row.tensor:<20} {row.total:>10.2f} {row.minimum:>8.4f} "
+        f"{'-' if row.layer is None else row.layer:>5} {row.tensor:<{width}} {row.total:>10.2f} {row.minimum:>8.4f} "
         f"{row.maximum:>11.4f} {row.mean:>6.2f} {row.deviation:>6.2f} {100 * row.active:>8.2f}% {row.n:>6d} "
         f"{row.entropy:>10.4f} {100 * row.entropy_norm:>7.2f}% {100 * row.zd:>10.2f}% {row.similarity:>8.4f}"
     )
