@@ -49,12 +49,12 @@ class Part:
 
 @dataclass(frozen=True)
 class PipelineIndex:
-    """``kind`` is a pipeline of diffusers; ``parts`` are those with weights. The ``others``, such as tokenizers and the
-    scheduler, have only small files."""
+    """``kind`` is a pipeline of diffusers; ``models`` are the classes of its parts with weights. The ``others``, such
+    as tokenizers and the scheduler, have only small files."""
 
     folder: Path
     kind: type[Any]
-    parts: Mapping[str, Part]
+    models: Mapping[str, type[Any]]
     others: tuple[str, ...]
     left_out: tuple[str, ...]
 
@@ -70,10 +70,10 @@ def check_diffusers() -> None:
 
 
 def read_index(folder: Path) -> PipelineIndex:
-    """The pipeline in ``folder``, from its model_index.json and the headers of its weights.
+    """The pipeline in ``folder``, from its model_index.json; no weights need be there.
 
-    Raises ``CheckpointError`` for what is missing or broken, for pickled weights and for classes that neither diffusers
-    nor transformers has: those are code of the repository, which is never run.
+    Raises ``CheckpointError`` for what is missing or broken, and for classes that neither diffusers nor transformers
+    has: those are code of the repository, which is never run.
     """
     check_diffusers()
     import transformers
@@ -91,10 +91,16 @@ def read_index(folder: Path) -> PipelineIndex:
         return PipelineIndex(
             folder,
             kind,
-            {name: _part(folder, name, cls) for name, cls in classes.items() if has_weights(cls)},
+            {name: cls for name, cls in classes.items() if has_weights(cls)},
             tuple(name for name, cls in classes.items() if not has_weights(cls)),
             left_out,
         )
+
+
+def read_parts(index: PipelineIndex) -> dict[str, Part]:
+    """The parts with weights, from the headers of these. Raises ``CheckpointError`` for what is missing or broken, and
+    for pickles; ``NotSupportedYet`` for weights that are quantized already."""
+    return {name: _part(index.folder, name, kind) for name, kind in index.models.items()}
 
 
 def has_weights(kind: type[Any]) -> bool:

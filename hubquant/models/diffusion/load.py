@@ -13,7 +13,7 @@ from hubquant.checkpoint.finite import check_finite
 from hubquant.checkpoint.headers import listed
 from hubquant.devices import Device
 from hubquant.errors import CheckpointError, HubquantError
-from hubquant.models.diffusion.index import Part, PipelineIndex, read_index
+from hubquant.models.diffusion.index import Part, PipelineIndex, read_index, read_parts
 from hubquant.models.diffusion.parts import check_denoiser
 from hubquant.models.diffusion.placement import VAE, Offload, place, put
 from hubquant.models.diffusion.quiet import quiet_diffusers
@@ -40,13 +40,14 @@ def load_pipeline(
     code and pickles, and for a pipeline without a denoiser; ``UserError`` where diffusers is not installed.
     """
     index = _read(folder)
-    placement = place(index.parts, device, offload, disk)
+    parts = read_parts(index)
+    placement = place(parts, device, offload, disk)
     if placement.offload == "group" and disk is not None:
         disk.mkdir(parents=True, exist_ok=True)
         placement = replace(placement, disk=Path(tempfile.mkdtemp(dir=disk)))
     with quiet_diffusers():
         models: dict[str, Any] = {}
-        for name, part in index.parts.items():
+        for name, part in parts.items():
             models[name] = _load(folder / name, part, placement.dtypes[name])
             if name in changed:
                 changed[name](models[name])
@@ -67,19 +68,19 @@ def load_pipeline(
 
 def empty_pipeline(folder: Path) -> Any:
     """The pipeline in ``folder`` with weights on torch's meta device: it has all settings and tokenizers, and takes no
-    memory. Its weight files are only looked at. Raises as :func:`load_pipeline` does."""
+    memory. No weights need be there. Raises as :func:`load_pipeline` does."""
     import torch
 
     index = _read(folder)
     with quiet_diffusers():
         with torch.device("meta"):
-            models = {name: _empty(folder / name, part) for name, part in index.parts.items()}
+            models = {name: _empty(folder / name, kind) for name, kind in index.models.items()}
         return _assembled(index, models)
 
 
 def _read(folder: Path) -> PipelineIndex:
     index = read_index(folder)
-    check_denoiser(index.kind, (*index.parts, *index.others))
+    check_denoiser(index.kind, (*index.models, *index.others))
     return index
 
 
@@ -119,13 +120,13 @@ def _cast_latents(vae: Any) -> None:
     vae.decode = decode_in_own_type
 
 
-def _empty(folder: Path, part: Part) -> Any:
+def _empty(folder: Path, kind: type[Any]) -> Any:
     from diffusers import ModelMixin
 
     try:
-        if issubclass(part.kind, ModelMixin):
-            return part.kind.from_config(part.kind.load_config(folder, local_files_only=True))
-        return part.kind(part.kind.config_class.from_pretrained(folder, local_files_only=True))
+        if issubclass(kind, ModelMixin):
+            return kind.from_config(kind.load_config(folder, local_files_only=True))
+        return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
     except Exception as error:  # values that the class did not expect
         raise _unloadable(folder, error) from error
 

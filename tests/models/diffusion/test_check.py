@@ -65,7 +65,9 @@ def test_a_pipeline_that_wants_more_than_a_prompt() -> None:
 
 
 def test_a_pipeline_without_weights_is_checked_alike(tmp_path: Path) -> None:
-    pipe = empty_pipeline(save_pipeline("sd3", tmp_path))
+    for weights in save_pipeline("sd3", tmp_path).rglob("*.safetensors"):
+        weights.unlink()
+    pipe = empty_pipeline(tmp_path)
     assert {parameter.device.type for parameter in pipe.transformer.parameters()} == {"meta"}
     assert len(check_pictures(pipe, ["a" * 100], Pictures(size=64))) == 2
     with pytest.raises(RecipeError, match="multiples of 16"):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet, UserError
 from hubquant.models.diffusion import draw, empty_pipeline, load_pipeline
-from hubquant.models.diffusion.index import read_index
+from hubquant.models.diffusion.index import read_index, read_parts
 from hubquant.models.diffusion.placement import automatic_offload, place
 from hubquant.recipe.pictures import Pictures
 from tests.support.diffusion import FAMILIES, FRAMES, call_pipeline, make_pipeline, save_pipeline
@@ -66,7 +66,7 @@ def test_variants_and_shards(options: dict[str, Any], flux: Path, tmp_path: Path
     save_pipeline("flux", tmp_path, **options)
     shutil.rmtree(tmp_path / "vae")
     shutil.copytree(flux / "vae", tmp_path / "vae")
-    parts = read_index(tmp_path).parts
+    parts = read_parts(read_index(tmp_path))
     assert (parts["transformer"].variant, parts["vae"].variant) == ("fp16", None)
     assert drawn(load_pipeline(tmp_path, "cpu")).equal(drawn(load_pipeline(flux, "cpu")))
 
@@ -78,7 +78,7 @@ def test_weights_in_half_precision_are_widened_where_memory_suffices(
     expected = drawn(pipe)
     pipe.transformer.to(torch.bfloat16)
     pipe.save_pretrained(tmp_path)
-    parts = read_index(tmp_path).parts
+    parts = read_parts(read_index(tmp_path))
     assert {name: part.dtype for name, part in parts.items() if part.dtype != "F32"} == {"transformer": "BF16"}
     wide = load_pipeline(tmp_path, "cpu")
     assert wide.transformer.proj_out.weight.equal(pipe.transformer.proj_out.weight.float())
