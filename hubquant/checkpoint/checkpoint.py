@@ -115,8 +115,10 @@ class Checkpoint:
             return x.float() if info.dtype == "F64" else x
         from hubquant.checkpoint.float8 import apply_scales
 
-        x, factors = self._stored(info, tuple(_DTYPES)), self._stored(info.scale.factors, tuple(_DTYPES))
-        return apply_scales(x, factors, info.scale.block)
+        x = self._stored(info, tuple(_DTYPES))
+        if info.scale.factors is None:
+            return x.float()
+        return apply_scales(x, self._stored(info.scale.factors, tuple(_DTYPES)), info.scale.block)
 
     def read_rows(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         """Some rows of a matrix of floats, [len(rows), n]; the others are not read. Raises as ``read`` does."""

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
 SCALES = ("_scale_inv", "_scale")  # of the matrix's name; both are factors
+_OF_COMFYUI = ("weight", "scale_weight")  # a matrix and its factor
 SCALE_TYPES = ("F32", "F16", "BF16", "F8_E8M0")
-# scales of activations and of the cache, which only a runtime that computes in FP8 uses
-_OF_ACTIVATIONS = re.compile(r"[._](input|output|activation|[qkv])_scale$")
+# scales of activations and of the cache, and ComfyUI's marks, which only a runtime that computes in FP8 uses
+_OF_RUNTIMES = re.compile(r"[._](input|output|activation|[qkv])_scale$|\.(scale_input|comfy_quant)$|(^|\.)scaled_fp8$")
 
 
 def with_scales(tensors: Mapping[str, TensorInfo], block: tuple[int, int] | None) -> dict[str, TensorInfo]:
@@ -28,15 +29,28 @@ def with_scales(tensors: Mapping[str, TensorInfo], block: tuple[int, int] | None
     matrix.
     """
     found = {}
-    used = {name + suffix for name, info in tensors.items() if info.dtype in FLOAT8 for suffix in SCALES}
+    used = {scales for name, info in tensors.items() if info.dtype in FLOAT8 for scales in _names_of_scales(name)}
     for name, info in tensors.items():
-        beside = (tensors[name + suffix] for suffix in SCALES if name + suffix in tensors)
+        beside = (tensors[scales] for scales in _names_of_scales(name) if scales in tensors)
         scales = next(beside, None) if info.dtype in FLOAT8 else None
         if scales is not None:
             found[name] = replace(info, scale=ScaleTensor(scales, _block_of(info, scales, block)))
-        elif name not in used and not _OF_ACTIVATIONS.search(name):
+        elif name not in used and not _OF_RUNTIMES.search(name):
             found[name] = info
     return found
+
+
+def as_floats(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Like :func:`with_scales`; FP8 without scales stands for itself, as in files of denoisers that were only cast."""
+    return {
+        name: replace(info, scale=ScaleTensor(None, (1, 1))) if info.dtype in FLOAT8 and not info.scale else info
+        for name, info in with_scales(tensors, None).items()
+    }
+
+
+def _names_of_scales(name: str) -> list[str]:
+    matrix, factor = _OF_COMFYUI
+    return [*(name + suffix for suffix in SCALES), name.removesuffix(matrix) + factor]
 
 
 def apply_scales(x: torch.Tensor, scales: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:

@@ -33,9 +33,9 @@ BITS: Mapping[str, int] = MappingProxyType(
 
 @dataclass(frozen=True)
 class ScaleTensor:
-    """Factors for a matrix of FP8, one for each ``block`` of [rows, columns]."""
+    """Factors for a matrix of FP8, one for each ``block`` of [rows, columns]; None where it was only cast."""
 
-    factors: TensorInfo
+    factors: TensorInfo | None
     block: tuple[int, int]
 
 

@@ -18,6 +18,8 @@ _WITH_REVISION = ("tree", "blob", "resolve", "raw", "commit", "commits")
 _OTHERS = {"datasets": "dataset", "spaces": "Space", "collections": "collection", "papers": "paper"}
 _SAFETENSORS = ".safetensors"
 _SINGLE = f"model{_SAFETENSORS}"
+_SINGLE_FILES = (_SAFETENSORS, ".sft", ".ckpt", ".pt", ".pth")
+_PICKLE = re.compile(r"diffusion_pytorch_model.*\.bin")  # opening it says what may be done
 _NAMES_A_FILE = re.compile(r"^[^/]+/$|\.(safetensors|bin|ckpt|json|pth?|txt|zip)$")
 _WITH_TYPE = re.compile(r"[\w.-]+/[\w.-]+:[A-Z0-9_]+", re.ASCII)  # as Ollama and llama.cpp name files on the Hub
 _OF_A_MODEL = re.compile(
@@ -63,7 +65,7 @@ def _local(text: str) -> dict[str, str]:
         raise UserError(f"{text} is not the model", why=f"of this folder {_SINGLE} is", hint=f"name {path.parent}")
     if _OF_A_MODEL.fullmatch(path.name):
         return {"folder": str(path.parent)}
-    if path.suffix == _SAFETENSORS:
+    if path.suffix in _SINGLE_FILES or _PICKLE.fullmatch(path.name):
         return {"file": text}
     raise UserError(f"{text} is no model", why="it is a file of another kind", hint="name the folder of a model")
 
@@ -120,6 +122,13 @@ def _inside(id: str, revision: str, path: str) -> UserError:
         return UserError(
             f"{path} is a GGUF file on the Hub",
             why="such files are read from this machine only",
+            hint=f"{command}, and name {path}",
+        )
+    name = path.rpartition("/")[2]
+    if path.endswith(_SINGLE_FILES) and not _OF_A_MODEL.fullmatch(name):
+        return UserError(
+            f"{path} is a single file on the Hub",
+            why=f"such files are read from this machine only, and {id} as a whole",
             hint=f"{command}, and name {path}",
         )
     return UserError(

@@ -33,7 +33,7 @@ class ModelReference(Frozen):
     folder: str | None = None
     """A folder of this machine with config.json, safetensors and the tokenizer's files."""
     file: str | None = None
-    """A GGUF file of this machine, or a safetensors file with a denoiser."""
+    """A GGUF file of this machine, or a safetensors file with a denoiser; with ``allow_pickle`` also a pickled one."""
     component: Part | None = None
     """Of a diffusers pipeline with several denoisers, such as transformer and transformer_2, the one that is
     quantized; by default the first."""
@@ -42,7 +42,7 @@ class ModelReference(Frozen):
     revision: str = "main"
     """Of ``id``: a branch, tag or commit. Published recipes hold the commit."""
     allow_pickle: bool = False
-    """Weights in pickles, which can run code. Refused so far: only safetensors are read."""
+    """A denoiser in a pickled ``file``: its tensors are read and no code of it is run. Others must be safetensors."""
 
     @model_validator(mode="before")
     @classmethod

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, local_header, read_header
-from hubquant.checkpoint.diffusers_files import PIPELINE, component_files
+from hubquant.checkpoint.diffusers_files import NAME, PIPELINE, component_files
+from hubquant.checkpoint.float8 import as_floats
 from hubquant.checkpoint.json_files import read_table
 from hubquant.checkpoint.links import check_links
+from hubquant.checkpoint.pickled import PickledCheckpoint
 from hubquant.checkpoint.weight_files import WeightFiles, local_files
 from hubquant.convert.conversion import Conversion
 from hubquant.convert.diffusion.blocks import check_blocks
@@ -154,8 +156,8 @@ def open_hub_pipeline(remote: RemoteModel, component: str | None = None) -> Deno
 
 
 def is_denoiser_folder(folder: Path) -> bool:
-    """Whether it is the folder of a model of diffusers, as those in a pipeline's are."""
-    return "_class_name" in _config(folder)
+    """Whether it is the folder of a model of diffusers, as those in a pipeline's are, or has files of such names."""
+    return "_class_name" in _config(folder) or any(folder.glob(f"{NAME}*"))
 
 
 def open_denoiser_folder(folder: Path, name: str) -> DenoiserSource:
@@ -165,7 +167,8 @@ def open_denoiser_folder(folder: Path, name: str) -> DenoiserSource:
     checkpoint, denoiser = _read(
         _config(folder), [local_header(folder / file, file) for file in files.names], folder, files
     )
-    return _alone(name, folder, checkpoint, denoiser, [folder / _CONFIG], [folder / file for file in files.names])
+    described = [folder / _CONFIG] if (folder / _CONFIG).is_file() else []
+    return _alone(name, folder, checkpoint, denoiser, described, [folder / file for file in files.names])
 
 
 def open_single_file(path: Path) -> DenoiserSource:
@@ -174,6 +177,15 @@ def open_single_file(path: Path) -> DenoiserSource:
     header = local_header(path, path.name)
     checkpoint, denoiser = _read({}, [header], path.parent, WeightFiles((path.name,)))
     return _alone(path.stem, path.parent, checkpoint, denoiser, [], [path])
+
+
+def open_pickle(path: Path) -> DenoiserSource:
+    """Of a pickled file like that, of which nothing but tensors is read."""
+    check_links(path.parent)
+    found = PickledCheckpoint.from_file(path)
+    checkpoint, denoiser = _read({}, [found.tensors], path.parent, WeightFiles((path.name,), found.notes))
+    pickled = replace(found, tensors=checkpoint.tensors, notes=checkpoint.notes)
+    return _alone(path.stem, path.parent, pickled, denoiser, [], [path])
 
 
 def _alone(
@@ -198,17 +210,25 @@ def _read(
     config: Mapping[str, Any], headers: Iterable[Mapping[str, TensorInfo]], folder: Path | None, files: WeightFiles
 ) -> tuple[Checkpoint, Denoiser]:
     """The tensors as a checkpoint, and what they are. The checkpoint has no config: nothing is to be made of it."""
-    tensors = {name: info for header in headers for name, info in header.items()}
-    check_floats(tensors)
+    stored = {name: info for header in headers for name, info in header.items()}
+    check_floats(stored)
+    tensors = as_floats(stored)
     shapes = {name: info.shape for name, info in tensors.items()}
     denoiser, found = recognise(shapes), parts(shapes)
     check_blocks(denoiser, config)
     others = (
         (found.text_encoders, "of text encoders"),
         (found.vae, "of a VAE"),
-        (found.left_out, "that the denoiser does not compute with"),
+        ((*found.left_out, *denoiser.unused), "that the denoiser does not compute with"),
     )
-    notes = [f"{counted(len(names), 'tensor')} {what} are left out" for names, what in others if names]
+    left_out = [f"{counted(len(names), 'tensor')} {what}" for names, what in others if names]
+    notes = [f"left out: {each}" for each in left_out]
+    eight = [info for name in denoiser.shapes if (info := tensors[denoiser.prefix + name]).scale]
+    if eight:
+        notes.append(
+            f"{counted(len(eight), 'weight was', 'weights were')} rounded to {eight[0].dtype} before: what that lost "
+            "is lost, and the original model gives better files"
+        )
     return Checkpoint({}, tensors, folder, (*files.notes, *notes)), denoiser
 
 

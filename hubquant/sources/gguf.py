@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from hubquant.models.load import Placement
     from hubquant.models.streamed_weights import StreamedWeights
 
-# what an earlier quantization wrote of itself
 _OF_THE_LAST_TIME = (
     "split.",
     "quantize.imatrix.",
@@ -90,6 +89,18 @@ class GGUFSource(SourceModel):
             return self.file.metadata
         return with_pre_tokenizer(self.file.metadata, self.pre_tokenizer)
 
+    @property
+    def lasting_metadata(self) -> Metadata:
+        """Without what an earlier quantization wrote of itself."""
+        return {k: v for k, v in self.metadata.items() if not k.startswith(_OF_THE_LAST_TIME)}
+
+    @property
+    def float_type(self) -> str:
+        """Of matrices that stay floats."""
+        matrices = [tensor.type for tensor in self.file.tensors.values() if len(tensor.shape) > 1]
+        floats = [type for type in matrices if type in FLOATS]
+        return floats[0] if floats else "F16" if self.quantized_types else "F32"
+
     def conversion(self) -> Conversion:
         """Raises ``GGUFError`` for a file that is no model."""
         if "general.architecture" not in self.file.metadata:
@@ -103,15 +114,13 @@ class GGUFSource(SourceModel):
         except HubquantError as error:
             taps, cannot_run, embeds = {}, str(error), False
         tensors = sorted(self.file.tensors.values(), key=lambda tensor: file_order(tensor.name))
-        matrices = [tensor.type for tensor in self.file.tensors.values() if len(tensor.shape) > 1]
-        floats = [type for type in matrices if type in FLOATS]
         return Conversion(
             name,
             _hparams(self.file, name),
-            {k: v for k, v in self.metadata.items() if not k.startswith(_OF_THE_LAST_TIME)},
+            self.lasting_metadata,
             tuple(Bundle((tensor.name,), {tensor.name: tensor.shape}) for tensor in tensors),
             taps,
-            floats[0] if floats else "F16" if self.quantized_types else "F32",
+            self.float_type,
             cannot_run=cannot_run,
             embeds=embeds,
         )

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hubquant.checkpoint.pickled import PICKLES, refusal
 from hubquant.disk import user_path
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.recipe.references import GGUF_SUFFIX
@@ -20,10 +21,11 @@ from hubquant.sources.denoiser import (
     is_pipeline,
     open_denoiser_folder,
     open_hub_pipeline,
+    open_pickle,
     open_pipeline,
     open_single_file,
 )
-from hubquant.sources.gguf import open_gguf
+from hubquant.sources.gguf_denoiser import open_gguf_model
 from hubquant.sources.source import SourceModel
 
 if TYPE_CHECKING:
@@ -43,9 +45,12 @@ def open_component(reference: ModelReference, pre_tokenizer: str | None = None, 
 
 
 def _open(reference: ModelReference, token: Token) -> SourceModel:
-    if reference.allow_pickle:
+    pickled = Path(reference.file or "").suffix in PICKLES
+    if reference.allow_pickle and not pickled:
         raise NotSupportedYet(
-            "pickled weights", hint="convert the repository to safetensors first, then remove allow_pickle"
+            "pickled weights of a folder or a repository",
+            why="allow_pickle is for a single file with a denoiser",
+            hint="name the file, or convert them to safetensors and remove allow_pickle",
         )
     if reference.id is not None:
         from hubquant.hub.pull import resolve
@@ -54,7 +59,11 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
         return open_hub_pipeline(remote, reference.component) if is_pipeline(remote.files) else open_hub(remote)
     if reference.file is not None:
         path = user_path(reference.file)
-        return open_gguf(path) if path.suffix.lower() == GGUF_SUFFIX else open_single_file(path)
+        if pickled and not reference.allow_pickle:
+            raise refusal(path)
+        if pickled:
+            return open_pickle(path)
+        return open_gguf_model(path) if path.suffix.lower() == GGUF_SUFFIX else open_single_file(path)
     if reference.bundled is not None:
         folder = Path(str(resources.files("hubquant") / "data" / "demo"))
         return open_folder(folder, f"hubquant-{reference.bundled}")

@@ -130,10 +130,19 @@ class Family:
         return [_bundle(row, shapes, layout) for row in match.rows]
 
 
+@dataclass(frozen=True)
+class _Always:
+    """Unlike a function within another one, part of a source that is sent to other processes."""
+
+    table: Rows
+
+    def __call__(self, _names: Collection[str], _layout: Layout) -> Rows:
+        return self.table
+
+
 def always(*rows: Rows) -> Callable[[Collection[str], Layout], Rows]:
     """The table of a family whose names do not depend on its sizes."""
-    table = tuple(row for part in rows for row in part)
-    return lambda _names, _layout: table
+    return _Always(tuple(row for part in rows for row in part))
 
 
 def module(original: str, *diffusers: str, bias: bool = True, square: int = 0, option: str = "") -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,7 +31,13 @@ FAMILIES = (
 
 TEXT_ENCODERS = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
 _VAE = ("first_stage_model.", "vae.")
-_AVERAGE = ("model_ema.",)
+_UNIFORM = ("diffusion_model.", "model.model.", "model.", "net.", "transformer.", "unet.", "module.")
+"""What programs write before all names of a denoiser that is alone in its file, or before those of its own only."""
+_LEFT_OUT = re.compile(
+    r"model_ema\..+|denoiser\.sigmas|edm_.+|v_pred|ztsnr|betas|posterior_.+|logvar|lvlb_weights"
+    r"|(log_one_minus_|sqrt_(recip_|recipm1_|one_minus_)?)?alphas_cumprod(_prev)?"
+)
+"""Averaged copies of the weights, tables of the sampler and marks that tell programs how to draw."""
 
 _SURE = 0.9
 """The share of names from which a file is of a family; fewer may be damaged beyond use, or another model."""
@@ -41,7 +48,7 @@ _NEAR = 0.2
 class Parts:
     """The tensors of a file. ``denoiser`` has names without ``prefix``; the others have theirs in full.
 
-    ``left_out`` is what no model computes with: averaged copies of the denoiser and tables of the sampler.
+    ``left_out`` is what no model computes with.
     """
 
     prefix: str
@@ -60,6 +67,11 @@ class Denoiser:
     prefix: str
     shapes: Mapping[str, Shape]
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """What of ``shapes`` the family leaves out."""
+        return self.family.match(self.shapes, self.layout).unused
+
     def bundles(self) -> list[Bundle]:
         """As in :meth:`Family.bundles`."""
         return self.family.bundles(self.shapes, self.layout)
@@ -68,13 +80,15 @@ class Denoiser:
 def parts(shapes: Mapping[str, Shape]) -> Parts:
     """What the tensors of a file belong to.
 
-    Where names have the prefix of a denoiser, those that have none of the known ones are left out; elsewhere they are
-    the denoiser's.
+    Where names have the prefix of a denoiser in a file that holds everything, those that have none of the known ones
+    are left out; elsewhere they are the denoiser's.
     """
     text_encoders = tuple(name for name in shapes if name.startswith(TEXT_ENCODERS))
     vae = tuple(name for name in shapes if name.startswith(_VAE))
-    prefix = PREFIX if any(name.startswith(PREFIX) for name in shapes) else ""
-    others = {*text_encoders, *vae, *(name for name in shapes if name.startswith(_AVERAGE))}
+    others = {*text_encoders, *vae, *(name for name in shapes if _LEFT_OUT.fullmatch(name))}
+    rest = [name for name in shapes if name not in others]
+    uniform = (prefix for prefix in _UNIFORM if rest and all(name.startswith(prefix) for name in rest))
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in rest) else next(uniform, "")
     denoiser = {
         name.removeprefix(prefix): shape
         for name, shape in shapes.items()
@@ -91,6 +105,13 @@ def recognise(shapes: Mapping[str, Shape]) -> Denoiser:
     with the nearest one; tensors that are missing or left over are for :meth:`Denoiser.bundles` to find.
     """
     found = parts(shapes)
+    if not found.denoiser and (found.text_encoders or found.vae):
+        has = [what for what, names in (("text encoders", found.text_encoders), ("a VAE", found.vae)) if names]
+        raise NotSupportedYet(
+            "a file without a denoiser",
+            why=f"it has {' and '.join(has)} only",
+            hint="name the file with the UNet or transformer",
+        )
     layouts: tuple[Layout, ...] = ("original", "diffusers")
     matches = [(family, layout, family.match(found.denoiser, layout)) for family in FAMILIES for layout in layouts]
     family, layout, best = max(matches, key=lambda match: match[2].share)
@@ -101,6 +122,15 @@ def recognise(shapes: Mapping[str, Shape]) -> Denoiser:
             hint=f"the known families are {', '.join(family.name for family in FAMILIES)}",
         )
     return Denoiser(family, layout, found.prefix, found.denoiser)
+
+
+def looks_like_denoiser(shapes: Mapping[str, Shape]) -> bool:
+    """Whether :func:`recognise` knows a family that is near enough to be named."""
+    try:
+        recognise(shapes)
+    except NotSupportedYet as error:
+        return "nearest" in (error.why or "")
+    return True
 
 
 def _difference(family: Family, layout: Layout, match: Match) -> str:
