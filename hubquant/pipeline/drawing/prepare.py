@@ -151,13 +151,10 @@ def _prompts(recipe: Recipe, component: Component, progress: Progress) -> tuple[
 
 
 def check_prompts(component: Component, settings: Pictures, prompts: Sequence[str]) -> Iterator[str]:
-    """Notes on what will be drawn. Raises a ``UserError`` for what cannot be. Of a pipeline that is to be pulled
-    nothing is known yet."""
+    """Notes on what will be drawn. Raises a ``UserError`` for what cannot be."""
     from hubquant.models.diffusion import check_pictures, empty_pipeline
 
-    source = _source(component)
-    if source.remote is None:
-        yield from check_pictures(empty_pipeline(source.folder), prompts, settings)
+    yield from check_pictures(empty_pipeline(_source(component).folder), prompts, settings)
 
 
 def _to_be_collected(task: DrawnImatrix, recipe: Recipe) -> tuple[Importance, int]:
