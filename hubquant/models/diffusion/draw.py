@@ -49,7 +49,9 @@ def draw(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], settings: Pict
     with quiet_diffusers(), torch.no_grad():
         try:
             output = pipe(**arguments)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
             raise _out_of_memory(error, len(prompts)) from error
         except ValueError as error:
             raise EvaluationError(
@@ -127,6 +129,13 @@ def _check_size(pipe: Any, drawn: Drawn, settings: Pictures) -> None:
             why=f"it does not keep to {asked[0]}x{asked[1]} with {asked[2]}",
             hint="leave size and frames to the pipeline, or set what it drew",
         )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has a class of its own for a GPU's memory only."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _out_of_memory(error: Exception, n: int) -> EvaluationError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -102,13 +103,18 @@ def test_another_size_than_was_asked_for() -> None:
         draw(make_pipeline("flux"), PROMPTS[:1], [0], settings(size=40))
 
 
-def test_memory_that_does_not_suffice() -> None:
+def fill_main_memory(*_: Any) -> None:
+    torch.empty(1 << 55)
+
+
+def fill_gpu(*_: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+
+@pytest.mark.parametrize(("fill", "why"), [(fill_main_memory, "can't allocate memory"), (fill_gpu, r"2\.00 GiB\.$")])
+def test_memory_that_does_not_suffice(fill: Callable[..., None], why: str) -> None:
     pipe = make_pipeline("sd15")
-
-    def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
-
-    pipe.unet.register_forward_pre_hook(full)
-    with pytest.raises(EvaluationError, match=r"memory does not suffice to draw: .* 2\.00 GiB\.$") as caught:
+    pipe.unet.register_forward_pre_hook(fill)
+    with pytest.raises(EvaluationError, match=f"memory does not suffice to draw: .*{why}") as caught:
         draw(pipe, PROMPTS, [1, 2], settings())
     assert "smaller batch" in str(caught.value.hint)
