@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,22 @@ def test_a_gguf_file_with_metadata_or_without(
     assert (
         prefix + (QKV if layout == "original" else "transformer_blocks.0.attn.to_q.weight") in component.conversion.taps
     )
+
+
+def test_a_gguf_file_as_stable_diffusion_cpp_writes_it(tmp_path: Path) -> None:
+    """No metadata at all, names that are longer than ggml's, and the VAE beside the denoiser."""
+    tensors = {PREFIX + name: x.half() for name, x in flux().items()} | {"vae.x": torch.ones(4, 3, 3, 3).half()}
+    head, data = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), 0), b""
+    for name, x in tensors.items():
+        sizes = struct.pack(f"<{x.dim()}Q", *reversed(x.shape))
+        head += struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", x.dim()) + sizes
+        head += struct.pack("<IQ", 1, len(data))  # 1 is F16
+        data += x.contiguous().numpy().tobytes().ljust(-(-x.nbytes // 32) * 32, b"\0")
+    path = tmp_path / "a.gguf"
+    path.write_bytes(head.ljust(-(-len(head) // 32) * 32, b"\0") + data)
+    assert_same(made(opened(path)), {name: x for name, x in tensors.items() if name.startswith(PREFIX)})
+    done = hubquant("quantize", str(path), "-t", "Q4_0", "-o", str(tmp_path / "out"), "--store", str(tmp_path / "s"))
+    assert done.code == 0, done.err
 
 
 def test_a_gguf_file_of_a_denoiser_is_quantized_again(tmp_path: Path) -> None:
