@@ -172,9 +172,9 @@ def test_timesteps_weigh_as_told(tmp_path: Path) -> None:
         levels.append(level)
         return 1.0 if level > 0.99 else 0.5
 
-    matrix = observed(pipe, tmp_path / "a.gguf", 0, timestep_weight=weight)
-    first = observed(pipe, tmp_path / "b.gguf", 0, timestep_weight=lambda level: float(level > 0.99))
-    second = observed(pipe, tmp_path / "c.gguf", 0, timestep_weight=lambda level: float(level <= 0.99))
+    matrix = observed(pipe, tmp_path / "a.gguf", 0, 1, timestep_weight=weight)
+    first = observed(pipe, tmp_path / "b.gguf", 0, 1, timestep_weight=lambda level: float(level > 0.99))
+    second = observed(pipe, tmp_path / "c.gguf", 0, 1, timestep_weight=lambda level: float(level <= 0.99))
     assert levels[0] == 1.0
     assert 0 < levels[1] < 0.9
     for name, entry in matrix.entries.items():
@@ -338,6 +338,25 @@ def test_a_loop_of_the_users_own(tmp_path: Path) -> None:
     assert (matrix.chunk_count, matrix.provenance["predictions"]) == (1, "4")
     for name, module in names_in_file(pipe.unet).items():
         torch.testing.assert_close(matrix.entries[name].in_sum2[0], plain.sum2[module], **CLOSE)
+
+
+def test_weights_elsewhere_are_observed_as_those_in_memory(tmp_path: Path) -> None:
+    """As accelerate and diffusers have them while a pipeline is larger than memory."""
+    from accelerate import cpu_offload, disk_offload
+    from diffusers.hooks import apply_group_offloading
+
+    expected, cpu = observed(make_pipeline("flux"), tmp_path / "a.gguf", 0), torch.device("cpu")
+    groups = {"onload_device": cpu, "offload_device": cpu, "offload_type": "leaf_level"}
+    ways: list[Callable[[Any], Any]] = [
+        lambda part: cpu_offload(part, execution_device=cpu),
+        lambda part: disk_offload(part, tmp_path / type(part).__name__, execution_device=cpu),
+        lambda part: apply_group_offloading(part, **groups),
+    ]
+    for offload in ways:
+        pipe = make_pipeline("flux")
+        for part in (pipe.transformer, pipe.text_encoder, pipe.text_encoder_2, pipe.vae):
+            offload(part)
+        equal(observed(pipe, tmp_path / "b.gguf", 0), expected)
 
 
 def test_continuing_weighs_by_rows(tmp_path: Path) -> None:
