@@ -239,10 +239,18 @@ def test_layers_of_a_lora_have_their_plain_names(family: str) -> None:
 
 
 def test_a_denoiser_of_no_known_family_keeps_its_names(tmp_path: Path) -> None:
-    pipe = make_pipeline("pixart")
+    """And a pipeline without text encoders is observed like others."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    sizes: dict[str, Any] = {"sample_size": 8, "layers_per_block": 1, "block_out_channels": (8, 16)}
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    pipe = DDPMPipeline(UNet2DModel(**sizes, **blocks, norm_num_groups=4), DDPMScheduler())
     with hubquant.observe(pipe, tmp_path / "a.gguf"):
-        draw(pipe, use_resolution_binning=False)
-    assert "transformer_blocks.0.attn1.to_q.weight" in load_imatrix(tmp_path / "a.gguf").entries
+        pipe(batch_size=3, num_inference_steps=2, output_type="np")
+    matrix = load_imatrix(tmp_path / "a.gguf")
+    assert "down_blocks.1.attentions.0.to_q.weight" in matrix.entries
+    assert (matrix.chunk_count, matrix.provenance["sizes"], matrix.provenance["prompts"]) == (3, "8x8", "0")
+    assert "model_family" not in matrix.provenance
 
 
 def test_of_two_denoisers_the_first_has_a_prefix() -> None:
