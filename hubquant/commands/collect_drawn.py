@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubquant.commands.job import Job, plan_job, put
-from hubquant.convert.diffusion.importance import fit_denoiser
 from hubquant.devices import Device
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
@@ -55,7 +54,7 @@ def collect_drawn(
     )
     given = read_sum([imatrix_path(name) for name in in_files]) if in_files else None
     if given is not None:
-        fit_denoiser(given, component.shapes)
+        component.fitted(given)
 
     def deliver(context: Context) -> ImportanceMatrix:
         made = context.store.path(task)

@@ -287,9 +287,10 @@ class Publish(Frozen):
     """The title of the commit or the pull request."""
     prune: bool = False
     """Remove what hubquant made of types that ``quantize.types`` no longer names. By default they stay."""
-    layout: Literal["original", "diffusers"] | None = None
-    """What the tensors of a diffusion model are called: as its authors did, which most programs load, or as diffusers
-    does. By default what most load of its family."""
+    layout: Literal["original", "diffusers", "comfyui"] | None = None
+    """What the tensors of a diffusion model are called: as its authors did, which most programs load, as diffusers
+    does, or as ComfyUI-GGUF takes more of Stable Diffusion 1, 2 and XL: convolutions are quantized too. By default what
+    most load of its family."""
     shard_size: str = "45GiB"
     """The largest file. What is larger is cut into shards, which llama.cpp loads by the first."""
 

@@ -95,7 +95,7 @@ class Component:
         """``matrix`` by the names and shapes of these weights. Raises ``ImatrixError`` when it belongs to another
         model."""
         if self.denoises:
-            return fit_denoiser(matrix, self.shapes, high_noise=self.name == FIRST_STEPS)
+            return fit_denoiser(matrix, self.shapes, self.conversion.taps, high_noise=self.name == FIRST_STEPS)
         return matrix.fit(self.shapes)
 
     @cached_property

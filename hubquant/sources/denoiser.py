@@ -63,7 +63,9 @@ class DenoiserSource(SourceModel):
     @property
     def names_as(self) -> str:
         chosen = self.layout
-        return "" if chosen in (None, default_layout(self.denoiser)) else f"{chosen.prefix}{chosen.names}"
+        if chosen is None or chosen == default_layout(self.denoiser):
+            return ""
+        return f"{chosen.prefix}{chosen.names}{' in rows' if chosen.in_rows else ''}"
 
     def conversion(self) -> Conversion:
         """Raises ``CheckpointError`` for tensors that are missing or left over."""

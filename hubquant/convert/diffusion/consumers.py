@@ -17,6 +17,7 @@ from hubquant.convert.diffusion.family import PREFIX
 ORIGINAL = FileLayout("original")
 PREFIXED = FileLayout("original", PREFIX)
 NAMES_OF_DIFFUSERS = FileLayout("diffusers")
+IN_ROWS = FileLayout("original", in_rows=True)
 
 _FAST = frozenset(
     {
@@ -85,11 +86,12 @@ COMFYUI_GGUF = Consumer(
     _table(
         (
             (
-                *("sd", "sdxl", "sd3", "flux", "flux2", "chroma", "lumina2", "z_image", "auraflow"),
+                *("sd3", "flux", "flux2", "chroma", "lumina2", "z_image", "auraflow"),
                 *("wan", "ltx", "ltx2", "ltx2.3", "hunyuan_video", "cosmos", "cosmos1"),
             ),
             (ORIGINAL, PREFIXED),
         ),
+        (("sd", "sdxl"), (ORIGINAL, PREFIXED, IN_ROWS)),
         # Their original names are those of diffusers.
         (("qwen_image", "hidream"), (ORIGINAL, PREFIXED, NAMES_OF_DIFFUSERS)),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from hubquant.convert.diffusion.conversion import default_layout
@@ -45,13 +45,14 @@ def family_name(shapes: Mapping[str, Shape]) -> str | None:
 
 
 def fit_denoiser(
-    matrix: ImportanceMatrix, shapes: Mapping[str, Shape], *, high_noise: bool = False
+    matrix: ImportanceMatrix, shapes: Mapping[str, Shape], observed: Collection[str], *, high_noise: bool = False
 ) -> ImportanceMatrix:
-    """The entries of a denoiser whose file has tensors of these ``shapes``, by their names there.
+    """The entries of a denoiser whose file has tensors of these ``shapes``, of which those ``observed`` are weights of
+    linear layers as they are there, by their names in the file.
 
     In ``matrix`` they are original, with the prefix of files that hold everything or without, or those of the file. Of
     a weight whose parts stable-diffusion.cpp read one by one, the first is taken: all see the same. Entries of text
-    encoders are left out, and those of convolutions, which no file has quantized. With ``high_noise`` the entries are
+    encoders are left out, and those of weights that are not observed. With ``high_noise`` the entries are
     those of the denoiser that makes the first of the steps, where ``matrix`` has two.
 
     Raises ``ImatrixError`` where the matrix has other weights.
@@ -72,7 +73,7 @@ def fit_denoiser(
     entries: dict[str, Entry] = {}
     for name, targets in sorted(given.items()):  # a weight stands before its parts
         for target in targets:
-            if len(shapes[target]) == 2:
+            if target in observed:
                 entries.setdefault(target, matrix.entries[name])
     return replace(matrix, entries=entries).fit(shapes)
 
