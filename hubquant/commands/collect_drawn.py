@@ -12,13 +12,13 @@ from hubquant.devices import Device
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
 from hubquant.errors import OutputError
-from hubquant.imatrix import ImportanceMatrix, lost_in_dat, save
+from hubquant.imatrix import ImportanceMatrix, load_imatrix, lost_in_dat, save
 from hubquant.imatrix.files import DAT
 from hubquant.observe.continuing import continued
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.drawing.imatrix import KEPT_PICTURES, DrawnImatrix
 from hubquant.pipeline.drawing.prepare import check_prompts, loaded
-from hubquant.pipeline.given_imatrix import imatrix_path, read_sum
+from hubquant.pipeline.given_imatrix import imatrix_path
 from hubquant.recipe.pictures import Pictures
 from hubquant.sources.component import Component
 
@@ -52,15 +52,15 @@ def collect_drawn(
         drawing.convolutions,
         keeps_pictures=folder is not None,
     )
-    given = read_sum([imatrix_path(name) for name in in_files]) if in_files else None
-    if given is not None:
-        component.fitted(given)
+    given = [load_imatrix(imatrix_path(name)) for name in in_files]
+    for each in given:
+        component.fitted(each)
 
     def deliver(context: Context) -> ImportanceMatrix:
         made = context.store.path(task)
         collected = context.read(task)
-        matrix = collected if given is None else continued(collected, [given])
-        if out.suffix == DAT or given is not None:
+        matrix = continued(collected, given)
+        if out.suffix == DAT or given:
             save(matrix, out)
             for note in lost_in_dat(matrix) if out.suffix == DAT else ():
                 context.progress.note(f"the .dat format: {note}")
