@@ -17,6 +17,7 @@ from hubquant.errors import UserError
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.drawing.held import LoadedPipeline, PulledPipeline
 from hubquant.pipeline.drawing.imatrix import DrawnImatrix
+from hubquant.pipeline.drawing.in_diffusers import UsedByDiffusers
 from hubquant.pipeline.drawing.measured import DrawingEvaluation
 from hubquant.pipeline.drawing.source import DrawnBySource
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
@@ -89,7 +90,8 @@ def laid_out(component: Component, recipe: Recipe) -> Component:
 def _loading(component: Component, file: QuantizedFile) -> str:
     """Which programs load it."""
     source, types = _source(component), set(file.plan.types.values())
-    return loading_note(file.plan.label, source.denoiser.family.name, source.file_layout, types)
+    family, layout = source.denoiser.family.name, source.file_layout
+    return loading_note(file.plan.label, family, layout, types, component.shapes)
 
 
 def _tasks(
@@ -101,7 +103,8 @@ def _tasks(
     def of(file: QuantizedFile, plain: QuantizedFile | None) -> FileTasks:
         evaluation = DrawingEvaluation(file, plain, baseline, file.plan.label) if baseline else None
         other = FileTasks(plain, Verification(plain), None, None, None) if plain else None
-        return FileTasks(file, Verification(file), evaluation, None, None, other)
+        checked = UsedByDiffusers.of(evaluation) if evaluation else None
+        return FileTasks(file, Verification(file), evaluation, None, None, other, checked)
 
     return RecipeTasks(imatrix, baseline, tuple(map(of, files, plain)))
 
