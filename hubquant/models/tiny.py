@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,7 @@ QWEN2_PATTERN = (
 )
 
 
-_T5 = ("t5", "mt5", "umt5")
-ENCODERS = ("bert", "nomic_bert", *_T5)
+ENCODERS = ("bert", "nomic_bert")
 
 
 def build(family: str, folder: Path, **config: Any) -> Path:
@@ -35,9 +32,7 @@ def build(family: str, folder: Path, **config: Any) -> Path:
     ``config`` overrides its size; ``...`` leaves a setting to transformers.
     """
     import torch
-    from transformers import AutoConfig
-
-    from hubquant.models.classes import model_class
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     tokenizer = TOKENIZERS.get(family, llama3_tokenizer)()
     settings: dict[str, Any] = {
@@ -57,9 +52,9 @@ def build(family: str, folder: Path, **config: Any) -> Path:
     }
     dtype = config.pop("dtype", torch.float32)
     torch.manual_seed(config.pop("seed", 0))
+    auto: Any = AutoModelForCausalLM if family not in ENCODERS else AutoModel
     given = {name: value for name, value in (settings | config).items() if value is not ...}
-    made = AutoConfig.for_model(family, **given)
-    model = model_class(made, family not in ENCODERS)._from_config(made)
+    model = auto.from_config(AutoConfig.for_model(family, **given))
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -89,30 +84,6 @@ def bert_tokenizer() -> Any:
     )
     fast: Any = PreTrainedTokenizerFast
     return fast(tokenizer_object=tokenizer, **{f"{role}_token": text for role, text in specials.items()})
-
-
-def t5_tokenizer() -> Any:
-    """With SentencePiece's usual table of replacements, which makes spaces of line ends."""
-    import sentencepiece
-    from transformers import T5Tokenizer
-
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([line for text in CORPUS for line in text.split("\n")]),
-        model_writer=written,
-        vocab_size=284,
-        hard_vocab_limit=False,
-        num_threads=1,
-        minloglevel=2,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "spiece.model").write_bytes(written.getvalue())
-        made: Any = T5Tokenizer
-        return made.from_pretrained(folder)
 
 
 def _byte_level_bpe(
@@ -157,6 +128,5 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "mistral": llama3_tokenizer,
     "qwen2": qwen2_tokenizer,
     "qwen3": qwen2_tokenizer,
-    **dict.fromkeys(("bert", "nomic_bert"), bert_tokenizer),
-    **dict.fromkeys(_T5, t5_tokenizer),
+    **dict.fromkeys(ENCODERS, bert_tokenizer),
 }

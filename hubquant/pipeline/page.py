@@ -71,7 +71,8 @@ class Page(BaseModel):
     def of(cls, plan: Plan, matrix_sha256: str | None, context: Context) -> Page:
         """``matrix_sha256`` is that of the importance matrix as it is published."""
         recipe, source = plan.recipe, plan.source
-        model = ModelReference(id=source.id, revision=source.revision) if source.id else None
+        component = recipe.model.component
+        model = ModelReference(id=source.id, revision=source.revision, component=component) if source.id else None
         return cls(
             version=__version__,
             model_name=source.name,
@@ -222,7 +223,9 @@ def _own_settings(recipe: Recipe) -> dict[str, str]:
 
 
 def _other_settings(recipe: Recipe) -> dict[str, Any]:
-    return {**recipe.convert.model_dump(mode="json"), **names_in_files(recipe.publish)}
+    chosen = {"layout": recipe.publish.layout, "component": recipe.model.component}
+    named = {key: value for key, value in chosen.items() if value is not None}
+    return {**recipe.convert.model_dump(mode="json"), **names_in_files(recipe.publish), **named}
 
 
 def _usage(plan: Plan) -> Usage:

@@ -14,7 +14,7 @@ from hubquant.engine.progress import Progress
 from hubquant.llamacpp.process import is_installed
 from hubquant.pipeline.drawing.source import DrawnBySource
 from hubquant.pipeline.in_llamacpp import check_installed
-from hubquant.pipeline.tasks import RecipeTasks, Texts, recipe_tasks
+from hubquant.pipeline.tasks import RecipeTasks, Texts, drawing_tasks, recipe_tasks
 from hubquant.recipe.schema import Evaluate, ModelReference, Recipe, TextSource
 from hubquant.sources.component import Component
 from hubquant.sources.open import open_component
@@ -58,11 +58,17 @@ class Work:
         return [each.plan for each in self.tasks.files]
 
     def making(self, files: Sequence[QuantizedFile]) -> RecipeTasks:
-        """Files of this language model with this matrix, verified and measured as the recipe says."""
+        """Files with this matrix, verified and measured as the recipe says: of a denoiser one for each type that is
+        ``checked``."""
         recipe, baseline = self.recipe, self.tasks.baseline
-        assert not isinstance(baseline, DrawnBySource)
-        names = text_names(recipe.evaluate.sources, self.texts.evaluation)
         matrix = self.importance.task if self.importance else None
+        if isinstance(baseline, DrawnBySource) or self.component.denoises:
+            assert baseline is None or isinstance(baseline, DrawnBySource)
+            compared = recipe.imatrix.compare and baseline is not None
+            others = self.checked.without_imatrix() if compared else [None] * len(files)
+            plain = [other if file.uses_imatrix else None for file, other in zip(files, others, strict=True)]
+            return drawing_tasks(files, plain, matrix, baseline)
+        names = text_names(recipe.evaluate.sources, self.texts.evaluation)
         until, in_llamacpp = precision(recipe.evaluate), asks_llama_cpp(recipe.evaluate.engine)
         vocabulary = self.checked.vocabulary
         return recipe_tasks(files, matrix, baseline, vocabulary, names, until, in_llamacpp=in_llamacpp)

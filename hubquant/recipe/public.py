@@ -11,7 +11,8 @@ from hubquant.recipe.names import HUB_ID, HUB_PREFIX
 from hubquant.recipe.schema import Frozen, ModelReference, Publish, Recipe, name_of
 
 IMATRIX = "imatrix.gguf"
-OF_THE_FILES = ("shard_size", "base_model", "name", "quantized_by", "repo_url")  # what is published of ``publish``
+OF_THE_FILES = ("shard_size", "base_model", "name", "quantized_by", "repo_url", "layout")
+"""What is published of ``publish``."""
 
 
 def public_recipe(recipe: Recipe, model: ModelReference | None) -> Recipe:
@@ -54,7 +55,9 @@ def _with_paths(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
     for part in ("calibration", "evaluate"):
         settings = getattr(recipe, part)
         sources = tuple(of(source, "file", "plugin") for source in settings.sources)
-        changed[part] = settings.model_copy(update={"sources": sources})
+        prompts = tuple(of(source, "file") for source in settings.pictures.prompts)
+        pictures = settings.pictures.model_copy(update={"prompts": prompts})
+        changed[part] = settings.model_copy(update={"sources": sources, "pictures": pictures})
     return recipe.model_copy(update=changed)
 
 
@@ -82,7 +85,9 @@ def needed_files(recipe: Recipe) -> tuple[str, ...]:
     sources = [*recipe.calibration.sources, *recipe.evaluate.sources]
     texts = [each.file or each.plugin_parts[0] for source in sources for each in source.by_language.values()]
     matrices = [name for name in recipe.imatrix.given if not name.startswith(HUB_PREFIX)]
-    named = [recipe.model.folder, recipe.model.file, *texts, *matrices]
+    drawn = [*recipe.calibration.pictures.prompts, *recipe.evaluate.pictures.prompts]
+    prompts = [source.file for source in drawn]
+    named = [recipe.model.folder, recipe.model.file, *texts, *prompts, *matrices]
     return tuple(dict.fromkeys(name for name in named if name))
 
 

@@ -18,7 +18,8 @@ def check_stranger(recipe: Recipe, reference: str, overridden: Sequence[str], gi
     ``overridden`` are the fields, with dots, that the user sets: they are the user's own. ``given`` are names of files
     that the stranger has brought along.
     """
-    own = {"model.file", "publish.card", "calibration.sources", "evaluate.sources", "imatrix.file", "imatrix.files"}
+    sources = {f"{part}.{kind}" for part in ("calibration", "evaluate") for kind in ("sources", "pictures.prompts")}
+    own = {"model.file", "publish.card", "imatrix.file", "imatrix.files", *sources}
     found = [
         (field, value)
         for field, value in _reaches(recipe)
@@ -57,6 +58,9 @@ def _reaches(recipe: Recipe) -> Iterator[tuple[str, object]]:
                 yield f"{part}.sources", source.file
             if source.plugin is not None:
                 yield f"{part}.sources", f"plugin {source.plugin}"
+        for prompts in getattr(recipe, part).pictures.prompts:
+            if prompts.file is not None:
+                yield f"{part}.pictures.prompts", prompts.file
     field = "imatrix.files" if recipe.imatrix.files else "imatrix.file"
     yield from ((field, name) for name in recipe.imatrix.given if not name.startswith(HUB_PREFIX))
 

@@ -64,8 +64,8 @@ class DenoiserSource(SourceModel):
     def names_as(self) -> str:
         chosen = self.layout
         if chosen is None or chosen == default_layout(self.denoiser):
-            return ""
-        return f"{chosen.prefix}{chosen.names}{' in rows' if chosen.in_rows else ''}"
+            return _suffix(self.component)
+        return f"{chosen.prefix}{chosen.names}{' in rows' if chosen.in_rows else ''}{_suffix(self.component)}"
 
     def conversion(self) -> Conversion:
         """Raises ``CheckpointError`` for tensors that are missing or left over."""
@@ -103,7 +103,7 @@ def open_pipeline(folder: Path, name: str, component: str | None = None) -> Deno
     weights = [folder / file for file in loaded]
     described = [path for path in folder.glob("*/*") if path.suffix in (".json", ".txt", ".model", ".jinja")]
     return DenoiserSource(
-        name=name,
+        name=name + _suffix(chosen),
         id=None,
         revision="local",
         folder=folder,
@@ -137,7 +137,7 @@ def open_hub_pipeline(remote: RemoteModel, component: str | None = None) -> Deno
         file: remote.files[file].size for file in loaded if not cache.cached_file(remote.id, remote.revision, file)
     }
     return DenoiserSource(
-        name=remote.id.rsplit("/", 1)[-1],
+        name=remote.id.rsplit("/", 1)[-1] + _suffix(chosen),
         id=remote.id,
         revision=remote.revision,
         folder=folder,
@@ -256,6 +256,11 @@ def _chosen(folder: Path, component: str | None) -> tuple[Mapping[str, Any], str
             hint=f"name {denoisers[0]}",
         )
     return index, component
+
+
+def _suffix(component: str) -> str:
+    """What follows the model's name in those of its files, where the component is not the first of its pipeline."""
+    return "" if component in ("", *DENOISERS) else f"-{component}"
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

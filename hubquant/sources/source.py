@@ -74,7 +74,7 @@ class SourceModel:
 
     @property
     def names_as(self) -> str:
-        """What tells the names of the tensors of its files from those that they have by default."""
+        """What tells its files from those of other names or another component."""
         return ""
 
     @property

@@ -2,7 +2,17 @@
 
 from hubquant.models.diffusion.check import check_pictures
 from hubquant.models.diffusion.draw import Drawn, draw
+from hubquant.models.diffusion.index import check_weight_files
 from hubquant.models.diffusion.load import empty_pipeline, load_pipeline
 from hubquant.models.diffusion.parts import denoiser, denoisers
 
-__all__ = ["Drawn", "check_pictures", "denoiser", "denoisers", "draw", "empty_pipeline", "load_pipeline"]
+__all__ = [
+    "Drawn",
+    "check_pictures",
+    "check_weight_files",
+    "denoiser",
+    "denoisers",
+    "draw",
+    "empty_pipeline",
+    "load_pipeline",
+]

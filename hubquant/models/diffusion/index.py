@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,19 +59,11 @@ class PipelineIndex:
     left_out: tuple[str, ...]
 
 
-def installed_version() -> str | None:
-    """Of diffusers, without loading it."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("diffusers")
-    except PackageNotFoundError:
-        return None
-
-
 def check_diffusers() -> None:
     """Raises ``UserError`` where diffusers is not installed."""
-    if installed_version() is None:
+    from importlib.util import find_spec
+
+    if find_spec("diffusers") is None:
         raise UserError(
             "diffusion models need diffusers", why="it is not installed", hint="pip install 'hubquant[diffusion]'"
         )
@@ -109,6 +101,13 @@ def read_parts(index: PipelineIndex) -> dict[str, Part]:
     """The parts with weights, from the headers of these. Raises ``CheckpointError`` for what is missing or broken, and
     for pickles; ``NotSupportedYet`` for weights that are quantized already."""
     return {name: _part(index.folder, name, kind) for name, kind in index.models.items()}
+
+
+def check_weight_files(folder: Path, available: Collection[str]) -> None:
+    """Raises as :func:`read_parts` does for what can be seen by the names of the ``available`` files, which are paths
+    from ``folder``."""
+    for name, kind in read_index(folder).models.items():
+        _weight_files(folder, name, kind, available)
 
 
 def has_weights(kind: type[Any]) -> bool:
@@ -187,6 +186,12 @@ def _kinds_of_transformers() -> tuple[type[Any], ...]:
 
 
 def _part(folder: Path, name: str, kind: type[Any]) -> Part:
+    files = _weight_files(folder, name, kind, local_files(folder))
+    tensors = {tensor: info for file in files for tensor, info in local_header(folder / file, file).items()}
+    return Part(kind, variant_of(files[0]), tensors)
+
+
+def _weight_files(folder: Path, name: str, kind: type[Any], available: Collection[str]) -> tuple[str, ...]:
     import diffusers
 
     config = read_table(folder / name / CONFIG, hint=_AS_SAVED)
@@ -197,6 +202,4 @@ def _part(folder: Path, name: str, kind: type[Any]) -> Part:
             hint="use the repository that it was made from",
         )
     stem = DIFFUSERS if issubclass(kind, diffusers.ModelMixin) else TRANSFORMERS
-    files = component_files(folder, local_files(folder), name, stem).names
-    tensors = {tensor: info for file in files for tensor, info in local_header(folder / file, file).items()}
-    return Part(kind, variant_of(files[0]), tensors)
+    return component_files(folder, available, name, stem).names

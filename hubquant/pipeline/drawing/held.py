@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.devices import Device
 from hubquant.engine.machine import free_memory_bytes
-from hubquant.engine.task import FP32_BYTES, Context, Cost, Shared
+from hubquant.engine.task import FP32_BYTES, Context, Cost, Shared, Task
 from hubquant.pipeline.costs import HALF_BYTES, LIBRARIES_BYTES, on_device
 from hubquant.recipe.pictures import Pictures
 from hubquant.sources.component import Component
@@ -30,15 +30,26 @@ USUAL_STEPS = 30
 
 @dataclass(frozen=True, eq=False)
 class PulledPipeline(Pulled):
-    """All that a pipeline loads, and not its denoiser alone."""
+    """All that a pipeline loads: its ``denoiser``, and the rest."""
 
     kind = "found pipeline"
 
     source: DenoiserSource
+    denoiser: Pulled
 
     @classmethod
-    def of(cls, source: DenoiserSource) -> PulledPipeline:
-        return cls(source.whole_pipeline)
+    def of(cls, denoiser: Pulled) -> PulledPipeline:
+        source = denoiser.source
+        assert isinstance(source, DenoiserSource)
+        return cls(source.whole_pipeline, denoiser)
+
+    @property
+    def inputs(self) -> Mapping[str, Task[Any]]:
+        return {"denoiser": self.denoiser}
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(download_bytes=self.source.download_bytes - self.denoiser.source.download_bytes)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from hubquant.backends.backend import ImatrixFacts, Importance
-from hubquant.backends.gguf.backend import GGUF, CheckedGGUF
+from hubquant.backends.gguf.backend import GGUF
 from hubquant.backends.gguf.task import QuantizedFile
+from hubquant.checkpoint.weight_files import local_files
 from hubquant.convert.diffusion.consumers import loading_note
 from hubquant.convert.diffusion.conversion import layout_of
 from hubquant.devices import Device
@@ -17,23 +17,19 @@ from hubquant.errors import UserError
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.drawing.held import LoadedPipeline, PulledPipeline
 from hubquant.pipeline.drawing.imatrix import DrawnImatrix
-from hubquant.pipeline.drawing.in_diffusers import UsedByDiffusers
-from hubquant.pipeline.drawing.measured import DrawingEvaluation
 from hubquant.pipeline.drawing.source import DrawnBySource
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
-from hubquant.pipeline.tasks import FileTasks, RecipeTasks, Texts
-from hubquant.pipeline.verify import Verification
+from hubquant.pipeline.tasks import RecipeTasks, Texts
 from hubquant.pipeline.work import Prompts, Work, collects
 from hubquant.recipe.pictures import Pictures
 from hubquant.recipe.schema import Recipe
 from hubquant.sources.component import Component
 from hubquant.sources.denoiser import DenoiserSource
 
-if TYPE_CHECKING:
-    from hubquant.engine.task import Task
-    from hubquant.imatrix import ImportanceMatrix
-
-OF_LANGUAGE_MODELS = ("prune_layers", "output_tensor", "token_embedding", "leave_output_tensor")
+COMPARED = (
+    "files are made with the importance matrix and without it, and of each type the one stays that predicts better; "
+    "without it files are smaller by what they say of it"
+)
 NO_PICTURES = "add --set imatrix.skip=true --set evaluate.skip=true"
 
 
@@ -56,27 +52,48 @@ def prepare_drawing(recipe: Recipe, component: Component, backend: GGUF, progres
         model = loaded(component, device)
         baseline = DrawnBySource(component, recipe.evaluate.pictures, prompts.evaluation, model)
     files = checked.tasks(importance)
-    matrix = importance.task if importance else None
-    tasks = _tasks(files, _plain(checked, files, recipe, baseline), matrix, baseline)
-    work = Work(recipe, component, checked, importance, Texts(None, None), tasks, (), prompts)
+    work = Work(recipe, component, checked, importance, Texts(None, None), RecipeTasks(None, baseline, ()), (), prompts)
+    tasks = work.making(files)
     return replace(
         work,
+        tasks=tasks,
         notes=[
             *checked.notes,
             *notes,
             *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
             *(note for file in files for note in (*file.plan.notes, _loading(component, file))),
+            *([COMPARED] if any(each.plain for each in tasks.files) else []),
         ],
     )
 
 
 def _check_settings(recipe: Recipe) -> None:
-    """Raises ``UserError`` for settings that are those of language models."""
-    for name in OF_LANGUAGE_MODELS:
-        if getattr(recipe.quantize, name):
-            raise UserError(
-                f"{name} is for language models", why="the model draws pictures", hint=f"leave quantize.{name} out"
-            )
+    """Raises ``UserError`` for settings that are those of language models: what somebody relies on may not be left out
+    without a word."""
+    quantize, imatrix, evaluate, gates = recipe.quantize, recipe.imatrix, recipe.evaluate, recipe.gates
+    entries = [quantize.of(entry) for entry in quantize.types]
+    asked = {
+        "quantize.prune_layers": bool(quantize.prune_layers),
+        "quantize.output_tensor": any(entry.output_tensor for entry in entries),
+        "quantize.token_embedding": any(entry.token_embedding for entry in entries),
+        "quantize.leave_output_tensor": quantize.leave_output_tensor,
+        "imatrix.process_output": imatrix.process_output,
+        "imatrix.offload": imatrix.offload != "auto",
+        "imatrix.max_memory": bool(imatrix.max_memory),
+        "evaluate.margin": evaluate.margin is not None,
+        "evaluate.way": evaluate.way != "auto",
+        "evaluate.engine": evaluate.engine == "both",
+        "convert.pre_tokenizer": recipe.convert.pre_tokenizer is not None,
+        "gates.kld_mean": bool(gates.kld_mean),
+        "gates.cosine_mean": bool(gates.cosine_mean),
+    }
+    if wrong := next((field for field, is_asked in asked.items() if is_asked), None):
+        kind = "encoders" if wrong == "gates.cosine_mean" else "language models"
+        raise UserError(
+            f"{wrong} is for {kind}",
+            why="the model draws pictures",
+            hint="use gates.prediction_error" if wrong.startswith("gates") else f"leave {wrong} out",
+        )
 
 
 def laid_out(component: Component, recipe: Recipe) -> Component:
@@ -90,37 +107,12 @@ def laid_out(component: Component, recipe: Recipe) -> Component:
 def _loading(component: Component, file: QuantizedFile) -> str:
     """Which programs load it."""
     source, types = _source(component), set(file.plan.types.values())
-    family, layout = source.denoiser.family.name, source.file_layout
-    return loading_note(file.plan.label, family, layout, types, component.shapes)
-
-
-def _tasks(
-    files: Sequence[QuantizedFile],
-    plain: Sequence[QuantizedFile | None],
-    imatrix: Task[ImportanceMatrix] | None,
-    baseline: DrawnBySource | None,
-) -> RecipeTasks:
-    def of(file: QuantizedFile, plain: QuantizedFile | None) -> FileTasks:
-        evaluation = DrawingEvaluation(file, plain, baseline, file.plan.label) if baseline else None
-        other = FileTasks(plain, Verification(plain), None, None, None) if plain else None
-        checked = UsedByDiffusers.of(evaluation) if evaluation else None
-        return FileTasks(file, Verification(file), evaluation, None, None, other, checked)
-
-    return RecipeTasks(imatrix, baseline, tuple(map(of, files, plain)))
-
-
-def _plain(
-    checked: CheckedGGUF, files: Sequence[QuantizedFile], recipe: Recipe, baseline: DrawnBySource | None
-) -> list[QuantizedFile | None]:
-    """Each file without the matrix, where both are to be compared and it can be made without."""
-    compared = recipe.imatrix.compare and baseline is not None
-    others = checked.without_imatrix() if compared else [None] * len(files)
-    return [other if file.uses_imatrix else None for file, other in zip(files, others, strict=True)]
+    return loading_note(file.plan.label, source.denoiser.family.name, source.file_layout, types)
 
 
 def loaded(component: Component, device: Device) -> LoadedPipeline:
     """The pipeline that a denoiser is of."""
-    return LoadedPipeline(PulledPipeline.of(_source(component)), device=device)
+    return LoadedPipeline(PulledPipeline.of(component.pulled), device=device)
 
 
 def _source(component: Component) -> DenoiserSource:
@@ -155,9 +147,11 @@ def _prompts(recipe: Recipe, component: Component, progress: Progress) -> tuple[
 
 def check_prompts(component: Component, settings: Pictures, prompts: Sequence[str]) -> Iterator[str]:
     """Notes on what will be drawn. Raises a ``UserError`` for what cannot be."""
-    from hubquant.models.diffusion import check_pictures, empty_pipeline
+    from hubquant.models.diffusion import check_pictures, check_weight_files, empty_pipeline
 
-    yield from check_pictures(empty_pipeline(_source(component).folder), prompts, settings)
+    source = _source(component)
+    check_weight_files(source.folder, source.remote.files if source.remote else local_files(source.folder))
+    yield from check_pictures(empty_pipeline(source.folder), prompts, settings)
 
 
 def _to_be_collected(task: DrawnImatrix, recipe: Recipe) -> tuple[Importance, int]:

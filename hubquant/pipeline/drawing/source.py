@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.disk import sync, unfinished, writing
 from hubquant.engine.task import Context, Cost, Task
-from hubquant.pipeline.drawing.held import LoadedPipeline, described, drawing_cost, made_from_pictures
+from hubquant.pipeline.drawing.held import USUAL_STEPS, LoadedPipeline, described, drawing_cost, made_from_pictures
 from hubquant.pipeline.held import other_device, rate_on
 from hubquant.recipe.pictures import Pictures
 from hubquant.sources.component import Component
@@ -93,7 +93,7 @@ class DrawnBySource(Task[SourceDrawings]):
     @property
     def cost(self) -> Cost:
         cost = drawing_cost(self.model, self.component, self.settings)
-        steps = self.settings.count * (self.settings.steps or 1)
+        steps = self.settings.count * (self.settings.steps or USUAL_STEPS)
         return Cost(cost.ram_bytes, cost.device_bytes, disk_bytes=steps * BYTES_OF_STEP, work=cost.work)
 
     @property
