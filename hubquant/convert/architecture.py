@@ -54,11 +54,12 @@ class Architecture:
     ``restored_as`` is the model type that a GGUF file is read back as. ``rules`` make the metadata; the rows outside
     the layers and those of each ``block``, a layer of ``blocks``, make the tensors. ``ignored`` are regular expressions
     for checkpoint tensors that are no weights, and with ``predicts_ahead`` layers after the last one, which predict
-    further tokens, are left out. ``marker`` is a metadata key, or a key and its value, that tells files of this
-    architecture from others that llama.cpp calls by the same name. ``renames`` bring the names of older checkpoints to
-    those of today (:meth:`Checkpoint.renamed`). ``quantized`` are the methods of quantization that its rows read.
-    ``told_by_tensors`` gives settings that a GGUF file tells only by its tensors, from these and the settings known
-    before. ``translate`` makes a config.json that transformers knows from one that it does not. ``otherwise`` is the
+    further tokens, are left out. ``marker`` is a metadata key, a key and its value, or a tensor, that tells files
+    of this architecture from others that llama.cpp calls by the same name. ``renames`` bring the names of older
+    checkpoints to those of today (:meth:`Checkpoint.renamed`). ``quantized`` are the methods of quantization that its
+    rows read. ``told_by_tensors`` gives settings that a GGUF file tells only by its tensors, from these and the
+    settings known before. ``translate`` makes a config.json that transformers knows from one that it does not.
+    ``otherwise`` is the
     block of checkpoints that hold the same weights in other tensors, one of which is named before it.
     ``layout`` are the settings that only its rows read, beside those for biases, and ``without_effect`` those that
     change nothing in this family. ``translated`` are the names that only ``translate`` knows.
@@ -171,10 +172,10 @@ class Architecture:
         """Where the file computes otherwise than the checkpoint."""
         return tuple(note for rule in self.rules for note in rule.notes(config))
 
-    def marks(self, metadata: Metadata) -> bool:
-        """Whether the ``marker`` is in a file's metadata."""
+    def marks(self, metadata: Metadata, tensors: Collection[str]) -> bool:
+        """Whether the ``marker`` is in a file's metadata, or among the names of its ``tensors``."""
         key, value = self.marker if isinstance(self.marker, tuple) else (self.marker, None)
-        return key in metadata and value in (None, metadata[key].value)
+        return key in tensors or (key in metadata and value in (None, metadata[key].value))
 
     def further_layers(self, config: PreTrainedConfig, names: Iterable[str]) -> tuple[str, ...]:
         """The checkpoint's tensors of layers after the last, which GGUF does without if they predict further tokens."""

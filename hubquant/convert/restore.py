@@ -18,6 +18,7 @@ from hubquant.convert.rules.rope import FREQS, apply_freqs
 from hubquant.convert.tables import Bundle
 from hubquant.errors import CheckpointError, GGUFError
 from hubquant.gguf_file.reader import GGUFFile
+from hubquant.models.classes import model_class
 from hubquant.models.load import quiet
 from hubquant.models.widened import Widened
 from hubquant.quants import dequantize
@@ -76,7 +77,7 @@ def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
         raise GGUFError("this file names no architecture", hint="only model files can be loaded")
     prefix = f"{name}."
     keys = {key.removeprefix(prefix): kv for key, kv in gguf.metadata.items() if key.startswith(prefix)}
-    architecture = of_gguf(name, keys)
+    architecture = of_gguf(name, keys, gguf.tensors.keys())
     settings: dict[str, Any] = {name: _value(gguf, key) for name, key in _TOKENS.items()}
     if "vocab_size" not in keys and "token_embd.weight" in gguf.tensors:
         settings["vocab_size"] = gguf.tensors["token_embd.weight"].shape[0]
@@ -115,8 +116,6 @@ def load_model(source: str | os.PathLike[str] | GGUFFile, device: str | torch.de
 
     Raises ``GGUFError`` for a file whose tensors do not make up the model of its metadata.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoModel, AutoModelForCausalLM
 
     gguf = source if isinstance(source, GGUFFile) else GGUFFile.open(Path(source))
     architecture, config = read_config(gguf)
@@ -124,11 +123,8 @@ def load_model(source: str | os.PathLike[str] | GGUFFile, device: str | torch.de
     weights = dict(read_state_dict(gguf, read_widened if on_cpu else read_tensor))
     # One expert is widened at a time where they are computed one after the other.
     options = {"experts_implementation": "eager"} if on_cpu else {}
-    auto: Any = AutoModelForCausalLM if architecture.generates else AutoModel
-    with init_empty_weights(include_buffers=False):
-        kind = type(auto.from_config(config))
     with quiet():
-        model, info = kind.from_pretrained(
+        model, info = model_class(config, architecture.generates).from_pretrained(
             None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True, **options
         )
     ignored = re.compile("|".join(architecture.ignored))

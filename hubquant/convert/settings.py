@@ -35,7 +35,7 @@ RUNNING = frozenset(
         *("use_mambapy", "use_mamba_kernels", "use_associative_scan", "residual_in_fp32", "reorder_and_upcast_attn"),
     }
 )
-VOCABULARY = frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
+VOCABULARY = frozenset({"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"})
 OTHER_TASKS = frozenset(
     {
         *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type"),

@@ -15,7 +15,7 @@ from hubquant.units import counted
 
 CALIBRATION = "calibration_sha256"
 """The key of the provenance that tells the token ids apart that a matrix was collected on."""
-_BLOCK = re.compile(r"blk\.(\d+)\.")
+_BLOCK = re.compile(r"(?:enc\.)?blk\.(\d+)\.")
 
 
 @dataclass(frozen=True, eq=False)

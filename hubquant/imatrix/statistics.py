@@ -105,8 +105,9 @@ def tensor_statistics(name: str, entries: Mapping[str, Entry]) -> TensorStatisti
 
 
 def split_name(name: str) -> tuple[int | None, str]:
-    """ "blk.3.attn_q.weight" -> (3, "attn_q"); "output.weight" -> (None, "output")."""
-    parts = name.split(".")
+    """ "blk.3.attn_q.weight" and those of an encoder, "enc.blk.3.attn_q.weight" -> (3, "attn_q"); "output.weight" ->
+    (None, "output")."""
+    parts = name.removeprefix("enc.").split(".")
     layer = int(parts[1]) if len(parts) > 2 and parts[0] == "blk" and parts[1].isdecimal() else None
     if layer is None:
         return None, name.removesuffix(".weight")

@@ -17,6 +17,8 @@ from hubquant.errors import CheckpointError, NotSupportedYet
 SUPPORTED_LIBRARY = "transformers"
 SUPPORTED_TASK = "text-generation"
 EMBEDDING_TASKS = ("feature-extraction", "fill-mask")
+ENCODER_DECODER_TASK = "text2text-generation"
+"""Of models whose encoder alone may be supported."""
 # Where none of these is found it is transformers', and optimum need not be imported to say so.
 _MARKS_OF_OTHERS = ("model_index.json", "modules.json", "sentence_*.json", "config_sentence_transformers.json")
 _KEYS_OF_OTHERS = ("pretrained_cfg", "architecture", "_diffusers_version")
@@ -54,7 +56,8 @@ def identify(folder: Path, supported: Collection[str] = (), without_code: Collec
     if is_multimodal(config):
         config = text_settings(config)
     model_class, task = _class_and_task(config, supported)
-    if task not in (SUPPORTED_TASK, *EMBEDDING_TASKS):
+    encoded = task == ENCODER_DECODER_TASK and model_class in supported
+    if task not in (SUPPORTED_TASK, *EMBEDDING_TASKS) and not encoded:
         raise NotSupportedYet(
             f"{task} models ({model_class})",
             hint=f"use a {SUPPORTED_TASK} model: its class is named like LlamaForCausalLM in config.json",
@@ -151,7 +154,10 @@ def nearest_hint(name: str, supported: Collection[str]) -> str:
 def _task(model_class: type) -> str:
     """TasksManager cannot infer the task of a folder, but it can that of a class."""
     from optimum.exporters.tasks import TasksManager
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as ENCODE
 
+    if model_class.__name__ in ENCODE.values():
+        return EMBEDDING_TASKS[0]
     try:
         return str(TasksManager.infer_task_from_model(model_class))
     except (ValueError, KeyError):

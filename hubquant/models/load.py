@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from hubquant.checkpoint.storage import QUANTIZATION
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.machine import free_memory_bytes
 from hubquant.errors import CheckpointError
+from hubquant.models.classes import model_class
 from hubquant.panics import tokenizer_errors
 
 if TYPE_CHECKING:
@@ -62,7 +64,6 @@ def load(
     devices and main memory. Raises ``CheckpointError`` when weights are missing, broken, not finite or not safetensors.
     """
     import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
     from hubquant.checkpoint.finite import check_finite
     from hubquant.checkpoint.stored import stored_tensors
@@ -72,15 +73,15 @@ def load(
     placement = placement or Placement(spread=device == "auto")
     config: Any = encoder or _config(checkpoint.config)
     place = None
-    mapping: Any = MODEL_MAPPING if encoder else MODEL_FOR_CAUSAL_LM_MAPPING
-    parts = {"add_pooling_layer": False} if encoder else {}
+    kind = model_class(config, generates=encoder is None)
+    parts = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
     stored = stored_tensors(checkpoint)
     weights: dict[str, Any] = {"state_dict": stored}
     if placement.disk is not None and stored.keys() == Checkpoint.from_folder(folder).tensors.keys():
         # Given the files, transformers leaves on disk what is there, and else writes float32 copies of it.
         place, weights = folder, {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     elif placement.disk is not None and config.tie_word_embeddings:  # copies need a name each
-        tied = mapping[type(config)]._tied_weights_keys or {}
+        tied = kind._tied_weights_keys or {}
         stored |= {target: stored[source] for target, source in tied.items() if source in stored}
     elif chosen == "cpu" and placement.disk is None:
         # One expert is widened at a time where they are computed one after the other.
@@ -90,7 +91,7 @@ def load(
         }
     with quiet():
         try:
-            model, info = mapping[type(config)].from_pretrained(
+            model, info = kind.from_pretrained(
                 place,
                 config=config,
                 dtype=torch.float32 if chosen == "cpu" else config.dtype or checkpoint.dtype,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ QWEN2_PATTERN = (
 )
 
 
-ENCODERS = ("bert", "nomic_bert")
+_T5 = ("t5", "mt5", "umt5")
+ENCODERS = ("bert", "nomic_bert", *_T5)
 
 
 def build(family: str, folder: Path, **config: Any) -> Path:
@@ -32,7 +35,9 @@ def build(family: str, folder: Path, **config: Any) -> Path:
     ``config`` overrides its size; ``...`` leaves a setting to transformers.
     """
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import AutoConfig
+
+    from hubquant.models.classes import model_class
 
     tokenizer = TOKENIZERS.get(family, llama3_tokenizer)()
     settings: dict[str, Any] = {
@@ -52,9 +57,9 @@ def build(family: str, folder: Path, **config: Any) -> Path:
     }
     dtype = config.pop("dtype", torch.float32)
     torch.manual_seed(config.pop("seed", 0))
-    auto: Any = AutoModelForCausalLM if family not in ENCODERS else AutoModel
     given = {name: value for name, value in (settings | config).items() if value is not ...}
-    model = auto.from_config(AutoConfig.for_model(family, **given))
+    made = AutoConfig.for_model(family, **given)
+    model = model_class(made, family not in ENCODERS)._from_config(made)
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -84,6 +89,30 @@ def bert_tokenizer() -> Any:
     )
     fast: Any = PreTrainedTokenizerFast
     return fast(tokenizer_object=tokenizer, **{f"{role}_token": text for role, text in specials.items()})
+
+
+def t5_tokenizer() -> Any:
+    """With SentencePiece's usual table of replacements, which makes spaces of line ends."""
+    import sentencepiece
+    from transformers import T5Tokenizer
+
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([line for text in CORPUS for line in text.split("\n")]),
+        model_writer=written,
+        vocab_size=284,
+        hard_vocab_limit=False,
+        num_threads=1,
+        minloglevel=2,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "spiece.model").write_bytes(written.getvalue())
+        made: Any = T5Tokenizer
+        return made.from_pretrained(folder)
 
 
 def _byte_level_bpe(
@@ -128,5 +157,6 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "mistral": llama3_tokenizer,
     "qwen2": qwen2_tokenizer,
     "qwen3": qwen2_tokenizer,
-    **dict.fromkeys(ENCODERS, bert_tokenizer),
+    **dict.fromkeys(("bert", "nomic_bert"), bert_tokenizer),
+    **dict.fromkeys(_T5, t5_tokenizer),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from hubquant.models.classes import model_class
 from hubquant.models.load import quiet
 
 if TYPE_CHECKING:
@@ -14,13 +15,11 @@ if TYPE_CHECKING:
 def used_by_transformers(config: PreTrainedConfig, names: Iterable[str], generates: bool) -> list[str]:
     """Those of ``names`` that the model of ``config`` has a place for; the model is built without weights."""
     from accelerate import init_empty_weights
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-    mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING if generates else MODEL_MAPPING
     with quiet(), init_empty_weights():
-        model = mapping[type(config)](config)
+        model = model_class(config, generates)(config)
     state = model.state_dict()
     conversions: Any = get_model_conversion_mapping(model)
     renamings = [each for each in conversions if isinstance(each, WeightRenaming)]

@@ -53,7 +53,8 @@ class SnapshotPlace:
 def collected_names(weights: Iterable[str], process_output: bool) -> tuple[str, ...]:
     """Which of the weights that multiply activations get an entry: those of the blocks, and with ``process_output`` the
     output layer too, unless it is the token embedding (llama-imatrix's rule)."""
-    return tuple(name for name in weights if name.startswith("blk.") or (process_output and name == OUTPUT))
+    blocks = ("blk.", "enc.blk.")
+    return tuple(name for name in weights if name.startswith(blocks) or (process_output and name == OUTPUT))
 
 
 @dataclass(eq=False)

@@ -94,6 +94,7 @@ def _report(tasks: FileTasks, context: Context, gates: Gates) -> FileReport:
         fidelity=found if isinstance(found, Fidelity) else None,
         with_imatrix=with_imatrix,
         loaded_by=programs_of(tasks.file),
+        in_diffusers=context.read(tasks.in_diffusers) if tasks.in_diffusers else None,
     )
     bounds = {Similarity: gates.cosine_mean, Fidelity: gates.prediction_error}.get(type(found), gates.kld_mean)
     return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=bounds.get(plan.label))

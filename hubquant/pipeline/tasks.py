@@ -11,6 +11,7 @@ from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.engine.task import Context, Task
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.costs import REPORT_BYTES, evaluating_cost
+from hubquant.pipeline.drawing.in_diffusers import UsedByDiffusers
 from hubquant.pipeline.drawing.measured import DrawingEvaluation
 from hubquant.pipeline.drawing.source import DrawnBySource
 from hubquant.pipeline.embeddings import EmbeddingEvaluation, EmbeddingsTask
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 class FileTasks:
     """Of one file; the three after its verification are None where nothing is evaluated, ``in_llamacpp`` also where
     llama.cpp is not asked, and both of llama.cpp of an encoder and of a denoiser. ``plain`` is the file that would be
-    made without the importance matrix, where both are made to be compared."""
+    made without the importance matrix, where both are made to be compared; ``in_diffusers`` tells of the better one,
+    and is None where diffusers does not load it."""
 
     file: QuantizedFile
     verification: Verification
@@ -38,13 +40,14 @@ class FileTasks:
     in_llamacpp: EvaluationInLlamaCpp | None
     runtime: UsedByLlamaCpp | None
     plain: FileTasks | None = None
+    in_diffusers: UsedByDiffusers | None = None
 
     def kept(self, context: Context) -> FileTasks:
         """These, or of two files that were compared those of the better one, with what was measured of it."""
         if self.plain is not None and isinstance(self.evaluation, DrawingEvaluation):
             found = context.read(self.evaluation)
             if found.with_imatrix is False:
-                return replace(self.plain, evaluation=self.evaluation)
+                return replace(self.plain, evaluation=self.evaluation, in_diffusers=self.in_diffusers)
         return self
 
     @property
@@ -77,7 +80,11 @@ class RecipeTasks:
             self.baseline,
             *(each.file for each in self._all),
             *(each.verification for each in self._all),
-            *(task for each in self.files for task in (each.evaluation, each.in_llamacpp, each.runtime)),
+            *(
+                task
+                for each in self.files
+                for task in (each.evaluation, each.in_llamacpp, each.runtime, each.in_diffusers)
+            ),
         ]
         return (task for task in found if task is not None)
 
@@ -93,7 +100,8 @@ def drawing_tasks(
     def of(file: QuantizedFile, plain: QuantizedFile | None) -> FileTasks:
         evaluation = DrawingEvaluation(file, plain, baseline, file.plan.label) if baseline else None
         other = FileTasks(plain, Verification(plain), None, None, None) if plain else None
-        return FileTasks(file, Verification(file), evaluation, None, None, other)
+        checked = UsedByDiffusers.of(evaluation) if evaluation else None
+        return FileTasks(file, Verification(file), evaluation, None, None, other, checked)
 
     return RecipeTasks(imatrix, baseline, tuple(map(of, files, plain)))
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hubquant.hub.front_matter import Result, plain, write_front_matter
-from hubquant.publish.checks import llama_cpp_builds, llama_cpp_checks
+from hubquant.publish.checks import diffusers_checks, llama_cpp_builds, llama_cpp_checks
 from hubquant.publish.drawing import Drawing, address, programs
 from hubquant.publish.names import is_mistaken, is_sharded, pattern, preferred
 from hubquant.publish.recommendation import MeasuredFile, measure_of
@@ -155,7 +155,7 @@ def _parts(card: Card) -> dict[str, Any]:
         else None,
         "parts": [file for file in portable if is_sharded(file)],
         "fork_only": [file for file in card.files if file.fork],
-        "llama_cpp": " ".join(llama_cpp_checks(card.files)),
+        "asked": " ".join([*llama_cpp_checks(card.files), *diffusers_checks(card.files)]),
         "builds": llama_cpp_builds(card.files),
         "in_llama_cpp": any(file.in_llamacpp for file in card.files),
     }

@@ -1,4 +1,5 @@
-"""What llama.cpp made of the files, and what was not asked of it, in sentences for a terminal and for the card."""
+"""What llama.cpp or diffusers made of the files, and what llama.cpp was not asked, in sentences for a terminal and
+for the card."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Sequence
 
 from hubquant.llamacpp.process import HOW_TO_ADD, NOT_INSTALLED
 from hubquant.publish.recommendation import MeasuredFile
+from hubquant.units import number
 
 
 def llama_cpp_checks(files: Sequence[MeasuredFile]) -> list[str]:
@@ -29,6 +31,20 @@ def llama_cpp_checks(files: Sequence[MeasuredFile]) -> list[str]:
             f"predicts the same{': ' + reason if reason else ''}{'; ' + HOW_TO_ADD if reason == NOT_INSTALLED else ''}."
         )
     return sentences
+
+
+def diffusers_checks(files: Sequence[MeasuredFile]) -> list[str]:
+    """Of files that diffusers was asked to load."""
+    found = {file.file: file.in_diffusers for file in files if file.in_diffusers}
+    if not found:
+        return []
+    versions = " and ".join(sorted({check.version for check in found.values()}))
+    largest = max(check.error for check in found.values())
+    names = _names([file for file in files if file.file in found], files)
+    return [
+        f"diffusers {versions} loads {names}, and predicts what the file's weights do: its first prediction differs by "
+        f"{number(100 * largest)} % at most."
+    ]
 
 
 def llama_cpp_builds(files: Sequence[MeasuredFile]) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hubquant.disk import inside
 from hubquant.evaluate.divergence import Divergence
-from hubquant.evaluate.pictures import Fidelity
+from hubquant.evaluate.pictures import DiffusersCheck, Fidelity
 from hubquant.evaluate.similarity import Similarity
 from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.publish.recommendation import MeasuredFile
@@ -66,6 +66,7 @@ class FileMeasurement(_Frozen):
     fidelity: Fidelity | None = None
     with_imatrix: bool | None = None
     loaded_by: tuple[str, ...] = ()
+    in_diffusers: DiffusersCheck | None = None
 
     @classmethod
     def of(cls, file: MeasuredFile, sha256: Mapping[str, str], made_with: MadeWith) -> FileMeasurement:
@@ -83,6 +84,7 @@ class FileMeasurement(_Frozen):
             fidelity=file.fidelity,
             with_imatrix=file.with_imatrix,
             loaded_by=file.loaded_by,
+            in_diffusers=file.in_diffusers,
         )
 
     @property
@@ -113,6 +115,7 @@ class FileMeasurement(_Frozen):
             self.fidelity,
             self.with_imatrix,
             self.loaded_by,
+            self.in_diffusers,
         )
 
 

@@ -11,7 +11,7 @@ from hubquant.units import counted
 
 if TYPE_CHECKING:
     from hubquant.evaluate import Divergence, Similarity
-    from hubquant.evaluate.pictures import Fidelity
+    from hubquant.evaluate.pictures import DiffusersCheck, Fidelity
     from hubquant.llamacpp.runtime import RuntimeCheck
 
 
@@ -23,7 +23,8 @@ class MeasuredFile:
     llama.cpp. ``fork`` is the repository of the only llama.cpp that loads the file, None where any does. In the place
     of divergences, ``similarity`` is what was measured of an encoder, and ``fidelity`` of a denoiser. ``with_imatrix``
     tells, where a file was measured with the importance matrix and without it, which of both this one is;
-    ``loaded_by`` names the programs that draw with a denoiser's file.
+    ``loaded_by`` names the programs that draw with a denoiser's file, and ``in_diffusers`` tells what one of them
+    made of it, where it was asked.
     """
 
     file: str
@@ -38,6 +39,7 @@ class MeasuredFile:
     fidelity: Fidelity | None = None
     with_imatrix: bool | None = None
     loaded_by: tuple[str, ...] = ()
+    in_diffusers: DiffusersCheck | None = None
 
     @property
     def distance(self) -> float | None:

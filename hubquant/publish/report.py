@@ -9,7 +9,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from hubquant.errors import UserError
-from hubquant.publish.checks import llama_cpp_checks
+from hubquant.publish.checks import diffusers_checks, llama_cpp_checks
 from hubquant.publish.html import html_table, paragraphs, picture
 from hubquant.publish.recommendation import MeasuredFile, measure_of, recommend
 from hubquant.publish.table import RECOMMENDATION, TEXT_COLUMNS, narrow, plain, table
@@ -103,10 +103,10 @@ class Report:
             from hubquant.publish.plot import plot
 
             parts.append(picture(plot(files, self.model), f"file size and {measure_of(files).name} of {self.model}"))
-        return "".join([*parts, paragraphs([*llama_cpp_checks(files), *self._refused(), *self._places()])])
+        return "".join([*parts, paragraphs([*_checks(files), *self._refused(), *self._places()])])
 
     def text(self) -> str:
-        """The table of sizes and measurements, what to make of it, what llama.cpp said, and where the files are."""
+        """The table of sizes and measurements, what to make of it, what programs said, and where the files are."""
         files = [file.measured for file in self.files]
         lines = [plain(table(files, narrow(files)))]
         if any(file.distance is not None for file in files):
@@ -114,7 +114,7 @@ class Report:
             published = [file.measured for file in self.passed]
             sentences = recommend(published)
             lines += [*(f"{file.type:<{width}}  {sentences[file.file]}" for file in published), ""]
-        lines += [fill(sentence, TERMINAL, break_on_hyphens=False) for sentence in llama_cpp_checks(files)]
+        lines += [fill(sentence, TERMINAL, break_on_hyphens=False) for sentence in _checks(files)]
         return "\n".join([*lines, *self._refused(), "", *self._places()])
 
     def _refused(self) -> list[str]:
@@ -122,6 +122,10 @@ class Report:
 
     def _places(self) -> list[str]:
         return [f"files in {self.output}", *([self.url] if self.url else [])]
+
+
+def _checks(files: Sequence[MeasuredFile]) -> list[str]:
+    return [*llama_cpp_checks(files), *diffusers_checks(files)]
 
 
 @dataclass(frozen=True)

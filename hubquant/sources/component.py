@@ -54,7 +54,7 @@ class Component:
         conversion = source.conversion()
         inputs: Inputs | None = None if conversion.cannot_run else "tokens"
         n_vocab, width = conversion.shapes.get("token_embd.weight", (0, 0))
-        return cls(LANGUAGE_MODEL, Pulled(source), conversion, ("blk",), inputs, width, n_vocab)
+        return cls(LANGUAGE_MODEL, Pulled(source), conversion, ("blk", "enc.blk"), inputs, width, n_vocab)
 
     @classmethod
     def denoiser(cls, source: DenoiserSource) -> Component:

@@ -11,7 +11,7 @@ from hubquant.errors import GGUFError
 from hubquant.gguf_file.metadata import KV, Metadata
 from hubquant.sources.component import Component
 
-_BLOCK = re.compile(r"blk\.(\d+)\.")
+_BLOCK = re.compile(r"((?:enc\.)?blk)\.(\d+)\.")
 _BY_PERIOD = ("full_attention_interval", "sliding_window_pattern", "interleave_moe_layer_step", "shared_kv_layers")
 
 
@@ -72,10 +72,10 @@ def _renamed(names: Iterable[str], numbers: Mapping[int, int], n_layer: int) -> 
         if match is None:
             yield name, name
             continue
-        layer = int(match[1])
+        layer = int(match[2])
         number = numbers.get(layer) if layer < n_layer else layer - n_layer + len(numbers)
         if number is not None:
-            yield name, f"blk.{number}.{name[match.end() :]}"
+            yield name, f"{match[1]}.{number}.{name[match.end() :]}"
 
 
 def _pruned(bundle: Bundle, names: Mapping[str, str]) -> Bundle | None:

@@ -137,6 +137,7 @@ def _unigram(vocabulary: Vocabulary) -> Tokenizer:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     tokens, types = vocabulary.tokens, vocabulary.types
+    in_bytes = TokenType.BYTE in types
     # No text makes a token of another kind; the others are found before the text is split.
     impossible = [id for id, type in enumerate(types) if type != TokenType.NORMAL]
     scores = [*vocabulary.scores]
@@ -144,7 +145,7 @@ def _unigram(vocabulary: Vocabulary) -> Tokenizer:
         scores[id] = 0.0
     backend = Tokenizer(
         models.Unigram(
-            [*zip(tokens, scores, strict=True)], unk_id=vocabulary.specials.get("unk", 2), byte_fallback=False
+            [*zip(tokens, scores, strict=True)], unk_id=vocabulary.specials.get("unk", 2), byte_fallback=in_bytes
         )
     )
     steps: list[Any] = [normalizers.Precompiled(vocabulary.charsmap)] if vocabulary.charsmap else []
@@ -156,7 +157,8 @@ def _unigram(vocabulary: Vocabulary) -> Tokenizer:
     across = any(SPACE in token[1:] for token, type in zip(tokens, types, strict=True) if type == TokenType.NORMAL)
     backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, "never", split=not across)
     prefix = "always" if vocabulary.add_space_prefix else "never"
-    backend.decoder = decoders.Metaspace(SPACE, prefix, split=not across)
+    words = decoders.Metaspace(SPACE, prefix, split=not across)
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), words]) if in_bytes else words
     return backend
 
 

@@ -15,7 +15,7 @@ from hubquant.vocab.bpe import MAX_TOKENS, lay_out
 from hubquant.vocab.files import Files
 from hubquant.vocab.sentencepiece import SentencePieceModel
 from hubquant.vocab.special import around, chat_templates, notes, special_ids
-from hubquant.vocab.spm import ESCAPE, PREFIX, SPACE, ids_of_model, members, plain, usual_specials
+from hubquant.vocab.spm import ESCAPE, PREFIX, SPACE, ids_of_model, is_byte, members, plain, usual_specials
 from hubquant.vocab.vocabulary import Vocabulary
 
 ADDED_SCORE = -10000.0
@@ -34,7 +34,7 @@ class _Text:
 
 def read_from_model(files: Files, model: SentencePieceModel) -> Vocabulary:
     """A folder that has no tokenizer.json."""
-    _check(byte_fallback=model.byte_fallback, suffix=model.treat_whitespace_as_suffix)
+    _check(files, byte_fallback=model.byte_fallback, suffix=model.treat_whitespace_as_suffix)
     ids = ids_of_model(files, model)
     text = _Text(model.charsmap, model.add_dummy_prefix, model.remove_extra_whitespaces)
     scores = {piece.text: piece.score for piece in model.pieces}
@@ -45,7 +45,8 @@ def read_from_model(files: Files, model: SentencePieceModel) -> Vocabulary:
 def read_from_json(files: Files) -> Vocabulary:
     """tokenizer.json's list of pieces and scores. Raises ``TokenizerError`` for what llama.cpp cannot do."""
     model = files.tokenizer["model"]
-    _check(byte_fallback=bool(model.get("byte_fallback")), suffix=False)
+    in_bytes = bool(model.get("byte_fallback"))
+    _check(files, byte_fallback=in_bytes, suffix=False)
     pieces = model.get("vocab")
     if not isinstance(pieces, list) or len(pieces) > MAX_TOKENS or not all(map(_is_piece, pieces)):
         raise TokenizerError("the tokenizer's vocabulary cannot be read", why="it is no list of pieces and scores")
@@ -57,7 +58,9 @@ def read_from_json(files: Files) -> Vocabulary:
     unknown = model.get("unk_id")
     if not isinstance(unknown, int) or not 0 <= unknown < len(pieces):
         raise TokenizerError("the tokenizer has no token for unknown text", why="llama.cpp needs one for Unigram")
-    return _vocabulary(files, ids, scores, {pieces[unknown][0]: int(TokenType.UNKNOWN)}, _text(files.tokenizer))
+    known = {text: int(TokenType.BYTE) for text in scores if in_bytes and is_byte(text)}
+    known[pieces[unknown][0]] = int(TokenType.UNKNOWN)
+    return _vocabulary(files, ids, scores, known, _text(files.tokenizer))
 
 
 def _vocabulary(
@@ -97,8 +100,9 @@ def _vocabulary(
     )
 
 
-def _check(*, byte_fallback: bool, suffix: bool) -> None:
-    if byte_fallback:
+def _check(files: Files, *, byte_fallback: bool, suffix: bool) -> None:
+    """T5's encoders are run by programs for pictures too, which write unknown text in bytes as SentencePiece does."""
+    if byte_fallback and files.facts.architecture != "t5encoder":
         raise NotSupportedYet(
             "Unigram tokenizers with bytes", why="llama.cpp writes unknown text as one token for them"
         )

@@ -40,6 +40,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3n": (test_gemma3n.FAMILY, test_gemma3n.CONFIG),
     "bert": ("bert", {}),
     "nomic_bert": ("nomic_bert", {}),
+    "t5": ("t5", {"feed_forward_proj": "gated-gelu", "num_key_value_heads": ...}),
+    "umt5": ("umt5", {"num_key_value_heads": ...}),
 }
 CLASSES = {model_type: name for each in ARCHITECTURES for name, model_type in each.classes.items() if not each.own_code}
 

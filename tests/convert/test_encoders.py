@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, T5ForConditionalGeneration
 
 from hubquant.convert.restore import load_model, read_state_dict
 from hubquant.errors import NotSupportedYet
@@ -20,7 +20,7 @@ from hubquant.models.encoder import Encoder
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.component import Component
 from hubquant.sources.open import open_source
-from tests.support.conversion import Weights, build_uneven, edit_weights, plan, write_gguf
+from tests.support.conversion import Weights, build_uneven, configure, edit_weights, plan, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
 IDS = [2, *range(5, 95), 3]
@@ -29,10 +29,27 @@ TINY: dict[str, Any] = {
     "type_vocab_size": 2,
     "pad_token_id": 0,
 }
+_OTHER_NAMES = ("intermediate_size", "initializer_range", "max_position_embeddings", "bos_token_id")
+T5: dict[str, Any] = {
+    **dict.fromkeys(("num_key_value_heads", "tie_word_embeddings", *_OTHER_NAMES), ...),
+    "d_ff": 320,
+    "head_dim": 32,
+    "initializer_factor": 0.5,
+    "pad_token_id": 0,
+}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", TINY),
+    "nomic_bert": ("nomic_bert", TINY),
+    "t5": ("t5", T5),
+    "t5 with gates": ("t5", T5 | {"feed_forward_proj": "gated-gelu"}),
+    "mt5": ("mt5", T5),
+    "umt5": ("umt5", T5),
+}
 
 
-def build(family: str, folder: Path) -> Path:
-    return build_uneven(family, folder, **TINY)
+def build(name: str, folder: Path) -> Path:
+    family, settings = MODELS[name]
+    return build_uneven(family, folder, **settings)
 
 
 def hidden(model: torch.nn.Module) -> NDArray[np.float32]:
@@ -45,11 +62,12 @@ def close(found: NDArray[np.float32], expected: NDArray[np.float32], limit: floa
     return bool(np.abs(found - expected).max() <= limit * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("family", ["bert", "nomic_bert"])
+@pytest.mark.parametrize("family", MODELS)
 def test_embeddings_equal_transformers(family: str, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     folder, file = build(family, tmp_path / "model"), tmp_path / "model.gguf"
-    expected = hidden(AutoModel.from_pretrained(folder, dtype=torch.float32).eval())
+    auto: Any = AutoModelForTextEncoding if "t5" in family else AutoModel
+    expected = hidden(auto.from_pretrained(folder, dtype=torch.float32).eval())
     write_gguf(folder, file, "F32")
     with LlamaCpp(file, encoder=True) as llama:
         assert close(llama.embeddings(IDS), expected, 2e-3)  # GELU by a table of half floats
@@ -71,7 +89,7 @@ def test_pooled_embeddings_are_llama_cpps(mode: str, pooling: Any, tmp_path: Pat
     assert found @ expected > 0.9999 * np.linalg.norm(found) * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("family", ["bert", "nomic_bert"])
+@pytest.mark.parametrize("family", MODELS)
 def test_reading_back_gives_the_same_weights(family: str, tmp_path: Path) -> None:
     folder, file = build(family, tmp_path / "model"), tmp_path / "model.gguf"
     write_gguf(folder, file, "F32")
@@ -132,4 +150,55 @@ def test_pooling_comes_from_sentence_transformers(tmp_path: Path) -> None:
     assert plan(folder).metadata["bert.pooling_type"].value == 1
     file.write_text(json.dumps({"pooling_mode_max_tokens": True}))
     with pytest.raises(NotSupportedYet, match="pooling_mode_max_tokens"):
+        plan(folder)
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5"])
+def test_t5s_tokens_are_transformers_in_llama_cpp(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    folder, file = build(family, tmp_path / "model"), tmp_path / "model.gguf"
+    metadata = write_gguf(folder, file, "F16").metadata
+    keys = {name: metadata[f"tokenizer.ggml.{name}"].value for name in ("model", "add_bos_token", "add_eos_token")}
+    assert keys == {"model": "t5", "add_bos_token": False, "add_eos_token": True}
+    source = AutoTokenizer.from_pretrained(folder)
+    with LlamaCpp(file) as llama:
+        for text in ("Hello world! The quick  brown fox — ½", "x<extra_id_3>y", ""):
+            assert llama.tokenize(text) == source(text)["input_ids"]
+
+
+def test_of_a_whole_t5_the_encoder_is_converted(tmp_path: Path) -> None:
+    """With the embedding under either of its names, or both."""
+    folder = build("t5", tmp_path / "encoder")
+    shapes = plan(folder).shapes
+    config = AutoConfig.from_pretrained(folder)
+    whole = build("t5", tmp_path / "whole")
+    T5ForConditionalGeneration(config).save_pretrained(whole)
+    converted = plan(whole)
+    assert converted.shapes == shapes
+    assert any("left out" in note and "decoder." in note for note in converted.notes)
+
+    def copied(weights: Weights) -> None:
+        weights["encoder.embed_tokens.weight"] = weights["shared.weight"].clone()
+
+    assert plan(edit_weights(folder, copied)).shapes == shapes
+
+    def renamed(weights: Weights) -> None:
+        weights.pop("shared.weight")
+
+    assert plan(edit_weights(folder, renamed)).shapes == shapes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feed_forward_proj": "gated-silu"}, "gated-silu"),
+        ({"dense_act_fn": "silu"}, "silu"),
+        ({"relative_attention_max_distance": 64}, "relative_attention_max_distance"),
+    ],
+)
+def test_what_llama_cpp_does_not_compute_of_t5_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = configure(build("t5 with gates", tmp_path), **changes)
+    with pytest.raises(NotSupportedYet, match=message):
         plan(folder)

@@ -47,7 +47,48 @@ DEEPSEEK = {
 V3_ROPE = {"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0, "type": "yarn"}
 SHORT, LONG = [1.0 + 0.01 * i for i in range(48)], [1.0 + 0.5 * i for i in range(48)]
 
+T5_XXL = {
+    "classifier_dropout": 0.0,
+    "d_ff": 10240,
+    "d_kv": 64,
+    "d_model": 4096,
+    "decoder_start_token_id": 0,
+    "dense_act_fn": "gelu_new",
+    "dropout_rate": 0.1,
+    "eos_token_id": 1,
+    "feed_forward_proj": "gated-gelu",
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "is_gated_act": True,
+    "layer_norm_epsilon": 1e-06,
+    "num_decoder_layers": 24,
+    "num_heads": 64,
+    "num_layers": 24,
+    "output_past": True,
+    "pad_token_id": 0,
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+}
+
 PUBLISHED: dict[str, tuple[dict[str, Any], str | None]] = {
+    "FLUX.1 dev, text_encoder_2": (
+        {**T5_XXL, "architectures": ["T5EncoderModel"], "model_type": "t5", "vocab_size": 32128},
+        None,
+    ),
+    "Wan 2.1, text_encoder": (
+        {
+            **T5_XXL,
+            "architectures": ["UMT5EncoderModel"],
+            "model_type": "umt5",
+            "scalable_attention": True,
+            "tokenizer_class": "T5Tokenizer",
+            "vocab_size": 256384,
+        },
+        None,
+    ),
     "Mistral 7B v0.1": (
         model(
             *("MistralForCausalLM", 32, 4096, 32, 8, 14336),

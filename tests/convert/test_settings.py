@@ -49,6 +49,7 @@ TOGETHER = {  # of no effect alone
     *("num_experts", "top_k_experts", "moe_intermediate_size"),  # of Gemma 4 without experts
     *("use_double_wide_mlp", "vocab_size_per_layer_input"),  # of Gemma 4 without shared keys and layers' embeddings
     *("mamba_expand",),  # where mamba_d_ssm tells the width
+    *("feed_forward_proj",),  # of T5 where dense_act_fn and is_gated_act are told too
     *("num_kv_heads",),  # of the older Falcon
     *("tie_word_embeddings",),  # of encoders
 }

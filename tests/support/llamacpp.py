@@ -217,7 +217,7 @@ class LlamaCpp(binding.LoadedFile):
             node = pointer.contents
             op = self._lib.ggml_op_name(node.op)
             name = node.src[0].contents.name.decode() if op in (b"MUL_MAT", b"MUL_MAT_ID") else ""
-            if not name.startswith("blk.") and name != "output.weight":
+            if not name.startswith(("blk.", "enc.blk.")) and name != "output.weight":
                 return not ask
             if not ask:
                 self._accumulate(name, node, experts=op == b"MUL_MAT_ID")

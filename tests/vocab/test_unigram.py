@@ -14,12 +14,14 @@ from transformers import AutoTokenizer
 
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.llamacpp.texts import TEXTS
+from hubquant.llamacpp.vocabulary import check_vocabulary
 from hubquant.models.tiny import CORPUS
 from hubquant.vocab import ModelFacts, Vocabulary, build_tokenizer, read_vocabulary
 from tests.support.llamacpp import LlamaCpp
 from tests.support.vocab_gguf import write_vocab_gguf
 
 LINES = [line for text in [*CORPUS, *TEXTS.values(), *TEXTS.values()] for line in text.split("\n")]
+T5_IDS = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 MORE = ("", "ＦＵＬＬ ｗｉｄｔｈ ﬁ ①", "e\u0301 Å", "\u3000ideographic\u3000space")
 
 
@@ -85,7 +87,7 @@ def test_model_file(tmp_path: Path, options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["T5", "XLMRoberta"])
 def test_families(tmp_path: Path, kind: str) -> None:
-    options = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1} if kind == "T5" else {}
+    options = T5_IDS if kind == "T5" else {}
     folder = write_older(tmp_path / "old", train(**options), kind)
     source = AutoTokenizer.from_pretrained(folder)
     source.save_pretrained(tmp_path / "new")
@@ -101,6 +103,24 @@ def test_families(tmp_path: Path, kind: str) -> None:
             assert llama.tokenize(text) == expected
             assert again(text)["input_ids"] == expected
             assert again.decode(expected) == source.decode(expected)
+
+
+def test_bytes_of_umt5(tmp_path: Path) -> None:
+    """Unknown text in bytes: kept for text encoders, although llama.cpp writes it as one token, which is said."""
+    model = train(byte_fallback=True, character_coverage=0.98, **T5_IDS)
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    facts = ModelFacts(architecture="t5encoder")
+    vocabulary = read_vocabulary(tmp_path, {"eos_token_id": 1}, facts)
+    assert vocabulary.types.count(TokenType.BYTE) == 256
+    again = rebuilt(vocabulary)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    for text in (*TEXTS.values(), *MORE):
+        assert again(text, add_special_tokens=False)["input_ids"] == processor.encode(text)
+    again.save_pretrained(tmp_path / "new")
+    assert read_vocabulary(tmp_path / "new", {}, facts).types == vocabulary.types
+    checked = check_vocabulary(vocabulary, again)
+    assert "emoji" in checked.differing
+    assert "English" not in checked.differing
 
 
 def test_what_llama_cpp_cannot_do(tmp_path: Path, model: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.bert import BERT, NOMIC_BERT
@@ -43,6 +43,7 @@ from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.stablelm import STABLELM
 from hubquant.convert.architectures.starcoder2 import STARCODER2
+from hubquant.convert.architectures.t5 import T5, UMT5
 from hubquant.convert.rules.rule import Settings
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata
@@ -59,7 +60,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(COHERE, COHERE2),
     *(MAMBA, MAMBA2, JAMBA, LFM2, FALCON_H1),
     *(EXAONE4, GLM4, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
-    *(BERT, NOMIC_BERT),
+    *(BERT, NOMIC_BERT, T5, UMT5),
 )
 
 
@@ -99,15 +100,16 @@ def is_base_class(settings: Settings) -> bool:
     return isinstance(names, list) and bool(names) and base is not None and names[0] == base
 
 
-def of_gguf(name: str, metadata: Metadata) -> Architecture:
+def of_gguf(name: str, metadata: Metadata, tensors: Collection[str]) -> Architecture:
     """The architecture that reads files back with ``name`` as ``general.architecture``.
 
-    ``metadata`` is the file's under that name, without it. Raises ``NotSupportedYet`` for a name that is not known.
+    ``metadata`` is the file's under that name, without it, and ``tensors`` are its names. Raises ``NotSupportedYet``
+    for a name that is not known.
     """
     named = [each for each in ARCHITECTURES if each.name == name]
     if not named:
         raise _unknown(name, sorted({each.name for each in ARCHITECTURES}))
-    marked = [each for each in named if each.marker is not None and each.marks(metadata)]
+    marked = [each for each in named if each.marker is not None and each.marks(metadata, tensors)]
     return (marked or [each for each in named if each.marker is None])[0]
 
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from hubquant.convert.diffusion.conversion import FileLayout
 from hubquant.convert.diffusion.family import PREFIX
+from hubquant.convert.tables import Shape
 
+PUBLISHED: Mapping[str, Shape] = MappingProxyType({})
+"""Shapes of models that are as large as the published ones."""
 ORIGINAL = FileLayout("original")
 PREFIXED = FileLayout("original", PREFIX)
 NAMES_OF_DIFFUSERS = FileLayout("diffusers")
@@ -36,16 +40,21 @@ _RARE = frozenset(
 @dataclass(frozen=True)
 class Consumer:
     """A program that draws with GGUF files. ``layouts`` are those that it takes of a family, ``types`` the types of
-    tensors that it reads, some of them ``slowly``. ``why_not`` has reasons why it takes no file of a family."""
+    tensors that it reads, some of them ``slowly``. ``why_not`` has reasons why it takes no file of a family. Of some
+    families it knows the original names only at ``one_size``: as many rows as a tensor has in the published models."""
 
     name: str
     layouts: Mapping[str, frozenset[FileLayout]]
     types: frozenset[str]
     slowly: frozenset[str] = frozenset()
     why_not: Mapping[str, str] = field(default_factory=dict)
+    one_size: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
-    def refusal(self, family: str, layout: FileLayout, types: Collection[str]) -> str | None:
-        """Why it does not load such a file, as the end of a sentence; None where it does."""
+    def refusal(
+        self, family: str, layout: FileLayout, types: Collection[str], shapes: Mapping[str, Shape] = PUBLISHED
+    ) -> str | None:
+        """Why it does not load such a file, as the end of a sentence; None where it does. ``shapes`` are those of its
+        tensors."""
         if family in self.why_not:
             return self.why_not[family]
         layouts = self.layouts.get(family)
@@ -53,6 +62,10 @@ class Consumer:
             return f"has no {family}"
         if layout not in layouts:
             return "does not know these names"
+        if layout.names == "original" and family in self.one_size:
+            tensor, rows = self.one_size[family]
+            if shapes.get(layout.prefix + tensor, (rows,))[0] != rows:
+                return f"knows these names only of a {family} as large as the published one"
         unknown = sorted({*types} - self.types)
         return f"has no {' and '.join(unknown)}" if unknown else None
 
@@ -78,6 +91,11 @@ DIFFUSERS = Consumer(
     ),
     _FAST,
     why_not={"pixart": "opens no single file of a PixArt denoiser"},
+    # It cuts them where its constants say: 3 × 3072 + 12288 rows, and 2304 + 2 × 768.
+    one_size={
+        **dict.fromkeys(("flux", "chroma", "hunyuan_video"), ("single_blocks.0.linear1.weight", 21504)),
+        "lumina2": ("layers.0.attention.qkv.weight", 3840),
+    },
 )
 
 # Other programs strip the prefix.
@@ -112,18 +130,22 @@ SDCPP = Consumer(
 CONSUMERS = (DIFFUSERS, COMFYUI_GGUF, SDCPP)
 
 
-def loaded_by(family: str, layout: FileLayout, types: Collection[str]) -> tuple[Consumer, ...]:
-    """The programs that load a file of the ``family`` with tensors of these ``types``."""
-    return tuple(each for each in CONSUMERS if each.refusal(family, layout, types) is None)
+def loaded_by(
+    family: str, layout: FileLayout, types: Collection[str], shapes: Mapping[str, Shape] = PUBLISHED
+) -> tuple[Consumer, ...]:
+    """The programs that load a file of the ``family`` with tensors of these ``types`` and ``shapes``."""
+    return tuple(each for each in CONSUMERS if each.refusal(family, layout, types, shapes) is None)
 
 
-def loading_note(label: str, family: str, layout: FileLayout, types: Collection[str]) -> str:
+def loading_note(
+    label: str, family: str, layout: FileLayout, types: Collection[str], shapes: Mapping[str, Shape] = PUBLISHED
+) -> str:
     """A line of the plan about the file ``label``: who loads it, how, and why others do not."""
     loads = []
-    for each in loaded_by(family, layout, types):
+    for each in loaded_by(family, layout, types, shapes):
         slow = sorted(each.slowly.intersection(types))
         loads.append(f"{each.name} (slowly, for it decodes {' and '.join(slow)} on the CPU)" if slow else each.name)
-    refusals = [(each, each.refusal(family, layout, types)) for each in CONSUMERS]
+    refusals = [(each, each.refusal(family, layout, types, shapes)) for each in CONSUMERS]
     refused = [f"{each.name} {refusal}" for each, refusal in refusals if refusal]
     found = f"{label} loads in {_listed(loads)}" if loads else f"{label} loads in no program known"
     return "; ".join([found, *refused])

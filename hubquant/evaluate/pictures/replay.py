@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hubquant.evaluate.pictures.arguments import mapped
 from hubquant.evaluate.pictures.likeness import relative_error
-from hubquant.evaluate.pictures.tape import Tape, as_rows, dtype_of, prediction
+from hubquant.evaluate.pictures.tape import Call, Tape, as_rows, dtype_of, prediction
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,19 @@ def replay(denoiser: torch.nn.Module, tape: Tape, picture: int) -> Iterator[Pred
     than weights: Flux multiplies the time by 1000 in its own dtype, and a tiny one in float32 is 0.19 from itself in
     bfloat16. So file and source are to be run in the same one. What is not finite counts as it is: NaN.
     """
+    for call in tape.calls(picture):
+        for found, source in zip(predicted(denoiser, call), as_rows(call.output), strict=True):
+            yield PredictionError(picture, call.step, relative_error(found, source))
+
+
+def predicted(denoiser: torch.nn.Module, call: Call) -> tuple[Tensor, ...]:
+    """What ``denoiser`` makes of what the source was given in ``call``, one prediction each."""
     device, dtype = next(denoiser.parameters()).device, dtype_of(denoiser)
+
+    def placed(x: Tensor) -> Tensor:
+        # Weights that accelerate keeps elsewhere are on "meta": it moves the input itself.
+        to = x.device if device.type == "meta" else device
+        return x.to(to, dtype if x.dtype == call.dtype else x.dtype)
+
     with torch.no_grad():
-        for call in tape.calls(picture):
-
-            def placed(x: Tensor, source: torch.dtype = call.dtype) -> Tensor:
-                # Weights that accelerate keeps elsewhere are on "meta": it moves the input itself.
-                to = x.device if device.type == "meta" else device
-                return x.to(to, dtype if x.dtype == source else x.dtype)
-
-            output = denoiser(*mapped(call.args, placed), **mapped(call.kwargs, placed))
-            rows = zip(as_rows(prediction(output)), as_rows(call.output), strict=True)
-            for found, source in rows:
-                yield PredictionError(picture, call.step, relative_error(found, source))
+        return as_rows(prediction(denoiser(*mapped(call.args, placed), **mapped(call.kwargs, placed))))

@@ -59,11 +59,19 @@ class PipelineIndex:
     left_out: tuple[str, ...]
 
 
+def installed_version() -> str | None:
+    """Of diffusers, without loading it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("diffusers")
+    except PackageNotFoundError:
+        return None
+
+
 def check_diffusers() -> None:
     """Raises ``UserError`` where diffusers is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("diffusers") is None:
+    if installed_version() is None:
         raise UserError(
             "diffusion models need diffusers", why="it is not installed", hint="pip install 'hubquant[diffusion]'"
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.gguf.task import QuantizedFile
+from hubquant.disk import write_at_once
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.evaluate.pictures import Fidelity, Likeness, PredictionError
 from hubquant.pipeline.drawing.held import drawing_cost, pipeline_of_file
@@ -15,6 +16,9 @@ from hubquant.pipeline.drawing.source import DrawnBySource, SourceDrawings, numb
 from hubquant.pipeline.held import other_device, rate_on
 from hubquant.pipeline.results import FileMeasurement, keep_value, read_value
 from hubquant.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PICTURES = "pictures"
 
@@ -40,6 +44,7 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
     measured too, and the pictures are drawn with whichever predicts better."""
 
     kind = "drawing-evaluation"
+    version = 2
 
     file: QuantizedFile
     plain: QuantizedFile | None
@@ -70,7 +75,7 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
 
     def measure(self, folder: Path, context: Context) -> Chosen:
         candidates = [each for each in (self.file, self.plain) if each is not None]
-        errors = [self._errors(each, folder / f"errors-{n}.json", context) for n, each in enumerate(candidates)]
+        errors = [self._errors(each, folder, n, context) for n, each in enumerate(candidates)]
         means = [Fidelity.of(found.predictions).error for found in errors]
         best = min(range(len(candidates)), key=means.__getitem__)
         fidelity = Fidelity.of(errors[best].predictions, self._drawn(candidates[best], folder / PICTURES, context))
@@ -85,20 +90,32 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
         """What the file drew, [frames, 3, height, width] in 0..1."""
         return SourceDrawings(folder / PICTURES).drawn(number).pictures[0]
 
-    def _errors(self, file: QuantizedFile, path: Path, context: Context) -> Errors:
-        """On the source's way. They are kept at ``path``, for a process that goes on."""
-        from hubquant.evaluate.pictures import replay
+    def first_prediction(self, folder: Path, found: Chosen) -> list[Tensor]:
+        """What the winner's weights predict in the first call of the source's tape."""
+        from safetensors.torch import load_file
+
+        rows = load_file(folder / _first(1 if found.with_imatrix is False else 0))
+        return [rows[str(number)] for number in range(len(rows))]
+
+    def _errors(self, file: QuantizedFile, folder: Path, number: int, context: Context) -> Errors:
+        """On the source's way, of the candidate ``number``. They are kept in ``folder``, for a process that goes on."""
+        from safetensors.torch import save
+
+        from hubquant.evaluate.pictures import predicted, replay
         from hubquant.models.diffusion import denoisers
 
+        path = folder / f"errors-{number}.json"
         if path.is_file():
             return read_value(path, Errors)
         tape, found = context.read(self.baseline).tape, list[PredictionError]()
         what = f"{self.name} predicts" + ("" if file.uses_imatrix or not self.plain else ", without imatrix")
         with self._pipeline(file, context) as pipe:
             denoiser = denoisers(pipe)[self.file.component.name]
+            rows = enumerate(predicted(denoiser, next(tape.calls(0))))
+            write_at_once(folder / _first(number), save({str(n): row.cpu().contiguous() for n, row in rows}))
             with context.progress.bar(what, self.baseline.settings.count, "pictures") as advance:
-                for number in range(self.baseline.settings.count):
-                    found += replay(denoiser, tape, number)
+                for picture in range(self.baseline.settings.count):
+                    found += replay(denoiser, tape, picture)
                     advance(1)
         keep_value(path, Errors(tuple(found)))
         return Errors(tuple(found))
@@ -123,3 +140,8 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
     def _pipeline(self, file: QuantizedFile, context: Context) -> Any:
         model = self.baseline.model
         return pipeline_of_file(model.pulled, file.component, context.read(file), model.device, context)
+
+
+def _first(number: int) -> str:
+    """Where the first prediction of a candidate is kept."""
+    return f"first-{number}.safetensors"

@@ -45,8 +45,8 @@ def programs_of(file: QuantizedFile) -> tuple[str, ...]:
     source = file.component.source
     if not isinstance(source, DenoiserSource):
         return ()
-    types = set(file.plan.types.values())
-    return tuple(each.name for each in loaded_by(source.denoiser.family.name, source.file_layout, types))
+    family, types, shapes = source.denoiser.family.name, set(file.plan.types.values()), file.component.shapes
+    return tuple(each.name for each in loaded_by(family, source.file_layout, types, shapes))
 
 
 def drawn_grid(evaluations: Sequence[DrawingEvaluation], context: Context) -> bytes:

@@ -107,7 +107,8 @@ def laid_out(component: Component, recipe: Recipe) -> Component:
 def _loading(component: Component, file: QuantizedFile) -> str:
     """Which programs load it."""
     source, types = _source(component), set(file.plan.types.values())
-    return loading_note(file.plan.label, source.denoiser.family.name, source.file_layout, types)
+    family, layout = source.denoiser.family.name, source.file_layout
+    return loading_note(file.plan.label, family, layout, types, component.shapes)
 
 
 def loaded(component: Component, device: Device) -> LoadedPipeline:

@@ -116,6 +116,28 @@ def test_diffusers_loads_what_the_table_says(
     assert_equal(from_single_file(path, model, tiny.config), wanted)
 
 
+@pytest.mark.parametrize("family", DIFFUSERS.one_size)
+def test_diffusers_has_the_sizes_of_some_published_models_as_constants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    import diffusers
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    name = OF_FAMILY[family]
+    assert TINY[name].sizes
+    path = written(tmp_path / "model.gguf", name, ORIGINAL)
+    tensor, rows = DIFFUSERS.one_size[family]
+    held = {name: entry.shape for name, entry in GGUFFile.open(path).tensors.items()}
+    wanted = f"knows these names only of a {family} as large as the published one"
+    assert DIFFUSERS.refusal(family, ORIGINAL, ["Q8_0"], held) == wanted
+    assert wanted in loading_note("Q8_0", family, ORIGINAL, ["Q8_0"], held)
+    assert DIFFUSERS not in loaded_by(family, ORIGINAL, ["Q8_0"], held)
+    with pytest.raises(RuntimeError, match="split_with_sizes"):
+        from_single_file(path, getattr(diffusers, TINY[name].model), TINY[name].config)
+    assert DIFFUSERS.refusal(family, ORIGINAL, ["Q8_0"], held | {tensor: (rows, 3072)}) is None
+    assert DIFFUSERS.refusal(family, NAMES_OF_DIFFUSERS, ["Q8_0"], held) is None
+
+
 WIDE = {"attention_head_dim": 128, "num_attention_heads": 2, "num_layers": 3, "joint_attention_dim": 16}
 WIDE |= {"axes_dims_rope": (32, 48, 48)}
 
@@ -225,6 +247,7 @@ def test_every_family_is_in_the_table() -> None:
     for each in CONSUMERS:
         assert each.layouts.keys() | each.why_not.keys() <= names
     assert names == DIFFUSERS.layouts.keys() | DIFFUSERS.why_not.keys()
+    assert DIFFUSERS.one_size.keys() == {tiny.family.name for tiny in TINY.values() if tiny.sizes}
 
 
 @pytest.mark.parametrize("family", OF_FAMILY)
