@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.disk import write_at_once
 from hubquant.engine.task import Context, Cost, Task
+from hubquant.errors import EvaluationError
 from hubquant.evaluate.pictures import Fidelity, Likeness, PredictionError
 from hubquant.pipeline.drawing.held import drawing_cost, pipeline_of_file
 from hubquant.pipeline.drawing.source import DrawnBySource, SourceDrawings, numbered
@@ -18,7 +19,10 @@ from hubquant.pipeline.results import FileMeasurement, keep_value, read_value
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from hubquant.evaluate.pictures import Call
 
 PICTURES = "pictures"
 
@@ -111,6 +115,7 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
         what = f"{self.name} predicts" + ("" if file.uses_imatrix or not self.plain else ", without imatrix")
         with self._pipeline(file, context) as pipe:
             denoiser = denoisers(pipe)[self.file.component.name]
+            _check_same_numbers(denoiser, next(tape.calls(0)))
             rows = enumerate(predicted(denoiser, next(tape.calls(0))))
             write_at_once(folder / _first(number), save({str(n): row.cpu().contiguous() for n, row in rows}))
             with context.progress.bar(what, self.baseline.settings.count, "pictures") as advance:
@@ -140,6 +145,20 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
     def _pipeline(self, file: QuantizedFile, context: Context) -> Any:
         model = self.baseline.model
         return pipeline_of_file(model.pulled, file.component, context.read(file), model.device, context)
+
+
+def _check_same_numbers(denoiser: torch.nn.Module, call: Call) -> None:
+    """Raises ``EvaluationError`` where the source was run in others, as it is when there is more memory or less: of
+    the same weights predictions in half precision differ by more than those of some files."""
+    from hubquant.evaluate.pictures.tape import dtype_of
+
+    if (now := dtype_of(denoiser)) != call.dtype:
+        raise EvaluationError(
+            f"the source drew in {str(call.dtype).removeprefix('torch.')}, and the file is in "
+            f"{str(now).removeprefix('torch.')}",
+            why="there is another amount of free memory than there was",
+            hint="close what takes memory and run the same line again, or draw all again with --fresh",
+        )
 
 
 def _first(number: int) -> str:
