@@ -71,7 +71,9 @@ def installed_version() -> str | None:
 
 def check_diffusers() -> None:
     """Raises ``UserError`` where diffusers is not installed."""
-    if installed_version() is None:
+    from importlib.util import find_spec
+
+    if find_spec("diffusers") is None:
         raise UserError(
             "diffusion models need diffusers", why="it is not installed", hint="pip install 'hubquant[diffusion]'"
         )

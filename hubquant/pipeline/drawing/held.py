@@ -91,11 +91,11 @@ def pipeline_of_file(
 
 def drawing_cost(model: LoadedPipeline, component: Component, settings: Pictures, passes: int = 1) -> Cost:
     """Of drawing the pictures of ``settings``, ``passes`` times."""
-    weights = model.pulled.source.pipeline_weights
-    offloaded = weights * FP32_BYTES > FOR_WEIGHTS * free_memory_bytes()
-    in_memory = FP32_BYTES * (component.n_parameters if offloaded else weights)
+    weights, free = model.pulled.source.pipeline_weights, FOR_WEIGHTS * free_memory_bytes()
+    loaded = weights if HALF_BYTES * weights <= free else component.n_parameters  # or offloaded but for one part
+    of_weight = FP32_BYTES if FP32_BYTES * loaded <= free else HALF_BYTES
     return Cost(
-        ram_bytes=LIBRARIES_BYTES + in_memory,
+        ram_bytes=LIBRARIES_BYTES + of_weight * loaded,
         device_bytes=HALF_BYTES * weights if on_device(model.device) else 0,
         work=float(passes * settings.count * (settings.steps or USUAL_STEPS) * component.n_parameters),
     )

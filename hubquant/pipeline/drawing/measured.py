@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,10 +80,12 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
 
     def measure(self, folder: Path, context: Context) -> Chosen:
         candidates = [each for each in (self.file, self.plain) if each is not None]
-        errors = [self._errors(each, folder, n, context) for n, each in enumerate(candidates)]
-        means = [Fidelity.of(found.predictions).error for found in errors]
-        best = min(range(len(candidates)), key=means.__getitem__)
-        fidelity = Fidelity.of(errors[best].predictions, self._drawn(candidates[best], folder / PICTURES, context))
+        with self._opening(candidates, context) as pipeline_of:
+            errors = [self._errors(n, folder, pipeline_of, context) for n in range(len(candidates))]
+            means = [Fidelity.of(found.predictions).error for found in errors]
+            best = min(range(len(candidates)), key=means.__getitem__)
+            drawn = self._drawn(folder / PICTURES, lambda: pipeline_of(best), context)
+        fidelity = Fidelity.of(errors[best].predictions, drawn)
         if len(candidates) == 1:
             return Chosen(fidelity)
         return Chosen(fidelity, with_imatrix=best == 0, other_error=means[1 - best])
@@ -101,7 +104,7 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
         rows = load_file(folder / _first(1 if found.with_imatrix is False else 0))
         return [rows[str(number)] for number in range(len(rows))]
 
-    def _errors(self, file: QuantizedFile, folder: Path, number: int, context: Context) -> Errors:
+    def _errors(self, number: int, folder: Path, pipeline_of: Callable[[int], Any], context: Context) -> Errors:
         """On the source's way, of the candidate ``number``. They are kept in ``folder``, for a process that goes on."""
         from safetensors.torch import save
 
@@ -112,39 +115,50 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
         if path.is_file():
             return read_value(path, Errors)
         tape, found = context.read(self.baseline).tape, list[PredictionError]()
-        what = f"{self.name} predicts" + ("" if file.uses_imatrix or not self.plain else ", without imatrix")
-        with self._pipeline(file, context) as pipe:
-            denoiser = denoisers(pipe)[self.file.component.name]
-            _check_same_numbers(denoiser, next(tape.calls(0)))
-            rows = enumerate(predicted(denoiser, next(tape.calls(0))))
-            write_at_once(folder / _first(number), save({str(n): row.cpu().contiguous() for n, row in rows}))
-            with context.progress.bar(what, self.baseline.settings.count, "pictures") as advance:
-                for picture in range(self.baseline.settings.count):
-                    found += replay(denoiser, tape, picture)
-                    advance(1)
+        denoiser = denoisers(pipeline_of(number))[self.file.component.name]
+        _check_same_numbers(denoiser, next(tape.calls(0)))
+        rows = enumerate(predicted(denoiser, next(tape.calls(0))))
+        write_at_once(folder / _first(number), save({str(n): row.cpu().contiguous() for n, row in rows}))
+        what = f"{self.name} predicts" + (", without imatrix" if number else "")
+        with context.progress.bar(what, self.baseline.settings.count, "pictures") as advance:
+            for picture in range(self.baseline.settings.count):
+                found += replay(denoiser, tape, picture)
+                advance(1)
         keep_value(path, Errors(tuple(found)))
         return Errors(tuple(found))
 
-    def _drawn(self, file: QuantizedFile, folder: Path, context: Context) -> list[Likeness]:
+    def _drawn(self, folder: Path, pipeline: Callable[[], Any], context: Context) -> list[Likeness]:
         """On its own, from the source's noise. Pictures are kept in ``folder``."""
         from hubquant.models.diffusion import draw
 
         source, settings, own = context.read(self.baseline), self.baseline.settings, SourceDrawings(folder)
         folder.mkdir(exist_ok=True)
         alike = []
-        bar = context.progress.bar(f"{self.name} draws", settings.count, "pictures")
-        with self._pipeline(file, context) as pipe, bar as advance:
+        with context.progress.bar(f"{self.name} draws", settings.count, "pictures") as advance:
             for number, prompt, seed in numbered(settings, self.baseline.prompts):
                 if not own.path(number).is_file():
-                    own.keep(number, draw(pipe, [prompt], [seed], settings))
+                    own.keep(number, draw(pipeline(), [prompt], [seed], settings))
                 drawn, theirs = own.drawn(number), source.drawn(number)
                 alike.append(Likeness.of(drawn.latents, drawn.pictures, theirs.latents, theirs.pictures))
                 advance(1)
         return alike
 
-    def _pipeline(self, file: QuantizedFile, context: Context) -> Any:
-        model = self.baseline.model
-        return pipeline_of_file(model.pulled, file.component, context.read(file), model.device, context)
+    @contextmanager
+    def _opening(self, files: Sequence[QuantizedFile], context: Context) -> Iterator[Callable[[int], Any]]:
+        """A function that gives the pipeline of a file by its number, one at a time: that of the last stays open."""
+        model, opened = self.baseline.model, dict[int, Any]()
+        with ExitStack() as stack:
+
+            def pipeline_of(number: int) -> Any:
+                if number not in opened:
+                    opened.clear()
+                    stack.close()
+                    file = files[number]
+                    pipe = pipeline_of_file(model.pulled, file.component, context.read(file), model.device, context)
+                    opened[number] = stack.enter_context(pipe)
+                return opened[number]
+
+            yield pipeline_of
 
 
 def _check_same_numbers(denoiser: torch.nn.Module, call: Call) -> None:
