@@ -26,7 +26,11 @@ FLOATS = ("F32", "F16", "BF16")
 @cache
 def original(family: str) -> Tensors:
     """A denoiser whose rows most blocks divide, in BF16 and by its original names."""
-    tensors = make_pipeline(family, 256).transformer.state_dict()
+    return in_original(make_pipeline(family, 256).transformer.state_dict())
+
+
+def in_original(tensors: Tensors) -> Tensors:
+    """A denoiser of diffusers, in BF16 and by its original names."""
     bundles = recognise(shapes(tensors)).bundles()
     found: Tensors = {}
     for bundle in bundles:
