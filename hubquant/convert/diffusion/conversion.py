@@ -9,7 +9,7 @@ from typing import Literal
 
 from hubquant.checkpoint.headers import TensorInfo
 from hubquant.convert.conversion import Conversion, float_type
-from hubquant.convert.diffusion.family import PREFIX, Layout
+from hubquant.convert.diffusion.family import PREFIX, Family, Layout
 from hubquant.convert.diffusion.recognise import Denoiser
 from hubquant.convert.operations import Inverse, Reshape
 from hubquant.convert.tables import Bundle, Shape
@@ -55,9 +55,13 @@ def denoiser_conversion(denoiser: Denoiser, tensors: Mapping[str, TensorInfo], l
 
 
 def default_layout(denoiser: Denoiser) -> FileLayout:
-    """That of the family which most programs load: original names, but for Sana; diffusers needs the prefix before
-    those of UNets, and only there."""
-    return layout_of(denoiser, denoiser.family.preferred)
+    """That of the family which most programs load."""
+    return preferred_layout(denoiser.family)
+
+
+def preferred_layout(family: Family) -> FileLayout:
+    """Original names, but for Sana; diffusers needs the prefix before those of UNets, and only there."""
+    return FileLayout(family.preferred, PREFIX if family.prefixed and family.preferred == "original" else "")
 
 
 def layout_of(denoiser: Denoiser, names: Layout | Literal["comfyui"]) -> FileLayout:
