@@ -25,6 +25,7 @@ def convert(
     model_name: str | None = None,
     metadata: Mapping[str, Any] | Path | str | None = None,
     vocab_only: bool = False,
+    component: str | None = None,
     split_max_size: str | None = None,
     split_max_tensors: int | None = None,
     pre_tokenizer: str | None = None,
@@ -35,12 +36,14 @@ def convert(
 
     ``out`` is the file, with the type for {ftype} and {FTYPE}, or a folder that is there, by default the current one.
     ``model_name`` is general.name, and ``metadata`` further keys, such as {"general.author": "me"}, or a JSON file of
-    them. ``vocab_only`` writes the vocabulary alone. The file is cut at ``split_max_size`` ("5G") and after
+    them. ``vocab_only`` writes the vocabulary alone. ``component`` is the part of a diffusers
+    pipeline, such as text_encoder_2. The file is cut at ``split_max_size`` ("5G") and after
     ``split_max_tensors``.
 
     Returns its path, type and size in bytes. Raises ``HubquantError``.
     """
     from hubquant.commands.flags import CONVERTED_TYPES, split_settings
+    from hubquant.commands.flags import model as reference
 
     chosen = None if type is None or type == "auto" else file_type(type).name
     if chosen is not None and chosen not in CONVERTED_TYPES:
@@ -59,7 +62,7 @@ def convert(
         named = {} if model_name is None else authorship({"general.name": model_name})
         wanted = Converting(chosen, pre_tokenizer, {**own, **named}, vocab_only)
         placing = Placing(Path(out or ""), split=split)
-        [made] = carry_out(prepare(str(model), wanted, placing, opened, seen), opened, seen)
+        [made] = carry_out(prepare(reference(str(model), component), wanted, placing, opened, seen), opened, seen)
     return made
 
 
@@ -68,6 +71,7 @@ def quantize(
     types: Types,
     *,
     out: Path | str,
+    component: str | None = None,
     name: str | None = None,
     imatrix: Names = (),
     include_weights: str | Sequence[str] = (),
@@ -91,7 +95,8 @@ def quantize(
 ) -> list[MadeFile]:
     """Write a Hub id, a folder or a GGUF file in every one of ``types``, reading its weights once.
 
-    ``out`` is a folder, in which files are called ``name`` ("{model}-{type}" by default), or with one type the .gguf
+    ``component`` is the part of a diffusers pipeline, such as text_encoder_2; by default its denoiser. ``out`` is a
+    folder, in which files are called ``name`` ("{model}-{type}" by default), or with one type the .gguf
     file. ``imatrix`` names files or ``hub:org/repo/file``; several are added up. With ``include_weights`` or
     ``exclude_weights`` it is used for weights only whose GGUF name holds one of these, or none. ``mode`` "best"
     searches for the least error, "exact" gives llama.cpp's bytes. ``tensor_type`` is a tensor type by a regular
@@ -124,6 +129,7 @@ def quantize(
     settings, matrix = check_settings(recipe.quantize), recipe.imatrix
     if (matrix.include_weights or matrix.exclude_weights) and not matrix.given:
         raise UserError("there is no importance matrix to choose entries of", hint="add imatrix=FILE")
+    from hubquant.commands.flags import model as reference
     from hubquant.commands.flags import split_settings
 
     split = split_settings(split_max_size, split_max_tensors, keep_split)
@@ -134,7 +140,7 @@ def quantize(
         from hubquant.commands.job import carry_out
 
         placing = Placing(Path(out), name, split, keep_split)
-        job = prepare(str(model), settings, matrix, pre_tokenizer, placing, opened, seen)
+        job = prepare(reference(str(model), component), settings, matrix, pre_tokenizer, placing, opened, seen)
         return carry_out(job, opened, seen)
 
 

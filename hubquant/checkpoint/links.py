@@ -19,7 +19,8 @@ def check_links(folder: Path) -> None:
     The Hub's cache keeps snapshots/<commit>/<name> as links to blobs/<hash>; those are the repository's own.
     """
     real = Path(os.path.realpath(folder))
-    own = [real, *([real.parent.parent / _BLOBS] if real.parent.name == _SNAPSHOTS else [])]
+    snapshots = [place for place in real.parents[:2] if place.name == _SNAPSHOTS]  # of a model, or a folder in one
+    own = [real, *(place.parent / _BLOBS for place in snapshots)]
     for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
         target = Path(os.path.realpath(path))
         if path.suffix not in READ or target.is_dir() or not target.exists():

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from hubquant.cli.job import DryRunOption, SplitMaxSizeOption, SplitMaxTensorsOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.run import PreTokenizerOption
+from hubquant.cli.run import ComponentOption, PreTokenizerOption
 from hubquant.cli.settings import converted_type
 from hubquant.errors import UserError
 from hubquant.units import size
@@ -38,6 +38,7 @@ def convert(
         Path | None,
         Option("--metadata", help='An authorship metadata override file: JSON such as {"general.author": "me"}.'),
     ] = None,
+    component: ComponentOption = None,
     vocab_only: Annotated[bool, Option("--vocab-only", help="Extract only the vocab.")] = False,
     split_max_size: SplitMaxSizeOption = None,
     split_max_tensors: SplitMaxTensorsOption = None,
@@ -58,6 +59,7 @@ def convert(
     if model is None:
         raise UserError("MODEL is missing", why="A Hub id or a folder.", hint="write: hubquant convert MODEL")
     chosen = converted_type(type, model) if type and type.lower() != AUTO else None
+    from hubquant.commands.flags import model as reference
     from hubquant.commands.flags import split_settings
 
     split = split_settings(split_max_size, split_max_tensors)
@@ -71,7 +73,7 @@ def convert(
         own = {**own, "general.name": string(model_name)}
     wanted, placing = Converting(chosen, pre_tokenizer, own, vocab_only), Placing(out or Path(), split=split)
     finish(
-        lambda store, progress: plan_convert(model, wanted, placing, store, progress),
+        lambda store, progress: plan_convert(reference(model, component), wanted, placing, store, progress),
         store,
         dry_run,
         output,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _CHUNKS = {"set a smaller chunk_size": "a smaller --chunk-size"}
-_SETTINGS = {"--set evaluate.skip=true": "--no-eval", "leave imatrix.offload": "leave --offload"}
+_COMPONENT = {"leave model.component out": "leave --component out"}
+_SETTINGS = {"--set evaluate.skip=true": "--no-eval", "leave imatrix.offload": "leave --offload", **_COMPONENT}
 FLAGS: Mapping[str, Mapping[str, str]] = {
     "run": _SETTINGS,
     "plan": _SETTINGS,
@@ -13,8 +14,12 @@ FLAGS: Mapping[str, Mapping[str, str]] = {
         "--set quantize.allow_requantize=true": "--allow-requantize",
         "--set quantize.allow_fork_types=true": "--allow-fork-types",
         "with a rule": "with --tensor-type",
+        **_COMPONENT,
     },
-    "convert": {"add --set quantize.allow_requantize=true": "use hubquant quantize with --allow-requantize"},
+    "convert": {
+        "add --set quantize.allow_requantize=true": "use hubquant quantize with --allow-requantize",
+        **_COMPONENT,
+    },
     "imatrix collect": {"leave imatrix.offload out": "leave --offload out", **_CHUNKS},
     "imatrix show": {"with -o": "with --plot"},
     "evaluate baseline": _CHUNKS,

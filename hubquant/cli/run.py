@@ -45,6 +45,10 @@ PrivateOption = Annotated[bool, typer.Option("--private", help="Make the reposit
 RevisionOption = Annotated[
     str | None, typer.Option("--revision", help="Of a model on the Hub: a branch, tag or commit.")
 ]
+ComponentOption = Annotated[
+    str | None,
+    typer.Option("--component", help="Of a diffusers pipeline, such as text_encoder_2 (default: its denoiser)."),
+]
 OffloadOption = Annotated[
     Literal["auto", "none", "cpu", "disk", "stream"] | None,
     typer.Option("--offload", help="For models larger than memory; stream has one block in memory at a time."),
@@ -63,6 +67,7 @@ def run(
     imatrix: ImatrixOption = None,
     private: PrivateOption = False,
     revision: RevisionOption = None,
+    component: ComponentOption = None,
     offload: OffloadOption = None,
     no_eval: NoEvalOption = False,
     device: DeviceOption = "auto",
@@ -89,7 +94,7 @@ def run(
             set or [],
             types=types,
             imatrix=imatrix,
-            flags=_flags(push, pre_tokenizer, mode, private, revision, offload, no_eval),
+            flags=_flags(push, pre_tokenizer, mode, private, revision, component, offload, no_eval),
         ),
     ]
     if dry_run:
@@ -120,6 +125,7 @@ def plan(
     imatrix: ImatrixOption = None,
     private: PrivateOption = False,
     revision: RevisionOption = None,
+    component: ComponentOption = None,
     offload: OffloadOption = None,
     no_eval: NoEvalOption = False,
     device: DeviceOption = "auto",
@@ -137,7 +143,7 @@ def plan(
         set or [],
         types=types,
         imatrix=imatrix,
-        flags=_flags(push, pre_tokenizer, mode, private, revision, offload, no_eval),
+        flags=_flags(push, pre_tokenizer, mode, private, revision, component, offload, no_eval),
     )
     _show_plan(recipe, [*permission, *overrides], out, store, device, threads, output)
 
@@ -164,6 +170,7 @@ def _flags(
     mode: str | None,
     private: bool,
     revision: str | None,
+    component: str | None,
     offload: str | None,
     no_eval: bool,
 ) -> Mapping[str, tuple[str, Any]]:
@@ -174,6 +181,7 @@ def _flags(
         "--mode": ("quantize.mode", mode),
         "--private": ("publish.private", private),
         "--revision": ("model.revision", revision),
+        "--component": ("model.component", component),
         "--offload": ("imatrix.offload", offload),
         "--no-eval": ("evaluate.skip", no_eval),
     }

@@ -9,7 +9,6 @@ from typing import Any
 from hubquant.backends.gguf.backend import GGUF
 from hubquant.backends.gguf.files import file_metadata
 from hubquant.commands.flags import fill
-from hubquant.commands.flags import model as reference
 from hubquant.commands.job import Job, plan_job, put
 from hubquant.commands.targets import check_target
 from hubquant.disk import write_at_once
@@ -21,7 +20,7 @@ from hubquant.gguf_file import Metadata, Split, plan_layout, shard_paths
 from hubquant.pipeline.prepare import prepare
 from hubquant.pipeline.work import open_model
 from hubquant.recipe.references import GGUF_SUFFIX
-from hubquant.recipe.schema import Convert, Evaluate, Imatrix, Quantize, Recipe
+from hubquant.recipe.schema import Convert, Evaluate, Imatrix, ModelReference, Quantize, Recipe
 from hubquant.sources.component import Component
 from hubquant.sources.source import SourceModel
 
@@ -87,7 +86,9 @@ class Converting:
     vocab_only: bool = False
 
 
-def convert(model: str, wanted: Converting, placing: Placing, store: Store, progress: Progress) -> Job[list[MadeFile]]:
+def convert(
+    model: ModelReference, wanted: Converting, placing: Placing, store: Store, progress: Progress
+) -> Job[list[MadeFile]]:
     """{ftype} and {FTYPE} in the name of a file stand for its type."""
     if wanted.vocab_only and placing.split != NOT_SPLIT:
         raise UserError("a vocabulary cannot be split", why="it has no tensors", hint="leave --split-max-… out")
@@ -98,7 +99,7 @@ def convert(model: str, wanted: Converting, placing: Placing, store: Store, prog
             why="there is no such folder either",
             hint=f"write -o {out}.gguf, or make the folder",
         )
-    component = open_model(reference(model), wanted.pre_tokenizer, progress)
+    component = open_model(model, wanted.pre_tokenizer, progress)
     type = wanted.type or component.conversion.float_type
     for name, text in {"ftype": type.lower(), "outtype": type.lower(), "FTYPE": type, "OUTTYPE": type}.items():
         out = Path(str(out).replace(f"{{{name}}}", text))
@@ -135,7 +136,7 @@ def _vocabulary(
 
 
 def quantize(
-    model: str,
+    model: ModelReference,
     settings: Quantize,
     imatrix: Imatrix,
     pre_tokenizer: str | None,
@@ -145,7 +146,7 @@ def quantize(
 ) -> Job[list[MadeFile]]:
     """A checkpoint or a GGUF file in every type of ``settings``, in one pass."""
     check_placing(placing, settings)
-    component = open_model(reference(model), pre_tokenizer, progress)
+    component = open_model(model, pre_tokenizer, progress)
     recipe = _recipe(model, settings, imatrix if imatrix.given else Imatrix(skip=True), pre_tokenizer)
     return _files(recipe, component, placing, store, progress)
 
@@ -167,9 +168,9 @@ def check_placing(placing: Placing, settings: Quantize) -> None:
         )
 
 
-def _recipe(model: str, settings: Quantize, imatrix: Imatrix, pre_tokenizer: str | None) -> Recipe:
+def _recipe(model: ModelReference, settings: Quantize, imatrix: Imatrix, pre_tokenizer: str | None) -> Recipe:
     return Recipe(
-        model=reference(model),
+        model=model,
         convert=Convert(pre_tokenizer=pre_tokenizer),
         imatrix=imatrix,
         quantize=settings,

@@ -128,10 +128,12 @@ def picture_size(text: str) -> int | list[int]:
     return edges[0] if len(edges) == 1 else edges
 
 
-def model(text: str) -> ModelReference:
-    """A Hub id, a folder, a GGUF file or "demo". Raises ``UserError`` for anything else."""
+def model(text: str, component: str | None = None) -> ModelReference:
+    """A Hub id, a folder, a GGUF file or "demo", and of a pipeline one ``component``. Raises ``UserError`` for anything
+    else."""
     try:
-        return ModelReference.model_validate({"bundled": "demo"} if text == "demo" else model_reference(text))
+        named = {"bundled": "demo"} if text == "demo" else model_reference(text)
+        return ModelReference.model_validate({**named, "component": component})
     except ValidationError:
         raise UserError(
             f"{text!r} is no model",

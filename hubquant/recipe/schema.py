@@ -35,8 +35,8 @@ class ModelReference(Frozen):
     file: str | None = None
     """A GGUF file of this machine, or a safetensors file with a denoiser; with ``allow_pickle`` also a pickled one."""
     component: Part | None = None
-    """Of a diffusers pipeline with several denoisers, such as transformer and transformer_2, the one that is
-    quantized; by default the first."""
+    """Of a diffusers pipeline the part that is quantized: a denoiser, such as transformer or transformer_2, or a text
+    encoder, such as text_encoder_2, with its tokenizer. By default the first denoiser."""
     bundled: Literal["demo"] | None = None
     """A model that comes with hubquant: 3.7 M weights, trained on Python's documentation."""
     revision: str = "main"

@@ -20,33 +20,30 @@ from hubquant.convert.diffusion.blocks import check_blocks
 from hubquant.convert.diffusion.conversion import FileLayout, default_layout, denoiser_conversion
 from hubquant.convert.diffusion.foreign import check_floats
 from hubquant.convert.diffusion.recognise import Denoiser, parts, recognise
-from hubquant.errors import CheckpointError, NotSupportedYet, UserError
+from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.layout import DIFFUSION
 from hubquant.gguf_file.metadata import Metadata, string
 from hubquant.hub.front_matter import read_card
 from hubquant.sources.checkpoint import content_fingerprint, state_fingerprint
+from hubquant.sources.pipeline import AGAIN, DENOISERS, components, denoisers, not_there, read_index
 from hubquant.sources.source import SourceModel
 from hubquant.units import counted
 
 if TYPE_CHECKING:
     from hubquant.hub.pull import RemoteModel
 
-DENOISERS = ("transformer", "unet")
-"""What pipelines call theirs."""
 _CONFIG = "config.json"
-_PIPELINE_HINT = "get it again from where the model comes from"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserSource(SourceModel):
     """``pipeline`` is the name of the class that draws with it, "" of a denoiser alone, ``denoiser_class`` that of its
-    own, and ``component`` what it is called in the pipeline. ``pipeline_files`` are all that the pipeline loads as
-    weights, of ``pipeline_bytes``, of which ``pipeline_download`` are not on this machine yet."""
+    own. ``pipeline_files`` are all that the pipeline loads as weights, of ``pipeline_bytes``, of which
+    ``pipeline_download`` are not on this machine yet."""
 
     denoiser: Denoiser
     pipeline: str = ""
     denoiser_class: str = ""
-    component: str = ""
     pipeline_files: tuple[str, ...] = ()
     pipeline_bytes: int = 0
     pipeline_download: int = 0
@@ -85,10 +82,6 @@ class DenoiserSource(SourceModel):
     def whole_pipeline(self) -> DenoiserSource:
         """The same with all files that the pipeline loads as its weights."""
         return replace(self, weight_files=self.pipeline_files, download_bytes=self.pipeline_download)
-
-
-def is_pipeline(files: Collection[str]) -> bool:
-    return PIPELINE in files
 
 
 def open_pipeline(folder: Path, name: str, component: str | None = None) -> DenoiserSource:
@@ -236,25 +229,19 @@ def _read(
 
 def _chosen(folder: Path, component: str | None) -> tuple[Mapping[str, Any], str]:
     """model_index.json, and the component that is quantized."""
-    index = read_table(folder / PIPELINE, hint=_PIPELINE_HINT)
-    if not isinstance(index.get("_class_name"), str):
-        raise CheckpointError(f"{PIPELINE} names no _class_name", why="it tells which pipeline this is")
-    there = [name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None]
-    denoisers = [name for name in there if name.partition("_")[0] in DENOISERS]
-    if not denoisers:
+    index = read_index(folder)
+    found = denoisers(index)
+    if not found:
+        there = components(index)
         raise NotSupportedYet(
             "a pipeline without a denoiser",
             why=f"{index['_class_name']} has {', '.join(there) or 'no components'}, and no {' or '.join(DENOISERS)}",
             hint="name a pipeline that draws by diffusion",
         )
     if component is None:
-        return index, min(denoisers, key=lambda name: (name not in DENOISERS, name))
-    if component not in denoisers:
-        raise UserError(
-            f"{component} cannot be quantized",
-            why=f"of {index['_class_name']} that can be {', '.join(denoisers)}",
-            hint=f"name {denoisers[0]}",
-        )
+        return index, min(found, key=lambda name: (name not in DENOISERS, name))
+    if component not in found:
+        raise not_there(index, component)
     return index, component
 
 
@@ -264,7 +251,7 @@ def _suffix(component: str) -> str:
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    return read_table(folder / _CONFIG, hint=_PIPELINE_HINT) if (folder / _CONFIG).is_file() else {}
+    return read_table(folder / _CONFIG, hint=AGAIN) if (folder / _CONFIG).is_file() else {}
 
 
 def _is_weights(file: str) -> bool:

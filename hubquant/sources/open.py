@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.pickled import PICKLES, refusal
 from hubquant.disk import user_path
-from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.errors import CheckpointError, NotSupportedYet, UserError
 from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.checkpoint import folder_name, open_folder, open_hub
@@ -18,7 +18,6 @@ from hubquant.sources.component import Component
 from hubquant.sources.denoiser import (
     DenoiserSource,
     is_denoiser_folder,
-    is_pipeline,
     open_denoiser_folder,
     open_hub_pipeline,
     open_pickle,
@@ -26,7 +25,9 @@ from hubquant.sources.denoiser import (
     open_single_file,
 )
 from hubquant.sources.gguf_denoiser import open_gguf_model
+from hubquant.sources.pipeline import is_pipeline, is_text_encoder
 from hubquant.sources.source import SourceModel
+from hubquant.sources.text_encoder import open_hub_text_encoder, open_text_encoder
 
 if TYPE_CHECKING:
     from hubquant.hub.access import Token
@@ -34,12 +35,20 @@ if TYPE_CHECKING:
 
 def open_source(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> SourceModel:
     """A repository of the Hub is read with ``token``. Raises ``HubAccessError``, ``CheckpointError`` or
-    ``NotSupportedYet`` when the model cannot be used."""
-    return replace(_open(reference, token), pre_tokenizer=pre_tokenizer)
+    ``NotSupportedYet`` when the model cannot be used, ``UserError`` for a component of what has none."""
+    source = _open(reference, token)
+    if reference.component and not source.component:
+        raise UserError(
+            f"{reference.display_name} has no component {reference.component}",
+            why="it is no pipeline of diffusers",
+            hint="leave model.component out",
+        )
+    return replace(source, pre_tokenizer=pre_tokenizer)
 
 
 def open_component(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> Component:
-    """What of a source is quantized: a language model, or the denoiser of a pipeline."""
+    """What of a source is quantized: a language model, which may be the text encoder of a pipeline, or the denoiser of
+    one."""
     source = open_source(reference, pre_tokenizer, token)
     return Component.denoiser(source) if isinstance(source, DenoiserSource) else Component.language_model(source)
 
@@ -56,7 +65,11 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
         from hubquant.hub.pull import resolve
 
         remote = resolve(reference.id, reference.revision, token=token)
-        return open_hub_pipeline(remote, reference.component) if is_pipeline(remote.files) else open_hub(remote)
+        if not is_pipeline(remote.files):
+            return open_hub(remote)
+        if is_text_encoder(reference.component or ""):
+            return open_hub_text_encoder(remote, str(reference.component))
+        return open_hub_pipeline(remote, reference.component)
     if reference.file is not None:
         path = user_path(reference.file)
         if pickled and not reference.allow_pickle:
@@ -74,5 +87,7 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
         )
     name = folder_name(folder.resolve())
     if is_pipeline([path.name for path in folder.iterdir()]):
+        if is_text_encoder(reference.component or ""):
+            return open_text_encoder(folder, name, str(reference.component))
         return open_pipeline(folder, name, reference.component)
     return open_denoiser_folder(folder, name) if is_denoiser_folder(folder) else open_folder(folder, name)

@@ -35,7 +35,7 @@ LARGEST_METADATA = 100 << 20  # bytes
 class SourceModel:
     """``identity`` is what every artifact made from these weights depends on, its "model" part is the same on every
     machine. ``folder`` holds the weights once ``remote`` is None. ``pre_tokenizer`` stands in the place of that which
-    would be recognised."""
+    would be recognised. ``component`` is what it is called in the diffusers pipeline that it is a part of, if so."""
 
     name: str
     id: str | None
@@ -48,12 +48,22 @@ class SourceModel:
     weight_files: tuple[str, ...] = ()
     download_bytes: int = 0
     pre_tokenizer: str | None = None
+    component: str = ""
 
     @property
     def content(self) -> tuple[Hashable, ...]:
         """All that what is read of it depends on."""
         place = () if self.id else (str(self.folder.resolve()),)
         return (*sorted(self.identity.items()), *place, self.pre_tokenizer)
+
+    @property
+    def model_folder(self) -> Path:
+        """With config.json."""
+        return self.folder
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.folder
 
     @property
     def can_offload(self) -> bool:
@@ -86,7 +96,7 @@ class SourceModel:
         """What becomes of the weights; see :func:`plan_conversion`."""
 
         def make() -> Conversion:
-            return plan_conversion(self.folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer)
+            return plan_conversion(self.tokenizer_folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer)
 
         conversion = make() if self.id is None else _conversions.get(self.content, make)
         if self.checkpoint.folder is not None:
@@ -116,21 +126,21 @@ class SourceModel:
         """The keys that come before those of the conversion."""
         from hubquant.convert.rules.general import general_metadata
 
-        return general_metadata(self.folder, self.card, self.full_name, n_parameters, quantized_by="hubquant")
+        return general_metadata(self.model_folder, self.card, self.full_name, n_parameters, quantized_by="hubquant")
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's own, which gives a text the tokens that llama.cpp will."""
         from hubquant.models import load_tokenizer
         from hubquant.vocab.gemma4 import begin_with_bos, is_gemma4
 
-        tokenizer = load_tokenizer(self.folder)
+        tokenizer = load_tokenizer(self.tokenizer_folder)
         return begin_with_bos(tokenizer) if is_gemma4(self.checkpoint.config) else tokenizer
 
     def load(self, placement: Placement | None = None, device: Device = "auto") -> PreTrainedModel:
         """The model in memory; the weights must be on disk."""
         from hubquant.convert.plain import load_plain
 
-        return load_plain(self.checkpoint, self.folder, device, placement)
+        return load_plain(self.checkpoint, self.model_folder, device, placement)
 
     def open_weights(self, device: Device = "auto") -> StreamedWeights:
         """The model to be read block by block; the weights must be on disk."""

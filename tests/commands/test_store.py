@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hubquant.commands.files import Placing, quantize
+from hubquant.commands.flags import model as reference
 from hubquant.commands.job import Job
 from hubquant.engine.progress import Silent
 from hubquant.engine.store import HOME, Store
@@ -178,7 +179,7 @@ def said(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def job(tiny_llama: Path, out: Path, store: Path) -> Job[object]:
     settings = Quantize(types=("Q4_0",))
-    return quantize(str(tiny_llama), settings, Imatrix(), None, Placing(out), Store(store), Silent())  # type: ignore[return-value]
+    return quantize(reference(str(tiny_llama)), settings, Imatrix(), None, Placing(out), Store(store), Silent())  # type: ignore[return-value]
 
 
 def test_what_another_process_makes_is_waited_for_and_not_pruned(

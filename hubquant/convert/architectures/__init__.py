@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.bert import BERT, NOMIC_BERT
@@ -64,6 +65,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 
 
+_OF_TEXT = {"qwen2vl": QWEN2}
+"""By llama.cpp's name, what a language model is that has three positions for each token, which in text are one."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
 QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.quantized}))
@@ -106,6 +109,8 @@ def of_gguf(name: str, metadata: Metadata, tensors: Collection[str]) -> Architec
     ``metadata`` is the file's under that name, without it, and ``tensors`` are its names. Raises ``NotSupportedYet``
     for a name that is not known.
     """
+    if name in _OF_TEXT:
+        return replace(_OF_TEXT[name], name=name)
     named = [each for each in ARCHITECTURES if each.name == name]
     if not named:
         raise _unknown(name, sorted({each.name for each in ARCHITECTURES}))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hubquant.convert.diffusion.consumers import (
     COMFYUI_GGUF,
@@ -32,6 +33,8 @@ from hubquant.gguf_file.metadata import string
 from hubquant.mix import assign
 from hubquant.quants import dequantize, quantize
 from tests.convert.diffusion.test_families import TINY, Tensors, converted, resized, shapes, state
+from tests.convert.test_encoders import build as build_encoder
+from tests.support.conversion import write_gguf
 
 LAYOUTS = {"original": ORIGINAL, "prefixed": PREFIXED, "diffusers": NAMES_OF_DIFFUSERS}
 OF_FAMILY = {tiny.family.name: name for name, tiny in TINY.items()}
@@ -276,3 +279,13 @@ def test_the_plan_says_who_loads_a_file_and_why_others_do_not() -> None:
     )
     assert loaded_by("z_image", NAMES_OF_DIFFUSERS, ["Q8_0"]) == (DIFFUSERS,)
     assert loaded_by("sd3", ORIGINAL, ["Q1_0"]) == (SDCPP,)
+
+
+@pytest.mark.parametrize("name", ["t5 with gates", "umt5"])
+def test_comfyui_loads_text_encoders(tmp_path: Path, comfyui: tuple[Any, Any], name: str) -> None:
+    folder, path = build_encoder(name, tmp_path / "model"), tmp_path / "model.gguf"
+    write_gguf(folder, path, "F32")
+    found = comfyui[0].gguf_clip_loader(str(path))
+    assert_equal(
+        {name: x.as_subclass(torch.Tensor) for name, x in found.items()}, load_file(folder / "model.safetensors")
+    )
