@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.backends.gguf.backend import GGUF
@@ -17,6 +18,7 @@ from hubquant.engine.task import closure
 from hubquant.errors import HubAccessError, OutputError, UserError
 from hubquant.gguf_file import Split
 from hubquant.mix import FTYPES, requires_imatrix
+from hubquant.pipeline.drawing.page import programs_of
 from hubquant.pipeline.prepare import prepare
 from hubquant.pipeline.publishing import without_derivatives
 from hubquant.pipeline.work import Work
@@ -25,7 +27,7 @@ from hubquant.recent import Recent
 from hubquant.recipe.schema import Evaluate, Imatrix, ModelReference, Publish, Quantize, Recipe
 from hubquant.recipe.sizes import parse_size
 from hubquant.sources.component import Component
-from hubquant.sources.open import open_source
+from hubquant.sources.open import component_of, open_remote, open_source
 from hubquant.sources.source import SourceModel
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class SurveyedType:
 
     ``size`` is exact to the byte, of all ``shards`` together, for a file that a run makes with the recipe's defaults;
     it, ``bpw`` and ``making`` are None where ``unavailable`` says why there can be no such file. ``advice`` is a
-    sentence on what was measured of this model's file, None where nothing was.
+    sentence on what was measured of this model's file, None where nothing was. ``programs`` are those that draw with
+    the file of a diffusion model, by name; None of other models.
     """
 
     name: str
@@ -63,6 +66,7 @@ class SurveyedType:
     fork: str | None
     making: Making | None
     advice: str | None = None
+    programs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,8 @@ class _Known:
     hint: str | None = None
 
 
-_recent: Recent[tuple[str, str], _Known] = Recent(MOST)  # by repository and commit: such a pair's content never changes
+_recent: Recent[tuple[str, str, str | None], _Known] = Recent(MOST)
+"""By repository, commit and component: the content of these never changes."""
 
 
 def survey(
@@ -175,14 +180,16 @@ def survey(
         known = _look_into(lambda: source, source.card, store, progress)
         return _told(known, store, None, model=source.name, revision=source.revision)
     from hubquant.hub.pull import look_at
-    from hubquant.sources.checkpoint import open_hub
 
     with progress.doing("asking the Hub"):
         remote = look_at(reference.id, reference.revision, token=token)
         published = publication(remote.id, token, to)
     if remote.refusal is None:
-        key = remote.id, remote.revision
-        known = _recent.get(key, lambda: _look_into(lambda: open_hub(remote), remote.card, store, progress))
+        key, opened = (
+            (remote.id, remote.revision, reference.component),
+            partial(open_remote, remote, reference.component),
+        )
+        known = _recent.get(key, lambda: _look_into(opened, remote.card, store, progress))
     else:
         known = _Known(_license(remote.card), unsupported=str(remote.refusal), hint=remote.refusal.hint)
     told = _told(known, store, published, model=remote.id, revision=remote.revision)
@@ -220,7 +227,7 @@ def _look_into(open: Callable[[], SourceModel], card: Mapping[str, Any], store: 
     license = _license(card)
     try:
         with progress.doing("reading what the model's files hold"):
-            component = Component.language_model(open())
+            component = component_of(open())
         work = prepare(_recipe(component), component, _backend(), store, progress)
         types = [_surveyed(name, work) for name in FTYPES]
     except (HubAccessError, OutputError):
@@ -261,7 +268,7 @@ def _surveyed(name: str, work: Work) -> _KnownType:
     except UserError as error:
         return _KnownType(SurveyedType(name, None, None, 0, bool(needs_imatrix), str(error), fork, None))
     [made] = work.making([file]).files
-    tasks = [made.file, made.verification, made.evaluation, made.in_llamacpp, made.runtime]
+    tasks = [made.file, made.verification, made.evaluation, made.in_llamacpp, made.runtime, made.in_diffusers]
     left = list(closure(task for task in tasks if task is not None))
     found = estimate((), left, {})
     return _KnownType(
@@ -274,6 +281,7 @@ def _surveyed(name: str, work: Work) -> _KnownType:
             None,
             file.plan.fork,
             Making(found.ram_bytes, found.disk_bytes, None),
+            programs=programs_of(file) if work.component.denoises else None,
         ),
         tuple((task.rate, task.cost.work) for task in left if task.cost.work),
     )

@@ -46,7 +46,8 @@ def _row(each: SurveyedType, memory: int | None) -> str:
         return f"{each.name:<10} {plain(each.unavailable or '')}"
     seconds = each.making.seconds if each.making else None
     notes = [each.advice, "needs an importance matrix" if each.needs_imatrix else None]
-    notes += [f"only {each.fork} loads it"] if each.fork else []
+    notes += [f"only {each.fork} loads it"] if each.fork and each.programs is None else []
+    notes += [f"loads in {', '.join(each.programs) or 'no program known'}"] if each.programs is not None else []
     row = (
         f"{each.name:<10} {size(each.size):>8} {each.bpw:>7.3f} {size(memory) if memory else '':>8} "
         f"{'' if seconds is None else duration(max(1, seconds)):>12}  {'; '.join(note for note in notes if note)}"

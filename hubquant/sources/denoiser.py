@@ -39,7 +39,8 @@ _CONFIG = "config.json"
 class DenoiserSource(SourceModel):
     """``pipeline`` is the name of the class that draws with it, "" of a denoiser alone, ``denoiser_class`` that of its
     own. ``pipeline_files`` are all that the pipeline loads as weights, of ``pipeline_bytes``, of which
-    ``pipeline_download`` are not on this machine yet."""
+    ``pipeline_download`` are not on this machine yet. ``described`` is a fingerprint of all files of a folder that
+    describe the pipeline."""
 
     denoiser: Denoiser
     pipeline: str = ""
@@ -47,6 +48,7 @@ class DenoiserSource(SourceModel):
     pipeline_files: tuple[str, ...] = ()
     pipeline_bytes: int = 0
     pipeline_download: int = 0
+    described: str = ""
     layout: FileLayout | None = None
 
     @property
@@ -80,8 +82,9 @@ class DenoiserSource(SourceModel):
 
     @property
     def whole_pipeline(self) -> DenoiserSource:
-        """The same with all files that the pipeline loads as its weights."""
-        return replace(self, weight_files=self.pipeline_files, download_bytes=self.pipeline_download)
+        """The same with all files that the pipeline loads as its weights, whichever of its denoisers this is."""
+        identity = {**self.identity, "model": self.described} if self.described else self.identity
+        return replace(self, weight_files=self.pipeline_files, download_bytes=self.pipeline_download, identity=identity)
 
 
 def open_pipeline(folder: Path, name: str, component: str | None = None) -> DenoiserSource:
@@ -94,7 +97,8 @@ def open_pipeline(folder: Path, name: str, component: str | None = None) -> Deno
     checkpoint, denoiser = _read(_config(folder / chosen), headers, folder, files)
     loaded = _pipeline_files(index, available, files.names)
     weights = [folder / file for file in loaded]
-    described = [path for path in folder.glob("*/*") if path.suffix in (".json", ".txt", ".model", ".jinja")]
+    small = [path for path in folder.glob("*/*") if path.suffix in (".json", ".txt", ".model", ".jinja")]
+    described = [folder / PIPELINE, *small]
     return DenoiserSource(
         name=name + _suffix(chosen),
         id=None,
@@ -103,7 +107,7 @@ def open_pipeline(folder: Path, name: str, component: str | None = None) -> Deno
         checkpoint=checkpoint,
         card=read_card(folder),
         identity={
-            "model": content_fingerprint(folder, [folder / PIPELINE, *described], checkpoint),
+            "model": content_fingerprint(folder, described, checkpoint),
             "state": state_fingerprint(folder, weights),
         },
         denoiser=denoiser,
@@ -112,6 +116,7 @@ def open_pipeline(folder: Path, name: str, component: str | None = None) -> Deno
         component=chosen,
         pipeline_files=loaded,
         pipeline_bytes=sum(path.stat().st_size for path in weights),
+        described=content_fingerprint(folder, described, Checkpoint({}, {}, None)),
     )
 
 

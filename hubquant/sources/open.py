@@ -31,6 +31,7 @@ from hubquant.sources.text_encoder import open_hub_text_encoder, open_text_encod
 
 if TYPE_CHECKING:
     from hubquant.hub.access import Token
+    from hubquant.hub.pull import RemoteModel
 
 
 def open_source(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> SourceModel:
@@ -49,8 +50,20 @@ def open_source(reference: ModelReference, pre_tokenizer: str | None = None, tok
 def open_component(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> Component:
     """What of a source is quantized: a language model, which may be the text encoder of a pipeline, or the denoiser of
     one."""
-    source = open_source(reference, pre_tokenizer, token)
+    return component_of(open_source(reference, pre_tokenizer, token))
+
+
+def component_of(source: SourceModel) -> Component:
     return Component.denoiser(source) if isinstance(source, DenoiserSource) else Component.language_model(source)
+
+
+def open_remote(remote: RemoteModel, component: str | None = None) -> SourceModel:
+    """Of a repository that may be read."""
+    if not is_pipeline(remote.files):
+        return open_hub(remote)
+    if is_text_encoder(component or ""):
+        return open_hub_text_encoder(remote, str(component))
+    return open_hub_pipeline(remote, component)
 
 
 def _open(reference: ModelReference, token: Token) -> SourceModel:
@@ -64,12 +77,7 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
     if reference.id is not None:
         from hubquant.hub.pull import resolve
 
-        remote = resolve(reference.id, reference.revision, token=token)
-        if not is_pipeline(remote.files):
-            return open_hub(remote)
-        if is_text_encoder(reference.component or ""):
-            return open_hub_text_encoder(remote, str(reference.component))
-        return open_hub_pipeline(remote, reference.component)
+        return open_remote(resolve(reference.id, reference.revision, token=token), reference.component)
     if reference.file is not None:
         path = user_path(reference.file)
         if pickled and not reference.allow_pickle:

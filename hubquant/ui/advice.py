@@ -18,7 +18,7 @@ _WORDS = (  # by bits per weight, of a whole file
     (4.1, "good quality at a moderate size: the usual choice"),
     (3.2, "noticeably rounded: for when memory is short"),
     (2.3, "strongly rounded: large models bear it, small ones hardly"),
-    (0.0, "for experiments: answers get clearly worse"),
+    (0.0, "for experiments: results get clearly worse"),
 )
 
 

@@ -167,11 +167,10 @@ def _facts(survey: Survey) -> list[tuple[str, str]]:
 
 
 def _best(survey: Survey, ram: float, vram: float) -> str:
-    rest = survey.memory(survey.types[0].name) or 0
-    rest -= survey.types[0].size or 0
-    best = best_within(survey.types, max(ram, vram) - rest)
-    if not max(ram, vram):
+    needed = survey.memory(survey.types[0].name)
+    if needed is None or not max(ram, vram):  # of a diffusion model: it depends on the program and on the pictures
         return ""
+    best = best_within(survey.types, max(ram, vram) - needed + (survey.types[0].size or 0))
     if best is None:
         return message("No file fits into that much memory", hint="Take a smaller model.", kind="note")
     where = "your graphics memory" if vram and (survey.memory(best.name) or 0) <= vram else "your memory"
@@ -191,16 +190,21 @@ def _type_row(survey: Survey, each: SurveyedType, ram: float, vram: float) -> Se
     fits = [name for name, bytes in (("graphics card", vram), ("memory", ram)) if bytes and needed and needed <= bytes]
     seconds = each.making.seconds if each.making else None
     shown = "–"
-    if ram or vram:
+    if needed and (ram or vram):
         shown = f'<span class="hq-yes">✓ {", ".join(fits)}</span>' if fits else '<span class="hq-no">✗ no</span>'
     return (
         f"<strong>{text(each.name)}</strong>",
         size(each.size or 0),
         shown,
-        text(in_words(each)) + (" (needs calibration)" if each.needs_imatrix else ""),
+        text(in_words(each)) + (" (needs calibration)" if each.needs_imatrix else "") + text(_loading(each)),
         size(needed) if needed else "–",
         duration(max(1, seconds)) if seconds else "–",
     )
+
+
+def _loading(each: SurveyedType) -> str:
+    """Of a diffusion model, who draws with the file."""
+    return "" if each.programs is None else f"; for {', '.join(each.programs) or 'no program known'}"
 
 
 def sentence(said: str) -> str:

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
+from hubquant import survey
+from hubquant.convert.diffusion.importance import HIGH_NOISE
 from hubquant.gguf_file import GGUFFile
 from hubquant.imatrix import load_imatrix, save
+from hubquant.quants import dequantize
 from tests.support.cli import Outcome, hubquant
-from tests.support.diffusion import FAMILIES, FRAMES, save_pipeline
-from tests.support.localhub import LocalHub
+from tests.support.diffusion import FAMILIES, FRAMES, make_pipeline, save_pipeline
+from tests.support.localhub import ALICE, LocalHub
 
 FAMILY = "flux"
 SOURCE, TARGET = "org/tiny", "alice/tiny-GGUF"
@@ -173,6 +177,9 @@ def test_from_the_hub_to_the_hub(hub: LocalHub, pipeline: Path, tmp_path: Path) 
     weights = sum(path.stat().st_size for path in pipeline.rglob("*.safetensors"))
     assert planned["download_bytes"] == weights
     assert all("range" in call.headers for call in hub.requests("GET .*_cdn"))  # headers alone
+    surveyed = {each.name: each for each in survey(SOURCE, token=ALICE).types}
+    assert {file["type"]: file["size"] for file in planned["files"]} == {t: surveyed[t].size for t in TYPES}
+    assert surveyed["Q4_0"].programs == ("ComfyUI-GGUF", "stable-diffusion.cpp")  # for diffusers it is too small
     wrong = hubquant("plan", *line, "--set", "evaluate.pictures.size=100")
     assert wrong.code == 2
     assert "cannot make pictures of 100x100" in wrong.err
@@ -222,6 +229,40 @@ def test_a_recipe_of_a_stranger_reads_no_prompts_of_this_machine(part: str, tmp_
     assert outcome.code == 2, outcome.err
     assert f"{part}.pictures.prompts" in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+def two_denoisers(folder: Path) -> Path:
+    """As Wan 2.2: the first makes the first step, the second the last."""
+    first, second = make_pipeline("wan"), make_pipeline("wan", seed=1)
+    first.register_modules(transformer_2=second.transformer)
+    first.register_to_config(boundary_ratio=0.9)
+    first.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_second_of_two_denoisers(tmp_path: Path) -> None:
+    folder = two_denoisers(tmp_path / "tiny")
+    settings = [*small(1, frames=5), "imatrix.compare=false"]
+    made(folder, tmp_path / "first", "Q4_0", *settings)
+    told = made(folder, tmp_path / "second", "Q4_0", "model.component=transformer_2", *settings)
+    assert "imatrix: 1 picture of hubquant:prompts (done before)" in told
+    matrix = tmp_path / "first" / "imatrix.gguf"
+    assert matrix.read_bytes() == (tmp_path / "second" / "imatrix.gguf").read_bytes()
+    assert any(name.startswith(HIGH_NOISE) for name in load_imatrix(matrix).entries)
+    first, second = tmp_path / "first" / "tiny-Q4_0.gguf", tmp_path / "second" / "tiny-transformer_2-Q4_0.gguf"
+    name = "blocks.1.ffn.2.weight"
+    assert tensors(first)[name] != tensors(second)[name]
+    for file, part in ((first, "transformer"), (second, "transformer_2")):
+        weights = load_file(folder / part / "diffusion_pytorch_model.safetensors")["blocks.1.ffn.net.2.weight"]
+        read = GGUFFile.open(file)
+        found = dequantize(read.data(name), read.tensors[name].type, weights.shape[-1])
+        assert (found - weights).norm() < 0.15 * weights.norm()
+        assert 0 < measurements(file.parent)["Q4_0"]["fidelity"]["error"] < 1
+    recipe = yaml.safe_load((tmp_path / "second" / "recipe.yaml").read_text())
+    assert recipe["model"]["component"] == "transformer_2"
+    made_with = [measurements(each.parent)["Q4_0"]["made_with"] for each in (first, second)]
+    assert made_with[0] != made_with[1]
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ class PulledPipeline(Pulled):
 
     @property
     def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"denoiser": self.denoiser}
+        return {"denoiser": self.denoiser} if self.source.remote else {}
 
     @property
     def cost(self) -> Cost:
