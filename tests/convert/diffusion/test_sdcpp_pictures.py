@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import hubquant
+from hubquant.convert.diffusion.consumers import SDCPP
 from hubquant.convert.diffusion.restore import put_weights
 from hubquant.evaluate.pictures import psnr
 from hubquant.gguf_file import GGUFFile
@@ -116,3 +117,15 @@ def test_a_dat_file_of_its_own_gives_its_bytes(source: Source, dat: Path, type: 
     assert_bytes_of_sdcpp(exact(file, type.replace("Q3_K", "Q3_K_M"), imatrix=dat), GGUFFile.open(theirs))
     plain = converted_by_sdcpp(file, file.with_name(f"{type}-plain.gguf"), type)
     assert plain.read_bytes() != theirs.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "type", ["Q5_1", "Q6_K", "Q2_K", "IQ4_XS", "IQ3_S", "IQ2_XXS", "IQ1_M", "TQ2_0", "MXFP4_MOE", "Q1_0"]
+)
+def test_it_computes_with_types_of_every_kind(source: Source, type: str) -> None:
+    if source.folder.name != "flux":
+        pytest.skip("once is enough")
+    file = source.file(type, imatrix=True)
+    types = {entry.type for entry in GGUFFile.open(file).tensors.values()}
+    assert type.removesuffix("_MOE") in types <= SDCPP.types
+    assert psnr(source.compared.drawn_by_sdcpp(file), source.drawn_with(file)) >= LEAST["flux"]
