@@ -2,8 +2,8 @@
 
 Of diffusers 0.42.1 every line is tested; of ComfyUI-GGUF (December 2025) its loader is, where the tests are given a
 copy. stable-diffusion.cpp (August 2026), where they are given it, makes of Flux and SD3 the pictures that diffusers
-makes; the names of Flux.2, Chroma, Qwen-Image and Z-Image were seen to be those that it looks for; it lists Wan. It takes Lumina2 for Z-Image, and of LTX, HiDream
-and HunyuanVideo it has other versions.
+makes; the names of Flux.2, Chroma, Qwen-Image and Z-Image were seen to be those that it looks for; it lists Wan. It
+takes Lumina2 for Z-Image, and of LTX, HiDream and HunyuanVideo it has other versions.
 """
 
 from __future__ import annotations
