@@ -36,8 +36,8 @@ PLACES = {"left": 0.31, "centre": 0.50, "right": 0.69}  # of the edge, from the 
 MOVED, SCALED, SHADED = 0.03, 0.08, 0.03  # how far a drawing may be from these, and from its colours
 PROMPTS = Path(__file__).parents[1] / "hubquant" / "data" / "prompts"
 HEADERS = {
-    "demo-prompts": "# Prompts to calibrate the bundled diffusion model with: all that it was trained to draw, each as often.",
-    "demo-prompts-test": "# Prompts to measure the bundled diffusion model with. None of these was among its training pictures.",
+    "demo-prompts": "# Prompts to calibrate the bundled diffusion model with: each of its words is about as frequent.",
+    "demo-prompts-test": "# Prompts to measure the bundled diffusion model with, which it was not trained on.",
 }
 UNLIKE = 0.25  # how far a pixel's colour is from the ground's at least where it belongs to the shape
 
@@ -127,9 +127,8 @@ def draw(scenes: Sequence[Scene], generator: torch.Generator) -> Tensor:
     across = about([PLACES[str(scene.place)] for scene in scenes], MOVED)
     down = about([0.5] * len(scenes), MOVED)
     radii = torch.tensor([RADII[str(scene.size)] for scene in scenes]) * about([1.0] * len(scenes), SCALED)
-    masks = torch.stack(
-        [mask(scene.shape, *place) for scene, *place in zip(scenes, across, down, radii, strict=True)]
-    )[:, None]
+    found = [mask(scene.shape, *place) for scene, *place in zip(scenes, across, down, radii, strict=True)]
+    masks = torch.stack(found)[:, None]
     return masks * colours + (1 - masks) * grounds
 
 
@@ -162,7 +161,7 @@ def _nearest(value: Tensor, named: Mapping[str, tuple[float, ...]]) -> str:
 
 
 def _overlap(found: Tensor, shape: str, rows: Tensor, columns: Tensor) -> float:
-    """Intersection over union of what was found with the shape that fills the same columns and begins in the same row."""
+    """Intersection over union of ``found`` with the shape that fills the same columns and begins in the same row."""
     middle = torch.tensor(0.5)
     unit = mask(shape, middle, middle, torch.tensor(0.25)) > 0.5
     wide, high = unit.any(0).nonzero().flatten(), unit.any(1).nonzero().flatten()

@@ -27,7 +27,7 @@ from hubquant.recipe.trust import check_stranger
 LARGEST_RECIPE = 1 << 20  # bytes; a recipe is a page, anything larger is a mistake
 MOST_TOKENS = 20_000  # keys, values and punctuation
 TYPES = "quantize.types"
-PACKAGED = ("quickstart", "default")
+PACKAGED = ("quickstart", "quickstart-diffusion", "default")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from hubquant.disk import without_folders
 from hubquant.recipe.texts import Frozen, HubId, exactly_one
 
-BundledPrompts = Literal["prompts", "prompts-test"]
+BundledPrompts = Literal["prompts", "prompts-test", "demo-prompts", "demo-prompts-test"]
 Edge = Annotated[int, Field(gt=0, le=16384)]
 
 
@@ -22,7 +22,8 @@ class PromptSource(Frozen):
     dataset: HubId | None = None
     """A dataset of the Hub, streamed: no more is downloaded than is needed."""
     bundled: BundledPrompts | None = None
-    """Prompts that come with hubquant: 64 to calibrate with, and 16 others, ``prompts-test``, to measure with."""
+    """Prompts that come with hubquant: 64 to calibrate with, and 16 others, ``prompts-test``, to measure with; 24 and 8
+    of what the bundled diffusion model draws."""
     config: str | None = None
     """The configuration of a dataset that has several."""
     split: str = "train"

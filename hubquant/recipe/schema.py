@@ -37,8 +37,9 @@ class ModelReference(Frozen):
     component: Part | None = None
     """Of a diffusers pipeline the part that is quantized: a denoiser, such as transformer or transformer_2, or a text
     encoder, such as text_encoder_2, with its tokenizer. By default the first denoiser."""
-    bundled: Literal["demo"] | None = None
-    """A model that comes with hubquant: 3.7 M weights, trained on Python's documentation."""
+    bundled: Literal["demo", "demo-diffusion"] | None = None
+    """A model that comes with hubquant: 3.7 M weights, trained on Python's documentation, or a pipeline whose denoiser
+    has 3.4 M weights and draws coloured shapes."""
     revision: str = "main"
     """Of ``id``: a branch, tag or commit. Published recipes hold the commit."""
     allow_pickle: bool = False

@@ -86,8 +86,9 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
             return open_pickle(path)
         return open_gguf_model(path) if path.suffix.lower() == GGUF_SUFFIX else open_single_file(path)
     if reference.bundled is not None:
-        folder = Path(str(resources.files("hubquant") / "data" / "demo"))
-        return open_folder(folder, f"hubquant-{reference.bundled}")
+        name = f"hubquant-{reference.bundled}"
+        folder = Path(str(resources.files("hubquant") / "data" / reference.bundled))
+        return open_pipeline(folder, name) if is_pipeline(os.listdir(folder)) else open_folder(folder, name)
     folder = user_path(str(reference.folder))
     if not os.path.isdir(folder):
         raise CheckpointError(
