@@ -1,6 +1,6 @@
 """Train the bundled demo of diffusion: a Lumina 2 of 3.4 M weights that draws coloured shapes, 64 x 64 pixels.
 
-    python -m scripts.train_demo_diffusion --out hubquant/data/demo-diffusion --minutes 34
+    python -m scripts.train_demo_diffusion --out hubquant/data/demo-diffusion --minutes 33
 
 All pictures are drawn by ``scripts/demo_pictures.py``. The VAE is trained first, then the transformer on its latents,
 by flow matching: with noise e and latents x it is shown (1 - s) x + s e and the time 1 - s, and learns x - e, as
@@ -237,7 +237,7 @@ def agreement(folder: Path, asked: Sequence[Scene]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=34.0)
+    parser.add_argument("--minutes", type=float, default=33.0)
     arguments = parser.parse_args()
 
     lines = (PROMPTS / "demo-prompts-test.txt").read_text("utf-8").splitlines()
