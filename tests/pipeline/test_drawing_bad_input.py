@@ -118,6 +118,8 @@ def test_a_repository_that_cannot_be_used_is_not_downloaded(
         (["evaluate.way=streamed"], "way"),
         (["evaluate.engine=both"], "engine"),
         (["evaluate.margin=0.05"], "margin"),
+        (["calibration.sources=[{file: my.txt}]"], "use calibration.pictures.prompts"),
+        (["evaluate.sources=[{dataset: org/texts}]"], "use evaluate.pictures.prompts"),
         (["gates.kld_mean={Q8_0: 0.1}"], "use gates.prediction_error"),
         (["gates.cosine_mean={Q8_0: 0.1}"], "for encoders"),
     ],

@@ -93,20 +93,21 @@ class DrawnImatrix(ImatrixTask):
 
         def draw_one(number: int) -> torch.Tensor:
             _, prompts, seeds = batches[number]
-            drawn = draw(context.held, prompts, seeds, self.settings)
+            made = draw(context.held, prompts, seeds, self.settings)
             if self.keeps_pictures:
-                keep_pictures(folder / KEPT_PICTURES, batches[number][0], drawn)
-            return drawn.pictures[:, 0]
+                keep_pictures(folder / KEPT_PICTURES, batches[number][0], made)
+            return made.pictures[:, 0]
 
         keeping = SnapshotPlace(folder / SNAPSHOT, self.key)
         sums = PictureSums(context.held, convolutions=self.convolutions)
+        drawn = iter(batches)
         with context.progress.bar("imatrix", self.settings.count, "pictures") as advance:
             collect_pictures(
                 sums,
                 draw_one,
                 range(len(batches)),
                 keeping=keeping,
-                advance=lambda n: advance(min(n * self.settings.batch, self.settings.count)),
+                advance=lambda n: advance(sum(len(next(drawn)[1]) for _ in range(n))),
             )
         if sums.skipped:
             context.progress.note(

@@ -22,7 +22,7 @@ from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
 from hubquant.pipeline.tasks import RecipeTasks, Texts
 from hubquant.pipeline.work import Prompts, Work, collects
 from hubquant.recipe.pictures import Pictures
-from hubquant.recipe.schema import Recipe
+from hubquant.recipe.schema import Calibration, Evaluate, Recipe
 from hubquant.sources.component import Component
 from hubquant.sources.denoiser import DenoiserSource
 
@@ -80,6 +80,8 @@ def _check_settings(recipe: Recipe) -> None:
         "imatrix.process_output": imatrix.process_output,
         "imatrix.offload": imatrix.offload != "auto",
         "imatrix.max_memory": bool(imatrix.max_memory),
+        "calibration.sources": collects(recipe) and recipe.calibration.sources != Calibration().sources,
+        "evaluate.sources": not evaluate.skip and evaluate.sources != Evaluate().sources,
         "evaluate.margin": evaluate.margin is not None,
         "evaluate.way": evaluate.way != "auto",
         "evaluate.engine": evaluate.engine == "both",
@@ -88,12 +90,10 @@ def _check_settings(recipe: Recipe) -> None:
         "gates.cosine_mean": bool(gates.cosine_mean),
     }
     if wrong := next((field for field, is_asked in asked.items() if is_asked), None):
-        kind = "encoders" if wrong == "gates.cosine_mean" else "language models"
-        raise UserError(
-            f"{wrong} is for {kind}",
-            why="the model draws pictures",
-            hint="use gates.prediction_error" if wrong.startswith("gates") else f"leave {wrong} out",
-        )
+        kind, (part, _, name) = "encoders" if wrong == "gates.cosine_mean" else "language models", wrong.partition(".")
+        instead = {"gates": "use gates.prediction_error", "sources": f"use {part}.pictures.prompts"}
+        hint = instead.get(part) or instead.get(name) or f"leave {wrong} out"
+        raise UserError(f"{wrong} is for {kind}", why="the model draws pictures", hint=hint)
 
 
 def laid_out(component: Component, recipe: Recipe) -> Component:
