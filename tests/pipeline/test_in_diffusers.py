@@ -42,3 +42,13 @@ def test_a_file_that_it_has_no_size_for(tmp_path: Path) -> None:
     (measured,) = json.loads((tmp_path / "out" / "measurements.json").read_text())["files"]
     assert measured["in_diffusers"] is None
     assert "diffusers" not in measured["loaded_by"]
+
+
+def test_a_file_in_several_parts_is_for_no_program(tmp_path: Path) -> None:
+    folder = save_pipeline("sd3", tmp_path / "tiny")
+    none = ("imatrix.skip=true", "evaluate.skip=true")
+    assert "Q4_0 loads in diffusers, ComfyUI-GGUF" in " ".join(run(folder, tmp_path / "one", *none).split())
+    told = " ".join(run(folder, tmp_path / "parts", *none, "publish.shard_size=200KB").split())
+    assert "Q4_0 loads in no program known, as it is in 2 parts; a larger publish.shard_size makes it one" in told
+    (measured,) = json.loads((tmp_path / "parts" / "measurements.json").read_text())["files"]
+    assert measured["loaded_by"] == []

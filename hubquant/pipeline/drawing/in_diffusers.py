@@ -33,10 +33,8 @@ class UsedByDiffusers(Measurement[DiffusersCheck]):
 
     @classmethod
     def of(cls, evaluation: DrawingEvaluation) -> UsedByDiffusers | None:
-        """None where it does not load the file: it has no such family, names or types, or there are several parts."""
-        file = evaluation.file
-        loads = DIFFUSERS.name in programs_of(file) and file.plan.n_shards == 1
-        return cls(evaluation) if loads else None
+        """None where it does not load the file."""
+        return cls(evaluation) if DIFFUSERS.name in programs_of(evaluation.file) else None
 
     @property
     def step(self) -> str:

@@ -41,9 +41,9 @@ def drawing_of(work: Work, context: Context) -> Drawing:
 
 
 def programs_of(file: QuantizedFile) -> tuple[str, ...]:
-    """Those that load it, by name."""
+    """Those that load it, by name: a denoiser in several parts none does."""
     source = file.component.source
-    if not isinstance(source, DenoiserSource):
+    if not isinstance(source, DenoiserSource) or file.plan.n_shards > 1:
         return ()
     family, types, shapes = source.denoiser.family.name, set(file.plan.types.values()), file.component.shapes
     return tuple(each.name for each in loaded_by(family, source.file_layout, types, shapes))

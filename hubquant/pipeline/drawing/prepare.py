@@ -106,6 +106,11 @@ def laid_out(component: Component, recipe: Recipe) -> Component:
 
 def _loading(component: Component, file: QuantizedFile) -> str:
     """Which programs load it."""
+    if file.plan.n_shards > 1:
+        return (
+            f"{file.plan.label} loads in no program known, as it is in {file.plan.n_shards} parts; "
+            "a larger publish.shard_size makes it one"
+        )
     source, types = _source(component), set(file.plan.types.values())
     family, layout = source.denoiser.family.name, source.file_layout
     return loading_note(file.plan.label, family, layout, types, component.shapes)
