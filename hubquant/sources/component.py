@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from hubquant.convert.conversion import Conversion
-from hubquant.convert.diffusion.importance import fit_denoiser
+from hubquant.convert.diffusion.importance import fit_denoiser, fit_text_encoder
 from hubquant.convert.rules.rule import integer
 from hubquant.errors import NotSupportedYet
 from hubquant.models.encoder import Pooling
@@ -96,6 +96,8 @@ class Component:
         model."""
         if self.denoises:
             return fit_denoiser(matrix, self.shapes, self.conversion.taps, high_noise=self.name == FIRST_STEPS)
+        if self.source.component:
+            return fit_text_encoder(matrix, self.conversion.bundles, self.shapes)
         return matrix.fit(self.shapes)
 
     @cached_property

@@ -12,16 +12,19 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer, T5EncoderModel
 
+import hubquant as hubquant_api
 from hubquant.convert.restore import load_model
 from hubquant.errors import HubquantError, NotSupportedYet, UserError
 from hubquant.gguf_file import GGUFFile
+from hubquant.imatrix import load_imatrix
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.component import Component
 from hubquant.sources.open import open_component
 from tests.convert.test_encoders import IDS, build, hidden
+from tests.observe.test_pictures import plain_hooks
 from tests.support.cli import hubquant
 from tests.support.conversion import configure
-from tests.support.diffusion import save_pipeline
+from tests.support.diffusion import call_pipeline, make_pipeline, save_pipeline
 from tests.support.llamacpp import LlamaCpp
 from tests.support.localhub import LocalHub
 
@@ -152,3 +155,19 @@ def test_language_models_that_read_prompts(family: str, architecture: str, tmp_p
     with torch.no_grad():
         ids = torch.tensor([[1, 2, 3]])
         assert component.source.load(device="cpu")(ids) is not None
+
+
+@pytest.mark.parametrize(("family", "component"), [("flux", "text_encoder_2"), ("z_image", "text_encoder")])
+def test_a_matrix_of_pictures_has_its_importance_too(family: str, component: str, tmp_path: Path) -> None:
+    folder = save_pipeline(family, tmp_path / family)
+    pipe = make_pipeline(family)
+    with plain_hooks(getattr(pipe, component)) as plain, hubquant_api.observe(pipe, tmp_path / "imatrix.gguf"):
+        call_pipeline(pipe, family, ["a red cat"], [0])
+    encoder = opened(folder, component)
+    matrix = encoder.fitted(load_imatrix(tmp_path / "imatrix.gguf"))
+    taps: Any = encoder.conversion.taps
+    assert matrix.entries.keys() == {name for name in taps if "blk." in name}
+    for name, entry in matrix.entries.items():
+        module = taps[name].module.removeprefix("model.")
+        assert entry.counts.tolist() == [plain.rows[module]]
+        torch.testing.assert_close(entry.in_sum2[0], plain.sum2[module], rtol=1e-4, atol=1e-6)

@@ -9,13 +9,14 @@ from dataclasses import replace
 from hubquant.convert.diffusion.conversion import default_layout
 from hubquant.convert.diffusion.family import PREFIX
 from hubquant.convert.diffusion.recognise import TEXT_ENCODERS, recognise
-from hubquant.convert.tables import Shape
+from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import ImatrixError, NotSupportedYet
 from hubquant.imatrix import Entry, ImportanceMatrix
 
 HIGH_NOISE = "model.high_noise_diffusion_model."
 """Before names of the denoiser of the first steps, where another one makes the last: as in stable-diffusion.cpp."""
 
+_OF_TEXT_ENCODER = re.compile(r"text_encoders\.\w+\.(?:transformer\.)?(.+)")
 _PART = re.compile(r"(.*\.weight)\.[1-9]\d*")
 
 
@@ -76,6 +77,21 @@ def fit_denoiser(
             if target in observed:
                 entries.setdefault(target, matrix.entries[name])
     return replace(matrix, entries=entries).fit(shapes)
+
+
+def fit_text_encoder(
+    matrix: ImportanceMatrix, bundles: Iterable[Bundle], shapes: Mapping[str, Shape]
+) -> ImportanceMatrix:
+    """The entries of a text encoder, which a file of these ``shapes`` is made of by ``bundles``.
+
+    A matrix of a pipeline has its weights as stable-diffusion.cpp calls them; one of texts has the names of the file.
+    Raises ``ImatrixError`` where the matrix has other weights.
+    """
+    single = [bundle for bundle in bundles if len(bundle.sources) == len(bundle.targets) == 1]
+    targets = {bundle.sources[0]: next(iter(bundle.targets)) for bundle in single}
+    own = {match[1]: name for name in matrix.entries if (match := _OF_TEXT_ENCODER.fullmatch(name))}
+    entries = {targets[source]: matrix.entries[name] for source, name in own.items() if source in targets}
+    return (replace(matrix, entries=entries) if entries else matrix).fit(shapes)
 
 
 def _denoisers(names: Iterable[str], high_noise: bool) -> Iterable[tuple[str, str]]:
