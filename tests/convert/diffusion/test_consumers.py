@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import hubquant
 from hubquant.convert.diffusion.consumers import (
     COMFYUI_GGUF,
     CONSUMERS,
@@ -35,6 +36,7 @@ from hubquant.quants import dequantize, quantize
 from tests.convert.diffusion.test_families import TINY, Tensors, converted, resized, shapes, state
 from tests.convert.test_encoders import build as build_encoder
 from tests.support.conversion import write_gguf
+from tests.support.diffusion import save_pipeline
 
 LAYOUTS = {"original": ORIGINAL, "prefixed": PREFIXED, "diffusers": NAMES_OF_DIFFUSERS}
 OF_FAMILY = {tiny.family.name: name for name, tiny in TINY.items()}
@@ -229,6 +231,21 @@ def test_comfyui_loads_what_the_table_says(tmp_path: Path, comfyui: tuple[Any, A
         return
     wanted = {name.removeprefix(LAYOUTS[layout].prefix): x for name, x in values(path).items()}
     assert_equal(by_comfyui(path, comfyui), wanted)
+
+
+def test_comfyui_puts_weights_in_rows_back(tmp_path: Path, comfyui: tuple[Any, Any]) -> None:
+    save_pipeline("sd15", tmp_path / "pipeline")
+    skipped = {"imatrix.skip": True, "evaluate.skip": True, "publish.layout": "comfyui"}
+    folders = {"out": tmp_path / "out", "store": tmp_path / "store"}
+    hubquant.run(tmp_path / "pipeline", types=["Q8_0"], overrides=skipped, **folders)
+    (path,) = folders["out"].glob("*.gguf")
+    prefix = "comfy.gguf.orig_shape."
+    metadata = GGUFFile.open(path).metadata
+    shapes = {key.removeprefix(prefix): kv.value for key, kv in metadata.items() if key.startswith(prefix)}
+    assert len(shapes) > 10
+    assert_equal(
+        by_comfyui(path, comfyui), {name: x.reshape(shapes.get(name, x.shape)) for name, x in values(path).items()}
+    )
 
 
 def test_comfyui_computes_with_all_types_that_it_has(tmp_path: Path, comfyui: tuple[Any, Any]) -> None:
