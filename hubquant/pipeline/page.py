@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hubquant.backends.gguf.files import common_part, quantize_part
 from hubquant.engine.task import Context, fingerprint
 from hubquant.pipeline.contents import CARD, CURVE, GRID, IMATRIX, MEASUREMENTS, PLOT, RECIPE
-from hubquant.pipeline.drawing.page import drawing_of, made_of_pictures
+from hubquant.pipeline.drawing.page import drawing_of, made_of_pictures, text_encoder_of
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.publishing import gating, names_in_files
 from hubquant.publish.card import Card, CardText, EarlierFile, render
-from hubquant.publish.drawing import Drawing
+from hubquant.publish.drawing import Drawing, TextEncoder
 from hubquant.publish.measurements import FileMeasurement, MadeWith, dump_measurements, read_measurements
 from hubquant.publish.plot import plot
 from hubquant.publish.recommendation import measure_of
@@ -66,6 +66,7 @@ class Page(BaseModel):
     """Whether it is an encoder."""
     drawing: Drawing | None = None
     """Of a denoiser; where it has prompts, the grid of their pictures is in the folder."""
+    text_encoder: TextEncoder | None = None
 
     @classmethod
     def of(cls, plan: Plan, matrix_sha256: str | None, context: Context) -> Page:
@@ -94,6 +95,7 @@ class Page(BaseModel):
             gated=gating(recipe.publish, source),
             embeds=plan.work.component.embeds,
             drawing=drawing_of(plan.work, context) if plan.work.component.denoises else None,
+            text_encoder=text_encoder_of(plan.work.component),
         )
 
     @classmethod
@@ -153,6 +155,7 @@ class Page(BaseModel):
             quantized_by=self.recipe.publish.quantized_by,
             embeds=self.embeds,
             drawing=self.drawing,
+            text_encoder=self.text_encoder,
             grid=GRID if self.drawing and self.drawing.prompts else None,
             curve=CURVE if CURVE in contents else None,
         )

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from hubquant.hub.front_matter import Result, plain, write_front_matter
 from hubquant.publish.checks import diffusers_checks, llama_cpp_builds, llama_cpp_checks
-from hubquant.publish.drawing import Drawing, address, programs
+from hubquant.publish.drawing import HOMES, Drawing, TextEncoder, address, programs
 from hubquant.publish.names import is_mistaken, is_sharded, pattern, preferred
 from hubquant.publish.recommendation import MeasuredFile, measure_of
 from hubquant.publish.table import COLUMNS, MEMORY, OF_FILES, RECOMMENDATION, TEXT_COLUMNS, by_text, table
@@ -67,7 +67,8 @@ class Card:
     collected, ``evaluation`` where nothing was measured. ``imatrix``, ``plot``, and of pictures their ``grid`` and the
     ``curve`` over steps are paths in the repository; ``tokens_calibrated`` and ``tokens_scored`` count tokens.
     ``not_as_source`` says what the source model has or computes and the files do not. ``embeds`` tells an encoder,
-    whose files give embeddings of texts; a denoiser, whose files make pictures, has a ``drawing``.
+    whose files give embeddings of texts; a denoiser, whose files make pictures, has a ``drawing``, and what reads its
+    prompts is a ``text_encoder``.
     """
 
     model_name: str
@@ -94,6 +95,7 @@ class Card:
     quantized_by: str | None = None
     embeds: bool = False
     drawing: Drawing | None = None
+    text_encoder: TextEncoder | None = None
     grid: str | None = None
     curve: str | None = None
 
@@ -138,9 +140,10 @@ def _parts(card: Card) -> dict[str, Any]:
         "earlier": rows([file.measured for file in card.earlier], [name for name in COLUMNS if name != RECOMMENDATION]),
         "by_text": _by_text(card),
         "text_columns": TEXT_COLUMNS,
-        "memory": [[MEMORY, *rows([], SHORT)[0]], *([] if card.drawing else _by_memory(card))],
+        "memory": [[MEMORY, *rows([], SHORT)[0]], *([] if card.drawing or card.text_encoder else _by_memory(card))],
         "measure": measure_of(card.files).name,
         "programs": programs(portable),
+        "homes": HOMES,
         "fidelity": next((file.fidelity for file in card.files if file.fidelity), None),
         "both_ways": any(file.with_imatrix is not None for file in card.files),
         "pipeline_of": card.model_id or next(iter(card.base_models), card.model_name),

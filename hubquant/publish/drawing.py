@@ -45,6 +45,15 @@ class Drawing:
         return "video" if self.is_video else "picture"
 
 
+@dataclass(frozen=True)
+class TextEncoder:
+    """A part of a pipeline that reads prompts: its name there, and stable-diffusion.cpp's ``option`` for a file of
+    it."""
+
+    part: str
+    option: str
+
+
 def programs(files: Sequence[MeasuredFile]) -> list[dict[str, Any]]:
     """Of each program that loads some of ``files``, in a fixed order: its ``name`` and ``home``, one of them as the
     ``example``, and the ``others``: types that it does not load."""

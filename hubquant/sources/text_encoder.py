@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hubquant.hub.pull import RemoteModel
 
 _STEM = "model"  # transformers' name for weight files
-_IN_COMFYUI = ("t5encoder", "llama", "qwen2vl", "qwen3", "qwen3vl")
+IN_COMFYUI = ("t5encoder", "llama", "qwen2vl", "qwen3", "qwen3vl")
 """Architectures of text encoders that ComfyUI-GGUF loads: https://github.com/city96/ComfyUI-GGUF (loader.py)."""
 
 _SEEING, _QWEN2_VL = ("qwen2_vl", "qwen2_5_vl"), "qwen2vl"
@@ -49,9 +49,9 @@ class TextEncoderSource(SourceModel):
         found = super().conversion()
         if self.checkpoint.config["model_type"] in _SEEING:
             found = _with_sections(found, self.checkpoint.config)
-        if found.architecture in _IN_COMFYUI:
+        if found.architecture in IN_COMFYUI:
             return found
-        note = f"ComfyUI-GGUF loads text encoders of {', '.join(_IN_COMFYUI)}: this one is {found.architecture}"
+        note = f"ComfyUI-GGUF loads text encoders of {', '.join(IN_COMFYUI)}: this one is {found.architecture}"
         return replace(found, notes=(*found.notes, note))
 
 

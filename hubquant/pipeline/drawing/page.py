@@ -11,9 +11,11 @@ from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.convert.diffusion.consumers import loaded_by
 from hubquant.engine.task import Context
 from hubquant.pipeline.drawing.measured import DrawingEvaluation
-from hubquant.publish.drawing import Drawing
+from hubquant.publish.drawing import Drawing, TextEncoder
 from hubquant.publish.grid import MOST_ROWS, Column, grid, thumbnail
+from hubquant.sources.component import Component
 from hubquant.sources.denoiser import DenoiserSource
+from hubquant.sources.text_encoder import IN_COMFYUI, TextEncoderSource
 from hubquant.units import counted, size
 
 if TYPE_CHECKING:
@@ -38,6 +40,14 @@ def drawing_of(work: Work, context: Context) -> Drawing:
         settings=_settings(work, context),
         n_calibrated=len(prompts.calibration or ()) if prompts else 0,
     )
+
+
+def text_encoder_of(component: Component) -> TextEncoder | None:
+    """For the card of a text encoder's files, where programs that draw load them."""
+    architecture, source = component.conversion.architecture, component.source
+    if not isinstance(source, TextEncoderSource) or architecture not in IN_COMFYUI:
+        return None
+    return TextEncoder(source.component, "--t5xxl" if architecture == "t5encoder" else "--llm")
 
 
 def programs_of(file: QuantizedFile) -> tuple[str, ...]:
