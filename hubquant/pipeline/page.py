@@ -76,7 +76,7 @@ class Page(BaseModel):
         model = ModelReference(id=source.id, revision=source.revision, component=component) if source.id else None
         return cls(
             version=__version__,
-            model_name=source.name,
+            model_name=_model_name(plan),
             model_id=source.id,
             revision=source.revision if source.id else None,
             base_models=base_models(recipe, source.id, source.card),
@@ -176,6 +176,12 @@ def undescribed(names: Iterable[str], files: Sequence[FileMeasurement]) -> list[
     """Models among ``names`` of which ``files`` do not tell."""
     described = {path for file in files for path in file.paths} | {IMATRIX}
     return sorted(name for name in set(names) - described if name.endswith(".gguf"))
+
+
+def _model_name(plan: Plan) -> str:
+    """Of a denoiser that of its pipeline: files of the second one are called after their part."""
+    source = plan.source
+    return source.name.removesuffix(f"-{source.component}") if plan.work.component.denoises else source.name
 
 
 def _made_with(plan: Plan, matrix_sha256: str | None) -> MadeWith:

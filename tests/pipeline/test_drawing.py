@@ -15,6 +15,7 @@ from hubquant.convert.diffusion.importance import HIGH_NOISE
 from hubquant.gguf_file import GGUFFile
 from hubquant.imatrix import load_imatrix, save
 from hubquant.quants import dequantize
+from hubquant.ui.html import survey_card
 from tests.support.cli import Outcome, hubquant
 from tests.support.diffusion import FAMILIES, FRAMES, make_pipeline, save_pipeline
 from tests.support.localhub import ALICE, LocalHub
@@ -177,7 +178,11 @@ def test_from_the_hub_to_the_hub(hub: LocalHub, pipeline: Path, tmp_path: Path) 
     weights = sum(path.stat().st_size for path in pipeline.rglob("*.safetensors"))
     assert planned["download_bytes"] == weights
     assert all("range" in call.headers for call in hub.requests("GET .*_cdn"))  # headers alone
-    surveyed = {each.name: each for each in survey(SOURCE, token=ALICE).types}
+    found = survey(SOURCE, token=ALICE)
+    assert found.supported
+    shown = survey_card(found, 16e9, 8e9)
+    assert not any(said in shown for said in ("✗", "best that fits", "Longest text"))
+    surveyed = {each.name: each for each in found.types}
     assert {file["type"]: file["size"] for file in planned["files"]} == {t: surveyed[t].size for t in TYPES}
     assert surveyed["Q4_0"].programs == ("ComfyUI-GGUF", "stable-diffusion.cpp")  # for diffusers it is too small
     wrong = hubquant("plan", *line, "--set", "evaluate.pictures.size=100")
@@ -261,6 +266,9 @@ def test_the_second_of_two_denoisers(tmp_path: Path) -> None:
         assert 0 < measurements(file.parent)["Q4_0"]["fidelity"]["error"] < 1
     recipe = yaml.safe_load((tmp_path / "second" / "recipe.yaml").read_text())
     assert recipe["model"]["component"] == "transformer_2"
+    card = (tmp_path / "second" / "README.md").read_text()
+    assert "# tiny GGUF" in card
+    assert 'config="tiny",\n    subfolder="transformer_2"' in card
     made_with = [measurements(each.parent)["Q4_0"]["made_with"] for each in (first, second)]
     assert made_with[0] != made_with[1]
 

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from hubquant.models.diffusion.placement import Offload
 
 FOR_WEIGHTS = 0.8  # of the free memory; what needs more is offloaded
-USUAL_STEPS = 30
-"""Where neither a recipe nor a repository tells how many there are: for an estimate of time only."""
+USUAL_STEPS, USUAL_EDGE = 30, 1024
+"""Where a recipe leaves them to the pipeline: for estimates only."""
+PIXEL_BYTES = 6 << 10
+"""What a VAE takes to decode a pixel in float32: measured of AutoencoderKL with the 128 channels that most have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +96,11 @@ def drawing_cost(model: LoadedPipeline, component: Component, settings: Pictures
     weights, free = model.pulled.source.pipeline_weights, FOR_WEIGHTS * free_memory_bytes()
     loaded = weights if HALF_BYTES * weights <= free else component.n_parameters  # or offloaded but for one part
     of_weight = FP32_BYTES if FP32_BYTES * loaded <= free else HALF_BYTES
+    width, height = settings.width_and_height or (USUAL_EDGE, USUAL_EDGE)
+    decoded, there = PIXEL_BYTES * width * height * settings.batch, on_device(model.device)
     return Cost(
-        ram_bytes=LIBRARIES_BYTES + of_weight * loaded,
-        device_bytes=HALF_BYTES * weights if on_device(model.device) else 0,
+        ram_bytes=LIBRARIES_BYTES + of_weight * loaded + (0 if there else decoded),
+        device_bytes=HALF_BYTES * weights + decoded if there else 0,
         work=float(passes * settings.count * (settings.steps or USUAL_STEPS) * component.n_parameters),
     )
 
