@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.devices import Device
 from hubquant.engine.machine import free_memory_bytes
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Shared, Task
+from hubquant.models.diffusion.placement import VAE
 from hubquant.pipeline.costs import HALF_BYTES, LIBRARIES_BYTES, on_device
 from hubquant.recipe.pictures import Pictures
 from hubquant.sources.component import Component
 from hubquant.sources.denoiser import DenoiserSource
+from hubquant.sources.pipeline import AGAIN
 from hubquant.sources.pulled import Pulled
 from hubquant.units import counted
 
@@ -26,8 +29,9 @@ if TYPE_CHECKING:
 FOR_WEIGHTS = 0.8  # of the free memory; what needs more is offloaded
 USUAL_STEPS, USUAL_EDGE = 30, 1024
 """Where a recipe leaves them to the pipeline: for estimates only."""
-PIXEL_BYTES = 6 << 10
-"""What a VAE takes to decode a pixel in float32: measured of AutoencoderKL with the 128 channels that most have."""
+CHANNEL_BYTES, USUAL_CHANNELS = 48, 128
+"""What a VAE takes to decode a pixel in float32, for each channel of its last block: measured of AutoencoderKL with 128
+of them, as most have, which took 6 kB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +101,21 @@ def drawing_cost(model: LoadedPipeline, component: Component, settings: Pictures
     loaded = weights if HALF_BYTES * weights <= free else component.n_parameters  # or offloaded but for one part
     of_weight = FP32_BYTES if FP32_BYTES * loaded <= free else HALF_BYTES
     width, height = settings.width_and_height or (USUAL_EDGE, USUAL_EDGE)
-    decoded, there = PIXEL_BYTES * width * height * settings.batch, on_device(model.device)
+    decoded = _bytes_of_pixel(model.pulled.source.folder) * width * height * settings.batch
+    there = on_device(model.device)
     return Cost(
         ram_bytes=LIBRARIES_BYTES + of_weight * loaded + (0 if there else decoded),
         device_bytes=HALF_BYTES * weights + decoded if there else 0,
         work=float(passes * settings.count * (settings.steps or USUAL_STEPS) * component.n_parameters),
     )
+
+
+def _bytes_of_pixel(folder: Path) -> int:
+    """While the VAE of the pipeline in ``folder`` decodes it."""
+    config = read_table(path, hint=AGAIN) if (path := folder / VAE / CONFIG).is_file() else {}
+    blocks = config.get("block_out_channels")
+    found = blocks[0] if isinstance(blocks, list) and blocks else config.get("base_dim")
+    return CHANNEL_BYTES * (found if isinstance(found, int) and found > 0 else USUAL_CHANNELS)
 
 
 def made_from_pictures(settings: Pictures, prompts: tuple[str, ...]) -> Mapping[str, Any]:
