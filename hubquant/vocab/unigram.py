@@ -21,6 +21,8 @@ from hubquant.vocab.vocabulary import Vocabulary
 ADDED_SCORE = -10000.0
 _RUNS = {"Regex": " {2,}"}
 EDGES = "^ +| +$"
+_IN_BYTES = "t5encoder"
+"""Programs for pictures run it too, and write unknown text in bytes as SentencePiece does."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ def read_from_model(files: Files, model: SentencePieceModel) -> Vocabulary:
 def read_from_json(files: Files) -> Vocabulary:
     """tokenizer.json's list of pieces and scores. Raises ``TokenizerError`` for what llama.cpp cannot do."""
     model = files.tokenizer["model"]
-    in_bytes = bool(model.get("byte_fallback"))
-    _check(files, byte_fallback=in_bytes, suffix=False)
+    _check(files, byte_fallback=bool(model.get("byte_fallback")), suffix=False)
     pieces = model.get("vocab")
     if not isinstance(pieces, list) or len(pieces) > MAX_TOKENS or not all(map(_is_piece, pieces)):
         raise TokenizerError("the tokenizer's vocabulary cannot be read", why="it is no list of pieces and scores")
@@ -58,7 +59,9 @@ def read_from_json(files: Files) -> Vocabulary:
     unknown = model.get("unk_id")
     if not isinstance(unknown, int) or not 0 <= unknown < len(pieces):
         raise TokenizerError("the tokenizer has no token for unknown text", why="llama.cpp needs one for Unigram")
-    known = {text: int(TokenType.BYTE) for text in scores if in_bytes and is_byte(text)}
+    # Whether tokenizer.json says byte_fallback or is older than that: SentencePiece has such pieces for nothing else.
+    text_encoder = files.facts.architecture == _IN_BYTES
+    known = {text: int(TokenType.BYTE) for text in scores if text_encoder and is_byte(text)}
     known[pieces[unknown][0]] = int(TokenType.UNKNOWN)
     return _vocabulary(files, ids, scores, known, _text(files.tokenizer))
 
@@ -101,8 +104,7 @@ def _vocabulary(
 
 
 def _check(files: Files, *, byte_fallback: bool, suffix: bool) -> None:
-    """T5's encoders are run by programs for pictures too, which write unknown text in bytes as SentencePiece does."""
-    if byte_fallback and files.facts.architecture != "t5encoder":
+    if byte_fallback and files.facts.architecture != _IN_BYTES:
         raise NotSupportedYet(
             "Unigram tokenizers with bytes", why="llama.cpp writes unknown text as one token for them"
         )

@@ -121,6 +121,10 @@ def test_bytes_of_umt5(tmp_path: Path) -> None:
     checked = check_vocabulary(vocabulary, again)
     assert "emoji" in checked.differing
     assert "English" not in checked.differing
+    folder = write_older(tmp_path / "old", model, "T5")  # of which transformers makes a tokenizer without bytes
+    older = read_vocabulary(folder, {}, ModelFacts(architecture="t5encoder"))
+    assert older.types.count(TokenType.BYTE) == 256
+    assert check_vocabulary(older, AutoTokenizer.from_pretrained(folder)).differing == ()
 
 
 def test_what_llama_cpp_cannot_do(tmp_path: Path, model: bytes) -> None:
