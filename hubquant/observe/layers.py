@@ -9,26 +9,11 @@ import torch
 
 from hubquant.convert.diffusion.importance import HIGH_NOISE, family_name, weight_names
 from hubquant.convert.tables import Shape
-from hubquant.errors import ImatrixError
+from hubquant.models.diffusion.parts import denoisers
 from hubquant.observe.patches import Convolution
-
-DENOISERS = ("transformer", "unet", "transformer_2")
 
 # stable-diffusion.cpp's (src/name_conversion.cpp): weights of language models stand there as transformers 4 had them.
 _LANGUAGE = (("model.language_model.", "model."), ("model.visual.", "visual."), ("layers.", "model.layers."))
-
-
-def denoisers(pipe: Any) -> dict[str, torch.nn.Module]:
-    """By component. Raises ``ImatrixError`` for a pipeline that has none."""
-    components = pipe.components
-    found = {name: components[name] for name in DENOISERS if isinstance(components.get(name), torch.nn.Module)}
-    if not found:
-        raise ImatrixError(
-            f"{type(pipe).__name__} has no denoiser",
-            why=f"it has {', '.join(components)}, and none of {', '.join(DENOISERS)}",
-            hint="observe a pipeline that makes pictures or videos",
-        )
-    return found
 
 
 def text_encoders(pipe: Any) -> dict[str, torch.nn.Module]:

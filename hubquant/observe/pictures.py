@@ -15,8 +15,9 @@ import torch
 from hubquant.errors import ImatrixError, UserError
 from hubquant.imatrix import Entry, ImportanceMatrix
 from hubquant.imatrix.merging import whole
+from hubquant.models.diffusion.parts import denoisers
 from hubquant.models.taps.tap import Detach
-from hubquant.observe.layers import denoisers, family, observed_layers, text_encoders
+from hubquant.observe.layers import family, observed_layers, text_encoders
 from hubquant.observe.noise import check_timesteps, noise_level
 from hubquant.observe.patches import Convolution, kernel_size, patches, side_by_side
 from hubquant.observe.sums import InputSums
@@ -35,8 +36,8 @@ class PictureSums:
     Rows are counted as they are seen: those of a batch, of frames and of both branches of guidance. What a denoiser
     sees counts as often as ``timestep_weight`` says.
 
-    Raises ``ImatrixError`` for a pipeline without a denoiser, ``NotSupportedYet`` for weights of timesteps that are not
-    understood.
+    Raises ``CheckpointError`` for a pipeline without a denoiser, ``NotSupportedYet`` for weights of timesteps that
+    are not understood.
     """
 
     def __init__(self, pipe: Any, *, convolutions: bool = False, timestep_weight: TimestepWeight | None = None) -> None:

@@ -14,7 +14,7 @@ import torch
 import hubquant
 from hubquant.convert.diffusion.conversion import default_layout, denoiser_taps
 from hubquant.convert.diffusion.recognise import recognise
-from hubquant.errors import ImatrixError, NotSupportedYet, OutputError, UserError
+from hubquant.errors import CheckpointError, ImatrixError, NotSupportedYet, OutputError, UserError
 from hubquant.imatrix import Entry, ImportanceMatrix, load_imatrix, merge, save
 from hubquant.observe.collection import SnapshotPlace
 from hubquant.observe.drawing import collect_pictures
@@ -470,5 +470,5 @@ def test_pipelines_that_cannot_be_observed() -> None:
     with pytest.raises(NotSupportedYet, match="StrangeTransformer"):
         PictureSums(pipe, timestep_weight=lambda _: 1.0)
     pipe.register_modules(transformer=None)
-    with pytest.raises(ImatrixError, match="PixArtSigmaPipeline has no denoiser"):
+    with pytest.raises(CheckpointError, match="PixArtSigmaPipeline has no denoiser"):
         PictureSums(pipe)
