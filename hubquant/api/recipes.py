@@ -41,6 +41,7 @@ def plan(
     imatrix: Names | None = None,
     private: bool | None = None,
     revision: str | None = None,
+    component: str | None = None,
     pre_tokenizer: str | None = None,
     offload: Offload | None = None,
     no_eval: bool = False,
@@ -59,9 +60,9 @@ def plan(
 
     Some fields of it have a keyword of their own: ``types`` (["Q8_0", "Q4_K_M"]), ``push`` (the repository to publish
     to), ``mode``, ``imatrix`` (one or more matrices to use instead of a collected one), ``private``, ``revision``,
-    ``pre_tokenizer``, ``offload``, ``no_eval`` (measure nothing) and ``i_have_permission`` (to publish against a
-    licence without derivatives). ``overrides`` reach every field, as {"calibration.chunks": 100} or
-    ["calibration.chunks=100"].
+    ``component`` (of a diffusers pipeline, such as text_encoder_2), ``pre_tokenizer``, ``offload``, ``no_eval``
+    (measure nothing) and ``i_have_permission`` (to publish against a licence without derivatives). ``overrides`` reach
+    every field, as {"calibration.chunks": 100} or ["calibration.chunks=100"].
 
     ``out`` is the output folder, ``<model>-GGUF`` by default; ``store`` is where what was made is kept, by default in
     ``$HUBQUANT_HOME``, and with ``fresh`` nothing there counts as done; models run on ``device``. ``progress`` is
@@ -76,6 +77,7 @@ def plan(
         "mode": ("quantize.mode", mode),
         "private": ("publish.private", private),
         "revision": ("model.revision", revision),
+        "component": ("model.component", component),
         "pre_tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
         "offload": ("imatrix.offload", offload),
         "no_eval": ("evaluate.skip", no_eval or None),
@@ -101,6 +103,7 @@ def run(
     imatrix: Names | None = None,
     private: bool | None = None,
     revision: str | None = None,
+    component: str | None = None,
     pre_tokenizer: str | None = None,
     offload: Offload | None = None,
     no_eval: bool = False,
@@ -136,6 +139,7 @@ def run(
         imatrix=imatrix,
         private=private,
         revision=revision,
+        component=component,
         pre_tokenizer=pre_tokenizer,
         offload=offload,
         no_eval=no_eval,
