@@ -1,10 +1,10 @@
 """What observing a pipeline costs while it draws, and quantizing a denoiser beside stable-diffusion.cpp's convert.
 
-    python -m benchmarks.diffusion hooks [--rounds 5]
+    python -m benchmarks.diffusion hooks [--rounds 5] [--width 2048]
     python -m benchmarks.diffusion types [--gigabytes 0.3] [--types Q8_0,Q4_0,Q4_K,Q2_K]
-    python -m benchmarks.diffusion memory [--gigabytes 3] [--limit 1]
+    python -m benchmarks.diffusion memory [--gigabytes 3] [--limit 2]
 
-``hooks`` draws with a Flux of random weights, 1,024 wide, by turns alone and observed, in one process: the ratio of CPU
+``hooks`` draws with a Flux of random weights by turns alone and observed, in one process: the ratio of CPU
 seconds. ``types`` writes a synthetic Flux denoiser in each type by ``hubquant quantize`` (exact and pure, which gives
 stable-diffusion.cpp's bytes, and best) and by stable-diffusion.cpp itself, on as many threads, each in a process of its
 own that does all of it from the file to the file; it needs HUBQUANT_SDCPP, a Python with cyllama. ``memory`` writes
@@ -94,18 +94,18 @@ def make_denoiser(path: Path, n_bytes: float) -> int:
     return at
 
 
-def hooks(rounds: int) -> None:
+def hooks(rounds: int, width: int) -> None:
     from hubquant.models.diffusion import draw
     from hubquant.observe.pictures import PictureSums
     from hubquant.recipe.pictures import Pictures
     from tests.support.diffusion import make_pipeline
 
-    pipe, settings = make_pipeline("flux", width=1024), Pictures(steps=4, size=256)
+    pipe, settings = make_pipeline("flux", width), Pictures(steps=4, size=256)
+    sums = PictureSums(pipe)  # once for all pictures
 
     def drawn(observed: bool) -> float:
         start = time.process_time()
         if observed:
-            sums = PictureSums(pipe)
             with sums.observing():
                 sums.settle(draw(pipe, ["a red cat"], [0], settings).pictures[:, 0])
         else:
@@ -171,14 +171,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("hooks", "types", "memory"))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=int, default=2048, help="of the denoiser that is observed")
     parser.add_argument("--types", default="Q8_0,Q4_0,Q4_K,Q2_K")
     parser.add_argument("--gigabytes", type=float)
-    parser.add_argument("--limit", type=float, default=1, help="GB")
+    parser.add_argument("--limit", type=float, default=2, help="GB")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="work on this disk")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         if arguments.what == "hooks":
-            hooks(arguments.rounds)
+            hooks(arguments.rounds, arguments.width)
         elif arguments.what == "types":
             types(arguments.types.split(","), (arguments.gigabytes or 0.3) * 1e9, Path(folder))
         else:
