@@ -12,6 +12,8 @@ from hubquant.checkpoint.weight_files import WeightFiles
 from hubquant.errors import CheckpointError
 
 PIPELINE = "model_index.json"
+LEFT_OUT = ("safety_checker", "watermark")
+"""Parts of a pipeline that paint over what was drawn, and so would be measured in its place."""
 NAME = "diffusion_pytorch_model"
 _PREFERRED = ("fp32", "bf16", "fp16")
 _AGAIN = "get it again from where the model comes from"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, local_header, read_header
-from hubquant.checkpoint.diffusers_files import NAME, PIPELINE, component_files
+from hubquant.checkpoint.diffusers_files import LEFT_OUT, NAME, PIPELINE, component_files
 from hubquant.checkpoint.float8 import as_floats
 from hubquant.checkpoint.json_files import read_table
 from hubquant.checkpoint.links import check_links
@@ -265,8 +265,8 @@ def _is_weights(file: str) -> bool:
 
 def _pipeline_files(index: Mapping[str, Any], available: Collection[str], denoiser: Collection[str]) -> tuple[str, ...]:
     """All that the components load: of one with weights in several forms those that diffusers takes."""
-    components = {name for name, value in index.items() if isinstance(value, list)}
-    others = sorted(name for name in available if "/" in name and name.partition("/")[0] in components)
+    loaded = components(index).keys() - {*LEFT_OUT}
+    others = sorted(name for name in available if "/" in name and name.partition("/")[0] in loaded)
     own = {name.partition("/")[0] for name in denoiser}
     weights = [name for name in others if _is_weights(name) and name.partition("/")[0] not in own]
     plain = {name.partition("/")[0] for name in weights if not _has_variant(name)}

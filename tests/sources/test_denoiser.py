@@ -23,6 +23,7 @@ from hubquant.imatrix import Entry, ImportanceMatrix
 from hubquant.recipe.references import model_reference
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.component import Component
+from hubquant.sources.denoiser import DenoiserSource
 from hubquant.sources.open import open_component
 from tests.convert.diffusion.test_families import TINY, Tensors, converted, state
 from tests.support.cli import hubquant
@@ -358,6 +359,19 @@ def test_a_variant_is_read_where_there_is_nothing_else(tmp_path: Path, pipeline:
     component = opened(folder)
     assert "the variant fp16 is read" in notes(component)
     assert component.conversion.float_type == "F16"
+
+
+def test_what_paints_over_pictures_is_not_downloaded(tmp_path: Path, pipeline: Path) -> None:
+    folder = copied(pipeline, tmp_path / "pipeline")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    shutil.copytree(folder / "vae", folder / "safety_checker")
+    source = opened(folder).source
+    assert isinstance(source, DenoiserSource)
+    assert {name.partition("/")[0] for name in source.pipeline_files} == {
+        path.parent.name for path in pipeline.glob("*/*.safetensors")
+    }
 
 
 def test_shards_and_what_is_missing_of_them(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hubquant.checkpoint.checkpoint import local_header
+from hubquant.checkpoint.diffusers_files import LEFT_OUT, PIPELINE, component_files, variant_of
 from hubquant.checkpoint.diffusers_files import NAME as DIFFUSERS
-from hubquant.checkpoint.diffusers_files import PIPELINE, component_files, variant_of
 from hubquant.checkpoint.headers import TensorInfo, listed
 from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.checkpoint.links import check_links
@@ -18,8 +18,6 @@ from hubquant.checkpoint.weight_files import local_files
 from hubquant.errors import CheckpointError, NotSupportedYet, UserError
 from hubquant.models.diffusion.quiet import quiet_diffusers
 
-LEFT_OUT = ("safety_checker", "watermark")
-"""Parts that paint over what was drawn, and so would be measured in its place."""
 TRANSFORMERS = "model"
 """How the names of weight files of its models begin."""
 _AS_SAVED = "fetch it again from where the model comes from, or save it anew with save_pretrained"
