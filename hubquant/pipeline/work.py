@@ -65,7 +65,7 @@ class Work:
         if isinstance(baseline, DrawnBySource) or self.component.denoises:
             assert baseline is None or isinstance(baseline, DrawnBySource)
             compared = recipe.imatrix.compare and baseline is not None
-            others = self.checked.without_imatrix() if compared else [None] * len(files)
+            others = self.checked.without_imatrix(self.importance) if compared else [None] * len(files)
             plain = [other if file.uses_imatrix else None for file, other in zip(files, others, strict=True)]
             return drawing_tasks(files, plain, matrix, baseline)
         names = text_names(recipe.evaluate.sources, self.texts.evaluation)

@@ -1,6 +1,7 @@
 """Several files in one pass over tensors that are cut into slices and run side by side."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,21 @@ def test_every_file_holds_the_bytes_of_whole_tensors(tmp_path: Path, tensors: di
         file = GGUFFile.open(tmp_path / name)
         for tensor, type in types.items():
             assert torch.equal(file.data(tensor), quantized(tensor, tensors[tensor], type))
+
+
+def test_one_pass_writes_with_importance_and_without(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    weighted, other = targets(tmp_path, tensors)
+    plain = replace(weighted, path=tmp_path / "plain.gguf", weighted=False)
+    ones = {"last.weight": torch.ones(64)}
+    quantize_files(
+        [weighted, plain, other], lambda _: tensors.items(), importance, "exact", lambda _: None, plain=ones.get
+    )
+    files = {target.path.name: GGUFFile.open(target.path) for target in (weighted, plain)}
+    for name, type in weighted.types.items():
+        rows = tensors[name].reshape(-1, tensors[name].shape[-1])
+        assert torch.equal(files["a.gguf"].data(name), quantized(name, tensors[name], type))
+        assert torch.equal(files["plain.gguf"].data(name), quantize(rows, type, ones.get(name), "exact", threads=1))
+    assert not torch.equal(*(files[name].data("last.weight") for name in files))
 
 
 def test_a_pass_that_fails_goes_on_where_it_was(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -60,12 +60,13 @@ class CheckedGGUF(Checked[QuantizedFile]):
         ``NotSupportedYet`` for a type that no kernel writes."""
         return [self._task(entry, importance) for entry in self.settings.types]
 
-    def without_imatrix(self) -> list[QuantizedFile | None]:
-        """As :meth:`tasks` without a matrix: None in the place of what cannot be made so."""
+    def without_imatrix(self, importance: Importance | None) -> list[QuantizedFile | None]:
+        """As :meth:`tasks` without a matrix: None in the place of what cannot be made so. They are made in one pass
+        with those of ``importance``."""
 
         def plain(entry: str | NamedType) -> QuantizedFile | None:
             try:
-                return self._task(entry, None)
+                return self._task(entry, importance, plain=True)
             except ImatrixError:
                 return None
 
@@ -78,12 +79,12 @@ class CheckedGGUF(Checked[QuantizedFile]):
             return split
         return replace(split, shards={name: split.shards[self.component.origin(name)] for name in shapes})
 
-    def _task(self, entry: str | NamedType, importance: Importance | None) -> QuantizedFile:
+    def _task(self, entry: str | NamedType, importance: Importance | None, *, plain: bool = False) -> QuantizedFile:
         settings = self.settings.of(entry)
         return QuantizedFile(
             self.component,
             self.weights,
-            self._plan(name_of(entry), settings, importance),
+            self._plan(name_of(entry), settings, None if plain else importance),
             settings,
             self._split,
             *((importance.task, importance.include, importance.exclude) if importance else (None, (), ())),

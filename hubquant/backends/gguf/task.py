@@ -32,7 +32,8 @@ class QuantizedFile(Task[Path]):
     """Writes ``plan`` of a component, whose ``weights`` it holds.
 
     ``imatrix`` is None where none is used; of its entries those are that ``include`` and ``exclude`` leave, as
-    :func:`hubquant.imatrix.selected` has them.
+    :func:`hubquant.imatrix.selected` has them. A file whose ``plan`` tells of no matrix does not use it, and is made in
+    the same pass as those that do.
     """
 
     kind = "file"
@@ -149,7 +150,8 @@ class WeightsPass(Pass):
             whole = self.component.complete.fitted(context.read(self.imatrix))
             matrix = whole.select(self.include, self.exclude)
         targets = [
-            Target(folder / Path(task.plan.name).name, task.plan.layouts, task.plan.types) for task, folder in tasks
+            Target(folder / Path(task.plan.name).name, task.plan.layouts, task.plan.types, task.uses_imatrix)
+            for task, folder in tasks
         ]
         total = sum(task.plan.tensor_bytes for task, _ in tasks)
         try:
@@ -161,6 +163,7 @@ class WeightsPass(Pass):
                     self.mode,
                     advance,
                     lambda name, type: source.stored(self.component.origin(name), type),
+                    lambda name: self._importance(None, name),
                 )
         except CheckpointError:  # the model itself is at fault: going on would end here again
             for _, folder in tasks:

@@ -24,8 +24,10 @@ Mode = Literal["exact", "best"]
 ImportanceOf = Callable[[str], torch.Tensor | None]
 StoredBytes = Callable[[str, str], torch.Tensor | None]
 TypesByTensor = Mapping[str, Collection[str]]
-Slices = dict[str, Sequence[Future[torch.Tensor]]]
-"""By type, uint8 [rows, row_bytes] of one slice of a tensor's rows after the other."""
+Made = tuple[str, bool]
+"""A type, and whether importance weighs the errors of what is quantized to it."""
+Slices = dict[Made, Sequence[Future[torch.Tensor]]]
+"""uint8 [rows, row_bytes] of one slice of a tensor's rows after the other."""
 
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SLICE = 1 << 22  # weights of one job
@@ -35,18 +37,20 @@ _IN_FLIGHT = 1 << 26  # weights of the tensors that are being quantized; a large
 
 @dataclass(frozen=True)
 class Target:
-    """A file to write: ``layouts`` are its shards, ``path`` names the unsharded file, ``types`` covers every tensor."""
+    """A file to write: ``layouts`` are its shards, ``path`` names the unsharded file, ``types`` covers every tensor.
+    Importance counts where it is ``weighted``."""
 
     path: Path
     layouts: Sequence[Layout]
     types: Mapping[str, str]
+    weighted: bool = True
 
 
 class OpenTarget:
     """A target's writers; shards that an earlier run finished are left alone."""
 
     def __init__(self, target: Target, stack: ExitStack) -> None:
-        self.types = target.types
+        self._types, self._weighted = target.types, target.weighted
         self.writer_of: dict[str, GGUFWriter] = {}
         self.writers: list[GGUFWriter] = []
         for path, layout in zip(shard_paths(target.path, len(target.layouts)), target.layouts, strict=True):
@@ -55,6 +59,10 @@ class OpenTarget:
             writer = stack.enter_context(GGUFWriter(path, layout))
             self.writers.append(writer)
             self.writer_of.update(dict.fromkeys(layout.tensors.keys() - writer.completed, writer))
+
+    def made(self, name: str) -> Made:
+        """How a tensor is written."""
+        return self._types[name], self._weighted
 
     def write(self, name: str, parts: Sequence[torch.Tensor]) -> None:
         self.writer_of[name].write(name, *parts)
@@ -71,10 +79,11 @@ def quantize_files(
     mode: Mode,
     advance: Callable[[int], None],
     stored: StoredBytes = lambda _name, _type: None,
+    plain: ImportanceOf = lambda _name: None,
 ) -> None:
     """Write every target. ``stream`` is given names with the types to write and yields those source tensors, in floats
     or in the bytes of the type; ``advance`` counts bytes written. Of what is ``stored`` in a type already, uint8
-    [rows, row_bytes], the bytes stay as they are.
+    [rows, row_bytes], the bytes stay as they are. ``plain`` is the importance of targets that are not weighted.
 
     As many threads as torch has. A killed run goes on after its last finished tensor and gives the same bytes. Memory:
     the tensors in flight and the one being read, their quantized forms, and a piece in fp32 for each thread.
@@ -91,16 +100,20 @@ def quantize_files(
         pool = _open_pool(stack, n_threads)
         writing = _open_pool(stack, 1)
         queue: deque[tuple[int, Future[None]]] = deque()
-        wanted: dict[str, set[str]] = {}
+        wanted: dict[str, set[Made]] = {}
         for files in opened:
             for name in files.writer_of:
-                wanted.setdefault(name, set()).add(files.types[name])
-        for name, tensor in stream(wanted) if wanted else ():
+                wanted.setdefault(name, set()).add(files.made(name))
+        types = {name: {type for type, _ in ways} for name, ways in wanted.items()}
+        for name, tensor in stream(types) if types else ():
             while queue and (queue[0][1].done() or sum(n for n, _ in queue) + tensor.numel() > _IN_FLIGHT):
                 queue.popleft()[1].result()
-            kept = {type: data for type in wanted[name] if (data := stored(name, type)) is not None}
-            slices = _submit(pool, name, tensor, sorted(wanted[name] - kept.keys()), importance(name), mode)
-            slices |= {type: [pool.submit(data.contiguous)] for type, data in kept.items()}
+            kept = {way: data for way in wanted[name] if (data := stored(name, way[0])) is not None}
+            ways = sorted(wanted[name] - kept.keys())
+            slices: Slices = {way: [pool.submit(data.contiguous)] for way, data in kept.items()}
+            for weighted, importance_of in ((True, importance), (False, plain)):
+                if own := [way for way in ways if way[1] == weighted]:
+                    slices |= _submit(pool, name, tensor, own, importance_of(name), mode)
             queue.append((tensor.numel(), writing.submit(_write, name, slices, opened, advance)))
             del tensor, slices, kept  # the next one is read while these names would hold them
         for _, written in queue:
@@ -120,7 +133,7 @@ def _submit(
     pool: ThreadPoolExecutor,
     name: str,
     tensor: torch.Tensor,
-    types: Sequence[str],
+    ways: Sequence[Made],
     importance: torch.Tensor | None,
     mode: Mode,
 ) -> Slices:
@@ -134,8 +147,7 @@ def _submit(
         for part in torch.split(rows, step)
     ]
     return {
-        type: [pool.submit(_stored, name, part, type, of_columns, mode) for part, of_columns in slices]
-        for type in types
+        way: [pool.submit(_stored, name, part, way[0], of_columns, mode) for part, of_columns in slices] for way in ways
     }
 
 
@@ -154,9 +166,9 @@ def _stored(name: str, rows: torch.Tensor, type: str, importance: torch.Tensor |
 
 
 def _write(name: str, slices: Slices, opened: Sequence[OpenTarget], advance: Callable[[int], None]) -> None:
-    for type, futures in slices.items():
+    for way, futures in slices.items():
         parts = [future.result() for future in futures]
         for files in opened:
-            if name in files.writer_of and files.types[name] == type:
+            if name in files.writer_of and files.made(name) == way:
                 files.write(name, parts)
                 advance(sum(part.numel() for part in parts))
