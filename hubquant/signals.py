@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -47,7 +48,7 @@ def stopping(farewell: str, grace: float = GRACE) -> Iterator[None]:
     for number in before:
         signal.signal(number, stop)
     try:
-        with _ending_after(grace, before.keys(), farewell):
+        with _quiet_where_lost(), _ending_after(grace, before.keys(), farewell):
             yield
     except Exception:
         if stopped is not None:  # a library has made an error of its own of it
@@ -56,6 +57,23 @@ def stopping(farewell: str, grace: float = GRACE) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _quiet_where_lost() -> Iterator[None]:
+    """Within, Python tells nothing of a ``Stopped`` that it cannot raise, as in a callback: the grace ends all the
+    same."""
+    tell = sys.unraisablehook
+
+    def tell_others(lost: sys.UnraisableHookArgs) -> None:
+        if not isinstance(lost.exc_value, Stopped):
+            tell(lost)
+
+    sys.unraisablehook = tell_others
+    try:
+        yield
+    finally:
+        sys.unraisablehook = tell
 
 
 @contextmanager

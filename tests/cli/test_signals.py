@@ -23,9 +23,10 @@ CONTINUES = "it continues where it stopped"
 SLOW_TYPES = "IQ2_S,IQ1_M"
 
 
-def heed_hangups() -> None:
-    """Also where the tests themselves run under nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def heed_signals() -> None:
+    """Also where the tests themselves run under nohup, or in the background of a shell."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def start() -> Iterator[Start]:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=heed_hangups,
+            preexec_fn=heed_signals,
             env={**os.environ, "OMP_NUM_THREADS": "2"},
         )
         started.append(process)
@@ -186,3 +187,22 @@ def test_a_library_cannot_keep_the_process_from_ending(then: str, code: int, sai
     done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == code
     assert done.stderr.endswith(said)
+
+
+LOST = """
+import signal, time
+from hubquant.signals import stopping
+
+class Interrupted:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+with stopping("Interrupted.", grace=0.1):
+    Interrupted()
+    time.sleep(600)
+"""
+
+
+def test_nothing_is_told_of_a_stop_that_python_cannot_raise() -> None:
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (143, "Interrupted.\n")
