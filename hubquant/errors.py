@@ -56,6 +56,10 @@ class TokenizerError(UserError):
     """A tokenizer that cannot be written to GGUF."""
 
 
+class OtherTokensError(TokenizerError):
+    """llama.cpp cuts texts into other tokens than the model's own tokenizer."""
+
+
 class CalibrationError(UserError):
     """Calibration or evaluation text that cannot be used."""
 

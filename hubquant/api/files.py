@@ -71,7 +71,7 @@ def quantize(
     types: Types,
     *,
     out: Path | str,
-    component: str | None = None,
+    component: str | Sequence[str] = (),
     name: str | None = None,
     imatrix: Names = (),
     include_weights: str | Sequence[str] = (),
@@ -95,8 +95,8 @@ def quantize(
 ) -> list[MadeFile]:
     """Write a Hub id, a folder or a GGUF file in every one of ``types``, reading its weights once.
 
-    ``component`` is the part of a diffusers pipeline, such as text_encoder_2; by default its denoiser. ``out`` is a
-    folder, in which files are called ``name`` ("{model}-{type}" by default), or with one type the .gguf
+    ``component`` is the part of a diffusers pipeline, such as text_encoder_2, or several; by default its denoiser.
+    ``out`` is a folder, in which files are called ``name`` ("{model}-{type}" by default), or with one type the .gguf
     file. ``imatrix`` names files or ``hub:org/repo/file``; several are added up. With ``include_weights`` or
     ``exclude_weights`` it is used for weights only whose GGUF name holds one of these, or none. ``mode`` "best"
     searches for the least error, "exact" gives llama.cpp's bytes. ``tensor_type`` is a tensor type by a regular
@@ -129,8 +129,7 @@ def quantize(
     settings, matrix = check_settings(recipe.quantize), recipe.imatrix
     if (matrix.include_weights or matrix.exclude_weights) and not matrix.given:
         raise UserError("there is no importance matrix to choose entries of", hint="add imatrix=FILE")
-    from hubquant.commands.flags import model as reference
-    from hubquant.commands.flags import split_settings
+    from hubquant.commands.flags import models, split_settings
 
     split = split_settings(split_max_size, split_max_tensors, keep_split)
     opened = open_store(store)
@@ -140,7 +139,7 @@ def quantize(
         from hubquant.commands.job import carry_out
 
         placing = Placing(Path(out), name, split, keep_split)
-        job = prepare(reference(str(model), component), settings, matrix, pre_tokenizer, placing, opened, seen)
+        job = prepare(models(str(model), listed(component)), settings, matrix, pre_tokenizer, placing, opened, seen)
         return carry_out(job, opened, seen)
 
 

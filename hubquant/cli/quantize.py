@@ -16,7 +16,7 @@ from hubquant.cli.job import (
     finish,
 )
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.run import ComponentOption, PreTokenizerOption
+from hubquant.cli.run import PreTokenizerOption
 from hubquant.cli.settings import imatrix_settings, layer_numbers, quantize_settings, read_rules
 from hubquant.units import size
 
@@ -33,7 +33,14 @@ def quantize(
         ),
     ],
     out: Annotated[Path, Option("--out", "-o", help="The folder, or with one type the .gguf file to write.")],
-    component: ComponentOption = None,
+    component: Annotated[
+        list[str] | None,
+        Option(
+            "--component",
+            "--components",
+            help="Of a diffusers pipeline, such as transformer,text_encoder_2 (default: its denoiser). Repeatable.",
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         Option("--name", help="What files in the folder are called (default: {model}-{type})."),
@@ -107,8 +114,7 @@ def quantize(
         allow_requantize=allow_requantize,
     )
     matrix = imatrix_settings(imatrix or [], include_weights or [], exclude_weights or [])
-    from hubquant.commands.flags import model as reference
-    from hubquant.commands.flags import split_settings, use_threads
+    from hubquant.commands.flags import models, split_settings, use_threads
 
     split = split_settings(split_max_size, split_max_tensors, keep_split)
     from hubquant.commands.files import Placing  # after the settings are right: it imports torch
@@ -118,7 +124,7 @@ def quantize(
     use_threads(threads)
     finish(
         lambda store, progress: plan_quantize(
-            reference(model, component), settings, matrix, pre_tokenizer, placing, store, progress
+            models(model, component or ()), settings, matrix, pre_tokenizer, placing, store, progress
         ),
         store,
         dry_run,

@@ -15,11 +15,13 @@ from hubquant.cli.job import DeviceOption, DryRunOption, StoreOption, ThreadsOpt
 from hubquant.cli.output import JsonOption, Output, QuietOption
 from hubquant.cli.pushing import BranchOption, CreatePrOption, MessageOption, PermissionOption, PruneOption
 from hubquant.cli.settings import type_names
+from hubquant.errors import UserError
 
 if TYPE_CHECKING:
     from hubquant.devices import Device
     from hubquant.recipe import Override
 
+_COMPONENT = "{component}"
 RecipeArgument = Annotated[
     str,
     typer.Argument(metavar="RECIPE|MODEL", help="A recipe.yaml, Hub id, folder, GGUF file, hub:org/repo, quickstart."),
@@ -47,7 +49,11 @@ RevisionOption = Annotated[
 ]
 ComponentOption = Annotated[
     str | None,
-    typer.Option("--component", help="Of a diffusers pipeline, such as text_encoder_2 (default: its denoiser)."),
+    typer.Option(
+        "--component",
+        "--components",
+        help="Of a diffusers pipeline, such as text_encoder_2 (default: its denoiser); several between commas.",
+    ),
 ]
 OffloadOption = Annotated[
     Literal["auto", "none", "cpu", "disk", "stream"] | None,
@@ -87,31 +93,33 @@ def run(
     """Take a model to measured, verified GGUF files, and publish them."""
     from hubquant.api import run as run_recipe
 
-    output = Output(as_json=as_json, quiet=quiet)
-    overrides = [
-        *pushing.overrides(branch, create_pr, commit_message, prune, i_have_permission),
-        *_overrides(
-            set or [],
-            types=types,
-            imatrix=imatrix,
-            flags=_flags(push, pre_tokenizer, mode, private, revision, component, offload, no_eval),
-        ),
-    ]
-    if dry_run:
-        _show_plan(recipe, overrides, out, store, device, threads, output, fresh=not resume)
-        return
-    _use_threads(threads)
-    report = run_recipe(
-        recipe,
-        overrides=overrides,
-        out=out,
-        store=store,
-        fresh=not resume,
-        device=device,
-        progress=output.progress(),
-    )
-    output.data(report.as_dict(), report.text)
-    if report.failed_gates:
+    output, failed = Output(as_json=as_json, quiet=quiet), False
+    for name, repository, folder in _components(component, push, out):
+        overrides = [
+            *pushing.overrides(branch, create_pr, commit_message, prune, i_have_permission),
+            *_overrides(
+                set or [],
+                types=types,
+                imatrix=imatrix,
+                flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, no_eval),
+            ),
+        ]
+        if dry_run:
+            _show_plan(recipe, overrides, folder, store, device, threads, output, fresh=not resume)
+            continue
+        _use_threads(threads)
+        report = run_recipe(
+            recipe,
+            overrides=overrides,
+            out=folder,
+            store=store,
+            fresh=not resume,
+            device=device,
+            progress=output.progress(),
+        )
+        output.data(report.as_dict(), report.text)
+        failed |= bool(report.failed_gates)
+    if failed:
         raise typer.Exit(1)
 
 
@@ -139,13 +147,32 @@ def plan(
     """Show the steps, types, sizes, memory, disk and downloads of a run, and do nothing."""
     output = Output(as_json=as_json, quiet=quiet)
     permission = pushing.overrides(None, False, None, False, i_have_permission)
-    overrides = _overrides(
-        set or [],
-        types=types,
-        imatrix=imatrix,
-        flags=_flags(push, pre_tokenizer, mode, private, revision, component, offload, no_eval),
-    )
-    _show_plan(recipe, [*permission, *overrides], out, store, device, threads, output)
+    for name, repository, folder in _components(component, push, out):
+        overrides = _overrides(
+            set or [],
+            types=types,
+            imatrix=imatrix,
+            flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, no_eval),
+        )
+        _show_plan(recipe, [*permission, *overrides], folder, store, device, threads, output)
+
+
+def _components(
+    named: str | None, push: str | None, out: Path | None
+) -> Iterator[tuple[str | None, str | None, Path | None]]:
+    """Each component that is asked for, and where its files go: several have a repository and a folder each."""
+    names = [name for part in (named or "").split(",") if (name := part.strip())]
+    if len(names) < 2:
+        yield named, push, out
+        return
+    if push is not None and _COMPONENT not in push:
+        raise UserError(
+            f"{push} is one repository, and {len(names)} components are asked for",
+            why="each has a card of its own",
+            hint=f"write {_COMPONENT} in it: --push me/NAME-{_COMPONENT}-GGUF",
+        )
+    for name in names:
+        yield name, push and push.replace(_COMPONENT, name), out and out / name
 
 
 def _overrides(

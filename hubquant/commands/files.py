@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hubquant.backends.gguf.backend import GGUF
-from hubquant.backends.gguf.files import file_metadata
+from hubquant.backends.gguf.files import FilePlan, file_metadata
 from hubquant.commands.flags import fill
 from hubquant.commands.job import Job, plan_job, put
 from hubquant.commands.targets import check_target
 from hubquant.disk import write_at_once
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
-from hubquant.engine.task import Context
+from hubquant.engine.task import Context, Task
 from hubquant.errors import OutputError, UserError
 from hubquant.gguf_file import Metadata, Split, plan_layout, shard_paths
 from hubquant.pipeline.prepare import prepare
-from hubquant.pipeline.work import open_model
+from hubquant.pipeline.work import Work, open_model
 from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import Convert, Evaluate, Imatrix, ModelReference, Quantize, Recipe
 from hubquant.sources.component import Component
@@ -109,7 +110,7 @@ def convert(
     if wanted.vocab_only:
         return _vocabulary(component, settings, wanted, placing, store, progress)
     recipe = _recipe(model, settings, Imatrix(skip=True), wanted.pre_tokenizer)
-    return _files(recipe, component, placing, store, progress, wanted.authorship)
+    return _files([(recipe, component)], placing, store, progress, wanted.authorship)
 
 
 def _vocabulary(
@@ -136,7 +137,7 @@ def _vocabulary(
 
 
 def quantize(
-    model: ModelReference,
+    models: Sequence[ModelReference],
     settings: Quantize,
     imatrix: Imatrix,
     pre_tokenizer: str | None,
@@ -144,16 +145,27 @@ def quantize(
     store: Store,
     progress: Progress,
 ) -> Job[list[MadeFile]]:
-    """A checkpoint or a GGUF file in every type of ``settings``, in one pass."""
-    check_placing(placing, settings)
-    component = open_model(model, pre_tokenizer, progress)
-    recipe = _recipe(model, settings, imatrix if imatrix.given else Imatrix(skip=True), pre_tokenizer)
-    return _files(recipe, component, placing, store, progress)
+    """A checkpoint or a GGUF file in every type of ``settings``, in one pass; or each of several ``models``, which are
+    components of one pipeline."""
+    check_placing(placing, settings, len(models))
+    matrix = imatrix if imatrix.given else Imatrix(skip=True)
+    wanted = [
+        (_recipe(model, settings, matrix, pre_tokenizer), open_model(model, pre_tokenizer, progress))
+        for model in models
+    ]
+    return _files(wanted, placing, store, progress)
 
 
-def check_placing(placing: Placing, settings: Quantize) -> None:
+def check_placing(placing: Placing, settings: Quantize, n_models: int = 1) -> None:
     """Raises ``UserError`` for files that would lie in each other's place, or where none can be."""
     out, several = placing.out, len(settings.types) > 1
+    if placing.is_file and n_models > 1:
+        raise UserError(f"{out} is one file, and {n_models} components are asked for", hint="write -o with a folder")
+    if not placing.is_file and n_models > 1 and placing.path("A", "T") == placing.path("B", "T"):
+        raise UserError(
+            f"--name {placing.name} is the same for every component",
+            hint="write {model} in it: --name '{model}-{type}'",
+        )
     if placing.is_file and placing.name:
         raise UserError("--name and the name of a file contradict each other", hint="write -o with a folder")
     if placing.is_file and several:
@@ -178,14 +190,63 @@ def _recipe(model: ModelReference, settings: Quantize, imatrix: Imatrix, pre_tok
     )
 
 
+@dataclass(frozen=True)
+class _Placed:
+    """What is made of one model; by a file's label, ``paths`` has that of the unsharded file, and ``shards`` those of
+    its shards."""
+
+    work: Work
+    paths: Mapping[str, Path]
+    shards: Mapping[str, Sequence[Path]]
+
+    @property
+    def goals(self) -> list[Task[Any]]:
+        return [task for each in self.work.tasks.files for task in (each.file, each.verification)]
+
+    @property
+    def outputs(self) -> list[Path]:
+        return [path for of_file in self.shards.values() for path in of_file]
+
+    @property
+    def files(self) -> list[FilePlan]:
+        """By the names that they get."""
+        return [replace(file, name=self.paths[file.label].name) for file in self.work.files]
+
+    def put(self, context: Context) -> list[MadeFile]:
+        for each in self.work.tasks.files:
+            made = each.file.paths(context.store.path(each.file))
+            for path, target in zip(made, self.shards[each.plan.label], strict=True):
+                put(path, target, context.store)
+        return [MadeFile(self.shards[file.label][0], file.label, file.size, file.n_shards) for file in self.work.files]
+
+
 def _files(
-    recipe: Recipe,
-    component: Component,
+    wanted: Sequence[tuple[Recipe, Component]],
     placing: Placing,
     store: Store,
     progress: Progress,
     authorship: Metadata | None = None,
 ) -> Job[list[MadeFile]]:
+    placed = [_placed(recipe, component, placing, store, progress, authorship) for recipe, component in wanted]
+    return plan_job(
+        [task for each in placed for task in each.goals],
+        lambda context: [made for each in placed for made in each.put(context)],
+        store,
+        outputs=[path for each in placed for path in each.outputs],
+        placed_bytes=sum(file.size for each in placed for file in each.files),
+        notes=list(dict.fromkeys(note for each in placed for note in each.work.notes)),
+        files=[file for each in placed for file in each.files],
+    )
+
+
+def _placed(
+    recipe: Recipe,
+    component: Component,
+    placing: Placing,
+    store: Store,
+    progress: Progress,
+    authorship: Metadata | None,
+) -> _Placed:
     source = component.source
     paths = {name: placing.path(source.name, name) for name in recipe.quantize.names}
     backend = GGUF(placing.split_of(source), IMATRIX_HINT, compares=False, authorship=authorship or {})
@@ -195,20 +256,4 @@ def _files(
     shards = {file.label: shard_paths(paths[file.label], file.n_shards) for file in work.files}
     for path in (path for of_file in shards.values() for path in of_file):
         check_target(path, "model")
-
-    def deliver(context: Context) -> list[MadeFile]:
-        for each in work.tasks.files:
-            made = each.file.paths(context.store.path(each.file))
-            for path, target in zip(made, shards[each.plan.label], strict=True):
-                put(path, target, store)
-        return [MadeFile(shards[file.label][0], file.label, file.size, file.n_shards) for file in work.files]
-
-    return plan_job(
-        [task for each in work.tasks.files for task in (each.file, each.verification)],
-        deliver,
-        store,
-        outputs=[path for of_file in shards.values() for path in of_file],
-        placed_bytes=sum(file.size for file in work.files),
-        notes=work.notes,
-        files=[replace(file, name=paths[file.label].name) for file in work.files],
-    )
+    return _Placed(work, paths, shards)

@@ -142,6 +142,15 @@ def model(text: str, component: str | None = None) -> ModelReference:
         ) from None
 
 
+def models(text: str, components: Sequence[str]) -> tuple[ModelReference, ...]:
+    """As :func:`model`, one for each of ``components``, by default one alone. They may stand between commas. Raises
+    ``UserError`` for one that is named twice."""
+    named = [name for each in components for part in each.split(",") if (name := part.strip())]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise UserError(f"{twice[0]} is named twice", hint="name each component once")
+    return tuple(model(text, name) for name in named) or (model(text),)
+
+
 def fill(template: str, option: str, **values: str) -> str:
     """``template`` with ``values`` in the place of {their names}. Raises ``UserError`` for what names no file."""
     names = " and ".join(f"{{{name}}}" for name in values)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gguf import Keys, TokenType
 
-from hubquant.errors import TokenizerError
+from hubquant.errors import OtherTokensError, TokenizerError
 from hubquant.gguf_file import GGUFWriter, Metadata, TensorEntry, plan_layout
 from hubquant.gguf_file.metadata import f32, string, u32
 from hubquant.llamacpp.process import HOW_TO_ADD, NOT_INSTALLED, LlamaCppFailure, ask, is_installed
@@ -37,7 +37,8 @@ class VocabularyCheck:
     """``skipped`` tells why nothing was compared. ``differing`` names those of the ``n_texts`` texts that llama.cpp is
     known to split otherwise for such tokenizers, and did; ``beside_special`` those where it differs only in the white
     space beside special tokens. ``left_out`` are tokens that transformers puts around a text and llama.cpp cannot.
-    ``not_rendered`` tells why there was no conversation although there is a chat template."""
+    ``not_rendered`` tells why there was no conversation although there is a chat template. ``others`` tells where
+    llama.cpp gives other tokens, of a model that other programs run."""
 
     skipped: str | None = None
     n_texts: int = 0
@@ -45,8 +46,11 @@ class VocabularyCheck:
     left_out: tuple[str, ...] = ()
     beside_special: tuple[str, ...] = ()
     not_rendered: str | None = None
+    others: str | None = None
 
     def __str__(self) -> str:
+        if self.others:
+            return "other tokens in llama.cpp"
         if self.skipped:
             return f"not compared with llama.cpp: {self.skipped}"
         others = len(self.differing) + len(self.beside_special)
@@ -58,6 +62,8 @@ class VocabularyCheck:
         """What the user should know of."""
         if self.skipped:
             return f"the tokenizer is {self}; {HOW_TO_ADD}"
+        if self.others:
+            return f"{self.others}; programs that draw with a text encoder do not tokenize with llama.cpp"
         notes = []
         if self.differing:
             notes.append(f"is known to split some text otherwise than this tokenizer: {', '.join(self.differing)}")
@@ -237,7 +243,7 @@ def _difference(
 
     decode: Any = tokenizer.decode
     why = f"token {at} of the text with {kind}, after {decode(expected[max(0, at - 3) : at])!r}, "
-    return TokenizerError(
+    return OtherTokensError(
         "the tokenizer gives other tokens in llama.cpp than in transformers",
         why=f"{why}begins {tokens(found)} instead of {tokens(expected)}",
         hint="choose the pre-tokenizer that fits with --pre-tokenizer, and report it with the name of the model"

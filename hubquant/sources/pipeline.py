@@ -49,5 +49,5 @@ def not_there(index: Mapping[str, Any], component: str) -> UserError:
     return UserError(
         f"{component} cannot be quantized",
         why=f"of {index['_class_name']} that can be {', '.join(possible)}",
-        hint=f"name {possible[0]}" if possible else None,
+        hint="run it once for each" if "," in component else f"name {possible[0]}" if possible else None,
     )

@@ -66,6 +66,36 @@ def test_a_text_encoder_is_quantized_with_its_tokenizer(flux: Path, tmp_path: Pa
         assert np.abs(hidden(load_model(file)) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
+def test_several_components(flux: Path, tmp_path: Path) -> None:
+    both = ("--components", "transformer,text_encoder_2")
+    done = hubquant("quantize", str(flux), *both, "-t", "Q8_0", "-o", str(tmp_path / "out"))
+    assert done.code == 0, done.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"flux-Q8_0.gguf", "flux-text_encoder_2-Q8_0.gguf"}
+    bare = ("--types", "Q8_0", "--no-eval", "--set", "imatrix.skip=true", "--out", str(tmp_path / "run"))
+    run = hubquant("run", str(flux), *both, *bare, "--json")
+    assert run.code == 0, run.err
+    assert [Path(json.loads(line)["output"]).name for line in run.out.splitlines()] == [*both[1].split(",")]
+    assert {path.name for path in (tmp_path / "run").glob("*/*.gguf")} == {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (("quantize", "-t", "Q8_0", "-o", "x.gguf"), "x.gguf is one file, and 2 components are asked for"),
+        (("quantize", "-t", "Q8_0", "-o", "x", "--name", "{type}"), "--name {type} is the same for every component"),
+        (("plan", "--push", "me/x"), "me/x is one repository, and 2 components are asked for"),
+        (("convert", "-o", "x.gguf"), "run it once for each"),
+    ],
+    ids=lambda line: line[0] if isinstance(line, tuple) else None,
+)
+def test_several_components_need_a_place_each(flux: Path, line: tuple[str, ...], told: str) -> None:
+    done = hubquant(line[0], str(flux), "--component", "transformer,text_encoder_2", *line[1:])
+    assert done.code == 2
+    assert told in done.err
+
+
 def test_a_run_calibrates_and_measures_it_as_an_encoder(flux: Path, tmp_path: Path) -> None:
     small = ["--set", "calibration={chunks: 4, chunk_size: 64}", "--set", "evaluate={chunks: 40, chunk_size: 32}"]
     chosen = ("--component", "text_encoder_2", "--types", "Q4_K_M")

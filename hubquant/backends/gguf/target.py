@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hubquant.backends.gguf.files import Weights
 from hubquant.convert.conversion import Conversion
 from hubquant.convert.rules.authorship import replaced
-from hubquant.errors import ImatrixError, NotSupportedYet
+from hubquant.errors import ImatrixError, NotSupportedYet, OtherTokensError
 from hubquant.gguf_file.metadata import Metadata, string
 from hubquant.mix import requires_imatrix, without_importance
 from hubquant.quants import implemented, needs_importance
@@ -67,17 +67,23 @@ def without_layers(weights: Weights, component: Component) -> Weights:
 
 
 def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:
-    """The vocabulary as the files will hold it, in llama.cpp. Raises ``TokenizerError`` when it gives other tokens."""
+    """The vocabulary as the files will hold it, in llama.cpp. Raises ``TokenizerError`` when it gives other tokens,
+    unless the model is part of a pipeline, which llama.cpp does not run."""
     from hubquant.llamacpp.process import installed_version, is_installed
-    from hubquant.llamacpp.vocabulary import check_vocabulary
+    from hubquant.llamacpp.vocabulary import VocabularyCheck, check_vocabulary
     from hubquant.vocab import Vocabulary
 
     given = weights.metadata.get("general.name")
     name = str(given.value) if given else source.name
-    return _checks.get(
-        (source.content, name, is_installed() and installed_version()),
-        lambda: check_vocabulary(Vocabulary.from_metadata(weights.metadata), source.tokenizer(), name=name),
-    )
+    try:
+        return _checks.get(
+            (source.content, name, is_installed() and installed_version()),
+            lambda: check_vocabulary(Vocabulary.from_metadata(weights.metadata), source.tokenizer(), name=name),
+        )
+    except OtherTokensError as error:
+        if not source.component:
+            raise
+        return VocabularyCheck(others=str(error))
 
 
 def settle_types(
