@@ -125,6 +125,7 @@ def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     page = context.new_page()
     page.watch = watch  # type: ignore[attr-defined]
     page.goto(url)
+    page.locator(".hq-header").wait_for()  # what is chosen before the page has arrived may be lost
     try:
         yield page
     finally:

@@ -40,7 +40,6 @@ def test_two_users_do_not_see_each_other(app: App, browser: Browser, hub: LocalH
         look(bob, "alice/secret-model")
         expect(bob.locator("#about")).to_contain_text("There is no repository alice/secret-model")
 
-        look(alice, "alice/secret-model")
         alice.get_by_role("button", name="Choose files").click()
         write_recipe(alice, SMALL.replace("{bundled: demo}", "{id: alice/secret-model}"))
         start(alice)
