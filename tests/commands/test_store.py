@@ -179,7 +179,7 @@ def said(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def job(tiny_llama: Path, out: Path, store: Path) -> Job[object]:
     settings = Quantize(types=("Q4_0",))
-    return quantize(reference(str(tiny_llama)), settings, Imatrix(), None, Placing(out), Store(store), Silent())  # type: ignore[return-value]
+    return quantize([reference(str(tiny_llama))], settings, Imatrix(), None, Placing(out), Store(store), Silent())  # type: ignore[return-value]
 
 
 def test_what_another_process_makes_is_waited_for_and_not_pruned(
