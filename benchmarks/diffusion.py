@@ -19,7 +19,6 @@ import os
 import resource
 import statistics
 import struct
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,14 +32,6 @@ HEAD = 128
 DOUBLE, SINGLE = 36, 15  # weights of a block, in squares of the width
 SDCPP_TYPES = {"Q8_0": "Q8_0", "Q4_0": "Q4_0", "Q4_K": "Q4_K", "Q2_K": "Q2_K", "Q6_K": "Q6_K"}
 FILE_TYPES = {"Q4_K": "Q4_K_S"}  # of hubquant, where a file of one tensor type has another name
-CONVERT = """
-import sys
-import cyllama.sd.stable_diffusion as sd
-source, target, type, threads = sys.argv[1:]
-sys.exit(not sd.convert_model_with_components(
-    target, sd.SDType[type], tensor_type_rules=None, n_threads=int(threads), diffusion_model_path=source
-))
-"""
 
 
 def flux_shapes(width: int, n_double: int, n_single: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -146,9 +137,10 @@ def types(names: list[str], n_bytes: float, folder: Path) -> None:
 
 def by_sdcpp(source: Path, target: Path, name: str) -> tuple[float, float]:
     """CPU and wall seconds of its convert, in a process of its own."""
-    line = [os.environ["HUBQUANT_SDCPP"], "-c", CONVERT, str(source), str(target), SDCPP_TYPES[name]]
+    from tests.support.sdcpp import converted_by_sdcpp
+
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run([*line, str(os.cpu_count())], check=True, capture_output=True)
+    converted_by_sdcpp(source, target, SDCPP_TYPES[name], n_threads=os.cpu_count() or 1, timeout=None)
     after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - start
     target.unlink()
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, seconds

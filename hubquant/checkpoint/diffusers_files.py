@@ -16,7 +16,7 @@ LEFT_OUT = ("safety_checker", "watermark")
 """Parts of a pipeline that paint over what was drawn, and so would be measured in its place."""
 NAME = "diffusion_pytorch_model"
 _PREFERRED = ("fp32", "bf16", "fp16")
-_AGAIN = "get it again from where the model comes from"
+AGAIN = "get it again from where the model comes from"
 
 
 def component_files(folder: Path, available: Collection[str], component: str, stem: str = NAME) -> WeightFiles:
@@ -55,7 +55,7 @@ def component_files(folder: Path, available: Collection[str], component: str, st
     raise CheckpointError(
         f"{place} has no {stem}.safetensors",
         why="diffusers looks for no other file" + (f", and there are {listed(sorted(names))}" if names else ""),
-        hint=_AGAIN,
+        hint=AGAIN,
     )
 
 
@@ -72,7 +72,7 @@ def variant_of(file: str) -> str | None:
 
 
 def _listed_in(index: Path, names: Collection[str]) -> tuple[str, ...]:
-    weight_map = read_table(index, hint=_AGAIN).get("weight_map")
+    weight_map = read_table(index, hint=AGAIN).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index.name} has no weight_map", why="it lists no files")
     files = tuple(sorted({PurePosixPath(str(file)).as_posix() for file in weight_map.values()}))

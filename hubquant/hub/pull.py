@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,6 +175,12 @@ def range_reader(model: RemoteModel, file: str, *, retry: Retry = PATIENT) -> Ca
             return retry.call(lambda: read_range(model.id, model.revision, file, begin, end, model.token))
 
     return read
+
+
+def not_cached_bytes(model: RemoteModel, files: Iterable[str]) -> int:
+    """Of those of the ``files`` that are not on this machine."""
+    missing = (file for file in files if not cache.cached_file(model.id, model.revision, file))
+    return sum(model.files[file].size for file in missing)
 
 
 def fetch_weights(

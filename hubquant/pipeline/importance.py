@@ -15,12 +15,11 @@ from hubquant.observe.collector import BATCH_TOKENS, batch_chunks
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.costs import LIBRARIES_BYTES, matrix_bytes, on_device, running_cost
 from hubquant.pipeline.held import LoadedModel, Offload, other_device, rate_on
-from hubquant.pipeline.imatrix_task import ImatrixTask
+from hubquant.pipeline.imatrix_task import ImatrixTask, left_out
 from hubquant.pipeline.offload import output_bytes, scratch_bytes, stream_of, streaming_bytes
 from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.component import Component
-from hubquant.units import counted
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
@@ -194,10 +193,7 @@ class CollectedImatrix(ImatrixTask):
 
         matrix, shapes = collection.matrix(), self.component.shapes
         if collection.skipped:
-            progress.note(
-                f"{counted(len(collection.skipped), 'chunk')} gave activations that are not finite, and left out: "
-                + ", ".join(map(str, collection.skipped[:10]))
-            )
+            progress.note(left_out(collection.skipped, "chunk"))
         if self.is_part:
             return matrix
         for note in coverage(matrix, collection.taps).notes():

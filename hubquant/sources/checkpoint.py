@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubquant.checkpoint.checkpoint import Checkpoint, read_header
+from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, read_header
 from hubquant.checkpoint.weight_files import weight_files
 from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.plain import load_plain
@@ -62,32 +62,37 @@ _opened: Recent[tuple[str, str], SourceModel] = Recent(32)  # by repository and 
 
 def open_hub(remote: RemoteModel) -> SourceModel:
     """What the files hold of a repository that may be read: at one commit it never changes."""
-    from hubquant.hub import cache
+    from hubquant.hub.pull import not_cached_bytes
 
     source = _opened.get((remote.id, remote.revision), lambda: _read_hub(remote))
     if not source.folder.is_dir():  # the cache was emptied
         source = _read_hub(remote)
-    missing = [file for file in source.weight_files if not cache.cached_file(remote.id, remote.revision, file)]
-    return replace(source, remote=remote, download_bytes=sum(remote.files[file].size for file in missing))
+    return replace(source, remote=remote, download_bytes=not_cached_bytes(remote, source.weight_files))
 
 
 def _read_hub(remote: RemoteModel) -> SourceModel:
-    from hubquant.hub.pull import fetch_metadata, range_reader
+    from hubquant.hub.pull import fetch_metadata
 
     folder = fetch_metadata(remote)
     files = weight_files(folder, remote.files)
     identify(folder, CLASSES, WITHOUT_CODE)
-    headers = {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files.names}
     return SourceModel(
         name=remote.id.rsplit("/", 1)[-1],
         id=remote.id,
         revision=remote.revision,
         folder=folder,
-        checkpoint=Checkpoint.from_headers(folder, files, headers),
+        checkpoint=Checkpoint.from_headers(folder, files, hub_headers(remote, files.names)),
         card=remote.card,
         identity={"model": f"{remote.id}@{remote.revision}"},
         weight_files=files.names,
     )
+
+
+def hub_headers(remote: RemoteModel, files: Iterable[str]) -> dict[str, dict[str, TensorInfo]]:
+    """The tensors of safetensors files, by file and name; no more than their headers is fetched."""
+    from hubquant.hub.pull import range_reader
+
+    return {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files}
 
 
 def _described(folder: Path) -> list[Path]:

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, local_header, read_header
-from hubquant.checkpoint.diffusers_files import LEFT_OUT, NAME, PIPELINE, component_files
+from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, local_header
+from hubquant.checkpoint.diffusers_files import AGAIN, LEFT_OUT, NAME, PIPELINE, component_files
 from hubquant.checkpoint.float8 import as_floats
-from hubquant.checkpoint.json_files import read_table
+from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.checkpoint.links import check_links
 from hubquant.checkpoint.pickled import PickledCheckpoint
 from hubquant.checkpoint.weight_files import WeightFiles, local_files
@@ -24,15 +24,13 @@ from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.layout import DIFFUSION
 from hubquant.gguf_file.metadata import Metadata, string
 from hubquant.hub.front_matter import read_card
-from hubquant.sources.checkpoint import content_fingerprint, state_fingerprint
-from hubquant.sources.pipeline import AGAIN, DENOISERS, components, denoisers, not_there, read_index
+from hubquant.sources.checkpoint import content_fingerprint, hub_headers, state_fingerprint
+from hubquant.sources.pipeline import DENOISERS, DESCRIBING, components, denoisers, not_there, read_index
 from hubquant.sources.source import SourceModel
 from hubquant.units import counted
 
 if TYPE_CHECKING:
     from hubquant.hub.pull import RemoteModel
-
-_CONFIG = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +95,7 @@ def open_pipeline(folder: Path, name: str, component: str | None = None) -> Deno
     checkpoint, denoiser = _read(_config(folder / chosen), headers, folder, files)
     loaded = _pipeline_files(index, available, files.names)
     weights = [folder / file for file in loaded]
-    small = [path for path in folder.glob("*/*") if path.suffix in (".json", ".txt", ".model", ".jinja")]
+    small = [path for path in folder.glob("*/*") if path.suffix in DESCRIBING]
     described = [folder / PIPELINE, *small]
     return DenoiserSource(
         name=name + _suffix(chosen),
@@ -122,18 +120,14 @@ def open_pipeline(folder: Path, name: str, component: str | None = None) -> Deno
 
 def open_hub_pipeline(remote: RemoteModel, component: str | None = None) -> DenoiserSource:
     """Of a repository that may be read; only metadata is fetched."""
-    from hubquant.hub import cache
-    from hubquant.hub.pull import PIPELINE_METADATA, fetch_metadata, range_reader
+    from hubquant.hub.pull import PIPELINE_METADATA, fetch_metadata, not_cached_bytes
 
     folder = fetch_metadata(remote, PIPELINE_METADATA)
     index, chosen = _chosen(folder, component)
     files = component_files(folder, remote.files, chosen)
-    headers = [read_header(range_reader(remote, file), file, remote.files[file].size) for file in files.names]
+    headers = hub_headers(remote, files.names).values()
     checkpoint, denoiser = _read(_config(folder / chosen), headers, None, files)
     loaded = _pipeline_files(index, remote.files, files.names)
-    missing = {
-        file: remote.files[file].size for file in loaded if not cache.cached_file(remote.id, remote.revision, file)
-    }
     return DenoiserSource(
         name=remote.id.rsplit("/", 1)[-1] + _suffix(chosen),
         id=remote.id,
@@ -144,14 +138,14 @@ def open_hub_pipeline(remote: RemoteModel, component: str | None = None) -> Deno
         identity={"model": f"{remote.id}@{remote.revision}"},
         remote=remote,
         weight_files=files.names,
-        download_bytes=sum(missing.get(file, 0) for file in files.names),
+        download_bytes=not_cached_bytes(remote, files.names),
         denoiser=denoiser,
         pipeline=str(index["_class_name"]),
         denoiser_class=str(index[chosen][-1]),
         component=chosen,
         pipeline_files=loaded,
         pipeline_bytes=sum(remote.files[file].size for file in loaded),
-        pipeline_download=sum(missing.values()),
+        pipeline_download=not_cached_bytes(remote, loaded),
     )
 
 
@@ -167,7 +161,7 @@ def open_denoiser_folder(folder: Path, name: str) -> DenoiserSource:
     checkpoint, denoiser = _read(
         _config(folder), [local_header(folder / file, file) for file in files.names], folder, files
     )
-    described = [folder / _CONFIG] if (folder / _CONFIG).is_file() else []
+    described = [folder / CONFIG] if (folder / CONFIG).is_file() else []
     return _alone(name, folder, checkpoint, denoiser, described, [folder / file for file in files.names])
 
 
@@ -256,11 +250,7 @@ def _suffix(component: str) -> str:
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    return read_table(folder / _CONFIG, hint=AGAIN) if (folder / _CONFIG).is_file() else {}
-
-
-def _is_weights(file: str) -> bool:
-    return file.endswith(".safetensors")
+    return read_table(folder / CONFIG, hint=AGAIN) if (folder / CONFIG).is_file() else {}
 
 
 def _pipeline_files(index: Mapping[str, Any], available: Collection[str], denoiser: Collection[str]) -> tuple[str, ...]:
@@ -268,7 +258,7 @@ def _pipeline_files(index: Mapping[str, Any], available: Collection[str], denois
     loaded = components(index).keys() - {*LEFT_OUT}
     others = sorted(name for name in available if "/" in name and name.partition("/")[0] in loaded)
     own = {name.partition("/")[0] for name in denoiser}
-    weights = [name for name in others if _is_weights(name) and name.partition("/")[0] not in own]
+    weights = [name for name in others if name.endswith(".safetensors") and name.partition("/")[0] not in own]
     plain = {name.partition("/")[0] for name in weights if not _has_variant(name)}
     return (*denoiser, *(name for name in weights if not _has_variant(name) or name.partition("/")[0] not in plain))
 

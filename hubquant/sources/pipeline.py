@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from hubquant.checkpoint.diffusers_files import PIPELINE
+from hubquant.checkpoint.diffusers_files import AGAIN, PIPELINE
 from hubquant.checkpoint.json_files import read_table
 from hubquant.errors import CheckpointError, UserError
 
-AGAIN = "get it again from where the model comes from"
+DESCRIBING = (".json", ".txt", ".model", ".jinja")
+"""Suffixes of the small files that describe a component."""
 DENOISERS = ("transformer", "unet")
 """What pipelines call theirs."""
 TEXT_ENCODER = "text_encoder"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, local_header, read_header
-from hubquant.checkpoint.diffusers_files import PIPELINE, component_files
+from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, local_header
+from hubquant.checkpoint.diffusers_files import AGAIN, PIPELINE, component_files
 from hubquant.checkpoint.json_files import read_config
 from hubquant.checkpoint.links import check_links
 from hubquant.checkpoint.weight_files import WeightFiles, local_files
@@ -19,8 +19,8 @@ from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import i32s, string
 from hubquant.hub.front_matter import read_card
 from hubquant.models.identify import identify
-from hubquant.sources.checkpoint import content_fingerprint, state_fingerprint
-from hubquant.sources.pipeline import AGAIN, TEXT_ENCODER, components, is_text_encoder, not_there, read_index
+from hubquant.sources.checkpoint import content_fingerprint, hub_headers, state_fingerprint
+from hubquant.sources.pipeline import DESCRIBING, TEXT_ENCODER, components, is_text_encoder, not_there, read_index
 from hubquant.sources.source import SourceModel
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def open_text_encoder(folder: Path, name: str, component: str) -> TextEncoderSou
         component=component,
     )
     described = [path for each in (source.model_folder, source.tokenizer_folder) for path in each.glob("*")]
-    small = [path for path in described if path.suffix in (".json", ".txt", ".model", ".jinja")]
+    small = [path for path in described if path.suffix in DESCRIBING]
     return replace(
         source,
         identity={
@@ -86,25 +86,22 @@ def open_text_encoder(folder: Path, name: str, component: str) -> TextEncoderSou
 
 def open_hub_text_encoder(remote: RemoteModel, component: str) -> TextEncoderSource:
     """Of a repository that may be read; only metadata is fetched."""
-    from hubquant.hub import cache
-    from hubquant.hub.pull import PIPELINE_METADATA, fetch_metadata, range_reader
+    from hubquant.hub.pull import PIPELINE_METADATA, fetch_metadata, not_cached_bytes
 
     folder = fetch_metadata(remote, PIPELINE_METADATA)
     _check(folder, component, remote.id)
     files = component_files(folder, remote.files, component, _STEM)
-    headers = {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files.names}
-    missing = [file for file in files.names if not cache.cached_file(remote.id, remote.revision, file)]
     return TextEncoderSource(
         name=f"{remote.id.rsplit('/', 1)[-1]}-{component}",
         id=remote.id,
         revision=remote.revision,
         folder=folder,
-        checkpoint=_checkpoint(folder, component, files, headers, None),
+        checkpoint=_checkpoint(folder, component, files, hub_headers(remote, files.names), None),
         card=remote.card,
         identity={"model": f"{remote.id}@{remote.revision}", "component": component},
         remote=remote,
         weight_files=files.names,
-        download_bytes=sum(remote.files[file].size for file in missing),
+        download_bytes=not_cached_bytes(remote, files.names),
         component=component,
     )
 

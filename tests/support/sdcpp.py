@@ -20,11 +20,11 @@ needs_sdcpp = pytest.mark.skipif(
 _CONVERT = """
 import sys
 import cyllama.sd.stable_diffusion as sd
-source, target, type, rules, imatrix = sys.argv[1:]
+source, target, type, rules, imatrix, threads = sys.argv[1:]
 if imatrix:
     sd.load_imatrix(imatrix)
 done = sd.convert_model_with_components(
-    target, sd.SDType[type], tensor_type_rules=rules or None, n_threads=1, diffusion_model_path=source
+    target, sd.SDType[type], tensor_type_rules=rules or None, n_threads=int(threads), diffusion_model_path=source
 )
 sys.exit(not done)
 """
@@ -75,8 +75,17 @@ def drawn_by_sdcpp(files: Mapping[str, Path], settings: Mapping[str, Any], imatr
     return pixels.view(settings["size"], settings["size"], 3).permute(2, 0, 1) / 255
 
 
-def converted_by_sdcpp(source: Path, target: Path, type: str, rules: str = "", imatrix: Path | None = None) -> Path:
-    """``source``, a denoiser's safetensors file, as a GGUF file of ``type``."""
-    line = [os.environ["HUBQUANT_SDCPP"], "-c", _CONVERT, str(source), str(target), type, rules, str(imatrix or "")]
-    subprocess.run(line, check=True, capture_output=True, timeout=120)
+def converted_by_sdcpp(
+    source: Path,
+    target: Path,
+    type: str,
+    rules: str = "",
+    imatrix: Path | None = None,
+    n_threads: int = 1,
+    timeout: float | None = 120,
+) -> Path:
+    """``source``, a denoiser's safetensors file, as a GGUF file of ``type``, in a process of its own."""
+    arguments = [str(source), str(target), type, rules, str(imatrix or ""), str(n_threads)]
+    line = [os.environ["HUBQUANT_SDCPP"], "-c", _CONVERT, *arguments]
+    subprocess.run(line, check=True, capture_output=True, timeout=timeout)
     return target

@@ -61,7 +61,7 @@ def default_layout(denoiser: Denoiser) -> FileLayout:
 
 def preferred_layout(family: Family) -> FileLayout:
     """Original names, but for Sana; diffusers needs the prefix before those of UNets, and only there."""
-    return FileLayout(family.preferred, PREFIX if family.prefixed and family.preferred == "original" else "")
+    return _with_prefix(family, family.preferred)
 
 
 def layout_of(denoiser: Denoiser, names: Layout | Literal["comfyui"]) -> FileLayout:
@@ -69,7 +69,11 @@ def layout_of(denoiser: Denoiser, names: Layout | Literal["comfyui"]) -> FileLay
     the original one without a prefix; of Stable Diffusion 1, 2 and XL it takes convolutions in K-quants too."""
     if names == "comfyui":
         return FileLayout("original", in_rows=denoiser.family.architecture in _IN_ROWS)
-    return FileLayout(names, PREFIX if denoiser.family.prefixed and names == "original" else "")
+    return _with_prefix(denoiser.family, names)
+
+
+def _with_prefix(family: Family, names: Layout) -> FileLayout:
+    return FileLayout(names, PREFIX if family.prefixed and names == "original" else "")
 
 
 def denoiser_taps(denoiser: Denoiser, layout: FileLayout) -> dict[str, Tap]:

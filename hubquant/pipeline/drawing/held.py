@@ -8,25 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubquant.checkpoint.diffusers_files import AGAIN
 from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.devices import Device
 from hubquant.engine.machine import free_memory_bytes
-from hubquant.engine.task import FP32_BYTES, Context, Cost, Shared, Task
-from hubquant.models.diffusion.placement import VAE
+from hubquant.engine.task import FP32_BYTES, Context, Cost, Shared, T_co, Task
+from hubquant.models.diffusion.placement import FOR_WEIGHTS, VAE
 from hubquant.pipeline.costs import HALF_BYTES, LIBRARIES_BYTES, on_device
+from hubquant.pipeline.held import other_device, rate_on
 from hubquant.recipe.pictures import Pictures
 from hubquant.sources.component import Component
 from hubquant.sources.denoiser import DenoiserSource
-from hubquant.sources.pipeline import AGAIN
 from hubquant.sources.pulled import Pulled
 from hubquant.units import counted
+from hubquant.version import __version__
 
 if TYPE_CHECKING:
     import torch
 
-    from hubquant.models.diffusion.placement import Offload
-
-FOR_WEIGHTS = 0.8  # of the free memory; what needs more is offloaded
 USUAL_STEPS, USUAL_EDGE = 30, 1024
 """Where a recipe leaves them to the pipeline: for estimates only."""
 CHANNEL_BYTES, USUAL_CHANNELS = 48, 128
@@ -63,7 +62,6 @@ class LoadedPipeline(Shared):
     """The source's pipeline on ``device``, offloaded where it does not fit."""
 
     pulled: PulledPipeline
-    offload: Offload = "auto"
     device: Device = "auto"
 
     @contextmanager
@@ -72,8 +70,39 @@ class LoadedPipeline(Shared):
 
         with context.store.scratch(self.pulled) as folder:
             with context.progress.doing("loading the pipeline"):
-                pipe = load_pipeline(context.read(self.pulled).folder, self.device, self.offload, folder)
+                pipe = load_pipeline(context.read(self.pulled).folder, self.device, disk=folder)
             yield pipe
+
+
+@dataclass(frozen=True, eq=False)
+class DrawingTask(Task[T_co]):
+    """Draws pictures of ``settings``, each of one of the ``prompts``, with ``model``, the ``component``'s source."""
+
+    component: Component
+    settings: Pictures
+    prompts: tuple[str, ...]
+    model: LoadedPipeline
+
+    @property
+    def detail(self) -> str:
+        return described(self.settings)
+
+    @property
+    def inputs(self) -> Mapping[str, Task[Any]]:
+        return {"weights": self.model.pulled}
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        facts = {"hubquant": __version__, **other_device(self.model.device)}
+        return {**made_from_pictures(self.settings, self.prompts), **facts}
+
+    @property
+    def rate(self) -> str:
+        return rate_on("draw", self.model.device)
+
+    @property
+    def shares(self) -> LoadedPipeline:
+        return self.model
 
 
 @contextmanager
@@ -91,7 +120,7 @@ def pipeline_of_file(
     with context.store.scratch(pulled) as folder:
         with context.progress.doing(f"loading {file.name}"):
             source = context.read(pulled)
-            pipe = load_pipeline(source.folder, device, "auto", folder, changed={component.name: put})
+            pipe = load_pipeline(source.folder, device, disk=folder, changed={component.name: put})
         yield pipe
 
 

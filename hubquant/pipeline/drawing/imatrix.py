@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.disk import write_at_once
-from hubquant.engine.task import Context, Cost, Task, fingerprint
-from hubquant.imatrix import CALIBRATION, save
+from hubquant.engine.task import Context, Cost, fingerprint
+from hubquant.imatrix import CALIBRATION, ImportanceMatrix, save
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.costs import matrix_bytes
-from hubquant.pipeline.drawing.held import LoadedPipeline, described, drawing_cost, made_from_pictures
+from hubquant.pipeline.drawing.held import DrawingTask, drawing_cost, made_from_pictures
 from hubquant.pipeline.drawing.source import numbered
-from hubquant.pipeline.held import other_device, rate_on
-from hubquant.pipeline.imatrix_task import ImatrixTask
+from hubquant.pipeline.imatrix_task import ImatrixTask, left_out
 from hubquant.pipeline.results import SNAPSHOT
 from hubquant.recipe.pictures import Pictures
-from hubquant.sources.component import Component
-from hubquant.units import counted
-from hubquant.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -31,38 +27,17 @@ KEPT_PICTURES = "pictures"
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnImatrix(ImatrixTask):
-    """Sums over the pictures of ``settings``, of every denoiser and text encoder of the ``component``'s pipeline.
+class DrawnImatrix(DrawingTask[ImportanceMatrix], ImatrixTask):
+    """Sums over what every denoiser and text encoder of the pipeline sees meanwhile. With ``keeps_pictures`` these are
+    kept beside them."""
 
-    ``provenance`` goes into the matrix. With ``keeps_pictures`` they are kept beside it.
-    """
-
-    component: Component
-    settings: Pictures
-    prompts: tuple[str, ...]
-    model: LoadedPipeline
     convolutions: bool = False
-    provenance: Mapping[str, str] = field(default_factory=dict)
     keeps_pictures: bool = False
 
     @property
-    def detail(self) -> str:
-        return described(self.settings)
-
-    @property
-    def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"weights": self.model.pulled}
-
-    @property
     def made_from(self) -> Mapping[str, Any]:
-        return {
-            **made_from_pictures(self.settings, self.prompts),
-            "convolutions": self.convolutions,
-            "provenance": dict(self.provenance),
-            **({"pictures": True} if self.keeps_pictures else {}),
-            **other_device(self.model.device),
-            "hubquant": __version__,
-        }
+        kept = {"pictures": True} if self.keeps_pictures else {}
+        return {**super().made_from, "convolutions": self.convolutions, **kept}
 
     @property
     def fingerprint(self) -> str:
@@ -75,21 +50,13 @@ class DrawnImatrix(ImatrixTask):
         disk = matrix_bytes(shapes[name] for name in self.component.conversion.taps)
         return replace(drawing_cost(self.model, self.component, self.settings), disk_bytes=disk)
 
-    @property
-    def rate(self) -> str:
-        return rate_on("draw", self.model.device)
-
-    @property
-    def shares(self) -> LoadedPipeline:
-        return self.model
-
     def make(self, folder: Path, context: Context) -> None:
         from hubquant.models.diffusion import draw
         from hubquant.observe import SnapshotPlace
         from hubquant.observe.drawing import collect_pictures
         from hubquant.observe.pictures import PictureSums
 
-        batches = list(in_batches(self.settings, self.prompts))
+        batches = in_batches(self.settings, self.prompts)
 
         def draw_one(number: int) -> torch.Tensor:
             _, prompts, seeds = batches[number]
@@ -110,21 +77,18 @@ class DrawnImatrix(ImatrixTask):
                 advance=lambda n: advance(sum(len(next(drawn)[1]) for _ in range(n))),
             )
         if sums.skipped:
-            context.progress.note(
-                f"{counted(len(sums.skipped), 'picture')} gave activations that are not finite, and left out: "
-                + ", ".join(map(str, sums.skipped[:10]))
-            )
+            context.progress.note(left_out(sums.skipped, "picture"))
         source = self.component.source
         facts = {"model": source.full_name, "model_identity": source.identity["model"], CALIBRATION: self.fingerprint}
-        matrix = sums.matrix({**facts, **self.provenance})
+        matrix = sums.matrix(facts)
         datasets = tuple(prompts.display_name for prompts in self.settings.prompts)
         save(replace(matrix, datasets=datasets), folder / IMATRIX)
         keeping.path.unlink(missing_ok=True)
 
 
-def in_batches(settings: Pictures, prompts: Sequence[str]) -> list[tuple[int, list[str], list[int]]]:
+def in_batches(settings: Pictures, prompts: tuple[str, ...]) -> list[tuple[int, list[str], list[int]]]:
     """(number of the first, prompts, seeds) of what is drawn at once."""
-    pictures = list(numbered(settings, tuple(prompts)))
+    pictures = list(numbered(settings, prompts))
     groups = [pictures[at : at + settings.batch] for at in range(0, len(pictures), settings.batch)]
     return [(group[0][0], [prompt for _, prompt, _ in group], [seed for *_, seed in group]) for group in groups]
 

@@ -117,8 +117,9 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
             return read_value(path, Errors)
         tape, found = context.read(self.baseline).tape, list[PredictionError]()
         denoiser = denoisers(pipeline_of(number))[self.file.component.name]
-        _check_same_numbers(denoiser, next(tape.calls(0)))
-        rows = enumerate(predicted(denoiser, next(tape.calls(0))))
+        first = next(tape.calls(0))
+        _check_same_numbers(denoiser, first)
+        rows = enumerate(predicted(denoiser, first))
         write_at_once(folder / _first(number), save({str(n): row.cpu().contiguous() for n, row in rows}))
         what = f"{self.name} predicts" + (", without imatrix" if number else "")
         with context.progress.bar(what, self.baseline.settings.count, "pictures") as advance:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.convert.diffusion.consumers import loaded_by
 from hubquant.engine.task import Context
+from hubquant.pipeline.drawing.held import made_from_pictures
 from hubquant.pipeline.drawing.measured import DrawingEvaluation
 from hubquant.publish.drawing import Drawing, TextEncoder
 from hubquant.publish.grid import MOST_ROWS, Column, grid, thumbnail
@@ -100,7 +101,5 @@ def _settings(work: Work, context: Context) -> str:
 
 def made_of_pictures(work: Work) -> Mapping[str, object] | None:
     """What the measurements depend on; None where nothing was measured."""
-    from hubquant.pipeline.drawing.held import made_from_pictures
-
     prompts = work.prompts.evaluation if work.prompts else None
     return None if prompts is None else made_from_pictures(work.recipe.evaluate.pictures, prompts)

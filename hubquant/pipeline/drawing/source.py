@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.disk import sync, unfinished, writing
-from hubquant.engine.task import Context, Cost, Task
-from hubquant.pipeline.drawing.held import USUAL_STEPS, LoadedPipeline, described, drawing_cost, made_from_pictures
-from hubquant.pipeline.held import other_device, rate_on
+from hubquant.disk import write_at_once
+from hubquant.engine.task import Context, Cost
+from hubquant.pipeline.drawing.held import USUAL_STEPS, DrawingTask, drawing_cost
 from hubquant.recipe.pictures import Pictures
-from hubquant.sources.component import Component
-from hubquant.version import __version__
 
 if TYPE_CHECKING:
     from hubquant.evaluate.pictures import Tape
@@ -45,64 +42,38 @@ class SourceDrawings:
         return Drawn(found[LATENTS], found[PICTURE])
 
     def keep(self, number: int, drawn: Drawn) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        path = self.path(number)
-        with writing(path):
-            save_file({LATENTS: drawn.latents.contiguous(), PICTURE: drawn.pictures.contiguous()}, unfinished(path))
-            sync(unfinished(path))
-            unfinished(path).replace(path)
+        content = save({LATENTS: drawn.latents.contiguous(), PICTURE: drawn.pictures.contiguous()})
+        write_at_once(self.path(number), content)
 
     def path(self, number: int) -> Path:
         return self.folder / f"picture-{number:04}.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnBySource(Task[SourceDrawings]):
-    """The pictures of ``settings`` by ``model``, which is the component's source; a killed process goes on with the
-    next picture."""
+class DrawnBySource(DrawingTask[SourceDrawings]):
+    """A killed process goes on with the next picture."""
 
     kind = "drawings"
-
-    component: Component
-    settings: Pictures
-    prompts: tuple[str, ...]
-    model: LoadedPipeline
 
     @property
     def step(self) -> str:
         return "draw"
 
     @property
-    def detail(self) -> str:
-        return described(self.settings)
-
-    @property
     def label(self) -> str:
         return "drawings of the source"
 
     @property
-    def inputs(self) -> Mapping[str, Task[Any]]:
-        return {"weights": self.model.pulled}
-
-    @property
     def made_from(self) -> Mapping[str, Any]:
-        facts = {"component": self.component.name, "hubquant": __version__}
-        return {**made_from_pictures(self.settings, self.prompts), **facts, **other_device(self.model.device)}
+        return {**super().made_from, "component": self.component.name}
 
     @property
     def cost(self) -> Cost:
         cost = drawing_cost(self.model, self.component, self.settings)
         steps = self.settings.count * (self.settings.steps or USUAL_STEPS)
         return Cost(cost.ram_bytes, cost.device_bytes, disk_bytes=steps * BYTES_OF_STEP, work=cost.work)
-
-    @property
-    def rate(self) -> str:
-        return rate_on("draw", self.model.device)
-
-    @property
-    def shares(self) -> LoadedPipeline:
-        return self.model
 
     def make(self, folder: Path, context: Context) -> None:
         from hubquant.models.diffusion import denoisers, draw
