@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
 
 from hubquant.backends.library import LibraryBackend
 from hubquant.errors import RecipeError
-
-_CLASSES: Mapping[str, str] = {
-    "bitsandbytes": "Bitsandbytes",
-    "quanto": "Quanto",
-    "torchao": "Torchao",
-    "nncf": "Nncf",
-    "sdnq": "Sdnq",
-}
-NAMES = tuple(_CLASSES)
+from hubquant.recipe.backends import GGUF, LIBRARIES
 
 
 def library(name: str) -> LibraryBackend:
     """Raises ``RecipeError`` for a name that is none."""
-    if name not in _CLASSES:
-        near = get_close_matches(name, [*NAMES, "gguf"], 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are gguf, {', '.join(NAMES)}"
+    if name not in LIBRARIES:
+        near = get_close_matches(name, (GGUF, *LIBRARIES), 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join((GGUF, *LIBRARIES))}"
         raise RecipeError(f"there is no backend {name!r}", hint=hint)
-    found: LibraryBackend = getattr(import_module(f"hubquant.backends.{name}"), _CLASSES[name])()
+    found: LibraryBackend = getattr(import_module(f"hubquant.backends.{name}"), name.capitalize())()
     return found
 
 

@@ -17,14 +17,16 @@ LARGEST_LIST = 1 << 20  # bytes
 
 def type_names(texts: Sequence[str], flag: str, *, named: bool = False) -> list[str]:
     """The file types in texts like "Q8_0,q4_k_m", each once. Raises ``UserError`` for none, or for an unknown one; with
-    ``named`` not for what may be a name that a recipe gives."""
+    ``named`` not for what may be a name that a recipe gives, or has a format before a colon."""
     from hubquant.mix import file_type, is_name
 
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    names = [name.rpartition(":")[2] if name.lower().startswith("gguf:") else name for name in names]
     if not names:
         raise UserError(f"{flag} names no type", hint=f"write {flag} Q8_0,Q4_K_M")
     try:
-        return list(dict.fromkeys(name if named and is_name(name) else file_type(name).name for name in names))
+        left = {name for name in names if named and (":" in name or is_name(name))}
+        return list(dict.fromkeys(name if name in left else file_type(name).name for name in names))
     except UserError as error:
         raise UserError(f"{flag}: {error.what}", why=error.why, hint=error.hint) from None
 

@@ -10,6 +10,7 @@ from hubquant.mix.names import check_name
 from hubquant.mix.patterns import pattern
 from hubquant.quants import FORK_TYPES
 from hubquant.quants.formats import fork_of
+from hubquant.recipe.backends import is_of_library
 from hubquant.recipe.schema import NamedType, Quantize, Recipe
 
 
@@ -39,7 +40,7 @@ def check_settings(settings: Quantize) -> Quantize:
     if not settings.types:
         raise RecipeError("quantize.types is empty", hint="name at least one, such as --types Q4_K_M")
     types = _canonical(settings.types)
-    files = [settings.of(entry) for entry in types]
+    files = [settings.of(entry) for entry in settings.model_copy(update={"types": types}).of_gguf.types]
     for rule in {rule: None for each in files for rule in each.rules}:
         pattern(rule.match)
     if settings.override_kv:
@@ -63,12 +64,12 @@ def check_settings(settings: Quantize) -> Quantize:
 
 def _canonical(entries: Sequence[str | NamedType]) -> tuple[str | NamedType, ...]:
     """Canonical types, each once. Raises ``RecipeError`` for two files of one name."""
-    types = dict.fromkeys(file_type(entry).name for entry in entries if isinstance(entry, str))
+    types = dict.fromkeys(_type(entry) for entry in entries if isinstance(entry, str))
     seen = {type.lower(): type for type in types}
     found: list[str | NamedType] = []
     for entry in entries:
         if isinstance(entry, str):
-            found.append(file_type(entry).name)
+            found.append(_type(entry))
             continue
         type = file_type(entry.type).name
         check_name(entry.name, type)
@@ -81,3 +82,8 @@ def _canonical(entries: Sequence[str | NamedType]) -> tuple[str | NamedType, ...
         seen[entry.name.lower()] = entry.name
         found.append(entry.model_copy(update={"type": type}))
     return tuple(dict.fromkeys(found))
+
+
+def _type(name: str) -> str:
+    """Those of libraries are the libraries' to know."""
+    return name if is_of_library(name) else file_type(name).name

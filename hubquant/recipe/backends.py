@@ -1,11 +1,15 @@
-"""Formats by name in a recipe: types such as ``gguf:Q4_K_M``, and settings under the name of a format."""
+"""Formats by name in a recipe: types such as ``gguf:Q4_K_M`` or ``quanto:qint4``, and settings under the name of a
+format."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 GGUF = "gguf"
+LIBRARIES = ("bitsandbytes", "quanto", "torchao", "nncf", "sdnq")
+"""What else weights are quantized by: libraries whose folders transformers and diffusers load."""
 OF_GGUF = (
     *("rules", "pure", "output_tensor", "token_embedding", "prune_layers"),
     *("leave_output_tensor", "override_kv"),
@@ -22,7 +26,7 @@ def with_backends_merged(quantize: Mapping[str, Any]) -> dict[str, Any]:
     """
     merged = {name: value for name, value in quantize.items() if name != GGUF}
     if isinstance(types := merged.get("types"), (list, tuple)):
-        merged["types"] = tuple(map(_of_gguf, types))
+        merged["types"] = tuple(map(_named, types))
     own = quantize.get(GGUF, {})
     if not isinstance(own, Mapping):
         raise ValueError(f"{GGUF} holds settings by name, such as {GGUF}: {{pure: true}}")
@@ -34,16 +38,30 @@ def with_backends_merged(quantize: Mapping[str, Any]) -> dict[str, Any]:
     return {**merged, **own}
 
 
-def _of_gguf(entry: Any) -> Any:
+def is_of_library(type: str) -> bool:
+    """Whether an entry of ``types`` names one of the ``LIBRARIES``, as ``quanto:qint4`` does."""
+    return ":" in type
+
+
+def _named(entry: Any) -> Any:
     if isinstance(entry, str):
-        return _bare(entry)
+        return _type(entry)
     if isinstance(entry, Mapping) and isinstance(entry.get("type"), str):
-        return {**entry, "type": _bare(entry["type"])}
+        type = _type(entry["type"])
+        if is_of_library(type):
+            raise ValueError(f"a type of GGUF may have a name of its own, and {type} is none")
+        return {**entry, "type": type}
     return entry
 
 
-def _bare(type: str) -> str:
-    backend, colon, name = type.rpartition(":")
-    if colon and backend.lower() != GGUF:
-        raise ValueError(f"there is no format {backend}; {GGUF}: is the only one so far")
-    return name
+def _type(text: str) -> str:
+    """A type of GGUF is bare, any other has its library before it."""
+    backend, colon, name = text.rpartition(":")
+    backend = backend.strip().lower()
+    if not colon or backend == GGUF:
+        return name.strip()
+    if backend not in LIBRARIES:
+        near = get_close_matches(backend, (GGUF, *LIBRARIES), 1)
+        there = f"did you mean {near[0]}:{name}?" if near else f"there are {', '.join((GGUF, *LIBRARIES))}"
+        raise ValueError(f"there is no format {backend}; {there}")
+    return f"{backend}:{name.strip()}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from hubquant.recipe.backends import with_backends_merged
+from hubquant.recipe.backends import is_of_library, with_backends_merged
 from hubquant.recipe.names import branch_name
 from hubquant.recipe.pictures import MeasuredPictures, Pictures
 from hubquant.recipe.references import model_reference
@@ -162,12 +162,15 @@ FileEntry = Annotated[
 class Quantize(Frozen):
     """Which files are made, and how.
 
-    A type is GGUF's, with or without ``gguf:`` before it. What only GGUF has may stand under its name too:
-    ``gguf: {pure: true}`` is ``pure: true``.
+    A type is GGUF's, with or without ``gguf:`` before it, or one of a library that transformers loads:
+    ``bitsandbytes:nf4``, ``quanto:qint4``, ``torchao:int8wo``, ``nncf:int4_sym``, ``sdnq:uint4``, each a folder beside
+    the GGUF files (see docs/backends.md). What only GGUF has may stand under its name too: ``gguf: {pure: true}`` is
+    ``pure: true``.
     """
 
     types: tuple[FileEntry, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
-    """File types of llama-quantize, one file each; one with settings of its own has a name."""
+    """File types of llama-quantize, one file each; one with settings of its own has a name. And types of libraries, one
+    folder each."""
     mode: Literal["exact", "best"] = "best"
     """``best`` searches for the smallest error in the type's layout; ``exact`` gives llama.cpp's bytes."""
     rules: tuple[Rule, ...] = ()
@@ -188,6 +191,8 @@ class Quantize(Frozen):
     """Types that only a fork of llama.cpp reads (Q3_K_HIFI)."""
     allow_requantize: bool = False
     """A GGUF file as the source that is quantized already: its errors add up."""
+    skip_modules: tuple[Part, ...] = ()
+    """Of libraries: layers with one of these in their name in transformers stay in floats."""
 
     @model_validator(mode="before")
     @classmethod
@@ -205,6 +210,16 @@ class Quantize(Frozen):
         """Of the files: their types, or the names that the recipe gives them."""
         return tuple(map(name_of, self.types))
 
+    @property
+    def of_gguf(self) -> Quantize:
+        """With the types of GGUF alone, of which there may be none."""
+        return self.model_copy(update={"types": tuple(each for each in self.types if not _of_library(each))})
+
+    @property
+    def in_libraries(self) -> tuple[str, ...]:
+        """The other types, each with its library before a colon."""
+        return tuple(name_of(each) for each in self.types if _of_library(each))
+
     def of(self, entry: str | NamedType) -> Quantize:
         """The settings of one file, whose type is the only one."""
         if isinstance(entry, str):
@@ -217,6 +232,10 @@ class Quantize(Frozen):
 
 def name_of(entry: str | NamedType) -> str:
     return entry if isinstance(entry, str) else entry.name
+
+
+def _of_library(entry: str | NamedType) -> bool:
+    return isinstance(entry, str) and is_of_library(entry)
 
 
 class Evaluate(Frozen):
