@@ -1,0 +1,134 @@
+"""Asks the rules before anything is loaded: does it work, why not, and what does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+from hubquant.backends.library import Framework, Moment, Package
+from hubquant.backends.registry import library, named
+from hubquant.backends.rules import Cell, Offload, Place, State, rule
+from hubquant.errors import GGUFError, NotSupportedYet, UserError
+
+GGUF = "gguf"
+_UNTRIED = {"cuda": "untried on a GPU", "mps": "untried on a GPU of Apple's"}
+_NAMED = 2  # alternatives in one message
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``instead`` is what to type, most useful first. ``measured``: it was seen on such a device, else ``why`` says
+    that it was not. ``needs`` is a requirement beside the backend's own package."""
+
+    state: State
+    why: str
+    instead: tuple[str, ...]
+    measured: bool
+    needs: str | None = None
+    pointless: bool = False
+
+
+def verdict(backend: str, type: str, framework: Framework, moment: Moment, offload: Offload, device: Place) -> Verdict:
+    """What the rules say of names that exist."""
+    cell = Cell(backend, type, framework, moment, offload, device)
+    found = rule(cell)
+    measured = device == "cpu"
+    why = found.why
+    if not measured and found.state != "refused":
+        why = "; ".join(filter(None, (why, _UNTRIED[device])))
+    instead = tuple(each for each in found.instead if rule(_changed(cell, each)).state != "refused")
+    return Verdict(found.state, why, instead, measured, found.needs, found.pointless)
+
+
+def check(backend: str, type: str, framework: Framework, moment: Moment, offload: Offload, device: Place) -> Verdict:
+    """The verdict of what works, perhaps slowly, with what is installed.
+
+    Raises ``NotSupportedYet`` for what the library cannot do, and ``UserError`` for names that do not exist, for what
+    would be of no use, and for packages that are missing or do not fit each other.
+    """
+    found = verdict(backend, type, framework, moment, offload, device)
+    if found.state == "refused":
+        hint = f"choose {', or '.join(found.instead[:_NAMED])}" if found.instead else None
+        if found.pointless:
+            raise UserError(f"{offload} offload has nowhere to go", why=found.why, hint=hint)
+        cell = Cell(backend, type, framework, moment, offload, device)
+        raise NotSupportedYet(rule(cell).named(cell), why=found.why, hint=hint)
+    if backend == GGUF:
+        from hubquant.mix.file_types import file_type
+
+        file_type(type)
+    else:
+        named(f"{backend}:{type}")
+    check_package(package(backend), found.needs)
+    return found
+
+
+def package(backend: str) -> Package:
+    """What has to be installed for it. Raises ``RecipeError`` for a name that is none."""
+    return Package("gguf", "0.19", "diffusion") if backend == GGUF else library(backend).package
+
+
+def check_package(package: Package, needs: str | None = None) -> None:
+    """Raises ``UserError`` where it is missing or too old, wants another torch, or ``needs`` is not there."""
+    package.check()
+    check_torch(package.name, metadata.requires(package.name) or (), metadata.version("torch"))
+    if needs is None:
+        return
+    from packaging.requirements import Requirement
+
+    wanted = Requirement(needs)
+    try:
+        there = metadata.version(wanted.name)
+    except metadata.PackageNotFoundError:
+        there = None
+    if there is None or not wanted.specifier.contains(there, prereleases=True):
+        raise UserError(
+            f"{package.name} needs {needs} for this type",
+            why=f"{wanted.name} {there or 'is not installed'}",
+            hint=f"pip install '{needs}'",
+        )
+
+
+def check_torch(name: str, requirements: Iterable[str], torch: str) -> None:
+    """Raises ``UserError`` where a package with these ``requirements`` does not go with a version of torch."""
+    from packaging.requirements import Requirement
+
+    for wanted in map(Requirement, requirements):
+        if wanted.name != "torch" or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+            continue
+        # A build such as 2.13.0+cpu is as good as the release.
+        if not wanted.specifier.contains(torch.partition("+")[0], prereleases=True):
+            raise UserError(
+                f"{name} does not go with torch {torch}",
+                why=f"it needs torch{wanted.specifier}",
+                hint=f"pip install 'torch{wanted.specifier}'",
+            )
+
+
+def check_gguf(path: Path) -> None:
+    """Raises ``NotSupportedYet`` for a GGUF file of more than a denoiser, of which diffusers loads none."""
+    from hubquant.convert.diffusion.recognise import parts
+    from hubquant.gguf_file import GGUFFile
+
+    found = parts({name: tensor.shape for name, tensor in GGUFFile.open(path).tensors.items()})
+    if not found.denoiser:
+        raise GGUFError(
+            f"{path} has no denoiser", why="diffusers loads UNets and transformers from GGUF files", hint="name another"
+        )
+    others = [what for what, names in (("text encoders", found.text_encoders), ("a VAE", found.vae)) if names]
+    if others:
+        raise NotSupportedYet(
+            f"{path.name}, a GGUF file of everything",
+            why=f"it has {' and '.join(others)} beside the denoiser, and diffusers loads a denoiser alone",
+            hint=f"hubquant quantize {path} -t Q4_K_M writes one of the denoiser",
+        )
+
+
+def _changed(cell: Cell, change: str) -> Cell:
+    field, space, value = change.partition(" ")
+    if space:
+        return replace(cell, **{"moment" if field == "when" else field: value})  # type: ignore[arg-type]
+    backend, _, type = change.partition(":")
+    return replace(cell, backend=backend, type=type)
