@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hubquant.api import (
         build_dataset,
         collect_imatrix,
+        compare,
         convert,
         evaluate,
         inspect,
@@ -62,6 +63,7 @@ __all__ = [
     "UserError",
     "build_dataset",
     "collect_imatrix",
+    "compare",
     "convert",
     "evaluate",
     "inspect",
@@ -81,7 +83,8 @@ __all__ = [
 
 _HOMES = {
     "hubquant.api": (
-        *("build_dataset", "collect_imatrix", "convert", "evaluate", "inspect", "join_baselines", "observe", "plan"),
+        *("build_dataset", "collect_imatrix", "compare", "convert", "evaluate", "inspect", "join_baselines"),
+        *("observe", "plan"),
         *("publish", "quantize", "refine", "run", "search", "survey", "tune"),
     ),
     "hubquant.commands.survey": ("Survey",),

@@ -54,6 +54,7 @@ quantize:
   override_kv: ["general.name=str:My model", "llama.context_length=int:8192"]
   allow_fork_types: true
   allow_requantize: true
+  skip_modules: [lm_head, "layers.0."]
 evaluate:
   sources:
     - {file: data/german.txt, name: German}

@@ -1,5 +1,6 @@
 """The public Python API behind ``import hubquant``."""
 
+from hubquant.api.compare import compare
 from hubquant.api.datasets import build_dataset
 from hubquant.api.files import convert, inspect, publish, quantize
 from hubquant.api.measurements import collect_imatrix, evaluate, join_baselines
@@ -11,6 +12,7 @@ from hubquant.api.tuning import refine, tune
 __all__ = [
     "build_dataset",
     "collect_imatrix",
+    "compare",
     "convert",
     "evaluate",
     "inspect",

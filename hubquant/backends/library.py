@@ -73,6 +73,9 @@ class LibraryBackend(ABC):
     package: ClassVar[Package]
     types: ClassVar[Mapping[str, DataType]]
     """By name, as the library calls them."""
+    saves_what_is_loaded: ClassVar[bool] = True
+    """Whether a language model that was quantized while it was loaded can be saved, and not only one that was quantized
+    after it."""
 
     @abstractmethod
     def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:

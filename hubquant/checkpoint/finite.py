@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hubquant.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
+
+    from hubquant.checkpoint.stored import Stored
+
+
+class Finite:
+    """A stored tensor that is looked at when it is read."""
+
+    def __init__(self, name: str, stored: Stored) -> None:
+        self._name, self._stored = name, stored
+
+    def __getitem__(self, all: Any) -> torch.Tensor:
+        x = self._stored[all]
+        check_finite(self._name, x)
+        return x
 
 
 def check_finite(name: str, x: torch.Tensor) -> None:

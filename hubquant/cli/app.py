@@ -15,6 +15,7 @@ import typer
 
 from hubquant.cli import (
     batch,
+    compare,
     convert,
     dataset,
     environment,
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 app.command("run", cls=Command)(run.run)
 app.command("plan", cls=Command)(run.plan)
+app.command("compare", cls=Command)(compare.compare)
 app.command("batch", cls=Command)(batch.batch)
 app.command("watch", cls=Command)(batch.watch)
 app.command("convert", cls=Command)(convert.convert)

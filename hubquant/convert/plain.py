@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.packed import in_floats
@@ -15,6 +15,7 @@ from hubquant.checkpoint.wrappers import without_wrappers
 from hubquant.convert.architectures import QUANTIZED
 from hubquant.convert.config import read_architecture
 from hubquant.devices import Device
+from hubquant.errors import NotSupportedYet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +53,20 @@ def load_plain(
     plain = plain_checkpoint(checkpoint)
     architecture, config = read_architecture(plain.config)
     return load(plain, folder, device, placement, encoder=None if architecture.generates else config)
+
+
+def load_whole(
+    checkpoint: Checkpoint, folder: Path, device: Device = "auto", quantization: Any = None
+) -> PreTrainedModel:
+    """The model of ``checkpoint`` in ``folder`` for a library to quantize; see :func:`hubquant.models.load.load_whole`.
+
+    Raises ``NotSupportedYet`` for an encoder."""
+    from hubquant.models.load import load_whole
+
+    plain = plain_checkpoint(checkpoint)
+    if not read_architecture(plain.config)[0].generates:
+        raise NotSupportedYet("encoders in the formats of libraries", hint="choose types of GGUF, such as Q8_0")
+    return load_whole(plain, folder, device, quantization)
 
 
 def _language_model(checkpoint: Checkpoint) -> Checkpoint:

@@ -59,3 +59,17 @@ def same_disk(first: Path, second: Path) -> bool:
         for folder in (first, second)
     ]
     return devices[0] == devices[1]
+
+
+def resident_bytes() -> int:
+    """Memory that this process takes now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes() -> int:
+    """Memory that this process has taken at the most, where the system tells (Linux), else what it takes now."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), resident_bytes())

@@ -21,16 +21,20 @@ SHARES = ((8.0, 0.25), (6.0, 0.75), (5.0, 1.0), (4.0, 1.6))
 ALWAYS_PLAUSIBLE = 0.5  # nats
 
 
-def largest_plausible_kld(types: Iterable[str], measured: Divergence) -> float | None:
-    """In nats, for a file with tensors of these types; None where any divergence may be."""
-    bits = min(lookup(type).bits_per_weight for type in types)
+def fewest_bits(types: Iterable[str]) -> float:
+    """Of a weight in tensors of these types."""
+    return min(lookup(type).bits_per_weight for type in types)
+
+
+def largest_plausible_kld(bits: float, measured: Divergence) -> float | None:
+    """In nats, for a file whose tensors have at least so many bits per weight; None where any divergence may be."""
     share = next((share for least, share in SHARES if bits >= least), None)
     return None if share is None else max(ALWAYS_PLAUSIBLE, share * measured.uniform_kld)
 
 
-def check_plausible(name: str, types: Iterable[str], measured: Divergence) -> None:
+def check_plausible(name: str, bits: float, measured: Divergence) -> None:
     """Raises ``EvaluationError`` when the file called ``name`` cannot be the source with such rounding."""
-    limit = largest_plausible_kld(types, measured)
+    limit = largest_plausible_kld(bits, measured)
     if limit is None or measured.kld.mean <= limit:
         return
     raise EvaluationError(

@@ -30,29 +30,33 @@ def main() -> None:
 
 
 def probe(request: dict[str, Any]) -> dict[str, Any]:
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path = request["path"]
-    params.n_gpu_layers = 0
-    params.n_ctx = params.n_batch = request["n_ctx"]
-    params.n_parallel = 1
-    params.cpuparams.n_threads = request["threads"]
-    params.warmup = False
-    server = xllamacpp.Server(params)
+    server = start_server(request["path"], request["n_ctx"], request["threads"])
     options = {"add_special": True, "parse_special": request["parse_special"]}
     # The server keeps back the probabilities of a token that ends within a UTF-8 sequence; they are those before
     # sampling, so that another token may be forced without changing them.
     forced = {"n_predict": 1, "logit_bias": [[request["plain_token"], 1e4]]}
     sampling = {**forced, "n_probs": request["n_probs"], "temperature": 0, "cache_prompt": True}
-    completions = [_post(server, "/completion", {"prompt": ids, **sampling}) for ids in request["prompts"]]
+    completions = [post(server, "/completion", {"prompt": ids, **sampling}) for ids in request["prompts"]]
     return {
-        "ids": [_post(server, "/tokenize", {"content": text, **options})["tokens"] for text in request["texts"]],
+        "ids": [post(server, "/tokenize", {"content": text, **options})["tokens"] for text in request["texts"]],
         "top": [[t["id"] for t in c["completion_probabilities"][0]["top_logprobs"]] for c in completions],
     }
 
 
-def _post(server: Any, endpoint: str, body: dict[str, Any]) -> Any:
+def start_server(path: str, n_ctx: int, threads: int) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.n_gpu_layers = 0
+    params.n_ctx = params.n_batch = n_ctx
+    params.n_parallel = 1
+    params.cpuparams.n_threads = threads
+    params.warmup = False
+    return xllamacpp.Server(params)
+
+
+def post(server: Any, endpoint: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(
         server.listening_address + endpoint, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )

@@ -89,17 +89,53 @@ def load(
             "state_dict": {name: WidenedWhenUsed(x) for name, x in stored.items()},
             "experts_implementation": "eager",
         }
+    model = _from_pretrained(
+        kind,
+        place,
+        folder,
+        config=config,
+        dtype=torch.float32 if chosen == "cpu" else config.dtype or checkpoint.dtype,
+        **placement.options(chosen),
+        **parts,
+        **weights,
+    )
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta:  # what is offloaded comes back when it is used
+            check_finite(name, parameter.stored if isinstance(parameter, Widened) else parameter)
+    loaded: PreTrainedModel = model.eval().requires_grad_(False)
+    return loaded
+
+
+def load_whole(
+    checkpoint: Checkpoint, folder: Path, device: Device = "auto", quantization: Any = None
+) -> PreTrainedModel:
+    """The causal language model of a plain ``checkpoint`` in ``folder`` with weights of its own, in the checkpoint's
+    dtype, for a library to quantize: while they are loaded, where ``quantization`` is a configuration of transformers
+    for that. Otherwise as :func:`load`."""
+    from hubquant.checkpoint.finite import Finite
+    from hubquant.checkpoint.stored import stored_tensors
+
+    chosen, config = chosen_device(device), _config(checkpoint.config)
+    config.dtype = checkpoint.dtype
+    model = _from_pretrained(
+        model_class(config, generates=True),
+        None,
+        folder,
+        config=config,
+        dtype=checkpoint.dtype,
+        state_dict={name: Finite(name, x) for name, x in stored_tensors(checkpoint).items()},
+        **({"quantization_config": quantization} if quantization is not None else {}),
+        **Placement().options(chosen),
+    )
+    loaded: PreTrainedModel = model.eval().requires_grad_(False)
+    return loaded
+
+
+def _from_pretrained(kind: Any, place: Path | None, folder: Path, **options: Any) -> Any:
+    """A model whose weights are all there. Raises ``CheckpointError`` otherwise; ``folder`` is what it tells of."""
     with quiet():
         try:
-            model, info = kind.from_pretrained(
-                place,
-                config=config,
-                dtype=torch.float32 if chosen == "cpu" else config.dtype or checkpoint.dtype,
-                **placement.options(chosen),
-                **parts,
-                output_loading_info=True,
-                **weights,
-            )
+            model, info = kind.from_pretrained(place, output_loading_info=True, **options)
         except CheckpointError:
             raise
         except Exception as error:  # transformers and torch each raise their own for weights that do not fit
@@ -114,11 +150,7 @@ def load(
             f"{folder} lacks {len(missing)} of the model's weights, first {missing[0]}",
             hint="compare the files with those of the repository that the model comes from",
         )
-    for name, parameter in model.named_parameters():
-        if not parameter.is_meta:  # what is offloaded comes back when it is used
-            check_finite(name, parameter.stored if isinstance(parameter, Widened) else parameter)
-    loaded: PreTrainedModel = model.eval().requires_grad_(False)
-    return loaded
+    return model
 
 
 def bytes_of_weight(checkpoint: Checkpoint) -> float:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hubquant.engine.task import Context
-from hubquant.evaluate import Divergence, Similarity, check_plausible
-from hubquant.evaluate.pictures import Fidelity, check_faithful
-from hubquant.evaluate.similarity import check_similar
 from hubquant.hub.eval_results import FOLDER as RESULTS
 from hubquant.hub.eval_results import eval_results
-from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.pipeline.contents import CARD, CURVE, GRID, IMATRIX, PLOT, dataset_of_results
-from hubquant.pipeline.drawing.measured import Chosen, DrawingEvaluation
-from hubquant.pipeline.drawing.page import drawn_grid, programs_of
+from hubquant.pipeline.drawing.measured import DrawingEvaluation
+from hubquant.pipeline.drawing.page import drawn_grid
+from hubquant.pipeline.folders import FolderTasks
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.page import Page, measurements_in, undescribed
 from hubquant.pipeline.plan import Plan
-from hubquant.pipeline.tasks import FileTasks
+from hubquant.pipeline.reports import file_reports
 from hubquant.publish.measurements import FileMeasurement, not_replaced, with_earlier
 from hubquant.publish.recommendation import MeasuredFile
-from hubquant.publish.report import FileReport, Report
-from hubquant.recipe.schema import Gates
+from hubquant.publish.report import Report
 
 
 def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
@@ -30,13 +26,12 @@ def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
 
     Raises ``EvaluationError`` for a file that cannot be what its source is.
     """
-    reports = [
-        _report(each, context, plan.recipe.gates) for each in sorted(plan.tasks.files, key=lambda each: -each.plan.size)
-    ]
+    reports = file_reports(plan.tasks, context, plan.recipe.gates)
     report = Report(plan.source.name, plan.output, reports)
     context.progress.step("card", str(plan.output / CARD))
     before = measurements_in(output)
     paths = {file.label: file.paths for file in plan.files}
+    paths |= {each.plan.label: list(_files_of(each, context)) for each in plan.tasks.folders}
     measured = [file.measured for file in report.passed]
     placed = _place_files(plan, context, output, {file.type for file in measured})
     page = Page.of(plan, output.sha256(IMATRIX) if IMATRIX in placed else None, context)
@@ -44,7 +39,8 @@ def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
         FileMeasurement.of(file, {path: output.sha256(path) for path in paths[file.type]}, page.made_with_of(file.type))
         for file in measured
     ]
-    earlier = not_replaced(before, {Path(file.name).stem for file in plan.files})
+    names = {Path(file.name).stem for file in plan.files} | {folder.name for folder in plan.work.folders}
+    earlier = not_replaced(before, names)
     if plan.recipe.publish.prune:
         earlier = []
     replaced = {path for file in before if file not in earlier for path in file.paths}
@@ -74,46 +70,11 @@ def _stale(output: OutputFolder, earlier: Sequence[FileMeasurement]) -> set[str]
     }
 
 
-def _report(tasks: FileTasks, context: Context, gates: Gates) -> FileReport:
-    found: object = context.read(tasks.evaluation) if tasks.evaluation else None
-    with_imatrix = found.with_imatrix if isinstance(found, Chosen) else None
-    found, tasks = found.fidelity if isinstance(found, Chosen) else found, tasks.kept(context)
-    plan = tasks.plan
-    if not tasks.file.settings.prune_layers:
-        _check(Path(plan.name).name, plan.types.values(), found)
-    measured = MeasuredFile(
-        file=plan.paths[0],
-        type=plan.label,
-        size=plan.size,
-        bpw=plan.bpw,
-        divergence=found if isinstance(found, Divergence) else None,
-        runtime=_runtime(tasks, context),
-        fork=plan.fork,
-        in_llamacpp=context.read(tasks.in_llamacpp) if tasks.in_llamacpp else None,
-        similarity=found if isinstance(found, Similarity) else None,
-        fidelity=found if isinstance(found, Fidelity) else None,
-        with_imatrix=with_imatrix,
-        loaded_by=programs_of(tasks.file),
-        in_diffusers=context.read(tasks.in_diffusers) if tasks.in_diffusers else None,
-    )
-    bounds = {Similarity: gates.cosine_mean, Fidelity: gates.prediction_error}.get(type(found), gates.kld_mean)
-    return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=bounds.get(plan.label))
-
-
-def _runtime(tasks: FileTasks, context: Context) -> RuntimeCheck | None:
-    if tasks.file.component.denoises:
-        return None
-    why_not = "nothing was evaluated" if tasks.evaluation is None else "encoders are not run in it here"
-    return context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped=why_not)
-
-
-def _check(name: str, types: Iterable[str], found: object) -> None:
-    if isinstance(found, Divergence):
-        check_plausible(name, types, found)
-    elif isinstance(found, Similarity):
-        check_similar(name, types, found)
-    elif isinstance(found, Fidelity):
-        check_faithful(name, types, found)
+def _files_of(tasks: FolderTasks, context: Context) -> dict[str, Path]:
+    """By path in the repository."""
+    root = context.read(tasks.folder)
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {f"{tasks.plan.name}/{path.relative_to(root).as_posix()}": path for path in files}
 
 
 def _place_files(plan: Plan, context: Context, output: OutputFolder, labels: set[str]) -> set[str]:
@@ -122,6 +83,9 @@ def _place_files(plan: Plan, context: Context, output: OutputFolder, labels: set
         if each.plan.label in labels:
             file = each.kept(context).file
             wanted |= dict(zip(file.plan.paths, file.paths(store.path(file)), strict=True))
+    for folder in plan.tasks.folders:
+        if folder.plan.label in labels:
+            wanted |= _files_of(folder, context)
     if plan.tasks.imatrix is not None:
         wanted[IMATRIX] = store.path(plan.tasks.imatrix) / IMATRIX
     for name, source in wanted.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hubquant.backends.folder import FolderPlan
 from hubquant.backends.gguf.files import FilePlan
 from hubquant.recipe.schema import Recipe, TextSource
 
@@ -18,11 +19,11 @@ METRICS = {"kld_mean", "perplexity"}  # by the names that tasks of benchmarks wo
 
 
 def planned_names(
-    recipe: Recipe, files: Sequence[FilePlan], *, has_imatrix: bool, has_results: bool, draws: bool = False
+    recipe: Recipe, files: Sequence[FilePlan | FolderPlan], *, has_imatrix: bool, has_results: bool, draws: bool = False
 ) -> list[str]:
     """Everything that a run may write; a file that fails its gate is left out in the end. ``has_results`` tells whether
     the Hub has a place for the measurements."""
-    names = [path for file in files for path in file.paths]
+    names = [path for file in files for path in file.paths]  # of folders as far as it is known
     if has_imatrix:
         names.append(IMATRIX)
     if not recipe.evaluate.skip:

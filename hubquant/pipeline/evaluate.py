@@ -87,10 +87,8 @@ class Evaluation(FileDivergence):
 
     def measure(self, folder: Path, context: Context) -> Divergence:
         from hubquant.evaluate import Baseline, compare
-        from hubquant.evaluate.fitting import with_first_token
 
         snapshot = folder / SNAPSHOT
-        metadata = GGUFFile.open(context.read(self.file)).metadata
         with (
             Baseline.open(context.read(self.baseline)) as baseline,
             self.running_file(baseline, context) as runner,
@@ -98,7 +96,7 @@ class Evaluation(FileDivergence):
         ):
             divergence = compare(
                 runner,
-                with_first_token(baseline, metadata),
+                self.text_of(baseline, context),
                 chunks=self.compared(baseline),
                 texts=self.texts,
                 until=self.until,
@@ -108,6 +106,12 @@ class Evaluation(FileDivergence):
             )
         snapshot.unlink(missing_ok=True)
         return divergence
+
+    def text_of(self, baseline: Baseline, context: Context) -> Baseline:
+        """``baseline`` with the tokens that the file is run on."""
+        from hubquant.evaluate.fitting import with_first_token
+
+        return with_first_token(baseline, GGUFFile.open(context.read(self.file)).metadata)
 
     def compared(self, baseline: Baseline) -> range:
         """Which chunks of ``baseline`` are."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hubquant.backends.folder import folder_fingerprint
 from hubquant.backends.gguf.files import common_part, quantize_part
 from hubquant.engine.task import Context, fingerprint
 from hubquant.pipeline.contents import CARD, CURVE, GRID, IMATRIX, MEASUREMENTS, PLOT, RECIPE
@@ -24,6 +25,7 @@ from hubquant.publish.step_plot import plot_steps
 from hubquant.publish.template import CardTemplate
 from hubquant.publish.usage import Usage
 from hubquant.recipe import dump_recipe
+from hubquant.recipe.backends import is_of_library
 from hubquant.recipe.pictures import PromptSource
 from hubquant.recipe.public import base_models, local_recipe, needed_files, placed, public_recipe
 from hubquant.recipe.schema import ModelReference, NamedType, Recipe, TextSource
@@ -108,7 +110,8 @@ class Page(BaseModel):
 
     def made_with_of(self, name: str) -> MadeWith:
         """Of the file that a recipe calls ``name``."""
-        return self.made_with.model_copy(update={"settings": self.own_settings.get(name, self.made_with.settings)})
+        own = {"settings": self.own_settings.get(name, self.made_with.settings)}
+        return self.made_with.model_copy(update={**own, "imatrix": None} if is_of_library(name) else own)
 
     def save(self, folder: OutputFolder) -> None:
         folder.keep_state(STATE, self.model_dump_json(indent=1).encode())
@@ -228,7 +231,9 @@ def _own_settings(recipe: Recipe) -> dict[str, str]:
         for entry in recipe.quantize.types
         if isinstance(entry, NamedType)
     }
-    return {name: fingerprint({**part, **_other_settings(recipe)}) for name, part in parts.items()}
+    own = {name: fingerprint({**part, **_other_settings(recipe)}) for name, part in parts.items()}
+    skipped = folder_fingerprint(recipe.quantize.skip_modules)
+    return {**own, **dict.fromkeys(recipe.quantize.in_libraries, skipped)}
 
 
 def _other_settings(recipe: Recipe) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubquant.backends.folder import FolderPlan
 from hubquant.backends.gguf.backend import GGUF
 from hubquant.backends.gguf.files import FilePlan
 from hubquant.devices import Device, chosen_device
@@ -90,6 +91,7 @@ class Plan:
             "tokenizer": None if self.work.component.denoises else self.work.checked.tokenizer,
             "steps": [{"name": s.name, "detail": s.detail, "done": s.done} for s in self.steps],
             "files": [file.as_dict() for file in self.files],
+            "folders": [folder.as_dict() for folder in self.work.folders],
             "peak_ram_bytes": self.estimate.ram_bytes,
             "disk_bytes": self.estimate.disk_bytes,
             "download_bytes": self.estimate.download_bytes,
@@ -130,15 +132,14 @@ def make_plan(
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
     results = tasks_of_results(recipe)
     has_imatrix = work.importance is not None
-    names = planned_names(
-        recipe, work.files, has_imatrix=has_imatrix, has_results=bool(results), draws=component.denoises
-    )
+    made: list[FilePlan | FolderPlan] = [*work.files, *work.folders]
+    names = planned_names(recipe, made, has_imatrix=has_imatrix, has_results=bool(results), draws=component.denoises)
     folder.check(names, _sources(work.tasks, store))
     names += [name for name in folder if name not in names]
     goals = work.tasks.goals
     found = estimate(work.tasks, list(closure(goals)) if fresh else missing(goals, store), store.rates())
     check_memory(found.ram_bytes, LESS_MEMORY)
-    check_room(found, [file.size for file in work.files], store, folder.root, "--out")
+    check_room(found, [each.size for each in made], store, folder.root, "--out")
     uploads = names if recipe.publish.to else ()
     notes = [*work.notes, *_foreign_note(folder), *(_published_notes(work, published) if published else [])]
     return Plan(work, folder.root, found, uploads, notes, template, results)

@@ -13,6 +13,7 @@ from hubquant.publish.table import Table
 from hubquant.units import duration, size
 
 if TYPE_CHECKING:
+    from hubquant.backends.folder import FolderPlan
     from hubquant.backends.gguf.files import FilePlan
     from hubquant.engine.schedule import Estimate, Step
     from hubquant.pipeline.plan import Plan
@@ -27,7 +28,7 @@ def plan_text(plan: Plan) -> str:
         "",
         *step_lines(plan.steps),
         "",
-        *file_lines(plan.files),
+        *file_lines(plan.files, plan.work.folders),
         "",
         *([] if plan.work.component.denoises else [f"tokenizer {plan.work.checked.tokenizer}"]),
         *estimate_lines(plan.estimate),
@@ -37,17 +38,20 @@ def plan_text(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def file_lines(files: Iterable[FilePlan]) -> Iterator[str]:
+def file_lines(files: Iterable[FilePlan], folders: Iterable[FolderPlan] = ()) -> Iterator[str]:
     """A table of sizes and types."""
     yield f"{'size':>8} {'bpw':>7}  file, and the types of its tensors"
     for file in files:
         yield f"{size(file.size):>8} {file.bpw:>7.3f}  {plain(file.name)}"
         yield from textwrap.wrap(count_types(file.types), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+    for folder in folders:
+        yield f"{'~' + size(folder.size):>8} {folder.bpw:>7.3f}  {plain(folder.name)}/"
 
 
 def plan_html(plan: Plan) -> str:
     """For a notebook."""
     files = [(file.name, size(file.size), f"{file.bpw:.3f}", count_types(file.types)) for file in plan.files]
+    files += [(f"{each.name}/", f"~{size(each.size)}", f"{each.bpw:.3f}", each.label) for each in plan.work.folders]
     steps = [(step.name, f"{step.detail}{' (done before)' if step.done else ''}".strip()) for step in plan.steps]
     return "".join(
         [

@@ -20,6 +20,7 @@ from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.drawing.prepare import prepare_drawing
 from hubquant.pipeline.embeddings import EmbeddingsTask
 from hubquant.pipeline.encoders import check_collects, check_measured, context_notes, pooling_note, tokenized
+from hubquant.pipeline.folders import calibrates_folders, folder_tasks, speed_tasks
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
 from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix
@@ -27,7 +28,7 @@ from hubquant.pipeline.offload import choose_offload, choose_way
 from hubquant.pipeline.streamed import LastBlock
 from hubquant.pipeline.tasks import RecipeTasks, Texts
 from hubquant.pipeline.tuning import TUNED, tuned_batch
-from hubquant.pipeline.work import Work, collects
+from hubquant.pipeline.work import Work, collects, text_names
 from hubquant.recipe.schema import Imatrix, Recipe
 from hubquant.sources.component import Component
 
@@ -53,13 +54,13 @@ def prepare(
     if not recipe.evaluate.skip:
         component.check_runs("evaluating", hint)
         check_measured(component, recipe, None)
-    checked = backend.check(component, recipe.quantize, progress)
+    checked = backend.check(component, recipe.quantize.of_gguf, progress)
     importance, n_entries, tuned = None, 0, None
     offload: Offload = "none"
     if recipe.imatrix.given:
         importance, n_entries = open_imatrix(recipe.imatrix, component)
     texts = _tokenize(recipe, component, progress)
-    if texts.calibration is not None:
+    if texts.calibration is not None and collects(recipe):
         offload = choose_offload(recipe.imatrix, component, device)
         if offload == "none":
             tuned = tuned_batch(component, texts.calibration.chunk_size, device, store)
@@ -79,9 +80,14 @@ def prepare(
         baseline = BaselineTask(component, texts.evaluation, model)
     files = checked.tasks(importance)
     work = Work(recipe, component, checked, importance, texts, RecipeTasks(None, baseline, ()), ())
+    names = text_names(recipe.evaluate.sources, texts.evaluation)
     return replace(
         work,
-        tasks=work.making(files),
+        tasks=replace(
+            work.making(files),
+            folders=folder_tasks(recipe, component, texts.calibration, baseline, names, device),
+            speeds=speed_tasks(recipe, files, component),
+        ),
         notes=[
             *checked.notes,
             *context_notes(component, *_chunk_sizes(recipe, texts)),
@@ -97,13 +103,12 @@ def prepare(
 def _tokenize(recipe: Recipe, component: Component, progress: Progress) -> Texts:
     """The calibration and the evaluation tokens; text that cannot be used raises."""
     first, second = recipe.calibration, recipe.evaluate
-    if not collects(recipe) and second.skip:
+    calibrates = collects(recipe) or calibrates_folders(recipe.quantize.in_libraries)
+    if not calibrates and second.skip:
         return Texts(None, None)
     with progress.doing("tokenizing"):
         return Texts(
-            tokenized(component, first.sources, first.chunk_size, first.chunks, first.seed)
-            if collects(recipe)
-            else None,
+            tokenized(component, first.sources, first.chunk_size, first.chunks, first.seed) if calibrates else None,
             None if second.skip else tokenized(component, second.sources, second.chunk_size, second.chunks),
         )
 

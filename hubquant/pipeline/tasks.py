@@ -16,6 +16,7 @@ from hubquant.pipeline.drawing.measured import DrawingEvaluation
 from hubquant.pipeline.drawing.source import DrawnBySource
 from hubquant.pipeline.embeddings import EmbeddingEvaluation, EmbeddingsTask
 from hubquant.pipeline.evaluate import Evaluation, UsedByLlamaCpp
+from hubquant.pipeline.folders import FolderTasks, SpeedInLlamaCpp
 from hubquant.pipeline.in_llamacpp import IN_A_RUN, EvaluationInLlamaCpp
 from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
 from hubquant.pipeline.verify import Verification
@@ -57,11 +58,14 @@ class FileTasks:
 
 @dataclass(frozen=True)
 class RecipeTasks:
-    """``imatrix`` is None where none is used, ``baseline`` where nothing is evaluated."""
+    """``imatrix`` is None where none is used, ``baseline`` where nothing is evaluated; ``folders`` are those of
+    libraries, and ``speeds`` those of files beside them."""
 
     imatrix: Task[ImportanceMatrix] | None
     baseline: BaselineTask | LastBlock | EmbeddingsTask | DrawnBySource | None
     files: tuple[FileTasks, ...]
+    folders: tuple[FolderTasks, ...] = ()
+    speeds: tuple[SpeedInLlamaCpp, ...] = ()
 
     @property
     def goals(self) -> list[Task[Any]]:
@@ -85,6 +89,8 @@ class RecipeTasks:
                 for each in self.files
                 for task in (each.evaluation, each.in_llamacpp, each.runtime, each.in_diffusers)
             ),
+            *self.speeds,
+            *(task for each in self.folders for task in (each.folder, each.reloaded, each.evaluation)),
         ]
         return (task for task in found if task is not None)
 

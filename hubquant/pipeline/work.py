@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hubquant.backends.backend import Importance
+from hubquant.backends.folder import FolderPlan
 from hubquant.backends.gguf.backend import CheckedGGUF
 from hubquant.backends.gguf.files import FilePlan
 from hubquant.backends.gguf.task import QuantizedFile
@@ -57,6 +58,10 @@ class Work:
     def files(self) -> list[FilePlan]:
         return [each.plan for each in self.tasks.files]
 
+    @property
+    def folders(self) -> list[FolderPlan]:
+        return [each.plan for each in self.tasks.folders]
+
     def making(self, files: Sequence[QuantizedFile]) -> RecipeTasks:
         """Files with this matrix, verified and measured as the recipe says: of a denoiser one for each type that is
         ``checked``."""
@@ -90,7 +95,8 @@ def asks_llama_cpp(engine: str) -> bool:
 
 
 def collects(recipe: Recipe) -> bool:
-    return not recipe.imatrix.skip and not recipe.imatrix.given
+    """A matrix, which only GGUF files are made with."""
+    return not recipe.imatrix.skip and not recipe.imatrix.given and bool(recipe.quantize.of_gguf.types)
 
 
 def precision(settings: Evaluate) -> Precision | None:

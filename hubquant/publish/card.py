@@ -18,6 +18,7 @@ from urllib.parse import quote
 from hubquant.hub.front_matter import Result, plain, write_front_matter
 from hubquant.publish.checks import diffusers_checks, llama_cpp_builds, llama_cpp_checks
 from hubquant.publish.drawing import HOMES, Drawing, TextEncoder, address, programs
+from hubquant.publish.in_library import library_checks, snippet
 from hubquant.publish.names import is_mistaken, is_sharded, pattern, preferred
 from hubquant.publish.recommendation import MeasuredFile, measure_of
 from hubquant.publish.table import COLUMNS, MEMORY, OF_FILES, RECOMMENDATION, TEXT_COLUMNS, by_text, table
@@ -111,6 +112,7 @@ def render(card: Card, template: CardTemplate | None = None) -> str:
         "of_repository": lambda path: address(str(card.repo_id), path),
         "reference": _reference,
         "fork": _fork,
+        "snippet": snippet,
         "block": block,
     }
     body = fill(template, filters, {**_parts(card), "inherits_license": "license" in metadata}).strip()
@@ -126,7 +128,7 @@ def is_own(text: str) -> bool:
 
 def _parts(card: Card) -> dict[str, Any]:
     """What a template is made of."""
-    portable = [file for file in card.files if file.fork is None]
+    portable = [file for file in card.files if file.is_for_llama_cpp]
     sure = [file for file in portable if not is_mistaken(file, portable)] or portable
     example = preferred(sure)
     whole = [file for file in sure if not is_sharded(file)]
@@ -157,8 +159,11 @@ def _parts(card: Card) -> dict[str, Any]:
         if example
         else None,
         "parts": [file for file in portable if is_sharded(file)],
+        "speeds": next((file.speed for file in card.files if file.speed), None),
+        "folders": [(file, file.library) for file in card.files if file.library],
         "fork_only": [file for file in card.files if file.fork],
-        "asked": " ".join([*llama_cpp_checks(card.files), *diffusers_checks(card.files)]),
+        "has_gguf": _has_gguf(card),
+        "asked": " ".join([*llama_cpp_checks(card.files), *diffusers_checks(card.files), *library_checks(card.files)]),
         "builds": llama_cpp_builds(card.files),
         "in_llama_cpp": any(file.in_llamacpp for file in card.files),
     }
@@ -188,7 +193,7 @@ def front_matter(card: Card) -> dict[str, Any]:
         "license_link": _license_link(card),
         "language": _names(["no" if item is False else item for item in _list(source.get("language"))]),
         "pipeline_tag": _text(source.get("pipeline_tag")) or _task(card),
-        "library_name": "gguf",
+        "library_name": "gguf" if _has_gguf(card) else "transformers",
         "tags": _tags(card),
         "datasets": sorted({text.name for text in card.calibration if text.is_dataset}),
         **{key: _text(source.get(key)) for key in GATING},
@@ -296,9 +301,15 @@ def _address(path: str) -> str:
 
 
 def _tags(card: Card) -> list[str]:
-    own = [*OWN_TAGS, *(["imatrix"] if card.imatrix else [])]
+    libraries = dict.fromkeys(file.library.backend for file in card.files if file.library)
+    own = [*(OWN_TAGS if _has_gguf(card) else OWN_TAGS[1:]), *(["imatrix"] if card.imatrix else []), *libraries]
     foreign = [tag for tag in map(_text, _list(card.source.get("tags"))) if tag]
     return list(dict.fromkeys([*own, *(tag for tag in foreign if tag.lower() not in FOREIGN_TAGS_LEFT_OUT)]))
+
+
+def _has_gguf(card: Card) -> bool:
+    """Of those that it tells of; that of a folder alone may be without."""
+    return not card.files or any(file.library is None for file in card.files)
 
 
 def _license_link(card: Card) -> str | None:

@@ -14,7 +14,9 @@ from hubquant.disk import inside
 from hubquant.evaluate.divergence import Divergence
 from hubquant.evaluate.pictures import DiffusersCheck, Fidelity
 from hubquant.evaluate.similarity import Similarity
+from hubquant.evaluate.speed import Speed
 from hubquant.llamacpp.runtime import RuntimeCheck
+from hubquant.publish.in_library import InLibrary
 from hubquant.publish.recommendation import MeasuredFile
 
 DIFFERENCES = {
@@ -67,6 +69,8 @@ class FileMeasurement(_Frozen):
     with_imatrix: bool | None = None
     loaded_by: tuple[str, ...] = ()
     in_diffusers: DiffusersCheck | None = None
+    library: InLibrary | None = None
+    speed: Speed | None = None
 
     @classmethod
     def of(cls, file: MeasuredFile, sha256: Mapping[str, str], made_with: MadeWith) -> FileMeasurement:
@@ -85,6 +89,8 @@ class FileMeasurement(_Frozen):
             with_imatrix=file.with_imatrix,
             loaded_by=file.loaded_by,
             in_diffusers=file.in_diffusers,
+            library=file.library,
+            speed=file.speed,
         )
 
     @property
@@ -97,13 +103,14 @@ class FileMeasurement(_Frozen):
 
     @property
     def name(self) -> str:
-        """Of the model and the type, however it is cut into shards."""
-        return SHARD.sub("", PurePosixPath(self.paths[0]).stem)
+        """Of the model and the type, however it is cut into shards; of a folder its own."""
+        first = PurePosixPath(self.paths[0])
+        return first.parts[0] if self.library else SHARD.sub("", first.stem)
 
     @property
     def measured(self) -> MeasuredFile:
         return MeasuredFile(
-            self.paths[0],
+            self.name if self.library else self.paths[0],
             self.type,
             self.size,
             self.bpw,
@@ -116,6 +123,8 @@ class FileMeasurement(_Frozen):
             self.with_imatrix,
             self.loaded_by,
             self.in_diffusers,
+            self.library,
+            self.speed,
         )
 
 

@@ -12,7 +12,9 @@ from hubquant.units import counted
 if TYPE_CHECKING:
     from hubquant.evaluate import Divergence, Similarity
     from hubquant.evaluate.pictures import DiffusersCheck, Fidelity
+    from hubquant.evaluate.speed import Speed
     from hubquant.llamacpp.runtime import RuntimeCheck
+    from hubquant.publish.in_library import InLibrary
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class MeasuredFile:
     of divergences, ``similarity`` is what was measured of an encoder, and ``fidelity`` of a denoiser. ``with_imatrix``
     tells, where a file was measured with the importance matrix and without it, which of both this one is;
     ``loaded_by`` names the programs that draw with a denoiser's file, and ``in_diffusers`` tells what one of them
-    made of it, where it was asked.
+    made of it, where it was asked. Of a folder, not a file, ``library`` tells of what has quantized it. ``speed`` is
+    what the model takes of the machine that it was measured on.
     """
 
     file: str
@@ -40,6 +43,13 @@ class MeasuredFile:
     with_imatrix: bool | None = None
     loaded_by: tuple[str, ...] = ()
     in_diffusers: DiffusersCheck | None = None
+    library: InLibrary | None = None
+    speed: Speed | None = None
+
+    @property
+    def is_for_llama_cpp(self) -> bool:
+        """Whether llama.cpp itself loads it, and not only a fork, or a library that has quantized it."""
+        return self.fork is None and self.library is None
 
     @property
     def distance(self) -> float | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.errors import UserError
 from hubquant.publish.checks import diffusers_checks, llama_cpp_checks
 from hubquant.publish.html import html_table, paragraphs, picture
+from hubquant.publish.in_library import library_checks
 from hubquant.publish.recommendation import MeasuredFile, measure_of, recommend
 from hubquant.publish.table import RECOMMENDATION, TEXT_COLUMNS, narrow, plain, table
 
@@ -25,12 +26,13 @@ TERMINAL = 80  # columns
 
 @dataclass(frozen=True)
 class FileReport:
-    """``measured.file`` is relative to the output folder; ``worst_tensor`` is the one nearest to its type's limit;
+    """``measured.file`` is relative to the output folder; ``worst_tensor`` is the one nearest to its type's limit, None
+    of a folder, whose tensors are its library's;
     ``gate`` is the bound that the recipe sets: on the mean KLD, of an encoder on the mean cosine, or of a denoiser
     on the error of its predictions."""
 
     measured: MeasuredFile
-    worst_tensor: TensorCheck
+    worst_tensor: TensorCheck | None
     gate: float | None
 
     @property
@@ -50,7 +52,7 @@ class FileReport:
     def as_dict(self) -> dict[str, Any]:
         return {
             **asdict(self.measured),
-            "worst_tensor": asdict(self.worst_tensor),
+            "worst_tensor": self.worst_tensor and asdict(self.worst_tensor),
             "runtime": str(self.measured.runtime),
             "gate": self.gate,
             "passed": self.passed,
@@ -125,7 +127,7 @@ class Report:
 
 
 def _checks(files: Sequence[MeasuredFile]) -> list[str]:
-    return [*llama_cpp_checks(files), *diffusers_checks(files)]
+    return [*llama_cpp_checks(files), *diffusers_checks(files), *library_checks(files)]
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ class MeasurementTable:
     ``kld_in_llamacpp`` likewise,
     ``same_top`` as a share of one, ``ppl``, ``ppl_ratio``; and ``kld_99_9``, the percentile. Of an encoder, likewise
     with errors, ``cosine_mean`` and ``spearman``, and ``cosine_1``, the percentile. Of a denoiser ``prediction_error``
-    with its error, ``drift``, ``psnr`` in dB, ``ssim``, and ``with_imatrix``. None where it was not measured."""
+    with its error, ``drift``, ``psnr`` in dB, ``ssim``, and ``with_imatrix``. Of the machine that it ran
+    on ``load_seconds``, ``peak_bytes`` of memory and ``tokens_per_second``. None where it was not measured."""
 
     rows: tuple[Mapping[str, Any], ...]
 
@@ -155,7 +158,7 @@ class MeasurementTable:
 def _row(file: FileReport) -> dict[str, Any]:
     measured = file.measured
     found, runtime, alike = measured.divergence, measured.in_llamacpp, measured.similarity
-    drawn = measured.fidelity
+    drawn, speed = measured.fidelity, measured.speed
     return {
         "file": measured.file,
         "type": measured.type,
@@ -184,4 +187,7 @@ def _row(file: FileReport) -> dict[str, Any]:
         "psnr": drawn and drawn.psnr,
         "ssim": drawn and drawn.ssim,
         "with_imatrix": measured.with_imatrix,
+        "load_seconds": speed and speed.load_seconds,
+        "peak_bytes": speed and speed.peak_bytes,
+        "tokens_per_second": speed and speed.tokens_per_second,
     }

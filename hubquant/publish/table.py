@@ -12,6 +12,7 @@ from hubquant.units import measured, number, share, size
 if TYPE_CHECKING:
     from hubquant.evaluate import Divergence, Similarity, Stop
     from hubquant.evaluate.pictures import Fidelity
+    from hubquant.evaluate.speed import Speed
 
 Cell = Callable[[MeasuredFile], str]
 
@@ -42,6 +43,11 @@ OF_FIDELITIES: Mapping[str, Callable[[Fidelity], str]] = {
     "PSNR": lambda found: MISSING if found.psnr is None else f"{found.psnr:.1f} dB",
     "SSIM": lambda found: MISSING if found.ssim is None else f"{found.ssim:.3f}",
 }
+OF_SPEEDS: Mapping[str, Callable[[Speed], str]] = {
+    "Loads in": lambda found: f"{number(found.load_seconds, 2)} s",
+    "Peak memory": lambda found: size(found.peak_bytes),
+    "Tokens/s": lambda found: number(found.tokens_per_second),
+}
 IN_LLAMA_CPP, WITH_IMATRIX = "KLD in llama.cpp", "Imatrix"
 # The first ones are what the column of a model's page on the Hub has room for; the table scrolls.
 COLUMNS = (
@@ -58,6 +64,7 @@ COLUMNS = (
     ),
     *(IN_LLAMA_CPP, "1 % cosine"),
     *(WITH_IMATRIX, "Drift", "PSNR", "SSIM"),
+    *OF_SPEEDS,
 )
 
 
@@ -78,7 +85,9 @@ def table(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> Ta
     if all(file.with_imatrix is None for file in files):
         columns = [name for name in columns if name != WITH_IMATRIX]
     if all(file.distance is None for file in files):
-        columns = [name for name in columns if name in OF_FILES]
+        columns = [name for name in columns if name in (*OF_FILES, *OF_SPEEDS)]
+    if not any(file.speed for file in files):
+        columns = [name for name in columns if name not in OF_SPEEDS]
     if not any(file.in_llamacpp for file in files):
         columns = [name for name in columns if name != IN_LLAMA_CPP]
     recommendations = recommend(files)
@@ -92,6 +101,8 @@ def table(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> Ta
             return OF_MEASUREMENTS["Mean KLD"](file.in_llamacpp) if file.in_llamacpp else MISSING
         if column == WITH_IMATRIX:
             return MISSING if file.with_imatrix is None else "yes" if file.with_imatrix else "no"
+        if column in OF_SPEEDS:
+            return OF_SPEEDS[column](file.speed) if file.speed else MISSING
         if column in OF_FIDELITIES:
             return OF_FIDELITIES[column](file.fidelity) if file.fidelity else MISSING
         if column in OF_SIMILARITIES:
@@ -151,6 +162,11 @@ def plain(table: Table) -> str:
         for line in lines
     ]
     return "".join("  ".join(line).rstrip() + "\n" for line in aligned)
+
+
+def markdown(table: Table) -> str:
+    sides = ["---" if name in TEXT_COLUMNS else "---:" for name in table.columns]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (table.columns, sides, *table.rows))
 
 
 def divergence_table(measured: Divergence) -> str:

@@ -78,10 +78,10 @@ class Usage:
 
 def by_memory(files: Sequence[MeasuredFile], usage: Usage) -> list[tuple[str, MeasuredFile]]:
     """For each size of memory where the answer changes, in words, the file that is nearest to the source among those
-    that fit. By the mean KLD or cosine where every file was measured, and otherwise by size; without files that only a
-    fork of llama.cpp loads.
+    that fit. By the mean KLD or cosine where every file was measured, and otherwise by size; without what
+    llama.cpp itself does not load.
     """
-    common = [file for file in files if file.fork is None]
+    common = [file for file in files if file.is_for_llama_cpp]
     rows: list[tuple[str, MeasuredFile]] = []
     for gigabytes in MACHINES:
         fitting = [file for file in common if usage.memory(file) <= gigabytes * 1e9]

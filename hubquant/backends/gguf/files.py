@@ -27,7 +27,7 @@ from hubquant.version import __version__
 MATRIX_KEY = "quantize.imatrix.file"
 QUANTIZED_BY = "general.quantized_by"
 LATER = ("prune_layers", "leave_output_tensor", "override_kv")  # settings that files of earlier versions do not know
-PERMISSIONS = ("allow_fork_types", "allow_requantize")  # settings that change no file
+OF_NO_FILE = ("types", "skip_modules", "allow_fork_types", "allow_requantize")  # settings that change none
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def quantize_part(ftype: str, settings: Quantize) -> dict[str, object]:
 
 def common_part(settings: Quantize) -> dict[str, object]:
     """The settings that all files have in common."""
-    found = settings.model_dump(mode="json", exclude={"types", *PERMISSIONS})
+    found = settings.model_dump(mode="json", exclude=set(OF_NO_FILE))
     return {name: value for name, value in found.items() if name not in LATER or value}
 
 

@@ -1,0 +1,106 @@
+"""What a quantized model answers, kept beside it, and whether what was saved answers the same in a fresh process.
+
+Some libraries save models that load without an exception and compute something else: nothing that was saved is
+trusted before it was loaded again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.backends.noise import quietly
+from hubquant.engine.machine import peak_bytes, resident_bytes
+from hubquant.errors import VerificationError
+from hubquant.evaluate.speed import NEW_TOKENS, Speed
+from hubquant.limited import Worker, WorkError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROBE = "probe.safetensors"
+TEXTS, TOKENS = 2, 32
+LARGEST_DIFFERENCE = 1e-3
+"""Of what is computed in other orders, relative; a wrong reload is off by more than a hundredth."""
+SECONDS = 24 * 3600
+MEMORY = 1 << 46  # bytes, more than any machine has: the process is for its freshness
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """The ``difference`` of the logits, relative to their size."""
+
+    difference: float
+    speed: Speed
+
+
+def keep_answers(model: Any, path: Path) -> None:
+    """The logits of some random tokens, [texts, tokens, n_vocab] float32."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (TEXTS, TOKENS), generator=generator)
+    save_file({"ids": ids, "logits": _answers(model, ids)}, path)
+
+
+def check_reloaded(folder: Path, backend: str, probe: Path, device: str) -> Reloaded:
+    """Raises ``VerificationError`` where the model in ``folder`` is not the one that was saved, or does not load."""
+    worker = Worker(reload, seconds=SECONDS, memory=MEMORY)
+    try:
+        found = worker(folder=str(folder), backend=backend, probe=str(probe), device=device)
+    except WorkError as error:
+        raise VerificationError(
+            f"{folder.name} does not load again", why=str(error), hint="choose another type; report it with the model"
+        ) from None
+    finally:
+        worker.close()
+    reloaded = Reloaded(found.pop("difference"), Speed(**found))
+    if not reloaded.difference <= LARGEST_DIFFERENCE:
+        raise VerificationError(
+            f"{folder.name} is not what was saved once it is loaded again",
+            why=f"its logits differ by {reloaded.difference:.2g} of their size",
+            hint="choose another type; report it with the name of the model",
+        )
+    return reloaded
+
+
+def reload(folder: str, backend: str, probe: str, device: str) -> dict[str, Any]:
+    """The other process."""
+    import torch
+    from safetensors.torch import load_file
+
+    from hubquant.backends.restore import restored
+
+    kept, before = load_file(probe), resident_bytes()
+    start = time.perf_counter()
+    with quietly():
+        model = restored(Path(folder), backend, device)
+        seconds = time.perf_counter() - start
+        found, expected = _answers(model, kept["ids"]), kept["logits"]
+        difference = float((found - expected).norm() / expected.norm())
+        ids = kept["ids"][:1].to(model.device)
+        start = time.perf_counter()
+        with torch.inference_mode():
+            model.generate(
+                ids, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=int(ids[0, 0])
+            )
+        rate = NEW_TOKENS / (time.perf_counter() - start)
+    return {
+        "difference": difference,
+        "load_seconds": seconds,
+        "peak_bytes": max(0, peak_bytes() - before),
+        "tokens_per_second": rate,
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
+
+
+def _answers(model: Any, ids: Tensor) -> Tensor:
+    """One text after the other: what is computed must not depend on the others."""
+    import torch
+
+    with torch.inference_mode():
+        return torch.cat([model(one[None].to(model.device)).logits.float().cpu() for one in ids])
