@@ -257,7 +257,7 @@ def compared(backend: str, type: str, framework: Framework, moment: Moment, root
             said = verdict(backend, type, framework, moment, offload, "cpu")
             compare(offload, said.state != "refused" or said.pointless, said.why, error)
         if found["none"] is None:
-            how = saving(backend, framework, moment)
+            how = saving(backend, framework, moment, "cpu")
             for by, error in kept(backend, type, source, moment, folder).items():
                 compare(f"saved by {by}", how.by in (by, "library"), how.why, error)
     lines = [f"{cell:<44} {', '.join(marks)}", *(f"  {', '.join(who)}: {what}" for what, who in errors.items())]

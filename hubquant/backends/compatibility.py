@@ -20,13 +20,12 @@ _NAMED = 2  # alternatives in one message
 @dataclass(frozen=True)
 class Verdict:
     """``instead`` is what to type, most useful first. ``measured``: it was seen on such a device, else ``why`` says
-    that it was not. ``needs`` is a requirement beside the backend's own package."""
+    that it was not."""
 
     state: State
     why: str
     instead: tuple[str, ...]
     measured: bool
-    needs: str | None = None
     pointless: bool = False
 
 
@@ -39,7 +38,7 @@ def verdict(backend: str, type: str, framework: Framework, moment: Moment, offlo
     if not measured and found.state != "refused":
         why = "; ".join(filter(None, (why, _UNTRIED[device])))
     instead = tuple(each for each in found.instead if rule(_changed(cell, each)).state != "refused")
-    return Verdict(found.state, why, instead, measured, found.needs, found.pointless)
+    return Verdict(found.state, why, instead, measured, found.pointless)
 
 
 def check(backend: str, type: str, framework: Framework, moment: Moment, offload: Offload, device: Place) -> Verdict:
@@ -61,7 +60,7 @@ def check(backend: str, type: str, framework: Framework, moment: Moment, offload
         file_type(type)
     else:
         named(f"{backend}:{type}")
-    check_package(package(backend), found.needs)
+    check_package(package(backend))
     return found
 
 
@@ -70,25 +69,10 @@ def package(backend: str) -> Package:
     return Package("gguf", "0.19", "diffusion") if backend == GGUF else library(backend).package
 
 
-def check_package(package: Package, needs: str | None = None) -> None:
-    """Raises ``UserError`` where it is missing or too old, wants another torch, or ``needs`` is not there."""
+def check_package(package: Package) -> None:
+    """Raises ``UserError`` where it is missing or too old, or wants another torch."""
     package.check()
     check_torch(package.name, metadata.requires(package.name) or (), metadata.version("torch"))
-    if needs is None:
-        return
-    from packaging.requirements import Requirement
-
-    wanted = Requirement(needs)
-    try:
-        there = metadata.version(wanted.name)
-    except metadata.PackageNotFoundError:
-        there = None
-    if there is None or not wanted.specifier.contains(there, prereleases=True):
-        raise UserError(
-            f"{package.name} needs {needs} for this type",
-            why=f"{wanted.name} {there or 'is not installed'}",
-            hint=f"pip install '{needs}'",
-        )
 
 
 def check_torch(name: str, requirements: Iterable[str], torch: str) -> None:

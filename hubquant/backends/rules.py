@@ -47,8 +47,7 @@ class Rule:
     """Every field that is not None has to hold the cell's; types are patterns of the shell.
 
     ``instead`` are changes of one field, as they are typed (``sdnq:uint4``, ``offload cpu``, ``when after``), of which
-    those are named that are not refused themselves. ``needs`` is what has to be installed besides. ``pointless`` is
-    what a library does, but nobody has anything of.
+    those are named that are not refused themselves. ``pointless`` is what a library does, but nobody has anything of.
     """
 
     state: State
@@ -60,7 +59,6 @@ class Rule:
     moment: Moment | None = None
     offload: tuple[Offload, ...] | None = None
     device: tuple[Place, ...] | None = None
-    needs: str | None = None
     pointless: bool = False
 
     def fits(self, cell: Cell) -> bool:
@@ -131,7 +129,7 @@ _NEVER: tuple[Rule, ...] = (
     ),
     Rule(
         "refused",
-        "torchao computes with it by mslk, which needs an NVIDIA GPU",
+        "torchao has kernels for it for NVIDIA's GPUs only",
         ("sdnq:uint4", "quanto:qint4"),
         backend=("torchao",),
         types=("int4wo",),
@@ -238,13 +236,6 @@ _REST: tuple[Rule, ...] = (
         "without kernels for it, diffusers makes floats of a weight each time it is used",
         backend=("gguf",),
     ),
-    Rule(
-        "works",
-        "",
-        backend=("torchao",),
-        types=("int4wo",),
-        needs="mslk>=1.0.0",
-    ),
     Rule("works", ""),
 )
 
@@ -259,43 +250,48 @@ def rule(cell: Cell) -> Rule:
 @dataclass(frozen=True)
 class Saving:
     """Who writes what is loaded again: the library's own ``save_pretrained``, hubquant because that would not do, or
-    nobody."""
+    nobody. ``read`` says what loads it."""
 
     by: Literal["library", "hubquant", "nobody"]
     why: str
+    read: str = "from_pretrained"
     backend: str | None = None
     framework: Framework | None = None
     moment: Moment | None = None
+    device: Place | None = None
+
+    def fits(self, backend: str, framework: Framework, moment: Moment, device: Place) -> bool:
+        asked = ((self.backend, backend), (self.framework, framework), (self.moment, moment), (self.device, device))
+        return all(own in (None, given) for own, given in asked)
 
 
 SAVING = (
-    Saving("nobody", "diffusers writes no GGUF files: the file that was loaded is what there is to keep", "gguf"),
-    Saving("nobody", "such models are read only", READ_ONLY),
+    Saving("nobody", "the file that was loaded is what there is to keep: diffusers writes no GGUF", backend="gguf"),
+    Saving("nobody", "such models are read only", backend=READ_ONLY),
     Saving(
         "hubquant",
-        "save_pretrained of transformers refuses: hubquant writes the state as optimum.quanto does",
-        "quanto",
-        "transformers",
+        "save_pretrained writes codes without saying that they are, and from_pretrained takes them for weights",
+        "hubquant.load, and nncf with the lines in hubquant/backends/nncf.py",
+        backend="nncf",
     ),
     Saving(
         "hubquant",
-        "save_pretrained writes codes without a configuration, and from_pretrained takes them for weights, silently",
-        "nncf",
+        "save_pretrained refuses",
+        "QuantizedModelForCausalLM.from_pretrained of optimum.quanto, and hubquant.load",
+        backend="quanto",
+        framework="transformers",
     ),
     Saving(
-        "hubquant",
-        "diffusers writes no configuration for layers that it did not quantize itself, and loads NaN from them",
-        "bitsandbytes",
-        "diffusers",
-        "after",
+        "nobody",
+        "diffusers loads it on a GPU only, so that nobody can see whether it is what was saved",
+        backend="bitsandbytes",
+        framework="diffusers",
+        device="cpu",
     ),
-    Saving("library", "save_pretrained; from_pretrained gives the same outputs, bit by bit"),
+    Saving("hubquant", "save_pretrained leaves out how the weights are quantized", moment="after"),
+    Saving("library", "save_pretrained"),
 )
 
 
-def saving(backend: str, framework: Framework, moment: Moment) -> Saving:
-    return next(
-        each
-        for each in SAVING
-        if each.backend in (None, backend) and each.framework in (None, framework) and each.moment in (None, moment)
-    )
+def saving(backend: str, framework: Framework, moment: Moment, device: Place) -> Saving:
+    return next(each for each in SAVING if each.fits(backend, framework, moment, device))

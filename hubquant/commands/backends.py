@@ -59,10 +59,10 @@ def rows(backend: str, device: Place) -> Iterator[dict[str, Any]]:
                 found = {each: verdict(backend, type, framework, moment, each, device) for each in OFFLOADS}
                 alike.setdefault(str(found), []).append(type)
                 cells[str(found)] = {
-                    offload: {name: getattr(each, name) for name in ("state", "why", "instead", "measured", "needs")}
+                    offload: {name: getattr(each, name) for name in ("state", "why", "instead", "measured")}
                     for offload, each in found.items()
                 }
-            kept = saving(backend, framework, moment)
+            kept = saving(backend, framework, moment, device)
             for key, names in alike.items():
                 yield {
                     "types": names,
