@@ -10,11 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.library import LibraryBackend
+from hubquant.backends.compatibility import check
+from hubquant.backends.library import LibraryBackend, Moment
 from hubquant.backends.marker import MARKER, Marker, write_marker
 from hubquant.backends.noise import quietly
 from hubquant.backends.probe import PROBE, keep_answers
 from hubquant.backends.registry import named
+from hubquant.backends.rules import Place
 from hubquant.devices import Device, chosen_device
 from hubquant.disk import write_at_once, writing
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Task, fingerprint
@@ -146,11 +148,9 @@ class QuantizedFolder(Task[Path]):
         source, backend, target = context.read(self.component.pulled), self.backend, folder / self.plan.name
         shutil.rmtree(target, ignore_errors=True)  # of a process that was killed
         with context.progress.doing(f"quantizing by {self.backend.name}"), quietly():
-            configuration = None if self.calibration else backend.configuration(self.type, "transformers", self.skip)
-            on_load = backend.saves_what_is_loaded and configuration is not None
-            model: Any = load_whole(
-                source.checkpoint, source.model_folder, self.device, configuration if on_load else None
-            )
+            on_load = backend.saves_what_is_loaded
+            configuration = backend.configuration(self.type, "transformers", self.skip) if on_load else None
+            model: Any = load_whole(source.checkpoint, source.model_folder, self.device, configuration)
             if not on_load:
                 model = backend.quantized(model, self.type, self.skip, self._inputs())
             n_layers, left = self._layers(model)
@@ -202,11 +202,13 @@ def keep_facts(path: Path, facts: FolderFacts) -> None:
     write_at_once(path, TypeAdapter(FolderFacts).dump_json(facts))
 
 
-def folder_plan(component: Component, label: str) -> FolderPlan:
+def folder_plan(component: Component, label: str, device: Device = "auto") -> FolderPlan:
     """Raises ``RecipeError`` for an unknown library or type, ``UserError`` where its package is missing, and
-    ``NotSupportedYet`` for what is no language model in floats."""
+    ``NotSupportedYet`` for what the library cannot do on ``device``, and for what is no language model in floats."""
     backend, type = named(label)
-    backend.package.check()
+    moment: Moment = "load" if backend.saves_what_is_loaded else "after"
+    place: Place = chosen_device(device)  # type: ignore[assignment]
+    check(backend.name, type, "transformers", moment, "none", place)
     source = component.source
     if component.denoises or component.embeds or source.component:
         what = "a diffusion pipeline" if component.denoises or source.component else "an encoder"

@@ -22,11 +22,13 @@ Moment = Literal["load", "after"]
 
 @dataclass(frozen=True)
 class Package:
-    """On PyPI, with the oldest version that this works with; ``extra`` is what hubquant calls it."""
+    """On PyPI, with the oldest version that this works with; ``extra`` is what hubquant calls it. ``module`` is what is
+    imported, where that has another name."""
 
     name: str
     oldest: str
     extra: str
+    module: str | None = None
 
     @property
     def installed(self) -> str | None:
@@ -74,8 +76,8 @@ class LibraryBackend(ABC):
     types: ClassVar[Mapping[str, DataType]]
     """By name, as the library calls them."""
     saves_what_is_loaded: ClassVar[bool] = True
-    """Whether a language model that was quantized while it was loaded can be saved, and not only one that was quantized
-    after it."""
+    """Whether a language model is quantized while it is loaded, to be saved: the floats need not be in memory all at
+    once. Otherwise it is once it is loaded."""
 
     @abstractmethod
     def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:

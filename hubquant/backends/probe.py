@@ -72,21 +72,20 @@ def reload(folder: str, backend: str, probe: str, device: str) -> dict[str, Any]
     import torch
     from safetensors.torch import load_file
 
-    from hubquant.backends.restore import restored
+    from hubquant.backends.restore import opening
 
-    kept, before = load_file(probe), resident_bytes()
-    start = time.perf_counter()
+    kept = load_file(probe)
     with quietly():
-        model = restored(Path(folder), backend, device)
+        load = opening(Path(folder), backend, device)
+        before, start = resident_bytes(), time.perf_counter()
+        model = load()
         seconds = time.perf_counter() - start
         found, expected = _answers(model, kept["ids"]), kept["logits"]
         difference = float((found - expected).norm() / expected.norm())
-        ids = kept["ids"][:1].to(model.device)
+        ids = kept["ids"][:1, :1].to(model.device)
+        _write(model, ids, 1)
         start = time.perf_counter()
-        with torch.inference_mode():
-            model.generate(
-                ids, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=int(ids[0, 0])
-            )
+        _write(model, ids, NEW_TOKENS)
         rate = NEW_TOKENS / (time.perf_counter() - start)
     return {
         "difference": difference,
@@ -96,6 +95,13 @@ def reload(folder: str, backend: str, probe: str, device: str) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "device": device,
     }
+
+
+def _write(model: Any, ids: Tensor, n: int) -> None:
+    import torch
+
+    with torch.inference_mode():
+        model.generate(ids, max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=0)
 
 
 def _answers(model: Any, ids: Tensor) -> Tensor:

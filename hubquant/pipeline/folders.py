@@ -154,7 +154,7 @@ def folder_tasks(
         )
 
     def of(label: str) -> FolderTasks:
-        plan = folder_plan(component, label)
+        plan = folder_plan(component, label, device)
         backend, type = named(label)
         inputs = calibration if backend.types[type].calibrated else None
         few = inputs.part(range(min(len(inputs), CALIBRATION_CHUNKS))) if inputs else None
