@@ -1,0 +1,84 @@
+"""SDNQ: integers and floats of 2 to 8 bits, in groups of a row, on any device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hubquant.backends.layers import left_in_floats, linear_layers
+from hubquant.backends.library import DataType, Framework, Package
+from hubquant.backends.pretrained import PretrainedBackend
+
+if TYPE_CHECKING:
+    import torch
+
+_BITS: Mapping[str, int] = {
+    **{f"int{bits}": bits for bits in range(8, 1, -1)},
+    **{f"uint{bits}": bits for bits in range(8, 1, -1)},
+    "float8_e4m3fn": 8,
+    "float8_e5m2": 8,
+    "float7_e3m3fn": 7,
+    "float6_e3m2fn": 6,
+    "float5_e2m2fn": 5,
+    "float4_e2m1fn": 4,
+    "float3_e1m1fn": 3,
+    "float2_e1m0fn": 2,
+}
+_PACKED = 8
+"""Weights that are put into whole bytes together, at most."""
+_COMPILE = "SDNQ_USE_TORCH_COMPILE"
+
+
+class Sdnq(PretrainedBackend):
+    """It also leaves out layers of less than 16384 weights, and those that it knows to be delicate in a model."""
+
+    name = "sdnq"
+    package = Package("sdnq", "0.2.8", "sdnq")
+    types: ClassVar[Mapping[str, DataType]] = {name: DataType(name, bits, 4 << bits) for name, bits in _BITS.items()}
+
+    def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:  # noqa: ARG002
+        return self._library().SDNQConfig(weights_dtype=type, modules_to_not_convert=[f"*{part}*" for part in skip])
+
+    def of_saved(self, type: str, framework: Framework, floats: Sequence[str]) -> Any:  # noqa: ARG002
+        made = self._library().SDNQConfig(weights_dtype=type, add_skip_keys=False)
+        made.modules_to_not_convert = [f"{name}.weight" for name in floats]  # in this order, which it would lose
+        return made
+
+    def quantized(
+        self,
+        model: Any,
+        type: str,
+        skip: Sequence[str] = (),
+        inputs: Sequence[Mapping[str, torch.Tensor]] = (),  # noqa: ARG002
+    ) -> Any:
+        library = self._library()
+        wanted = {name for name, layer in linear_layers(model, skip) if self.fits(type, layer)}
+        floats = [f"{name}.weight" for name in left_in_floats(model, self.is_quantized) if name not in wanted]
+        return library.sdnq_post_load_quant(model, weights_dtype=type, modules_to_not_convert=floats)
+
+    def fits(self, type: str, layer: torch.nn.Linear) -> bool:
+        return _BITS[type] == 8 or not layer.weight.numel() % _PACKED
+
+    def load(self, folder: Path, kind: Any, framework: Framework, **options: Any) -> Any:
+        self._library()  # transformers does not know it before it is imported
+        return super().load(folder, kind, framework, **options)
+
+    def is_quantized(self, module: torch.nn.Module) -> bool:
+        return hasattr(module, "sdnq_dequantizer")
+
+    def _library(self) -> Any:
+        import torch
+
+        self.package.check()
+        if _COMPILE in os.environ or torch.cuda.is_available():
+            return import_module("sdnq")
+        # On a CPU what it compiles is no faster, takes ten seconds for each model and rounds otherwise. It looks only
+        # once, when it is imported.
+        os.environ[_COMPILE] = "0"
+        try:
+            return import_module("sdnq")
+        finally:
+            del os.environ[_COMPILE]
