@@ -32,6 +32,8 @@ from hubquant.recipe.backends import GGUF, LIBRARIES
 CPU = torch.device("cpu")
 UNKNOWN = {"nncf": ("nf4",)}
 """Types that the table refuses and the backend does not list."""
+BFLOAT16 = ("int4wo",)
+"""Types that take weights of no other kind."""
 EQUAL = 1e-5
 """Of what is loaded again and computed in another order, relative."""
 
@@ -46,11 +48,11 @@ class Tiny:
     inputs: Mapping[str, torch.Tensor]
 
     def load(self, folder: Path | None = None, **options: Any) -> Any:
-        options[DTYPE[self.framework]] = torch.float32
+        options.setdefault(DTYPE[self.framework], torch.float32)
         return self.kind.from_pretrained(folder or self.folder, **options).eval()
 
     def answer(self, model: Any) -> torch.Tensor:
-        with torch.inference_mode():
+        with torch.no_grad():  # as both frameworks have it
             found = model(**self.inputs)
         answer: torch.Tensor = found.logits if hasattr(found, "logits") else found.sample
         return answer.float()
@@ -108,7 +110,8 @@ def quantized(backend: str, type: str, source: Tiny, moment: Moment) -> Any:
     configuration = made.configuration(type, source.framework)
     if configuration is None:
         raise TypeError(f"{source.framework} has no configuration for {backend}")
-    return source.load(quantization_config=configuration)
+    dtype = torch.bfloat16 if type in BFLOAT16 else torch.float32
+    return source.load(quantization_config=configuration, **{DTYPE[source.framework]: dtype})
 
 
 def _from_gguf(type: str, source: Tiny) -> Any:
@@ -198,8 +201,8 @@ def kept(backend: str, type: str, source: Tiny, moment: Moment, folder: Path) ->
         made = library(backend)
         (folder / "hubquant").mkdir()
         made.save(model, type, folder / "hubquant", source.framework)
-        options = {DTYPE[source.framework]: torch.float32}
-        again = made.load(folder / "hubquant", source.kind, source.framework, **options)
+        dtype = {DTYPE[source.framework]: torch.float32}
+        again = made.load(folder / "hubquant", source.kind, source.framework, **dtype)
         return _difference(source.answer(again), expected)
 
     if backend == GGUF:

@@ -228,6 +228,12 @@ _REST: tuple[Rule, ...] = (
     ),
     Rule(
         "slow",
+        "a layer's weights go to the device each time it is called, and not under torch.inference_mode",
+        backend=("torchao",),
+        offload=("sequential",),
+    ),
+    Rule(
+        "slow",
         "a layer's weights go to the device each time it is called",
         offload=("sequential",),
     ),

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
-from itertools import groupby
 from typing import Any, get_args
 
-from hubquant.backends.compatibility import check_package, package, verdict
+from hubquant.backends.compatibility import Verdict, check_package, package, verdict
 from hubquant.backends.library import DataType, Framework, Moment
 from hubquant.backends.registry import library
-from hubquant.backends.rules import OFFLOADS, Place, saving
+from hubquant.backends.rules import OFFLOADS, Offload, Place, saving
 from hubquant.devices import Device, chosen_device
 from hubquant.errors import UserError
 from hubquant.recipe.backends import GGUF, LIBRARIES
 
 FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
+NAMES = (GGUF, *LIBRARIES)
 
 
-def backends(device: Place) -> list[dict[str, Any]]:
-    """``problem`` and ``command`` are None where a backend is ready to be used. ``rows`` has the types that behave
-    alike together, each framework and moment on its own: ``offloads`` to ``state``, ``why`` and ``instead``."""
-    return [_backend(name, device) for name in (GGUF, *LIBRARIES)]
+def backends(device: Device = "auto") -> dict[str, Any]:
+    """``problem`` and ``command`` of a backend are None where it is ready to be used. Its ``rows`` have together what
+    behaves alike: ``types``, ``where`` (a framework and a moment each), and of every offload the ``state``, ``why``,
+    ``instead`` and ``measured``."""
+    where = place(device)
+    return {
+        "device": where,
+        "packages": {name: installed(name) for name in ("torch", *FRAMEWORKS)},
+        "backends": [_backend(name, where) for name in NAMES],
+    }
 
 
 def place(device: Device) -> Place:
@@ -36,6 +42,13 @@ def place(device: Device) -> Place:
     return "cuda" if chosen == "cuda" else "mps" if chosen == "mps" else "cpu"
 
 
+def installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def types(backend: str) -> Mapping[str, DataType]:
     """By name; GGUF's file types with the bits of most of their tensors."""
     if backend != GGUF:
@@ -43,34 +56,32 @@ def types(backend: str) -> Mapping[str, DataType]:
     from hubquant.mix.file_types import FTYPES
     from hubquant.quants.formats import lookup
 
-    return {
-        name: DataType(name, lookup(file.default).bits_per_weight, lookup(file.default).block_size)
-        for name, file in FTYPES.items()
-    }
+    defaults = {name: lookup(file.default) for name, file in FTYPES.items()}
+    return {name: DataType(name, each.bits_per_weight, each.block_size) for name, each in defaults.items()}
 
 
-def rows(backend: str, device: Place) -> Iterator[dict[str, Any]]:
-    """The cells of a backend, with the types that behave alike in one row."""
+def rows(backend: str, device: Place) -> list[dict[str, Any]]:
+    """All cells of a backend, with those together that differ in types, framework or moment alone."""
+    alike: dict[str, dict[str, Any]] = {}
     for framework in FRAMEWORKS:
         for moment in MOMENTS:
-            alike: dict[str, list[str]] = {}
-            cells: dict[str, dict[str, Any]] = {}
+            same: dict[str, tuple[list[str], dict[Offload, Verdict]]] = {}
             for type in types(backend):
                 found = {each: verdict(backend, type, framework, moment, each, device) for each in OFFLOADS}
-                alike.setdefault(str(found), []).append(type)
-                cells[str(found)] = {
-                    offload: {name: getattr(each, name) for name in ("state", "why", "instead", "measured")}
-                    for offload, each in found.items()
-                }
-            kept = saving(backend, framework, moment, device)
-            for key, names in alike.items():
-                yield {
-                    "types": names,
-                    "framework": framework,
-                    "moment": moment,
-                    "saved_by": kept.by,
-                    "offloads": cells[key],
-                }
+                none = found["none"]
+                # What is refused in any case need not be told apart by its offloads.
+                key = none.why if none.state == "refused" else str(found)
+                same.setdefault(key, ([], found))[0].append(type)
+            for key, (names, found) in same.items():
+                row = alike.setdefault(f"{names} {key}", {"types": names, "where": [], "offloads": _table(found)})
+                how = saving(backend, framework, moment, device)
+                row["where"].append({"framework": framework, "moment": moment, "saved_by": how.by, "read_by": how.read})
+    return list(alike.values())
+
+
+def _table(found: Mapping[Offload, Verdict]) -> dict[Offload, dict[str, Any]]:
+    names = ("state", "why", "instead", "measured")
+    return {offload: {name: getattr(each, name) for name in names} for offload, each in found.items()}
 
 
 def _backend(name: str, device: Place) -> dict[str, Any]:
@@ -80,16 +91,14 @@ def _backend(name: str, device: Place) -> dict[str, Any]:
         check_package(needed)
     except UserError as error:
         problem, command = str(error), error.hint
-    found = list(rows(name, device))
+    found = rows(name, device)
     return {
         "backend": name,
         "package": needed.name,
         "version": needed.installed,
-        "oldest": needed.oldest,
         "problem": problem,
         "command": command,
-        "device": device,
-        "usable": problem is None and any(_works(row["offloads"]) for row in found),
+        "usable": problem is None and any(works(row) for row in found),
         "types": [
             {"name": each.name, "bits": each.bits, "group": each.group, "calibrated": each.calibrated}
             for each in types(name).values()
@@ -98,11 +107,14 @@ def _backend(name: str, device: Place) -> dict[str, Any]:
     }
 
 
-def _works(offloads: Mapping[str, Mapping[str, Any]]) -> bool:
-    return any(each["state"] != "refused" for each in offloads.values())
+def works(row: Mapping[str, Any]) -> bool:
+    """Whether a row of :func:`rows` is not refused as a whole."""
+    return any(each["state"] != "refused" for each in row["offloads"].values())
 
 
-def by_bits(types: Iterable[Mapping[str, Any]]) -> list[tuple[float, list[str]]]:
+def by_bits(types: Iterable[Mapping[str, Any]]) -> dict[float, list[str]]:
     """Names of types, the fewest bits first."""
-    ordered = sorted(types, key=lambda each: each["bits"])
-    return [(bits, [each["name"] for each in some]) for bits, some in groupby(ordered, lambda each: each["bits"])]
+    found: dict[float, list[str]] = {}
+    for each in sorted(types, key=lambda each: float(each["bits"])):
+        found.setdefault(each["bits"], []).append(each["name"])
+    return found

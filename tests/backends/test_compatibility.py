@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -15,6 +18,8 @@ from hubquant.backends.library import Framework, Moment, Package
 from hubquant.backends.rules import OFFLOADS, PLACES, READ_ONLY, RULES, SAVING, Cell, Offload, rule, saving
 from hubquant.commands.backends import FRAMEWORKS, MOMENTS
 from hubquant.errors import GGUFError, MixError, NotSupportedYet, RecipeError, UserError
+from scripts.backends_document import DOCUMENT, document
+from tests.support.cli import hubquant
 
 SOME_TYPES = {
     "gguf": ("Q4_K_M", "IQ2_XXS", "F16"),
@@ -136,7 +141,10 @@ def test_another_torch_than_a_package_wants_is_refused() -> None:
     check_torch("diffusers", ['torch>=99; extra == "torch"', "numpy"], "2.13.0")
 
 
-def test_an_old_package_is_refused() -> None:
+def test_packages_that_are_missing_or_old_are_refused() -> None:
+    with pytest.raises(UserError, match="hubquant-none is not installed") as caught:
+        check_package(Package("hubquant-none", "1", "sdnq"))
+    assert caught.value.hint == "pip install 'hubquant[sdnq]'"
     with pytest.raises(UserError, match=r"gguf .* is too old"):
         check_package(Package("gguf", "99", "diffusion"))
 
@@ -157,6 +165,24 @@ def test_gguf_files_of_everything_are_refused(tmp_path: Path) -> None:
 
 def test_every_way_to_save_is_that_of_some_backend() -> None:
     assert {*SAVING} == {saving(*at) for at in product(SOME_TYPES, FRAMEWORKS, MOMENTS, PLACES)}
+
+
+def test_the_document_is_what_the_rules_say() -> None:
+    assert DOCUMENT.read_text("utf-8") == document()
+
+
+def test_the_command_says_what_works_without_torch() -> None:
+    code = "from hubquant.cli.app import run_app; import sys; sys.exit(run_app(sys.argv[1:]) or 'torch' in sys.modules)"
+    words = ("backends", "--json", "--device", "cuda")
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["device"] == "cuda"
+    nf4 = next(row for each in found["backends"] for row in each["rows"] if "nf4" in row["types"])
+    assert {name for name, each in nf4["offloads"].items() if each["state"] == "works"} == {"none", "cpu", "group"}
+    assert nf4["offloads"]["sequential"]["instead"][:2] == ["sdnq:uint4", "offload cpu"]
+    shown = hubquant("backends", "--device", "cpu").out
+    assert "diffusers while loading: every type: refused, diffusers quantizes with bitsandbytes on a GPU only" in shown
 
 
 @pytest.mark.slow
