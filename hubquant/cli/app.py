@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from hubquant.cli import (
+    backends,
     batch,
     compare,
     convert,
@@ -66,6 +67,7 @@ app.command("inspect", cls=Command)(inspect.inspect)
 app.command("publish", cls=Command)(publish.publish)
 app.command("tune", cls=Command)(tune.tune)
 app.command("ui", cls=Command)(ui.ui)
+app.command("backends", cls=Command)(backends.backends)
 app.command("env", cls=Command)(environment.env)
 
 

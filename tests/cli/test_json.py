@@ -48,6 +48,7 @@ LINES = {  # in an order in which each finds what it needs
     "batch": f"{{out}}/models.txt --types Q8_0 {SMALL} -o {{out}}/many",
     "watch": "watched --once",
     "tune": "{model} --context 32 --seconds 0",
+    "backends": "",
     "env": "",
     "store list": "",
     "publish": "{out}/made --to me/made --dry-run",
