@@ -63,6 +63,8 @@ class Nncf(LibraryBackend):
         "int4_sym_awq": DataType("int4_sym_awq", 4, GROUP, calibrated=True),
     }
 
+    saves_what_is_loaded = False
+
     def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> None:
         """Neither framework knows nncf."""
 

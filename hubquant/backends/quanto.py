@@ -37,13 +37,15 @@ class Quanto(LibraryBackend):
     """
 
     name = "quanto"
-    package = Package("optimum-quanto", "0.2.7", "quanto")
+    package = Package("optimum-quanto", "0.2.7", "quanto", "optimum.quanto")
     types: ClassVar[Mapping[str, DataType]] = {
         "qint8": DataType("qint8", 8),
         "qfloat8": DataType("qfloat8", 8),
         "qint4": DataType("qint4", 4, 128),
         "qint2": DataType("qint2", 2, 128),
     }
+
+    saves_what_is_loaded = False
 
     def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:
         """In transformers without output embeddings; in diffusers ``skip`` are whole last parts of names."""

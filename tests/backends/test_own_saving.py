@@ -16,6 +16,8 @@ from hubquant.errors import UserError
 from hubquant.models.tiny import build
 
 IDS = {"input_ids": torch.arange(32)[None]}
+ROUNDING = 1e-6
+"""Of layers in floats: a product of matrices depends on where in memory they begin."""
 WITHOUT = ("layers.1.mlp.up_proj", "q_proj")
 
 
@@ -134,7 +136,7 @@ def test_skipped(backend: LibraryBackend, type: str, llama: Path, tmp_path: Path
     assert all(torch.equal(layers[name].weight, floats[f"{name}.weight"]) for name in left)
     backend.save(quantized, type, tmp_path, "transformers")
     again = backend.load(tmp_path, kind_of(model), "transformers")
-    assert torch.equal(logits(again), logits(quantized))
+    assert error(logits(again), logits(quantized)) < ROUNDING
     assert {name for name in layers if not backend.is_quantized(again.get_submodule(name))} == left
 
 
@@ -250,9 +252,13 @@ def test_diffusers(
     assert not backend.is_quantized(quantized.get_submodule("norm_out.linear"))
     assert backend.is_quantized(quantized.get_submodule("transformer_blocks.0.attn.to_k"))
     backend.save(quantized, type, tmp_path, "diffusers")
-    assert torch.equal(picture(backend.load(tmp_path, FluxTransformer2DModel, "diffusers"), inputs), wanted)
+    again = backend.load(tmp_path, FluxTransformer2DModel, "diffusers")
+    assert error(picture(again, inputs), wanted) < ROUNDING
+    saved = quantized.state_dict()
+    assert all(torch.equal(weight, saved.pop(name)) for name, weight in again.state_dict().items())
+    assert not saved
     if backend.name == "quanto":
-        assert torch.equal(picture(FluxTransformer2DModel.from_pretrained(tmp_path).eval(), inputs), wanted)
+        assert error(picture(FluxTransformer2DModel.from_pretrained(tmp_path), inputs), wanted) < ROUNDING
     else:
         with pytest.raises(OSError, match="no file named"):
             FluxTransformer2DModel.from_pretrained(tmp_path)
