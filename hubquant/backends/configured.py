@@ -57,7 +57,8 @@ def _bitsandbytes(quantization: Mapping[str, Any]) -> str | None:
     if quantization.get("load_in_8bit"):
         return "int8"
     if quantization.get("load_in_4bit"):
-        return _text(quantization.get("bnb_4bit_quant_type", "fp4"))
+        kind = _text(quantization.get("bnb_4bit_quant_type", "fp4"))
+        return kind and kind + ("-double" if quantization.get("bnb_4bit_use_double_quant") else "")
     return None
 
 

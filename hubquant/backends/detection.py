@@ -27,7 +27,10 @@ _LEFTOVER = (
     "if the weights are what is meant, remove what says so; if not, get those that belong to it from where the model "
     "comes from"
 )
-_SAVE_ANEW = "save it anew with the library that quantized it, so that config.json has its quantization_config"
+_MAKE_ANEW = (
+    "make it anew of the model in floats, by a program that says in config.json what it did, such as "
+    "hubquant run MODEL --types bitsandbytes:nf4"
+)
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,9 @@ def _unexplained(traces: Traces) -> tuple[str, str] | None:
     nobody = f"neither {CONFIG} nor {MARKER} says so"
     for layout, names in traces.quantized.items():
         if not layout.methods:
-            return f"{_stored(layout, names)}: codes, and {nobody.removesuffix(' so')} what they stand for", _SAVE_ANEW
+            return f"{_stored(layout, names)}: codes, and {nobody.removesuffix(' so')} what they stand for", _MAKE_ANEW
         if layout.methods[0] not in _READ_HERE:
-            return f"{_stored(layout, names)}, and {nobody}: codes would be taken for weights", _SAVE_ANEW
+            return f"{_stored(layout, names)}, and {nobody}: codes would be taken for weights", _MAKE_ANEW
     return None
 
 

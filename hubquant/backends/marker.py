@@ -21,7 +21,7 @@ class Marker(Typed):
     backend: str
     type: str
     versions: dict[str, str]
-    skipped: tuple[str, ...] = Field((), strict=False)  # JSON has lists
+    skipped: tuple[str, ...] = Field(default=(), strict=False)  # JSON has lists
 
 
 def write_marker(folder: Path, marker: Marker) -> None:

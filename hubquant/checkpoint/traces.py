@@ -21,7 +21,7 @@ _NNCF = re.compile(r"(^|\.)__nncf_hooks\.")
 _INTEGERS = ("U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F4", "F6_E2M3", "F6_E3M2")
 _NOT_WEIGHTS = re.compile(
     r"(zero_point|zeros|absmax|quant_map|scales?|_scale_inv|_shape|g_idx|weight_format|comfy_quant|bitsandbytes__\w+"
-    r"|bias|mask|position_ids|index|_shift)$"
+    r"|scaled_fp8|bias|mask|position_ids|index|_shift)$"
 )
 _FLOAT8_NAMES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 _BY_NAME = (
@@ -119,7 +119,8 @@ def _eight_bits(name: str, info: TensorInfo, tensors: Mapping[str, TensorInfo], 
 
     if beside(name + NF4, name + FP4):
         kind = "nf4" if name + NF4 in tensors else "fp4"
-        return Layout(("bitsandbytes",), kind, f"{dtype} with quant_state.bitsandbytes__{kind}")
+        double = "-double" if beside(f"{name}.nested_absmax") else ""
+        return Layout(("bitsandbytes",), kind + double, f"{dtype} with quant_state.bitsandbytes__{kind}")
     if beside(f"{name}.absmax"):
         return Layout(("bitsandbytes",), None, f"{dtype} with absmax")
     if beside(f"{stem}SCB"):
@@ -146,8 +147,9 @@ def _eight_bits(name: str, info: TensorInfo, tensors: Mapping[str, TensorInfo], 
 
 def _float8(name: str, info: TensorInfo, tensors: Mapping[str, TensorInfo], comfy: str | None) -> Layout:
     stem, kind = name.removesuffix("weight"), _FLOAT8_NAMES[info.dtype]
-    if comfy or f"{stem}scale_weight" in tensors:
-        return Layout(("comfy fp8",), kind, f"{info.dtype} with {comfy or 'scale_weight'}")
+    sign = "scale_weight" if f"{stem}scale_weight" in tensors else comfy
+    if sign is not None:
+        return Layout(("comfy fp8",), kind, f"{info.dtype} with {sign}")
     if f"{name}_scale_inv" in tensors:
         return Layout(("fp8",), kind, f"{info.dtype} with weight_scale_inv")
     if f"{name}_scale" in tensors:
