@@ -8,8 +8,8 @@
 The whole way: ``run`` and ``plan`` take a ``Recipe``, or whatever stands for one. Single steps: ``convert``,
 ``quantize``, ``collect_imatrix``, ``evaluate``, ``publish``, ``inspect``. ``observe`` collects importance beside
 whatever makes pictures. What they work best with: ``build_dataset``, ``refine``, ``tune``. What to choose: ``search``
-finds models, and ``survey`` tells what one would become, from its metadata. Functions on tensors and matrices are in
-``hubquant.quants``, ``hubquant.mix`` and ``hubquant.imatrix``.
+finds models, ``survey`` tells what one would become and ``detect`` whether it is quantized already, from its
+metadata. Functions on tensors and matrices are in ``hubquant.quants``, ``hubquant.mix`` and ``hubquant.imatrix``.
 
 What is raised on purpose is a ``HubquantError``; what the caller can mend is a ``UserError``.
 """
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         collect_imatrix,
         compare,
         convert,
+        detect,
         evaluate,
         inspect,
         join_baselines,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         survey,
         tune,
     )
+    from hubquant.commands.detect import Detection
     from hubquant.commands.survey import Survey
     from hubquant.errors import HubquantError, UserError
     from hubquant.imatrix import ImportanceMatrix, load_imatrix
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "Detection",
     "HubquantError",
     "ImportanceMatrix",
     "Plan",
@@ -65,6 +68,7 @@ __all__ = [
     "collect_imatrix",
     "compare",
     "convert",
+    "detect",
     "evaluate",
     "inspect",
     "join_baselines",
@@ -83,10 +87,11 @@ __all__ = [
 
 _HOMES = {
     "hubquant.api": (
-        *("build_dataset", "collect_imatrix", "compare", "convert", "evaluate", "inspect", "join_baselines"),
+        *("build_dataset", "collect_imatrix", "compare", "convert", "detect", "evaluate", "inspect", "join_baselines"),
         *("observe", "plan"),
         *("publish", "quantize", "refine", "run", "search", "survey", "tune"),
     ),
+    "hubquant.commands.detect": ("Detection",),
     "hubquant.commands.survey": ("Survey",),
     "hubquant.errors": ("HubquantError", "UserError"),
     "hubquant.imatrix": ("ImportanceMatrix", "load_imatrix"),

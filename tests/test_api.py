@@ -93,6 +93,7 @@ FUNCTIONS = {
     "evaluate ppl": "evaluate",
     "evaluate join": "join_baselines",
     "inspect": "inspect",
+    "detect": "detect",
     "refine": "refine",
     "tune": "tune",
     "dataset build": "build_dataset",

@@ -11,6 +11,7 @@ from hubquant.errors import UserError
 from hubquant.recipe.schema import ModelReference
 
 if TYPE_CHECKING:
+    from hubquant.commands.detect import Detection
     from hubquant.commands.survey import Survey
     from hubquant.hub.access import Token
     from hubquant.hub.listing import FoundModel
@@ -57,6 +58,22 @@ def search(text: str, *, limit: int = 20, token: Token = None) -> list[FoundMode
     from hubquant.commands.search import search as look
 
     return look(text, limit, token)
+
+
+def detect(
+    model: str | Path | ModelReference, *, revision: str | None = None, token: Token = None, progress: Bars = "auto"
+) -> Detection:
+    """Whether a Hub id, a folder, a safetensors or a GGUF file is quantized already, from metadata alone.
+
+    By which library, to what, and how that is known: one of ``.components`` for each component of a pipeline.
+    ``.check()`` raises ``CheckpointError`` where files contradict each other, and for integers that nothing explains.
+    ``print(detection)`` shows it. ``token`` as for :func:`survey`. Raises ``HubquantError``.
+    """
+    reference = _reference(model, revision)
+    with quietly(progress) as seen:
+        from hubquant.commands.detect import detect as look
+
+        return look(reference, seen, token)
 
 
 def _reference(model: str | Path | ModelReference, revision: str | None) -> ModelReference:

@@ -77,7 +77,9 @@ class Detected:
         return {**asdict(self), "quantized": self.quantized}
 
     def __str__(self) -> str:
-        return " ".join(each for each in (self.backend, self.type) if each) or "not quantized"
+        if self.backend is None:
+            return "quantized, it is not known how" if self.quantized else "not quantized"
+        return _words((self.backend, self.type))
 
 
 def detect(metadata: Metadata) -> Detected:

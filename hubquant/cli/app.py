@@ -19,6 +19,7 @@ from hubquant.cli import (
     compare,
     convert,
     dataset,
+    detect,
     environment,
     evaluate,
     gguf,
@@ -64,6 +65,7 @@ app.add_typer(store.app, name="store")
 app.add_typer(dataset.app, name="dataset")
 app.command("refine", cls=Command)(refine.refine)
 app.command("inspect", cls=Command)(inspect.inspect)
+app.command("detect", cls=Command)(detect.detect)
 app.command("publish", cls=Command)(publish.publish)
 app.command("tune", cls=Command)(tune.tune)
 app.command("ui", cls=Command)(ui.ui)

@@ -340,7 +340,7 @@ def test_each_component_of_a_pipeline(tmp_path: Path) -> None:
     assert {name: str(each) for name, each in told.items()} == {
         "transformer": "bitsandbytes nf4",
         "vae": "not quantized",
-        "text_encoder": "not quantized",
+        "text_encoder": "quantized, it is not known how",
     }
     with pytest.raises(CheckpointError, match=r"text_encoder of this pipeline cannot be loaded: 1 weight is I8"):
         told["text_encoder"].check()

@@ -18,6 +18,7 @@ SMALL = (
 LINES = {  # in an order in which each finds what it needs
     "convert": "{model} -o {out}/model.gguf",
     "inspect": "{out}/model.gguf",
+    "detect": "{model}",
     "imatrix collect": "{model} -f {out}/text.txt --chunks 2 --chunk-size 32 -o {out}/a.gguf",
     "imatrix convert": "{out}/a.gguf -o {out}/a.dat",
     "imatrix show": "{out}/a.dat",
