@@ -13,6 +13,8 @@ from hubquant.backends.noise import quietly
 from hubquant.backends.skeleton import given_device, given_dtype, skeleton
 from hubquant.errors import UserError
 
+os.environ.setdefault("NNCF_CI", "1")  # read when nncf is imported, or each call is reported to its makers
+
 if TYPE_CHECKING:
     import torch
 
@@ -138,7 +140,6 @@ def _compress(
     inputs: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> None:
     """In place. Without ``inputs`` the structure is the same, with other values."""
-    os.environ.setdefault("NNCF_CI", "1")  # or each call is reported to its makers
     with quietly():
         import nncf
         import nncf.torch

@@ -45,8 +45,6 @@ class Quanto(LibraryBackend):
         "qint2": DataType("qint2", 2, 128),
     }
 
-    saves_what_is_loaded = False
-
     def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:
         """In transformers without output embeddings; in diffusers ``skip`` are whole last parts of names."""
         weights = type.removeprefix("q")

@@ -60,6 +60,8 @@ class Page(BaseModel):
     made_with: MadeWith
     own_settings: dict[str, str] = {}
     """By the name of a file that has settings of its own, their fingerprint."""
+    folder_settings: str = ""
+    """That of the settings of folders."""
     not_as_source: tuple[str, ...] = ()
     usage: Usage = Usage()
     template: CardTemplate | None = None
@@ -91,6 +93,7 @@ class Page(BaseModel):
             local_recipe=local_recipe(recipe, model),
             made_with=_made_with(plan, matrix_sha256),
             own_settings=_own_settings(recipe),
+            folder_settings=folder_fingerprint(recipe.quantize.skip_modules),
             not_as_source=plan.work.component.conversion.notes,
             usage=_usage(plan),
             template=plan.template,
@@ -110,15 +113,22 @@ class Page(BaseModel):
 
     def made_with_of(self, name: str) -> MadeWith:
         """Of the file that a recipe calls ``name``."""
-        own = {"settings": self.own_settings.get(name, self.made_with.settings)}
-        return self.made_with.model_copy(update={**own, "imatrix": None} if is_of_library(name) else own)
+        if is_of_library(name):
+            return self.made_with.model_copy(update={"settings": self.folder_settings, "imatrix": None})
+        return self.made_with.model_copy(update={"settings": self.own_settings.get(name, self.made_with.settings)})
+
+    def _as_made_now(self, file: FileMeasurement) -> MadeWith:
+        """What ``file`` would be made with by this recipe: of a matrix that it did not ask for nothing is known."""
+        found = self.made_with_of(file.type)
+        no_gguf = not self.recipe.quantize.of_gguf.types and not is_of_library(file.type)
+        return found.model_copy(update={"imatrix": file.made_with.imatrix}) if no_gguf else found
 
     def save(self, folder: OutputFolder) -> None:
         folder.keep_state(STATE, self.model_dump_json(indent=1).encode())
 
     def contents(self, files: Sequence[FileMeasurement], others: Sequence[str], to: str | None) -> dict[str, bytes]:
         """The page by path. ``others`` are files that are there without measurements; ``to`` is the repository."""
-        made_with = {file.type: self.made_with_of(file.type) for file in files}
+        made_with = {file.type: self._as_made_now(file) for file in files}
         current = [file.measured for file in files if not file.made_with.differences(made_with[file.type])]
         reproduced = [file.type for file in files if file.made_with.is_reproduced_by(made_with[file.type])]
         recipe = placed(self.recipe if to else self.local_recipe, reproduced, to)
@@ -231,9 +241,7 @@ def _own_settings(recipe: Recipe) -> dict[str, str]:
         for entry in recipe.quantize.types
         if isinstance(entry, NamedType)
     }
-    own = {name: fingerprint({**part, **_other_settings(recipe)}) for name, part in parts.items()}
-    skipped = folder_fingerprint(recipe.quantize.skip_modules)
-    return {**own, **dict.fromkeys(recipe.quantize.in_libraries, skipped)}
+    return {name: fingerprint({**part, **_other_settings(recipe)}) for name, part in parts.items()}
 
 
 def _other_settings(recipe: Recipe) -> dict[str, Any]:
