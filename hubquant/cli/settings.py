@@ -24,6 +24,9 @@ def type_names(texts: Sequence[str], flag: str, *, named: bool = False) -> list[
     names = [name.rpartition(":")[2] if name.lower().startswith("gguf:") else name for name in names]
     if not names:
         raise UserError(f"{flag} names no type", hint=f"write {flag} Q8_0,Q4_K_M")
+    if not named and (other := next((name for name in names if ":" in name), None)):
+        hint = f"hubquant run MODEL --types {other} makes and measures such a folder"
+        raise UserError(f"{flag}: {other} is no type of GGUF", why="this writes GGUF files only", hint=hint)
     try:
         left = {name for name in names if named and (":" in name or is_name(name))}
         return list(dict.fromkeys(name if name in left else file_type(name).name for name in names))

@@ -39,8 +39,7 @@ def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
         FileMeasurement.of(file, {path: output.sha256(path) for path in paths[file.type]}, page.made_with_of(file.type))
         for file in measured
     ]
-    names = {Path(file.name).stem for file in plan.files} | {folder.name for folder in plan.work.folders}
-    earlier = not_replaced(before, names)
+    earlier = not_replaced(before, plan.work.names)
     if plan.recipe.publish.prune:
         earlier = []
     replaced = {path for file in before if file not in earlier for path in file.paths}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.folder import FolderPlan
 from hubquant.backends.gguf.backend import GGUF
 from hubquant.backends.gguf.files import FilePlan
 from hubquant.devices import Device, chosen_device
@@ -132,14 +131,15 @@ def make_plan(
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
     results = tasks_of_results(recipe)
     has_imatrix = work.importance is not None
-    made: list[FilePlan | FolderPlan] = [*work.files, *work.folders]
-    names = planned_names(recipe, made, has_imatrix=has_imatrix, has_results=bool(results), draws=component.denoises)
+    names = planned_names(
+        recipe, work.made, has_imatrix=has_imatrix, has_results=bool(results), draws=component.denoises
+    )
     folder.check(names, _sources(work.tasks, store))
     names += [name for name in folder if name not in names]
     goals = work.tasks.goals
     found = estimate(work.tasks, list(closure(goals)) if fresh else missing(goals, store), store.rates())
     check_memory(found.ram_bytes, LESS_MEMORY)
-    check_room(found, [each.size for each in made], store, folder.root, "--out")
+    check_room(found, [each.size for each in work.made], store, folder.root, "--out")
     uploads = names if recipe.publish.to else ()
     notes = [*work.notes, *_foreign_note(folder), *(_published_notes(work, published) if published else [])]
     return Plan(work, folder.root, found, uploads, notes, template, results)
@@ -164,7 +164,7 @@ def _published_notes(work: Work, published: Published) -> list[str]:
     source, settings, notes = work.source, work.recipe.publish, []
     if (before := earlier_revision(published, source.id)) not in (None, source.revision):
         notes.append(f"the files of {settings.to} were made of {source.id} at {before}; it is at {source.revision} now")
-    if settings.prune and (old := to_be_pruned(published, {Path(file.name).stem for file in work.files})):
+    if settings.prune and (old := to_be_pruned(published, work.names)):
         notes.append(f"to be removed from {settings.to}: {', '.join(old)}")
     return notes
 

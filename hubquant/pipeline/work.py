@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.backends.backend import Importance
@@ -61,6 +62,15 @@ class Work:
     @property
     def folders(self) -> list[FolderPlan]:
         return [each.plan for each in self.tasks.folders]
+
+    @property
+    def made(self) -> list[FilePlan | FolderPlan]:
+        return [*self.files, *self.folders]
+
+    @property
+    def names(self) -> set[str]:
+        """Of files without their suffixes, and of folders."""
+        return {Path(file.name).stem for file in self.files} | {folder.name for folder in self.folders}
 
     def making(self, files: Sequence[QuantizedFile]) -> RecipeTasks:
         """Files with this matrix, verified and measured as the recipe says: of a denoiser one for each type that is

@@ -163,8 +163,10 @@ class Desk:
 def _estimate(found: Survey, recipe: Recipe) -> Estimate:
     types = {each.name: each for each in found.types}
     published = {file.type for file in found.published.files} if found.published else set()
-    files, makings = [], []
-    for entry in recipe.quantize.types:
+    files: list[PlannedFile] = []
+    makings: list[Making] = []
+    files += [PlannedFile(name, None, name in published) for name in recipe.quantize.in_libraries]
+    for entry in recipe.quantize.of_gguf.types:
         plain = isinstance(entry, str)
         type = types[entry if isinstance(entry, str) else entry.type]
         name = name_of(entry)
