@@ -201,14 +201,21 @@ def test_what_a_config_says_and_the_weights_are(tensors: Tensors, quantization: 
 def test_fp8_explains_itself(tensors: Tensors, expected: str, sign: str) -> None:
     told = found(tensors)
     assert (told.backend, told.type, told.problem) == (expected, "float8_e4m3fn", None)
+    assert told.evidence[0].startswith(f"1 weight is stored as {told}: F8_E4M3 ")
     assert sign in told.evidence[0]
+
+
+def test_layouts_tell_methods_apart() -> None:
+    double = NF4 | {f"{Q}.weight.nested_absmax": ("F32", [2])}
+    told = {str(found(tensors)) for tensors in (GPTQ, AWQ, NF4, double)}
+    assert told == {"gptq int4", "awq int4", "bitsandbytes nf4", "bitsandbytes nf4-double"}
 
 
 def test_floats_are_not_quantized() -> None:
     buffers: Tensors = {
         "position_ids": ("I64", [1, 77]),
         "h.0.attn.bias": ("U8", [1, 1, 8, 8]),
-        "x.mask": ("BOOL", [4, 4]),
+        "x.mask": ("U8", [4, 4]),
         "x.relative_position_index": ("I64", [4, 4]),
         "bn.num_batches_tracked": ("I64", []),
     }
@@ -285,7 +292,7 @@ def test_config_beside_config_json(tmp_path: Path) -> None:
         (PLAIN, "Llama-3.1-8B-qint8-v4", ["qint8, the contents say BF16"]),
         (PLAIN, "model-Q4_K_M.gguf", ["q4_k_m, the contents say BF16", "gguf, the contents say BF16"]),
         (FP8, "x-e4m3fn", ["e4m3fn, and so do the contents"]),
-        (CODES, "print8bits-gptqish", []),
+        (CODES, "print8bit-superawq-gptqish", []),
     ],
 )
 def test_names_are_hints(tensors: Tensors, name: str, expected: list[str]) -> None:
