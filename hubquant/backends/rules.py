@@ -294,7 +294,8 @@ SAVING = (
         framework="diffusers",
         device="cpu",
     ),
-    Saving("hubquant", "save_pretrained leaves out how the weights are quantized", moment="after"),
+    Saving("library", "save_pretrained, whenever it was quantized", backend="sdnq"),
+    Saving("hubquant", "save_pretrained fails, or leaves out how the weights are quantized", moment="after"),
     Saving("library", "save_pretrained"),
 )
 
