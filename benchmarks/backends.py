@@ -1,10 +1,10 @@
 """Whether the table of backends says what the libraries do: ``python -m benchmarks.backends [BACKEND ...]``.
 
 Every type of every backend in a tiny Llama (transformers) and a tiny Flux (diffusers) with random weights, quantized
-while it is loaded and afterwards, with every offload, and saved. "works" is that the outputs are those without offload
-or before saving, bit by bit. On a CPU, which is what computes here, offload to the CPU and in groups moves nothing;
-the others take weights out of layers and put them back as on any device. One process for each backend; the exit code is
-1 where a cell is not what hubquant/backends/rules.py says.
+while it is loaded and afterwards, with every offload, and saved. "works" is that the outputs are those without offload,
+bit by bit, and those before saving, to 1e-5. On a CPU, which is what computes here, offload to the CPU and in groups
+moves nothing; the others take weights out of layers and put them back as on any device. One process for each backend;
+the exit code is 1 where a cell is not what hubquant/backends/rules.py says.
 """
 
 from __future__ import annotations

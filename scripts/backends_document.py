@@ -34,8 +34,8 @@ TEXT = """\
 `python -m scripts.backends_document` writes this page from the table that is asked before anything is loaded
 (`hubquant/backends/rules.py`); a test fails when they say something else. `hubquant backends` prints what of it holds
 on your machine, and `python -m benchmarks.backends` tries every cell of a CPU again, with tiny models: what works has
-to work, bit by bit, what is refused has to fail, and its exit code is 1 where a library got better or worse than its
-row.
+to give the same outputs, what is refused has to fail, and its exit code is 1 where a library got better or worse than
+its row.
 
 A type is written with its backend: `types: [gguf:Q4_K_M, bitsandbytes:nf4, quanto:qint4, sdnq:uint4]` in a recipe, and
 so with `--types`. Without one it is GGUF's.
