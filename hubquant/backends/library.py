@@ -103,3 +103,8 @@ class LibraryBackend(ABC):
     @abstractmethod
     def is_quantized(self, module: torch.nn.Module) -> bool:
         """Whether the weights of a layer are this library's."""
+
+    def fits(self, type: str, layer: torch.nn.Linear) -> bool:  # noqa: ARG002
+        """Whether the type can divide the width of a layer; :meth:`quantized` leaves others in floats. Who makes a
+        configuration has to skip them: the library would fail in the middle of a load."""
+        return True

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hubquant.backends.layers import left_in_floats, linear_layers
 from hubquant.backends.library import DataType, Framework, Package
 from hubquant.backends.pretrained import PretrainedBackend
+from hubquant.errors import NotSupportedYet
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +25,9 @@ _BITS: Mapping[str, int] = {
     "float6_e3m2fn": 6,
     "float5_e2m2fn": 5,
     "float4_e2m1fn": 4,
-    "float3_e1m1fn": 3,
-    "float2_e1m0fn": 2,
 }
+"""Of the 180 that it knows. Floats of 3 and 2 bits lose more than integers of as many, and one bit saves nothing: its
+scales take more than the weights."""
 _PACKED = 8
 """Weights that are put into whole bytes together, at most."""
 _COMPILE = "SDNQ_USE_TORCH_COMPILE"
@@ -39,11 +40,12 @@ class Sdnq(PretrainedBackend):
     package = Package("sdnq", "0.2.8", "sdnq")
     types: ClassVar[Mapping[str, DataType]] = {name: DataType(name, bits, 4 << bits) for name, bits in _BITS.items()}
 
-    def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:  # noqa: ARG002
-        return self._library().SDNQConfig(weights_dtype=type, modules_to_not_convert=[f"*{part}*" for part in skip])
+    def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:
+        parts = [f"*{part}*" for part in skip]
+        return self._library().SDNQConfig(**_settings(type, framework), modules_to_not_convert=parts)
 
-    def of_saved(self, type: str, framework: Framework, floats: Sequence[str]) -> Any:  # noqa: ARG002
-        made = self._library().SDNQConfig(weights_dtype=type, add_skip_keys=False)
+    def of_saved(self, type: str, framework: Framework, floats: Sequence[str]) -> Any:
+        made = self._library().SDNQConfig(**_settings(type, framework), add_skip_keys=False)
         made.modules_to_not_convert = [f"{name}.weight" for name in floats]  # in this order, which it would lose
         return made
 
@@ -57,10 +59,21 @@ class Sdnq(PretrainedBackend):
         library = self._library()
         wanted = {name for name, layer in linear_layers(model, skip) if self.fits(type, layer)}
         floats = [f"{name}.weight" for name in left_in_floats(model, self.is_quantized) if name not in wanted]
-        return library.sdnq_post_load_quant(model, weights_dtype=type, modules_to_not_convert=floats)
+        framework: Framework = "diffusers" if hasattr(model, "register_to_config") else "transformers"
+        return library.sdnq_post_load_quant(model, **_settings(type, framework), modules_to_not_convert=floats)
 
     def fits(self, type: str, layer: torch.nn.Linear) -> bool:
         return _BITS[type] == 8 or not layer.weight.numel() % _PACKED
+
+    def save(self, model: Any, type: str, folder: Path, framework: Framework) -> None:
+        layers = [module for module in model.modules() if self.is_quantized(module)]
+        if framework == "diffusers" and any(one.scale.dtype != one.sdnq_dequantizer.result_dtype for one in layers):
+            raise NotSupportedYet(
+                f"models of diffusers saved as sdnq:{type} in another dtype than float32",
+                why="SDNQ keeps their scales in float32, and diffusers would round them when it loads them",
+                hint="use sdnq:int8 or sdnq:float8_e4m3fn",
+            )
+        super().save(model, type, folder, framework)
 
     def load(self, folder: Path, kind: Any, framework: Framework, **options: Any) -> Any:
         self._library()  # transformers does not know it before it is imported
@@ -82,3 +95,9 @@ class Sdnq(PretrainedBackend):
             return import_module("sdnq")
         finally:
             del os.environ[_COMPILE]
+
+
+def _settings(type: str, framework: Framework) -> dict[str, Any]:
+    """diffusers rounds scales to the dtype that it loads a model in: they are of that dtype at once, or what was saved
+    would be another model."""
+    return {"weights_dtype": type, "dequantize_fp32": framework == "transformers"}

@@ -31,9 +31,7 @@ class Torchao(PretrainedBackend):
         return self._made(type, framework, patterns(skip) if framework == "transformers" else list(skip) or None)
 
     def of_saved(self, type: str, framework: Framework, floats: Sequence[str]) -> Any:
-        # diffusers compares with names of parameters, and "proj_out" would be all modules of that name.
-        names = exact(floats) if framework == "transformers" else [f"{name}.weight" for name in floats]
-        return self._made(type, framework, names)
+        return self._made(type, framework, exact(floats) if framework == "transformers" else list(floats))
 
     def _made(self, type: str, framework: Framework, skip: Sequence[str] | None) -> Any:
         self.package.check()
