@@ -55,8 +55,7 @@ class ModelStep:
 
         memories = [self.ram, self.vram]
         events = [
-            gr.on(
-                [self.box.submit, self.look.click],
+            recipe.edited(self.box.submit, self.look.click).then(
                 look,
                 [self.box, *memories, recipe.code],
                 outputs,
@@ -64,13 +63,21 @@ class ModelStep:
                 concurrency_limit=8,
                 concurrency_id="survey",
             ),
-            self.found.input(
+            recipe.edited(self.found.input).then(
                 look, [self.found, *memories, recipe.code], outputs, api_visibility="private", concurrency_id="survey"
             ),
-            self.demo.click(demo, [*memories, recipe.code], outputs, api_visibility="private", concurrency_id="survey"),
+            recipe.edited(self.demo.click).then(
+                demo, [*memories, recipe.code], outputs, api_visibility="private", concurrency_id="survey"
+            ),
         ]
         for event in events:
-            event.then(recipe.show, [recipe.code, survey, recipe.every], recipe.outputs, api_visibility="private")
+            event.then(
+                recipe.show,
+                [recipe.code, survey, recipe.every],
+                recipe.outputs,
+                api_visibility="private",
+                trigger_mode="always_last",
+            )
 
         def fit(found: Survey | None, ram: float | None, vram: float | None) -> object:
             return gr.skip() if found is None else survey_card(found, (ram or 0) * GB, (vram or 0) * GB)

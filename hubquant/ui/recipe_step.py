@@ -49,6 +49,7 @@ class RecipeStep:
                     "The form and this text say the same; change either. In the text Tab indents: Escape, then Tab, "
                     "leaves it. `hubquant run recipe.yaml` runs it too."
                 )
+                self.fault = gr.HTML(elem_id="fault")
         self.said = gr.HTML(elem_id="said")
         with gr.Row():
             self.check = gr.Button("Check what it takes", elem_id="check")
@@ -75,7 +76,7 @@ class RecipeStep:
             self.of_file,
             self.of_field,
             self.limit,
-            self.said,
+            self.fault,
         ]
 
     def _types(self) -> None:
@@ -157,13 +158,28 @@ class RecipeStep:
     def _check_agreed(self, text: str, values: Sequence[Any]) -> None:
         """Raises ``UserError`` while the one that was changed last is not yet followed by the other."""
         if write_form(text, self._as_shown(text, values)) != text:
-            hint = "change one of them once more: the other follows"
+            hint = "press again, or change one of them once more: the other follows"
             raise UserError("the form and the recipe say different things", hint=hint)
+
+    def edited(self, *events: Any) -> Any:
+        """Edits of the recipe, which take away what was said to an earlier press; ``then`` they are followed.
+
+        They do so in the browser and at once. What follows an edit may come after the answer to a later press, so it
+        leaves ``said`` alone, and stands apart because ``always_last`` repeats all that an event does by itself.
+        """
+        return gr.on(events, None, None, self.said, js="() => ''", api_visibility="private")
 
     def wire(self, survey: gr.State, job: gr.Textbox, tabs: gr.Tabs) -> None:
         desk = self._desk
         inner = [self.of_dataset, self.of_file, self.of_field]
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        both, edited = [self.code, *self.form.values()], [self.code, self.fault, *inner]
+        quiet: dict[str, Any] = {
+            "api_visibility": "private",
+            "show_progress": "hidden",
+            "trigger_mode": "always_last",
+        }
+        # Gradio would hold what is chosen against what the server offered last, which the page may not show yet.
+        unchecked: dict[str, Any] = {**quiet, "preprocess": False}
 
         def edit(text: str, *values: Any) -> Updates:
             try:
@@ -175,21 +191,9 @@ class RecipeStep:
         changes = [component.input for name, component in self.form.items() if name != "file"]
         # What is pasted while a box is being drawn makes no event of input.
         changes += [box.blur for box in (self.to, self.dataset, self.config, self.split, self.field)]
-        gr.on(
-            changes,
-            edit,
-            [self.code, *self.form.values()],
-            [self.code, self.said, *inner],
-            trigger_mode="always_last",
-            **quiet,
-        )
-        gr.on(
-            [self.code.input, self.every.input],
-            self.show,
-            [self.code, survey, self.every],
-            self.outputs,
-            trigger_mode="always_last",
-            **quiet,
+        self.edited(*changes).then(edit, both, edited, **unchecked)
+        self.edited(self.code.input, self.every.input).then(
+            self.show, [self.code, survey, self.every], self.outputs, **quiet
         )
 
         def start_from(name: str | None, text: str) -> object:
@@ -201,7 +205,7 @@ class RecipeStep:
                 model = "demo"
             return example(name, model)
 
-        self.gallery.input(start_from, [self.gallery, self.code], self.code, **quiet).then(
+        self.edited(self.gallery.input).then(start_from, [self.gallery, self.code], self.code, **quiet).then(
             self.show, [self.code, survey, self.every], self.outputs, **quiet
         )
 
@@ -218,11 +222,10 @@ class RecipeStep:
             suggest,
             [self.limit, survey],
             [self.best, self.take, self.suggested],
-            trigger_mode="always_last",
             **quiet,
         )
-        self.take.click(lambda name: [name], self.suggested, self.types, **quiet).then(
-            edit, [self.code, *self.form.values()], [self.code, self.said, *inner], **quiet
+        self.edited(self.take.click).then(lambda name: [name], self.suggested, self.types, **quiet).then(
+            edit, both, edited, **unchecked
         )
 
         def upload(path: str | None, request: gr.Request) -> Updates:
@@ -234,9 +237,9 @@ class RecipeStep:
                 return None, gr.skip(), error_message(error)
             return None, name, message(f"{name} is here", kind="good")
 
-        self.upload.upload(
+        self.edited(self.upload.upload).then(
             upload, self.upload, [self.upload, self.file, self.upload_said], api_visibility="private"
-        ).then(edit, [self.code, *self.form.values()], [self.code, self.said, *inner], **quiet)
+        ).then(edit, both, edited, **unchecked)
 
         def check(request: gr.Request, text: str, *values: Any) -> str:
             try:
@@ -253,14 +256,13 @@ class RecipeStep:
                 return error_message(error), gr.skip(), gr.skip()
             return "", made.id, gr.Tabs(selected="run")
 
-        self.check.click(
-            check, [self.code, *self.form.values()], self.said, api_visibility="private", concurrency_id="survey"
-        )
+        self.check.click(check, both, self.said, api_visibility="private", preprocess=False, concurrency_id="survey")
         self.start.click(
             start,
-            [self.code, *self.form.values()],
+            both,
             [self.said, job, tabs],
             api_visibility="private",
+            preprocess=False,
             trigger_mode="once",
             concurrency_id="survey",
         )
