@@ -9,7 +9,8 @@ The whole way: ``run`` and ``plan`` take a ``Recipe``, or whatever stands for on
 ``quantize``, ``collect_imatrix``, ``evaluate``, ``publish``, ``inspect``. ``observe`` collects importance beside
 whatever makes pictures. What they work best with: ``build_dataset``, ``refine``, ``tune``. What to choose: ``search``
 finds models, ``survey`` tells what one would become and ``detect`` whether it is quantized already, from its
-metadata. Functions on tensors and matrices are in ``hubquant.quants``, ``hubquant.mix`` and ``hubquant.imatrix``.
+metadata. ``load`` gives a model of transformers or diffusers, quantized by a library. Functions on tensors and matrices
+are in ``hubquant.quants``, ``hubquant.mix`` and ``hubquant.imatrix``.
 
 What is raised on purpose is a ``HubquantError``; what the caller can mend is a ``UserError``.
 """
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         evaluate,
         inspect,
         join_baselines,
+        load,
         observe,
         plan,
         publish,
@@ -72,6 +74,7 @@ __all__ = [
     "evaluate",
     "inspect",
     "join_baselines",
+    "load",
     "load_imatrix",
     "load_recipe",
     "observe",
@@ -88,7 +91,7 @@ __all__ = [
 _HOMES = {
     "hubquant.api": (
         *("build_dataset", "collect_imatrix", "compare", "convert", "detect", "evaluate", "inspect", "join_baselines"),
-        *("observe", "plan"),
+        *("load", "observe", "plan"),
         *("publish", "quantize", "refine", "run", "search", "survey", "tune"),
     ),
     "hubquant.commands.detect": ("Detection",),

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hubquant.api.arguments import check_least, open_store, quietly
+from hubquant.api.arguments import check_least, listed, open_store, quietly
 from hubquant.bars import Bars
 from hubquant.errors import UserError
 from hubquant.recipe.schema import ModelReference
 
 if TYPE_CHECKING:
+    import torch
+
+    from hubquant.backends.library import Moment
+    from hubquant.backends.rules import Offload
     from hubquant.commands.detect import Detection
     from hubquant.commands.survey import Survey
+    from hubquant.devices import Device
     from hubquant.hub.access import Token
     from hubquant.hub.listing import FoundModel
 
@@ -74,6 +80,64 @@ def detect(
         from hubquant.commands.detect import detect as look
 
         return look(reference, seen, token)
+
+
+def load(
+    model: str | Path | ModelReference,
+    quantize: str | None = None,
+    when: Moment = "load",
+    offload: Offload = "none",
+    device: Device = "auto",
+    skip_modules: Sequence[str] = (),
+    components: Sequence[str] | None = None,
+    dtype: torch.dtype | str | None = None,
+    *,
+    revision: str | None = None,
+    token: Token = None,
+    progress: Bars = "auto",
+) -> Any:
+    """A model of transformers or a pipeline of diffusers in eval mode, ``quantize``d to a type such as quanto:qint8.
+
+    ``model`` is a Hub id, a folder, or a safetensors or GGUF file. One that is quantized already is recognised from
+    metadata, loaded by its own library, and never quantized again. ``when`` weights are quantized: while they are
+    loaded (``load``), or ``after`` that. Modules whose names hold one of ``skip_modules`` stay floats; of a pipeline
+    its denoisers are quantized, or the ``components`` of these names. ``dtype`` is that of what is not quantized.
+
+    ``offload`` is where weights are that are not computed with: ``none`` (all on the ``device``), ``cpu`` (a whole
+    model in memory until it is called), ``sequential`` (layer by layer), ``group`` (groups of layers), ``disk``, or
+    ``balanced`` over all devices. What goes to the disk is removed with the model. What a library cannot do raises
+    ``NotSupportedYet`` before weights are read, with what can be done instead.
+
+    ``token`` as for :func:`survey`. Raises ``HubquantError``.
+    """
+    _choice("when", when, ("load", "after"))
+    _choice("offload", offload, ("none", "cpu", "sequential", "balanced", "disk", "group"))
+    reference = _reference(model, revision)
+    with quietly(progress) as seen:
+        from hubquant.backends.asked import Asked
+        from hubquant.backends.loading import load as look
+        from hubquant.devices import chosen_device
+
+        named = None if components is None else tuple(listed(components))
+        place: Any = chosen_device(device)
+        asked = Asked(quantize, when, offload, place, tuple(listed(skip_modules)), named, _dtype(dtype))
+        return look(reference, asked, seen, token)
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    import torch
+
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found is not None and isinstance(found, torch.dtype) and found.is_floating_point:
+        return found
+    if dtype is None:
+        return None
+    raise UserError(f"there is no dtype {dtype!r} of floats", hint="choose float32, bfloat16 or float16")
+
+
+def _choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{name} cannot be {value!r}", hint=f"choose {', '.join(choices)}")
 
 
 def _reference(model: str | Path | ModelReference, revision: str | None) -> ModelReference:
