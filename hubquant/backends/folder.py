@@ -1,4 +1,4 @@
-"""A folder of transformers whose weights a library has quantized, as a task."""
+"""A folder of transformers or diffusers whose weights a library has quantized, as a task."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hubquant.backends.compatibility import check
-from hubquant.backends.library import LibraryBackend, Moment
+from hubquant.backends.library import Framework, LibraryBackend, Moment
 from hubquant.backends.marker import MARKER, Marker, write_marker
 from hubquant.backends.noise import quietly
 from hubquant.backends.probe import PROBE, keep_answers
 from hubquant.backends.registry import named
-from hubquant.backends.rules import Place
+from hubquant.backends.rules import Place, saving
 from hubquant.devices import Device, chosen_device
 from hubquant.disk import write_at_once, writing
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Task, fingerprint
 from hubquant.errors import NotSupportedYet
 from hubquant.sources.component import Component
+from hubquant.sources.pipeline import DENOISERS
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
     from hubquant.calibration import Chunks
 
 SCALE_BITS = 16
-HALF_BITS = 16
+HALF_BITS, FLOAT_BITS = 16, 32
 CALIBRATION_CHUNKS = 64
 """Of the recipe's, where the rounding of a library is calibrated: it runs each layer on them many times."""
 OF_TOKENIZERS = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"),
 )
+TRACED = "nncf"
 NOT_QUANTIZED = ("token_embd.weight", "output.weight")
 FACTS = "facts.json"
 
@@ -44,16 +46,17 @@ FACTS = "facts.json"
 @dataclass(frozen=True)
 class FolderPlan:
     """One folder of the recipe, which calls it ``label``, such as quanto:qint4. ``size`` and ``bpw`` are estimates:
-    what is quantized is the library's to decide."""
+    what is quantized is the library's to decide. ``part`` is that of a pipeline, where another one is its first."""
 
     label: str
     n_parameters: int
     size: int
+    part: str = ""
 
     @property
     def name(self) -> str:
         """Relative to the repository."""
-        return self.label.replace(":", "-")
+        return "-".join(filter(None, (self.label.replace(":", "-"), self.part)))
 
     @property
     def paths(self) -> list[str]:
@@ -71,13 +74,14 @@ class FolderPlan:
 @dataclass(frozen=True)
 class FolderFacts:
     """``size`` in bytes of all files together; of ``n_layers`` linear layers those that ``left`` names are in floats;
-    ``versions`` of what made it."""
+    ``versions`` of what made it, and torch's name of the ``dtype`` that its floats are."""
 
     size: int
     n_parameters: int
     n_layers: int
     left: tuple[str, ...]
     versions: Mapping[str, str]
+    dtype: str = ""
 
     @property
     def bpw(self) -> float:
@@ -90,6 +94,7 @@ class QuantizedFolder(Task[Path]):
     ``skip``. ``calibration`` is what a calibrated type is rounded by, None for any other."""
 
     kind = "folder"
+    framework: ClassVar[Framework] = "transformers"
 
     component: Component
     plan: FolderPlan
@@ -143,27 +148,41 @@ class QuantizedFolder(Task[Path]):
 
     def make(self, folder: Path, context: Context) -> None:
         """The model's folder, what it answers (:mod:`hubquant.backends.probe`), and what is to be told of it."""
-        from hubquant.convert.plain import load_whole
-
-        source, backend, target = context.read(self.component.pulled), self.backend, folder / self.plan.name
+        backend, target = self.backend, folder / self.plan.name
         shutil.rmtree(target, ignore_errors=True)  # of a process that was killed
-        with context.progress.doing(f"quantizing by {self.backend.name}"), quietly():
-            on_load = backend.saves_what_is_loaded
-            configuration = backend.configuration(self.type, "transformers", self.skip) if on_load else None
-            model: Any = load_whole(source.checkpoint, source.model_folder, self.device, configuration)
-            if not on_load:
-                model = backend.quantized(model, self.type, self.skip, self._inputs())
+        with context.progress.doing(f"quantizing by {backend.name}"), quietly():
+            model = self.quantized(context)
             n_layers, left = self._layers(model)
             with writing(target):
                 target.mkdir()
-                backend.save(model, self.type, target, "transformers")
-                for name in OF_TOKENIZERS:
-                    if (found := source.tokenizer_folder / name).is_file() and not (target / name).exists():
-                        shutil.copyfile(found, target / name)
+                backend.save(model, self.type, target, self.framework)
+                self.add_files(target, context)
             write_marker(target, Marker(backend=backend.name, type=self.type, versions=self._versions, skipped=left))
-            keep_answers(model, folder / PROBE)
-        facts = FolderFacts(_size(target), self.component.n_parameters, n_layers, left, self._versions)
+            self.keep_answers(model, folder / PROBE, context)
+        dtype = str(model.dtype).removeprefix("torch.")
+        facts = FolderFacts(_size(target), self.component.n_parameters, n_layers, left, self._versions, dtype)
         keep_facts(folder / FACTS, facts)
+
+    def quantized(self, context: Context) -> Any:
+        """The model, by the library."""
+        from hubquant.convert.plain import load_whole
+
+        source, backend = context.read(self.component.pulled), self.backend
+        on_load = backend.saves_what_is_loaded
+        configuration = backend.configuration(self.type, self.framework, self.skip) if on_load else None
+        model: Any = load_whole(source.checkpoint, source.model_folder, self.device, configuration)
+        return model if on_load else backend.quantized(model, self.type, self.skip, self._inputs())
+
+    def add_files(self, target: Path, context: Context) -> None:
+        """What belongs beside config and weights in ``target``."""
+        source = context.read(self.component.pulled)
+        for name in OF_TOKENIZERS:
+            if (found := source.tokenizer_folder / name).is_file() and not (target / name).exists():
+                shutil.copyfile(found, target / name)
+
+    def keep_answers(self, model: Any, path: Path, context: Context) -> None:  # noqa: ARG002
+        """What the quantized ``model`` computes, for who loads it again."""
+        keep_answers(model, path)
 
     def read(self, folder: Path) -> Path:
         return folder / self.plan.name
@@ -178,7 +197,7 @@ class QuantizedFolder(Task[Path]):
         from importlib.metadata import version
 
         package = self.backend.package.name
-        return {name: version(name) for name in ("torch", "transformers", package)}
+        return {name: version(name) for name in ("torch", self.framework, package)}
 
     def _inputs(self) -> Sequence[Mapping[str, Tensor]]:
         return [{"input_ids": ids[None]} for ids in self.calibration.ids] if self.calibration else ()
@@ -187,7 +206,7 @@ class QuantizedFolder(Task[Path]):
         """How many linear layers there are but for the output, and which of them are in floats still."""
         from torch import nn
 
-        head = model.get_output_embeddings()
+        head = model.get_output_embeddings() if self.framework == "transformers" else None
         layers = {
             name: self.backend.is_quantized(module)
             for name, module in model.named_modules()
@@ -204,29 +223,49 @@ def keep_facts(path: Path, facts: FolderFacts) -> None:
 
 def folder_plan(component: Component, label: str, device: Device = "auto") -> FolderPlan:
     """Raises ``RecipeError`` for an unknown library or type, ``UserError`` where its package is missing, and
-    ``NotSupportedYet`` for what the library cannot do on ``device``, and for what is no language model in floats."""
+    ``NotSupportedYet`` for what the library cannot do on ``device``, and for what is neither a language model in floats
+    nor the denoiser of a pipeline of diffusers."""
     backend, type = named(label)
-    moment: Moment = "load" if backend.saves_what_is_loaded else "after"
+    moment: Moment = "load" if backend.saves_what_is_loaded and not component.denoises else "after"
     place: Place = chosen_device(device)  # type: ignore[assignment]
-    check(backend.name, type, "transformers", moment, "none", place)
+    check(backend.name, type, "diffusers" if component.denoises else "transformers", moment, "none", place)
     source = component.source
-    if component.denoises or component.embeds or source.component:
-        what = "a diffusion pipeline" if component.denoises or source.component else "an encoder"
+    if component.denoises:
+        _check_denoiser(component, backend, place)
+        part = "" if source.component in DENOISERS else str(source.component)
+        return FolderPlan(label, component.n_parameters, _estimate(component, backend, type, place), part)
+    if component.embeds or source.component:
+        what = "a text encoder" if source.component else "an encoder"
         hint = "choose types of GGUF, such as Q8_0, or quantize it where it is used: hubquant.load"
         raise NotSupportedYet(f"{what} as a folder of {backend.name}", hint=hint)
     if not source.can_offload:
         hint = "start from the model's folder or repository"
         raise NotSupportedYet(f"a GGUF file as a folder of {backend.name}", hint=hint)
-    return FolderPlan(label, component.n_parameters, _estimate(component, backend, type))
+    return FolderPlan(label, component.n_parameters, _estimate(component, backend, type, place))
 
 
-def _estimate(component: Component, backend: LibraryBackend, type: str) -> int:
-    """Bytes of the weights."""
+def _check_denoiser(component: Component, backend: LibraryBackend, place: Place) -> None:
+    what, instead = f"a denoiser as a folder of {backend.name}", "or types of GGUF, such as Q8_0"
+    if component.inputs is None:
+        hint = f"name the folder or the repository of the pipeline, {instead}"
+        raise NotSupportedYet(what, why=component.conversion.cannot_run, hint=hint)
+    if backend.name == TRACED:
+        why = "it is shown an input of the model, and nothing but hubquant would load what it saved"
+        raise NotSupportedYet(what, why=why, hint=f"choose sdnq:int8, {instead}")
+    saved = saving(backend.name, "diffusers", "after", place)
+    if saved.by == "nobody":
+        raise NotSupportedYet(f"{what} on {place}", why=saved.why, hint=f"choose sdnq:uint4 or sdnq:int8, {instead}")
+
+
+def _estimate(component: Component, backend: LibraryBackend, type: str, place: Place) -> int:
+    """Bytes of the weights. A denoiser draws in float32 on a CPU, and its convolutions stay floats."""
     found, bits = backend.types[type], 0.0
+    floats = FLOAT_BITS if component.denoises and place == "cpu" else HALF_BITS
     for name, shape in component.shapes.items():
-        is_layer = len(shape) > 1 and name not in NOT_QUANTIZED and name.endswith(".weight")
+        is_layer = len(shape) == 2 if component.denoises else len(shape) > 1
+        is_quantized = is_layer and name not in NOT_QUANTIZED and name.endswith(".weight")
         scale = SCALE_BITS / (found.group or shape[-1])
-        bits += math.prod(shape) * (found.bits + scale if is_layer else HALF_BITS)
+        bits += math.prod(shape) * (found.bits + scale if is_quantized else floats)
     return math.ceil(bits / 8)
 
 

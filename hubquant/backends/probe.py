@@ -20,6 +20,8 @@ from hubquant.limited import Worker, WorkError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hubquant.evaluate.pictures import Call
+
 PROBE = "probe.safetensors"
 TEXTS, TOKENS = 2, 32
 LARGEST_DIFFERENCE = 1e-3
@@ -30,7 +32,7 @@ MEMORY = 1 << 46  # bytes, more than any machine has: the process is for its fre
 
 @dataclass(frozen=True)
 class Reloaded:
-    """The ``difference`` of the logits, relative to their size."""
+    """The ``difference`` of the logits, or of a denoiser's predictions, relative to their size."""
 
     difference: float
     speed: Speed
@@ -46,11 +48,25 @@ def keep_answers(model: Any, path: Path) -> None:
     save_file({"ids": ids, "logits": _answers(model, ids)}, path)
 
 
-def check_reloaded(folder: Path, backend: str, probe: Path, device: str) -> Reloaded:
-    """Raises ``VerificationError`` where the model in ``folder`` is not the one that was saved, or does not load."""
+def keep_predictions(denoiser: Any, call: Call, path: Path) -> None:
+    """Those of a denoiser in ``call``, one after the other, [numbers] float32."""
+    from safetensors.torch import save_file
+
+    save_file({"predictions": _predictions(denoiser, call)}, path)
+
+
+def check_reloaded(folder: Path, backend: str, probe: Path, device: str, tape: Path | None = None) -> Reloaded:
+    """Raises ``VerificationError`` where the model in ``folder`` is not the one that was saved, or does not load.
+    ``tape`` has first what a denoiser is called with."""
     worker = Worker(reload, seconds=SECONDS, memory=MEMORY)
     try:
-        found = worker(folder=str(folder), backend=backend, probe=str(probe), device=device)
+        found = worker(
+            folder=str(folder),
+            backend=backend,
+            probe=str(probe),
+            device=device,
+            tape=None if tape is None else str(tape),
+        )
     except WorkError as error:
         raise VerificationError(
             f"{folder.name} does not load again", why=str(error), hint="choose another type; report it with the model"
@@ -61,40 +77,50 @@ def check_reloaded(folder: Path, backend: str, probe: Path, device: str) -> Relo
     if not reloaded.difference <= LARGEST_DIFFERENCE:
         raise VerificationError(
             f"{folder.name} is not what was saved once it is loaded again",
-            why=f"its logits differ by {reloaded.difference:.2g} of their size",
+            why=f"its {'logits' if tape is None else 'predictions'} differ by {reloaded.difference:.2g} of their size",
             hint="choose another type; report it with the name of the model",
         )
     return reloaded
 
 
-def reload(folder: str, backend: str, probe: str, device: str) -> dict[str, Any]:
+def reload(folder: str, backend: str, probe: str, device: str, tape: str | None) -> dict[str, Any]:
     """The other process."""
     import torch
     from safetensors.torch import load_file
 
-    from hubquant.backends.restore import opening
+    from hubquant.backends.restore import opening, opening_denoiser
+    from hubquant.evaluate.pictures import Tape
 
-    kept = load_file(probe)
+    kept, call = load_file(probe), None if tape is None else next(Tape(Path(tape)).calls(0))
     with quietly():
-        load = opening(Path(folder), backend, device)
+        if call is None:
+            load = opening(Path(folder), backend, device)
+        else:
+            load = opening_denoiser(Path(folder), backend, device, str(call.dtype).removeprefix("torch."))
         before, start = resident_bytes(), time.perf_counter()
         model = load()
         seconds = time.perf_counter() - start
-        found, expected = _answers(model, kept["ids"]), kept["logits"]
-        difference = float((found - expected).norm() / expected.norm())
-        ids = kept["ids"][:1, :1].to(model.device)
-        _write(model, ids, 1)
-        start = time.perf_counter()
-        _write(model, ids, NEW_TOKENS)
-        rate = NEW_TOKENS / (time.perf_counter() - start)
+        if call is None:
+            found, expected = _answers(model, kept["ids"]), kept["logits"]
+            rate = _rate(model, kept["ids"][:1, :1].to(model.device))
+        else:
+            found, expected, rate = _predictions(model, call), kept["predictions"], None
     return {
-        "difference": difference,
+        "difference": float((found - expected).norm() / expected.norm()),
         "load_seconds": seconds,
         "peak_bytes": max(0, peak_bytes() - before),
         "tokens_per_second": rate,
         "threads": torch.get_num_threads(),
         "device": device,
     }
+
+
+def _rate(model: Any, ids: Tensor) -> float:
+    """Tokens a second."""
+    _write(model, ids, 1)
+    start = time.perf_counter()
+    _write(model, ids, NEW_TOKENS)
+    return NEW_TOKENS / (time.perf_counter() - start)
 
 
 def _write(model: Any, ids: Tensor, n: int) -> None:
@@ -110,3 +136,11 @@ def _answers(model: Any, ids: Tensor) -> Tensor:
 
     with torch.inference_mode():
         return torch.cat([model(one[None].to(model.device)).logits.float().cpu() for one in ids])
+
+
+def _predictions(denoiser: Any, call: Call) -> Tensor:
+    import torch
+
+    from hubquant.evaluate.pictures import predicted
+
+    return torch.cat([one.float().cpu().flatten() for one in predicted(denoiser, call)])

@@ -8,9 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hubquant.backends.library import LibraryBackend
 from hubquant.backends.registry import library
+from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.errors import CheckpointError
 from hubquant.models.classes import model_class
+from hubquant.models.diffusion.quiet import quiet_diffusers
 
 
 def restored(folder: Path, backend: str, device: str, **options: Any) -> Any:
@@ -23,9 +26,7 @@ def opening(folder: Path, backend: str, device: str, **options: Any) -> Callable
     """What gives :func:`restored`, when all that has to be imported for it is."""
     from transformers import AutoConfig, GenerationMixin, quantizers  # noqa: F401  (what loading imports)
 
-    by = library(backend)
-    by.package.check()
-    import_module(by.package.module or by.package.name)
+    by = _imported(backend)
     with _errors(folder, backend):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         kind = model_class(config, generates=True)
@@ -36,6 +37,34 @@ def opening(folder: Path, backend: str, device: str, **options: Any) -> Callable
             return by.load(folder, kind, "transformers", **place, **options).eval()
 
     return load
+
+
+def opening_denoiser(folder: Path, backend: str, device: str, dtype: str) -> Callable[[], Any]:
+    """As :func:`opening`, of a denoiser of diffusers; ``dtype`` is torch's name of that in which it computes."""
+    import diffusers
+    import torch
+
+    by = _imported(backend)
+    name = read_table(folder / CONFIG, hint="make the folder again").get("_class_name")
+    kind = getattr(diffusers, str(name), None)
+    if kind is None:
+        raise CheckpointError(
+            f"{folder.name} is of no class of diffusers {diffusers.__version__}", why=f"it says {name}"
+        )
+    options = {"torch_dtype": getattr(torch, dtype), **({} if device == "cpu" else {"device_map": device})}
+
+    def load() -> Any:
+        with quiet_diffusers(), _errors(folder, backend):
+            return by.load(folder, kind, "diffusers", local_files_only=True, **options).eval()
+
+    return load
+
+
+def _imported(backend: str) -> LibraryBackend:
+    by = library(backend)
+    by.package.check()
+    import_module(by.package.module or by.package.name)
+    return by
 
 
 @contextmanager

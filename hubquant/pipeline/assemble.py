@@ -9,7 +9,6 @@ from hubquant.engine.task import Context
 from hubquant.hub.eval_results import FOLDER as RESULTS
 from hubquant.hub.eval_results import eval_results
 from hubquant.pipeline.contents import CARD, CURVE, GRID, IMATRIX, PLOT, dataset_of_results
-from hubquant.pipeline.drawing.measured import DrawingEvaluation
 from hubquant.pipeline.drawing.page import drawn_grid
 from hubquant.pipeline.folders import FolderTasks
 from hubquant.pipeline.output_folder import OutputFolder
@@ -48,8 +47,7 @@ def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
     files = with_earlier(own, earlier)
     contents = {path: text.encode() for path, text in _eval_results(plan, measured).items()}
     contents |= page.contents(files, undescribed(output, files), plan.recipe.publish.to)
-    drawn = [each.evaluation for each in plan.tasks.files if isinstance(each.evaluation, DrawingEvaluation)]
-    if shown := [each for each in drawn if each.name in {file.type for file in measured}]:
+    if shown := [each for each in plan.tasks.drawings if each.name in {file.type for file in measured}]:
         contents[GRID] = drawn_grid(shown, context)
     for name in _stale(output, earlier) - contents.keys() - placed:
         output.remove(name)

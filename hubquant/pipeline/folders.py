@@ -21,6 +21,7 @@ from hubquant.evaluate.speed import Speed
 from hubquant.llamacpp.process import installed_version, is_installed
 from hubquant.pipeline.baseline import BaselineTask
 from hubquant.pipeline.costs import REPORT_BYTES, evaluating_cost, running_cost
+from hubquant.pipeline.drawing.measured import DrawingEvaluation
 from hubquant.pipeline.evaluate import Evaluation
 from hubquant.pipeline.results import Measurement
 from hubquant.recipe.schema import Recipe
@@ -86,10 +87,15 @@ class ReloadedFolder(Measurement[Reloaded]):
                     self.folder.backend.name,
                     place / PROBE,
                     chosen_device(self.folder.device),
+                    self.tape(context),
                 )
             except VerificationError:
                 context.store.forget(self.folder)
                 raise
+
+    def tape(self, context: Context) -> Path | None:  # noqa: ARG002
+        """What a denoiser was called with."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class FolderTasks:
 
     folder: QuantizedFolder
     reloaded: ReloadedFolder
-    evaluation: FolderEvaluation | None
+    evaluation: FolderEvaluation | DrawingEvaluation | None
 
     @property
     def plan(self) -> FolderPlan:

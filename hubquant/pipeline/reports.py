@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from hubquant.engine.task import Context
@@ -42,7 +41,10 @@ def _report(tasks: FileTasks, speed: Speed | None, context: Context, gates: Gate
     found, tasks = found.fidelity if isinstance(found, Chosen) else found, tasks.kept(context)
     plan = tasks.plan
     if not tasks.file.settings.prune_layers:
-        _check(Path(plan.name).name, plan.types.values(), found)
+        if isinstance(found, Similarity):
+            check_similar(Path(plan.name).name, plan.types.values(), found)
+        else:
+            _check(Path(plan.name).name, fewest_bits(plan.types.values()), found)
     measured = MeasuredFile(
         file=plan.paths[0],
         type=plan.label,
@@ -66,17 +68,18 @@ def _report(tasks: FileTasks, speed: Speed | None, context: Context, gates: Gate
 def _folder_report(tasks: FolderTasks, context: Context, gates: Gates) -> FileReport:
     folder, label = tasks.folder, tasks.plan.label
     facts, reloaded = folder.facts(context), context.read(tasks.reloaded)
-    found = context.read(tasks.evaluation) if tasks.evaluation else None
+    found: object = context.read(tasks.evaluation) if tasks.evaluation else None
+    found = found.fidelity if isinstance(found, Chosen) else found
     for name in facts.left:
         context.progress.note(f"{label}: {name} stays in floats")
-    if found:
-        check_plausible(tasks.plan.name, folder.backend.types[folder.type].bits, found)
+    _check(tasks.plan.name, folder.backend.types[folder.type].bits, found)
     measured = MeasuredFile(
         file=tasks.plan.name,
         type=label,
         size=facts.size,
         bpw=facts.bpw,
-        divergence=found,
+        divergence=found if isinstance(found, Divergence) else None,
+        fidelity=found if isinstance(found, Fidelity) else None,
         library=InLibrary(
             folder.backend.name,
             facts.versions,
@@ -84,10 +87,12 @@ def _folder_report(tasks: FolderTasks, context: Context, gates: Gates) -> FileRe
             len(facts.left),
             reloaded.difference,
             calibrated=folder.calibration is not None,
+            dtype=facts.dtype,
         ),
         speed=reloaded.speed,
     )
-    return FileReport(measured, worst_tensor=None, gate=gates.kld_mean.get(label))
+    bounds = gates.prediction_error if folder.component.denoises else gates.kld_mean
+    return FileReport(measured, worst_tensor=None, gate=bounds.get(label))
 
 
 def _runtime(tasks: FileTasks, context: Context) -> RuntimeCheck | None:
@@ -97,10 +102,8 @@ def _runtime(tasks: FileTasks, context: Context) -> RuntimeCheck | None:
     return context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped=why_not)
 
 
-def _check(name: str, types: Iterable[str], found: object) -> None:
+def _check(name: str, bits: float, found: object) -> None:
     if isinstance(found, Divergence):
-        check_plausible(name, fewest_bits(types), found)
-    elif isinstance(found, Similarity):
-        check_similar(name, types, found)
+        check_plausible(name, bits, found)
     elif isinstance(found, Fidelity):
-        check_faithful(name, types, found)
+        check_faithful(name, bits, found)

@@ -77,6 +77,12 @@ class RecipeTasks:
         """With those that others are compared with."""
         return [one for each in self.files for one in (each, each.plain) if one is not None]
 
+    @property
+    def drawings(self) -> list[DrawingEvaluation]:
+        """Of files and folders."""
+        found = [*(each.evaluation for each in self.files), *(each.evaluation for each in self.folders)]
+        return [each for each in found if isinstance(each, DrawingEvaluation)]
+
     def __iter__(self) -> Iterator[Task[Any]]:
         """In the order of a plan."""
         found = [

@@ -112,7 +112,7 @@ def render(card: Card, template: CardTemplate | None = None) -> str:
         "of_repository": lambda path: address(str(card.repo_id), path),
         "reference": _reference,
         "fork": _fork,
-        "snippet": snippet,
+        "snippet": lambda file: snippet(file, card.drawing, _pipeline(card)),
         "block": block,
     }
     body = fill(template, filters, {**_parts(card), "inherits_license": "license" in metadata}).strip()
@@ -148,7 +148,7 @@ def _parts(card: Card) -> dict[str, Any]:
         "homes": HOMES,
         "fidelity": next((file.fidelity for file in card.files if file.fidelity), None),
         "both_ways": any(file.with_imatrix is not None for file in card.files),
-        "pipeline_of": card.model_id or next(iter(card.base_models), card.model_name),
+        "pipeline_of": _pipeline(card),
         "per_thousand": per_thousand(card.usage),
         "example": example,
         "options": " --embeddings" if card.embeds or card.source.get("pipeline_tag") in EMBEDDINGS else "",
@@ -193,7 +193,7 @@ def front_matter(card: Card) -> dict[str, Any]:
         "license_link": _license_link(card),
         "language": _names(["no" if item is False else item for item in _list(source.get("language"))]),
         "pipeline_tag": _text(source.get("pipeline_tag")) or _task(card),
-        "library_name": "gguf" if _has_gguf(card) else "transformers",
+        "library_name": "gguf" if _has_gguf(card) else "diffusers" if card.drawing else "transformers",
         "tags": _tags(card),
         "datasets": sorted({text.name for text in card.calibration if text.is_dataset}),
         **{key: _text(source.get(key)) for key in GATING},
@@ -265,6 +265,11 @@ def _source(card: Card) -> str:
     page = f"{HUB}/{quote(card.model_id)}"
     commit = f" at commit {link(card.revision[:12], f'{page}/tree/{quote(card.revision)}')}" if card.revision else ""
     return link(card.model_id, page) + commit
+
+
+def _pipeline(card: Card) -> str:
+    """What a program loads the rest of a pipeline from."""
+    return card.model_id or next(iter(card.base_models), card.model_name)
 
 
 def _owner(card: Card) -> str | None:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from hubquant.units import counted
 
 if TYPE_CHECKING:
+    from hubquant.publish.drawing import Drawing
     from hubquant.publish.recommendation import MeasuredFile
 
 
 @dataclass(frozen=True)
 class InLibrary:
     """``backend`` has quantized all but ``n_left`` of ``n_layers`` linear layers, with these ``versions``;
-    ``difference`` is that of the logits once the folder was loaded again, relative; ``calibrated`` tells whether it was
-    rounded by a text."""
+    ``difference`` is that of the logits once the folder was loaded again, or of a denoiser's predictions, relative;
+    ``calibrated`` tells whether it was rounded by a text. ``dtype`` is torch's name of that of its floats."""
 
     backend: str
     versions: Mapping[str, str]
@@ -25,6 +26,7 @@ class InLibrary:
     n_left: int
     difference: float
     calibrated: bool
+    dtype: str = ""
 
 
 _TRANSFORMERS = """\
@@ -43,10 +45,30 @@ model = QuantizedModelForCausalLM.from_pretrained({0})""",
 ANY = "import hubquant\n\nmodel = hubquant.load({0})"
 
 
-def snippet(file: MeasuredFile) -> str:
-    """Lines of Python that load a folder that was downloaded, by its library alone where that can read it."""
+_DIFFUSERS = """\
+import torch
+from diffusers import {pipeline}, {denoiser}
+
+{part} = {denoiser}.from_pretrained({folder}, torch_dtype=torch.{dtype})
+pipe = {pipeline}.from_pretrained({source}, {part}={part}, torch_dtype=torch.{dtype})"""
+
+
+def snippet(file: MeasuredFile, drawing: Drawing | None = None, source: str = "") -> str:
+    """Lines of Python that load a folder that was downloaded, by its library alone where that can read it: a denoiser
+    into the pipeline of ``source``."""
     assert file.library
-    return LOADED_BY.get(file.library.backend, ANY).format(json.dumps(f"./{file.file}"))
+    folder = json.dumps(f"./{file.file}")
+    if drawing is None:
+        return LOADED_BY.get(file.library.backend, ANY).format(folder)
+    lines = _DIFFUSERS.format(
+        pipeline=drawing.pipeline,
+        denoiser=drawing.denoiser,
+        part=drawing.part,
+        folder=folder,
+        source=json.dumps(source, ensure_ascii=False),
+        dtype=file.library.dtype,
+    )
+    return f"import sdnq\n{lines}" if file.library.backend == "sdnq" else lines
 
 
 def library_checks(files: Sequence[MeasuredFile]) -> list[str]:
@@ -54,12 +76,13 @@ def library_checks(files: Sequence[MeasuredFile]) -> list[str]:
     folders = [(file, file.library) for file in files if file.library]
     if not folders:
         return []
+    what = "predictions" if any(file.fidelity for file, _ in folders) else "logits"
     exact = [file.type for file, found in folders if not found.difference]
     largest = max(found.difference for _, found in folders)
     same = f"{', '.join(exact)} to the last bit" if exact else ""
     nearly = f"{'the others ' if exact else ''}to {largest:.1g} of their size" if len(exact) < len(folders) else ""
     sentences = [
-        "Each folder was loaded again in a fresh process by its library alone, and its logits were what was saved: "
+        f"Each folder was loaded again in a fresh process by its library alone, and its {what} were what was saved: "
         f"{', '.join(filter(None, (same, nearly)))}."
     ]
     for file, found in folders:

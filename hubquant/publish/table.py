@@ -43,10 +43,11 @@ OF_FIDELITIES: Mapping[str, Callable[[Fidelity], str]] = {
     "PSNR": lambda found: MISSING if found.psnr is None else f"{found.psnr:.1f} dB",
     "SSIM": lambda found: MISSING if found.ssim is None else f"{found.ssim:.3f}",
 }
+TOKENS = "Tokens/s"
 OF_SPEEDS: Mapping[str, Callable[[Speed], str]] = {
     "Loads in": lambda found: f"{number(found.load_seconds, 2)} s",
     "Peak memory": lambda found: size(found.peak_bytes),
-    "Tokens/s": lambda found: number(found.tokens_per_second),
+    TOKENS: lambda found: MISSING if found.tokens_per_second is None else number(found.tokens_per_second),
 }
 IN_LLAMA_CPP, WITH_IMATRIX = "KLD in llama.cpp", "Imatrix"
 # The first ones are what the column of a model's page on the Hub has room for; the table scrolls.
@@ -88,6 +89,8 @@ def table(files: Sequence[MeasuredFile], columns: Sequence[str] = COLUMNS) -> Ta
         columns = [name for name in columns if name in (*OF_FILES, *OF_SPEEDS)]
     if not any(file.speed for file in files):
         columns = [name for name in columns if name not in OF_SPEEDS]
+    if not any(file.speed and file.speed.tokens_per_second is not None for file in files):
+        columns = [name for name in columns if name != TOKENS]
     if not any(file.in_llamacpp for file in files):
         columns = [name for name in columns if name != IN_LLAMA_CPP]
     recommendations = recommend(files)

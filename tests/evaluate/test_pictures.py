@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from hubquant.errors import EvaluationError
 from hubquant.evaluate.pictures import Fidelity, Likeness, Tape, check_faithful, psnr, relative_error, replay, ssim
 from hubquant.evaluate.pictures.replay import PredictionError
+from hubquant.evaluate.plausible import fewest_bits
 from hubquant.models.diffusion.draw import Drawn, draw
 from hubquant.models.diffusion.parts import denoiser
 from hubquant.pipeline.results import keep_value, read_value
@@ -83,7 +84,7 @@ def test_coarser_types_predict_and_draw_worse(tmp_path: Path) -> None:
         pairs = zip(own, drawn, strict=True)
         alike = [Likeness.of(a.latents[0], a.pictures[0], b.latents[0], b.pictures[0]) for a, b in pairs]
         found.append(measured(model, tape, alike))
-        check_faithful("flux", [type, "F32"], found[-1])
+        check_faithful("flux", fewest_bits([type, "F32"]), found[-1])
     for name in ("error", "drift"):
         assert [getattr(each, name) for each in found] == sorted(getattr(each, name) for each in found)
     for name in ("psnr", "ssim"):
@@ -95,7 +96,7 @@ def test_coarser_types_predict_and_draw_worse(tmp_path: Path) -> None:
     assert found[0].psnr > 40
     model.load_state_dict({name: torch.randn_like(weight) * weight.std() for name, weight in state.items()})
     with pytest.raises(EvaluationError, match="does not predict what the source model does"):
-        check_faithful("flux", ["Q8_0", "F32"], measured(model, tape))
+        check_faithful("flux", fewest_bits(["Q8_0", "F32"]), measured(model, tape))
 
 
 def test_a_tensor_of_all_steps_is_stored_once(tmp_path: Path) -> None:
@@ -201,8 +202,10 @@ def test_summary_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("type", ["Q8_0", "IQ1_S"])
 def test_a_file_that_predicts_no_numbers_is_refused(type: str) -> None:
     with pytest.raises(EvaluationError, match="values that are not finite"):
-        check_faithful("file", [type], Fidelity.of([PredictionError(0, 0, math.nan), PredictionError(1, 0, 0.1)]))
-    check_faithful("file", ["IQ1_S"], Fidelity.of([PredictionError(0, 0, 1.2)]))
+        check_faithful(
+            "file", fewest_bits([type]), Fidelity.of([PredictionError(0, 0, math.nan), PredictionError(1, 0, 0.1)])
+        )
+    check_faithful("file", fewest_bits(["IQ1_S"]), Fidelity.of([PredictionError(0, 0, 1.2)]))
 
 
 def test_relative_error_and_psnr_by_hand() -> None:

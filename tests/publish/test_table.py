@@ -11,6 +11,7 @@ import pytest
 
 from hubquant.errors import UserError
 from hubquant.evaluate import TensorCheck
+from hubquant.evaluate.speed import Speed
 from hubquant.llamacpp.process import HOW_TO_ADD
 from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.publish.checks import llama_cpp_checks
@@ -20,8 +21,11 @@ from hubquant.publish.report import FileReport, Report
 from hubquant.publish.table import (
     COLUMNS,
     IN_LLAMA_CPP,
+    MISSING,
     OF_FIDELITIES,
     OF_SIMILARITIES,
+    OF_SPEEDS,
+    TOKENS,
     WITH_IMATRIX,
     narrow,
     plain,
@@ -40,7 +44,7 @@ FILES = [
     measured_file("F16", 16, None),
 ]
 
-OF_OTHERS = {*OF_SIMILARITIES, *OF_FIDELITIES, WITH_IMATRIX}
+OF_OTHERS = {*OF_SIMILARITIES, *OF_FIDELITIES, WITH_IMATRIX, *OF_SPEEDS}
 
 
 def sentence(*files: MeasuredFile) -> str:
@@ -187,6 +191,14 @@ def test_a_report_in_a_notebook() -> None:
     assert "<b>" not in html
     assert str(report(*FILES)) == report(*FILES).text()
     assert "<img" not in report(FILES[-1])._repr_html_()
+
+
+def test_a_rate_of_tokens_stands_where_something_writes() -> None:
+    drawing = dataclasses.replace(FILES[0], speed=Speed(1.5, 10**9, None, 2, "cpu"))
+    writing = dataclasses.replace(FILES[1], speed=Speed(1.5, 10**9, 30.0, 2, "cpu"))
+    assert TOKENS not in table([drawing, FILES[1]]).columns
+    made = table([drawing, writing, FILES[2]])
+    assert [dict(zip(made.columns, row, strict=True))[TOKENS] for row in made.rows] == [MISSING, "30.0", MISSING]
 
 
 def test_what_llama_cpp_gives_stands_beside() -> None:

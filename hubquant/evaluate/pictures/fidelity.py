@@ -19,7 +19,6 @@ from statistics import fmean, stdev
 from hubquant.errors import EvaluationError
 from hubquant.evaluate.pictures.likeness import Likeness
 from hubquant.evaluate.pictures.replay import PredictionError
-from hubquant.quants.formats import lookup
 from hubquant.units import measured
 
 LARGEST = ((8.0, 0.25), (6.0, 0.5), (4.0, 1.0))
@@ -79,10 +78,9 @@ class Fidelity:
         return f"prediction error {measured(self.error, self.standard_error)}{drawn} on {self.n_pictures} pictures"
 
 
-def check_faithful(name: str, types: Iterable[str], found: Fidelity) -> None:
-    """Raises ``EvaluationError`` when the file called ``name``, of tensors of these types, cannot be the source with
-    such rounding: its predictions are not finite, or beyond ``LARGEST``."""
-    bits = min(lookup(type).bits_per_weight for type in types)
+def check_faithful(name: str, bits: float, found: Fidelity) -> None:
+    """Raises ``EvaluationError`` when the file called ``name``, whose tensors have at least so many bits per weight,
+    cannot be the source with such rounding: its predictions are not finite, or beyond ``LARGEST``."""
     limit = next((largest for least, largest in LARGEST if bits >= least), math.inf)
     if math.isfinite(found.error) and found.error <= limit:
         return

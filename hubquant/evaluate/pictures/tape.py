@@ -45,7 +45,7 @@ class Tape:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def __contains__(self, picture: int) -> bool:
         return self._of(picture).is_dir()
@@ -53,7 +53,7 @@ class Tape:
     @property
     def pictures(self) -> tuple[int, ...]:
         """The numbers of those that are whole."""
-        return tuple(sorted(int(path.name.partition("-")[2]) for path in self._folder.glob("picture-*")))
+        return tuple(sorted(int(path.name.partition("-")[2]) for path in self.folder.glob("picture-*")))
 
     @contextmanager
     def recording(self, denoiser: torch.nn.Module, picture: int) -> Iterator[None]:
@@ -75,7 +75,7 @@ class Tape:
             write_at_once(place / CALLS, json.dumps(recorder.calls).encode())
             with writing(place):
                 os.replace(place, self._of(picture))
-                sync(self._folder)
+                sync(self.folder)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -101,7 +101,7 @@ class Tape:
             yield Call(call["step"], getattr(torch, call["dtype"]), args, kwargs, output)
 
     def _of(self, picture: int) -> Path:
-        return self._folder / f"picture-{picture:04}"
+        return self.folder / f"picture-{picture:04}"
 
 
 class _Recorder:

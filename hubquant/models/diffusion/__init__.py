@@ -3,7 +3,7 @@
 from hubquant.models.diffusion.check import check_pictures
 from hubquant.models.diffusion.draw import Drawn, draw
 from hubquant.models.diffusion.index import check_weight_files
-from hubquant.models.diffusion.load import empty_pipeline, load_pipeline
+from hubquant.models.diffusion.load import empty_pipeline, load_part, load_pipeline
 from hubquant.models.diffusion.parts import denoiser, denoisers
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "denoisers",
     "draw",
     "empty_pipeline",
+    "load_part",
     "load_pipeline",
 ]

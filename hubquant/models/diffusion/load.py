@@ -30,13 +30,15 @@ def load_pipeline(
     offload: Offload = "auto",
     disk: Path | None = None,
     changed: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
+    instead: Mapping[str, Callable[[str], Any]] = MappingProxyType({}),
 ) -> Any:
     """The pipeline in ``folder``, with its weights where :func:`place` puts them, in eval mode and without gradients.
 
     Where offloading is in groups, one part after the other is loaded and put into a new folder in ``disk``, which is
     the caller's to remove: of a pipeline larger than memory only the largest part must fit. What paints over pictures,
     such as a safety checker, is left out. A part that is to be ``changed`` is given to its function as soon as it is
-    loaded. Raises ``CheckpointError`` for what is missing, broken or not finite, for
+    loaded. In the place of others come those that the functions of ``instead`` give, each on the device already, for
+    torch's name of a dtype. Raises ``CheckpointError`` for what is missing, broken or not finite, for
     code and pickles, and for a pipeline without a denoiser; ``UserError`` where diffusers is not installed.
     """
     index = _read(folder)
@@ -48,6 +50,9 @@ def load_pipeline(
     with quiet_diffusers():
         models: dict[str, Any] = {}
         for name, part in parts.items():
+            if name in instead:
+                models[name] = instead[name](placement.dtypes[name])
+                continue
             models[name] = _load(folder / name, part, placement.dtypes[name])
             if name in changed:
                 changed[name](models[name])
@@ -64,6 +69,14 @@ def load_pipeline(
             case "sequential":
                 pipe.enable_sequential_cpu_offload(device=placement.device)
     return pipe
+
+
+def load_part(folder: Path, name: str, dtype: str) -> Any:
+    """The part ``name`` of the pipeline in ``folder`` alone, on the CPU in torch's ``dtype`` of that name, in eval mode
+    and without gradients. Raises as :func:`load_pipeline` does."""
+    part = read_parts(_read(folder))[name]
+    with quiet_diffusers():
+        return _load(folder / name, part, dtype)
 
 
 def empty_pipeline(folder: Path) -> Any:

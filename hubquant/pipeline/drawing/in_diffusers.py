@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.convert.diffusion.consumers import DIFFUSERS
 from hubquant.devices import chosen_device
 from hubquant.engine.task import Context, Cost, Task
@@ -34,7 +35,8 @@ class UsedByDiffusers(Measurement[DiffusersCheck]):
     @classmethod
     def of(cls, evaluation: DrawingEvaluation) -> UsedByDiffusers | None:
         """None where it does not load the file."""
-        return cls(evaluation) if DIFFUSERS.name in programs_of(evaluation.file) else None
+        file = evaluation.file
+        return cls(evaluation) if isinstance(file, QuantizedFile) and DIFFUSERS.name in programs_of(file) else None
 
     @property
     def step(self) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubquant.backends.folder import QuantizedFolder
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.disk import write_at_once
 from hubquant.engine.task import Context, Cost, Task
@@ -51,7 +52,7 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
     kind = "drawing-evaluation"
     version = 2
 
-    file: QuantizedFile
+    file: QuantizedFile | QuantizedFolder
     plain: QuantizedFile | None
     baseline: DrawnBySource
     name: str
@@ -91,8 +92,17 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
             return Chosen(fidelity)
         return Chosen(fidelity, with_imatrix=best == 0, other_error=means[1 - best])
 
-    def winner(self, found: Chosen) -> QuantizedFile:
+    def winner(self, found: Chosen) -> QuantizedFile | QuantizedFolder:
         return self.plain if self.plain and found.with_imatrix is False else self.file
+
+    def size(self, context: Context) -> int:
+        """Bytes of the winner."""
+        return self.winner(context.read(self)).plan.size
+
+    def pipeline_of(self, file: QuantizedFile | QuantizedFolder, context: Context) -> AbstractContextManager[Any]:
+        """The source's, with the weights of ``file``."""
+        model = self.baseline.model
+        return pipeline_of_file(model.pulled, file.component, context.read(file), model.device, context)
 
     def picture(self, folder: Path, number: int) -> Any:
         """What the file drew, [frames, 3, height, width] in 0..1."""
@@ -146,18 +156,18 @@ class DrawingEvaluation(FileMeasurement[Chosen]):
         return alike
 
     @contextmanager
-    def _opening(self, files: Sequence[QuantizedFile], context: Context) -> Iterator[Callable[[int], Any]]:
+    def _opening(
+        self, files: Sequence[QuantizedFile | QuantizedFolder], context: Context
+    ) -> Iterator[Callable[[int], Any]]:
         """A function that gives the pipeline of a file by its number, one at a time: that of the last stays open."""
-        model, opened = self.baseline.model, dict[int, Any]()
+        opened = dict[int, Any]()
         with ExitStack() as stack:
 
             def pipeline_of(number: int) -> Any:
                 if number not in opened:
                     opened.clear()
                     stack.close()
-                    file = files[number]
-                    pipe = pipeline_of_file(model.pulled, file.component, context.read(file), model.device, context)
-                    opened[number] = stack.enter_context(pipe)
+                    opened[number] = stack.enter_context(self.pipeline_of(files[number], context))
                 return opened[number]
 
             yield pipeline_of

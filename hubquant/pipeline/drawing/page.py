@@ -11,7 +11,6 @@ from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.convert.diffusion.consumers import loaded_by
 from hubquant.engine.task import Context
 from hubquant.pipeline.drawing.held import made_from_pictures
-from hubquant.pipeline.drawing.measured import DrawingEvaluation
 from hubquant.publish.drawing import Drawing, TextEncoder
 from hubquant.publish.grid import MOST_ROWS, Column, grid, thumbnail
 from hubquant.sources.component import Component
@@ -22,6 +21,7 @@ from hubquant.units import counted, size
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hubquant.pipeline.drawing.measured import DrawingEvaluation
     from hubquant.pipeline.work import Work
 
 SOURCE = "source"
@@ -61,7 +61,7 @@ def programs_of(file: QuantizedFile) -> tuple[str, ...]:
 
 
 def drawn_grid(evaluations: Sequence[DrawingEvaluation], context: Context) -> bytes:
-    """WebP: rows are prompts, columns the source and the files of ``evaluations``, of which there is at least one."""
+    """WebP: rows are prompts, columns the source and what ``evaluations`` are of, of which there is at least one."""
     baseline = evaluations[0].baseline
     source = context.read(baseline)
     numbers = range(baseline.settings.count)
@@ -69,8 +69,8 @@ def drawn_grid(evaluations: Sequence[DrawingEvaluation], context: Context) -> by
         (SOURCE, "as it is"): [source.drawn(number).pictures[0] for number in numbers]
     }
     for each in evaluations:
-        chosen, folder = each.winner(context.read(each)), context.store.path(each)
-        drawn[each.name, size(chosen.plan.size)] = [each.picture(folder, number) for number in numbers]
+        folder = context.store.path(each)
+        drawn[each.name, size(each.size(context))] = [each.picture(folder, number) for number in numbers]
     with TemporaryDirectory() as place:
         columns = [
             Column(title, subtitle, _saved(Path(place) / str(number), pictures))
@@ -89,8 +89,8 @@ def _saved(folder: Path, pictures: Sequence[Tensor]) -> list[Path]:
 
 def _settings(work: Work, context: Context) -> str:
     """ "28 steps, 1024 × 1024 pixels"."""
-    first = next((each.evaluation for each in work.tasks.files), None)
-    if not isinstance(first, DrawingEvaluation):
+    first = next(iter(work.tasks.drawings), None)
+    if first is None:
         return ""
     picture = context.read(first.baseline).drawn(0).pictures
     n_frames, (height, width) = picture.shape[1], picture.shape[-2:]

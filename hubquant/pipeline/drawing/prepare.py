@@ -15,6 +15,7 @@ from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.errors import UserError
 from hubquant.pipeline.contents import IMATRIX
+from hubquant.pipeline.drawing.folders import denoiser_folders, denoiser_plans
 from hubquant.pipeline.drawing.held import LoadedPipeline, PulledPipeline
 from hubquant.pipeline.drawing.imatrix import DrawnImatrix
 from hubquant.pipeline.drawing.source import DrawnBySource
@@ -37,9 +38,10 @@ def prepare_drawing(recipe: Recipe, component: Component, backend: GGUF, progres
     """As :func:`hubquant.pipeline.prepare.prepare`, of a denoiser."""
     _check_settings(recipe)
     component = laid_out(component, recipe)
+    plans = denoiser_plans(recipe, component, device)
     if collects(recipe) or not recipe.evaluate.skip:
         component.check_draws("calibrating or evaluating", NO_PICTURES)
-    checked = backend.check(component, recipe.quantize, progress)
+    checked = backend.check(component, recipe.quantize.of_gguf, progress)
     prompts, notes = _prompts(recipe, component, progress)
     importance, n_entries = None, 0
     if recipe.imatrix.given:
@@ -53,7 +55,7 @@ def prepare_drawing(recipe: Recipe, component: Component, backend: GGUF, progres
         baseline = DrawnBySource(component, recipe.evaluate.pictures, prompts.evaluation, model)
     files = checked.tasks(importance)
     work = Work(recipe, component, checked, importance, Texts(None, None), RecipeTasks(None, baseline, ()), (), prompts)
-    tasks = work.making(files)
+    tasks = replace(work.making(files), folders=denoiser_folders(plans, recipe, baseline, device))
     return replace(
         work,
         tasks=tasks,
