@@ -75,6 +75,7 @@ def test_a_run_makes_folders_that_diffusers_loads(tmp_path: Path, store: Path) -
         folder = out / tasks.plan.name
         config = json.loads((folder / "config.json").read_text())
         assert config["quantization_config"]
+        assert str(tmp_path) not in (folder / "config.json").read_text()
         if tasks.plan.name == TORCHAO:  # of so small a model SDNQ leaves much as it is
             assert tasks.folder.plan.size == pytest.approx(tasks.folder.facts(context).size, rel=0.3)
         loaded = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float32)
@@ -83,6 +84,12 @@ def test_a_run_makes_folders_that_diffusers_loads(tmp_path: Path, store: Path) -
 
     again = hubquant("plan", *line[1:])
     assert "none, it is done" in again.out
+
+    gated = hubquant(*line, "--set", "gates.prediction_error={'sdnq:uint4': 0.00001, 'torchao:int8wo': 0.9}")
+    assert gated.code == 1, gated.err
+    assert "sdnq:uint4 is not published: its prediction error is above" in gated.out
+    assert not any((out / SDNQ).glob("*"))
+    assert (out / TORCHAO / "config.json").is_file()
 
     folder, probe = (opened.path(plan.tasks.folders[1].folder) / each for each in (TORCHAO, PROBE))
     [weights] = folder.glob("*.safetensors")

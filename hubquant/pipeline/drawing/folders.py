@@ -44,6 +44,7 @@ class QuantizedDenoiser(QuantizedFolder):
 
         folder, dtype = context.read(self.baseline.model.pulled).folder, self._first_call(context).dtype
         model = load_part(folder, self.component.name, str(dtype).removeprefix("torch."))
+        model.register_to_config(_name_or_path="")  # where it lies on this machine
         with quiet_diffusers():
             return self.backend.quantized(model.to(chosen_device(self.device)), self.type, self.skip)
 
