@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 GB = 1e9
 LONGEST = 300  # characters of what is typed
+SHOW_FILES = '() => ({__type__: "update", selected: "files"})'
 
 
 class ModelStep:
@@ -39,8 +40,9 @@ class ModelStep:
         with gr.Accordion("What should it run on?", open=False), gr.Row():
             self.ram = gr.Number(label="Memory of the computer (GB)", value=round(memory / GB), minimum=0, precision=1)
             self.vram = gr.Number(label="Memory of the graphics card (GB), 0 for none", value=0, minimum=0, precision=1)
-        self.about = gr.HTML(elem_id="about")
+        # Above what is long or short: a press is lost where the button moves away under it.
         self.go = gr.Button("Choose files", variant="primary", visible=False)
+        self.about = gr.HTML(elem_id="about")
 
     def wire(self, survey: gr.State, recipe: RecipeStep, tabs: gr.Tabs) -> None:
         outputs = [self.box, self.found, self.about, survey, self.go, recipe.code]
@@ -90,7 +92,8 @@ class ModelStep:
             api_visibility="private",
             show_progress="hidden",
         )
-        self.go.click(lambda: gr.Tabs(selected="files"), None, tabs, api_visibility="private")
+        # In the browser: the server may be busy with another look.
+        self.go.click(None, None, tabs, js=SHOW_FILES, api_visibility="private")
 
     def _look(
         self, typed: str, ram: float | None, vram: float | None, text: str, request: gr.Request

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.support.browser import App, eventually, visiting
+from tests.support.localhub import ALICE, LocalHub
 from tests.ui.test_walk import SMALL, pick_demo, write_recipe
 
 pytestmark = pytest.mark.slow
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    app = App(tmp_path_factory.mktemp("app") / "state").start()
+    app = App(tmp_path_factory.mktemp("app") / "state", {"HF_TOKEN": ALICE}).start()
     yield app
     app.stop()
 
@@ -94,3 +96,19 @@ def test_what_is_wrong_with_an_edit_is_said_until_it_is_mended(page: Page) -> No
     expect(page.locator("#fault")).to_contain_text("quantise")
     write_recipe(page, SMALL)
     expect(page.locator("#fault [role=alert]")).to_have_count(0)
+
+
+def test_a_press_that_lasts_while_another_model_is_found(page: Page, hub: LocalHub, tiny_llama: Path) -> None:
+    """What a press lets go of must be what it began on: the button may not move."""
+    hub.add("alice/secret-model", tiny_llama, private=True)  # a longer card than the demo model's
+    page.get_by_role("tab", name="1 Model").click()
+    page.get_by_role("textbox", name="Model").fill("alice/secret-model")
+    held = Held(page)
+    page.get_by_role("button", name="Look", exact=True).click()
+    held.wait_for(1)
+    page.get_by_role("button", name="Choose files").hover()
+    page.mouse.down()
+    held.release(0)
+    expect(page.locator("#about")).to_contain_text("alice/secret-model")
+    page.mouse.up()
+    expect(page.locator("#types")).to_be_visible()
