@@ -75,7 +75,7 @@ def check_stored(asked: Asked, framework: Framework, found: Detected) -> None:
     what its library cannot do, ``UserError`` for what is of no use, and for a package that is missing."""
     backend, type = found.backend or _FLOATS, found.type or ""
     moment: Moment = "load"
-    if backend in LIBRARIES and not library(backend).saves_what_is_loaded:
+    if backend in LIBRARIES and not library(backend).quantizes_on_load:
         moment = "after"
     answer = verdict(backend, type, framework, moment, asked.offload, asked.device)
     if answer.state == "refused":

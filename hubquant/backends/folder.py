@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hubquant.backends.compatibility import check
-from hubquant.backends.library import Framework, LibraryBackend, Moment
+from hubquant.backends.library import Framework, LibraryBackend
 from hubquant.backends.marker import MARKER, Marker, write_marker
 from hubquant.backends.noise import quietly
 from hubquant.backends.probe import PROBE, keep_answers
@@ -164,14 +164,13 @@ class QuantizedFolder(Task[Path]):
         keep_facts(folder / FACTS, facts)
 
     def quantized(self, context: Context) -> Any:
-        """The model, by the library."""
+        """The model, by the library: after it was loaded, since a library that quantizes on load fails in the middle
+        where a layer has a width that the type cannot divide."""
         from hubquant.convert.plain import load_whole
 
-        source, backend = context.read(self.component.pulled), self.backend
-        on_load = backend.saves_what_is_loaded
-        configuration = backend.configuration(self.type, self.framework, self.skip) if on_load else None
-        model: Any = load_whole(source.checkpoint, source.model_folder, self.device, configuration)
-        return model if on_load else backend.quantized(model, self.type, self.skip, self._inputs())
+        source = context.read(self.component.pulled)
+        model: Any = load_whole(source.checkpoint, source.model_folder, self.device)
+        return self.backend.quantized(model, self.type, self.skip, self._inputs())
 
     def add_files(self, target: Path, context: Context) -> None:
         """What belongs beside config and weights in ``target``."""
@@ -226,9 +225,8 @@ def folder_plan(component: Component, label: str, device: Device = "auto") -> Fo
     ``NotSupportedYet`` for what the library cannot do on ``device``, and for what is neither a language model in floats
     nor the denoiser of a pipeline of diffusers."""
     backend, type = named(label)
-    moment: Moment = "load" if backend.saves_what_is_loaded and not component.denoises else "after"
     place: Place = chosen_device(device)  # type: ignore[assignment]
-    check(backend.name, type, "diffusers" if component.denoises else "transformers", moment, "none", place)
+    check(backend.name, type, "diffusers" if component.denoises else "transformers", "after", "none", place)
     source = component.source
     if component.denoises:
         _check_denoiser(component, backend, place)

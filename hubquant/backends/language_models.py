@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.asked import Asked, check_asked, check_disk, check_floats, check_stored, undivided
@@ -16,7 +15,7 @@ from hubquant.engine.progress import Progress
 from hubquant.recipe.backends import LIBRARIES
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _READ_AS_FLOATS = ("fp8", "comfy fp8", "mxfp4")
 """Methods whose weights hubquant itself makes floats of."""
@@ -51,21 +50,9 @@ def _of_gguf(model: Located, asked: Asked) -> Any:
     return loaded.to(asked.dtype) if asked.dtype else loaded
 
 
-@dataclass(frozen=True)
-class _Cast(Checkpoint):
-    """A checkpoint that is loaded in another dtype than it is stored in."""
-
-    wanted: torch.dtype | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.wanted or super().dtype
-
-
 def _floats(model: Located, asked: Asked, configuration: Any = None) -> Any:
     stored = Checkpoint.from_folder(model.folder)
-    cast = _Cast(**{each.name: getattr(stored, each.name) for each in fields(stored)}, wanted=asked.dtype)
-    return load_whole(cast, model.folder, asked.loads_on, configuration)  # type: ignore[arg-type]
+    return load_whole(stored, model.folder, asked.loads_on, configuration, asked.dtype)  # type: ignore[arg-type]
 
 
 def _quantized(model: Located, asked: Asked, progress: Progress) -> Any:

@@ -75,9 +75,10 @@ class LibraryBackend(ABC):
     package: ClassVar[Package]
     types: ClassVar[Mapping[str, DataType]]
     """By name, as the library calls them."""
-    saves_what_is_loaded: ClassVar[bool] = True
-    """Whether a language model is quantized while it is loaded, to be saved: the floats need not be in memory all at
-    once. Otherwise it is once it is loaded."""
+    quantizes_on_load: ClassVar[bool] = True
+    """Whether the frameworks quantize with it while they load weights."""
+    only_as_saved: ClassVar[tuple[str, ...]] = ()
+    """Types that compute in no other dtype than that of the model that was quantized."""
 
     @abstractmethod
     def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:

@@ -65,7 +65,7 @@ class Nncf(LibraryBackend):
         "int4_sym_awq": DataType("int4_sym_awq", 4, GROUP, calibrated=True),
     }
 
-    saves_what_is_loaded = False
+    quantizes_on_load = False
 
     def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> None:
         """Neither framework knows nncf."""

@@ -26,6 +26,7 @@ class Torchao(PretrainedBackend):
         "float8wo": DataType("float8wo", 8),
         "int4wo": DataType("int4wo", 4, _GROUP),
     }
+    only_as_saved = ("float8wo", "int4wo")
 
     def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:
         return self._made(type, framework, patterns(skip) if framework == "transformers" else list(skip) or None)

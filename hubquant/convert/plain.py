@@ -18,6 +18,7 @@ from hubquant.devices import Device
 from hubquant.errors import NotSupportedYet
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from hubquant.models.load import Placement
@@ -56,7 +57,11 @@ def load_plain(
 
 
 def load_whole(
-    checkpoint: Checkpoint, folder: Path, device: Device = "auto", quantization: Any = None
+    checkpoint: Checkpoint,
+    folder: Path,
+    device: Device = "auto",
+    quantization: Any = None,
+    dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
     """The model of ``checkpoint`` in ``folder`` for a library to quantize; see :func:`hubquant.models.load.load_whole`.
 
@@ -66,7 +71,7 @@ def load_whole(
     plain = plain_checkpoint(checkpoint)
     if not read_architecture(plain.config)[0].generates:
         raise NotSupportedYet("encoders in the formats of libraries", hint="choose types of GGUF, such as Q8_0")
-    return load_whole(plain, folder, device, quantization)
+    return load_whole(plain, folder, device, quantization, dtype)
 
 
 def _language_model(checkpoint: Checkpoint) -> Checkpoint:

@@ -21,6 +21,7 @@ from hubquant.models.classes import model_class
 from hubquant.panics import tokenizer_errors
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -107,22 +108,26 @@ def load(
 
 
 def load_whole(
-    checkpoint: Checkpoint, folder: Path, device: Device = "auto", quantization: Any = None
+    checkpoint: Checkpoint,
+    folder: Path,
+    device: Device = "auto",
+    quantization: Any = None,
+    dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """The causal language model of a plain ``checkpoint`` in ``folder`` with weights of its own, in the checkpoint's
-    dtype, for a library to quantize: while they are loaded, where ``quantization`` is a configuration of transformers
-    for that. Otherwise as :func:`load`."""
+    """The causal language model of a plain ``checkpoint`` in ``folder`` with weights of its own, in ``dtype`` or the
+    checkpoint's, for a library to quantize: while they are loaded, where ``quantization`` is a configuration of
+    transformers for that. Otherwise as :func:`load`."""
     from hubquant.checkpoint.finite import Finite
     from hubquant.checkpoint.stored import stored_tensors
 
     chosen, config = chosen_device(device), _config(checkpoint.config)
-    config.dtype = checkpoint.dtype
+    config.dtype = dtype or checkpoint.dtype
     model = _from_pretrained(
         model_class(config, generates=True),
         None,
         folder,
         config=config,
-        dtype=checkpoint.dtype,
+        dtype=config.dtype,
         state_dict={name: Finite(name, x) for name, x in stored_tensors(checkpoint).items()},
         **({"quantization_config": quantization} if quantization is not None else {}),
         **Placement().options(chosen),

@@ -100,7 +100,7 @@ class ReloadedFolder(Measurement[Reloaded]):
 
 @dataclass(frozen=True)
 class LoadedFolder(Shared):
-    """The model of a folder on ``device``, computing in float32 as those of GGUF files do."""
+    """The model of a folder on ``device``, computing in float32 as those of GGUF files do, where it can."""
 
     folder: QuantizedFolder
     device: Device
@@ -112,8 +112,9 @@ class LoadedFolder(Shared):
         from hubquant.backends.noise import quietly
 
         with quietly():
-            path = context.read(self.folder)
-            yield restored(path, self.folder.backend.name, chosen_device(self.device), dtype=torch.float32)
+            path, backend = context.read(self.folder), self.folder.backend
+            dtype = {} if self.folder.type in backend.only_as_saved else {"dtype": torch.float32}
+            yield restored(path, backend.name, chosen_device(self.device), **dtype)
 
 
 @dataclass(frozen=True, eq=False)

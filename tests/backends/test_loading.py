@@ -87,7 +87,7 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 def saved(source: Path, entry: str, folder: Path) -> torch.Tensor:
     """What the model answers that is saved in ``folder``."""
     backend, type = named(entry)
-    model = hubquant.load(source, entry, "load" if backend.saves_what_is_loaded else "after")
+    model = hubquant.load(source, entry, "load" if backend.quantizes_on_load else "after")
     backend.save(model, type, folder, "transformers")
     write_marker(folder, Marker(backend=backend.name, type=type, versions={}))
     return logits(model)
