@@ -261,6 +261,7 @@ def denoised(model: Any) -> torch.Tensor:
     return answer.float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("entry", ["torchao:int8wo", "torchao:int8dyn", "sdnq:int8", "sdnq:uint4"])

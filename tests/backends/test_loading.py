@@ -93,6 +93,7 @@ def saved(source: Path, entry: str, folder: Path) -> torch.Tensor:
     return logits(model)
 
 
+@pytest.mark.slow
 def test_a_language_model(tiny_llama: Path) -> None:
     floats = logits(hubquant.load(tiny_llama))
     for entry, when in QUANTIZED:
@@ -131,6 +132,7 @@ def test_what_cannot_be_is_refused_before_weights_are_read(tiny_llama: Path) -> 
         assert hint in str(raised.value.hint), asked
 
 
+@pytest.mark.slow
 def test_a_gguf_file(tiny_llama: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     hubquant.convert(tiny_llama, out=file, type="Q8_0")
@@ -200,6 +202,7 @@ def test_offloads_that_need_a_gpu_compute_the_same_on_a_cpu(offload: Any, entry:
     assert torch.equal(logits(model), wanted)
 
 
+@pytest.mark.slow
 def test_a_pipeline_draws_with_a_quantized_denoiser(flux: Path) -> None:
     floats = drawn(hubquant.load(flux))
     for entry, when in (("torchao:int8wo", "load"), ("sdnq:int8", "after")):

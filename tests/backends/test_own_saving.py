@@ -21,6 +21,9 @@ ROUNDING = 1e-6
 WITHOUT = ("layers.1.mlp.up_proj", "q_proj")
 
 
+pytestmark = pytest.mark.slow  # qint4 compiles, and nncf traces
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a width that no group divides, tied embeddings and settings for generation."""
@@ -78,7 +81,6 @@ def test_nncf(type: str, bound: float, llama: Path, tmp_path: Path) -> None:
     check_nncf(type, bound, llama, tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("type", "bound"), [("int8_asym", 0.03), ("int4_asym", 0.25), ("int4_sym", 0.3)])
 def test_other_types_of_nncf(type: str, bound: float, llama: Path, tmp_path: Path) -> None:
     check_nncf(type, bound, llama, tmp_path)
@@ -152,7 +154,6 @@ def test_quanto(type: str, dtype: torch.dtype, llama: Path, tmp_path: Path) -> N
     check_quanto(type, dtype, 0.08, llama, tmp_path)
 
 
-@pytest.mark.slow  # compiles
 @pytest.mark.parametrize(("type", "bound"), [("qint4", 0.3), ("qint2", 1.1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_quanto_in_few_bits(type: str, dtype: torch.dtype, bound: float, llama: Path, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_formats_are_compared(tiny_llama: Path, tmp_path: Path) -> None:
     assert hubquant("compare", str(tiny_llama), "-o", str(tmp_path / "x.png")).code == 2
 
 
+@pytest.mark.slow
 def test_what_loads_as_something_else_is_refused(tiny_llama: Path, store: Path) -> None:
     component = open_model(ModelReference(folder=str(tiny_llama)), None, Silent())
     task = QuantizedFolder(component, folder_plan(component, "torchao:int8wo"), ("mlp.",))
