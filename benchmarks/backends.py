@@ -22,8 +22,8 @@ import torch
 
 from benchmarks.kernels import machine
 from hubquant.backends.compatibility import verdict
-from hubquant.backends.library import Framework, Moment
-from hubquant.backends.registry import library
+from hubquant.backends.libraries.library import Framework, Moment
+from hubquant.backends.libraries.registry import library
 from hubquant.backends.rules import OFFLOADS, Offload, saving
 from hubquant.commands.backends import FRAMEWORKS, MOMENTS, types
 from hubquant.environ import quieten_libraries

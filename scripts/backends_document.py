@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hubquant.backends.compatibility import package
-from hubquant.backends.library import Framework
+from hubquant.backends.libraries.library import Framework
 from hubquant.backends.rules import OFFLOADS, RULES, Cell, Place, Rule, Saving, rule, saving
 from hubquant.commands.backends import FRAMEWORKS, MOMENTS, NAMES, by_bits, rows, types
 from hubquant.recipe.backends import LIBRARIES

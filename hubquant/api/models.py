@@ -14,7 +14,7 @@ from hubquant.recipe.schema import ModelReference
 if TYPE_CHECKING:
     import torch
 
-    from hubquant.backends.library import Moment
+    from hubquant.backends.libraries.library import Moment
     from hubquant.backends.rules import Offload
     from hubquant.commands.detect import Detection
     from hubquant.commands.survey import Survey
@@ -114,8 +114,8 @@ def load(
     _choice("offload", offload, ("none", "cpu", "sequential", "balanced", "disk", "group"))
     reference = _reference(model, revision)
     with quietly(progress) as seen:
-        from hubquant.backends.asked import Asked
-        from hubquant.backends.loading import load as look
+        from hubquant.backends.loading.asked import Asked
+        from hubquant.backends.loading.load import load as look
         from hubquant.devices import chosen_device
 
         named = None if components is None else tuple(listed(components))

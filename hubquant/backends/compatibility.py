@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
-from hubquant.backends.library import Framework, Moment, Package
-from hubquant.backends.registry import library, named
+from hubquant.backends.libraries.library import Framework, Moment, Package
+from hubquant.backends.libraries.registry import library, named
 from hubquant.backends.rules import Cell, Offload, Place, State, rule
 from hubquant.errors import GGUFError, NotSupportedYet, UserError
 

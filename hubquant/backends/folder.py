@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hubquant.backends.compatibility import check
-from hubquant.backends.library import Framework, LibraryBackend
-from hubquant.backends.marker import MARKER, Marker, write_marker
-from hubquant.backends.noise import quietly
+from hubquant.backends.detection.marker import MARKER, Marker, write_marker
+from hubquant.backends.libraries.library import Framework, LibraryBackend
+from hubquant.backends.libraries.noise import quietly
+from hubquant.backends.libraries.registry import named
 from hubquant.backends.probe import PROBE, keep_answers
-from hubquant.backends.registry import named
 from hubquant.backends.rules import Place, saving
 from hubquant.devices import Device, chosen_device
 from hubquant.disk import write_at_once, writing

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.noise import quietly
+from hubquant.backends.libraries.noise import quietly
 from hubquant.engine.machine import peak_bytes, resident_bytes
 from hubquant.errors import VerificationError
 from hubquant.evaluate.speed import NEW_TOKENS, Speed

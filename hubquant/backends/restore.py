@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hubquant.backends.library import LibraryBackend
-from hubquant.backends.registry import library
+from hubquant.backends.libraries.library import LibraryBackend
+from hubquant.backends.libraries.registry import library
 from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.errors import CheckpointError
 from hubquant.models.classes import model_class

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
-from hubquant.backends.library import Framework, Moment
+from hubquant.backends.libraries.library import Framework, Moment
 
 Offload = Literal["none", "cpu", "sequential", "balanced", "disk", "group"]
 """Where weights are that are not computed with: all on the device · a whole model in memory until it is called · layer
@@ -277,7 +277,7 @@ SAVING = (
     Saving(
         "hubquant",
         "save_pretrained writes codes without saying that they are, and from_pretrained takes them for weights",
-        "hubquant.load, and nncf with the lines in hubquant/backends/nncf.py",
+        "hubquant.load, and nncf with the lines in hubquant/backends/libraries/nncf.py",
         backend="nncf",
     ),
     Saving(

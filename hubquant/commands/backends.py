@@ -7,8 +7,8 @@ from importlib import metadata
 from typing import Any, get_args
 
 from hubquant.backends.compatibility import Verdict, check_package, package, verdict
-from hubquant.backends.library import DataType, Framework, Moment
-from hubquant.backends.registry import library
+from hubquant.backends.libraries.library import DataType, Framework, Moment
+from hubquant.backends.libraries.registry import library
 from hubquant.backends.rules import OFFLOADS, Offload, Place, saving
 from hubquant.devices import Device, chosen_device
 from hubquant.errors import UserError

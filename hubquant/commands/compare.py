@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hubquant.backends.gguf.backend import GGUF
-from hubquant.backends.registry import library
+from hubquant.backends.libraries.registry import library
 from hubquant.commands.job import Job, plan_job
 from hubquant.commands.targets import check_target
 from hubquant.devices import Device

@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.detection import Detected
-from hubquant.backends.recognise import detect_file, detect_folder, detect_remote
+from hubquant.backends.detection.detect import Detected
+from hubquant.backends.detection.recognise import detect_file, detect_folder, detect_remote
 from hubquant.disk import user_path
 from hubquant.engine.progress import Progress
 from hubquant.errors import UserError

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.folder import CALIBRATION_CHUNKS, FolderPlan, QuantizedFolder, folder_plan
 from hubquant.backends.gguf.task import QuantizedFile
+from hubquant.backends.libraries.registry import named
 from hubquant.backends.probe import PROBE, Reloaded, check_reloaded
-from hubquant.backends.registry import named
 from hubquant.backends.restore import restored
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.limits import cores
@@ -109,7 +109,7 @@ class LoadedFolder(Shared):
     def open(self, context: Context) -> Iterator[Any]:
         import torch
 
-        from hubquant.backends.noise import quietly
+        from hubquant.backends.libraries.noise import quietly
 
         with quietly():
             path, backend = context.read(self.folder), self.folder.backend

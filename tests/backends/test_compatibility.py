@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.backends import compared, tiny, write_gguf
 from hubquant.backends.compatibility import check, check_gguf, check_package, check_torch, verdict
-from hubquant.backends.library import Framework, Moment, Package
+from hubquant.backends.libraries.library import Framework, Moment, Package
 from hubquant.backends.rules import OFFLOADS, PLACES, READ_ONLY, RULES, SAVING, Cell, Offload, rule, saving
 from hubquant.commands.backends import FRAMEWORKS, MOMENTS
 from hubquant.errors import GGUFError, MixError, NotSupportedYet, RecipeError, UserError

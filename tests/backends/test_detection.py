@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubquant.backends.detection import Detected, Metadata, detect
-from hubquant.backends.marker import MARKER, Marker, read_marker, write_marker
-from hubquant.backends.recognise import detect_file, detect_folder, detect_remote
-from hubquant.backends.registry import library
+from hubquant.backends.detection.detect import Detected, Metadata, detect
+from hubquant.backends.detection.marker import MARKER, Marker, read_marker, write_marker
+from hubquant.backends.detection.recognise import detect_file, detect_folder, detect_remote
+from hubquant.backends.libraries.registry import library
 from hubquant.checkpoint.headers import BITS, TensorInfo
 from hubquant.errors import CheckpointError, GGUFError
 from hubquant.hub.pull import resolve

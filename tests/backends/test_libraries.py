@@ -21,9 +21,9 @@ from transformers import (
     T5EncoderModel,
 )
 
-from hubquant.backends.layers import linear_layers
-from hubquant.backends.library import LibraryBackend
-from hubquant.backends.registry import library
+from hubquant.backends.libraries.layers import linear_layers
+from hubquant.backends.libraries.library import LibraryBackend
+from hubquant.backends.libraries.registry import library
 from hubquant.errors import NotSupportedYet
 from hubquant.models.tiny import build
 

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hubquant
-from hubquant.backends.asked import Asked, check_stored
-from hubquant.backends.detection import Detected
-from hubquant.backends.marker import Marker, write_marker
-from hubquant.backends.offloading import offload_model
-from hubquant.backends.registry import named
+from hubquant.backends.detection.detect import Detected
+from hubquant.backends.detection.marker import Marker, write_marker
+from hubquant.backends.libraries.registry import named
+from hubquant.backends.loading.asked import Asked, check_stored
+from hubquant.backends.loading.offloading import offload_model
 from hubquant.convert.restore import load_model
 from hubquant.engine.progress import Silent
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet, UserError

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from hubquant.backends.library import LibraryBackend
-from hubquant.backends.nncf import Nncf
-from hubquant.backends.quanto import Quanto
+from hubquant.backends.libraries.library import LibraryBackend
+from hubquant.backends.libraries.nncf import Nncf
+from hubquant.backends.libraries.quanto import Quanto
 from hubquant.errors import UserError
 from hubquant.models.tiny import build
 

@@ -54,7 +54,9 @@ def test_other_weights_are_found_and_random_models_are_left_alone() -> None:
     with pytest.raises(EvaluationError):
         check_plausible("m.gguf", fewest_bits(["Q8_0"]), against(other, sharp))
     flat, noise = (0.5 * torch.randn(300, 2000, generator=generator) for _ in range(2))
-    check_plausible("m.gguf", fewest_bits(["Q8_0"]), against(flat + noise, flat))  # as far from it as the uniform prediction
+    check_plausible(
+        "m.gguf", fewest_bits(["Q8_0"]), against(flat + noise, flat)
+    )  # as far from it as the uniform prediction
 
 
 def test_a_text_without_probability_is_an_error_and_no_infinite_perplexity() -> None:

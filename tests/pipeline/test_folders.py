@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hubquant.backends.folder import QuantizedFolder, folder_plan
-from hubquant.backends.library import Package
+from hubquant.backends.libraries.library import Package
 from hubquant.backends.probe import PROBE, check_reloaded
 from hubquant.engine.local import make
 from hubquant.engine.progress import Silent

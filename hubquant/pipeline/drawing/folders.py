@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hubquant.backends.folder import FolderPlan, QuantizedFolder, folder_plan
 from hubquant.backends.gguf.task import QuantizedFile
-from hubquant.backends.library import Framework
+from hubquant.backends.libraries.library import Framework
 from hubquant.backends.probe import keep_predictions
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.task import Context, Task

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.asked import Asked
-from hubquant.backends.located import locate
-from hubquant.backends.offloading import check_packages
+from hubquant.backends.loading.asked import Asked
+from hubquant.backends.loading.located import locate
+from hubquant.backends.loading.offloading import check_packages
 from hubquant.engine.progress import Progress
 from hubquant.errors import UserError
 from hubquant.recipe.schema import ModelReference
@@ -31,13 +31,13 @@ def load(reference: ModelReference, asked: Asked, progress: Progress, token: Tok
         raise UserError("nothing is to be quantized", why="quantize is left out", hint="leave out what belongs to it")
     check_packages(asked.offload)
     if model.kind == "pipeline":
-        from hubquant.backends.pipelines import load_pipeline
+        from hubquant.backends.loading.pipelines import load_pipeline
 
         return load_pipeline(model, asked, progress)
     if model.kind in ("denoiser", "denoiser file"):
-        from hubquant.backends.pipelines import load_denoiser
+        from hubquant.backends.loading.pipelines import load_denoiser
 
         return load_denoiser(model, asked, progress)
-    from hubquant.backends.language_models import load_language_model
+    from hubquant.backends.loading.language_models import load_language_model
 
     return load_language_model(model, asked, progress)

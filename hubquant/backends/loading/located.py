@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hubquant.backends.detection import Detected
-from hubquant.backends.nncf import WEIGHTS
-from hubquant.backends.recognise import begins_as_gguf, detect_file, detect_folder, detect_remote
+from hubquant.backends.detection.detect import Detected
+from hubquant.backends.detection.recognise import begins_as_gguf, detect_file, detect_folder, detect_remote
+from hubquant.backends.libraries.nncf import WEIGHTS
 from hubquant.checkpoint.checkpoint import TensorInfo, local_header
 from hubquant.checkpoint.diffusers_files import AGAIN, NAME, component_files
 from hubquant.checkpoint.json_files import CONFIG, read_table

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hubquant.backends.library import DataType, Framework, LibraryBackend, Package
-from hubquant.backends.noise import quietly
-from hubquant.backends.skeleton import given_device, given_dtype, skeleton
+from hubquant.backends.libraries.library import DataType, Framework, LibraryBackend, Package
+from hubquant.backends.libraries.noise import quietly
+from hubquant.backends.libraries.skeleton import given_device, given_dtype, skeleton
 from hubquant.errors import UserError
 
 os.environ.setdefault("NNCF_CI", "1")  # read when nncf is imported, or each call is reported to its makers

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hubquant.backends.configured import BESIDE, QMAP, Said, said, said_by_qmap
-from hubquant.backends.hints import by_name, family
-from hubquant.backends.marker import MARKER, Marker
+from hubquant.backends.detection.configured import BESIDE, QMAP, Said, said, said_by_qmap
+from hubquant.backends.detection.hints import by_name, family
+from hubquant.backends.detection.marker import MARKER, Marker
 from hubquant.checkpoint.headers import TensorInfo, listed
 from hubquant.checkpoint.json_files import CONFIG
 from hubquant.checkpoint.storage import quantization_of

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hubquant.backends.layers import linear_layers
-from hubquant.backends.library import DataType, Framework, LibraryBackend, Package
-from hubquant.backends.skeleton import given_device, given_dtype, skeleton
+from hubquant.backends.libraries.layers import linear_layers
+from hubquant.backends.libraries.library import DataType, Framework, LibraryBackend, Package
+from hubquant.backends.libraries.skeleton import given_device, given_dtype, skeleton
 from hubquant.errors import UserError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from importlib import import_module
 
-from hubquant.backends.library import LibraryBackend
+from hubquant.backends.libraries.library import LibraryBackend
 from hubquant.errors import RecipeError
 from hubquant.recipe.backends import GGUF, LIBRARIES
 
@@ -16,7 +16,7 @@ def library(name: str) -> LibraryBackend:
         near = get_close_matches(name, (GGUF, *LIBRARIES), 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join((GGUF, *LIBRARIES))}"
         raise RecipeError(f"there is no backend {name!r}", hint=hint)
-    found: LibraryBackend = getattr(import_module(f"hubquant.backends.{name}"), name.capitalize())()
+    found: LibraryBackend = getattr(import_module(f"hubquant.backends.libraries.{name}"), name.capitalize())()
     return found
 
 

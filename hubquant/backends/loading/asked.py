@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.compatibility import GGUF, check, check_package, package, verdict
-from hubquant.backends.detection import Detected
-from hubquant.backends.layers import linear_layers
-from hubquant.backends.library import Framework, LibraryBackend, Moment
-from hubquant.backends.located import Located
-from hubquant.backends.offloading import check_room
-from hubquant.backends.registry import library, named
+from hubquant.backends.detection.detect import Detected
+from hubquant.backends.libraries.layers import linear_layers
+from hubquant.backends.libraries.library import Framework, LibraryBackend, Moment
+from hubquant.backends.libraries.registry import library, named
+from hubquant.backends.loading.located import Located
+from hubquant.backends.loading.offloading import check_room
 from hubquant.backends.rules import Cell, Offload, Place, rule
 from hubquant.checkpoint.headers import listed
 from hubquant.engine.progress import Progress

@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hubquant.backends.layers import exact, linear_layers, patterns
-from hubquant.backends.library import DataType, Framework, Package
-from hubquant.backends.pretrained import PretrainedBackend
+from hubquant.backends.libraries.layers import exact, linear_layers, patterns
+from hubquant.backends.libraries.library import DataType, Framework, Package
+from hubquant.backends.libraries.pretrained import PretrainedBackend
 from hubquant.errors import NotSupportedYet
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hubquant.backends.noise import quietly
+from hubquant.backends.libraries.noise import quietly
 from hubquant.errors import CheckpointError, HubquantError
 
 SAFELY = {"local_files_only": True, "use_safetensors": True}

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.configured import BESIDE, QMAP
-from hubquant.backends.detection import Detected, Metadata, detect
-from hubquant.backends.hints import by_name
-from hubquant.backends.marker import MARKER, read_marker
+from hubquant.backends.detection.configured import BESIDE, QMAP
+from hubquant.backends.detection.detect import Detected, Metadata, detect
+from hubquant.backends.detection.hints import by_name
+from hubquant.backends.detection.marker import MARKER, read_marker
 from hubquant.checkpoint.checkpoint import TensorInfo, local_header
 from hubquant.checkpoint.diffusers_files import LEFT_OUT, NAME, PIPELINE, component_files
 from hubquant.checkpoint.json_files import CONFIG, read_table

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hubquant.backends.layers import left_in_floats
-from hubquant.backends.library import Framework, LibraryBackend
+from hubquant.backends.libraries.layers import left_in_floats
+from hubquant.backends.libraries.library import Framework, LibraryBackend
 
 
 class PretrainedBackend(LibraryBackend):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.library import Framework
+from hubquant.backends.libraries.library import Framework
 from hubquant.devices import default_device
 from hubquant.errors import UserError
 

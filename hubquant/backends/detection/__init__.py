@@ -1,0 +1,1 @@
+"""Whether a model is quantized already, from metadata alone."""

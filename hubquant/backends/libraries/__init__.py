@@ -1,0 +1,1 @@
+"""Python libraries that hold weights in fewer bits."""

@@ -1,0 +1,1 @@
+"""Models in memory: quantized while they are loaded, after that, or before."""
