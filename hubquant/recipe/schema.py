@@ -162,7 +162,7 @@ FileEntry = Annotated[
 class Quantize(Frozen):
     """Which files are made, and how.
 
-    A type is GGUF's, with or without ``gguf:`` before it, or one of a library that transformers loads:
+    A type is GGUF's, with or without ``gguf:`` before it, or one of a library that transformers or diffusers loads:
     ``bitsandbytes:nf4``, ``quanto:qint4``, ``torchao:int8wo``, ``nncf:int4_sym``, ``sdnq:uint4``, each a folder beside
     the GGUF files (see docs/backends.md). What only GGUF has may stand under its name too: ``gguf: {pure: true}`` is
     ``pure: true``.
