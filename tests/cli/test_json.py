@@ -46,6 +46,7 @@ LINES = {  # in an order in which each finds what it needs
     "-o {out}/refined.gguf",
     "plan": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
     "run": f"{{model}} --types Q8_0 {SMALL} -o {{out}}/made",
+    "compare": f"{{model}} --types Q8_0 {SMALL}",
     "batch": f"{{out}}/models.txt --types Q8_0 {SMALL} -o {{out}}/many",
     "watch": "watched --once",
     "tune": "{model} --context 32 --seconds 0",
