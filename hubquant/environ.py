@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY$|^HF_OIDC", re.IGNORECASE)
-_LOUD = ("torchao", "torchao.kernel.intmm", "torch.utils._pytree")
+LOUD = ("torchao", "torchao.kernel.intmm", "torch.utils._pytree")
 """What transformers imports where torchao is installed: it warns of kernels of other machines."""
 _OF_LIBRARIES = {"TOKENIZERS_PARALLELISM"}
 # what would let the client go by the cache alone, which others fill, or keep it from sending the token that it has
@@ -27,7 +27,7 @@ def quieten_libraries(*, verbose: bool = False) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    for name in _LOUD:
+    for name in LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

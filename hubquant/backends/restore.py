@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hubquant.backends.libraries.library import LibraryBackend
 from hubquant.backends.libraries.registry import library
+from hubquant.backends.safely import loading
 from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.errors import CheckpointError
 from hubquant.models.classes import model_class
@@ -27,13 +27,13 @@ def opening(folder: Path, backend: str, device: str, **options: Any) -> Callable
     from transformers import AutoConfig, GenerationMixin, quantizers  # noqa: F401  (what loading imports)
 
     by = _imported(backend)
-    with _errors(folder, backend):
+    with loading(folder.name):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         kind = model_class(config, generates=True)
     place = {} if device == "cpu" else {"device_map": device}
 
     def load() -> Any:
-        with _errors(folder, backend):
+        with loading(folder.name):
             return by.load(folder, kind, "transformers", **place, **options).eval()
 
     return load
@@ -54,7 +54,7 @@ def opening_denoiser(folder: Path, backend: str, device: str, dtype: str) -> Cal
     options = {"torch_dtype": getattr(torch, dtype), **({} if device == "cpu" else {"device_map": device})}
 
     def load() -> Any:
-        with quiet_diffusers(), _errors(folder, backend):
+        with quiet_diffusers(), loading(folder.name):
             return by.load(folder, kind, "diffusers", local_files_only=True, **options).eval()
 
     return load
@@ -65,13 +65,3 @@ def _imported(backend: str) -> LibraryBackend:
     by.package.check()
     import_module(by.package.module or by.package.name)
     return by
-
-
-@contextmanager
-def _errors(folder: Path, backend: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{folder.name} cannot be loaded by {backend}", why=(str(error) or type(error).__name__).splitlines()[0]
-        ) from error

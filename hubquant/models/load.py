@@ -16,6 +16,7 @@ from hubquant.checkpoint.links import check_links
 from hubquant.checkpoint.storage import QUANTIZATION
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.machine import free_memory_bytes
+from hubquant.environ import LOUD
 from hubquant.errors import CheckpointError
 from hubquant.models.classes import model_class
 from hubquant.panics import tokenizer_errors
@@ -222,15 +223,16 @@ def quiet() -> Iterator[None]:
 
     logging: Any = transformers_logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    accelerate = getLogger("accelerate")
-    level = accelerate.level
+    others = {name: getLogger(name).level for name in ("accelerate", *LOUD)}
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
-    accelerate.setLevel(CRITICAL)
+    for name in others:
+        getLogger(name).setLevel(CRITICAL)
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        accelerate.setLevel(level)
+        for name, level in others.items():
+            getLogger(name).setLevel(level)
         if bars:
             logging.enable_progress_bar()

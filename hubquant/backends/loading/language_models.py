@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hubquant.backends.loading.asked import Asked, check_asked, check_disk, check_floats, check_stored, undivided
 from hubquant.backends.loading.located import Located
 from hubquant.backends.loading.offloading import offload_model
-from hubquant.backends.loading.safely import SAFELY, loading
 from hubquant.backends.restore import restored
+from hubquant.backends.safely import SAFELY, loading
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.convert.plain import load_whole, plain_checkpoint
 from hubquant.engine.progress import Progress

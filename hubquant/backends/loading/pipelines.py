@@ -15,7 +15,7 @@ from hubquant.backends.libraries.skeleton import skeleton
 from hubquant.backends.loading.asked import Asked, check_asked, check_disk, check_floats, check_stored, undivided
 from hubquant.backends.loading.located import Located
 from hubquant.backends.loading.offloading import offload_model, offload_pipeline
-from hubquant.backends.loading.safely import SAFELY, loading
+from hubquant.backends.safely import SAFELY, loading
 from hubquant.checkpoint.diffusers_files import variant_of
 from hubquant.checkpoint.headers import FLOATS
 from hubquant.checkpoint.json_files import CONFIG, read_table
