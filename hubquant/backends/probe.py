@@ -132,7 +132,7 @@ def _rate(model: Any, ids: Tensor) -> float:
 def _write(model: Any, ids: Tensor, n: int) -> None:
     import torch
 
-    with torch.inference_mode():
+    with torch.no_grad():
         model.generate(ids, max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=0)
 
 
@@ -140,7 +140,7 @@ def _answers(model: Any, ids: Tensor) -> Tensor:
     """One text after the other: what is computed must not depend on the others."""
     import torch
 
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.cat([model(one[None].to(model.device)).logits.float().cpu() for one in ids])
 
 

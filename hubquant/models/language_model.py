@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,11 +19,20 @@ class LanguageModel:
 
     model: PreTrainedModel
 
+    without_gradients: ClassVar[type[torch.inference_mode] | type[torch.no_grad]] = torch.inference_mode
+
     def __call__(self, ids: Tensor, first: int = 0, /) -> Tensor:
         model: Any = self.model
-        with torch.inference_mode():
+        with self.without_gradients():
             logits: Tensor = model(where_it_runs(model, ids[None]), logits_to_keep=len(ids) - first).logits[0]
         return logits
+
+
+class LibraryModel(LanguageModel):
+    """One that a library has quantized: its tensors of codes may be none that ``torch.inference_mode`` takes, as
+    quanto's of four bits are not."""
+
+    without_gradients = torch.no_grad
 
 
 def where_it_runs(model: PreTrainedModel, ids: Tensor) -> Tensor:

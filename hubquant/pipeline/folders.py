@@ -31,6 +31,7 @@ from hubquant.version import __version__
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
     from hubquant.evaluate import Baseline
+    from hubquant.evaluate.runner import Runner
 
 
 SECONDS = 3600
@@ -128,6 +129,12 @@ class FolderEvaluation(Evaluation):
 
     def text_of(self, baseline: Baseline, context: Context) -> Baseline:  # noqa: ARG002
         return baseline
+
+    @contextmanager
+    def running_file(self, baseline: Baseline, context: Context) -> Iterator[Runner]:  # noqa: ARG002
+        from hubquant.models.language_model import LibraryModel
+
+        yield LibraryModel(context.held)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def test_one_run_of_several_formats_is_published_and_grows(hub: LocalHub, tiny_l
 @pytest.mark.slow
 def test_formats_are_compared(tiny_llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "formats.md"
-    line = ["compare", str(tiny_llama), "--types", "Q4_0,torchao:int8wo", *SETTINGS, "-o", str(out)]
+    line = ["compare", str(tiny_llama), "--types", "Q4_0,torchao:int8wo,quanto:qint4", *SETTINGS, "-o", str(out)]
     found = hubquant(*line)
     assert found.code == 0, found.err
     for text in (found.out, out.read_text()):
