@@ -90,7 +90,10 @@ def library_checks(files: Sequence[MeasuredFile]) -> list[str]:
             sentences.append(
                 f"{file.type}: {found.n_left} of {counted(found.n_layers, 'linear layer')} are in floats still."
             )
-    blind = sorted({found.backend for _, found in folders if not found.calibrated})
+    calibrated = {found.backend for _, found in folders if found.calibrated}
+    blind = sorted(
+        {file.type if found.backend in calibrated else found.backend for file, found in folders if not found.calibrated}
+    )
     if blind:
         sentences.append(f"{', '.join(blind)} rounded without calibration data.")
     return sentences
