@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, TimeoutError, expect
 
 from tests.support.browser import PATIENCE, App, visiting
 from tests.support.localhub import ALICE, BOB, LocalHub, oauth
@@ -27,6 +27,16 @@ def test_two_users_do_not_see_each_other(app: App, browser: Browser, hub: LocalH
     hub.add("alice/secret-model", tiny_llama, private=True)
     app.environment = {**app.environment, **oauth.environment(hub)}
     app.start()
+    try:
+        address, job = both(app, browser)
+    except TimeoutError:  # a press that a busy browser loses once in a while: visitors begin anew
+        address, job = both(app, browser)
+    see_with_tokens(app, address, alice_job=job)
+    assert ALICE not in app.state.with_suffix(".err").read_text()
+
+
+def both(app: App, browser: Browser) -> tuple[str, str]:
+    """The address of a file of Alice's, and her job's id, when she has it and Bob has not seen it."""
     with visiting(browser, app.url) as alice, visiting(browser, app.url) as bob:
         pick_demo(alice)
         write_recipe(alice, SMALL)
@@ -55,8 +65,7 @@ def test_two_users_do_not_see_each_other(app: App, browser: Browser, hub: LocalH
         address = f"{app.url}{file}"
         assert alice.request.get(address).body()[:4] == b"GGUF"
         assert bob.request.get(address).status == 404
-    see_with_tokens(app, address, alice_job=urlsplit(alice.url).query.removeprefix("job="))
-    assert ALICE not in app.state.with_suffix(".err").read_text()
+        return address, urlsplit(alice.url).query.removeprefix("job=")
 
 
 def look(page: Page, model: str) -> None:
