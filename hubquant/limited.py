@@ -38,11 +38,12 @@ class Worker:
     """Calls ``work``, a function of some module on plain JSON data, in another process.
 
     A call may compute for ``seconds``, and take ``memory`` bytes (which Linux alone can bound) more than the libraries
-    themselves. ``seconds_used`` adds up what all calls computed. The process ends with this object.
+    themselves, or any amount where it is None. ``seconds_used`` adds up what all calls computed. The process ends with
+    this object.
     """
 
-    def __init__(self, work: Callable[..., Any], *, seconds: int, memory: int) -> None:
-        self._limits = {"seconds": seconds, "memory": memory}
+    def __init__(self, work: Callable[..., Any], *, seconds: int, memory: int | None = None) -> None:
+        self._limits: dict[str, Any] = {"seconds": seconds, "memory": memory}
         self.seconds_used = 0.0
         package = str(Path(__file__).parents[1])
         paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
@@ -121,7 +122,9 @@ def serve(module: str, name: str) -> None:
         try:
             answer = json.dumps({"result": work(**message["request"]), "seconds": time.process_time() - start})
         except MemoryError:
-            answer = _error(f"it takes more than {message['memory'] >> 20:,} MiB of memory", start, limit=True)
+            bound = message["memory"]
+            more = "more memory than there is" if bound is None else f"more than {bound >> 20:,} MiB of memory"
+            answer = _error(f"it takes {more}", start, limit=True)
         except RecursionError:
             answer = _error("it is nested too deeply", start, limit=True)
         except Exception as error:  # of the library, for what it was given
@@ -134,7 +137,7 @@ def _error(why: str, start: float, *, limit: bool) -> str:
     return json.dumps({"error": why, "limit": limit, "seconds": time.process_time() - start})
 
 
-def _limit(seconds: int, memory: int) -> None:
+def _limit(seconds: int, memory: int | None) -> None:
     """From now on."""
     if sys.platform == "win32":
         return
@@ -146,7 +149,7 @@ def _limit(seconds: int, memory: int) -> None:
 
     lower(resource.RLIMIT_CPU, int(time.process_time()) + 1 + seconds)
     pages = Path("/proc/self/statm")
-    if pages.exists():
+    if memory is not None and pages.exists():
         lower(resource.RLIMIT_AS, int(pages.read_text().split()[0]) * resource.getpagesize() + memory)
 
 

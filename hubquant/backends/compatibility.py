@@ -11,8 +11,8 @@ from hubquant.backends.libraries.library import Framework, Moment, Package
 from hubquant.backends.libraries.registry import library, named
 from hubquant.backends.rules import Cell, Offload, Place, State, rule
 from hubquant.errors import GGUFError, NotSupportedYet, UserError
+from hubquant.recipe.backends import GGUF
 
-GGUF = "gguf"
 _UNTRIED = {"cuda": "untried on a GPU", "mps": "untried on a GPU of Apple's"}
 _NAMED = 2  # alternatives in one message
 

@@ -30,7 +30,6 @@ LARGEST_IN_HALF = 0.05
 """Of a denoiser in half precision, where quanto has other kernels before it saves than after: 0.013 was seen of equal
 weights."""
 SECONDS = 24 * 3600
-MEMORY = 1 << 46  # bytes, more than any machine has: the process is for its freshness
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def keep_predictions(denoiser: Any, call: Call, path: Path) -> None:
 def check_reloaded(folder: Path, backend: str, probe: Path, device: str, tape: Path | None = None) -> Reloaded:
     """Raises ``VerificationError`` where the model in ``folder`` is not the one that was saved, or does not load.
     ``tape`` has first what a denoiser is called with."""
-    worker = Worker(reload, seconds=SECONDS, memory=MEMORY)
+    worker = Worker(reload, seconds=SECONDS)
     try:
         found = worker(
             folder=str(folder),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from typing import Any, get_args
 
 from hubquant.backends.compatibility import Verdict, check_package, package, verdict
@@ -13,6 +12,7 @@ from hubquant.backends.rules import OFFLOADS, Offload, Place, saving
 from hubquant.devices import Device, chosen_device
 from hubquant.errors import UserError
 from hubquant.recipe.backends import GGUF, LIBRARIES
+from hubquant.version import version_of
 
 FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
@@ -26,7 +26,7 @@ def backends(device: Device = "auto") -> dict[str, Any]:
     where = place(device)
     return {
         "device": where,
-        "packages": {name: installed(name) for name in ("torch", *FRAMEWORKS)},
+        "packages": {name: version_of(name) for name in ("torch", *FRAMEWORKS)},
         "backends": [_backend(name, where) for name in NAMES],
     }
 
@@ -36,17 +36,10 @@ def place(device: Device) -> Place:
     imported."""
     if device != "auto":
         return device
-    if metadata.version("torch").endswith("+cpu"):
+    if str(version_of("torch")).endswith("+cpu"):
         return "cpu"
     chosen = chosen_device("auto")
     return "cuda" if chosen == "cuda" else "mps" if chosen == "mps" else "cpu"
-
-
-def installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def types(backend: str) -> Mapping[str, DataType]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.detection.detect import Detected
@@ -15,6 +13,7 @@ from hubquant.engine.progress import Progress
 from hubquant.errors import UserError
 from hubquant.printable import plain
 from hubquant.recipe.schema import ModelReference
+from hubquant.sources.open import folder_of
 
 if TYPE_CHECKING:
     from hubquant.hub.access import Token
@@ -76,9 +75,7 @@ def _look(reference: ModelReference, token: Token) -> tuple[str | None, tuple[De
         return remote.revision, detect_remote(remote)
     if reference.file is not None:
         return None, detect_file(user_path(reference.file))
-    if reference.bundled is not None:
-        return None, detect_folder(Path(str(resources.files("hubquant") / "data" / reference.bundled)))
-    return None, detect_folder(user_path(str(reference.folder)))
+    return None, detect_folder(folder_of(reference))
 
 
 def _lines(found: Detected) -> Iterator[str]:

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hubquant.engine.machine import memory_bytes
 from hubquant.engine.store import Store
 from hubquant.llamacpp.process import installed_version
 from hubquant.quants.cpu.vector.native import host_processor
-from hubquant.version import __version__
+from hubquant.version import __version__, version_of
 
 PACKAGES = ("torch", "transformers", "numba", "llvmlite", "numpy", "gguf", "huggingface_hub", "datasets", "xllamacpp")
 SETTINGS = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_XET", "HUBQUANT_HOME", "OMP_NUM_THREADS", "NUMBA_CPU_NAME")
@@ -42,7 +41,7 @@ def environment(store: Store) -> dict[str, Any]:
         "hubquant": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "packages": {package: _version(package) for package in PACKAGES},
+        "packages": {package: version_of(package) for package in PACKAGES},
         "llama_cpp_build": _build(installed_version()),
         "processor": name,
         "features": [feature for feature in _USEFUL if feature in features],
@@ -53,13 +52,6 @@ def environment(store: Store) -> dict[str, Any]:
         "set": [name for name in SETTINGS if os.environ.get(name)],
         "prefix": "virtual environment" if sys.prefix != sys.base_prefix else "system",
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _build(xllamacpp: str | None) -> str | None:

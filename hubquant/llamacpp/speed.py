@@ -12,13 +12,12 @@ from hubquant.limited import Worker, WorkError
 from hubquant.llamacpp.probe import post, start_server
 
 N_CTX = 512
-MEMORY = 1 << 46  # bytes, more than any machine has: the process is for its freshness
 
 
 def speed_of(path: Path, plain_token: int, threads: int, seconds: int) -> Speed | None:
     """Of the file at ``path`` on the CPU, writing after ``plain_token``; None where llama.cpp does not run it, or takes
     more than ``seconds``."""
-    worker = Worker(measured, seconds=seconds, memory=MEMORY)
+    worker = Worker(measured, seconds=seconds)
     try:
         return Speed(**worker(path=str(path), plain_token=plain_token, threads=threads))
     except WorkError:

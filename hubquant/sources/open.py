@@ -87,9 +87,9 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
         return open_gguf_model(path) if path.suffix.lower() == GGUF_SUFFIX else open_single_file(path)
     if reference.bundled is not None:
         name = f"hubquant-{reference.bundled}"
-        folder = Path(str(resources.files("hubquant") / "data" / reference.bundled))
+        folder = folder_of(reference)
         return open_pipeline(folder, name) if is_pipeline(os.listdir(folder)) else open_folder(folder, name)
-    folder = user_path(str(reference.folder))
+    folder = folder_of(reference)
     if not os.path.isdir(folder):
         raise CheckpointError(
             f"there is no folder {folder}", hint="check the path, or name a Hub id such as Qwen/Qwen3-0.6B"
@@ -100,3 +100,10 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
             return open_text_encoder(folder, name, str(reference.component))
         return open_pipeline(folder, name, reference.component)
     return open_denoiser_folder(folder, name) if is_denoiser_folder(folder) else open_folder(folder, name)
+
+
+def folder_of(reference: ModelReference) -> Path:
+    """That a reference to a folder or to a bundled model names."""
+    if reference.bundled is not None:
+        return Path(str(resources.files("hubquant") / "data" / reference.bundled))
+    return user_path(str(reference.folder))

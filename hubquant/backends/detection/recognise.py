@@ -14,7 +14,7 @@ from hubquant.backends.detection.detect import Detected, Metadata, detect
 from hubquant.backends.detection.hints import by_name
 from hubquant.backends.detection.marker import MARKER, read_marker
 from hubquant.checkpoint.checkpoint import TensorInfo, local_header
-from hubquant.checkpoint.diffusers_files import LEFT_OUT, NAME, PIPELINE, component_files
+from hubquant.checkpoint.diffusers_files import AGAIN, LEFT_OUT, NAME, PIPELINE, component_files
 from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.checkpoint.links import check_links
 from hubquant.checkpoint.pickled import PICKLES, refusal
@@ -39,7 +39,6 @@ _DESCRIBING = re.compile(
     rf"([\w.-]+/)?({'|'.join(map(re.escape, (CONFIG, QMAP, MARKER, *BESIDE)))}|[\w.-]+\.index(\.\w+)?\.json)"
     rf"|{re.escape(PIPELINE)}|adapter_config\.json"
 )
-_AGAIN = "get it again from where the model comes from"
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def detect_remote(remote: RemoteModel) -> tuple[Detected, ...]:
         return found
     files = [file for file in _gguf_names(place.available) if place.begins_as_gguf(file)]
     if not files:
-        raise CheckpointError(f"{remote.id} has files called {GGUF_SUFFIX} that are not GGUF", hint=_AGAIN)
+        raise CheckpointError(f"{remote.id} has files called {GGUF_SUFFIX} that are not GGUF", hint=AGAIN)
     return tuple(
         Detected("gguf", None, (f"{file} begins with GGUF", *by_name((file,), "gguf", None, "gguf")), file)
         for file in files
@@ -109,7 +108,7 @@ def detect_file(path: Path) -> tuple[Detected, ...]:
     except CheckpointError as error:
         if path.suffix.lower() != GGUF_SUFFIX:
             raise
-        raise CheckpointError(f"{path} is no GGUF file", why="it does not begin with GGUF", hint=_AGAIN) from error
+        raise CheckpointError(f"{path} is no GGUF file", why="it does not begin with GGUF", hint=AGAIN) from error
     return (detect(Metadata(tensors, names=(path.name,))),)
 
 
@@ -165,7 +164,7 @@ def _files(
 
 
 def _table(place: _Place, name: str) -> dict[str, Any]:
-    return read_table(place.folder / name, hint=_AGAIN)
+    return read_table(place.folder / name, hint=AGAIN)
 
 
 def _loose(place: _Place, config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -192,7 +191,7 @@ def _weight_files(place: _Place, component: str) -> tuple[str, ...]:
 def _has_weights(place: _Place, component: str) -> bool:
     """Parts of a pipeline without are tokenizers, processors and schedulers."""
     if not component.isidentifier():
-        raise CheckpointError(f"{PIPELINE} names a component {component[:40]!r}", why="it is no folder", hint=_AGAIN)
+        raise CheckpointError(f"{PIPELINE} names a component {component[:40]!r}", why="it is no folder", hint=AGAIN)
     return any(name.startswith(f"{component}/") and name.endswith((_SAFETENSORS, *PICKLES)) for name in place.available)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hubquant.errors import UserError
+from hubquant.version import version_of
 
 if TYPE_CHECKING:
     import torch
@@ -33,10 +33,7 @@ class Package:
     @property
     def installed(self) -> str | None:
         """The version that is there."""
-        try:
-            return metadata.version(self.name)
-        except metadata.PackageNotFoundError:
-            return None
+        return version_of(self.name)
 
     def check(self) -> None:
         """Raises ``UserError`` with the command that installs it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.compatibility import GGUF, check, check_package, package, verdict
+from hubquant.backends.compatibility import check, check_package, package, verdict
 from hubquant.backends.detection.detect import Detected
 from hubquant.backends.libraries.layers import linear_layers
 from hubquant.backends.libraries.library import Framework, LibraryBackend, Moment
@@ -16,7 +16,7 @@ from hubquant.backends.rules import Cell, Offload, Place, rule
 from hubquant.checkpoint.headers import listed
 from hubquant.engine.progress import Progress
 from hubquant.errors import NotSupportedYet, UserError
-from hubquant.recipe.backends import LIBRARIES
+from hubquant.recipe.backends import GGUF, LIBRARIES
 from hubquant.units import counted
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +22,7 @@ from hubquant.gguf_file import GGUFFile
 from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.checkpoint import hub_headers
+from hubquant.sources.open import folder_of
 from hubquant.sources.pipeline import is_pipeline
 
 if TYPE_CHECKING:
@@ -97,10 +97,7 @@ def locate(reference: ModelReference, token: Token = None) -> Located:
         return _of_files(name, fetch_metadata(remote, _SMALL), {*remote.files}, found, remote)
     if reference.file is not None:
         return _of_file(name, user_path(reference.file))
-    if reference.bundled is not None:
-        folder = Path(str(resources.files("hubquant") / "data" / reference.bundled))
-    else:
-        folder = user_path(str(reference.folder))
+    folder = folder_of(reference)
     found = detect_folder(folder)
     if [each.backend for each in found] == ["gguf"]:
         return _of_file(name, next(path for path in sorted(folder.iterdir()) if path.suffix.lower() == GGUF_SUFFIX))

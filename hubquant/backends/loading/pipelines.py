@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hubquant.backends.compatibility import GGUF, check_gguf
+from hubquant.backends.compatibility import check_gguf
 from hubquant.backends.libraries.library import Framework
 from hubquant.backends.libraries.registry import library
 from hubquant.backends.libraries.skeleton import skeleton
@@ -16,7 +16,7 @@ from hubquant.backends.loading.asked import Asked, check_asked, check_disk, chec
 from hubquant.backends.loading.located import Located
 from hubquant.backends.loading.offloading import offload_model, offload_pipeline
 from hubquant.backends.safely import SAFELY, loading
-from hubquant.checkpoint.diffusers_files import variant_of
+from hubquant.checkpoint.diffusers_files import AGAIN, variant_of
 from hubquant.checkpoint.headers import FLOATS
 from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.engine.progress import Progress
@@ -25,7 +25,7 @@ from hubquant.models.diffusion.index import Part, PipelineIndex, check_diffusers
 from hubquant.models.diffusion.parts import DENOISERS, check_denoiser
 from hubquant.models.diffusion.placement import place
 from hubquant.models.diffusion.quiet import quiet_diffusers
-from hubquant.recipe.backends import LIBRARIES
+from hubquant.recipe.backends import GGUF, LIBRARIES
 
 _TRACED = "nncf"
 """Is shown an input of a denoiser, which has to be drawn first."""
@@ -230,7 +230,7 @@ def _class_in(model: Located) -> type[Any]:
             why="it says how large the denoiser's parts are",
             hint=f"put the {CONFIG} of the denoiser there, from the pipeline that it is of",
         )
-    name = read_table(path, hint="get it again from where the model comes from").get("_class_name")
+    name = read_table(path, hint=AGAIN).get("_class_name")
     found = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not isinstance(found, type) or not issubclass(found, diffusers.ModelMixin):
         raise CheckpointError(

@@ -17,6 +17,7 @@ from hubquant.checkpoint.links import check_links
 from hubquant.checkpoint.weight_files import local_files
 from hubquant.errors import CheckpointError, NotSupportedYet, UserError
 from hubquant.models.diffusion.quiet import quiet_diffusers
+from hubquant.version import version_of
 
 TRANSFORMERS = "model"
 """How the names of weight files of its models begin."""
@@ -59,12 +60,7 @@ class PipelineIndex:
 
 def installed_version() -> str | None:
     """Of diffusers, without loading it."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("diffusers")
-    except PackageNotFoundError:
-        return None
+    return version_of("diffusers")
 
 
 def check_diffusers() -> None:
