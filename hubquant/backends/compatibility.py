@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -49,11 +49,7 @@ def check(backend: str, type: str, framework: Framework, moment: Moment, offload
     """
     found = verdict(backend, type, framework, moment, offload, device)
     if found.state == "refused":
-        hint = f"choose {', or '.join(found.instead[:_NAMED])}" if found.instead else None
-        if found.pointless:
-            raise UserError(f"{offload} offload has nowhere to go", why=found.why, hint=hint)
-        cell = Cell(backend, type, framework, moment, offload, device)
-        raise NotSupportedYet(rule(cell).named(cell), why=found.why, hint=hint)
+        raise refusal(Cell(backend, type, framework, moment, offload, device), found, choose(found.instead))
     if backend == GGUF:
         from hubquant.mix.file_types import file_type
 
@@ -62,6 +58,18 @@ def check(backend: str, type: str, framework: Framework, moment: Moment, offload
         named(f"{backend}:{type}")
     check_package(package(backend))
     return found
+
+
+def choose(instead: Sequence[str]) -> str | None:
+    """The hint that names alternatives; None where there are none."""
+    return f"choose {', or '.join(instead[:_NAMED])}" if instead else None
+
+
+def refusal(cell: Cell, found: Verdict, hint: str | None) -> UserError:
+    """Of a ``cell`` that was ``found`` to be refused."""
+    if found.pointless:
+        return UserError(f"{cell.offload} offload has nowhere to go", why=found.why, hint=hint)
+    return NotSupportedYet(rule(cell).named(cell), why=found.why, hint=hint)
 
 
 def package(backend: str) -> Package:

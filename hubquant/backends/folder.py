@@ -38,7 +38,6 @@ OF_TOKENIZERS = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"),
 )
-TRACED = "nncf"
 SPOILED = (("sdnq", "float8_e5m2"),)
 NOT_QUANTIZED = ("token_embd.weight", "output.weight")
 FACTS = "facts.json"
@@ -248,7 +247,7 @@ def _check_denoiser(component: Component, backend: LibraryBackend, type: str, pl
     if component.inputs is None:
         hint = f"name the folder or the repository of the pipeline, {instead}"
         raise NotSupportedYet(what, why=component.conversion.cannot_run, hint=hint)
-    if backend.name == TRACED:
+    if backend.traces:
         why = "it is shown an input of the model, and nothing but hubquant would load what it saved"
         raise NotSupportedYet(what, why=why, hint=f"choose sdnq:int8, {instead}")
     if (backend.name, type) in SPOILED:

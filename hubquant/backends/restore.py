@@ -11,8 +11,8 @@ from hubquant.backends.libraries.library import LibraryBackend
 from hubquant.backends.libraries.registry import library
 from hubquant.backends.safely import loading
 from hubquant.checkpoint.json_files import CONFIG, read_table
-from hubquant.errors import CheckpointError
 from hubquant.models.classes import model_class
+from hubquant.models.diffusion.index import class_of_diffusers
 from hubquant.models.diffusion.quiet import quiet_diffusers
 
 
@@ -41,16 +41,11 @@ def opening(folder: Path, backend: str, device: str, **options: Any) -> Callable
 
 def opening_denoiser(folder: Path, backend: str, device: str, dtype: str) -> Callable[[], Any]:
     """As :func:`opening`, of a denoiser of diffusers; ``dtype`` is torch's name of that in which it computes."""
-    import diffusers
     import torch
 
     by = _imported(backend)
     name = read_table(folder / CONFIG, hint="make the folder again").get("_class_name")
-    kind = getattr(diffusers, str(name), None)
-    if kind is None:
-        raise CheckpointError(
-            f"{folder.name} is of no class of diffusers {diffusers.__version__}", why=f"it says {name}"
-        )
+    kind = class_of_diffusers(name, f"{CONFIG} of {folder.name}")
     options = {"torch_dtype": getattr(torch, dtype), **({} if device == "cpu" else {"device_map": device})}
 
     def load() -> Any:

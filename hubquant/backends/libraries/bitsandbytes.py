@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hubquant.backends.libraries.layers import exact, linear_layers, patterns
+from hubquant.backends.libraries.layers import linear_layers
 from hubquant.backends.libraries.library import DataType, Framework, Package
-from hubquant.backends.libraries.pretrained import PretrainedBackend
+from hubquant.backends.libraries.pretrained import ListingBackend
 from hubquant.errors import NotSupportedYet
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _OUTLIER = 6.0
 """Columns of inputs that hold a larger value are multiplied in floats: the threshold of LLM.int8()'s authors."""
 
 
-class Bitsandbytes(PretrainedBackend):
+class Bitsandbytes(ListingBackend):
     name = "bitsandbytes"
     package = Package("bitsandbytes", "0.50", "bitsandbytes")
     types: ClassVar[Mapping[str, DataType]] = {
@@ -32,15 +32,8 @@ class Bitsandbytes(PretrainedBackend):
         "int8": DataType("int8", 8),
     }
 
-    def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:
-        return self._made(type, framework, patterns(skip) if framework == "transformers" else list(skip) or None)
-
-    def of_saved(self, type: str, framework: Framework, floats: Sequence[str]) -> Any:
-        return self._made(type, framework, exact(floats) if framework == "transformers" else list(floats))
-
-    def _made(self, type: str, framework: Framework, skip: Sequence[str] | None) -> Any:
+    def made(self, type: str, framework: Framework, floats: Sequence[str] | None) -> Any:
         # It computes in float32, the default: then results do not depend on the dtype that a folder is loaded in.
-        self.package.check()
         settings: Mapping[str, Any]
         if type == "int8":
             settings = {"load_in_8bit": True, "llm_int8_threshold": _OUTLIER}
@@ -50,7 +43,7 @@ class Bitsandbytes(PretrainedBackend):
                 "bnb_4bit_quant_type": type.removesuffix("-double"),
                 "bnb_4bit_use_double_quant": type.endswith("-double"),
             }
-        return import_module(framework).BitsAndBytesConfig(llm_int8_skip_modules=skip, **settings)
+        return import_module(framework).BitsAndBytesConfig(llm_int8_skip_modules=floats, **settings)
 
     def quantized(
         self,

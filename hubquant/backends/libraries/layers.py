@@ -6,11 +6,17 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hubquant.backends.libraries.library import Framework
+
 if TYPE_CHECKING:
     from torch import nn
 
 _HEADS = r"(?:.*\.)?(?:lm_head|embed_out|output_projection|vocab_projector|cls\.predictions\.decoder)"
 """Output embeddings of models of transformers, which its quantizers leave out only if they are given no names."""
+
+
+def framework_of(model: Any) -> Framework:
+    return "diffusers" if hasattr(model, "register_to_config") else "transformers"
 
 
 def linear_layers(model: Any, skip: Sequence[str] = ()) -> Iterator[tuple[str, nn.Linear]]:

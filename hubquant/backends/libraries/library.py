@@ -74,6 +74,8 @@ class LibraryBackend(ABC):
     """By name, as the library calls them."""
     quantizes_on_load: ClassVar[bool] = True
     """Whether the frameworks quantize with it while they load weights."""
+    traces: ClassVar[bool] = False
+    """Whether it has to be shown an input of a model that has no ``dummy_inputs``."""
     only_as_saved: ClassVar[tuple[str, ...]] = ()
     """Types that compute in no other dtype than that of the model that was quantized."""
 

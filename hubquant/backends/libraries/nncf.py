@@ -64,8 +64,8 @@ class Nncf(LibraryBackend):
         "int4_asym_awq": DataType("int4_asym_awq", 4, GROUP, calibrated=True),
         "int4_sym_awq": DataType("int4_sym_awq", 4, GROUP, calibrated=True),
     }
-
     quantizes_on_load = False
+    traces = True
 
     def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> None:
         """Neither framework knows nncf."""

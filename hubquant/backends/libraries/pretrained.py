@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hubquant.backends.libraries.layers import left_in_floats
+from hubquant.backends.libraries.layers import exact, left_in_floats, patterns
 from hubquant.backends.libraries.library import Framework, LibraryBackend
 
 
@@ -36,3 +36,19 @@ class PretrainedBackend(LibraryBackend):
     def load(self, folder: Path, kind: Any, framework: Framework, **options: Any) -> Any:  # noqa: ARG002
         self.package.check()
         return kind.from_pretrained(folder, **options).eval()
+
+
+class ListingBackend(PretrainedBackend):
+    """One whose configuration lists the modules that stay in floats."""
+
+    @abstractmethod
+    def made(self, type: str, framework: Framework, floats: Sequence[str] | None) -> Any:
+        """The framework's configuration, with ``floats`` as its quantizers take them; None leaves it to them."""
+
+    def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:
+        self.package.check()
+        return self.made(type, framework, patterns(skip) if framework == "transformers" else list(skip) or None)
+
+    def of_saved(self, type: str, framework: Framework, floats: Sequence[str]) -> Any:
+        self.package.check()
+        return self.made(type, framework, exact(floats) if framework == "transformers" else list(floats))

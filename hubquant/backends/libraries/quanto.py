@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hubquant.backends.libraries.layers import linear_layers
+from hubquant.backends.libraries.layers import framework_of, linear_layers
 from hubquant.backends.libraries.library import DataType, Framework, LibraryBackend, Package
 from hubquant.backends.libraries.skeleton import given_device, given_dtype, skeleton
 from hubquant.errors import UserError
@@ -72,7 +72,7 @@ class Quanto(LibraryBackend):
 
         _check_compiler(type)
         layers = dict(linear_layers(model, skip))
-        if _is_of_diffusers(model):
+        if framework_of(model) == "diffusers":
             left = _last_parts(model, layers)
             layers = {name: layer for name, layer in layers.items() if name.rpartition(".")[2] not in left}
         if not layers:
@@ -132,10 +132,6 @@ class Quanto(LibraryBackend):
         from optimum.quanto import QModuleMixin
 
         return isinstance(module, QModuleMixin) and module.frozen
-
-
-def _is_of_diffusers(model: Any) -> bool:
-    return hasattr(model, "register_to_config")
 
 
 def _last_parts(model: Any, quantized: Mapping[str, Any]) -> set[str]:

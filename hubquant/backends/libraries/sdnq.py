@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hubquant.backends.libraries.layers import left_in_floats, linear_layers
+from hubquant.backends.libraries.layers import framework_of, left_in_floats, linear_layers
 from hubquant.backends.libraries.library import DataType, Framework, Package
 from hubquant.backends.libraries.pretrained import PretrainedBackend
 from hubquant.errors import NotSupportedYet
@@ -59,8 +59,8 @@ class Sdnq(PretrainedBackend):
         library = self._library()
         wanted = {name for name, layer in linear_layers(model, skip) if self.fits(type, layer)}
         floats = [f"{name}.weight" for name in left_in_floats(model, self.is_quantized) if name not in wanted]
-        framework: Framework = "diffusers" if hasattr(model, "register_to_config") else "transformers"
-        return library.sdnq_post_load_quant(model, **_settings(type, framework), modules_to_not_convert=floats)
+        settings = _settings(type, framework_of(model))
+        return library.sdnq_post_load_quant(model, **settings, modules_to_not_convert=floats)
 
     def fits(self, type: str, layer: torch.nn.Linear) -> bool:
         return _BITS[type] == 8 or not layer.weight.numel() % _PACKED

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hubquant.backends.libraries.layers import exact, linear_layers, patterns
+from hubquant.backends.libraries.layers import linear_layers
 from hubquant.backends.libraries.library import DataType, Framework, Package
-from hubquant.backends.libraries.pretrained import PretrainedBackend
+from hubquant.backends.libraries.pretrained import ListingBackend
 from hubquant.errors import NotSupportedYet
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _GROUP = 128
 
 
-class Torchao(PretrainedBackend):
+class Torchao(ListingBackend):
     name = "torchao"
     package = Package("torchao", "0.18", "torchao")
     types: ClassVar[Mapping[str, DataType]] = {
@@ -28,15 +28,8 @@ class Torchao(PretrainedBackend):
     }
     only_as_saved = ("float8wo", "int4wo")
 
-    def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:
-        return self._made(type, framework, patterns(skip) if framework == "transformers" else list(skip) or None)
-
-    def of_saved(self, type: str, framework: Framework, floats: Sequence[str]) -> Any:
-        return self._made(type, framework, exact(floats) if framework == "transformers" else list(floats))
-
-    def _made(self, type: str, framework: Framework, skip: Sequence[str] | None) -> Any:
-        self.package.check()
-        return import_module(framework).TorchAoConfig(_config(type), modules_to_not_convert=skip)
+    def made(self, type: str, framework: Framework, floats: Sequence[str] | None) -> Any:
+        return import_module(framework).TorchAoConfig(_config(type), modules_to_not_convert=floats)
 
     def quantized(
         self,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.compatibility import check, check_package, package, verdict
+from hubquant.backends.compatibility import check, check_package, choose, package, refusal, verdict
 from hubquant.backends.detection.detect import Detected
 from hubquant.backends.libraries.layers import linear_layers
 from hubquant.backends.libraries.library import Framework, LibraryBackend, Moment
 from hubquant.backends.libraries.registry import library, named
 from hubquant.backends.loading.located import Located
 from hubquant.backends.loading.offloading import check_room
-from hubquant.backends.rules import Cell, Offload, Place, rule
+from hubquant.backends.rules import Cell, Offload, Place
 from hubquant.checkpoint.headers import listed
 from hubquant.engine.progress import Progress
 from hubquant.errors import NotSupportedYet, UserError
@@ -82,11 +82,8 @@ def check_stored(asked: Asked, framework: Framework, found: Detected) -> None:
         offloads = [each for each in answer.instead if each.startswith("offload")]
         others = [each for each in answer.instead if ":" in each]
         anew = f"load the model that it was made of with quantize {' or '.join(others[:2])}" if others else None
-        hint = f"choose {', or '.join(offloads[:2])}" if offloads else anew
         cell = Cell(backend, type, framework, moment, asked.offload, asked.device)
-        if answer.pointless:
-            raise UserError(f"{asked.offload} offload has nowhere to go", why=answer.why, hint=hint)
-        raise NotSupportedYet(rule(cell).named(cell), why=answer.why, hint=hint)
+        raise refusal(cell, answer, choose(offloads) or anew)
     if backend in (GGUF, *LIBRARIES) and (backend != GGUF or framework == "diffusers"):
         check_package(package(backend))
 

@@ -21,15 +21,13 @@ from hubquant.checkpoint.headers import FLOATS
 from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.engine.progress import Progress
 from hubquant.errors import CheckpointError, NotSupportedYet, UserError
-from hubquant.models.diffusion.index import Part, PipelineIndex, check_diffusers, read_index
+from hubquant.models.diffusion.index import Part, PipelineIndex, check_diffusers, class_of_diffusers, read_index
 from hubquant.models.diffusion.parts import DENOISERS, check_denoiser
 from hubquant.models.diffusion.placement import place
 from hubquant.models.diffusion.quiet import quiet_diffusers
 from hubquant.recipe.backends import GGUF, LIBRARIES
 
-_TRACED = "nncf"
-"""Is shown an input of a denoiser, which has to be drawn first."""
-_SIZE = 64  # of that picture, in pixels
+_SIZE = 64  # of the picture that is drawn to have an input of a denoiser, in pixels
 
 
 def load_pipeline(model: Located, asked: Asked, progress: Progress) -> Any:
@@ -71,9 +69,10 @@ def load_denoiser(model: Located, asked: Asked, progress: Progress) -> Any:
     if asked.quantize is not None:
         check_floats(model.name, found)
         check_asked(asked, "diffusers")
-        if asked.quantize.startswith(f"{_TRACED}:"):
+        backend, _ = asked.named()
+        if backend.traces:
             raise NotSupportedYet(
-                f"{_TRACED} of a denoiser alone",
+                f"{backend.name} of a denoiser alone",
                 why="it is shown an input, and only a whole pipeline has one",
                 hint="name the folder of the pipeline, or choose sdnq:int8",
             )
@@ -178,13 +177,13 @@ def _quantize(pipe: Any, name: str, asked: Asked) -> None:
     part = getattr(pipe, name)
     if asked.loads_on != "cpu":
         part = part.to(asked.loads_on)
-    inputs = (_input_of(pipe, name),) if backend.name == _TRACED and not hasattr(part, "dummy_inputs") else ()
+    inputs = (_input_of(pipe, name, backend.name),) if backend.traces and not hasattr(part, "dummy_inputs") else ()
     setattr(pipe, name, backend.quantized(part, type, asked.skip, inputs))
 
 
-def _input_of(pipe: Any, name: str) -> dict[str, Any]:
+def _input_of(pipe: Any, name: str, by: str) -> dict[str, Any]:
     """What a model of the pipeline is first called with when a small picture is drawn. Raises ``NotSupportedYet`` where
-    that is more than tensors: nncf knows no other inputs."""
+    that is more than tensors: no other inputs can be shown to the library ``by``."""
     import inspect
 
     import torch
@@ -213,16 +212,14 @@ def _input_of(pipe: Any, name: str) -> dict[str, Any]:
     others = [key for key, value in seen.items() if key not in tensors and value not in (None, True, False, {})]
     if others or not tensors:
         raise NotSupportedYet(
-            f"{_TRACED} of a {type(part).__name__}",
-            why=f"it is called with {', '.join(others) or 'nothing'}, and {_TRACED} can be shown tensors only",
+            f"{by} of a {type(part).__name__}",
+            why=f"it is called with {', '.join(others) or 'nothing'}, and {by} can be shown tensors only",
             hint="choose sdnq:int8",
         )
     return tensors
 
 
 def _class_in(model: Located) -> type[Any]:
-    import diffusers
-
     path = model.folder / CONFIG
     if not path.is_file():
         raise UserError(
@@ -230,11 +227,4 @@ def _class_in(model: Located) -> type[Any]:
             why="it says how large the denoiser's parts are",
             hint=f"put the {CONFIG} of the denoiser there, from the pipeline that it is of",
         )
-    name = read_table(path, hint=AGAIN).get("_class_name")
-    found = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if not isinstance(found, type) or not issubclass(found, diffusers.ModelMixin):
-        raise CheckpointError(
-            f"{path.name} of {model.name} names no model of diffusers {diffusers.__version__}",
-            why="code that comes with a repository is never run",
-        )
-    return found
+    return class_of_diffusers(read_table(path, hint=AGAIN).get("_class_name"), f"{path.name} of {model.name}")

@@ -114,6 +114,19 @@ def check_weight_files(folder: Path, available: Collection[str]) -> None:
         _weight_files(folder, name, kind, available)
 
 
+def class_of_diffusers(name: Any, place: str) -> type[Any]:
+    """The class of diffusers that the config called ``place`` names. Raises ``CheckpointError`` for any other."""
+    import diffusers
+
+    found = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not isinstance(found, type) or not issubclass(found, diffusers.ModelMixin):
+        raise CheckpointError(
+            f"{place} names no model of diffusers {diffusers.__version__}",
+            why="code that comes with a repository is never run",
+        )
+    return found
+
+
 def has_weights(kind: type[Any]) -> bool:
     import torch
 
