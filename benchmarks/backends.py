@@ -28,8 +28,10 @@ from hubquant.backends.rules import OFFLOADS, Offload, saving
 from hubquant.commands.backends import FRAMEWORKS, MOMENTS, types
 from hubquant.environ import quieten_libraries
 from hubquant.recipe.backends import GGUF, LIBRARIES
+from tests.support.flux import flux_inputs, save_flux
 
 CPU = torch.device("cpu")
+TEXT_WIDTH = 256
 UNKNOWN = {"nncf": ("nf4",)}
 """Types that the table refuses and the backend does not list."""
 BFLOAT16 = ("int4wo",)
@@ -75,24 +77,8 @@ def tiny(framework: Framework, root: Path) -> Tiny:
 
     torch.manual_seed(0)
     if not folder.exists():
-        FluxTransformer2DModel(
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=128,
-            num_attention_heads=2,
-            joint_attention_dim=256,
-            pooled_projection_dim=64,
-            in_channels=64,
-        ).save_pretrained(folder)
-    inputs = {
-        "hidden_states": torch.randn(1, 16, 64),
-        "encoder_hidden_states": torch.randn(1, 8, 256),
-        "pooled_projections": torch.randn(1, 64),
-        "timestep": torch.tensor([0.5]),
-        "img_ids": torch.zeros(16, 3),
-        "txt_ids": torch.zeros(8, 3),
-    }
-    return Tiny(framework, folder, FluxTransformer2DModel, inputs)
+        save_flux(folder, TEXT_WIDTH, num_single_layers=1, attention_head_dim=128)
+    return Tiny(framework, folder, FluxTransformer2DModel, flux_inputs(TEXT_WIDTH))
 
 
 def quantized(backend: str, type: str, source: Tiny, moment: Moment) -> Any:

@@ -26,12 +26,14 @@ from hubquant.backends.libraries.library import LibraryBackend
 from hubquant.backends.libraries.registry import library
 from hubquant.errors import NotSupportedYet
 from hubquant.models.tiny import build
+from tests.support.flux import flux_inputs, save_flux
 
 BACKENDS = ("bitsandbytes", "torchao", "sdnq")
 FAST = ("bitsandbytes:nf4", "bitsandbytes:int8", "torchao:int8wo", "torchao:float8wo", "sdnq:uint4", "sdnq:int5")
 ON_CPU = [f"{name}:{type}" for name in BACKENDS for type in library(name).types if type != "int4wo"]
 ENTRIES = [pytest.param(entry, marks=[] if entry in FAST else pytest.mark.slow) for entry in ON_CPU]
 MOMENTS = ("load", "after")
+TEXT_WIDTH = 256  # of the tiny Flux
 
 # Of what a layer answers, relative: about 1.9 * 2**-bits for integers of Gaussian weights. A broken one is off by 1.
 LARGEST_ERROR = {
@@ -228,17 +230,7 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     from diffusers import FluxTransformer2DModel
 
     folder = tmp_path_factory.mktemp("flux")
-    torch.manual_seed(0)
-    FluxTransformer2DModel(
-        in_channels=64,
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=128,
-        num_attention_heads=2,
-        joint_attention_dim=256,
-        pooled_projection_dim=64,
-        axes_dims_rope=(32, 48, 48),
-    ).save_pretrained(folder)
+    save_flux(folder, TEXT_WIDTH, num_single_layers=2, attention_head_dim=128, axes_dims_rope=(32, 48, 48))
 
     def load(**options: Any) -> Any:
         return FluxTransformer2DModel.from_pretrained(folder, **options).eval()
@@ -252,12 +244,10 @@ def denoised(model: Any) -> torch.Tensor:
         if type(parameter) is nn.Parameter:
             parameter.data = parameter.data.clone()
     torch.manual_seed(0)
-    x = {"hidden_states": torch.randn(1, 16, 64), "encoder_hidden_states": torch.randn(1, 8, 256)}
-    x |= {"pooled_projections": torch.randn(1, 64)}
-    ids = {"img_ids": torch.zeros(16, 3), "txt_ids": torch.zeros(8, 3), "timestep": torch.tensor([0.5])}
-    dtype = model.context_embedder.bias.dtype
+    x, dtype = flux_inputs(TEXT_WIDTH), model.context_embedder.bias.dtype
+    x |= {name: x[name].to(dtype) for name in ("hidden_states", "encoder_hidden_states", "pooled_projections")}
     with torch.no_grad():
-        answer: torch.Tensor = model(**{name: value.to(dtype) for name, value in x.items()}, **ids).sample
+        answer: torch.Tensor = model(**x).sample
     return answer.float()
 
 

@@ -14,10 +14,12 @@ from hubquant.backends.libraries.nncf import Nncf
 from hubquant.backends.libraries.quanto import Quanto
 from hubquant.errors import UserError
 from hubquant.models.tiny import build
+from tests.support.flux import flux_inputs, save_flux
 
 IDS = {"input_ids": torch.arange(32)[None]}
 ROUNDING = 1e-6
 """Of layers in floats: a product of matrices depends on where in memory they begin."""
+TEXT_WIDTH = 96  # of the tiny Flux
 WITHOUT = ("layers.1.mlp.up_proj", "q_proj")
 
 
@@ -215,21 +217,9 @@ def test_no_compiler(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="module")
 def denoiser(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
-    from diffusers import FluxTransformer2DModel
-
-    torch.manual_seed(0)
-    sizes = {"attention_head_dim": 64, "num_attention_heads": 2, "joint_attention_dim": 96, "pooled_projection_dim": 64}
-    model = FluxTransformer2DModel(num_layers=1, num_single_layers=1, axes_dims_rope=(16, 24, 24), **sizes)
     folder = tmp_path_factory.mktemp("models") / "flux"
-    model.save_pretrained(folder)
-    return folder, {
-        "hidden_states": torch.randn(1, 16, 64),
-        "encoder_hidden_states": torch.randn(1, 8, 96),
-        "pooled_projections": torch.randn(1, 64),
-        "timestep": torch.tensor([0.5]),
-        "img_ids": torch.zeros(16, 3),
-        "txt_ids": torch.zeros(8, 3),
-    }
+    save_flux(folder, TEXT_WIDTH, num_single_layers=1, attention_head_dim=64, axes_dims_rope=(16, 24, 24))
+    return folder, flux_inputs(TEXT_WIDTH)
 
 
 def picture(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
