@@ -18,8 +18,9 @@ from hubquant.backends.libraries.registry import named
 from hubquant.backends.probe import PROBE, keep_answers
 from hubquant.backends.rules import Place, saving
 from hubquant.devices import Device, chosen_device
-from hubquant.disk import write_at_once, writing
+from hubquant.disk import writing
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Task, fingerprint
+from hubquant.engine.values import keep_value, read_value
 from hubquant.errors import NotSupportedYet
 from hubquant.sources.component import Component
 from hubquant.sources.pipeline import DENOISERS
@@ -161,7 +162,7 @@ class QuantizedFolder(Task[Path]):
             self.keep_answers(model, folder / PROBE, context)
         dtype = str(model.dtype).removeprefix("torch.")
         facts = FolderFacts(_size(target), self.component.n_parameters, n_layers, left, self._versions, dtype)
-        keep_facts(folder / FACTS, facts)
+        keep_value(folder / FACTS, facts)
 
     def quantized(self, context: Context) -> Any:
         """The model, by the library: after it was loaded, since a library that quantizes on load fails in the middle
@@ -187,9 +188,7 @@ class QuantizedFolder(Task[Path]):
         return folder / self.plan.name
 
     def facts(self, context: Context) -> FolderFacts:
-        from pydantic import TypeAdapter
-
-        return TypeAdapter(FolderFacts).validate_json((context.store.path(self) / FACTS).read_bytes())
+        return read_value(context.store.path(self) / FACTS, FolderFacts)
 
     @property
     def _versions(self) -> dict[str, str]:
@@ -212,12 +211,6 @@ class QuantizedFolder(Task[Path]):
             if module is not head and (isinstance(module, nn.Linear) or self.backend.is_quantized(module))
         }
         return len(layers), tuple(name for name, quantized in layers.items() if not quantized)
-
-
-def keep_facts(path: Path, facts: FolderFacts) -> None:
-    from pydantic import TypeAdapter
-
-    write_at_once(path, TypeAdapter(FolderFacts).dump_json(facts))
 
 
 def folder_plan(component: Component, label: str, device: Device = "auto") -> FolderPlan:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Task
+from hubquant.engine.values import keep_value, read_value
 from hubquant.imatrix import merge, save
 from hubquant.observe.collector import BATCH_TOKENS, batch_chunks
 from hubquant.pipeline.contents import IMATRIX
@@ -17,7 +18,7 @@ from hubquant.pipeline.costs import LIBRARIES_BYTES, matrix_bytes, on_device, ru
 from hubquant.pipeline.held import LoadedModel, Offload, other_device, rate_on
 from hubquant.pipeline.imatrix_task import ImatrixTask, left_out
 from hubquant.pipeline.offload import output_bytes, scratch_bytes, stream_of, streaming_bytes
-from hubquant.pipeline.results import SNAPSHOT, describe, keep_value, read_value
+from hubquant.pipeline.results import SNAPSHOT, describe
 from hubquant.recipe.schema import Imatrix
 from hubquant.sources.component import Component
 from hubquant.version import __version__

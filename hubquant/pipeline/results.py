@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
-
-from hubquant.disk import write_at_once
 from hubquant.engine.task import Context, Task
+from hubquant.engine.values import Value, keep_value, read_value
 from hubquant.units import counted
 
 if TYPE_CHECKING:
@@ -19,20 +16,10 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 SNAPSHOT = "snapshot"
 REPORT = "report.h5"
-Value = TypeVar("Value")
 
 
 def describe(chunks: Chunks, unit: str = "chunk") -> str:
     return f"{counted(len(chunks), unit)} of {chunks.chunk_size} tokens from {', '.join(chunks.datasets)}"
-
-
-def keep_value(path: Path, value: object) -> None:
-    """Of a dataclass."""
-    write_at_once(path, json.dumps(TypeAdapter(type(value)).dump_python(value), indent=1).encode())
-
-
-def read_value(path: Path, type: type[Value]) -> Value:
-    return TypeAdapter(type).validate_json(path.read_bytes())
 
 
 class Measurement(Task[Value]):

@@ -21,12 +21,13 @@ from hubquant.engine.limits import cores
 from hubquant.engine.machine import free_memory_bytes, memory_bytes
 from hubquant.engine.store import Store
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Task
+from hubquant.engine.values import read_value
 from hubquant.errors import NotSupportedYet
 from hubquant.llamacpp.process import installed_version
 from hubquant.pipeline.costs import LIBRARIES_BYTES, running_cost
 from hubquant.pipeline.held import LoadedModel
 from hubquant.pipeline.importance import score
-from hubquant.pipeline.results import RESULT, Measurement, read_value
+from hubquant.pipeline.results import RESULT, Measurement
 from hubquant.pipeline.turns import NoRoomError, search
 from hubquant.recipe.schema import Imatrix, TextSource
 from hubquant.sources.component import Component

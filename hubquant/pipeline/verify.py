@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.convert.conversion import stream
 from hubquant.engine.task import Context, Cost, Pass, Task
+from hubquant.engine.values import keep_value, read_value
 from hubquant.errors import VerificationError
 from hubquant.pipeline.costs import verifying_cost
-from hubquant.pipeline.results import RESULT, keep_value, read_value
+from hubquant.pipeline.results import RESULT
 from hubquant.quants.api import Mode
 from hubquant.sources.component import Component
 from hubquant.sources.pulled import Pulled

@@ -15,13 +15,13 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
+from hubquant.engine.values import keep_value, read_value
 from hubquant.errors import EvaluationError
 from hubquant.evaluate.pictures import Fidelity, Likeness, Tape, check_faithful, psnr, relative_error, replay, ssim
 from hubquant.evaluate.pictures.replay import PredictionError
 from hubquant.evaluate.plausible import fewest_bits
 from hubquant.models.diffusion.draw import Drawn, draw
 from hubquant.models.diffusion.parts import denoiser
-from hubquant.pipeline.results import keep_value, read_value
 from hubquant.quants import dequantize, quantize
 from hubquant.quants.formats import lookup
 from hubquant.recipe.pictures import Pictures

@@ -12,12 +12,13 @@ from hubquant.backends.folder import QuantizedFolder
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.disk import write_at_once
 from hubquant.engine.task import Context, Cost, Task
+from hubquant.engine.values import keep_value, read_value
 from hubquant.errors import EvaluationError
 from hubquant.evaluate.pictures import Fidelity, Likeness, PredictionError
 from hubquant.pipeline.drawing.held import drawing_cost, pipeline_of_file
 from hubquant.pipeline.drawing.source import DrawnBySource, SourceDrawings, numbered
 from hubquant.pipeline.held import other_device, rate_on
-from hubquant.pipeline.results import FileMeasurement, keep_value, read_value
+from hubquant.pipeline.results import FileMeasurement
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
