@@ -4,7 +4,6 @@ texts alike. Pure functions on tensors."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hubquant.errors import EvaluationError
-from hubquant.quants.formats import lookup
 from hubquant.units import measured
 
 Values = NDArray[np.float64]
@@ -97,10 +95,11 @@ def spearman(x: Values, y: Values) -> float:
     return float(a @ b) / spread
 
 
-def check_similar(name: str, types: Iterable[str], measured: Similarity) -> None:
-    """Raises ``EvaluationError`` when the file called ``name``, of tensors of these types, cannot be the source with
-    such rounding: from ``LEAST_BITS`` bits per weight on a mean cosine stays above ``LEAST_COSINE``."""
-    if measured.cosine >= LEAST_COSINE or min(lookup(type).bits_per_weight for type in types) < LEAST_BITS:
+def check_similar(name: str, bits: float, measured: Similarity) -> None:
+    """Raises ``EvaluationError`` when the file called ``name``, whose tensors have at least so many bits per weight,
+    cannot be the source with such rounding: from ``LEAST_BITS`` bits per weight on a mean cosine stays above
+    ``LEAST_COSINE``."""
+    if measured.cosine >= LEAST_COSINE or bits < LEAST_BITS:
         return
     raise EvaluationError(
         f"{name} does not embed as the source model does: the mean cosine is {measured.cosine:.3g}",

@@ -41,10 +41,7 @@ def _report(tasks: FileTasks, speed: Speed | None, context: Context, gates: Gate
     found, tasks = found.fidelity if isinstance(found, Chosen) else found, tasks.kept(context)
     plan = tasks.plan
     if not tasks.file.settings.prune_layers:
-        if isinstance(found, Similarity):
-            check_similar(Path(plan.name).name, plan.types.values(), found)
-        else:
-            _check(Path(plan.name).name, fewest_bits(plan.types.values()), found)
+        _check(Path(plan.name).name, fewest_bits(plan.types.values()), found)
     measured = MeasuredFile(
         file=plan.paths[0],
         type=plan.label,
@@ -61,8 +58,7 @@ def _report(tasks: FileTasks, speed: Speed | None, context: Context, gates: Gate
         in_diffusers=context.read(tasks.in_diffusers) if tasks.in_diffusers else None,
         speed=speed,
     )
-    bounds = {Similarity: gates.cosine_mean, Fidelity: gates.prediction_error}.get(type(found), gates.kld_mean)
-    return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=bounds.get(plan.label))
+    return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=_gate(gates, plan.label, found))
 
 
 def _folder_report(tasks: FolderTasks, context: Context, gates: Gates) -> FileReport:
@@ -91,8 +87,7 @@ def _folder_report(tasks: FolderTasks, context: Context, gates: Gates) -> FileRe
         ),
         speed=reloaded.speed,
     )
-    bounds = gates.prediction_error if folder.component.denoises else gates.kld_mean
-    return FileReport(measured, worst_tensor=None, gate=bounds.get(label))
+    return FileReport(measured, worst_tensor=None, gate=_gate(gates, label, found))
 
 
 def _runtime(tasks: FileTasks, context: Context) -> RuntimeCheck | None:
@@ -102,8 +97,16 @@ def _runtime(tasks: FileTasks, context: Context) -> RuntimeCheck | None:
     return context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped=why_not)
 
 
+def _gate(gates: Gates, label: str, found: object) -> float | None:
+    """The bound on what was ``found``."""
+    bounds = {Similarity: gates.cosine_mean, Fidelity: gates.prediction_error}
+    return bounds.get(type(found), gates.kld_mean).get(label)
+
+
 def _check(name: str, bits: float, found: object) -> None:
     if isinstance(found, Divergence):
         check_plausible(name, bits, found)
+    elif isinstance(found, Similarity):
+        check_similar(name, bits, found)
     elif isinstance(found, Fidelity):
         check_faithful(name, bits, found)

@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import quote
 
 from hubquant.hub.front_matter import Result, plain, write_front_matter
-from hubquant.publish.checks import diffusers_checks, llama_cpp_builds, llama_cpp_checks
+from hubquant.publish.checks import checks, llama_cpp_builds
 from hubquant.publish.drawing import HOMES, Drawing, TextEncoder, address, programs
-from hubquant.publish.in_library import library_checks, snippet
+from hubquant.publish.in_library import snippet
 from hubquant.publish.names import is_mistaken, is_sharded, pattern, preferred
 from hubquant.publish.recommendation import MeasuredFile, measure_of
 from hubquant.publish.table import COLUMNS, MEMORY, OF_FILES, RECOMMENDATION, TEXT_COLUMNS, by_text, table
@@ -163,7 +163,7 @@ def _parts(card: Card) -> dict[str, Any]:
         "folders": [(file, file.library) for file in card.files if file.library],
         "fork_only": [file for file in card.files if file.fork],
         "has_gguf": _has_gguf(card),
-        "asked": " ".join([*llama_cpp_checks(card.files), *diffusers_checks(card.files), *library_checks(card.files)]),
+        "asked": " ".join(checks(card.files)),
         "builds": llama_cpp_builds(card.files),
         "in_llama_cpp": any(file.in_llamacpp for file in card.files),
     }

@@ -9,9 +9,8 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from hubquant.errors import UserError
-from hubquant.publish.checks import diffusers_checks, llama_cpp_checks
+from hubquant.publish.checks import checks
 from hubquant.publish.html import html_table, paragraphs, picture
-from hubquant.publish.in_library import library_checks
 from hubquant.publish.recommendation import MeasuredFile, measure_of, recommend
 from hubquant.publish.table import RECOMMENDATION, TEXT_COLUMNS, narrow, plain, table
 
@@ -105,7 +104,7 @@ class Report:
             from hubquant.publish.plot import plot
 
             parts.append(picture(plot(files, self.model), f"file size and {measure_of(files).name} of {self.model}"))
-        return "".join([*parts, paragraphs([*_checks(files), *self._refused(), *self._places()])])
+        return "".join([*parts, paragraphs([*checks(files), *self._refused(), *self._places()])])
 
     def text(self) -> str:
         """The table of sizes and measurements, what to make of it, what programs said, and where the files are."""
@@ -116,7 +115,7 @@ class Report:
             published = [file.measured for file in self.passed]
             sentences = recommend(published)
             lines += [*(f"{file.type:<{width}}  {sentences[file.file]}" for file in published), ""]
-        lines += [fill(sentence, TERMINAL, break_on_hyphens=False) for sentence in _checks(files)]
+        lines += [fill(sentence, TERMINAL, break_on_hyphens=False) for sentence in checks(files)]
         return "\n".join([*lines, *self._refused(), "", *self._places()])
 
     def _refused(self) -> list[str]:
@@ -124,10 +123,6 @@ class Report:
 
     def _places(self) -> list[str]:
         return [f"files in {self.output}", *([self.url] if self.url else [])]
-
-
-def _checks(files: Sequence[MeasuredFile]) -> list[str]:
-    return [*llama_cpp_checks(files), *diffusers_checks(files), *library_checks(files)]
 
 
 @dataclass(frozen=True)
