@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hubquant.backends.compatibility import check
 from hubquant.backends.detection.marker import MARKER, Marker, write_marker
-from hubquant.backends.libraries.library import Framework, LibraryBackend
+from hubquant.backends.libraries.library import DataType, Framework, LibraryBackend
 from hubquant.backends.libraries.noise import quietly
 from hubquant.backends.libraries.registry import named
 from hubquant.backends.probe import PROBE, keep_answers
 from hubquant.backends.rules import Place, saving
+from hubquant.backends.sketch import SKETCH, keep_sketch
 from hubquant.devices import Device, chosen_device
 from hubquant.disk import writing
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Task, fingerprint
@@ -40,6 +41,7 @@ OF_TOKENIZERS = (
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"),
 )
 SPOILED = (("sdnq", "float8_e5m2"),)
+"""What diffusers loads as something else."""
 NOT_QUANTIZED = ("token_embd.weight", "output.weight")
 FACTS = "facts.json"
 
@@ -47,12 +49,14 @@ FACTS = "facts.json"
 @dataclass(frozen=True)
 class FolderPlan:
     """One folder of the recipe, which calls it ``label``, such as quanto:qint4. ``size`` and ``bpw`` are estimates:
-    what is quantized is the library's to decide. ``part`` is that of a pipeline, where another one is its first."""
+    what is quantized is the library's to decide. ``part`` is that of a pipeline, where another one is its first;
+    ``notes`` are what the user should know before the work begins."""
 
     label: str
     n_parameters: int
     size: int
     part: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -95,6 +99,7 @@ class QuantizedFolder(Task[Path]):
     ``skip``. ``calibration`` is what a calibrated type is rounded by, None for any other."""
 
     kind = "folder"
+    version = 2
     framework: ClassVar[Framework] = "transformers"
 
     component: Component
@@ -114,6 +119,10 @@ class QuantizedFolder(Task[Path]):
     @property
     def type(self) -> str:
         return self._named[1]
+
+    @property
+    def _type(self) -> DataType:
+        return self.backend.types[self.type]
 
     @property
     def step(self) -> str:
@@ -148,11 +157,15 @@ class QuantizedFolder(Task[Path]):
         return f"{self.kind} {self.plan.label}"
 
     def make(self, folder: Path, context: Context) -> None:
-        """The model's folder, what it answers (:mod:`hubquant.backends.probe`), and what is to be told of it."""
+        """The model's folder, what its source's layers compute (:mod:`hubquant.backends.sketch`), what it answers
+        (:mod:`hubquant.backends.probe`), and what is to be told of it."""
         backend, target = self.backend, folder / self.plan.name
         shutil.rmtree(target, ignore_errors=True)  # of a process that was killed
         with context.progress.doing(f"quantizing by {backend.name}"), quietly():
-            model = self.quantized(context)
+            model = self.loaded(context)
+            if not self._type.calibrated:  # which scales what comes before a layer, and the layer by the inverse
+                keep_sketch(model, self._type, folder / SKETCH)
+            model = self.backend.quantized(model, self.type, self.skip, self._inputs())
             n_layers, left = self._layers(model)
             with writing(target):
                 target.mkdir()
@@ -164,14 +177,13 @@ class QuantizedFolder(Task[Path]):
         facts = FolderFacts(_size(target), self.component.n_parameters, n_layers, left, self._versions, dtype)
         keep_value(folder / FACTS, facts)
 
-    def quantized(self, context: Context) -> Any:
-        """The model, by the library: after it was loaded, since a library that quantizes on load fails in the middle
+    def loaded(self, context: Context) -> Any:
+        """The model in floats, to be quantized once it is loaded: a library that quantizes on load fails in the middle
         where a layer has a width that the type cannot divide."""
         from hubquant.convert.plain import load_whole
 
         source = context.read(self.component.pulled)
-        model: Any = load_whole(source.checkpoint, source.model_folder, self.device)
-        return self.backend.quantized(model, self.type, self.skip, self._inputs())
+        return load_whole(source.checkpoint, source.model_folder, self.device)
 
     def add_files(self, target: Path, context: Context) -> None:
         """What belongs beside config and weights in ``target``."""
@@ -220,11 +232,11 @@ def folder_plan(component: Component, label: str, device: Device = "auto") -> Fo
     backend, type = named(label)
     place: Place = chosen_device(device)  # type: ignore[assignment]
     check(backend.name, type, "diffusers" if component.denoises else "transformers", "after", "none", place)
-    source = component.source
+    source, notes = component.source, backend.notes(type)
     if component.denoises:
         _check_denoiser(component, backend, type, place)
         part = "" if source.component in DENOISERS else str(source.component)
-        return FolderPlan(label, component.n_parameters, _estimate(component, backend, type, place), part)
+        return FolderPlan(label, component.n_parameters, _estimate(component, backend, type, place), part, notes)
     if component.embeds or source.component:
         what = "a text encoder" if source.component else "an encoder"
         hint = "choose types of GGUF, such as Q8_0, or quantize it where it is used: hubquant.load"
@@ -232,7 +244,7 @@ def folder_plan(component: Component, label: str, device: Device = "auto") -> Fo
     if not source.can_offload:
         hint = "start from the model's folder or repository"
         raise NotSupportedYet(f"a GGUF file as a folder of {backend.name}", hint=hint)
-    return FolderPlan(label, component.n_parameters, _estimate(component, backend, type, place))
+    return FolderPlan(label, component.n_parameters, _estimate(component, backend, type, place), notes=notes)
 
 
 def _check_denoiser(component: Component, backend: LibraryBackend, type: str, place: Place) -> None:

@@ -7,11 +7,13 @@ trusted before it was loaded again.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.backends.libraries.noise import quietly
+from hubquant.backends.libraries.registry import library
+from hubquant.backends.sketch import SKETCH, SketchCheck, check_sketch
 from hubquant.engine.machine import peak_bytes, resident_bytes
 from hubquant.errors import VerificationError
 from hubquant.evaluate.speed import NEW_TOKENS, Speed
@@ -34,10 +36,12 @@ SECONDS = 24 * 3600
 
 @dataclass(frozen=True)
 class Reloaded:
-    """The ``difference`` of the logits, or of a denoiser's predictions, relative to their size."""
+    """The ``difference`` of the logits, or of a denoiser's predictions, relative to their size. ``layers`` are held
+    against the source, None where the type is calibrated."""
 
     difference: float
     speed: Speed
+    layers: SketchCheck | None
 
 
 def keep_answers(model: Any, path: Path) -> None:
@@ -57,15 +61,16 @@ def keep_predictions(denoiser: Any, call: Call, path: Path) -> None:
     save_file({"predictions": _predictions(denoiser, call)}, path)
 
 
-def check_reloaded(folder: Path, backend: str, probe: Path, device: str, tape: Path | None = None) -> Reloaded:
-    """Raises ``VerificationError`` where the model in ``folder`` is not the one that was saved, or does not load.
-    ``tape`` has first what a denoiser is called with."""
+def check_reloaded(folder: Path, backend: str, kept: Path, device: str, tape: Path | None = None) -> Reloaded:
+    """Raises ``VerificationError`` where the model in ``folder`` is not the one that was saved, does not load, or has
+    layers that are not the source's. ``kept`` is where :data:`PROBE` and :data:`SKETCH` are; ``tape`` has first what a
+    denoiser is called with."""
     worker = Worker(reload, seconds=SECONDS)
     try:
         found = worker(
             folder=str(folder),
             backend=backend,
-            probe=str(probe),
+            kept=str(kept),
             device=device,
             tape=None if tape is None else str(tape),
         )
@@ -76,17 +81,24 @@ def check_reloaded(folder: Path, backend: str, probe: Path, device: str, tape: P
     finally:
         worker.close()
     largest = LARGEST_IN_HALF if found.pop("in_half") else LARGEST_DIFFERENCE
-    reloaded = Reloaded(found.pop("difference"), Speed(**found))
+    difference, sketch = found.pop("difference"), found.pop("sketch")
+    reloaded = Reloaded(difference, Speed(**found), SketchCheck(**sketch) if sketch else None)
     if not reloaded.difference <= largest:
         raise VerificationError(
             f"{folder.name} is not what was saved once it is loaded again",
             why=f"its {'logits' if tape is None else 'predictions'} differ by {reloaded.difference:.2g} of their size",
             hint="choose another type; report it with the name of the model",
         )
+    if reloaded.layers and reloaded.layers.wrong:
+        raise VerificationError(
+            f"{folder.name} does not hold what its source holds",
+            why=reloaded.layers.wrong,
+            hint="choose another type; report it with the name of the model",
+        )
     return reloaded
 
 
-def reload(folder: str, backend: str, probe: str, device: str, tape: str | None) -> dict[str, Any]:
+def reload(folder: str, backend: str, kept: str, device: str, tape: str | None) -> dict[str, Any]:
     """The other process."""
     import torch
     from safetensors.torch import load_file
@@ -94,7 +106,8 @@ def reload(folder: str, backend: str, probe: str, device: str, tape: str | None)
     from hubquant.backends.restore import opening, opening_denoiser
     from hubquant.evaluate.pictures import Tape
 
-    kept, call = load_file(probe), None if tape is None else next(Tape(Path(tape)).calls(0))
+    probe, sketch = load_file(Path(kept) / PROBE), Path(kept) / SKETCH
+    call = None if tape is None else next(Tape(Path(tape)).calls(0))
     with quietly():
         if call is None:
             load = opening(Path(folder), backend, device)
@@ -104,16 +117,18 @@ def reload(folder: str, backend: str, probe: str, device: str, tape: str | None)
         model = load()
         seconds = time.perf_counter() - start
         if call is None:
-            found, expected = _answers(model, kept["ids"]), kept["logits"]
-            rate = _rate(model, kept["ids"][:1, :1].to(model.device))
+            found, expected = _answers(model, probe["ids"]), probe["logits"]
+            rate = _rate(model, probe["ids"][:1, :1].to(model.device))
         else:
             _predictions(model, call)  # some libraries compute into the weights that they were given
-            found, expected, rate = _predictions(model, call), kept["predictions"], None
+            found, expected, rate = _predictions(model, call), probe["predictions"], None
+        speed_of_load = {"load_seconds": seconds, "peak_bytes": max(0, peak_bytes() - before)}
+        layers = asdict(check_sketch(model, library(backend), sketch)) if sketch.exists() else None
     return {
+        **speed_of_load,
+        "sketch": layers,
         "in_half": call is not None and call.dtype != torch.float32,
         "difference": float((found - expected).norm() / expected.norm()),
-        "load_seconds": seconds,
-        "peak_bytes": max(0, peak_bytes() - before),
         "tokens_per_second": rate,
         "threads": torch.get_num_threads(),
         "device": device,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.backends.folder import CALIBRATION_CHUNKS, FolderPlan, QuantizedFolder, folder_plan
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.backends.libraries.registry import named
-from hubquant.backends.probe import PROBE, Reloaded, check_reloaded
+from hubquant.backends.probe import Reloaded, check_reloaded
 from hubquant.backends.restore import restored
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.limits import cores
@@ -50,6 +50,7 @@ class ReloadedFolder(Measurement[Reloaded]):
     """Whether a fresh process that loads ``folder`` computes what was saved, and what it takes."""
 
     kind = "reload"
+    version = 2
     tells_of_inputs = True
 
     folder: QuantizedFolder
@@ -86,7 +87,7 @@ class ReloadedFolder(Measurement[Reloaded]):
                 return check_reloaded(
                     context.read(self.folder),
                     self.folder.backend.name,
-                    place / PROBE,
+                    place,
                     chosen_device(self.folder.device),
                     self.tape(context),
                 )

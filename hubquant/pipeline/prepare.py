@@ -81,11 +81,12 @@ def prepare(
     files = checked.tasks(importance)
     work = Work(recipe, component, checked, importance, texts, RecipeTasks(None, baseline, ()), ())
     names = text_names(recipe.evaluate.sources, texts.evaluation)
+    folders = folder_tasks(recipe, component, texts.calibration, baseline, names, device)
     return replace(
         work,
         tasks=replace(
             work.making(files),
-            folders=folder_tasks(recipe, component, texts.calibration, baseline, names, device),
+            folders=folders,
             speeds=speed_tasks(recipe, files, component),
         ),
         notes=[
@@ -95,6 +96,7 @@ def prepare(
             *([TUNED.format(tuned)] if tuned else []),
             *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
             *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.label, f.plan.types))),
+            *(note for folder in folders for note in folder.plan.notes),
             *(_check_overlap(recipe) if texts.calibration and texts.evaluation else []),
         ],
     )

@@ -84,6 +84,7 @@ def _folder_report(tasks: FolderTasks, context: Context, gates: Gates) -> FileRe
             reloaded.difference,
             calibrated=folder.calibration is not None,
             dtype=facts.dtype,
+            error=reloaded.layers.error if reloaded.layers else None,
         ),
         speed=reloaded.speed,
     )

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class InLibrary:
     """``backend`` has quantized all but ``n_left`` of ``n_layers`` linear layers, with these ``versions``;
     ``difference`` is that of the logits once the folder was loaded again, or of a denoiser's predictions, relative;
-    ``calibrated`` tells whether it was rounded by a text. ``dtype`` is torch's name of that of its floats."""
+    ``calibrated`` tells whether it was rounded by a text. ``dtype`` is torch's name of that of its floats. ``error`` is
+    that of the layer that is farthest from the source's, relative, None where layers cannot be held against it."""
 
     backend: str
     versions: Mapping[str, str]
@@ -27,6 +28,7 @@ class InLibrary:
     difference: float
     calibrated: bool
     dtype: str = ""
+    error: float | None = None
 
 
 _TRANSFORMERS = """\
@@ -85,6 +87,11 @@ def library_checks(files: Sequence[MeasuredFile]) -> list[str]:
         f"Each folder was loaded again in a fresh process by its library alone, and its {what} were what was saved: "
         f"{', '.join(filter(None, (same, nearly)))}."
     ]
+    if errors := [f"{found.error:.1%} ({file.type})" for file, found in folders if found.error is not None]:
+        sentences.append(
+            "Each layer was held against the source's, and so was each tensor that stayed in floats: the farthest "
+            f"layer is off by {', '.join(errors)} of its size, which rounding explains."
+        )
     for file, found in folders:
         if found.n_left:
             sentences.append(

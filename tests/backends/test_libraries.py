@@ -284,7 +284,18 @@ def test_scales_that_diffusers_would_round_are_not_saved(flux: Callable[..., Any
     with pytest.raises(NotSupportedYet, match="float32") as raised:
         backend.save(model, "float8_e5m2", tmp_path / "saved", "diffusers")
     assert "sdnq:int8" in str(raised.value.hint)
-    backend.save(backend.quantized(flux(), "float8_e5m2"), "float8_e5m2", tmp_path / "saved", "diffusers")
+
+
+def test_the_type_that_diffusers_casts_computes_the_same_each_time(flux: Callable[..., Any], tmp_path: Path) -> None:
+    from diffusers import FluxTransformer2DModel
+
+    backend = library("sdnq")
+    made = backend.quantized(flux(), "float8_e5m2")
+    before = denoised(made)
+    backend.save(made, "float8_e5m2", tmp_path, "diffusers")
+    again = backend.load(tmp_path, FluxTransformer2DModel, "diffusers", torch_dtype=torch.float32)
+    for _ in range(2):
+        assert torch.equal(denoised(again), before)
 
 
 ALONE = """

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from hubquant.backends.libraries import quanto
 from hubquant.backends.libraries.library import LibraryBackend
 from hubquant.backends.libraries.nncf import Nncf
 from hubquant.backends.libraries.quanto import Quanto
@@ -207,12 +208,14 @@ def test_nothing_left_to_quantize(llama: Path) -> None:
 
 
 def test_no_compiler(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from optimum.quanto.library.extensions import cpp
-
-    monkeypatch.setattr(cpp, "__file__", str(tmp_path / "__init__.py"))  # where nothing was compiled
+    monkeypatch.setattr(quanto, "_extension", lambda: tmp_path)  # where nothing was compiled
+    assert "on its first use" in Quanto().notes("qint4")[0]
+    assert not Quanto().notes("qint8")
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match="there is no compiler no-such-compiler"):
         Quanto().quantized(loaded(llama), "qint4")
+    with pytest.raises(UserError, match="there is no compiler no-such-compiler"):
+        Quanto().notes("qint4")
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,8 @@ def test_a_run_makes_folders_that_diffusers_loads(tmp_path: Path, store: Path) -
     assert not any((out / SDNQ).glob("*"))
     assert (out / TORCHAO / "config.json").is_file()
 
-    folder, probe = (opened.path(plan.tasks.folders[1].folder) / each for each in (TORCHAO, PROBE))
+    kept_in = opened.path(plan.tasks.folders[1].folder)
+    folder = kept_in / TORCHAO
     [weights] = folder.glob("*.safetensors")
     tensors = load_file(weights)
     with safe_open(weights, "pt") as file:
@@ -99,7 +100,7 @@ def test_a_run_makes_folders_that_diffusers_loads(tmp_path: Path, store: Path) -
     weights.unlink()
     save_file({**tensors, "proj_out.bias": tensors["proj_out.bias"] + 1}, weights, metadata)
     with pytest.raises(VerificationError, match="is not what was saved"):
-        check_reloaded(folder, "torchao", probe, "cpu", drawn.tape.folder)
+        check_reloaded(folder, "torchao", kept_in, "cpu", drawn.tape.folder)
     assert store.exists()
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from hubquant.backends.folder import QuantizedFolder, folder_plan
 from hubquant.backends.libraries.library import Package
-from hubquant.backends.probe import PROBE, check_reloaded
+from hubquant.backends.probe import check_reloaded
 from hubquant.engine.local import make
 from hubquant.engine.progress import Silent
 from hubquant.engine.store import Store
@@ -98,8 +98,12 @@ def test_what_loads_as_something_else_is_refused(tiny_llama: Path, store: Path) 
     facts, folder = task.facts(context), context.read(task)
     assert facts.n_layers > len(facts.left) > 0
     assert all("mlp." in name for name in facts.left)
-    probe = opened.path(task) / PROBE
-    assert check_reloaded(folder, "torchao", probe, "cpu").difference == 0
+    kept = opened.path(task)
+    sound = check_reloaded(folder, "torchao", kept, "cpu")
+    assert sound.difference == 0
+    assert sound.layers
+    assert sound.layers.n_layers == facts.n_layers - len(facts.left)
+    assert 0.001 < sound.layers.error < 0.02
 
     weights = folder / "model.safetensors"
     tensors = load_file(weights)
@@ -109,7 +113,7 @@ def test_what_loads_as_something_else_is_refused(tiny_llama: Path, store: Path) 
     weights.unlink()
     save_file({**tensors, name: tensors[name] + torch.ones(())}, weights, metadata)
     with pytest.raises(VerificationError, match="is not what was saved"):
-        check_reloaded(folder, "torchao", probe, "cpu")
+        check_reloaded(folder, "torchao", kept, "cpu")
     assert store.exists()
 
 

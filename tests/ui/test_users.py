@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, TimeoutError, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import PATIENCE, App, visiting
 from tests.support.localhub import ALICE, BOB, LocalHub, oauth
@@ -27,10 +27,7 @@ def test_two_users_do_not_see_each_other(app: App, browser: Browser, hub: LocalH
     hub.add("alice/secret-model", tiny_llama, private=True)
     app.environment = {**app.environment, **oauth.environment(hub)}
     app.start()
-    try:
-        address, job = both(app, browser)
-    except TimeoutError:  # a press that a busy browser loses once in a while: visitors begin anew
-        address, job = both(app, browser)
+    address, job = both(app, browser)
     see_with_tokens(app, address, alice_job=job)
     assert ALICE not in app.state.with_suffix(".err").read_text()
 

@@ -40,8 +40,9 @@ def write_recipe(page: Page, text: str) -> None:
 def agreed(page: Page, button: str) -> None:
     """Press it, when the form has followed the text; once more, as a visitor would, if nothing is said to it."""
     answer = page.locator("#said .hq-message, #status h2").first
-    for _ in range(60):
-        page.locator(button).click()
+    for _ in range(10):
+        if page.locator(button).is_visible():  # the page may be at the job already, which is not yet shown
+            page.locator(button).click()
         with suppress(TimeoutError):
             answer.wait_for(timeout=PATIENCE / 4)
         if answer.is_visible() and "different things" not in page.locator("#said").inner_text():

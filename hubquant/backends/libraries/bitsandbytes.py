@@ -26,9 +26,9 @@ class Bitsandbytes(ListingBackend):
     name = "bitsandbytes"
     package = Package("bitsandbytes", "0.50", "bitsandbytes")
     types: ClassVar[Mapping[str, DataType]] = {
-        "nf4": DataType("nf4", 4, _BLOCK),
-        "fp4": DataType("fp4", 4, _BLOCK),
-        "nf4-double": DataType("nf4-double", 4, _BLOCK),
+        "nf4": DataType("nf4", 4, _BLOCK, mantissa=1),
+        "fp4": DataType("fp4", 4, _BLOCK, mantissa=1),
+        "nf4-double": DataType("nf4-double", 4, _BLOCK, mantissa=1),
         "int8": DataType("int8", 8),
     }
 

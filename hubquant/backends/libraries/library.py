@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -53,12 +54,22 @@ class Package:
 @dataclass(frozen=True)
 class DataType:
     """What a weight becomes: ``bits`` without the scales, of which there is one for ``group`` weights of a row, or for
-    a row where it is None. ``calibrated``: inputs of the model decide how it is rounded."""
+    a row where it is None. ``calibrated``: inputs of the model decide how it is rounded. ``mantissa``: bits of that of
+    a float, None for integers.
+    """
 
     name: str
     bits: float
     group: int | None = None
     calibrated: bool = False
+    mantissa: int | None = None
+
+    @property
+    def half_step(self) -> float:
+        """Half the largest distance of two values that are neighbours, relative to the largest value."""
+        if self.mantissa is None:
+            return 1 / (2**self.bits - 2)
+        return 0.5 ** (self.mantissa + 1) / (2 - 0.5**self.mantissa)
 
 
 class LibraryBackend(ABC):
@@ -100,9 +111,18 @@ class LibraryBackend(ABC):
         """What :meth:`save` wrote, as a model of class ``kind`` in eval mode; ``options`` are ``from_pretrained``'s,
         such as dtype and device_map."""
 
+    def computing(self, model: Any) -> AbstractContextManager[Any]:  # noqa: ARG002
+        """Within it, layers of a quantized ``model`` can be called one by one."""
+        return nullcontext()
+
     @abstractmethod
     def is_quantized(self, module: torch.nn.Module) -> bool:
         """Whether the weights of a layer are this library's."""
+
+    def notes(self, type: str) -> tuple[str, ...]:  # noqa: ARG002
+        """What the user should know before anything is quantized to the type. Raises ``UserError`` where this machine
+        lacks what it needs."""
+        return ()
 
     def fits(self, type: str, layer: torch.nn.Linear) -> bool:  # noqa: ARG002
         """Whether the type can divide the width of a layer; :meth:`quantized` leaves others in floats. Who makes a

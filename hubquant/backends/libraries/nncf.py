@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -117,6 +118,13 @@ class Nncf(LibraryBackend):
         setattr(model, _EXAMPLE, example)
         load_model(model, str(folder / WEIGHTS))
         return model.to(device)
+
+    def computing(self, model: Any) -> AbstractContextManager[Any]:
+        from nncf.torch.function_hook import get_hook_storage
+        from nncf.torch.function_hook.hook_executor_mode import FunctionHookMode
+
+        mode: AbstractContextManager[Any] = FunctionHookMode(model, get_hook_storage(model))
+        return mode
 
     def is_quantized(self, module: torch.nn.Module) -> bool:
         """Codes are the parameters of layers of torch's own classes, as no other library has them."""

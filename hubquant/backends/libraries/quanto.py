@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -40,7 +41,7 @@ class Quanto(LibraryBackend):
     package = Package("optimum-quanto", "0.2.7", "quanto", "optimum.quanto")
     types: ClassVar[Mapping[str, DataType]] = {
         "qint8": DataType("qint8", 8),
-        "qfloat8": DataType("qfloat8", 8),
+        "qfloat8": DataType("qfloat8", 8, mantissa=3),
         "qint4": DataType("qint4", 4, 128),
         "qint2": DataType("qint2", 2, 128),
     }
@@ -128,6 +129,10 @@ class Quanto(LibraryBackend):
         model.tie_weights()
         return model.eval()
 
+    def notes(self, type: str) -> tuple[str, ...]:
+        _check_compiler(type)
+        return () if _is_compiled(type) else (f"quanto compiles C++ for {type} on its first use, for minutes",)
+
     def is_quantized(self, module: torch.nn.Module) -> bool:
         from optimum.quanto import QModuleMixin
 
@@ -142,21 +147,33 @@ def _last_parts(model: Any, quantized: Mapping[str, Any]) -> set[str]:
     return {name.rpartition(".")[2] for name in layers if name not in quantized}
 
 
-def _check_compiler(type: str) -> None:
+def _is_compiled(type: str) -> bool:
     """quanto unpacks 4 and 2 bits with C++ that torch compiles on its first use, for a minute or more, into the
     package's folder, where later processes find it with ninja alone."""
+    import torch
+
+    built_for = _extension() / "build/pytorch_version.txt"
+    return type not in _PACKED or (built_for.is_file() and built_for.read_text() == torch.__version__)
+
+
+def _extension() -> Path:
+    spec = find_spec("optimum.quanto")
+    assert spec
+    assert spec.origin
+    return Path(spec.origin).parent / "library/extensions/cpp"
+
+
+def _check_compiler(type: str) -> None:
+    """Raises ``UserError`` where the type has to be compiled and cannot be."""
     if type not in _PACKED:
         return
     import ninja
-    import torch
-    from optimum.quanto.library.extensions import cpp
 
     if not shutil.which("ninja"):  # where the environment that has it was not activated
         os.environ["PATH"] = f"{ninja.BIN_DIR}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    folder = Path(cpp.__file__).parent
-    built_for = folder / "build/pytorch_version.txt"
-    if built_for.is_file() and built_for.read_text() == torch.__version__:
+    if _is_compiled(type):
         return
+    folder = _extension()
     what, hint = f"quanto compiles C++ for {type}", "choose quanto:qint8, which needs none"
     compiler = os.environ.get("CXX", "c++")
     if not shutil.which(compiler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -30,7 +31,14 @@ _BITS: Mapping[str, int] = {
 scales take more than the weights."""
 _PACKED = 8
 """Weights that are put into whole bytes together, at most."""
+CAST = "float8_e5m2"
+"""That diffusers takes for a float like any other when it loads what was saved."""
 _COMPILE = "SDNQ_USE_TORCH_COMPILE"
+
+
+def _mantissa(name: str) -> int | None:
+    found = re.search(r"m(\d)", name)
+    return int(found[1]) if found else None
 
 
 class Sdnq(PretrainedBackend):
@@ -38,7 +46,9 @@ class Sdnq(PretrainedBackend):
 
     name = "sdnq"
     package = Package("sdnq", "0.2.8", "sdnq")
-    types: ClassVar[Mapping[str, DataType]] = {name: DataType(name, bits, 4 << bits) for name, bits in _BITS.items()}
+    types: ClassVar[Mapping[str, DataType]] = {
+        name: DataType(name, bits, 4 << bits, mantissa=_mantissa(name)) for name, bits in _BITS.items()
+    }
 
     def configuration(self, type: str, framework: Framework, skip: Sequence[str] = ()) -> Any:
         parts = [f"*{part}*" for part in skip]
@@ -76,8 +86,15 @@ class Sdnq(PretrainedBackend):
         super().save(model, type, folder, framework)
 
     def load(self, folder: Path, kind: Any, framework: Framework, **options: Any) -> Any:
+        import torch
+
         self._library()  # transformers does not know it before it is imported
-        return super().load(folder, kind, framework, **options)
+        model = super().load(folder, kind, framework, **options)
+        for layer in filter(self.is_quantized, model.modules()):
+            # diffusers casts it, whatever the model computes in, and SDNQ then multiplies the only copy by the scales.
+            if layer.sdnq_dequantizer.weights_dtype == CAST:
+                layer.weight.data = layer.weight.data.to(getattr(torch, CAST))
+        return model
 
     def is_quantized(self, module: torch.nn.Module) -> bool:
         return hasattr(module, "sdnq_dequantizer")

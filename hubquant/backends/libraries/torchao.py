@@ -23,7 +23,7 @@ class Torchao(ListingBackend):
     types: ClassVar[Mapping[str, DataType]] = {
         "int8wo": DataType("int8wo", 8),
         "int8dyn": DataType("int8dyn", 8),
-        "float8wo": DataType("float8wo", 8),
+        "float8wo": DataType("float8wo", 8, mantissa=3),
         "int4wo": DataType("int4wo", 4, _GROUP),
     }
     only_as_saved = ("float8wo", "int4wo")

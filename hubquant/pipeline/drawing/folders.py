@@ -38,15 +38,13 @@ class QuantizedDenoiser(QuantizedFolder):
     def inputs(self) -> Mapping[str, Task[Any]]:
         return {"weights": self.baseline.model.pulled, "baseline": self.baseline}
 
-    def quantized(self, context: Context) -> Any:
+    def loaded(self, context: Context) -> Any:
         from hubquant.models.diffusion import load_part
-        from hubquant.models.diffusion.quiet import quiet_diffusers
 
         folder, dtype = context.read(self.baseline.model.pulled).folder, self._first_call(context).dtype
         model = load_part(folder, self.component.name, str(dtype).removeprefix("torch."))
         model.register_to_config(_name_or_path="")  # where it lies on this machine
-        with quiet_diffusers():
-            return self.backend.quantized(model.to(chosen_device(self.device)), self.type, self.skip)
+        return model.to(chosen_device(self.device))
 
     def add_files(self, target: Path, context: Context) -> None:
         """None: the other parts of the pipeline are the source's."""

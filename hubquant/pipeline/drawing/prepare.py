@@ -64,6 +64,7 @@ def prepare_drawing(recipe: Recipe, component: Component, backend: GGUF, progres
             *notes,
             *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
             *(note for file in files for note in (*file.plan.notes, _loading(component, file))),
+            *(note for plan in plans for note in plan.notes),
             *([COMPARED] if any(each.plain for each in tasks.files) else []),
         ],
     )
