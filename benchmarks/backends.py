@@ -175,25 +175,28 @@ def offloading(backend: str, type: str, source: Tiny, moment: Moment, folder: Pa
 
 def kept(backend: str, type: str, source: Tiny, moment: Moment, folder: Path) -> dict[str, str | None]:
     """What goes wrong when ``save_pretrained`` and ``from_pretrained`` are left alone with it ("library"), and when the
-    backend writes and reads it ("hubquant")."""
+    backend writes and reads it ("hubquant"). It is written before it computes: bitsandbytes cannot write it later."""
     model = quantized(backend, type, source, moment)
-    expected = source.answer(model)
+    dtype = {DTYPE[source.framework]: torch.float32}
 
-    def by_library() -> str | None:
-        model.save_pretrained(folder / "library")
-        return _difference(source.answer(source.load(folder / "library")), expected)
-
-    def by_hubquant() -> str | None:
-        made = library(backend)
+    def write_by_hubquant() -> None:
         (folder / "hubquant").mkdir()
-        made.save(model, type, folder / "hubquant", source.framework)
-        dtype = {DTYPE[source.framework]: torch.float32}
-        again = made.load(folder / "hubquant", source.kind, source.framework, **dtype)
-        return _difference(source.answer(again), expected)
+        library(backend).save(model, type, folder / "hubquant", source.framework)
 
-    if backend == GGUF:
-        return {"library": _error(by_library)}
-    return {"library": _error(by_library), "hubquant": _error(by_hubquant)}
+    def read_by_hubquant() -> Any:
+        return library(backend).load(folder / "hubquant", source.kind, source.framework, **dtype)
+
+    ways: dict[str, tuple[Callable[[], None], Callable[[], Any]]] = {
+        "library": (lambda: model.save_pretrained(folder / "library"), lambda: source.load(folder / "library"))
+    }
+    if backend != GGUF:
+        ways["hubquant"] = write_by_hubquant, read_by_hubquant
+    failed = {way: _error(write) for way, (write, _) in ways.items()}
+    expected = source.answer(model)
+    return {
+        way: failed[way] or _error(lambda read=read: _difference(source.answer(read()), expected))
+        for way, (_, read) in ways.items()
+    }
 
 
 def _error(work: Callable[[], str | None]) -> str | None:

@@ -302,6 +302,12 @@ SAVING = (
         framework="diffusers",
     ),
     Saving("library", "save_pretrained, whenever it was quantized", backend="sdnq"),
+    Saving(
+        "library",
+        "save_pretrained, before it computes on a CPU with AVX512-BF16: after that it would save other scales",
+        backend="bitsandbytes",
+        moment="load",
+    ),
     Saving("hubquant", "save_pretrained fails, or leaves out how the weights are quantized", moment="after"),
     Saving("library", "save_pretrained"),
 )

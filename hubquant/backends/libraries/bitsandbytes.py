@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -70,12 +70,24 @@ class Bitsandbytes(ListingBackend):
                 why="diffusers loads them only where there is one, so what was saved cannot be checked",
                 hint="use sdnq:uint4 or sdnq:int8, which need none",
             )
+        if any(getattr(one.weight.quant_state, "packing_format_for_cpu", False) for one in _of_four_bits(model)):
+            raise NotSupportedYet(
+                "a model in bitsandbytes' four bits saved after it has computed on this CPU",
+                why="bitsandbytes has packed its weights for the CPU, and would save scales that are not its own",
+                hint="save it before it computes",
+            )
         super().save(model, type, folder, framework)
 
     def is_quantized(self, module: torch.nn.Module) -> bool:
         import bitsandbytes
 
         return isinstance(module, (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt))
+
+
+def _of_four_bits(model: Any) -> Iterator[Any]:
+    import bitsandbytes
+
+    return (module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit))
 
 
 def _int8(layer: torch.nn.Linear) -> Any:
