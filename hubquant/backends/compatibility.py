@@ -9,11 +9,24 @@ from pathlib import Path
 
 from hubquant.backends.libraries.library import Framework, Moment, Package
 from hubquant.backends.libraries.registry import library, named
-from hubquant.backends.rules import Cell, Offload, Place, State, rule
+from hubquant.backends.rules import READ_ONLY, Cell, Offload, Place, State, rule
 from hubquant.errors import GGUFError, NotSupportedYet, UserError
 from hubquant.recipe.backends import GGUF
+from hubquant.version import version_of
 
 _UNTRIED = {"cuda": "untried on a GPU", "mps": "untried on a GPU of Apple's"}
+_READERS = {
+    GGUF: Package("gguf", "0.19", "diffusion"),
+    READ_ONLY: Package("compressed-tensors", "0.20", "compressed-tensors", "compressed_tensors"),
+}
+"""What the frameworks need to read what no library here makes."""
+_OF_FRAMEWORKS = {
+    **dict.fromkeys(("gptq", "awq"), "gptqmodel"),
+    **{name: name for name in ("hqq", "aqlm", "eetq", "vptq")},
+    "auto-round": "auto-round",
+    "quark": "amd-quark",
+}
+"""What transformers reads other models with, and does not always name. They do not all install beside the rest."""
 _NAMED = 2  # alternatives in one message
 
 
@@ -74,7 +87,17 @@ def refusal(cell: Cell, found: Verdict, hint: str | None) -> UserError:
 
 def package(backend: str) -> Package:
     """What has to be installed for it. Raises ``RecipeError`` for a name that is none."""
-    return Package("gguf", "0.19", "diffusion") if backend == GGUF else library(backend).package
+    return _READERS.get(backend) or library(backend).package
+
+
+def check_framework(backend: str) -> None:
+    """Raises ``UserError`` where transformers needs a package to read what ``backend`` made, and it is missing."""
+    if (name := _OF_FRAMEWORKS.get(backend)) and version_of(name) is None:
+        raise UserError(
+            f"a model of {backend} needs {name}",
+            why="transformers reads it with that package, which is not installed",
+            hint=f"pip install {name} in an environment of its own, or load the model that it was made of",
+        )
 
 
 def check_package(package: Package) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.compatibility import check, check_package, choose, package, refusal, verdict
+from hubquant.backends.compatibility import check, check_framework, check_package, choose, package, refusal, verdict
 from hubquant.backends.detection.detect import Detected
 from hubquant.backends.libraries.layers import linear_layers
 from hubquant.backends.libraries.library import Framework, LibraryBackend, Moment
 from hubquant.backends.libraries.registry import library, named
 from hubquant.backends.loading.located import Located
 from hubquant.backends.loading.offloading import check_room
-from hubquant.backends.rules import Cell, Offload, Place
+from hubquant.backends.rules import READ_ONLY, Cell, Offload, Place
 from hubquant.checkpoint.headers import listed
 from hubquant.engine.progress import Progress
 from hubquant.errors import NotSupportedYet, UserError
@@ -77,14 +77,16 @@ def check_stored(asked: Asked, framework: Framework, found: Detected) -> None:
     moment: Moment = "load"
     if backend in LIBRARIES and not library(backend).quantizes_on_load:
         moment = "after"
-    answer = verdict(backend, type, framework, moment, asked.offload, asked.device)
+    made = _FLOATS if backend == READ_ONLY else backend  # of which the rules say that nothing here makes it
+    answer = verdict(made, type, framework, moment, asked.offload, asked.device)
     if answer.state == "refused":
         offloads = [each for each in answer.instead if each.startswith("offload")]
         others = [each for each in answer.instead if ":" in each]
         anew = f"load the model that it was made of with quantize {' or '.join(others[:2])}" if others else None
-        cell = Cell(backend, type, framework, moment, asked.offload, asked.device)
+        cell = Cell(made, type, framework, moment, asked.offload, asked.device)
         raise refusal(cell, answer, choose(offloads) or anew)
-    if backend in (GGUF, *LIBRARIES) and (backend != GGUF or framework == "diffusers"):
+    check_framework(backend)
+    if backend in (GGUF, READ_ONLY, *LIBRARIES) and (backend != GGUF or framework == "diffusers"):
         check_package(package(backend))
 
 
