@@ -57,6 +57,15 @@ def collected_names(weights: Iterable[str], process_output: bool) -> tuple[str, 
     return tuple(name for name in weights if name.startswith(blocks) or (process_output and name == OUTPUT))
 
 
+def keys_of(taps: Mapping[str, Tap]) -> dict[str, str]:
+    """Weight -> the key under which its inputs are shown: the first weight whose tap sees the same."""
+    first: dict[Tap, str] = {}
+    return {
+        weight: first.setdefault(tap.seen if isinstance(tap, Reordered) else tap, weight)
+        for weight, tap in taps.items()
+    }
+
+
 @dataclass(eq=False)
 class Collection:
     """``done`` chunks were run, the ``skipped`` among them (counted from 1) left out; ``nll`` are their scores.
@@ -85,12 +94,7 @@ class Collection:
 
     @property
     def keys(self) -> dict[str, str]:
-        """Weight -> the key under which its inputs are shown: the first weight whose tap sees the same."""
-        first: dict[Tap, str] = {}
-        return {
-            weight: first.setdefault(tap.seen if isinstance(tap, Reordered) else tap, weight)
-            for weight, tap in self.taps.items()
-        }
+        return keys_of(self.taps)
 
     @contextmanager
     def observing(self, model: PreTrainedModel) -> Iterator[None]:

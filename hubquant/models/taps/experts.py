@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import linear
 
 from hubquant.errors import ImatrixError
-from hubquant.models.taps.observer import Observer
+from hubquant.models.taps.observer import Watcher
 from hubquant.models.taps.tap import AsSeen, Detach, find
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class ExpertInput(AsSeen):
     module: str
     spread: bool = False
 
-    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
+    def attach(self, model: PreTrainedModel, key: str, observer: Watcher) -> Detach:
         return _observe(model, self, "input", key, observer)
 
 
@@ -49,12 +49,12 @@ class ExpertHidden(AsSeen):
     module: str
     spread: bool = False
 
-    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
+    def attach(self, model: PreTrainedModel, key: str, observer: Watcher) -> Detach:
         return _observe(model, self, "hidden", key, observer)
 
 
 def _observe(
-    model: PreTrainedModel, tap: ExpertInput | ExpertHidden, where: str, key: str, observer: Observer
+    model: PreTrainedModel, tap: ExpertInput | ExpertHidden, where: str, key: str, observer: Watcher
 ) -> Detach:
     module: Any = find(model, tap.module)
     n_experts = int(module.num_experts)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hubquant.models.taps.observer import Observer
+from hubquant.models.taps.observer import Watcher
 from hubquant.models.taps.tap import AsSeen, Detach, find
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class LatentMeans(AsSeen):
     module: str
     expansion: str
 
-    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
+    def attach(self, model: PreTrainedModel, key: str, observer: Watcher) -> Detach:
         from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

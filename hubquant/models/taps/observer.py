@@ -9,19 +9,9 @@ from typing import Protocol
 import torch
 
 
-class Observer(Protocol):
-    """Gathers what taps see of one pass over a model, batch by batch: a batch counts once it is committed.
-
-    A batch is some chunks of tokens that run together. Inputs are shown in the model's dtype, on its device and with
-    their columns as they are seen (:meth:`Tap.order`); they are the model's own, not to be changed.
-    """
-
-    @property
-    def kind(self) -> str:
-        """What is gathered, and how: observers of one kind go on with each other's state."""
-
-    def begin(self, n_chunks: int) -> None:
-        """Start a batch of ``n_chunks`` chunks; an earlier one that was not committed is forgotten."""
+class Watcher(Protocol):
+    """What taps show inputs to: in the model's dtype, on its device and with their columns as they are seen
+    (:meth:`Tap.order`); they are the model's own, not to be changed."""
 
     def see(self, key: str, x: torch.Tensor) -> None:
         """The rows of ``x`` [..., n_in] flow into a weight of one matrix, those of each chunk after the one before.
@@ -32,6 +22,20 @@ class Observer(Protocol):
     def see_expert(self, key: str, expert: int, n_experts: int, x: torch.Tensor) -> None:
         """The rows of ``x`` [rows, n_in], of any chunks of the batch, flow into one matrix of a weight that has
         ``n_experts``. An expert without rows may not be shown."""
+
+
+class Observer(Watcher, Protocol):
+    """Gathers what taps see of one pass over a model, batch by batch: a batch counts once it is committed.
+
+    A batch is some chunks of tokens that run together.
+    """
+
+    @property
+    def kind(self) -> str:
+        """What is gathered, and how: observers of one kind go on with each other's state."""
+
+    def begin(self, n_chunks: int) -> None:
+        """Start a batch of ``n_chunks`` chunks; an earlier one that was not committed is forgotten."""
 
     def commit(self) -> None:
         """Let the batch count."""

@@ -1,6 +1,6 @@
 """Where in a transformers model the inputs of a weight are seen.
 
-A tap is named before the model is there, and shows what it sees to an :class:`Observer` once it is attached.
+A tap is named before the model is there, and shows what it sees to a :class:`Watcher` once it is attached.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from hubquant.errors import ImatrixError
-from hubquant.models.taps.observer import Observer
+from hubquant.models.taps.observer import Watcher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,7 +28,7 @@ class Tap(Protocol):
     def module(self) -> str:
         """The module that the tap is at, by its name in transformers."""
 
-    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
+    def attach(self, model: PreTrainedModel, key: str, observer: Watcher) -> Detach:
         """Show ``observer`` under ``key`` what is seen, until detached. ``ImatrixError`` when it cannot be seen."""
 
     def order(self) -> torch.Tensor | None:
@@ -49,7 +49,7 @@ class ModuleInput(AsSeen):
 
     module: str
 
-    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
+    def attach(self, model: PreTrainedModel, key: str, observer: Watcher) -> Detach:
         def see(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             # A hook that returns anything would replace the input.
             observer.see(key, args[0] if args else next(iter(kwargs.values())))
@@ -65,7 +65,7 @@ class ModuleOutput(AsSeen):
     heads: int = 1
     size: int | None = None
 
-    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
+    def attach(self, model: PreTrainedModel, key: str, observer: Watcher) -> Detach:
         def see(_module: torch.nn.Module, _args: tuple[Any, ...], output: torch.Tensor) -> None:
             heads = output.reshape(-1, self.heads, output.shape[-1] // self.heads)
             observer.see(key, heads[..., : self.size].flatten(1))
@@ -89,7 +89,7 @@ class Reordered:
     def module(self) -> str:
         return self.seen.module
 
-    def attach(self, model: PreTrainedModel, key: str, observer: Observer) -> Detach:
+    def attach(self, model: PreTrainedModel, key: str, observer: Watcher) -> Detach:
         return self.seen.attach(model, key, observer)
 
     def order(self) -> torch.Tensor:
@@ -110,7 +110,7 @@ def find(model: PreTrainedModel, module: str) -> torch.nn.Module:
 
 
 @contextmanager
-def attached(model: PreTrainedModel, taps: dict[str, Tap], observer: Observer) -> Iterator[None]:
+def attached(model: PreTrainedModel, taps: dict[str, Tap], observer: Watcher) -> Iterator[None]:
     """With ``observer`` shown what all ``taps`` see, each under its key; afterwards the model is as it was."""
     detach: list[Detach] = []
     try:
