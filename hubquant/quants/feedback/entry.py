@@ -11,6 +11,8 @@ from torch import Tensor
 from hubquant.quants.api import check_matrix, quantize, written
 from hubquant.quants.cpu.rows import as_float32, check_finite, share
 from hubquant.quants.feedback.factor import DAMPING, check_moment, factorize
+from hubquant.quants.feedback.grids import GRIDS
+from hubquant.quants.feedback.scalar import Scalar, falling_order
 from hubquant.quants.feedback.slabs import Slabs
 from hubquant.quants.formats import LANES, TypeFormat, lookup
 from hubquant.quants.traits import TypeTraits
@@ -55,6 +57,10 @@ def quantize_with_feedback(
 def _method(fmt: TypeFormat, traits: TypeTraits, moment: Tensor, damping: float) -> Method:
     assert traits.best is not None
     assert traits.decoder is not None
+    if fmt.name in GRIDS:
+        grid = GRIDS[fmt.name]
+        order = falling_order(moment.detach().cpu().diagonal().float(), grid.group)
+        return Scalar(fmt, grid, traits.best, factorize(moment, order.columns, damping), order)
     factor = factorize(moment, torch.arange(moment.shape[0]), damping)
     return Slabs(fmt, traits.best, traits.decoder, factor)
 
