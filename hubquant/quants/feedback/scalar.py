@@ -63,7 +63,7 @@ class Scalar:
         grid, factor = self._grid, self._factor
         x = to_tiles(values[:, self._columns])
         tiles = len(x)
-        supers = []
+        supers: list[Array] = []
         scales, minima = (np.empty((tiles, n // grid.group, 16), np.float32) for _ in range(2))
         levels, found = np.empty_like(x), np.empty_like(x)
         for start in range(0, n, SLAB):
@@ -80,7 +80,22 @@ class Scalar:
                 x, factor.passed_on, factor.cost, shape, grid.limits, supers[-1], scales, minima, levels, found, errors
             )
             passing.pass_on(x, errors, factor.passed_on, np.array([stop, n, start]))
-        return self._bytes(rows, np.stack(supers, 1), scales, minima, levels), from_tiles(found, rows)[:, self._back]
+        all_supers = np.stack(supers, 1)
+        if grid.sweeps:
+            grid.descend(
+                to_tiles(values[:, self._columns]),
+                factor.moment,
+                np.array([grid.group, grid.sweeps, grid.has_minima]),
+                grid.limits,
+                all_supers,
+                scales,
+                minima,
+                levels,
+                found,
+                np.empty((n, 16), np.float32),
+                np.empty((n, 16), np.float32),
+            )
+        return self._bytes(rows, all_supers, scales, minima, levels), from_tiles(found, rows)[:, self._back]
 
     def _first_scales(self, x: Array, start: int, stop: int) -> stored.Scales:
         """What the type's own search finds for the columns of a slab: [rows, groups of the slab] each."""

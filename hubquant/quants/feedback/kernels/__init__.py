@@ -11,6 +11,7 @@ from hubquant.quants.cpu.vector.native import KernelModule
 
 if TYPE_CHECKING:
     from hubquant.quants.feedback.kernels import columns as columns
+    from hubquant.quants.feedback.kernels import descent as descent
     from hubquant.quants.feedback.kernels import passing as passing
 else:
 
