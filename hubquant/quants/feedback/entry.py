@@ -10,10 +10,13 @@ from torch import Tensor
 
 from hubquant.quants.api import check_matrix, quantize, written
 from hubquant.quants.cpu.rows import as_float32, check_finite, share
+from hubquant.quants.feedback.books import BOOKS
+from hubquant.quants.feedback.codebook import Codebook
 from hubquant.quants.feedback.factor import DAMPING, check_moment, factorize
 from hubquant.quants.feedback.grids import GRIDS
-from hubquant.quants.feedback.scalar import Scalar, falling_order
+from hubquant.quants.feedback.scalar import Scalar
 from hubquant.quants.feedback.slabs import Slabs
+from hubquant.quants.feedback.start import falling_order
 from hubquant.quants.formats import LANES, TypeFormat, lookup
 from hubquant.quants.traits import TypeTraits
 
@@ -57,10 +60,15 @@ def quantize_with_feedback(
 def _method(fmt: TypeFormat, traits: TypeTraits, moment: Tensor, damping: float) -> Method:
     assert traits.best is not None
     assert traits.decoder is not None
+    power = moment.detach().cpu().diagonal().float()
     if fmt.name in GRIDS:
         grid = GRIDS[fmt.name]
-        order = falling_order(moment.detach().cpu().diagonal().float(), grid.group)
+        order = falling_order(power, grid.group, together=False)
         return Scalar(fmt, grid, traits.best, factorize(moment, order.columns, damping), order)
+    if fmt.name in BOOKS:
+        book = BOOKS[fmt.name]
+        order = falling_order(power, book.group, together=True)
+        return Codebook(fmt, book, traits.best, factorize(moment, order.columns, damping), order)
     factor = factorize(moment, torch.arange(moment.shape[0]), damping)
     return Slabs(fmt, traits.best, traits.decoder, factor)
 

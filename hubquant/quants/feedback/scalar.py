@@ -2,60 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from hubquant.quants.cpu.rows import Kernels, quantize_rows
+from hubquant.quants.cpu.rows import Kernels
 from hubquant.quants.feedback import stored
 from hubquant.quants.feedback.factor import Factor
 from hubquant.quants.feedback.grids import Grid
 from hubquant.quants.feedback.kernels import passing
+from hubquant.quants.feedback.start import SLAB, Order, Start
 from hubquant.quants.feedback.tiles import from_tiles, to_tiles
 from hubquant.quants.formats import TypeFormat
 
 Array = np.ndarray[Any, Any]
-
-SLAB = 256  # columns whose first scales are found together
-
-
-@dataclass(frozen=True)
-class Order:
-    """Slabs stay where they are; in each, groups and the columns of each group run by falling importance, which leaves
-    the errors that count most to be made up for by more columns. ``columns`` int64 [n] and ``groups`` [n / group].
-    """
-
-    columns: Tensor
-    groups: Tensor
-
-
-def falling_order(importance: Tensor, group: int) -> Order:
-    """By the importance [n] of columns."""
-    n = len(importance)
-    by_group = importance.view(-1, group)
-    mass, size = by_group.sum(1), SLAB // group
-    groups = torch.cat(
-        [
-            start + mass[start : start + size].argsort(descending=True, stable=True)
-            for start in range(0, len(mass), size)
-        ]
-    )
-    inside = by_group.argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(n).view(-1, group).gather(1, inside)
-    return Order(places[groups].flatten(), groups)
 
 
 class Scalar:
     """A type with a :class:`Grid`; ``factor`` is that of the moment in ``order``."""
 
     def __init__(self, fmt: TypeFormat, grid: Grid, kernels: Kernels, factor: Factor, order: Order) -> None:
-        self._fmt, self._grid, self._kernels, self._factor = fmt, grid, kernels, factor
+        self._fmt, self._grid, self._factor = fmt, grid, factor
         self._columns, self._groups = order.columns.numpy(), order.groups.numpy()
         self._back, self._groups_back = np.argsort(self._columns), np.argsort(self._groups)
-        self._importance = factor.importance[torch.from_numpy(self._back)]
+        self._start = Start(fmt, kernels, grid.storage.read, factor, self._back)
 
     def quantize(self, values: Array) -> tuple[Array, Array]:
         """float32 [rows, n] -> their bytes [rows, row_bytes] and what these stand for [rows, n]."""
@@ -68,7 +39,7 @@ class Scalar:
         levels, found = np.empty_like(x), np.empty_like(x)
         for start in range(0, n, SLAB):
             stop = min(start + SLAB, n)
-            first = self._first_scales(from_tiles(x[:, start:stop], rows), start, stop)
+            first = self._start.scales(from_tiles(x[:, start:stop], rows), start, stop)
             groups = slice(start // grid.group, stop // grid.group)
             order = self._groups[groups] - groups.start
             scales[:, groups] = to_tiles(first.scales.numpy()[:, order])
@@ -96,16 +67,6 @@ class Scalar:
                 np.empty((n, 16), np.float32),
             )
         return self._bytes(rows, all_supers, scales, minima, levels), from_tiles(found, rows)[:, self._back]
-
-    def _first_scales(self, x: Array, start: int, stop: int) -> stored.Scales:
-        """What the type's own search finds for the columns of a slab: [rows, groups of the slab] each."""
-        rows = len(x)
-        natural = np.ascontiguousarray(x[:, self._back[start:stop] - start])
-        importance = self._importance[start:stop].contiguous()
-        data = quantize_rows(torch.from_numpy(natural), self._fmt, self._kernels, importance, threads=1)
-        found = stored.read_scales(data.view(-1, self._fmt.block_bytes), self._fmt, self._grid.storage)
-        supers = found.supers if (stop - start) == self._fmt.block_size else torch.ones(rows, 2)
-        return stored.Scales(supers, found.scales.reshape(rows, -1), found.minima.reshape(rows, -1))
 
     def _bytes(self, rows: int, supers: Array, scales: Array, minima: Array, levels: Array) -> Array:
         """uint8 [rows, row_bytes] of what stands in the order of the columns."""

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hubquant.quants import layout, packing
 from hubquant.quants.formats import TypeFormat
-from hubquant.quants.layout import members
 from hubquant.quants.levels import FLOAT4, IQ4
 
 _FLOAT4_CODES = (15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7)
@@ -41,11 +40,6 @@ class Storage:
     read: Callable[[Parts], Scales]
     numbers: Callable[[Scales], dict[str, Tensor]]
     codes: Callable[[Tensor], Tensor]
-
-
-def read_scales(data: Tensor, fmt: TypeFormat, storage: Storage) -> Scales:
-    """From uint8 ``data`` [blocks, block_bytes]."""
-    return storage.read(members(data, fmt))
 
 
 def blocks(fmt: TypeFormat, storage: Storage, scales: Scales, levels: Tensor) -> Tensor:
@@ -89,7 +83,7 @@ def _pairs(p: Parts, scales: Tensor, minima: Tensor) -> Scales:
     return Scales(supers, scales.float(), minima.float())
 
 
-def _signed(p: Parts, scales: Tensor) -> Scales:
+def signed(p: Parts, scales: Tensor) -> Scales:
     supers = torch.cat([p["d"].float(), torch.ones_like(p["d"], dtype=torch.float32)], dim=1)
     return Scales(supers, scales.float(), torch.zeros_like(scales, dtype=torch.float32))
 
@@ -112,7 +106,7 @@ def six_bit_numbers(s: Scales) -> dict[str, Tensor]:
 
 
 def read_q3_k(p: Parts) -> Scales:
-    return _signed(p, layout.signed_six_bit_scales(p["scales"]))
+    return signed(p, layout.signed_six_bit_scales(p["scales"]))
 
 
 def q3_k_numbers(s: Scales) -> dict[str, Tensor]:
@@ -120,7 +114,7 @@ def q3_k_numbers(s: Scales) -> dict[str, Tensor]:
 
 
 def read_q6_k(p: Parts) -> Scales:
-    return _signed(p, p["scales"])
+    return signed(p, p["scales"])
 
 
 def q6_k_numbers(s: Scales) -> dict[str, Tensor]:
@@ -131,7 +125,7 @@ def read_iq4_xs(p: Parts) -> Scales:
     """The scale −32 … 31 of group j: its low bits are nibble j of ``scales_l``, the top two bits 2j of ``scales_h``."""
     low = torch.stack([p["scales_l"] & 15, p["scales_l"] >> 4], dim=2).flatten(1).int()
     high = (p["scales_h"].int() >> 2 * torch.arange(8)) & 3
-    return _signed(p, (low | high << 4) - 32)
+    return signed(p, (low | high << 4) - 32)
 
 
 def iq4_xs_numbers(s: Scales) -> dict[str, Tensor]:
@@ -143,14 +137,14 @@ def iq4_xs_numbers(s: Scales) -> dict[str, Tensor]:
 # ---- scales alone ---------------------------------------------------------------------------------------------------
 
 
-def _alone(scales: Tensor, minima: Tensor | None = None) -> Scales:
+def alone(scales: Tensor, minima: Tensor | None = None) -> Scales:
     scales = scales.float()
     supers = torch.ones(len(scales), 2)
     return Scales(supers, scales, torch.zeros_like(scales) if minima is None else minima)
 
 
 def read_d(p: Parts) -> Scales:
-    return _alone(p["d"])
+    return alone(p["d"])
 
 
 def d_numbers(s: Scales) -> dict[str, Tensor]:
@@ -158,7 +152,7 @@ def d_numbers(s: Scales) -> dict[str, Tensor]:
 
 
 def read_line(p: Parts) -> Scales:
-    return _alone(p["d"], -p["m"].float())
+    return alone(p["d"], -p["m"].float())
 
 
 def line_numbers(s: Scales) -> dict[str, Tensor]:
@@ -166,7 +160,7 @@ def line_numbers(s: Scales) -> dict[str, Tensor]:
 
 
 def read_mxfp4(p: Parts) -> Scales:
-    return _alone(p["e"])
+    return alone(p["e"])
 
 
 def mxfp4_numbers(s: Scales) -> dict[str, Tensor]:
@@ -174,7 +168,7 @@ def mxfp4_numbers(s: Scales) -> dict[str, Tensor]:
 
 
 def read_nvfp4(p: Parts) -> Scales:
-    return _alone(p["scales"])
+    return alone(p["scales"])
 
 
 def nvfp4_numbers(s: Scales) -> dict[str, Tensor]:
