@@ -25,10 +25,10 @@ def implemented(type: str) -> bool:
 
 def needs_importance(type: str) -> bool:
     """Whether :func:`quantize` refuses this type without importance; ValueError for a type it cannot write."""
-    return _written(type).needs_importance
+    return written(type).needs_importance
 
 
-def _written(type: str) -> TypeTraits:
+def written(type: str) -> TypeTraits:
     traits = TRAITS[lookup(type).name]
     if not traits.implemented:
         raise ValueError(f"{type} cannot be written")
@@ -73,9 +73,9 @@ def quantize(
     ValueError: a shape or dtype that does not fit, a type without quantizer, an unknown mode, NaN or infinity in ``x``
     (the row is named), importance that is negative, not finite, or missing where the type needs it.
     """
-    traits = _written(type)
+    traits = written(type)
     fmt = lookup(type)
-    _check(x, fmt, importance)
+    check_matrix(x, fmt, importance)
     if traits.dtype is not None:
         return _plain(x, traits.dtype)
     if mode not in get_args(Mode):
@@ -96,7 +96,7 @@ def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).contiguous().view(torch.uint8)
 
 
-def _check(x: Tensor, fmt: TypeFormat, importance: Tensor | None) -> None:
+def check_matrix(x: Tensor, fmt: TypeFormat, importance: Tensor | None) -> None:
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"weights must be a float matrix [rows, n], not {x.dtype} {list(x.shape)}")
     fmt.row_bytes(x.shape[1])

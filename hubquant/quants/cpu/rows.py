@@ -55,7 +55,7 @@ def dequantize_rows(data: Tensor, fmt: TypeFormat, decoder: Decoder, n: int, thr
         blocks = data[start:stop].contiguous().numpy().reshape(-1, fmt.block_bytes)
         decoder.kernel(blocks, out[start:stop].reshape(-1, fmt.block_size), *tables)
 
-    _share(work, len(data), max(1, _chunk(out.size, threads) // n), threads)
+    share(work, len(data), max(1, _chunk(out.size, threads) // n), threads)
     return torch.from_numpy(out)
 
 
@@ -67,11 +67,11 @@ def quantize_rows(x: Tensor, fmt: TypeFormat, kernels: Kernels, importance: Tens
     step = LANES * max(1, _chunk(x.numel(), threads) // (LANES * n))
 
     def work(start: int, stop: int) -> None:
-        values = _float32(x[start:stop])
-        _check_finite(values, start)
+        values = as_float32(x[start:stop])
+        check_finite(values, start)
         _quantize(values, fmt, kernels, tiles, out[start:stop].reshape(-1, fmt.block_bytes))
 
-    _share(work, rows, step, threads)
+    share(work, rows, step, threads)
     return torch.from_numpy(out)
 
 
@@ -81,7 +81,7 @@ def _chunk(size: int, threads: int) -> int:
     return min(max(share, _SMALL_CHUNK), _LARGE_CHUNK)
 
 
-def _share(work: Callable[[int, int], None], rows: int, step: int, threads: int) -> None:
+def share(work: Callable[[int, int], None], rows: int, step: int, threads: int) -> None:
     """``work(start, stop)`` for every ``step`` rows, in so many threads."""
     starts = range(0, rows, step)
     stops = [*starts[1:], rows]
@@ -93,7 +93,7 @@ def _share(work: Callable[[int, int], None], rows: int, step: int, threads: int)
             list(pool.map(work, starts, stops))
 
 
-def _float32(x: Tensor) -> Array:
+def as_float32(x: Tensor) -> Array:
     """numpy converts on the calling thread, where torch would wake a pool of its own."""
     x = x.detach().cpu().contiguous()
     if x.dtype == torch.bfloat16:
@@ -102,7 +102,7 @@ def _float32(x: Tensor) -> Array:
     return x.numpy().astype(np.float32, copy=False)
 
 
-def _check_finite(values: Array, start: int) -> None:
+def check_finite(values: Array, start: int) -> None:
     if np.isfinite(values.max()) and np.isfinite(values.min()):  # NaN is the maximum of all; no mask is made
         return
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))

@@ -50,25 +50,25 @@ def _words(signs: Tensor, scales: Tensor) -> Tensor:
     return little_endian(joined(_rows(signs, 4), 7) | scales << 28, 4)
 
 
-def _iq2_xxs(index: Tensor, signs: Tensor, scales: Tensor, _d: Tensor) -> dict[str, Tensor]:
+def iq2_xxs_members(index: Tensor, signs: Tensor, scales: Tensor, _d: Tensor) -> dict[str, Tensor]:
     parts = [_rows(part.to(torch.uint8), 4) for part in (index, _words(signs, scales))]
     return {"qs": torch.cat(parts, dim=2).flatten(1)}
 
 
-def _iq2_xs(index: Tensor, signs: Tensor, scales: Tensor, _d: Tensor) -> dict[str, Tensor]:
+def iq2_xs_members(index: Tensor, signs: Tensor, scales: Tensor, _d: Tensor) -> dict[str, Tensor]:
     return {"qs": index | signs << 9, "scales": _nibbles(scales)}
 
 
-def _iq2_s(index: Tensor, signs: Tensor, scales: Tensor, _d: Tensor) -> dict[str, Tensor]:
+def iq2_s_members(index: Tensor, signs: Tensor, scales: Tensor, _d: Tensor) -> dict[str, Tensor]:
     high = joined(_rows(index >> 8, 4), 2)
     return {"qs": torch.cat([index & 255, signs], dim=1), "qh": high, "scales": _nibbles(scales)}
 
 
-def _iq3_xxs(index: Tensor, signs: Tensor, scales: Tensor, _d: Tensor) -> dict[str, Tensor]:
+def iq3_xxs_members(index: Tensor, signs: Tensor, scales: Tensor, _d: Tensor) -> dict[str, Tensor]:
     return {"qs": torch.cat([index.to(torch.uint8), _words(signs, scales)], dim=1)}
 
 
-def _iq3_s(index: Tensor, signs: Tensor, scales: Tensor, _d: Tensor) -> dict[str, Tensor]:
+def iq3_s_members(index: Tensor, signs: Tensor, scales: Tensor, _d: Tensor) -> dict[str, Tensor]:
     high = joined(_rows(index >> 8, 8), 1)
     return {"qs": index & 255, "qh": high, "signs": signs, "scales": _nibbles(scales)}
 
@@ -87,10 +87,10 @@ def _iq1_m(index: Tensor, down: Tensor, scales: Tensor, d: Tensor) -> dict[str, 
     return {"qs": index & 255, "qh": high, "scales": little_endian(words, 2)}
 
 
-iq2_xxs = partial(_search, partial(magnitude_book, "IQ2_XXS", 8, 8, 8, 2.0), 8, True, _iq2_xxs)
-iq2_xs = partial(_search, partial(magnitude_book, "IQ2_XS", 8, 8, 8, 2.0), 16, True, _iq2_xs)
-iq2_s = partial(_search, partial(magnitude_book, "IQ2_S", 8, 8, 3, 1.5), 16, False, _iq2_s)
-iq3_xxs = partial(_search, partial(magnitude_book, "IQ3_XXS", 4, 4, 5, 3.0), 8, True, _iq3_xxs)
-iq3_s = partial(_search, partial(magnitude_book, "IQ3_S", 4, 1, 3, 2.5), 8, False, _iq3_s)
+iq2_xxs = partial(_search, partial(magnitude_book, "IQ2_XXS", 8, 8, 8, 2.0), 8, True, iq2_xxs_members)
+iq2_xs = partial(_search, partial(magnitude_book, "IQ2_XS", 8, 8, 8, 2.0), 16, True, iq2_xs_members)
+iq2_s = partial(_search, partial(magnitude_book, "IQ2_S", 8, 8, 3, 1.5), 16, False, iq2_s_members)
+iq3_xxs = partial(_search, partial(magnitude_book, "IQ3_XXS", 4, 4, 5, 3.0), 8, True, iq3_xxs_members)
+iq3_s = partial(_search, partial(magnitude_book, "IQ3_S", 4, 1, 3, 2.5), 8, False, iq3_s_members)
 iq1_s = partial(_search_levels, partial(ternary_book, True), 8, _iq1_s)
 iq1_m = partial(_search_levels, partial(ternary_book, False), 16, _iq1_m)

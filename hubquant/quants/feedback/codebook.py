@@ -1,0 +1,86 @@
+"""Feedback from group to group, for types whose weights are rounded together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hubquant.quants.cpu.rows import Kernels
+from hubquant.quants.feedback.books import Book, tree
+from hubquant.quants.feedback.factor import Factor
+from hubquant.quants.feedback.kernels import passing
+from hubquant.quants.feedback.start import SLAB, Order, Start
+from hubquant.quants.feedback.tiles import from_tiles, to_tiles
+from hubquant.quants.formats import TypeFormat
+from hubquant.quants.packing import pack
+
+Array = np.ndarray[Any, Any]
+
+
+class Codebook:
+    """A type with a :class:`Book`; ``factor`` is that of the moment in ``order``."""
+
+    def __init__(self, fmt: TypeFormat, book: Book, kernels: Kernels, factor: Factor, order: Order) -> None:
+        self._fmt, self._book, self._factor = fmt, book, factor
+        self._columns, self._groups = order.columns.numpy(), order.groups.numpy()
+        self._back, self._groups_back = np.argsort(self._columns), np.argsort(self._groups)
+        self._entries_back = self._back[:: book.dim] // book.dim
+        self._start = Start(fmt, kernels, book.read, factor, self._back)
+
+    def quantize(self, values: Array) -> tuple[Array, Array]:
+        """float32 [rows, n] -> their bytes [rows, row_bytes] and what these stand for [rows, n]."""
+        rows, n = values.shape
+        book, factor, nodes = self._book, self._factor, tree(self._fmt.name)
+        x = to_tiles(values[:, self._columns])
+        tiles = len(x)
+        supers: list[Array] = []
+        scales = np.empty((tiles, n // book.group, 16), np.float32)
+        entries, signs = (np.empty((tiles, n // book.dim, 16), np.float32) for _ in range(2))
+        found = np.empty_like(x)
+        for start in range(0, n, SLAB):
+            stop = start + SLAB
+            first = self._start.scales(from_tiles(x[:, start:stop], rows), start, stop)
+            groups = slice(start // book.group, stop // book.group)
+            scales[:, groups] = to_tiles(first.scales.numpy()[:, self._groups[groups] - groups.start])
+            supers.append(to_tiles(first.supers.numpy()))
+            errors = np.empty((tiles, SLAB, 16), np.float32)
+            book.round(
+                x,
+                factor.passed_on,
+                factor.cost,
+                np.array([start, stop, book.group, book.reach]),
+                book.limits,
+                nodes.nodes,
+                nodes.magnitudes,
+                nodes.table,
+                supers[-1],
+                scales,
+                entries,
+                signs,
+                found,
+                errors,
+            )
+            passing.pass_on(x, errors, factor.passed_on, np.array([stop, n, start]))
+        d = np.concatenate([from_tiles(each, rows)[:, :1] for each in supers], axis=1)
+        return self._bytes(rows, d, scales, entries, signs), from_tiles(found, rows)[:, self._back]
+
+    def _bytes(self, rows: int, d: Array, scales: Array, entries: Array, signs: Array) -> Array:
+        """uint8 [rows, row_bytes] of what stands in the order of the columns."""
+        fmt, book = self._fmt, self._book
+
+        def numbers(tiles: Array, back: Array, columns: int) -> Tensor:
+            values = from_tiles(tiles, rows)[:, back].reshape(-1, fmt.block_size // columns)
+            return torch.from_numpy(values).to(torch.int64)
+
+        of_blocks = torch.from_numpy(d.reshape(-1))
+        members = book.members(
+            numbers(entries, self._entries_back, book.dim),
+            book.signs(numbers(signs, self._entries_back, book.dim)),
+            numbers(scales, self._groups_back, book.group),
+            of_blocks,
+        )
+        data: Array = pack(fmt, {"d": of_blocks, **members}).view(rows, -1).numpy()
+        return data
