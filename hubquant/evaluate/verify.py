@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from hubquant.errors import VerificationError
-from hubquant.evaluate.bands import VERIFIED, ErrorSums
+from hubquant.evaluate.bands import VERIFIED, ErrorSums, Rounding
 from hubquant.gguf_file import GGUFFile
 from hubquant.quants import dequantize
-from hubquant.quants.api import Mode
 
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SLICE = 1 << 18  # weights of one job: enough that calls cost little, and few enough for the processor's cache
@@ -58,7 +57,7 @@ def verify_files(
     paths: Sequence[Path],
     source: Iterator[tuple[str, Tensor]],
     *,
-    mode: Mode = "best",
+    mode: Rounding = "best",
     n_worst: int = 5,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[FileCheck]:
@@ -102,7 +101,7 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def _compared(
-    files: Sequence[_Written], source: Iterator[tuple[str, Tensor]], mode: Mode, pool: ThreadPoolExecutor
+    files: Sequence[_Written], source: Iterator[tuple[str, Tensor]], mode: Rounding, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, list[TensorCheck]]]:
     """The checks of each tensor, one for each file. While its slices are compared the next tensor is read."""
     waiting: tuple[str, list[list[Future[ErrorSums]]]] | None = None
@@ -117,7 +116,7 @@ def _compared(
 
 
 def _submit(
-    pool: ThreadPoolExecutor, written: _Written, name: str, tensor: Tensor, mode: Mode
+    pool: ThreadPoolExecutor, written: _Written, name: str, tensor: Tensor, mode: Rounding
 ) -> list[Future[ErrorSums]]:
     path, file = written
     entry = file.tensors.get(name)
@@ -133,7 +132,7 @@ def _submit(
     return [pool.submit(_compare, path, name, entry.type, x, stored, mode) for x, stored in pairs]
 
 
-def _compare(path: Path, name: str, type: str, x: Tensor, stored: Tensor, mode: Mode) -> ErrorSums:
+def _compare(path: Path, name: str, type: str, x: Tensor, stored: Tensor, mode: Rounding) -> ErrorSums:
     """Some rows of the source [rows, n_in] with the file's bytes uint8 [rows, row_bytes]."""
     sums = ErrorSums(type, mode)
     if floats := FLOATS.get(type):

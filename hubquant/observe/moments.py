@@ -5,7 +5,7 @@ They are as large as the weights, and are gathered for one block at a time and d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,10 @@ class WeightMoments:
     held_out: _Total
     order: Tensor | None
 
+    @property
+    def n_matrices(self) -> int:
+        return len(self.seen.counts)
+
     def of(self, matrix: int) -> tuple[Tensor, Tensor]:
         """Both moments of one of its matrices, float32 [n_in, n_in]."""
         return self.seen.moment(matrix, self.order), self.held_out.moment(matrix, self.order)
@@ -92,10 +96,9 @@ def moments_by_block(
     chunks: Chunks,
     taps: Mapping[str, Tap],
     n_threads: int,
-    advance: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Mapping[str, WeightMoments]]:
-    """For each block those of the weights that ``taps`` names and that are in it. ``advance`` counts chunks passing a
-    block, which torch computes in ``n_threads``: of its threads elsewhere there may be fewer.
+    """For each block those of the weights that ``taps`` names and that are in it. torch computes them in ``n_threads``:
+    elsewhere it may have fewer meanwhile.
 
     A chunk with an input that is not finite is left out from there on. At least two chunks are needed.
     """
@@ -116,7 +119,6 @@ def moments_by_block(
                     gathered.held_out, gathered.left_out = is_held_out(number, len(passes)), left_out[number]
                     each.step()
                     left_out[number] = gathered.left_out
-                    advance(1)
             seen, held_out = gathered.totals[False], gathered.totals[True]
             yield {
                 weight: WeightMoments(seen[key], held_out[key], taps[weight].order())

@@ -24,6 +24,7 @@ from hubquant.pipeline.folders import calibrates_folders, folder_tasks, speed_ta
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
 from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix
+from hubquant.pipeline.moments import StreamedMoments
 from hubquant.pipeline.offload import choose_offload, choose_way
 from hubquant.pipeline.streamed import LastBlock
 from hubquant.pipeline.tasks import RecipeTasks, Texts
@@ -78,7 +79,10 @@ def prepare(
     elif texts.evaluation is not None:
         model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
         baseline = BaselineTask(component, texts.evaluation, model)
-    files = checked.tasks(importance)
+    moments = None
+    if recipe.quantize.rounding == "feedback" and texts.calibration is not None:
+        moments = StreamedMoments.of(component, texts.calibration, device)
+    files = checked.tasks(importance, moments)
     work = Work(recipe, component, checked, importance, texts, RecipeTasks(None, baseline, ()), ())
     names = text_names(recipe.evaluate.sources, texts.evaluation)
     folders = folder_tasks(recipe, component, texts.calibration, baseline, names, device)
@@ -105,7 +109,8 @@ def prepare(
 def _tokenize(recipe: Recipe, component: Component, progress: Progress) -> Texts:
     """The calibration and the evaluation tokens; text that cannot be used raises."""
     first, second = recipe.calibration, recipe.evaluate
-    calibrates = collects(recipe) or calibrates_folders(recipe.quantize.in_libraries)
+    rounds = recipe.quantize.rounding == "feedback" and recipe.quantize.of_gguf.types
+    calibrates = collects(recipe) or rounds or calibrates_folders(recipe.quantize.in_libraries)
     if not calibrates and second.skip:
         return Texts(None, None)
     with progress.doing("tokenizing"):

@@ -14,13 +14,13 @@ from hubquant.engine.values import keep_value, read_value
 from hubquant.errors import VerificationError
 from hubquant.pipeline.costs import verifying_cost
 from hubquant.pipeline.results import RESULT
-from hubquant.quants.api import Mode
 from hubquant.sources.component import Component
 from hubquant.sources.pulled import Pulled
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
     from hubquant.evaluate import TensorCheck
+    from hubquant.evaluate.bands import Rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Verification(Task["TensorCheck"]):
 
     @property
     def shares(self) -> VerifyingPass:
-        return VerifyingPass(self.file.component.pulled, self.file.settings.mode, self.file.component)
+        return VerifyingPass(self.file.component.pulled, self.file.rounding, self.file.component)
 
     def make(self, folder: Path, context: Context) -> None:
         self.shares.make([(self, folder)], context)
@@ -70,7 +70,7 @@ class VerifyingPass(Pass):
     """Reads every weight once and compares it with all files."""
 
     pulled: Pulled
-    mode: Mode
+    mode: Rounding
     component: Component = field(compare=False)
 
     def make(self, tasks: Sequence[tuple[Verification, Path]], context: Context) -> None:

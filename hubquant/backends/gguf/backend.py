@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.backends.backend import Backend, Checked, Importance
+from hubquant.backends.gguf.feedback import MomentsSource
 from hubquant.backends.gguf.files import (
     FilePlan,
     Weights,
@@ -20,6 +21,7 @@ from hubquant.backends.gguf.files import (
 )
 from hubquant.backends.gguf.target import check_tokenizer, conversion_weights, settle_types, without_layers
 from hubquant.backends.gguf.task import QuantizedFile
+from hubquant.checkpoint.headers import FLOATS
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.progress import Progress
 from hubquant.errors import ImatrixError
@@ -55,10 +57,10 @@ class CheckedGGUF(Checked[QuantizedFile]):
         vocabulary = [self.vocabulary.note] if self.vocabulary and self.vocabulary.note else []
         return [*vocabulary, *self.component.conversion.notes, *idle_rules(self.weights, self.settings)]
 
-    def tasks(self, importance: Importance | None) -> Sequence[QuantizedFile]:
+    def tasks(self, importance: Importance | None, moments: MomentsSource | None = None) -> Sequence[QuantizedFile]:
         """One for each of the settings' types. Raises ``ImatrixError`` where a type needs a matrix and there is none,
-        ``NotSupportedYet`` for a type that no kernel writes."""
-        return [self._task(entry, importance) for entry in self.settings.types]
+        ``NotSupportedYet`` for a type that no kernel writes. ``moments`` are what errors are fed back by."""
+        return [self._task(entry, importance, moments) for entry in self.settings.types]
 
     def without_imatrix(self, importance: Importance | None) -> list[QuantizedFile | None]:
         """As :meth:`tasks` without a matrix: None in the place of what cannot be made so. They are made in one pass
@@ -79,15 +81,26 @@ class CheckedGGUF(Checked[QuantizedFile]):
             return split
         return replace(split, shards={name: split.shards[self.component.origin(name)] for name in shapes})
 
-    def _task(self, entry: str | NamedType, importance: Importance | None, *, plain: bool = False) -> QuantizedFile:
+    def _task(
+        self,
+        entry: str | NamedType,
+        importance: Importance | None,
+        moments: MomentsSource | None = None,
+        *,
+        plain: bool = False,
+    ) -> QuantizedFile:
         settings = self.settings.of(entry)
+        plan = self._plan(name_of(entry), settings, None if plain else importance)
         return QuantizedFile(
             self.component,
             self.weights,
-            self._plan(name_of(entry), settings, None if plain else importance),
+            plan,
             settings,
             self._split,
-            *((importance.task, importance.include, importance.exclude) if importance else (None, (), ())),
+            importance.task if importance else None,
+            importance.include if importance else (),
+            importance.exclude if importance else (),
+            None if set(plan.types.values()) <= {*FLOATS} else moments,
         )
 
     def _plan(self, label: str, settings: Quantize, importance: Importance | None) -> FilePlan:

@@ -26,7 +26,8 @@ from hubquant.version import __version__
 
 MATRIX_KEY = "quantize.imatrix.file"
 QUANTIZED_BY = "general.quantized_by"
-LATER = ("prune_layers", "leave_output_tensor", "override_kv")  # settings that files of earlier versions do not know
+LATER = ("prune_layers", "leave_output_tensor", "override_kv", "rounding")
+"""Settings that files of earlier versions do not know."""
 OF_NO_FILE = ("types", "skip_modules", "allow_fork_types", "allow_requantize")  # settings that change none
 
 
@@ -220,6 +221,7 @@ def _metadata(
         **(_imatrix_metadata(imatrix) if imatrix else {}),
         "hubquant.version": string(__version__),
         "hubquant.mode": string(settings.mode),
+        **({"hubquant.rounding": string(settings.rounding)} if settings.rounding != "nearest" else {}),
         "hubquant.recipe_sha256": string(fingerprint(made_from)),
     }
 
@@ -256,7 +258,8 @@ def quantize_part(ftype: str, settings: Quantize) -> dict[str, object]:
 def common_part(settings: Quantize) -> dict[str, object]:
     """The settings that all files have in common."""
     found = settings.model_dump(mode="json", exclude=set(OF_NO_FILE))
-    return {name: value for name, value in found.items() if name not in LATER or value}
+    usual = Quantize().model_dump(mode="json", include=set(LATER))
+    return {name: value for name, value in found.items() if name not in usual or value != usual[name]}
 
 
 def _cut(text: str, n_bytes: int) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from hubquant.backends.gguf.feedback import Journal, Moments, MomentsSource, rounded_with_feedback
 from hubquant.backends.gguf.files import MATRIX_KEY, FilePlan, Weights, quantize_part
-from hubquant.backends.gguf.writing import Mode, Target, quantize_files
+from hubquant.backends.gguf.writing import Mode, Rounding, Target, TypesByTensor, quantize_files
 from hubquant.convert.conversion import stream
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Pass, Task
 from hubquant.errors import CheckpointError
@@ -33,7 +34,7 @@ class QuantizedFile(Task[Path]):
 
     ``imatrix`` is None where none is used; of its entries those are that ``include`` and ``exclude`` leave, as
     :func:`hubquant.imatrix.selected` has them. A file whose ``plan`` tells of no matrix does not use it, and is made in
-    the same pass as those that do.
+    the same pass as those that do. With ``moments`` weights are rounded with error feedback.
     """
 
     kind = "file"
@@ -46,6 +47,7 @@ class QuantizedFile(Task[Path]):
     imatrix: Task[ImportanceMatrix] | None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    moments: MomentsSource | None = None
 
     @property
     def step(self) -> str:
@@ -74,6 +76,7 @@ class QuantizedFile(Task[Path]):
             "name": self.plan.name,
             **self._shards,
             "imatrix": parts if self.uses_imatrix else None,
+            **({"moments": self.moments.made_from} if self.moments else {}),
             "metadata": self.weights.metadata_fingerprint,
             **({"names": names} if (names := self.component.source.names_as) else {}),
             "hubquant": __version__,
@@ -89,15 +92,20 @@ class QuantizedFile(Task[Path]):
 
     @property
     def cost(self) -> Cost:
+        gathering = self.moments.ram_bytes if self.moments else 0
         return Cost(
-            ram_bytes=QUANTIZE_COPIES * FP32_BYTES * self.weights.largest,
+            ram_bytes=QUANTIZE_COPIES * FP32_BYTES * self.weights.largest + gathering,
             disk_bytes=self.plan.size,
             work=self.weights.n_parameters,
         )
 
     @property
     def rate(self) -> str:
-        return f"quantize {self.plan.ftype} {self.settings.mode}"
+        return f"quantize {self.plan.ftype} {self.rounding}"
+
+    @property
+    def rounding(self) -> Literal[Mode, "feedback"]:
+        return "feedback" if self.moments else self.settings.mode
 
     @property
     def shares(self) -> WeightsPass:
@@ -108,6 +116,7 @@ class QuantizedFile(Task[Path]):
             self.exclude,
             self.settings.mode,
             self._as_sdcpp,
+            self.moments,
             self.component,
         )
 
@@ -141,6 +150,7 @@ class WeightsPass(Pass):
     exclude: tuple[str, ...]
     mode: Mode
     as_sdcpp: bool
+    moments: MomentsSource | None
     component: Component = field(compare=False)
 
     def make(self, tasks: Sequence[tuple[QuantizedFile, Path]], context: Context) -> None:
@@ -154,16 +164,18 @@ class WeightsPass(Pass):
             for task, folder in tasks
         ]
         total = sum(task.plan.tensor_bytes for task, _ in tasks)
+        reading = _Reading(self, {folder: task.plan.types for task, folder in tasks}, context)
         try:
             with context.progress.bar("quantize", total, "B") as advance:
                 quantize_files(
                     targets,
-                    lambda wanted: stream(self.component.conversion, source.checkpoint, wanted),
+                    reading.stream,
                     lambda name: self._importance(matrix, name),
                     self.mode,
                     advance,
                     lambda name, type: source.stored(self.component.origin(name), type),
                     lambda name: self._importance(None, name),
+                    reading.rounding,
                 )
         except CheckpointError:  # the model itself is at fault: going on would end here again
             for _, folder in tasks:
@@ -180,3 +192,43 @@ class WeightsPass(Pass):
         if matrix is None or name_there not in matrix.entries:
             return torch.ones(self.component.shapes[name][-1])
         return matrix.entries[name_there].by_chunks(matrix.chunk_size)[1][0]
+
+
+class _Reading:
+    """The weights of a pass in the order in which they are rounded, with the moments that are at hand then."""
+
+    def __init__(self, of: WeightsPass, folders: Mapping[Path, Mapping[str, str]], context: Context) -> None:
+        import torch
+
+        self._of, self._context = of, context
+        self._folder, self._journal = next(iter(folders)), Journal(folders)
+        self._moments: Mapping[str, Moments] = {}
+        self._n_threads = torch.get_num_threads()
+
+    def stream(self, wanted: TypesByTensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """What is rounded without moments first."""
+        component, source = self._of.component, self._context.read(self._of.pulled)
+        names: dict[str, str] = {}
+        if self._of.moments is not None:
+            taps = component.complete.conversion.taps
+            names = {component.origin(name): name for name in wanted if component.origin(name) in taps}
+        alone = {name: types for name, types in wanted.items() if name not in names.values()}
+        yield from stream(component.conversion, source.checkpoint, alone)
+        if self._of.moments is None or not names:
+            return
+        left = {name: wanted[name] for name in names.values()}
+        for found in self._of.moments.by_block(frozenset(names), self._folder, self._context, self._n_threads):
+            self._moments = {names[origin]: moments for origin, moments in found.items()}
+            here = {name: left.pop(name) for name in self._moments}
+            yield from stream(component.conversion, source.checkpoint, here)
+        self._moments = {}
+        yield from stream(component.conversion, source.checkpoint, left)  # of which nothing was seen
+
+    def rounding(self, name: str) -> tuple[int, Rounding] | None:
+        if (moments := self._moments.get(name)) is None:
+            return None
+
+        def rounded(number: int, x: torch.Tensor, type: str, importance: torch.Tensor | None) -> torch.Tensor:
+            return rounded_with_feedback(name, x, type, importance, moments.of(number), self._journal)
+
+        return moments.n_matrices, rounded

@@ -22,6 +22,9 @@ from hubquant.quants import quantize
 
 Mode = Literal["exact", "best"]
 ImportanceOf = Callable[[str], torch.Tensor | None]
+Rounding = Callable[[int, torch.Tensor, str, torch.Tensor | None], torch.Tensor]
+"""Of a weight: the number of a matrix, its rows, a type and the importance of its columns -> uint8 [rows, row_bytes],
+of all rows at once."""
 StoredBytes = Callable[[str, str], torch.Tensor | None]
 TypesByTensor = Mapping[str, Collection[str]]
 Made = tuple[str, bool]
@@ -80,10 +83,13 @@ def quantize_files(
     advance: Callable[[int], None],
     stored: StoredBytes = lambda _name, _type: None,
     plain: ImportanceOf = lambda _name: None,
+    rounding: Callable[[str], tuple[int, Rounding] | None] = lambda _name: None,
 ) -> None:
     """Write every target. ``stream`` is given names with the types to write and yields those source tensors, in floats
     or in the bytes of the type; ``advance`` counts bytes written. Of what is ``stored`` in a type already, uint8
     [rows, row_bytes], the bytes stay as they are. ``plain`` is the importance of targets that are not weighted.
+    ``rounding`` of a tensor is called when it was yielded, and gives the number of its matrices with how those are
+    rounded, or None where ``mode`` says it.
 
     As many threads as torch has. A killed run goes on after its last finished tensor and gives the same bytes. Memory:
     the tensors in flight and the one being read, their quantized forms, and a piece in fp32 for each thread.
@@ -113,7 +119,10 @@ def quantize_files(
             slices: Slices = {way: [pool.submit(data.contiguous)] for way, data in kept.items()}
             for weighted, importance_of in ((True, importance), (False, plain)):
                 if own := [way for way in ways if way[1] == weighted]:
-                    slices |= _submit(pool, name, tensor, own, importance_of(name), mode)
+                    if (special := rounding(name)) is not None:
+                        slices |= _submit_whole(pool, name, tensor, own, importance_of(name), *special)
+                    else:
+                        slices |= _submit(pool, name, tensor, own, importance_of(name), mode)
             queue.append((tensor.numel(), writing.submit(_write, name, slices, opened, advance)))
             del tensor, slices, kept  # the next one is read while these names would hold them
         for _, written in queue:
@@ -149,6 +158,28 @@ def _submit(
     return {
         way: [pool.submit(_stored, name, part, way[0], of_columns, mode) for part, of_columns in slices] for way in ways
     }
+
+
+def _submit_whole(
+    pool: ThreadPoolExecutor,
+    name: str,
+    tensor: torch.Tensor,
+    ways: Sequence[Made],
+    importance: torch.Tensor | None,
+    n_matrices: int,
+    rounding: Rounding,
+) -> Slices:
+    """As :func:`_submit`, of whole matrices."""
+    matrices = tensor.reshape(n_matrices, -1, tensor.shape[-1])
+    shared = importance is None or importance.dim() == 1
+    columns = [importance] * n_matrices if shared else list(importance)  # type: ignore[arg-type]
+
+    def job(number: int, type: str) -> torch.Tensor:
+        if type in _FLOATS or tensor.dtype == torch.uint8:
+            return _stored(name, matrices[number], type, columns[number], "best")
+        return rounding(number, matrices[number], type, columns[number])
+
+    return {way: [pool.submit(job, number, way[0]) for number in range(n_matrices)] for way in ways}
 
 
 def _stored(name: str, rows: torch.Tensor, type: str, importance: torch.Tensor | None, mode: Mode) -> torch.Tensor:

@@ -1,0 +1,81 @@
+"""Second moments of the inputs of weights, gathered while the files are written that are rounded by them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubquant.backends.gguf.feedback import MomentsSource
+from hubquant.devices import Device
+from hubquant.engine.task import FP32_BYTES, Context
+from hubquant.errors import CalibrationError, NotSupportedYet
+from hubquant.pipeline.costs import LIBRARIES_BYTES
+from hubquant.pipeline.held import other_device
+from hubquant.pipeline.offload import stream_of, streaming_bytes
+from hubquant.sources.component import Component
+
+if TYPE_CHECKING:
+    from hubquant.calibration import Chunks
+    from hubquant.observe.moments import WeightMoments
+
+LEAST_CHUNKS = 2
+WITHOUT = "leave quantize.rounding out"
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedMoments(MomentsSource):
+    """Of ``component`` over ``chunks``: a block at a time is in memory, with the moments of its inputs."""
+
+    component: Component
+    chunks: Chunks
+    device: Device = "auto"
+
+    @classmethod
+    def of(cls, component: Component, chunks: Chunks, device: Device) -> StreamedMoments:
+        """Raises ``NotSupportedYet`` for what is no language model, ``CalibrationError`` for too little text."""
+        if component.denoises or component.embeds:
+            what = "a denoiser" if component.denoises else "an encoder"
+            raise NotSupportedYet(
+                f"{what} rounded with error feedback",
+                why="the moments of its inputs are gathered of language models only",
+                hint=WITHOUT,
+            )
+        if len(chunks) < LEAST_CHUNKS:
+            raise CalibrationError(
+                "one chunk of text is too little for error feedback",
+                why="some is held out, to tell whether it is good",
+                hint="raise calibration.chunks",
+            )
+        return cls(component, chunks, device)
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        return {"tokens": self.chunks.fingerprint, **other_device(self.device)}
+
+    @property
+    def ram_bytes(self) -> int:
+        """Two moments of each distinct input of a block, and what streaming takes."""
+        from hubquant.observe.collection import keys_of
+
+        taps, of_block = self.component.conversion.taps, Counter[str]()
+        for name in set(keys_of(taps).values()):
+            shape = self.component.shapes[name]
+            n_matrices = math.prod(shape[:-2])
+            of_block[".".join(name.split(".")[:2])] += 2 * FP32_BYTES * n_matrices * shape[-1] ** 2
+        streaming = streaming_bytes(self.component, self.chunks.n_tokens)
+        return LIBRARIES_BYTES + streaming + max(of_block.values(), default=0)
+
+    def by_block(
+        self, weights: frozenset[str], folder: Path, context: Context, n_threads: int
+    ) -> Iterator[Mapping[str, WeightMoments]]:
+        from hubquant.observe.moments import moments_by_block
+
+        whole = self.component.complete
+        taps = {name: tap for name, tap in whole.conversion.taps.items() if name in weights}
+        opened = context.read(self.component.pulled).open_weights(self.device)
+        stream = stream_of(opened, whole, self.chunks.n_tokens, folder, self.device)
+        yield from moments_by_block(stream, self.chunks, taps, n_threads)
