@@ -52,11 +52,11 @@ def test_bytes_hold_what_was_optimized_with_a_smaller_error_than_that_of_best(ty
     if type not in FORK_TYPES:
         assert torch.equal(ggml_values(data, type, n), values)
     best = dequantize(quantize(x, type, moment.diagonal()), type, n)
-    assert weighted_error(x, values, moment) < LIMITS.get(type, 0.9) * weighted_error(x, best, moment)
+    assert weighted_error(x, values, moment) < LIMITS.get(type, 0.12) * weighted_error(x, best, moment)
 
 
-LIMITS: dict[str, float] = {}
-"""Of the error of ``best``; 0.9 where nothing else is said."""
+LIMITS = {"IQ1_S": 0.65, "IQ1_M": 0.65, "Q3_K_HIFI": 0.7}
+"""Of the error of ``best``, for types whose slabs are quantized by their own search; 0.12 for all others."""
 
 
 @pytest.mark.parametrize("type", BLOCK_TYPES)

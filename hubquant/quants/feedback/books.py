@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hubquant.quants.cpu.decode.tables import grid
 from hubquant.quants.cpu.vector.native import Kernel
-from hubquant.quants.feedback.kernels import books
+from hubquant.quants.feedback.kernels import book_descent, books
 from hubquant.quants.feedback.stored import Parts, Scales, signed
 from hubquant.quants.packing import joined
 from hubquant.quants.tensor import codebook_types
@@ -25,10 +25,10 @@ Array = np.ndarray[Any, Any]
 @dataclass(frozen=True)
 class Book:
     """``dim`` columns share an entry, ``group`` columns a scale of 4 bits, whose step is d · (a + b · scale) · c for
-    ``step`` = (a, b, c). ``kind`` names the kernel; ``read`` and ``members`` are the scales of blocks, and the members
+    ``step`` = (a, b, c). ``kind`` names the kernels; ``read`` and ``members`` are the scales of blocks, and the members
     made of entries [blocks, n / dim], signs [blocks, n / 8], scales [blocks, n / group] and d.
 
-    ``reach`` scales to each side of the first guess are tried.
+    ``reach`` scales to each side of the first guess are tried, and ``sweeps`` of coordinate descent follow.
     """
 
     dim: int
@@ -38,6 +38,12 @@ class Book:
     read: Callable[[Parts], Scales]
     members: Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]]
     reach: int = 2
+    sweeps: int = 2
+
+    @property
+    def descend(self) -> Kernel:
+        kernel: Kernel = getattr(book_descent, self.kind)
+        return kernel
 
     @property
     def round(self) -> Kernel:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hubquant.quants.cpu.rows import Kernels
 from hubquant.quants.feedback.books import Book, tree
-from hubquant.quants.feedback.factor import Factor
+from hubquant.quants.feedback.factor import Factor, inner_factors
 from hubquant.quants.feedback.kernels import passing
 from hubquant.quants.feedback.start import SLAB, Order, Start
 from hubquant.quants.feedback.tiles import from_tiles, to_tiles
@@ -28,6 +28,7 @@ class Codebook:
         self._columns, self._groups = order.columns.numpy(), order.groups.numpy()
         self._back, self._groups_back = np.argsort(self._columns), np.argsort(self._groups)
         self._entries_back = self._back[:: book.dim] // book.dim
+        self._inner = inner_factors(factor, 8)
         self._start = Start(fmt, kernels, book.read, factor, self._back)
 
     def quantize(self, values: Array) -> tuple[Array, Array]:
@@ -64,7 +65,28 @@ class Codebook:
                 errors,
             )
             passing.pass_on(x, errors, factor.passed_on, np.array([stop, n, start]))
-        d = np.concatenate([from_tiles(each, rows)[:, :1] for each in supers], axis=1)
+        all_supers = np.stack(supers, axis=1)
+        if book.sweeps:
+            book.descend(
+                to_tiles(values[:, self._columns]),
+                factor.moment,
+                self._inner.inverse,
+                self._inner.passed_on,
+                self._inner.cost,
+                np.array([book.group, book.sweeps]),
+                book.limits,
+                nodes.nodes,
+                nodes.magnitudes,
+                nodes.table,
+                all_supers,
+                scales,
+                entries,
+                signs,
+                found,
+                np.empty((n, 16), np.float32),
+                np.empty((n, 16), np.float32),
+            )
+        d = from_tiles(np.ascontiguousarray(all_supers[:, :, 0]), rows)
         return self._bytes(rows, d, scales, entries, signs), from_tiles(found, rows)[:, self._back]
 
     def _bytes(self, rows: int, d: Array, scales: Array, entries: Array, signs: Array) -> Array:

@@ -15,6 +15,7 @@ Array = np.ndarray[Any, Any]
 
 DAMPING = 0.03  # of the mean diagonal, added to all of it
 _MOST_DAMPING = 1.0
+_SOLVED = 128  # columns that are inverted at once
 _PRECISE = 4096  # columns up to which the factor is found in double precision: beyond, it would take too much memory
 
 
@@ -58,19 +59,69 @@ def factorize(moment: Tensor, order: Tensor, damping: float) -> Factor:
         while True:
             damped.diagonal().add_(strength - added)
             added = strength
-            # H = R Rᵀ with R upper triangular is Cholesky's factor seen from the last column, and U = R⁻¹
-            lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
-            if not failed and torch.isfinite(lower).all():
+            inverse = _inverse_factor(damped)
+            if inverse is not None:
                 break
             if strength >= _MOST_DAMPING:
                 raise ValueError(f"the moment is not positive definite, even with {strength:.0%} damping")
             strength = min(10 * strength, _MOST_DAMPING)
-        inverse = torch.linalg.solve_triangular(lower, torch.eye(n, dtype=precision), upper=False).flip(0, 1)
+        unit = 1 + added  # the mean diagonal now
         diagonal = inverse.diagonal().clone()
         inverse /= diagonal.unsqueeze(1)
-        damped /= 1 + added
-    cost = 1 / (diagonal.square() * (1 + added))
-    return Factor(_array(damped), _array(inverse), _array(cost))
+        damped /= unit
+    return Factor(_array(damped), _array(inverse), _array(1 / (unit * diagonal.square())))
+
+
+def _inverse_factor(matrices: Tensor) -> Tensor | None:
+    """U, upper triangular, with H⁻¹ = Uᵀ U of each of [..., n, n]; None unless all are positive definite.
+
+    H = R Rᵀ with R upper triangular is Cholesky's factorization from the last column to the first, and U = R⁻¹.
+    """
+    lower, failed = torch.linalg.cholesky_ex(matrices.flip(-2, -1))
+    if failed.any() or not torch.isfinite(lower.diagonal(dim1=-2, dim2=-1)).all():
+        return None
+    _invert(lower)
+    upper: Tensor = lower.flip(-2, -1)
+    return upper
+
+
+def _invert(lower: Tensor) -> None:
+    """A lower triangular matrix [..., n, n] becomes its inverse: by halves, which takes a third of the products that
+    solving for the columns of 1 would take.
+    """
+    n = lower.shape[-1]
+    if n <= _SOLVED:
+        one = torch.eye(n, dtype=lower.dtype).expand_as(lower)
+        lower.copy_(torch.linalg.solve_triangular(lower, one, upper=False))
+        return
+    half = n // 2
+    first, last, between = lower[..., :half, :half], lower[..., half:, half:], lower[..., half:, :half]
+    _invert(first)
+    _invert(last)
+    between.copy_(-(last @ between @ first))
+
+
+@dataclass(frozen=True)
+class InnerFactors:
+    """Of the moments of groups of neighbours by themselves: float32 [groups, k, k] their inverses and, as in a
+    :class:`Factor`, ``passed_on``; ``cost`` float32 [groups, k].
+    """
+
+    inverse: Array
+    passed_on: Array
+    cost: Array
+
+
+def inner_factors(factor: Factor, k: int) -> InnerFactors:
+    """For each ``k`` columns of a factor, in its order."""
+    n = factor.columns
+    moment = torch.from_numpy(factor.moment).view(n // k, k, n // k, k).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    with one_thread():
+        upper = _inverse_factor(moment.double())
+        assert upper is not None, "parts of a positive definite matrix are"
+        inverse = upper.mT @ upper
+        diagonal = upper.diagonal(dim1=1, dim2=2)
+        return InnerFactors(_array(inverse), _array(upper / diagonal.unsqueeze(2)), _array(1 / diagonal.square()))
 
 
 def _array(values: Tensor) -> Array:

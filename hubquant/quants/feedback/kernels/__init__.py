@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hubquant.quants.cpu.vector.native import KernelModule
 
 if TYPE_CHECKING:
+    from hubquant.quants.feedback.kernels import book_descent as book_descent
     from hubquant.quants.feedback.kernels import books as books
     from hubquant.quants.feedback.kernels import columns as columns
     from hubquant.quants.feedback.kernels import descent as descent

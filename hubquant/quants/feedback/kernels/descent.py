@@ -40,7 +40,7 @@ _SLAB = 256
 
 
 @primitive
-def _along(
+def along(
     direction: Pointer, products: Pointer, gradient: Pointer, moment: Array, start: int, stop: int
 ) -> tuple[Vector, Vector]:
     """g · u and u H uᵀ of ``direction`` [stop − start], and −u H into columns ``start`` … ``stop`` of ``products``."""
@@ -55,19 +55,19 @@ def _along(
 
 
 @primitive
-def _least(slope: Vector, curve: Vector) -> Vector:
+def least(slope: Vector, curve: Vector) -> Vector:
     """The best change along a direction."""
     return -slope * reciprocal(curve)
 
 
 @primitive
-def _gains(change: Vector, slope: Vector, curve: Vector) -> Vector:
+def gains(change: Vector, slope: Vector, curve: Vector) -> Vector:
     """Where a change along a direction lowers the error."""
     return change * (_TWO * slope + change * curve) < _ZERO
 
 
 @primitive
-def _follow(change: Vector, products: Pointer, gradient: Pointer, start: int, stop: int) -> None:
+def follow(change: Vector, products: Pointer, gradient: Pointer, start: int, stop: int) -> None:
     """g after a change along the direction of ``products``."""
     for k in range(start, stop):
         store(gradient, k * LANES, load(gradient, k * LANES) - change * load(products, k * LANES))
@@ -144,25 +144,25 @@ def _descent(name: str, kind: Steps, with_supers: bool) -> Kernel:
         step, low = step_of(d, scale), low_of(dmin, minimum)
         for i in range(at, stop):
             direction[i - at] = load(levels, i * LANES)
-        slope, curve = _along(direction, products, gradient, moment, at, stop)
-        other = fit(d, step + _least(slope, curve), limits)
+        slope, curve = along(direction, products, gradient, moment, at, stop)
+        other = fit(d, step + least(slope, curve), limits)
         change = step_of(d, other) - step
-        better = _gains(change, slope, curve)
+        better = gains(change, slope, curve)
         if any_lane(better):
             store(scales, 0, where(better, other, scale))
-            _follow(where(better, change, _ZERO), products, gradient, at, stop)
+            follow(where(better, change, _ZERO), products, gradient, at, stop)
             step = where(better, step_of(d, other), step)
             _renew(at, stop, step, low, levels, values, moved, start)
         if with_minima:
             for i in range(at, stop):
                 direction[i - at] = splat(-_ONE)
-            slope, curve = _along(direction, products, gradient, moment, at, stop)
-            other = fit_low(dmin, low + _least(slope, curve), limits)
+            slope, curve = along(direction, products, gradient, moment, at, stop)
+            other = fit_low(dmin, low + least(slope, curve), limits)
             change = low_of(dmin, other) - low
-            better = _gains(change, slope, curve)
+            better = gains(change, slope, curve)
             if any_lane(better):
                 store(minima, 0, where(better, other, minimum))
-                _follow(where(better, change, _ZERO), products, gradient, at, stop)
+                follow(where(better, change, _ZERO), products, gradient, at, stop)
                 _renew(at, stop, step, where(better, low_of(dmin, other), low), levels, values, moved, start)
 
     @primitive
@@ -186,13 +186,13 @@ def _descent(name: str, kind: Steps, with_supers: bool) -> Kernel:
         for i in range(start, end):
             j = (i - start) // group * LANES
             direction[i - start] = -load(minima, j) if which else load(scales, j) * load(levels, i * LANES)
-        slope, curve = _along(direction, products, gradient, moment, start, end)
+        slope, curve = along(direction, products, gradient, moment, start, end)
         old = load(supers, which * LANES)
-        other = to_half(old + _least(slope, curve))
-        better = _gains(other - old, slope, curve)
+        other = to_half(old + least(slope, curve))
+        better = gains(other - old, slope, curve)
         if any_lane(better):
             store(supers, which * LANES, where(better, other, old))
-            _follow(where(better, other - old, _ZERO), products, gradient, start, end)
+            follow(where(better, other - old, _ZERO), products, gradient, start, end)
             d, dmin = load(supers, 0), load(supers, LANES)
             for at in range(start, end, group):
                 j = (at - start) // group * LANES
