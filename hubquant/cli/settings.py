@@ -17,8 +17,8 @@ LARGEST_LIST = 1 << 20  # bytes
 
 def type_names(texts: Sequence[str], flag: str, *, named: bool = False) -> list[str]:
     """The file types in texts like "Q8_0,q4_k_m", each once. Raises ``UserError`` for none, or for an unknown one; with
-    ``named`` not for what may be a name that a recipe gives, or has a format before a colon."""
-    from hubquant.mix import file_type, is_name
+    ``named`` not for what may be a name that a recipe gives, has a format before a colon, or is a size."""
+    from hubquant.mix import file_type, is_budget, is_name
 
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     names = [name.rpartition(":")[2] if name.lower().startswith("gguf:") else name for name in names]
@@ -28,7 +28,7 @@ def type_names(texts: Sequence[str], flag: str, *, named: bool = False) -> list[
         hint = f"hubquant run MODEL --types {other} makes and measures such a folder"
         raise UserError(f"{flag}: {other} is no type of GGUF", why="this writes GGUF files only", hint=hint)
     try:
-        left = {name for name in names if named and (":" in name or is_name(name))}
+        left = {name for name in names if named and (":" in name or is_name(name) or is_budget(name))}
         return list(dict.fromkeys(name if name in left else file_type(name).name for name in names))
     except UserError as error:
         raise UserError(f"{flag}: {error.what}", why=error.why, hint=error.hint) from None

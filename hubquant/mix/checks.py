@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hubquant.errors import RecipeError
+from hubquant.mix.budget import Budget, is_budget
 from hubquant.mix.file_types import file_type, tensor_type
 from hubquant.mix.names import check_name
 from hubquant.mix.patterns import pattern
@@ -20,7 +21,7 @@ def check_recipe(recipe: Recipe) -> Recipe:
     own = {name.lower(): name for name in settings.names}
     gates = {}
     for field, bounds in recipe.gates:
-        gates[field] = {own.get(name.lower()) or file_type(name).name: bound for name, bound in bounds.items()}
+        gates[field] = {own.get(name.lower()) or _type(name): bound for name, bound in bounds.items()}
         unmeasured = [name for name in gates[field] if name not in settings.names or recipe.evaluate.skip]
         if unmeasured:
             raise RecipeError(
@@ -34,8 +35,8 @@ def check_settings(settings: Quantize) -> Quantize:
     """The settings with canonical names of file types, each once.
 
     Raises ``MixError`` for a type that does not exist or a rule that is no regular expression, ``RecipeError`` for no
-    type at all and for one that only a fork of llama.cpp reads, unless the settings allow such types, and
-    ``NotSupportedYet`` for a size. Two files of one name, and names by which no program knows a type, are refused too.
+    type at all and for one that only a fork of llama.cpp reads, unless the settings allow such types.
+    Two files of one name, and names by which no program knows a type, are refused too.
     """
     if not settings.types:
         raise RecipeError("quantize.types is empty", hint="name at least one, such as --types Q4_K_M")
@@ -51,7 +52,7 @@ def check_settings(settings: Quantize) -> Quantize:
     named = [rule.type for each in files for rule in each.rules]
     named += [type for each in files for type in (each.output_tensor, each.token_embedding) if type]
     tensor_types = [tensor_type(name) for name in named]
-    defaults = [file_type(name).default for each in files for name in each.names]
+    defaults = [file_type(name).default for each in files for name in each.names if not is_budget(name)]
     found = [name for name in (*defaults, *tensor_types) if name in FORK_TYPES]
     if found and not settings.allow_fork_types:
         raise RecipeError(
@@ -85,5 +86,8 @@ def _canonical(entries: Sequence[str | NamedType]) -> tuple[str | NamedType, ...
 
 
 def _type(name: str) -> str:
-    """Those of libraries are the libraries' to know."""
-    return name if is_of_library(name) else file_type(name).name
+    """Those of libraries are the libraries' to know, and sizes stay as they are, in one way to write them."""
+    if is_of_library(name):
+        return name
+    budget = Budget.of(name)
+    return str(budget) if budget else file_type(name).name

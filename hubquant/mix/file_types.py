@@ -91,7 +91,7 @@ def file_type(name: str) -> FileType:
     Raises ``MixError``, or ``NotSupportedYet`` for a size.
     """
     if TARGET_SIZE.match(name):
-        raise NotSupportedYet(f"a size as a target ({name})", hint="name a file type, such as Q4_K_M or Q3_K_M")
+        raise NotSupportedYet(f"a size as a target here ({name})", hint=f"hubquant run MODEL --types {name} makes one")
     canonical = ALIASES.get(name.upper(), name.upper())
     if canonical == COPY.name:
         return COPY

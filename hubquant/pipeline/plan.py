@@ -38,7 +38,8 @@ LESS_MEMORY = "leave imatrix.offload and evaluate.way at auto: then the weights 
 class Plan:
     """``estimate`` is what was left to do when the plan was made; ``uploads`` is what ``output`` will hold, empty where
     nothing is published; ``template`` is the user's own for the card; ``results`` are the measurements
-    that the Hub keeps in a form of its own."""
+    that the Hub keeps in a form of its own. ``asked`` is the recipe before types were chosen for files of a given size,
+    and models run on ``device``."""
 
     work: Work
     output: Path
@@ -47,6 +48,8 @@ class Plan:
     notes: Sequence[str]
     template: CardTemplate | None = None
     results: frozenset[str] = frozenset()
+    asked: Recipe | None = None
+    device: Device = "auto"
 
     @property
     def recipe(self) -> Recipe:
@@ -90,6 +93,7 @@ class Plan:
             "tokenizer": None if self.work.component.denoises else self.work.checked.tokenizer,
             "steps": [{"name": s.name, "detail": s.detail, "done": s.done} for s in self.steps],
             "files": [file.as_dict() for file in self.files],
+            "budgets": [chosen.as_dict() for chosen in self.work.chosen],
             "folders": [folder.as_dict() for folder in self.work.folders],
             "peak_ram_bytes": self.estimate.ram_bytes,
             "disk_bytes": self.estimate.disk_bytes,
@@ -127,7 +131,8 @@ def make_plan(
         check_license(component.source.card, component.source.full_name, recipe.publish)
     runs = collects(recipe) or not recipe.evaluate.skip
     backend = GGUF(Split(shard_bytes), "leave imatrix.skip out", compares=runs, named=names_in_files(recipe.publish))
-    work = prepare(recipe, component, backend, store, progress, device)
+    work = prepare(recipe, component, backend, store, progress, device, decides=True, fresh=fresh)
+    asked, recipe = recipe, work.recipe
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
     results = tasks_of_results(recipe)
     has_imatrix = work.importance is not None
@@ -142,7 +147,7 @@ def make_plan(
     check_room(found, [each.size for each in work.made], store, folder.root, "--out")
     uploads = names if recipe.publish.to else ()
     notes = [*work.notes, *_foreign_note(folder), *(_published_notes(work, published) if published else [])]
-    return Plan(work, folder.root, found, uploads, notes, template, results)
+    return Plan(work, folder.root, found, uploads, notes, template, results, asked, device)
 
 
 def check_room(found: Estimate, placed: Sequence[int], store: Store, output: Path, option: str) -> None:

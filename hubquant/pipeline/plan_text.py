@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from hubquant.printable import plain
 from hubquant.publish.html import html_table, paragraphs
 from hubquant.publish.table import Table
-from hubquant.units import duration, size
+from hubquant.units import duration, number, size
 
 if TYPE_CHECKING:
     from hubquant.backends.folder import FolderPlan
     from hubquant.backends.gguf.files import FilePlan
     from hubquant.engine.schedule import Estimate, Step
+    from hubquant.pipeline.budgets import Chosen
     from hubquant.pipeline.plan import Plan
 
 WIDTH = 80  # columns
@@ -29,6 +30,7 @@ def plan_text(plan: Plan) -> str:
         *step_lines(plan.steps),
         "",
         *file_lines(plan.files, plan.work.folders),
+        *choice_lines(plan.work.chosen),
         "",
         *([] if plan.work.component.denoises else [f"tokenizer {plan.work.checked.tokenizer}"]),
         *estimate_lines(plan.estimate),
@@ -46,6 +48,17 @@ def file_lines(files: Iterable[FilePlan], folders: Iterable[FolderPlan] = ()) ->
         yield from textwrap.wrap(count_types(file.types), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
     for folder in folders:
         yield f"{'~' + size(folder.size):>8} {folder.bpw:>7.3f}  {plain(folder.name)}/"
+
+
+def choice_lines(chosen: Iterable[Chosen]) -> Iterator[str]:
+    """What is expected of files whose size is given, and of others around it."""
+    for each in chosen:
+        if each.expected is None:
+            continue
+        around = ", ".join(f"{number(kld)} at {size(n_bytes)}" for n_bytes, kld in each.frontier.items())
+        text = f"{each.budget}: a mean KLD of about {number(each.expected)} is expected"
+        yield ""
+        yield from textwrap.wrap(f"{text}; {around}" if around else text, WIDTH + len(INDENT))
 
 
 def plan_html(plan: Plan) -> str:

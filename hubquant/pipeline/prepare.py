@@ -5,6 +5,7 @@ Only metadata is read: config and tokenizer files, safetensors headers, the size
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hubquant.backends.backend import ImatrixFacts, Importance
@@ -16,6 +17,7 @@ from hubquant.engine.store import Store
 from hubquant.observe import collected_names
 from hubquant.observe.collector import BATCH_TOKENS
 from hubquant.pipeline.baseline import BaselineTask
+from hubquant.pipeline.budgets import Chosen, check_decides, check_measurable, has_budgets, with_types
 from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.drawing.prepare import prepare_drawing
 from hubquant.pipeline.embeddings import EmbeddingsTask
@@ -26,6 +28,7 @@ from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix
 from hubquant.pipeline.moments import StreamedMoments
 from hubquant.pipeline.offload import choose_offload, choose_way
+from hubquant.pipeline.sensitivity import SensitivityTask
 from hubquant.pipeline.streamed import LastBlock
 from hubquant.pipeline.tasks import RecipeTasks, Texts
 from hubquant.pipeline.tuning import TUNED, tuned_batch
@@ -33,6 +36,7 @@ from hubquant.pipeline.work import Work, collects, text_names
 from hubquant.recipe.schema import Imatrix, Recipe
 from hubquant.sources.component import Component
 
+UNDECIDED = "the types of files of a given size are chosen when the tensors were measured: those shown have its size"
 COMPARED_CHARACTERS = 4_000_000  # of each source; more than a calibration run reads
 
 
@@ -43,9 +47,16 @@ def prepare(
     store: Store,
     progress: Progress,
     device: Device = "auto",
+    *,
+    decides: bool = False,
+    fresh: bool = False,
 ) -> Work:
-    """The recipe's ``component`` in the formats of ``backend``; models run on ``device``. Raises a ``UserError`` for
+    """The recipe's ``component`` in the formats of ``backend``; models run on ``device``. Files of a given size are for
+    whom ``decides`` again when the work is still undecided, as it is with ``fresh``. Raises a ``UserError`` for
     everything that would fail later and can be known now."""
+    if budgets := has_budgets(recipe.quantize):
+        check_measurable(component)
+        check_decides(decides)
     if component.denoises:
         return prepare_drawing(recipe, component, backend, progress, device)
     hint = "add --set imatrix.skip=true --set evaluate.skip=true"
@@ -79,6 +90,16 @@ def prepare(
     elif texts.evaluation is not None:
         model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
         baseline = BaselineTask(component, texts.evaluation, model)
+    sensitivity: SensitivityTask | None = None
+    chosen: Sequence[Chosen] = ()
+    undecided = False
+    if budgets and texts.calibration is not None:
+        model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
+        sensitivity = SensitivityTask.of(component, texts.calibration, model, importance, recipe.quantize, device)
+        undecided = fresh or not store.has(sensitivity)
+        found = None if undecided else sensitivity.read(store.path(sensitivity))
+        recipe, chosen = with_types(recipe, checked, importance, found)
+        checked = replace(checked, settings=recipe.quantize.of_gguf)
     moments = None
     if recipe.quantize.rounding == "feedback" and texts.calibration is not None:
         moments = StreamedMoments.of(component, texts.calibration, device)
@@ -92,7 +113,10 @@ def prepare(
             work.making(files),
             folders=folders,
             speeds=speed_tasks(recipe, files, component),
+            sensitivity=sensitivity,
         ),
+        chosen=chosen,
+        undecided=undecided,
         notes=[
             *checked.notes,
             *context_notes(component, *_chunk_sizes(recipe, texts)),
@@ -100,6 +124,7 @@ def prepare(
             *([TUNED.format(tuned)] if tuned else []),
             *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
             *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.label, f.plan.types))),
+            *([UNDECIDED] if undecided else []),
             *(note for folder in folders for note in folder.plan.notes),
             *(_check_overlap(recipe) if texts.calibration and texts.evaluation else []),
         ],
@@ -110,7 +135,8 @@ def _tokenize(recipe: Recipe, component: Component, progress: Progress) -> Texts
     """The calibration and the evaluation tokens; text that cannot be used raises."""
     first, second = recipe.calibration, recipe.evaluate
     rounds = recipe.quantize.rounding == "feedback" and recipe.quantize.of_gguf.types
-    calibrates = collects(recipe) or rounds or calibrates_folders(recipe.quantize.in_libraries)
+    budgets = has_budgets(recipe.quantize)
+    calibrates = collects(recipe) or rounds or budgets or calibrates_folders(recipe.quantize.in_libraries)
     if not calibrates and second.skip:
         return Texts(None, None)
     with progress.doing("tokenizing"):

@@ -8,7 +8,7 @@ from hubquant.engine.store import Store
 from hubquant.engine.task import Context
 from hubquant.pipeline.assemble import assemble
 from hubquant.pipeline.output_folder import OutputFolder
-from hubquant.pipeline.plan import Plan
+from hubquant.pipeline.plan import Plan, make_plan
 from hubquant.pipeline.push import push_folder
 from hubquant.publish.report import Report
 
@@ -18,6 +18,8 @@ def execute(plan: Plan, store: Store, progress: Progress, *, fresh: bool = False
 
     Can be killed at any moment: the same plan goes on from what is finished. ``fresh`` makes everything again.
     """
+    if plan.work.undecided:
+        plan = decided(plan, store, progress, fresh=fresh)
     for note in plan.notes:
         progress.note(note)
     folder = OutputFolder(plan.output, store)
@@ -31,3 +33,12 @@ def execute(plan: Plan, store: Store, progress: Progress, *, fresh: bool = False
             return report
         pushed = push_folder(folder, plan.recipe.publish, progress)
         return report.published(pushed.url)
+
+
+def decided(plan: Plan, store: Store, progress: Progress, *, fresh: bool = False) -> Plan:
+    """What ``plan`` is once it is measured what the types of its files are chosen by."""
+    sensitivity = plan.tasks.sensitivity
+    assert sensitivity is not None
+    assert plan.asked is not None
+    make([sensitivity], store, progress, fresh=fresh)
+    return make_plan(plan.asked, plan.output, store, progress, plan.device)

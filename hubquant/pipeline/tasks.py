@@ -18,6 +18,7 @@ from hubquant.pipeline.embeddings import EmbeddingEvaluation, EmbeddingsTask
 from hubquant.pipeline.evaluate import Evaluation, UsedByLlamaCpp
 from hubquant.pipeline.folders import FolderTasks, SpeedInLlamaCpp
 from hubquant.pipeline.in_llamacpp import IN_A_RUN, EvaluationInLlamaCpp
+from hubquant.pipeline.sensitivity import SensitivityTask
 from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
 from hubquant.pipeline.verify import Verification
 
@@ -59,13 +60,15 @@ class FileTasks:
 @dataclass(frozen=True)
 class RecipeTasks:
     """``imatrix`` is None where none is used, ``baseline`` where nothing is evaluated; ``folders`` are those of
-    libraries, and ``speeds`` those of files beside them."""
+    libraries, and ``speeds`` those of files beside them; ``sensitivity`` is what the types of files of a given size are
+    chosen by, None where there are none."""
 
     imatrix: Task[ImportanceMatrix] | None
     baseline: BaselineTask | LastBlock | EmbeddingsTask | DrawnBySource | None
     files: tuple[FileTasks, ...]
     folders: tuple[FolderTasks, ...] = ()
     speeds: tuple[SpeedInLlamaCpp, ...] = ()
+    sensitivity: SensitivityTask | None = None
 
     @property
     def goals(self) -> list[Task[Any]]:
@@ -87,6 +90,7 @@ class RecipeTasks:
         """In the order of a plan."""
         found = [
             self.imatrix,
+            self.sensitivity,
             self.baseline,
             *(each.file for each in self._all),
             *(each.verification for each in self._all),

@@ -14,6 +14,7 @@ from hubquant.backends.gguf.files import FilePlan
 from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.engine.progress import Progress
 from hubquant.llamacpp.process import is_installed
+from hubquant.pipeline.budgets import Chosen
 from hubquant.pipeline.drawing.source import DrawnBySource
 from hubquant.pipeline.in_llamacpp import check_installed
 from hubquant.pipeline.tasks import RecipeTasks, Texts, drawing_tasks, recipe_tasks
@@ -40,7 +41,8 @@ class Prompts:
 @dataclass(frozen=True)
 class Work:
     """``checked`` is what the files hold; ``importance`` is None where no matrix is used, and ``prompts`` where no
-    pictures are drawn."""
+    pictures are drawn. ``chosen`` are the types of files whose size is given, which the ``recipe`` holds as well; they
+    are ``undecided`` until what they are chosen by is measured."""
 
     recipe: Recipe
     component: Component
@@ -50,6 +52,8 @@ class Work:
     tasks: RecipeTasks
     notes: Sequence[str]
     prompts: Prompts | None = None
+    chosen: Sequence[Chosen] = ()
+    undecided: bool = False
 
     @property
     def source(self) -> SourceModel:
