@@ -94,9 +94,10 @@ def stored_bytes(shape: Shape, type: str) -> int:
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
-def choose(candidates: Candidates, n_bytes: int) -> dict[str, str]:
-    """The type of each tensor whose expected divergences have the least sum within ``n_bytes`` together: exact, by
-    HiGHS' branch and bound. Raises ``ValueError`` where not even the smallest types fit."""
+def choose(candidates: Candidates, n_bytes: int, gap: float = 0.0) -> dict[str, str]:
+    """The type of each tensor, such that the sum of expected divergences is the least that ``n_bytes`` allow, or with
+    ``gap`` above it by at most this share. By HiGHS' branch and bound. Raises ``ValueError`` where not even the
+    smallest types fit."""
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
@@ -110,20 +111,31 @@ def choose(candidates: Candidates, n_bytes: int) -> dict[str, str]:
     number = {name: i for i, name in enumerate(left)}
     rows = np.array([number[name] for name, _ in places])
     one_of_each = csr_array((np.ones(len(places)), (rows, np.arange(len(places)))))
-    found = milp(
-        costs / (costs.max() or 1.0),
-        integrality=np.ones(len(places)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_of_each, 1, 1),
-            LinearConstraint(csr_array(sizes[None] / ALIGNMENT), -np.inf, n_bytes // ALIGNMENT),
-        ],
-        options={"mip_rel_gap": 0.0},
-    )
-    if found.x is None:
-        raise ValueError(f"{n_bytes} bytes are too few")
-    chosen = {name: type for (name, type), x in zip(places, found.x, strict=True) if x > 0.5}
-    return {name: chosen[name] for name in candidates}
+    largest, room = sizes.max(), n_bytes
+    while True:
+        found = milp(
+            costs / (costs.max() or 1.0),
+            integrality=np.ones(len(places)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_of_each, 1, 1),
+                LinearConstraint(csr_array(sizes[None] / largest), -np.inf, room / largest),
+            ],
+            options={"mip_rel_gap": gap},
+        )
+        if found.x is None:
+            raise ValueError(f"{n_bytes} bytes are too few")
+        chosen = {name: type for (name, type), x in zip(places, found.x, strict=True) if x > 0.5}
+        types = {name: chosen[name] for name in candidates}
+        if (above := total(left, types)[0] - n_bytes) <= 0:
+            return types
+        room -= above  # HiGHS takes what is above a bound by a millionth for a solution
+
+
+def nearest_type(type: str, others: Iterable[str]) -> str:
+    """Of the ``others`` that with most nearly as many bits per weight."""
+    bits = lookup(type).bits_per_weight
+    return min(others, key=lambda other: (abs(lookup(other).bits_per_weight - bits), other))
 
 
 def total(candidates: Candidates, types: Mapping[str, str]) -> tuple[int, float]:

@@ -15,6 +15,7 @@ from hubquant.engine.task import Context, fingerprint
 from hubquant.pipeline.contents import CARD, CURVE, GRID, IMATRIX, MEASUREMENTS, PLOT, RECIPE
 from hubquant.pipeline.drawing.page import drawing_of, made_of_pictures, text_encoder_of
 from hubquant.pipeline.output_folder import OutputFolder
+from hubquant.pipeline.plan_text import count_types
 from hubquant.pipeline.publishing import gating, names_in_files
 from hubquant.publish.card import Card, CardText, EarlierFile, render
 from hubquant.publish.drawing import Drawing, TextEncoder
@@ -71,6 +72,8 @@ class Page(BaseModel):
     drawing: Drawing | None = None
     """Of a denoiser; where it has prompts, the grid of their pictures is in the folder."""
     text_encoder: TextEncoder | None = None
+    mixes: dict[str, str] = {}
+    """By the name of a file with rules of its own, how many tensors of each type it has."""
 
     @classmethod
     def of(cls, plan: Plan, matrix_sha256: str | None, context: Context) -> Page:
@@ -101,6 +104,7 @@ class Page(BaseModel):
             embeds=plan.work.component.embeds,
             drawing=drawing_of(plan.work, context) if plan.work.component.denoises else None,
             text_encoder=text_encoder_of(plan.work.component),
+            mixes=_mixes(plan),
         )
 
     @classmethod
@@ -171,6 +175,7 @@ class Page(BaseModel):
             text_encoder=self.text_encoder,
             grid=GRID if self.drawing and self.drawing.prompts else None,
             curve=CURVE if CURVE in contents else None,
+            mixes=self.mixes,
         )
         text = render(card, self.template).encode()
         return {**contents, MEASUREMENTS: dump_measurements(files, hashlib.sha256(text).hexdigest()), CARD: text}
@@ -195,6 +200,11 @@ def _model_name(plan: Plan) -> str:
     """Of a denoiser that of its pipeline: files of the second one are called after their part."""
     source = plan.source
     return source.name.removesuffix(f"-{source.component}") if plan.work.component.denoises else source.name
+
+
+def _mixes(plan: Plan) -> dict[str, str]:
+    own = {each.name for each in plan.recipe.quantize.types if isinstance(each, NamedType) and each.rules}
+    return {file.label: count_types(file.types) for file in plan.files if file.label in own}
 
 
 def _made_with(plan: Plan, matrix_sha256: str | None) -> MadeWith:

@@ -51,14 +51,21 @@ def file_lines(files: Iterable[FilePlan], folders: Iterable[FolderPlan] = ()) ->
 
 
 def choice_lines(chosen: Iterable[Chosen]) -> Iterator[str]:
-    """What is expected of files whose size is given, and of others around it."""
+    """What is expected of files whose size is given, by what, and of others around it."""
     for each in chosen:
-        if each.expected is None:
+        if each.sum is None:
             continue
-        around = ", ".join(f"{number(kld)} at {size(n_bytes)}" for n_bytes, kld in each.frontier.items())
-        text = f"{each.budget}: a mean KLD of about {number(each.expected)} is expected"
         yield ""
-        yield from textwrap.wrap(f"{text}; {around}" if around else text, WIDTH + len(INDENT))
+        sure = "" if each.correlation is None else f" (estimates correlate with measurements by {each.correlation:.2f})"
+        yield f"{each.budget}: mean KLD of about {number(each.sum)} expected{sure}"
+        yield f"{'KLD':>8} {'tensors':>7}  type"
+        for type, (n_tensors, kld) in each.by_type.items():
+            yield f"{number(kld, 2):>8} {n_tensors:>7}  {type}"
+        if each.unpinned is not None:
+            yield f"{number(each.unpinned)} expected without the types that the recipe gives to single tensors"
+        if each.frontier:
+            around = ", ".join(f"{number(kld)} at {size(n_bytes)}" for n_bytes, kld in each.frontier.items())
+            yield f"other sizes: {around}"
 
 
 def plan_html(plan: Plan) -> str:

@@ -69,7 +69,7 @@ class Card:
     ``curve`` over steps are paths in the repository; ``tokens_calibrated`` and ``tokens_scored`` count tokens.
     ``not_as_source`` says what the source model has or computes and the files do not. ``embeds`` tells an encoder,
     whose files give embeddings of texts; a denoiser, whose files make pictures, has a ``drawing``, and what reads its
-    prompts is a ``text_encoder``.
+    prompts is a ``text_encoder``. ``mixes`` has by the name of a file with types of its own how many tensors of each.
     """
 
     model_name: str
@@ -99,6 +99,7 @@ class Card:
     text_encoder: TextEncoder | None = None
     grid: str | None = None
     curve: str | None = None
+    mixes: Mapping[str, str] = field(default_factory=dict)
 
 
 def render(card: Card, template: CardTemplate | None = None) -> str:
@@ -161,6 +162,7 @@ def _parts(card: Card) -> dict[str, Any]:
         "parts": [file for file in portable if is_sharded(file)],
         "speeds": next((file.speed for file in card.files if file.speed), None),
         "folders": [(file, file.library) for file in card.files if file.library],
+        "mixes": [(file.type, card.mixes[file.type]) for file in card.files if file.type in card.mixes],
         "fork_only": [file for file in card.files if file.fork],
         "has_gguf": _has_gguf(card),
         "asked": " ".join(checks(card.files)),
