@@ -155,7 +155,7 @@ def test_a_head_of_its_own_beside_tied_embeddings_is_found_in_the_plan(model: Pa
     ("settings", "named"),
     [
         (["--types", "Q9_X"], "Q9_X"),
-        (["--types", "3.5bpw"], "not supported yet"),
+        (["--types", "1bpw"], "as small as 1bpw"),
         (["--types", "Q2_K_S", "--set", "imatrix.skip=true"], "importance matrix"),
         (["--set", "quantize.rules=[{match: '(', type: Q6_K}]"], "regular expression"),
         (["--set", "quantize.rules=[{match: x, type: Q4_K_M}]"], "Q4_K_M"),
