@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY$|^HF_OIDC", re.IGNORECASE)
-LOUD = ("torchao", "torchao.kernel.intmm", "torch.utils._pytree", "bitsandbytes")
+LOUD = ("torchao", "torchao.kernel.intmm", "torch.utils._pytree", "bitsandbytes", "diffusers.utils.import_utils")
 """What transformers and diffusers import where torchao and bitsandbytes are installed: they warn of kernels of other
 machines, and of some to download."""
 _OF_LIBRARIES = {"TOKENIZERS_PARALLELISM"}

@@ -18,6 +18,8 @@ FEEDBACK = "feedback.jsonl"
 DAMPINGS = (0.01, 0.03, 0.1, 0.3)
 """Shares of the mean diagonal, of which the one is taken that is best for some rows on what was held out."""
 SAMPLED_ROWS = 32
+TRIED_COLUMNS = 4096
+"""Above, one factor of the moment takes minutes, and the usual damping is taken."""
 JUDGED_ROWS = 512
 """That are compared to tell which rounding is better."""
 
@@ -98,6 +100,7 @@ def rounded_with_feedback(
     """uint8 [rows, row_bytes] of ``x`` [rows, n], a matrix of the weight ``name``, as :func:`hubquant.quants.quantize`
     gives it: with error feedback where the outputs on held-out text come nearer to the source's so."""
     from hubquant.quants import dequantize, quantize, quantize_with_feedback, weighted_error
+    from hubquant.quants.feedback.factor import DAMPING
 
     seen, held_out = moments.of(number)
 
@@ -105,9 +108,10 @@ def rounded_with_feedback(
         return weighted_error(rows, dequantize(data, type, x.shape[1]), held_out)
 
     nearest = quantize(x, type, importance, "best", threads=1)
-    sample = _some(x, SAMPLED_ROWS)
-    tried = {each: error(sample, quantize_with_feedback(sample, type, seen, each, threads=1)) for each in DAMPINGS}
-    damping = min(DAMPINGS, key=lambda each: tried[each])
+    damping, sample = DAMPING, _some(x, SAMPLED_ROWS)
+    if x.shape[1] <= TRIED_COLUMNS:
+        tried = {each: error(sample, quantize_with_feedback(sample, type, seen, each, threads=1)) for each in DAMPINGS}
+        damping = min(DAMPINGS, key=lambda each: tried[each])
     data = quantize_with_feedback(x, type, seen, damping, threads=1)
     judged = _some(x, JUDGED_ROWS)
     rounded = Rounded(name, number, type, *(error(judged, _some(each, JUDGED_ROWS)) for each in (nearest, data)))
