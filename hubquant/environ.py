@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY$|^HF_OIDC", re.IGNORECASE)
-LOUD = ("torchao", "torchao.kernel.intmm", "torch.utils._pytree")
-"""What transformers imports where torchao is installed: it warns of kernels of other machines."""
+LOUD = ("torchao", "torchao.kernel.intmm", "torch.utils._pytree", "bitsandbytes", "diffusers.utils.import_utils")
+"""What transformers and diffusers import where torchao and bitsandbytes are installed: they warn of kernels of other
+machines, and of some to download."""
 _OF_LIBRARIES = {"TOKENIZERS_PARALLELISM"}
 # what would let the client go by the cache alone, which others fill, or keep it from sending the token that it has
 _OF_THE_CLIENT = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN"}

@@ -82,7 +82,7 @@ publish:
   shard_size: 20GiB
 ---
 model: {file: my-model-F16.gguf}
-quantize: {leave_output_tensor: true, prune_layers: [20, 21]}
+quantize: {leave_output_tensor: true, prune_layers: [20, 21], rounding: feedback}
 imatrix: {files: [a.gguf, b.dat]}
 publish: {branch: v2}
 ---

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from hubquant.observe.moments import WeightMoments
 
 LEAST_CHUNKS = 2
-WITHOUT = "leave quantize.rounding out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +35,12 @@ class StreamedMoments(MomentsSource):
 
     @classmethod
     def of(cls, component: Component, chunks: Chunks, device: Device) -> StreamedMoments:
-        """Raises ``NotSupportedYet`` for what is no language model, ``CalibrationError`` for too little text."""
-        if component.denoises or component.embeds:
-            what = "a denoiser" if component.denoises else "an encoder"
+        """Raises ``NotSupportedYet`` for an encoder, ``CalibrationError`` for too little text."""
+        if component.embeds:
             raise NotSupportedYet(
-                f"{what} rounded with error feedback",
+                "an encoder rounded with error feedback",
                 why="the moments of its inputs are gathered of language models only",
-                hint=WITHOUT,
+                hint="leave quantize.rounding out",
             )
         if len(chunks) < LEAST_CHUNKS:
             raise CalibrationError(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+from hubquant.backends.gguf.feedback import read_rounded
+from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.engine.task import Context
 from hubquant.evaluate import Divergence, Similarity, check_plausible
 from hubquant.evaluate.pictures import Fidelity, check_faithful
@@ -15,6 +18,7 @@ from hubquant.pipeline.drawing.measured import Chosen
 from hubquant.pipeline.drawing.page import programs_of
 from hubquant.pipeline.folders import FolderTasks
 from hubquant.pipeline.tasks import FileTasks, RecipeTasks
+from hubquant.publish.fed_back import FedBack
 from hubquant.publish.in_library import InLibrary
 from hubquant.publish.recommendation import MeasuredFile
 from hubquant.publish.report import FileReport
@@ -57,6 +61,7 @@ def _report(tasks: FileTasks, speed: Speed | None, context: Context, gates: Gate
         loaded_by=programs_of(tasks.file),
         in_diffusers=context.read(tasks.in_diffusers) if tasks.in_diffusers else None,
         speed=speed,
+        fed_back=_fed_back(tasks.file, context),
     )
     return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=_gate(gates, plan.label, found))
 
@@ -89,6 +94,15 @@ def _folder_report(tasks: FolderTasks, context: Context, gates: Gates) -> FileRe
         speed=reloaded.speed,
     )
     return FileReport(measured, worst_tensor=None, gate=_gate(gates, label, found))
+
+
+def _fed_back(file: QuantizedFile, context: Context) -> FedBack | None:
+    found = read_rounded(context.store.path(file)) if file.moments else []
+    if not found:
+        return None
+    left = [min(1.0, each.feedback / each.nearest) for each in found if each.nearest > 0]
+    share = math.exp(sum(math.log(max(each, 1e-9)) for each in left) / len(left)) if left else 1.0
+    return FedBack(len(found), tuple(each.name for each in found if not each.is_kept), share)
 
 
 def _runtime(tasks: FileTasks, context: Context) -> RuntimeCheck | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hubquant.llamacpp.process import HOW_TO_ADD, NOT_INSTALLED
+from hubquant.publish.fed_back import feedback_checks
 from hubquant.publish.in_library import library_checks
 from hubquant.publish.recommendation import MeasuredFile
 from hubquant.units import number
@@ -13,7 +14,7 @@ from hubquant.units import number
 
 def checks(files: Sequence[MeasuredFile]) -> list[str]:
     """All that is told of the files beside measurements."""
-    return [*llama_cpp_checks(files), *diffusers_checks(files), *library_checks(files)]
+    return [*llama_cpp_checks(files), *diffusers_checks(files), *library_checks(files), *feedback_checks(files)]
 
 
 def llama_cpp_checks(files: Sequence[MeasuredFile]) -> list[str]:

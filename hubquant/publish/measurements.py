@@ -16,6 +16,7 @@ from hubquant.evaluate.pictures import DiffusersCheck, Fidelity
 from hubquant.evaluate.similarity import Similarity
 from hubquant.evaluate.speed import Speed
 from hubquant.llamacpp.runtime import RuntimeCheck
+from hubquant.publish.fed_back import FedBack
 from hubquant.publish.in_library import InLibrary
 from hubquant.publish.recommendation import MeasuredFile
 
@@ -71,6 +72,7 @@ class FileMeasurement(_Frozen):
     in_diffusers: DiffusersCheck | None = None
     library: InLibrary | None = None
     speed: Speed | None = None
+    fed_back: FedBack | None = None
 
     @classmethod
     def of(cls, file: MeasuredFile, sha256: Mapping[str, str], made_with: MadeWith) -> FileMeasurement:
@@ -91,6 +93,7 @@ class FileMeasurement(_Frozen):
             in_diffusers=file.in_diffusers,
             library=file.library,
             speed=file.speed,
+            fed_back=file.fed_back,
         )
 
     @property
@@ -125,6 +128,7 @@ class FileMeasurement(_Frozen):
             self.in_diffusers,
             self.library,
             self.speed,
+            self.fed_back,
         )
 
 

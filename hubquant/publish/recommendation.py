@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hubquant.evaluate.pictures import DiffusersCheck, Fidelity
     from hubquant.evaluate.speed import Speed
     from hubquant.llamacpp.runtime import RuntimeCheck
+    from hubquant.publish.fed_back import FedBack
     from hubquant.publish.in_library import InLibrary
 
 
@@ -27,7 +28,7 @@ class MeasuredFile:
     tells, where a file was measured with the importance matrix and without it, which of both this one is;
     ``loaded_by`` names the programs that draw with a denoiser's file, and ``in_diffusers`` tells what one of them
     made of it, where it was asked. Of a folder, not a file, ``library`` tells of what has quantized it. ``speed`` is
-    what the model takes of the machine that it was measured on.
+    what the model takes of the machine that it was measured on, and ``fed_back`` what error feedback did for it.
     """
 
     file: str
@@ -45,6 +46,7 @@ class MeasuredFile:
     in_diffusers: DiffusersCheck | None = None
     library: InLibrary | None = None
     speed: Speed | None = None
+    fed_back: FedBack | None = None
 
     @property
     def is_for_llama_cpp(self) -> bool:

@@ -12,7 +12,7 @@ LIBRARIES = ("bitsandbytes", "quanto", "torchao", "nncf", "sdnq")
 """What else weights are quantized by: libraries whose folders transformers and diffusers load."""
 OF_GGUF = (
     *("rules", "pure", "output_tensor", "token_embedding", "prune_layers"),
-    *("leave_output_tensor", "override_kv"),
+    *("leave_output_tensor", "override_kv", "rounding"),
     *("allow_fork_types", "allow_requantize"),
 )
 """Settings that no other format has."""

@@ -18,6 +18,8 @@ FEEDBACK = "feedback.jsonl"
 DAMPINGS = (0.01, 0.03, 0.1, 0.3)
 """Shares of the mean diagonal, of which the one is taken that is best for some rows on what was held out."""
 SAMPLED_ROWS = 32
+TRIED_COLUMNS = 4096
+"""Above, one factor of the moment takes minutes, and the usual damping is taken."""
 JUDGED_ROWS = 512
 """That are compared to tell which rounding is better."""
 
@@ -53,10 +55,11 @@ class MomentsSource(Protocol):
 
 @dataclass(frozen=True)
 class Rounded:
-    """What became of one matrix of a tensor: the share of the power of its outputs on held-out text that is wrong,
-    when each weight is rounded by itself and with feedback. The better one is kept."""
+    """What became of a ``matrix`` of a tensor, by its number: the share of the power of its outputs on held-out text
+    that is wrong, when each weight is rounded by itself and with feedback. The better one is kept."""
 
     name: str
+    matrix: int
     type: str
     nearest: float
     feedback: float
@@ -87,28 +90,31 @@ def read_rounded(folder: Path) -> list[Rounded]:
     """Those of one file; of a tensor that a killed run rounded before, what was written last."""
     path = folder / FEEDBACK
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    return list({(found["name"], found["type"]): Rounded(**found) for found in map(json.loads, lines)}.values())
+    found = [Rounded(**json.loads(line)) for line in lines]
+    return list({(each.name, each.matrix): each for each in found}.values())
 
 
 def rounded_with_feedback(
-    name: str, x: Tensor, type: str, importance: Tensor | None, moments: tuple[Tensor, Tensor], journal: Journal
+    name: str, number: int, x: Tensor, type: str, importance: Tensor | None, moments: Moments, journal: Journal
 ) -> Tensor:
-    """uint8 [rows, row_bytes] of ``x`` [rows, n], as :func:`hubquant.quants.quantize` gives it: with error feedback
-    where the outputs on held-out text come nearer to the source's so."""
+    """uint8 [rows, row_bytes] of ``x`` [rows, n], a matrix of the weight ``name``, as :func:`hubquant.quants.quantize`
+    gives it: with error feedback where the outputs on held-out text come nearer to the source's so."""
     from hubquant.quants import dequantize, quantize, quantize_with_feedback, weighted_error
+    from hubquant.quants.feedback.factor import DAMPING
 
-    seen, held_out = moments
+    seen, held_out = moments.of(number)
 
     def error(rows: Tensor, data: Tensor) -> float:
         return weighted_error(rows, dequantize(data, type, x.shape[1]), held_out)
 
     nearest = quantize(x, type, importance, "best", threads=1)
-    sample = _some(x, SAMPLED_ROWS)
-    tried = {each: error(sample, quantize_with_feedback(sample, type, seen, each, threads=1)) for each in DAMPINGS}
-    damping = min(DAMPINGS, key=lambda each: tried[each])
+    damping, sample = DAMPING, _some(x, SAMPLED_ROWS)
+    if x.shape[1] <= TRIED_COLUMNS:
+        tried = {each: error(sample, quantize_with_feedback(sample, type, seen, each, threads=1)) for each in DAMPINGS}
+        damping = min(DAMPINGS, key=lambda each: tried[each])
     data = quantize_with_feedback(x, type, seen, damping, threads=1)
     judged = _some(x, JUDGED_ROWS)
-    rounded = Rounded(name, type, *(error(judged, _some(each, JUDGED_ROWS)) for each in (nearest, data)))
+    rounded = Rounded(name, number, type, *(error(judged, _some(each, JUDGED_ROWS)) for each in (nearest, data)))
     journal.add(rounded)
     return data if rounded.is_kept else nearest
 

@@ -229,6 +229,6 @@ class _Reading:
             return None
 
         def rounded(number: int, x: torch.Tensor, type: str, importance: torch.Tensor | None) -> torch.Tensor:
-            return rounded_with_feedback(name, x, type, importance, moments.of(number), self._journal)
+            return rounded_with_feedback(name, number, x, type, importance, moments, self._journal)
 
         return moments.n_matrices, rounded

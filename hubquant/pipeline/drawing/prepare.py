@@ -79,6 +79,7 @@ def _check_settings(recipe: Recipe) -> None:
         "quantize.prune_layers": bool(quantize.prune_layers),
         "quantize.output_tensor": any(entry.output_tensor for entry in entries),
         "quantize.token_embedding": any(entry.token_embedding for entry in entries),
+        "quantize.rounding": quantize.rounding != "nearest",
         "quantize.leave_output_tensor": quantize.leave_output_tensor,
         "imatrix.process_output": imatrix.process_output,
         "imatrix.offload": imatrix.offload != "auto",
