@@ -46,6 +46,7 @@ quantize:
     - Q8_0
     - {name: Q4_K_L, type: Q4_K_M, output_tensor: Q8_0, token_embedding: Q8_0}
     - {name: UD-Q3_K_XL, type: Q3_K_M, rules: [{match: ffn_down, type: Q5_K}], pure: false}
+    - 3.5bpw
   mode: exact
   rules: [{match: ffn_down, type: Q6_K}]
   pure: true

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hubquant.hub.published import Published
 
 LESS_MEMORY = "leave imatrix.offload and evaluate.way at auto: then the weights are streamed"
+NO_SIZES = "name types instead of sizes: tensors are measured one by one with the whole model in memory"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def make_plan(
     names += [name for name in folder if name not in names]
     goals = work.tasks.goals
     found = estimate(work.tasks, list(closure(goals)) if fresh else missing(goals, store), store.rates())
-    check_memory(found.ram_bytes, LESS_MEMORY)
+    check_memory(found.ram_bytes, NO_SIZES if work.undecided else LESS_MEMORY)
     check_room(found, [each.size for each in work.made], store, folder.root, "--out")
     uploads = names if recipe.publish.to else ()
     notes = [*work.notes, *_foreign_note(folder), *(_published_notes(work, published) if published else [])]

@@ -73,10 +73,18 @@ def plan_html(plan: Plan) -> str:
     files = [(file.name, size(file.size), f"{file.bpw:.3f}", count_types(file.types)) for file in plan.files]
     files += [(f"{each.name}/", f"~{size(each.size)}", f"{each.bpw:.3f}", each.label) for each in plan.work.folders]
     steps = [(step.name, f"{step.detail}{' (done before)' if step.done else ''}".strip()) for step in plan.steps]
+    chosen = [
+        (each.label, type, str(n_tensors), number(kld, 2))
+        for each in plan.work.chosen
+        if each.sum is not None
+        for type, (n_tensors, kld) in each.by_type.items()
+    ]
+    expected = Table(("File", "Type", "Tensors", "KLD expected"), tuple(chosen))
     return "".join(
         [
             paragraphs([title(plan)]),
             html_table(Table(("File", "Size", "bpw", "Tensors"), tuple(files)), ("File", "Tensors")),
+            *([html_table(expected, ("File", "Type"))] if chosen else []),
             html_table(Table(("Step", "What"), tuple(steps)), ("Step", "What")),
             html_table(Table(("It takes", ""), tuple(costs(plan.estimate).items())), ("It takes", "")),
             paragraphs([f"files in {plan.output}", *(f"note: {note}" for note in plan.notes)]),

@@ -28,7 +28,7 @@ from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix
 from hubquant.pipeline.moments import StreamedMoments
 from hubquant.pipeline.offload import choose_offload, choose_way
-from hubquant.pipeline.sensitivity import SensitivityTask
+from hubquant.pipeline.sensitivity import SensitivityTask, measured_before
 from hubquant.pipeline.streamed import LastBlock
 from hubquant.pipeline.tasks import RecipeTasks, Texts
 from hubquant.pipeline.tuning import TUNED, tuned_batch
@@ -96,8 +96,8 @@ def prepare(
     if budgets and texts.calibration is not None:
         model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
         sensitivity = SensitivityTask.of(component, texts.calibration, model, importance, recipe.quantize, device)
-        undecided = fresh or not store.has(sensitivity)
-        found = None if undecided else sensitivity.read(store.path(sensitivity))
+        found = None if fresh else measured_before(sensitivity, store)
+        undecided = found is None
         recipe, chosen = with_types(recipe, checked, importance, found)
         checked = replace(checked, settings=recipe.quantize.of_gguf)
     moments = None

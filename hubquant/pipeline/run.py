@@ -18,15 +18,17 @@ def execute(plan: Plan, store: Store, progress: Progress, *, fresh: bool = False
 
     Can be killed at any moment: the same plan goes on from what is finished. ``fresh`` makes everything again.
     """
+    again = plan.tasks.goals
     if plan.work.undecided:
         plan = decided(plan, store, progress, fresh=fresh)
+        again = [task for task in plan.tasks.goals if task != plan.tasks.sensitivity]
     for note in plan.notes:
         progress.note(note)
     folder = OutputFolder(plan.output, store)
     with folder.locked():
         folder.save()
         with store.using(plan.tasks.goals):
-            make(plan.tasks.goals, store, progress, fresh=fresh)
+            make(again if fresh else plan.tasks.goals, store, progress, fresh=fresh)
             report = assemble(plan, Context(store, progress), folder)
         folder.forget_earlier_state()
         if plan.recipe.publish.to is None:

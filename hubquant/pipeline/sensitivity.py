@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from hubquant.convert.conversion import stream
 from hubquant.convert.tables import Bundle
 from hubquant.devices import Device
+from hubquant.engine.store import Store
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Task
 from hubquant.mix.budget import CANDIDATES, candidate_types
 from hubquant.mix.fallback import Shape
@@ -148,6 +152,8 @@ class SensitivityTask(Measurement["Sensitivities"]):
         return self.model
 
     def measure(self, folder: Path, context: Context) -> Sensitivities:
+        import numpy as np
+
         from hubquant.evaluate.sensitivity import Sensitivities
         from hubquant.evaluate.snapshot import FinishedChunks
         from hubquant.models.language_model import LanguageModel
@@ -172,7 +178,7 @@ class SensitivityTask(Measurement["Sensitivities"]):
                     for name, x, put in self._tensors(order[len(finished) :], context):
                         weights = None if matrix is None else matrix.importance(name)
                         values = self._measured(runner, name, x, weights, put, again=name in checked)
-                        done.append(np_array(values))
+                        done.append(np.array(values))
                         found[name] = self._sensitivity(name, values)
                         advance(1)
         finally:
@@ -258,6 +264,14 @@ class SensitivityTask(Measurement["Sensitivities"]):
         return TensorSensitivity(name, types[MEASURED], kld, known, None if again is None else types[CHECKED], again)
 
 
+def measured_before(task: SensitivityTask, store: Store) -> Sensitivities | None:
+    """None where it was not made yet, or is damaged."""
+    if store.has(task):
+        with suppress(OSError, ValidationError):
+            return task.read(store.path(task))
+    return None
+
+
 @dataclass(frozen=True)
 class _Put:
     """Weights of the model, of the tensors of a group of bundles in which another stands in the place of ``name``."""
@@ -292,12 +306,6 @@ class _Compared:
 
         found = [mean_kld(logits, base) for logits, base in zip(self._logits(), self._base, strict=True)]
         return math.fsum(found) / len(found)
-
-
-def np_array(values: Sequence[float]) -> Any:
-    import numpy as np
-
-    return np.array(values)
 
 
 def _fused(one: Bundle, other: Bundle) -> bool:

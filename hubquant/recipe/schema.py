@@ -169,9 +169,9 @@ class Quantize(Frozen):
     """
 
     types: tuple[FileEntry, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
-    """File types of llama-quantize, one file each; one with settings of its own has a name. Sizes that a file may have at
-    most, 3.5bpw or 4.2GiB: its types are chosen by what each does to the model. And types of libraries, one folder
-    each."""
+    """File types of llama-quantize, one file each; one with settings of its own has a name. Or the most that a file may
+    take, 3.5bpw or 4.2GiB: then the types of its tensors are chosen by what each does to the model. And types of
+    libraries, one folder each."""
     mode: Literal["exact", "best"] = "best"
     """``best`` searches for the smallest error in the type's layout; ``exact`` gives llama.cpp's bytes."""
     rounding: Literal["nearest", "feedback"] = "nearest"
