@@ -13,6 +13,7 @@ from hubquant.errors import DiskFullError, RecipeError, UserError
 from hubquant.jobs.cleaning import check_room
 from hubquant.jobs.job import LOCAL
 from hubquant.jobs.orders import order
+from hubquant.mix.budget import Budget
 from hubquant.recipe.names import HUB_ID
 from hubquant.recipe.schema import ModelReference, Recipe, name_of
 from hubquant.ui.form import DEMO, display_model, parse_text
@@ -166,7 +167,14 @@ def _estimate(found: Survey, recipe: Recipe) -> Estimate:
     files: list[PlannedFile] = []
     makings: list[Making] = []
     files += [PlannedFile(name, None, name in published) for name in recipe.quantize.in_libraries]
+    sized = False  # a file of a given size, for which the tensors are measured first, which takes an unknown time
     for entry in recipe.quantize.of_gguf.types:
+        if isinstance(entry, str) and (budget := Budget.of(entry)) is not None:
+            n_bytes = budget.n_bytes(found.parameters) if found.parameters else None
+            files.append(PlannedFile(entry, n_bytes, entry in published))
+            like, sized = types["Q4_K_M"].making, True
+            makings += [like] if like else []
+            continue
         plain = isinstance(entry, str)
         type = types[entry if isinstance(entry, str) else entry.type]
         name = name_of(entry)
@@ -188,7 +196,7 @@ def _estimate(found: Survey, recipe: Recipe) -> Estimate:
         files=tuple(files),
         ram_bytes=max((making.ram_bytes for making in makings), default=None),
         disk_bytes=_disk_bytes(files, makings),
-        seconds=sum(known) if known and len(known) == len(seconds) else None,
+        seconds=sum(known) if known and len(known) == len(seconds) and not sized else None,
         to=recipe.publish.to,
         notes=found.notes,
     )
