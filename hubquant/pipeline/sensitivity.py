@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from hubquant.backends.gguf.writing import Mode
 from hubquant.convert.conversion import stream
 from hubquant.convert.tables import Bundle
 from hubquant.devices import Device
@@ -22,7 +24,6 @@ from hubquant.mix.storage import kept
 from hubquant.pipeline.costs import running_cost
 from hubquant.pipeline.held import LoadedModel, other_device, rate_on
 from hubquant.pipeline.results import SNAPSHOT, Measurement, describe
-from hubquant.recipe.schema import Quantize
 from hubquant.sources.component import Component
 from hubquant.units import counted
 from hubquant.version import __version__
@@ -56,7 +57,7 @@ class SensitivityTask(Measurement["Sensitivities"]):
     chunks: Chunks
     model: LoadedModel
     importance: Importance | None
-    settings: Quantize
+    mode: Mode
     device: Device = "auto"
 
     @classmethod
@@ -66,13 +67,13 @@ class SensitivityTask(Measurement["Sensitivities"]):
         text: Chunks,
         model: LoadedModel,
         importance: Importance | None,
-        settings: Quantize,
+        mode: Mode,
         device: Device,
     ) -> SensitivityTask:
         """Over some chunks of ``text``, from its beginning to its end."""
         n = min(MOST_CHUNKS, len(text))
         chunks = text.part([i * len(text) // n for i in range(n)])
-        return cls(component.complete, chunks, model, importance, settings, device)
+        return cls(component.complete, chunks, model, importance, mode, device)
 
     @property
     def type(self) -> type[Sensitivities]:
@@ -115,7 +116,7 @@ class SensitivityTask(Measurement["Sensitivities"]):
             "types": CANDIDATES,
             "measured": [MEASURED, CHECKED, N_CHECKED],
             "imatrix": used,
-            "mode": self.settings.mode,
+            "mode": self.mode,
             "hubquant": __version__,
             **other_device(self.device),
         }
@@ -132,7 +133,10 @@ class SensitivityTask(Measurement["Sensitivities"]):
     def cost(self) -> Cost:
         logits = self.n_scored * self.component.n_vocab
         passes = 1 + len(self.measured) + min(N_CHECKED, len(self.measured))
-        largest = max((math.prod(shape) for shape in self.measured.values()), default=0)
+        together: Counter[str] = Counter()
+        for name, shape in self.measured.items():
+            together[_group(name)] += math.prod(shape)
+        largest = max(together.values(), default=0)
         found = running_cost(
             self.component.n_parameters,
             passes * self.chunks.n_tokens,
@@ -252,7 +256,7 @@ class SensitivityTask(Measurement["Sensitivities"]):
     def _rounded(self, rows: torch.Tensor, type: str, importance: torch.Tensor | None) -> torch.Tensor:
         from hubquant.quants import dequantize, quantize
 
-        return dequantize(quantize(rows, type, importance, self.settings.mode), type, rows.shape[-1])
+        return dequantize(quantize(rows, type, importance, self.mode), type, rows.shape[-1])
 
     def _sensitivity(self, name: str, values: Sequence[float]) -> TensorSensitivity:
         from hubquant.evaluate.sensitivity import TensorSensitivity
@@ -310,8 +314,12 @@ class _Compared:
 
 def _fused(one: Bundle, other: Bundle) -> bool:
     """Whether transformers may hold both in one weight, as it does those of experts of a block."""
-    names = [next(iter(bundle.targets)) for bundle in (one, other)]
-    return all("_exps." in name for name in names) and len({name.rsplit(".", 2)[0] for name in names}) == 1
+    return len({_group(name) for bundle in (one, other) for name in bundle.targets}) == 1
+
+
+def _group(name: str) -> str:
+    """What is read together: all experts of a block, or one tensor."""
+    return name.rsplit(".", 2)[0] if "_exps." in name else name
 
 
 def _matrices(x: torch.Tensor, importance: torch.Tensor | None) -> list[tuple[torch.Tensor, torch.Tensor | None]]:

@@ -104,6 +104,13 @@ def test_what_is_published_holds_the_choice(out: Path, tmp_path: Path, before: d
     assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
 
 
+def test_gates_hold_for_sizes(line: list[str], out: Path, tmp_path: Path) -> None:  # noqa: ARG001
+    gate = ["--set", "gates.kld_mean={6bpw: 0.0}"]
+    outcome = hubquant("run", line[0], "--out", str(tmp_path), *line[3:], "--types", "6.0bpw", *gate)
+    assert outcome.code == 1, outcome.err
+    assert "max-6bpw-Q5_K_M is not published: its mean KLD is above 0.0" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("types", "named"),
     [
