@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hubquant.errors import RecipeError
+from hubquant.limited import Worker
 from hubquant.mix.assignment import requires_imatrix
 from hubquant.mix.fallback import Shape, fallback
 from hubquant.mix.file_types import FLOAT_TYPES, TARGET_SIZE
@@ -26,6 +27,7 @@ STOCK = (
     *("IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0"),
 )
 """File types that a file with a budget may be called after."""
+SECONDS = 600  # of computing, for one choice: on models of hundreds of tensors it takes about one
 ALIGNMENT = 32  # bytes, of a tensor in a file
 _UNITS = {unit.lower(): unit for unit in ("bpw", *(f"{prefix}{b}B" for prefix in "KMGT" for b in ("i", "")))}
 _BLOCK = re.compile(r"^((?:enc\.)?blk)\.(\d+)\.(.+)$")
@@ -94,42 +96,61 @@ def stored_bytes(shape: Shape, type: str) -> int:
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
-def choose(candidates: Candidates, n_bytes: int, gap: float = 0.0) -> dict[str, str]:
+def choose(
+    candidates: Candidates, n_bytes: int, gap: float = 0.0, solver: Callable[..., list[int]] | None = None
+) -> dict[str, str]:
     """The type of each tensor, such that the sum of expected divergences is the least that ``n_bytes`` allow, or with
-    ``gap`` above it by at most this share. By HiGHS' branch and bound. Raises ``ValueError`` where not even the
-    smallest types fit."""
+    ``gap`` above it by at most this share. ``solver`` is :func:`solve`, or a worker for it.
+
+    Raises ``ValueError`` where not even the smallest types fit.
+    """
+    if not candidates:
+        return {}
+    left = [
+        (name, [(type, *found) for type, found in _undominated(types).items()]) for name, types in candidates.items()
+    ]
+    sizes = [[size for _, size, _ in types] for _, types in left]
+    costs = [[cost for _, _, cost in types] for _, types in left]
+    room = n_bytes
+    while True:
+        chosen = (solver or solve)(sizes=sizes, costs=costs, room=room, gap=gap)
+        if not chosen:
+            raise ValueError(f"{n_bytes} bytes are too few")
+        if (above := sum(of[i] for of, i in zip(sizes, chosen, strict=True)) - n_bytes) <= 0:
+            return {name: types[i][0] for (name, types), i in zip(left, chosen, strict=True)}
+        room -= above  # HiGHS takes what is above a bound by a millionth for a solution
+
+
+def open_solver() -> Worker:
+    """:func:`solve` in a process of its own: HiGHS prints to where results go, and has no limit."""
+    return Worker(solve, seconds=SECONDS)
+
+
+def solve(sizes: list[list[int]], costs: list[list[float]], room: int, gap: float) -> list[int]:
+    """Of each row of ``sizes`` and ``costs`` the place of one, such that sizes are at most ``room`` together and costs
+    the least, or above it by a share of at most ``gap``: HiGHS' branch and bound. Empty where there is no way."""
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
-    if not candidates:
-        return {}
-    left = {name: _undominated(types) for name, types in candidates.items()}
-    places = [(name, type) for name, types in left.items() for type in types]
-    sizes = np.array([left[name][type][0] for name, type in places], float)
-    costs = np.array([left[name][type][1] for name, type in places], float)
-    number = {name: i for i, name in enumerate(left)}
-    rows = np.array([number[name] for name, _ in places])
-    one_of_each = csr_array((np.ones(len(places)), (rows, np.arange(len(places)))))
-    largest, room = sizes.max(), n_bytes
-    while True:
-        found = milp(
-            costs / (costs.max() or 1.0),
-            integrality=np.ones(len(places)),
-            bounds=Bounds(0, 1),
-            constraints=[
-                LinearConstraint(one_of_each, 1, 1),
-                LinearConstraint(csr_array(sizes[None] / largest), -np.inf, room / largest),
-            ],
-            options={"mip_rel_gap": gap},
-        )
-        if found.x is None:
-            raise ValueError(f"{n_bytes} bytes are too few")
-        chosen = {name: type for (name, type), x in zip(places, found.x, strict=True) if x > 0.5}
-        types = {name: chosen[name] for name in candidates}
-        if (above := total(left, types)[0] - n_bytes) <= 0:
-            return types
-        room -= above  # HiGHS takes what is above a bound by a millionth for a solution
+    size, cost = (np.concatenate([np.array(row, float) for row in rows]) for rows in (sizes, costs))
+    ends = np.cumsum([len(row) for row in sizes])
+    rows = np.repeat(np.arange(len(sizes)), [len(row) for row in sizes])
+    one_of_each = csr_array((np.ones(len(size)), (rows, np.arange(len(size)))))
+    unit = size.max()
+    found = milp(
+        cost / (cost.max() or 1.0),
+        integrality=np.ones(len(size)),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one_of_each, 1, 1),
+            LinearConstraint(csr_array(size[None] / unit), -np.inf, room / unit),
+        ],
+        options={"mip_rel_gap": gap},
+    )
+    if found.x is None:
+        return []
+    return [int(part.argmax()) for part in np.split(found.x, ends[:-1])]
 
 
 def nearest_type(type: str, others: Iterable[str]) -> str:

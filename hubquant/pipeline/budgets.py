@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hubquant.backends.backend import Importance
 from hubquant.backends.gguf.backend import CheckedGGUF
 from hubquant.backends.gguf.files import FilePlan
-from hubquant.errors import ImatrixError, NotSupportedYet, RecipeError
+from hubquant.errors import ImatrixError, MixError, NotSupportedYet, RecipeError
+from hubquant.limited import LimitError
 from hubquant.mix import check_settings
 from hubquant.mix.budget import (
     STOCK,
@@ -22,6 +23,7 @@ from hubquant.mix.budget import (
     choose,
     is_budget,
     nearest_type,
+    open_solver,
     stored_bytes,
     total,
 )
@@ -119,7 +121,11 @@ def with_types(
 
     Raises ``RecipeError`` for a budget that no file of the model can have.
     """
-    planner = _Planner(checked, importance, found)
+    with closing(_Planner(checked, importance, found)) as planner:
+        return _settled(recipe, planner)
+
+
+def _settled(recipe: Recipe, planner: _Planner) -> tuple[Recipe, list[Chosen]]:
     entries: list[str | NamedType] = []
     chosen: list[Chosen] = []
     named: dict[str, str] = {}
@@ -133,7 +139,7 @@ def with_types(
         chosen.append(choice)
         named[str(budget)] = made.name
     settings = check_settings(recipe.quantize.model_copy(update={"types": tuple(entries)}))
-    bounds = {name: {named.get(label, label): bound for label, bound in found.items()} for name, found in recipe.gates}
+    bounds = {name: {named.get(label, label): bound for label, bound in given.items()} for name, given in recipe.gates}
     return recipe.model_copy(update={"quantize": settings, "gates": recipe.gates.model_copy(update=bounds)}), chosen
 
 
@@ -146,6 +152,7 @@ class _Planner:
         self._checked, self._importance, self._found = checked, importance, found
         self._covered = frozenset(importance.covered if importance else ())
         self._expected = found.expected() if found else None
+        self._solver = open_solver()
         shapes, stay = checked.weights.shapes, checked.weights.quantized
         self._shapes = {n: x for n, x in shapes.items() if not kept(n, x) and n not in stay and self._types(n)}
         self._pinned = {name for name in self._shapes if self._is_pinned(name)}
@@ -167,10 +174,10 @@ class _Planner:
             return made, Chosen(entry.name, str(budget), types)
 
         around = [limit * share - beside for share in AROUND if limit * share >= least]
-        others = [total(candidates, choose(candidates, int(room), NEARLY)) for room in around]
+        others = [total(candidates, self._choose(candidates, int(room), NEARLY)) for room in around]
         unpinned = None
         if self._pinned:
-            unpinned = total(self._all, choose(self._all, limit - beside, NEARLY))[1]
+            unpinned = total(self._all, self._choose(self._all, limit - beside, NEARLY))[1]
         return made, Chosen(
             entry.name,
             str(budget),
@@ -180,6 +187,9 @@ class _Planner:
             unpinned,
             self._found.correlation,
         )
+
+    def close(self) -> None:
+        self._solver.close()
 
     @cached_property
     def _stock(self) -> dict[str, int]:
@@ -257,11 +267,17 @@ class _Planner:
         """The types of least expected divergence in a file of at most ``limit`` bytes."""
         room = limit - beside
         for _ in range(MOST_TRIES):  # the number of shards, and with it what is beside the tensors, may change
-            types = choose(candidates, room)
+            types = self._choose(candidates, room)
             if (above := self._size(types, entry) - limit) <= 0:
                 return types
             room -= above
         raise AssertionError(limit)
+
+    def _choose(self, candidates: Sized, room: int, gap: float = 0.0) -> dict[str, str]:
+        try:
+            return choose(candidates, room, gap, self._solver)
+        except LimitError as error:
+            raise MixError("the types of a file of this size cannot be chosen", why=str(error)) from None
 
     def _check(self, budget: Budget, limit: int, least: int, entry: NamedType) -> None:
         floats = self._checked.weights.float_type
