@@ -58,7 +58,7 @@ def measured(model: object, way: str, args: argparse.Namespace, folder: Path) ->
     quantize = {"types": args.types.split(","), "allow_requantize": args.smollm2, **WAYS[way]}
     recipe = {"model": model, "calibration": calibration, "quantize": quantize, "evaluate": evaluation}
     start = time.perf_counter()
-    report = hubquant.run(recipe, out=folder / way, store=folder / "store", progress="none")
+    report = hubquant.run(recipe, out=folder / way, store=folder / "store", progress=None)
     seconds = time.perf_counter() - start
     return {each.measured.type: each.measured.divergence for each in report.files if each.measured.divergence}, seconds
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,13 +43,17 @@ class _Total:
         self.sum[index].addmm_(rows.T, rows)
         self.counts[index] += len(rows)
 
+    @cached_property
+    def _pooled(self) -> Tensor:
+        """That of all experts, once all is seen."""
+        return self.sum.sum(0) / self.counts.sum().clamp(min=1)
+
     def moment(self, index: int, order: Tensor | None) -> Tensor:
         """float32 [n_in, n_in] on the CPU. That of an expert that saw few rows is drawn towards that of all experts,
         which counts as much as one row for each column."""
         total, count = self.sum[index], float(self.counts[index])
         if len(self.counts) > 1:
-            pooled = self.sum.sum(0) / self.counts.sum().clamp(min=1)
-            total, count = total + len(total) * pooled, count + len(total)
+            total, count = total + len(total) * self._pooled, count + len(total)
         found = (total / max(count, 1)).cpu()
         return found if order is None else found[order][:, order]
 

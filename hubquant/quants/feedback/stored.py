@@ -66,7 +66,7 @@ def counted(low: float, distance: float = 1) -> Callable[[Tensor], Tensor]:
 
 
 def iq4_codes(levels: Tensor) -> Tensor:
-    return torch.bucketize(levels, torch.tensor(IQ4, dtype=torch.float32))
+    return torch.bucketize(levels.contiguous(), torch.tensor(IQ4, dtype=torch.float32))
 
 
 def float4_codes(levels: Tensor) -> Tensor:
