@@ -21,6 +21,7 @@ from hubquant.models.tiny import build
 from hubquant.recipe import load_recipe
 from hubquant.recipe.schema import NamedType
 from tests.support.cli import hubquant
+from tests.support.localhub import LocalHub
 
 SETTINGS = ("calibration.chunk_size=64", "calibration.chunks=4", "evaluate.chunk_size=64", "evaluate.chunks=2")
 SMALL = [part for setting in (*SETTINGS, "evaluate.engine=torch") for part in ("--set", setting)]
@@ -88,6 +89,27 @@ def test_other_budgets_need_no_other_measurement(line: list[str], out: Path) -> 
         assert chosen["unpinned_kld"] < chosen["expected_kld"]
     assert after["files"][0]["bpw"] <= 5.5
     assert after["files"][1]["size"] <= 1_200_000
+
+
+def test_layers_may_be_left_out_and_weights_fed_back(line: list[str], out: Path) -> None:  # noqa: ARG001
+    plain = planned(*line, "--types", "6bpw")
+    for setting in ("quantize.prune_layers=[0]", "quantize.rounding=feedback"):
+        other = planned(*line, "--types", "6bpw", "--set", setting)
+        assert [step["done"] for step in other["steps"] if step["name"] == "measure"] == [True]
+        assert 5.9 < other["files"][0]["bpw"] <= 6
+        assert other["budgets"][0]["expected_kld"] < plain["budgets"][0]["expected_kld"]
+
+
+def test_from_the_hub_to_the_hub(hub: LocalHub, tiny_llama: Path, tmp_path: Path) -> None:
+    hub.add("org/tiny", {path.name: path.read_bytes() for path in tiny_llama.iterdir()})
+    out = tmp_path / "out"
+    outcome = hubquant("run", "org/tiny", "--types", "6bpw", "--push", "alice/tiny-GGUF", "--out", str(out), *SMALL)
+    assert outcome.code == 0, outcome.err
+    name = "tiny-max-6bpw-Q5_K_M.gguf"
+    assert hub.content("alice/tiny-GGUF", name) == (out / name).read_bytes()
+    assert "max-6bpw-Q5_K_M" in hub.content("alice/tiny-GGUF", "README.md").decode()
+    steps = planned("hub:alice/tiny-GGUF", "--out", str(tmp_path / "again"))["steps"]
+    assert not [step for step in steps if step["name"] == "measure"]
 
 
 def test_what_is_published_holds_the_choice(out: Path, tmp_path: Path, before: dict[str, Any]) -> None:
