@@ -18,6 +18,8 @@ from tests.support.llamacpp import ggml_dequantize, library
 
 ROWS = 40  # not a multiple of 16
 BLOCK_TYPES = [name for name in (*TYPES, *FORK_TYPES) if implemented(name) and TRAITS[name].dtype is None]
+FAST = ("Q2_K", "Q4_K", "Q4_0", "MXFP4", "IQ3_XXS", "IQ1_S")  # at least one of each way to do it
+ENTRIES = [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in BLOCK_TYPES]
 SMALL_BLOCKS = [name for name in BLOCK_TYPES if 576 % lookup(name).block_size == 0]
 
 
@@ -59,7 +61,7 @@ LIMITS = {"IQ1_S": 0.65, "IQ1_M": 0.65, "Q3_K_HIFI": 0.7}
 """Of the error of ``best``, for types whose slabs are quantized by their own search; 0.12 for all others."""
 
 
-@pytest.mark.parametrize("type", BLOCK_TYPES)
+@pytest.mark.parametrize("type", ENTRIES)
 def test_any_number_of_threads_gives_the_same_bytes(type: str) -> None:
     x, moment = layer(512)
     x = torch.cat([x, 2 * x, 3 * x, 4 * x])  # more rows than one thread takes at a time
@@ -68,7 +70,7 @@ def test_any_number_of_threads_gives_the_same_bytes(type: str) -> None:
     assert torch.equal(one[:ROWS], quantize_with_feedback(x[:ROWS], type, moment))
 
 
-@pytest.mark.parametrize("type", BLOCK_TYPES)
+@pytest.mark.parametrize("type", ENTRIES)
 def test_independent_inputs_are_served_as_well_as_by_best(type: str) -> None:
     x, _ = layer(512)
     moment = torch.eye(512)
@@ -77,7 +79,7 @@ def test_independent_inputs_are_served_as_well_as_by_best(type: str) -> None:
     assert weighted_error(x, found, moment) < 1.03 * weighted_error(x, best, moment)
 
 
-@pytest.mark.parametrize("type", BLOCK_TYPES)
+@pytest.mark.parametrize("type", ENTRIES)
 def test_columns_without_inputs(type: str) -> None:
     x, moment = layer(512)
     alive = torch.ones(512)
@@ -90,14 +92,14 @@ def test_columns_without_inputs(type: str) -> None:
     assert weighted_error(x, found, moment) < 0.95 * weighted_error(x, best, moment)
 
 
-@pytest.mark.parametrize("type", BLOCK_TYPES)
+@pytest.mark.parametrize("type", ENTRIES)
 def test_nothing_is_known_of_the_inputs(type: str) -> None:
     x, _ = layer(512)
     found = dequantize(quantize_with_feedback(x, type, torch.zeros(512, 512)), type, 512)
     assert torch.equal(found, dequantize(quantize_with_feedback(x, type, torch.eye(512)), type, 512))
 
 
-@pytest.mark.parametrize("type", BLOCK_TYPES)
+@pytest.mark.parametrize("type", ENTRIES)
 def test_hard_rows(type: str) -> None:
     """Zeros, one weight alone, weights that half precision cannot hold or tell from zero, and no row at all."""
     x, moment = layer(512)
