@@ -99,7 +99,8 @@ def refine(request: Request, store: Store, progress: Progress) -> Job[Refined]:
     component = open_model(recipe.model, recipe.convert.pre_tokenizer, progress)
     component.check_predicts("calibrating and evaluating")
     entry = next((e for e in recipe.quantize.types if name_of(e) == request.type), request.type)
-    settings = recipe.quantize.model_copy(update={"types": (entry,)})
+    # Matrices are compared without feedback, which takes long and makes up for much of what a matrix misses.
+    settings = recipe.quantize.model_copy(update={"types": (entry,), "rounding": "nearest"})
     checked = GGUF(NOT_SPLIT, "use another type", compares=False).check(component, settings, progress)
     matrix, beside = _targets(request, component.source.name)
     mixes = {name: mix.sources for name, mix in request.mixes.items()} or {"": recipe.calibration.sources}
