@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hubquant.backends.libraries.layers import framework_of, linear_layers
 from hubquant.backends.libraries.library import DataType, Framework, LibraryBackend, Package
 from hubquant.backends.libraries.skeleton import given_device, given_dtype, skeleton
+from hubquant.checkpoint.aligned import LINE, align
 from hubquant.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 QMAP = "quanto_qmap.json"
 _PACKED = ("qint4", "qint2")
+_ROW = 16  # bytes
 
 
 class Quanto(LibraryBackend):
@@ -72,7 +74,7 @@ class Quanto(LibraryBackend):
         from optimum.quanto import freeze, quantize
 
         _check_compiler(type)
-        layers = dict(linear_layers(model, skip))
+        layers = {name: layer for name, layer in linear_layers(model, skip) if self.fits(type, layer)}
         if framework_of(model) == "diffusers":
             left = _last_parts(model, layers)
             layers = {name: layer for name, layer in layers.items() if name.rpartition(".")[2] not in left}
@@ -91,10 +93,12 @@ class Quanto(LibraryBackend):
             described = {"weights_dtype": type.removeprefix("q"), "modules_to_not_convert": left}
             model.register_to_config(quantization_config=quantization_config | described)
             model.save_pretrained(folder)
+            _align(folder)
             return
         if quantizer := getattr(model, "hf_quantizer", None):
             quantizer.remove_quantization_config(model)  # it refuses to save
         model.save_pretrained(folder)
+        _align(folder)
         (folder / QMAP).write_text(json.dumps(quantization_map(model), indent=2) + "\n", "utf-8")
         path = folder / "config.json"
         config = json.loads(path.read_text("utf-8"))
@@ -121,13 +125,17 @@ class Quanto(LibraryBackend):
             model = skeleton(kind, folder, framework, dtype)
         state: dict[str, torch.Tensor] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            state |= load_file(path)
+            state |= {name: _aligned(x) for name, x in load_file(path).items()}
         if dtype:  # a weight computes in the dtype of its scale
             floats = {k for k, v in state.items() if v.is_floating_point() and not k.endswith("._data")}
             state |= {k: state[k].to(dtype) for k in floats}
         requantize(model, state, qmap, device)
         model.tie_weights()
         return model.eval()
+
+    def fits(self, type: str, layer: torch.nn.Linear) -> bool:
+        """Rows of eight bits have to begin where torch's kernels can read them, see :func:`_align`."""
+        return type != "qint8" or not layer.in_features % _ROW
 
     def notes(self, type: str) -> tuple[str, ...]:
         _check_compiler(type)
@@ -137,6 +145,17 @@ class Quanto(LibraryBackend):
         from optimum.quanto import QModuleMixin
 
         return isinstance(module, QModuleMixin) and module.frozen
+
+
+def _align(folder: Path) -> None:
+    """torch's product of bfloat16 with eight bits crashes on CPUs with AVX-512 where rows do not begin at 16 bytes, and
+    the single numbers that quanto saves besides push most out of place."""
+    for path in folder.glob("*.safetensors"):
+        align(path)
+
+
+def _aligned(x: torch.Tensor) -> torch.Tensor:
+    return x.clone() if x.data_ptr() % LINE else x
 
 
 def _last_parts(model: Any, quantized: Mapping[str, Any]) -> set[str]:
