@@ -320,8 +320,8 @@ def test_another_process_loads_them_without_hubquant(tiny_llama: Path, tmp_path:
         backend, type = backend_and_type(entry)
         model = quantized(entry, tiny_llama, "after")
         folders.append(str(tmp_path / f"{type}-{backend.name}"))
-        save_file({"logits": logits(model)}, f"{folders[-1]}.safetensors")
         backend.save(model, type, Path(folders[-1]), "transformers")
+        save_file({"logits": logits(model)}, f"{folders[-1]}.safetensors")
     environment = os.environ | {"SDNQ_USE_TORCH_COMPILE": "0"}
     done = subprocess.run(
         [sys.executable, "-c", ALONE, *folders], capture_output=True, text=True, env=environment, cwd=tmp_path
