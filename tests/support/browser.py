@@ -101,12 +101,16 @@ class Watch:
 
     def over(self, context: BrowserContext) -> None:
         context.on("console", lambda message: self._console(message.type, message.text))
-        context.on("weberror", lambda error: self.wrong.append(f"error: {error.error}"))
+        context.on("weberror", lambda error: self._error(str(error.error)))
         context.on("request", lambda request: self._request(request.url))
 
     def _console(self, kind: str, text: str) -> None:
         if kind == "error" and not any(part in text for part in self.expected):
             self.wrong.append(f"console: {text}")
+
+    def _error(self, text: str) -> None:
+        if not any(part in text for part in self.expected):
+            self.wrong.append(f"error: {text}")
 
     def _request(self, url: str) -> None:
         parts = urlsplit(url)

@@ -133,7 +133,7 @@ def test_a_lost_network_and_its_return(app: App, browser: Browser, hub: LocalHub
     app.start()
     with visiting(browser, app.url) as page:
         pick_demo(page)
-        page.watch.expected += ["Failed to load resource", "net::ERR", "Could not", "Connection"]  # type: ignore[attr-defined]
+        page.watch.expected += ["Failed to load resource", "net::ERR", "Could not", "Connection", "Failed to fetch"]  # type: ignore[attr-defined]
         expect(page.locator("#check")).to_be_visible()
         app.stop(signal.SIGKILL)
         page.locator("#check").click()
