@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hubquant.backends.gguf.feedback import FEEDBACK as JOURNAL
+from hubquant.backends.gguf.feedback import Journal, Rounded, read_rounded
 from hubquant.gguf_file import GGUFFile
 from tests.support import processes
 from tests.support.cli import hubquant
@@ -60,6 +62,16 @@ def test_threads_give_the_same_bytes(tiny_llama: Path, tmp_path: Path, store: Pa
         run(tiny_llama, "Q4_1", tmp_path / threads, *FEEDBACK, *options, "--set", "evaluate.skip=true")
     assert files(tmp_path / "1") == files(tmp_path / "2")
     assert not store.exists()
+
+
+def test_what_a_killed_process_wrote_is_left_out(tmp_path: Path) -> None:
+    journal = Journal({tmp_path: {"a": "Q4_0", "b": "Q5_0"}})
+    journal.add(Rounded("a", 0, "Q4_0", 0.2, 0.1))
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write('{"name": "b", "mat\n')
+    journal.add(Rounded("a", 0, "Q4_0", 0.2, 0.05))
+    journal.add(Rounded("b", 0, "Q4_0", 0.2, 0.1))
+    assert read_rounded(tmp_path) == [Rounded("a", 0, "Q4_0", 0.2, 0.05)]
 
 
 @pytest.mark.slow

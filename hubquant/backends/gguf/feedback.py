@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -90,7 +91,10 @@ def read_rounded(folder: Path) -> list[Rounded]:
     """Those of one file; of a tensor that a killed run rounded before, what was written last."""
     path = folder / FEEDBACK
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    found = [Rounded(**json.loads(line)) for line in lines]
+    found = []
+    for line in lines:
+        with suppress(ValueError, TypeError):  # of a process that was killed while it wrote
+            found.append(Rounded(**json.loads(line)))
     return list({(each.name, each.matrix): each for each in found}.values())
 
 
