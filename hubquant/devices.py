@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from hubquant.errors import UserError
@@ -60,3 +62,19 @@ def free_device_memory_bytes() -> int:
 def in_float64(x: torch.Tensor) -> torch.Tensor:
     """``x`` of any shape in float64, on its device or, where that lacks float64 (Apple's), on the CPU."""
     return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """While torch computes in ``n`` threads of its own."""
+    import torch
+
+    before = torch.get_num_threads()
+    if before == n:
+        yield
+        return
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+
+from hubquant.checkpoint.checkpoint import local_header
+from hubquant.checkpoint.headers import LENGTH_BYTES
+from hubquant.disk import pieces, unfinished, writing
 
 LINE = 64  # bytes
-_COPIED = 1 << 24  # bytes at a time
 
 
 def align(path: Path) -> None:
     """Write the file anew with the same tensors, those of whole lines first: they begin at a line then, in the file and
     in memory that it is mapped to."""
-    with path.open("rb") as source:
-        (length,) = struct.unpack("<Q", source.read(8))
-        header: dict[str, Any] = json.loads(source.read(length))
-        metadata = {name: header.pop(name) for name in ("__metadata__",) if name in header}
-        start, end, moved = 8 + length, 0, {}
-        for name in sorted(header, key=lambda name: (_size(header[name]) % LINE != 0, header[name]["data_offsets"])):
-            moved[name] = {**header[name], "data_offsets": [end, end + _size(header[name])]}
-            end += _size(header[name])
-        text = json.dumps({**metadata, **moved}, separators=(",", ":")).encode()
-        text += b" " * (-(8 + len(text)) % LINE)
-        partial = path.with_name(f"{path.name}.partial")
-        with partial.open("wb") as target:
-            target.write(struct.pack("<Q", len(text)) + text)
-            for name in moved:
-                source.seek(start + header[name]["data_offsets"][0])
-                _copy(source, target, _size(header[name]))
-    shutil.copymode(path, partial)
-    os.replace(partial, path)
+    from safetensors import safe_open
 
-
-def _size(entry: dict[str, Any]) -> int:
-    begin, end = entry["data_offsets"]
-    return int(end - begin)
-
-
-def _copy(source: BinaryIO, target: BinaryIO, n_bytes: int) -> None:
-    while n_bytes:
-        part = source.read(min(n_bytes, _COPIED))
-        target.write(part)
-        n_bytes -= len(part)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = sorted(local_header(path, path.name).values(), key=lambda x: (x.nbytes % LINE != 0, x.begin))
+    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for x in tensors:
+        header[x.name] = {"dtype": x.dtype, "shape": x.shape, "data_offsets": [end, end + x.nbytes]}
+        end += x.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(LENGTH_BYTES + len(text)) % LINE)
+    partial = unfinished(path)
+    with writing(path):
+        with path.open("rb", buffering=0) as source, partial.open("wb") as target:
+            target.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
+            for x in tensors:
+                target.writelines(pieces(source, x.begin, x.nbytes))
+        partial.replace(path)

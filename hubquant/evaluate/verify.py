@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hubquant.devices import torch_threads
 from hubquant.errors import VerificationError
 from hubquant.evaluate.bands import VERIFIED, ErrorSums, Rounding
 from hubquant.gguf_file import GGUFFile
@@ -90,14 +91,12 @@ def verify_files(
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
     """As many as torch has, which then takes no others. They end with the slices they are at."""
-    n_threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(n_threads)
-    torch.set_num_threads(1)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(n_threads)
+    pool = ThreadPoolExecutor(torch.get_num_threads())
+    with torch_threads(1):
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _compared(

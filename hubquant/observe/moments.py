@@ -6,7 +6,6 @@ They are as large as the weights, and are gathered for one block at a time and d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hubquant.calibration.chunks import Chunks
+from hubquant.devices import torch_threads
 from hubquant.models.taps.tap import Tap, attached
 from hubquant.observe.collection import CollectionRequest, keys_of
 from hubquant.observe.collector import run_model
@@ -119,9 +119,9 @@ def moments_by_block(
         for _ in stream.loaded():
             gathered = _Gathered()
             attaching = attached(stream.model, {key: taps[key] for key in keys.values()}, gathered)
-            with attaching, _threads(n_threads):
+            with attaching, torch_threads(n_threads):
                 for number, each in enumerate(passes):
-                    gathered.held_out, gathered.left_out = is_held_out(number, len(passes)), left_out[number]
+                    gathered.held_out, gathered.left_out = _is_held_out(number, len(passes)), left_out[number]
                     each.step()
                     left_out[number] = gathered.left_out
             seen, held_out = gathered.totals[False], gathered.totals[True]
@@ -135,16 +135,6 @@ def moments_by_block(
             each.drop()
 
 
-@contextmanager
-def _threads(n_threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def is_held_out(number: int, n_chunks: int) -> bool:
+def _is_held_out(number: int, n_chunks: int) -> bool:
     """Whether a chunk of so many only measures: of fewer than ``HELD_OUT_EVERY`` the last one does."""
     return number % HELD_OUT_EVERY == min(HELD_OUT_EVERY, n_chunks) - 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
+from statistics import geometric_mean
 
 from hubquant.backends.gguf.feedback import read_rounded
 from hubquant.backends.gguf.task import QuantizedFile
@@ -100,8 +100,8 @@ def _fed_back(file: QuantizedFile, context: Context) -> FedBack | None:
     found = read_rounded(context.store.path(file)) if file.moments else []
     if not found:
         return None
-    left = [min(1.0, each.feedback / each.nearest) for each in found if each.nearest > 0]
-    share = math.exp(sum(math.log(max(each, 1e-9)) for each in left) / len(left)) if left else 1.0
+    left = [min(1.0, max(1e-9, each.feedback / each.nearest)) for each in found if each.nearest > 0]
+    share = geometric_mean(left) if left else 1.0
     return FedBack(len(found), tuple(each.name for each in found if not each.is_kept), share)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from hubquant.backends.gguf.writing import Mode
+from hubquant.backends.gguf.writing import Mode, matrices
 from hubquant.convert.conversion import stream
 from hubquant.convert.tables import Bundle
 from hubquant.devices import Device
@@ -242,8 +242,8 @@ class SensitivityTask(Measurement["Sensitivities"]):
         klds = {}
         x = x.float()
         for type in dict.fromkeys(types.values()):
-            matrices, errors[type], parts = _matrices(x, importance), 0.0, []
-            for rows, weights in matrices:
+            errors[type], parts = 0.0, []
+            for rows, weights in matrices(x, importance):
                 y = self._rounded(rows, type, weights)
                 errors[type] += weighted_squared_error(rows, y, weights)
                 parts.append(y)
@@ -320,13 +320,6 @@ def _fused(one: Bundle, other: Bundle) -> bool:
 def _group(name: str) -> str:
     """What is read together: all experts of a block, or one tensor."""
     return name.rsplit(".", 2)[0] if "_exps." in name else name
-
-
-def _matrices(x: torch.Tensor, importance: torch.Tensor | None) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Each matrix of ``x`` [..., rows, n], [rows, n] with its importance [n]."""
-    n = x.shape[-1]
-    weights = list(importance) if importance is not None and importance.dim() == 2 else [importance]
-    return list(zip(x.reshape(len(weights), -1, n), weights, strict=True))
 
 
 def _joined(parts: Sequence[torch.Tensor], shape: Shape) -> torch.Tensor:

@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 
+from hubquant.devices import torch_threads
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file import GGUFWriter, Layout, shard_paths
 from hubquant.quants import quantize
@@ -101,8 +102,7 @@ def quantize_files(
                 sum(e.nbytes for lay in target.layouts for e in lay.tensors.values() if e.name not in files.writer_of)
             )
         n_threads = torch.get_num_threads()
-        stack.callback(torch.set_num_threads, n_threads)
-        torch.set_num_threads(1)  # of each thread here: torch's own would wait for the next call in a loop
+        stack.enter_context(torch_threads(1))  # of each thread here: torch's own would wait for the next call in a loop
         pool = _open_pool(stack, n_threads)
         writing = _open_pool(stack, 1)
         queue: deque[tuple[int, Future[None]]] = deque()
@@ -138,6 +138,15 @@ def _open_pool(stack: ExitStack, n_threads: int) -> ThreadPoolExecutor:
     return pool
 
 
+def matrices(
+    tensor: torch.Tensor, importance: torch.Tensor | None, count: int = 1
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Each matrix [rows, n] of a tensor [..., rows, n], with its importance: of one [n] or none there are ``count``, of
+    [n_mat, n] so many."""
+    each = list(importance) if importance is not None and importance.dim() == 2 else [importance] * count
+    return list(zip(tensor.reshape(len(each), -1, tensor.shape[-1]), each, strict=True))
+
+
 def _submit(
     pool: ThreadPoolExecutor,
     name: str,
@@ -147,13 +156,9 @@ def _submit(
     mode: Mode,
 ) -> Slices:
     """``importance`` is [n], or [n_mat, n] for a tensor of so many matrices."""
-    n = tensor.shape[-1]
-    weights = list(importance) if importance is not None and importance.dim() == 2 else [importance]
-    step = max(1, _SLICE // (_SLICE_ROWS * n)) * _SLICE_ROWS
+    step = max(1, _SLICE // (_SLICE_ROWS * tensor.shape[-1])) * _SLICE_ROWS
     slices = [
-        (part, of_columns)
-        for rows, of_columns in zip(tensor.reshape(len(weights), -1, n), weights, strict=True)
-        for part in torch.split(rows, step)
+        (part, of_columns) for rows, of_columns in matrices(tensor, importance) for part in torch.split(rows, step)
     ]
     return {
         way: [pool.submit(_stored, name, part, way[0], of_columns, mode) for part, of_columns in slices] for way in ways
@@ -170,14 +175,13 @@ def _submit_whole(
     rounding: Rounding,
 ) -> Slices:
     """As :func:`_submit`, of whole matrices."""
-    matrices = tensor.reshape(n_matrices, -1, tensor.shape[-1])
-    shared = importance is None or importance.dim() == 1
-    columns = [importance] * n_matrices if shared else list(importance)  # type: ignore[arg-type]
+    found = matrices(tensor, importance, n_matrices)
 
     def job(number: int, type: str) -> torch.Tensor:
+        rows, columns = found[number]
         if type in _FLOATS or tensor.dtype == torch.uint8:
-            return _stored(name, matrices[number], type, columns[number], "best")
-        return rounding(number, matrices[number], type, columns[number])
+            return _stored(name, rows, type, columns, "best")
+        return rounding(number, rows, type, columns)
 
     return {way: [pool.submit(job, number, way[0]) for number in range(n_matrices)] for way in ways}
 

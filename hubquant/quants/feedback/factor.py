@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from hubquant.devices import torch_threads
 
 Array = np.ndarray[Any, Any]
 
@@ -46,11 +46,11 @@ def factorize(moment: Tensor, order: Tensor, damping: float) -> Factor:
     """The factor of ``moment`` [n, n] for columns in ``order`` int64 [n].
 
     Ten times more damping is tried as long as the moment is not positive definite, up to the mean diagonal itself.
-    ValueError where that is not enough. In one thread: the same bits whatever torch's number of threads.
+    ValueError where that is not enough. In one thread: sums of linear algebra depend on how threads share them.
     """
     n = len(order)
     precision = torch.float64 if n <= _PRECISE else torch.float32
-    with one_thread():
+    with torch_threads(1):
         damped = moment.detach().cpu().to(precision)[order][:, order]
         mean = float(damped.diagonal().mean())
         damped = damped / mean if mean > 0 else torch.eye(n, dtype=precision)
@@ -116,7 +116,7 @@ def inner_factors(factor: Factor, k: int) -> InnerFactors:
     """For each ``k`` columns of a factor, in its order."""
     n = factor.columns
     moment = torch.from_numpy(factor.moment).view(n // k, k, n // k, k).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    with one_thread():
+    with torch_threads(1):
         upper = _inverse_factor(moment.double())
         assert upper is not None, "parts of a positive definite matrix are"
         inverse = upper.mT @ upper
@@ -126,20 +126,6 @@ def inner_factors(factor: Factor, k: int) -> InnerFactors:
 
 def _array(values: Tensor) -> Array:
     return values.float().contiguous().numpy()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums of linear algebra depend on how they are shared by threads."""
-    n_threads = torch.get_num_threads()
-    if n_threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def check_moment(moment: Tensor, columns: int) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from hubquant.devices import torch_threads
 from hubquant.quants.cpu.rows import Decoder, Kernels, dequantize_rows, quantize_rows
-from hubquant.quants.feedback.factor import Factor, one_thread
+from hubquant.quants.feedback.factor import Factor
 from hubquant.quants.feedback.kernels import passing
+from hubquant.quants.feedback.start import SLAB
 from hubquant.quants.feedback.tiles import from_tiles, to_tiles
 from hubquant.quants.formats import TypeFormat
 
 Array = np.ndarray[Any, Any]
-
-SLAB = 256  # columns, a multiple of every block
 
 
 class Slabs:
@@ -26,7 +26,7 @@ class Slabs:
         self._starts = range(0, factor.columns, SLAB)
         self._importance = factor.importance
         # The errors of a slab, each one's effect on the later columns of the slab undone: (x − v) · U_bb⁻¹ · U_b,rest
-        with one_thread():
+        with torch_threads(1):
             self._passed_on = [self._between(start) for start in self._starts]
 
     def _between(self, start: int) -> Array:
