@@ -24,18 +24,17 @@ class Codebook:
     """A type with a :class:`Book`; ``factor`` is that of the moment in ``order``."""
 
     def __init__(self, fmt: TypeFormat, book: Book, kernels: Kernels, factor: Factor, order: Order) -> None:
-        self._fmt, self._book, self._factor = fmt, book, factor
-        self._columns, self._groups = order.columns.numpy(), order.groups.numpy()
-        self._back, self._groups_back = np.argsort(self._columns), np.argsort(self._groups)
-        self._entries_back = self._back[:: book.dim] // book.dim
+        self._fmt, self._book, self._factor, self._order = fmt, book, factor, order
+        self._entries_back = order.back[:: book.dim] // book.dim
         self._inner = inner_factors(factor, 8)
-        self._start = Start(fmt, kernels, book.read, factor, self._back)
+        self._start = Start(fmt, kernels, book.read, factor, order)
 
     def quantize(self, values: Array) -> tuple[Array, Array]:
         """float32 [rows, n] -> their bytes [rows, row_bytes] and what these stand for [rows, n]."""
         rows, n = values.shape
         book, factor, nodes = self._book, self._factor, tree(self._fmt.name)
-        x = to_tiles(values[:, self._columns])
+        weights = to_tiles(values[:, self._order.columns.numpy()])
+        x = weights.copy()
         tiles = len(x)
         supers: list[Array] = []
         scales = np.empty((tiles, n // book.group, 16), np.float32)
@@ -43,10 +42,9 @@ class Codebook:
         found = np.empty_like(x)
         for start in range(0, n, SLAB):
             stop = start + SLAB
-            first = self._start.scales(from_tiles(x[:, start:stop], rows), start, stop)
             groups = slice(start // book.group, stop // book.group)
-            scales[:, groups] = to_tiles(first.scales.numpy()[:, self._groups[groups] - groups.start])
-            supers.append(to_tiles(first.supers.numpy()))
+            over, scales[:, groups], _ = self._start.tiles(x[:, start:stop], rows, groups)
+            supers.append(over)
             errors = np.empty((tiles, SLAB, 16), np.float32)
             book.round(
                 x,
@@ -57,7 +55,7 @@ class Codebook:
                 nodes.nodes,
                 nodes.magnitudes,
                 nodes.table,
-                supers[-1],
+                over,
                 scales,
                 entries,
                 signs,
@@ -68,7 +66,7 @@ class Codebook:
         all_supers = np.stack(supers, axis=1)
         if book.sweeps:
             book.descend(
-                to_tiles(values[:, self._columns]),
+                weights,
                 factor.moment,
                 self._inner.inverse,
                 self._inner.passed_on,
@@ -87,7 +85,7 @@ class Codebook:
                 np.empty((n, 16), np.float32),
             )
         d = from_tiles(np.ascontiguousarray(all_supers[:, :, 0]), rows)
-        return self._bytes(rows, d, scales, entries, signs), from_tiles(found, rows)[:, self._back]
+        return self._bytes(rows, d, scales, entries, signs), from_tiles(found, rows)[:, self._order.back]
 
     def _bytes(self, rows: int, d: Array, scales: Array, entries: Array, signs: Array) -> Array:
         """uint8 [rows, row_bytes] of what stands in the order of the columns."""
@@ -101,7 +99,7 @@ class Codebook:
         members = book.members(
             numbers(entries, self._entries_back, book.dim),
             book.signs(numbers(signs, self._entries_back, book.dim)),
-            numbers(scales, self._groups_back, book.group),
+            numbers(scales, self._order.groups_back, book.group),
             of_blocks,
         )
         data: Array = pack(fmt, {"d": of_blocks, **members}).view(rows, -1).numpy()

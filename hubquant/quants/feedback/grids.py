@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -61,6 +61,25 @@ class Grid:
 
 _IQ4 = (0, 15, 1)
 _D = (stored.read_d, stored.d_numbers)
+_Q4_K = Grid(
+    32,
+    (0, 15, 1),
+    "whole",
+    Storage(stored.read_six_bits, stored.six_bit_numbers, stored.counted(0)),
+    scales=(0, 63),
+    minima=(0, 63),
+    reach=3,
+    low_reach=3,
+)
+_Q4_1 = Grid(
+    32,
+    (0, 15, 1),
+    "half",
+    Storage(stored.read_line, stored.line_numbers, stored.counted(0)),
+    reach=3,
+    low_reach=3,
+    apart=0.02,
+)
 
 GRIDS: Mapping[str, Grid] = MappingProxyType(
     {
@@ -80,26 +99,8 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             Storage(stored.read_q3_k, stored.q3_k_numbers, stored.counted(-4)),
             scales=(-32, 31),
         ),
-        "Q4_K": Grid(
-            32,
-            (0, 15, 1),
-            "whole",
-            Storage(stored.read_six_bits, stored.six_bit_numbers, stored.counted(0)),
-            scales=(0, 63),
-            minima=(0, 63),
-            reach=3,
-            low_reach=3,
-        ),
-        "Q5_K": Grid(
-            32,
-            (0, 31, 1),
-            "whole",
-            Storage(stored.read_six_bits, stored.six_bit_numbers, stored.counted(0)),
-            scales=(0, 63),
-            minima=(0, 63),
-            reach=3,
-            low_reach=3,
-        ),
+        "Q4_K": _Q4_K,
+        "Q5_K": replace(_Q4_K, levels=(0, 31, 1)),
         "Q6_K": Grid(
             16,
             (-32, 63, 1),
@@ -115,29 +116,14 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             scales=(-32, 31),
         ),
         "Q4_0": Grid(32, (-8, 15, 1), "half", Storage(*_D, stored.counted(-8)), reach=6, apart=0.02),
-        "Q4_1": Grid(
-            32,
-            (0, 15, 1),
-            "half",
-            Storage(stored.read_line, stored.line_numbers, stored.counted(0)),
-            reach=3,
-            low_reach=3,
-            apart=0.02,
-        ),
+        "Q4_1": _Q4_1,
         "Q5_0": Grid(32, (-16, 31, 1), "half", Storage(*_D, stored.counted(-16)), reach=6, apart=0.01),
-        "Q5_1": Grid(
-            32,
-            (0, 31, 1),
-            "half",
-            Storage(stored.read_line, stored.line_numbers, stored.counted(0)),
-            reach=3,
-            low_reach=3,
-            apart=0.01,
-        ),
+        "Q5_1": replace(_Q4_1, levels=(0, 31, 1), apart=0.01),
         "Q8_0": Grid(32, (-127, 254, 1), "half", Storage(*_D, stored.counted(-127)), reach=6, apart=0.002),
         "IQ4_NL": Grid(32, _IQ4, "half_iq4", Storage(*_D, stored.iq4_codes), reach=6, apart=0.02),
-        "TQ1_0": Grid(256, (-1, 2, 1), "half", Storage(*_D, stored.counted(-1)), reach=6, apart=0.03),
-        "TQ2_0": Grid(256, (-1, 2, 1), "half", Storage(*_D, stored.counted(-1)), reach=6, apart=0.03),
+        **dict.fromkeys(
+            ("TQ1_0", "TQ2_0"), Grid(256, (-1, 2, 1), "half", Storage(*_D, stored.counted(-1)), reach=6, apart=0.03)
+        ),
         "Q1_0": Grid(128, (-1, 1, 2), "half", Storage(*_D, stored.counted(-1, 2)), reach=6, apart=0.03, sweeps=6),
         "Q2_0": Grid(64, (-1, 3, 1), "half", Storage(*_D, stored.counted(-1)), reach=6, apart=0.03),
         "MXFP4": Grid(

@@ -23,38 +23,34 @@ class Scalar:
     """A type with a :class:`Grid`; ``factor`` is that of the moment in ``order``."""
 
     def __init__(self, fmt: TypeFormat, grid: Grid, kernels: Kernels, factor: Factor, order: Order) -> None:
-        self._fmt, self._grid, self._factor = fmt, grid, factor
-        self._columns, self._groups = order.columns.numpy(), order.groups.numpy()
-        self._back, self._groups_back = np.argsort(self._columns), np.argsort(self._groups)
-        self._start = Start(fmt, kernels, grid.storage.read, factor, self._back)
+        self._fmt, self._grid, self._factor, self._order = fmt, grid, factor, order
+        self._start = Start(fmt, kernels, grid.storage.read, factor, order)
 
     def quantize(self, values: Array) -> tuple[Array, Array]:
         """float32 [rows, n] -> their bytes [rows, row_bytes] and what these stand for [rows, n]."""
         rows, n = values.shape
         grid, factor = self._grid, self._factor
-        x = to_tiles(values[:, self._columns])
+        weights = to_tiles(values[:, self._order.columns.numpy()])
+        x = weights.copy()
         tiles = len(x)
         supers: list[Array] = []
         scales, minima = (np.empty((tiles, n // grid.group, 16), np.float32) for _ in range(2))
         levels, found = np.empty_like(x), np.empty_like(x)
         for start in range(0, n, SLAB):
             stop = min(start + SLAB, n)
-            first = self._start.scales(from_tiles(x[:, start:stop], rows), start, stop)
             groups = slice(start // grid.group, stop // grid.group)
-            order = self._groups[groups] - groups.start
-            scales[:, groups] = to_tiles(first.scales.numpy()[:, order])
-            minima[:, groups] = to_tiles(first.minima.numpy()[:, order])
+            over, scales[:, groups], minima[:, groups] = self._start.tiles(x[:, start:stop], rows, groups)
+            supers.append(over)
             errors = np.empty((tiles, stop - start, 16), np.float32)
-            supers.append(to_tiles(first.supers.numpy()))
             shape = np.array([start, stop, grid.group, grid.reach, grid.low_reach])
             grid.round(
-                x, factor.passed_on, factor.cost, shape, grid.limits, supers[-1], scales, minima, levels, found, errors
+                x, factor.passed_on, factor.cost, shape, grid.limits, over, scales, minima, levels, found, errors
             )
             passing.pass_on(x, errors, factor.passed_on, np.array([stop, n, start]))
         all_supers = np.stack(supers, 1)
         if grid.sweeps:
             grid.descend(
-                to_tiles(values[:, self._columns]),
+                weights,
                 factor.moment,
                 np.array([grid.group, grid.sweeps, grid.has_minima]),
                 grid.limits,
@@ -66,7 +62,7 @@ class Scalar:
                 np.empty((n, 16), np.float32),
                 np.empty((n, 16), np.float32),
             )
-        return self._bytes(rows, all_supers, scales, minima, levels), from_tiles(found, rows)[:, self._back]
+        return self._bytes(rows, all_supers, scales, minima, levels), from_tiles(found, rows)[:, self._order.back]
 
     def _bytes(self, rows: int, supers: Array, scales: Array, minima: Array, levels: Array) -> Array:
         """uint8 [rows, row_bytes] of what stands in the order of the columns."""
@@ -75,17 +71,17 @@ class Scalar:
         in_order = stored.Scales(
             torch.from_numpy(self._supers(rows, supers)),
             *(
-                torch.from_numpy(from_tiles(each, rows)[:, self._groups_back].reshape(-1, per_block))
+                torch.from_numpy(from_tiles(each, rows)[:, self._order.groups_back].reshape(-1, per_block))
                 for each in (scales, minima)
             ),
         )
-        codes = torch.from_numpy(from_tiles(levels, rows)[:, self._back].reshape(-1, fmt.block_size))
+        codes = torch.from_numpy(from_tiles(levels, rows)[:, self._order.back].reshape(-1, fmt.block_size))
         data: Array = stored.blocks(fmt, self._grid.storage, in_order, codes).view(rows, -1).numpy()
         return data
 
     def _supers(self, rows: int, supers: Array) -> Array:
         """[tiles, slabs, 2, 16] -> [blocks, 2]; 1 where blocks are smaller than slabs."""
         if self._fmt.block_size < SLAB:
-            return np.ones((rows * len(self._columns) // self._fmt.block_size, 2), np.float32)
+            return np.ones((rows * self._factor.columns // self._fmt.block_size, 2), np.float32)
         tiles = len(supers)
         return from_tiles(supers.reshape(tiles, -1, 16), rows).reshape(-1, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from hubquant.quants.cpu.rows import Kernels, quantize_rows
 from hubquant.quants.feedback.factor import Factor
 from hubquant.quants.feedback.stored import Parts, Scales
+from hubquant.quants.feedback.tiles import from_tiles, to_tiles
 from hubquant.quants.formats import TypeFormat
 from hubquant.quants.layout import members
 
@@ -29,6 +31,15 @@ class Order:
 
     columns: Tensor
     groups: Tensor
+
+    @cached_property
+    def back(self) -> Array:
+        """Where each column stands in this order."""
+        return np.argsort(self.columns.numpy())
+
+    @cached_property
+    def groups_back(self) -> Array:
+        return np.argsort(self.groups.numpy())
 
 
 def falling_order(importance: Tensor, group: int, together: bool) -> Order:
@@ -49,20 +60,30 @@ def falling_order(importance: Tensor, group: int, together: bool) -> Order:
 
 
 class Start:
-    """The search of mode "best" for slabs of columns; ``back`` [n] are the places of columns in the factor's order."""
+    """The search of mode "best" for slabs of columns, which stand in the ``order`` of the factor."""
 
     def __init__(
-        self, fmt: TypeFormat, kernels: Kernels, read: Callable[[Parts], Scales], factor: Factor, back: Array
+        self, fmt: TypeFormat, kernels: Kernels, read: Callable[[Parts], Scales], factor: Factor, order: Order
     ) -> None:
-        self._fmt, self._kernels, self._read, self._back = fmt, kernels, read, back
-        self._importance = factor.importance[torch.from_numpy(back)]
+        self._fmt, self._kernels, self._read, self._order = fmt, kernels, read, order
+        self._importance = factor.importance[torch.from_numpy(order.back)]
 
-    def scales(self, x: Array, start: int, stop: int) -> Scales:
-        """For float32 ``x`` [rows, stop − start], the weights of a slab in the factor's order as they are now: supers
-        [rows, 2] and scales and minima [rows, groups of the slab], in the order of the weights.
+    def tiles(self, x: Array, rows: int, groups: slice) -> tuple[Array, Array, Array]:
+        """For ``x`` [tiles, columns of a slab, 16], the weights of its ``groups`` as they are now: supers [tiles, 2,
+        16], and scales and minima [tiles, groups, 16], in the factor's order.
+        """
+        start = groups.start * (len(self._order.columns) // len(self._order.groups))
+        found = self._scales(from_tiles(x, rows), start, start + x.shape[1])
+        order = self._order.groups.numpy()[groups] - groups.start
+        scales, minima = (to_tiles(each.numpy()[:, order]) for each in (found.scales, found.minima))
+        return to_tiles(found.supers.numpy()), scales, minima
+
+    def _scales(self, x: Array, start: int, stop: int) -> Scales:
+        """For float32 ``x`` [rows, stop − start] in the factor's order: supers [rows, 2] and scales and minima [rows,
+        groups of the slab], in the order of the weights.
         """
         rows = len(x)
-        natural = np.ascontiguousarray(x[:, self._back[start:stop] - start])
+        natural = np.ascontiguousarray(x[:, self._order.back[start:stop] - start])
         importance = self._importance[start:stop].contiguous()
         data = quantize_rows(torch.from_numpy(natural), self._fmt, self._kernels, importance, threads=1)
         found = self._read(members(data.view(-1, self._fmt.block_bytes), self._fmt))
