@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hubquant.errors import CheckpointError, NotSupportedYet
-from hubquant.models.load import quiet
+from hubquant.models.streamed_weights import put_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,8 +24,6 @@ def replaced(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> Ite
     not the model's.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import convert_and_load_state_dict_in_model
-    from transformers.modeling_utils import LoadStateDictConfig
 
     before = dict(model.named_parameters(remove_duplicate=False))
     if any(parameter.is_meta for parameter in before.values()):
@@ -34,14 +32,11 @@ def replaced(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> Ite
             hint="name a file type, such as Q4_K_M, instead of a size",
         )
     mapping: Any = get_model_conversion_mapping(model)
-    places: Any = {"": model.device}
-    settings = LoadStateDictConfig(dtype=torch.float32, weight_mapping=mapping, device_map=places)
     try:
-        with quiet():
-            found, _ = convert_and_load_state_dict_in_model(model, dict(weights), settings)
+        fit = put_weights(model, weights, mapping, model.device)
         now = dict(model.named_parameters(remove_duplicate=False))
         changed = {id(old): now[name] for name, old in before.items() if now[name] is not old}
-        if found.conversion_errors or found.mismatched_keys or not changed:
+        if not fit or not changed:
             raise CheckpointError(
                 f"{next(iter(weights))} does not fit transformers' model",
                 hint="compare config.json and the weights with the original repository",

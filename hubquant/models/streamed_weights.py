@@ -154,23 +154,29 @@ class StreamedWeights:
         self._output.weight = torch.nn.Parameter(whole, requires_grad=False)
 
     def _load(self, stored: Stored) -> None:
-        from transformers.core_model_loading import convert_and_load_state_dict_in_model
-        from transformers.modeling_utils import LoadStateDictConfig
-
         tensors = self._reader.decode(stored)
         for name, x in tensors.items():
             check_finite(name, x)
-        settings = LoadStateDictConfig(
-            dtype=torch.float32, weight_mapping=self._mapping, device_map={"": torch.device(self.device)}
-        )
-        with quiet():
-            found, _ = convert_and_load_state_dict_in_model(self.skeleton, dict(tensors), settings)
-        if found.conversion_errors or found.mismatched_keys:
+        if not put_weights(self.skeleton, tensors, self._mapping, torch.device(self.device)):
             raise CheckpointError(
                 f"weights of {next(iter(tensors))} do not fit transformers' model",
                 hint="compare config.json and the weights with the original repository",
             )
         _give_back()
+
+
+def put_weights(
+    model: PreTrainedModel, weights: Mapping[str, torch.Tensor], mapping: Any, device: torch.device
+) -> bool:
+    """Put ``weights`` by the names of a checkpoint into ``model``, in float32 on ``device`` and fused as transformers'
+    conversion ``mapping`` says; whether all fit."""
+    from transformers.core_model_loading import convert_and_load_state_dict_in_model
+    from transformers.modeling_utils import LoadStateDictConfig
+
+    settings = LoadStateDictConfig(dtype=torch.float32, weight_mapping=mapping, device_map={"": device})
+    with quiet():
+        found, _ = convert_and_load_state_dict_in_model(model, dict(weights), settings)
+    return not (found.conversion_errors or found.mismatched_keys)
 
 
 def _give_back() -> None:
