@@ -135,6 +135,13 @@ def moments_by_block(
             each.drop()
 
 
+def held_out(chunks: Chunks, most: int) -> Chunks:
+    """At most ``most`` of those that only measure, from the beginning of the text to its end."""
+    numbers = [number for number in range(len(chunks)) if _is_held_out(number, len(chunks))]
+    n = min(most, len(numbers))
+    return chunks.part([numbers[i * len(numbers) // n] for i in range(n)])
+
+
 def _is_held_out(number: int, n_chunks: int) -> bool:
     """Whether a chunk of so many only measures: of fewer than ``HELD_OUT_EVERY`` the last one does."""
     return number % HELD_OUT_EVERY == min(HELD_OUT_EVERY, n_chunks) - 1

@@ -29,7 +29,9 @@ def execute(plan: Plan, store: Store, progress: Progress, *, fresh: bool = False
         folder.save()
         with store.using(plan.tasks.goals):
             make(again if fresh else plan.tasks.goals, store, progress, fresh=fresh)
-            report = assemble(plan, Context(store, progress), folder)
+            context = Context(store, progress)
+            make([task for task in plan.tasks.of_those_kept(context) if not store.has(task)], store, progress)
+            report = assemble(plan, context, folder)
         folder.forget_earlier_state()
         if plan.recipe.publish.to is None:
             return report
