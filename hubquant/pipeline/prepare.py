@@ -23,8 +23,8 @@ from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.drawing.prepare import prepare_drawing
 from hubquant.pipeline.embeddings import EmbeddingsTask
 from hubquant.pipeline.encoders import check_collects, check_measured, context_notes, pooling_note, tokenized
-from hubquant.pipeline.fed_back import COMPARED, GATE_CHUNKS
 from hubquant.pipeline.folders import calibrates_folders, folder_tasks, speed_tasks
+from hubquant.pipeline.gate import COMPARED, GATE_CHUNKS
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
 from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix

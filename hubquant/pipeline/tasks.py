@@ -17,8 +17,8 @@ from hubquant.pipeline.drawing.measured import DrawingEvaluation
 from hubquant.pipeline.drawing.source import DrawnBySource
 from hubquant.pipeline.embeddings import EmbeddingEvaluation, EmbeddingsTask
 from hubquant.pipeline.evaluate import Evaluation, FileDivergence, UsedByLlamaCpp
-from hubquant.pipeline.fed_back import EVALUATION, HELD_OUT, BothWays
 from hubquant.pipeline.folders import FolderTasks, SpeedInLlamaCpp
+from hubquant.pipeline.gate import EVALUATION, HELD_OUT, BothWays
 from hubquant.pipeline.in_llamacpp import IN_A_RUN, EvaluationInLlamaCpp
 from hubquant.pipeline.sensitivity import SensitivityTask
 from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
