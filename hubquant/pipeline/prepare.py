@@ -94,8 +94,7 @@ def prepare(
     chosen: Sequence[Chosen] = ()
     undecided = False
     if budgets and texts.calibration is not None:
-        model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
-        sensitivity = SensitivityTask.of(component, texts.calibration, model, importance, recipe.quantize.mode, device)
+        sensitivity = SensitivityTask.of(component, texts.calibration, importance, recipe.quantize.mode, device)
         found = None if fresh else measured_before(sensitivity, store)
         undecided = found is None
         recipe, chosen = with_types(recipe, checked, importance, found)
