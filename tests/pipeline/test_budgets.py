@@ -100,6 +100,16 @@ def test_layers_may_be_left_out_and_weights_fed_back(line: list[str], out: Path)
         assert other["budgets"][0]["expected_kld"] < plain["budgets"][0]["expected_kld"]
 
 
+def test_fresh_makes_everything_once(line: list[str], out: Path, tmp_path: Path) -> None:
+    outcome = hubquant("run", line[0], "--out", str(tmp_path), *line[3:], *TYPES, "--no-eval", "--fresh")
+    assert outcome.code == 0, outcome.err
+    steps = [text for text in outcome.err.splitlines() if text.startswith(("imatrix: ", "measure: ", "quantize: "))]
+    assert [text.split(":")[0] for text in steps if "done before" not in text] == ["imatrix", "measure", "quantize"]
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.gguf")} == {
+        path.name: path.read_bytes() for path in out.glob("*.gguf")
+    }
+
+
 def test_from_the_hub_to_the_hub(hub: LocalHub, tiny_llama: Path, tmp_path: Path) -> None:
     hub.add("org/tiny", {path.name: path.read_bytes() for path in tiny_llama.iterdir()})
     out = tmp_path / "out"
