@@ -22,6 +22,7 @@ from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.drawing.prepare import prepare_drawing
 from hubquant.pipeline.embeddings import EmbeddingsTask
 from hubquant.pipeline.encoders import check_collects, check_measured, context_notes, pooling_note, tokenized
+from hubquant.pipeline.fed_back import FedBackSensitivity
 from hubquant.pipeline.folders import calibrates_folders, folder_tasks, speed_tasks
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
 from hubquant.pipeline.held import LoadedModel, Offload
@@ -90,18 +91,19 @@ def prepare(
     elif texts.evaluation is not None:
         model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
         baseline = BaselineTask(component, texts.evaluation, model)
-    sensitivity: SensitivityTask | None = None
+    moments = None
+    if recipe.quantize.rounding == "feedback" and texts.calibration is not None:
+        moments = StreamedMoments.of(component, texts.calibration, device)
+    sensitivity: SensitivityTask | FedBackSensitivity | None = None
     chosen: Sequence[Chosen] = ()
     undecided = False
     if budgets and texts.calibration is not None:
         sensitivity = SensitivityTask.of(component, texts.calibration, importance, recipe.quantize.mode, device)
+        sensitivity = FedBackSensitivity(sensitivity, moments) if moments else sensitivity
         found = None if fresh else measured_before(sensitivity, store)
         undecided = found is None
         recipe, chosen = with_types(recipe, checked, importance, found)
         checked = replace(checked, settings=recipe.quantize.of_gguf)
-    moments = None
-    if recipe.quantize.rounding == "feedback" and texts.calibration is not None:
-        moments = StreamedMoments.of(component, texts.calibration, device)
     files = checked.tasks(importance, moments)
     work = Work(recipe, component, checked, importance, texts, RecipeTasks(None, baseline, ()), ())
     names = text_names(recipe.evaluate.sources, texts.evaluation)

@@ -169,6 +169,13 @@ class SensitivityTask(Measurement["Sensitivities"]):
         snapshot.unlink(missing_ok=True)
         return Sensitivities.of([found[name] for name in names], len(self.chunks) * self.n_scored)
 
+    def matrix(self, context: Context) -> ImportanceMatrix | None:
+        """What weighs errors."""
+        if self.importance is None:
+            return None
+        whole = self.component.fitted(context.read(self.importance.task))
+        return whole.select(self.importance.include, self.importance.exclude)
+
     @property
     def _waiting_tokens(self) -> int:
         """Whose hidden states there are at a time: of each tensor of a block, and twice those of the model as it is."""
@@ -190,7 +197,7 @@ class SensitivityTask(Measurement["Sensitivities"]):
 
     def _measured_types(self, name: str) -> list[str]:
         """With what a tensor is measured, in the order of candidates."""
-        types = self._types(name, weighted=True)
+        types = self.types(name)
         return [*dict.fromkeys(types[t] for t in (MEASURED, CHECKED) if t == MEASURED or name in self._checked)]
 
     def _n_types(self, name: str) -> int:
@@ -229,7 +236,8 @@ class SensitivityTask(Measurement["Sensitivities"]):
             for name in wanted:
                 yield name, tensors[name], _Put(group, tensors, name)
 
-    def _types(self, name: str, *, weighted: bool) -> Mapping[str, str]:
+    def types(self, name: str, *, weighted: bool = True) -> Mapping[str, str]:
+        """What each of the candidates is for a tensor."""
         return candidate_types(name, self.component.shapes[name], weighted=weighted)
 
     def _measured(
@@ -241,10 +249,7 @@ class SensitivityTask(Measurement["Sensitivities"]):
 
         from hubquant.evaluate.perturbed import perturbing
 
-        matrix: ImportanceMatrix | None = None
-        if self.importance is not None:
-            whole = self.component.fitted(context.read(self.importance.task))
-            matrix = whole.select(self.importance.include, self.importance.exclude)
+        matrix = self.matrix(context)
         weights = context.read(self.component.pulled).open_weights(self.device)
         stream = stream_of(weights, self.component, self._waiting_tokens, folder, self.device)
         first = next((block for block in map(_block, names) if block != OUTSIDE), 0)
@@ -258,7 +263,7 @@ class SensitivityTask(Measurement["Sensitivities"]):
                     klds = model.in_block(block, sum(map(self._n_types, group)), others)
                 left = iter(klds)
                 for name in group:
-                    types = self._types(name, weighted=True)
+                    types = self.types(name)
                     found = {type: next(left) for type in self._measured_types(name)}
                     second = found[types[CHECKED]] if name in self._checked else math.nan
                     known = (errors[name].get(types.get(type, ""), math.nan) for type in CANDIDATES)
@@ -277,7 +282,7 @@ class SensitivityTask(Measurement["Sensitivities"]):
 
         for name, x, put in self._tensors(names, context):
             importance = None if matrix is None else matrix.importance(name)
-            types = self._types(name, weighted=importance is not None)
+            types = self.types(name, weighted=importance is not None)
             errors[name] = dict.fromkeys(types.values(), 0.0)
             others: dict[str, list[torch.Tensor]] = {type: [] for type in self._measured_types(name)}
             for type in errors[name]:
@@ -298,13 +303,13 @@ class SensitivityTask(Measurement["Sensitivities"]):
         from hubquant.evaluate.sensitivity import TensorSensitivity
 
         kld, second, *errors = values.tolist()
-        types = self._types(name, weighted=True)
+        types = self.types(name)
         known = {types[t]: error for t, error in zip(CANDIDATES, errors, strict=True) if not math.isnan(error)}
         again = None if math.isnan(second) else second
         return TensorSensitivity(name, types[MEASURED], kld, known, None if again is None else types[CHECKED], again)
 
 
-def measured_before(task: SensitivityTask, store: Store) -> Sensitivities | None:
+def measured_before(task: Task[Sensitivities], store: Store) -> Sensitivities | None:
     """None where it was not made yet, or is damaged."""
     if store.has(task):
         with suppress(OSError, ValidationError):

@@ -18,13 +18,13 @@ from hubquant.pipeline.embeddings import EmbeddingEvaluation, EmbeddingsTask
 from hubquant.pipeline.evaluate import Evaluation, UsedByLlamaCpp
 from hubquant.pipeline.folders import FolderTasks, SpeedInLlamaCpp
 from hubquant.pipeline.in_llamacpp import IN_A_RUN, EvaluationInLlamaCpp
-from hubquant.pipeline.sensitivity import SensitivityTask
 from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
 from hubquant.pipeline.verify import Verification
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
     from hubquant.evaluate import Precision
+    from hubquant.evaluate.sensitivity import Sensitivities
     from hubquant.imatrix import ImportanceMatrix
     from hubquant.llamacpp.vocabulary import VocabularyCheck
 
@@ -68,7 +68,7 @@ class RecipeTasks:
     files: tuple[FileTasks, ...]
     folders: tuple[FolderTasks, ...] = ()
     speeds: tuple[SpeedInLlamaCpp, ...] = ()
-    sensitivity: SensitivityTask | None = None
+    sensitivity: Task[Sensitivities] | None = None
 
     @property
     def goals(self) -> list[Task[Any]]:

@@ -91,13 +91,23 @@ def test_other_budgets_need_no_other_measurement(line: list[str], out: Path) -> 
     assert after["files"][1]["size"] <= 1_200_000
 
 
-def test_layers_may_be_left_out_and_weights_fed_back(line: list[str], out: Path) -> None:  # noqa: ARG001
+def test_layers_may_be_left_out(line: list[str], out: Path) -> None:  # noqa: ARG001
     plain = planned(*line, "--types", "6bpw")
-    for setting in ("quantize.prune_layers=[0]", "quantize.rounding=feedback"):
-        other = planned(*line, "--types", "6bpw", "--set", setting)
-        assert [step["done"] for step in other["steps"] if step["name"] == "measure"] == [True]
-        assert 5.9 < other["files"][0]["bpw"] <= 6
-        assert other["budgets"][0]["expected_kld"] < plain["budgets"][0]["expected_kld"]
+    other = planned(*line, "--types", "6bpw", "--set", "quantize.prune_layers=[0]")
+    assert [step["done"] for step in other["steps"] if step["name"] == "measure"] == [True]
+    assert 5.9 < other["files"][0]["bpw"] <= 6
+    assert other["budgets"][0]["expected_kld"] < plain["budgets"][0]["expected_kld"]
+
+
+def test_feedback_is_measured_too(line: list[str], out: Path, tmp_path: Path) -> None:  # noqa: ARG001
+    plain = planned(*line, "--types", "6bpw")
+    fed_back = [line[0], "--out", str(tmp_path), *line[3:], "--types", "6bpw", "--set", "quantize.rounding=feedback"]
+    before = planned(*fed_back)
+    assert [step["done"] for step in before["steps"] if step["name"] == "measure"] == [False]
+    assert before["budgets"][0]["expected_kld"] is None
+    assert hubquant("run", *fed_back, "--no-eval").code == 0
+    [found] = planned(*fed_back)["budgets"]
+    assert 0 < found["expected_kld"] < plain["budgets"][0]["expected_kld"]
 
 
 def test_fresh_makes_everything_once(line: list[str], out: Path, tmp_path: Path) -> None:
