@@ -23,6 +23,7 @@ from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.drawing.prepare import prepare_drawing
 from hubquant.pipeline.embeddings import EmbeddingsTask
 from hubquant.pipeline.encoders import check_collects, check_measured, context_notes, pooling_note, tokenized
+from hubquant.pipeline.fed_back import FedBackSensitivity
 from hubquant.pipeline.folders import calibrates_folders, folder_tasks, speed_tasks
 from hubquant.pipeline.gate import COMPARED, GATE_CHUNKS
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
@@ -92,20 +93,21 @@ def prepare(
         baseline = EmbeddingsTask(component, texts.evaluation, model)
     elif texts.evaluation is not None:
         baseline = _baseline(component, texts.evaluation, recipe, model)
-    sensitivity: SensitivityTask | None = None
-    chosen: Sequence[Chosen] = ()
-    undecided = False
-    if budgets and texts.calibration is not None:
-        sensitivity = SensitivityTask.of(component, texts.calibration, model, importance, recipe.quantize.mode, device)
-        found = None if fresh else measured_before(sensitivity, store)
-        undecided = found is None
-        recipe, chosen = with_types(recipe, checked, importance, found)
-        checked = replace(checked, settings=recipe.quantize.of_gguf)
     moments = held_out = None
     if recipe.quantize.rounding == "feedback" and texts.calibration is not None:
         moments = StreamedMoments.of(component, texts.calibration, device)
         if baseline is not None:
             held_out = _baseline(component, moments.held_out(GATE_CHUNKS), recipe, model)
+    sensitivity: SensitivityTask | FedBackSensitivity | None = None
+    chosen: Sequence[Chosen] = ()
+    undecided = False
+    if budgets and texts.calibration is not None:
+        sensitivity = SensitivityTask.of(component, texts.calibration, importance, recipe.quantize.mode, device)
+        sensitivity = FedBackSensitivity(sensitivity, moments) if moments else sensitivity
+        found = None if fresh else measured_before(sensitivity, store)
+        undecided = found is None
+        recipe, chosen = with_types(recipe, checked, importance, found)
+        checked = replace(checked, settings=recipe.quantize.of_gguf)
     files = checked.tasks(importance, moments)
     tasks = RecipeTasks(None, baseline, (), held_out=held_out)
     work = Work(recipe, component, checked, importance, texts, tasks, ())

@@ -20,7 +20,6 @@ from hubquant.pipeline.evaluate import Evaluation, FileDivergence, UsedByLlamaCp
 from hubquant.pipeline.folders import FolderTasks, SpeedInLlamaCpp
 from hubquant.pipeline.gate import EVALUATION, HELD_OUT, BothWays
 from hubquant.pipeline.in_llamacpp import IN_A_RUN, EvaluationInLlamaCpp
-from hubquant.pipeline.sensitivity import SensitivityTask
 from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
 from hubquant.pipeline.verify import Verification
 from hubquant.publish.fed_back import is_better
@@ -28,6 +27,7 @@ from hubquant.publish.fed_back import is_better
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
     from hubquant.evaluate import Precision
+    from hubquant.evaluate.sensitivity import Sensitivities
     from hubquant.imatrix import ImportanceMatrix
     from hubquant.llamacpp.vocabulary import VocabularyCheck
 
@@ -89,7 +89,7 @@ class RecipeTasks:
     files: tuple[FileTasks, ...]
     folders: tuple[FolderTasks, ...] = ()
     speeds: tuple[SpeedInLlamaCpp, ...] = ()
-    sensitivity: SensitivityTask | None = None
+    sensitivity: Task[Sensitivities] | None = None
     held_out: BaselineTask | LastBlock | None = None
 
     @property
