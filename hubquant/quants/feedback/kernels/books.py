@@ -47,11 +47,11 @@ def _rounding(name: str, dim: int, of: Entries) -> Kernel:
     """``kernel(x, places, passed_on, factors, cost, shape, limits, nodes, magnitudes, table, supers, scales, entries,
     signs, values, errors)``.
 
-    As the kernels of :mod:`columns`, with ``passed_on`` [columns, columns] and its panels, ``factors``; ``shape`` int64 = start, stop, columns of a
-    scale, trial scales to each side; ``limits`` float32 = least and largest scale, and a, b, c of its step d · (a + b ·
-    scale) · c. ``nodes`` int32 [nodes, 3] and ``magnitudes`` float32 [nodes] are the tree of :func:`book.tree`,
-    ``table`` float32 [entries · dim] the codebook. ``scales`` [tiles, n / group, 16]; what was found goes to
-    ``entries`` and ``signs`` [tiles, n / dim, 16], bits as floats, and to ``values`` [tiles, n, 16].
+    As the kernels of :mod:`columns`, with ``passed_on`` [columns, columns] and its panels, ``factors``; ``shape`` int64
+    = start, stop, columns of a scale, trial scales to each side; ``limits`` float32 = least and largest scale, and a,
+    b, c of its step d · (a + b · scale) · c. ``nodes`` int32 [nodes, 3] and ``magnitudes`` float32 [nodes] are the tree
+    of :func:`book.tree`, ``table`` float32 [entries · dim] the codebook. ``scales`` [tiles, n / group, 16]; what was
+    found goes to ``entries`` and ``signs`` [tiles, n / dim, 16], bits as floats, and to ``values`` [tiles, n, 16].
     """
     value_of, eight = of
 
