@@ -5,7 +5,7 @@ They are as large as the weights, and are gathered for one block at a time and d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,11 @@ class WeightMoments:
     @property
     def n_matrices(self) -> int:
         return len(self.seen.counts)
+
+    @property
+    def inputs(self) -> Hashable:
+        """Equal for weights that have the same."""
+        return self.seen, None if self.order is None else tuple(self.order.tolist())
 
     def of(self, matrix: int) -> tuple[Tensor, Tensor]:
         """Both moments of one of its matrices, float32 [n_in, n_in]."""
