@@ -98,6 +98,7 @@ class FedBackSensitivity(Measurement["Sensitivities"]):
                 for name, share in self._shares(number_of.keys() - finished, folder, context):
                     done.append(np.array([number_of[name], share]))
                     advance(1)
+                advance(len(number_of) - len(done))  # of which nothing was seen
             shares = {self._names[int(number)]: float(share) for number, share in done}
         finally:
             done.close()

@@ -18,6 +18,7 @@ from hubquant.evaluate.sensitivity import Sensitivities
 from hubquant.gguf_file import GGUFFile
 from hubquant.mix import FTYPES
 from hubquant.models.tiny import build
+from hubquant.pipeline.sensitivity import SensitivityTask
 from hubquant.recipe import load_recipe
 from hubquant.recipe.schema import NamedType
 from tests.support.cli import hubquant
@@ -179,7 +180,7 @@ class _Killed(Exception):
 
 
 class _Until(Silent):
-    """Fails when so many layers were passed."""
+    """Fails when so much was measured."""
 
     def __init__(self, n: int) -> None:
         self.n, self.total, self.seen = n, 0, list[int]()
@@ -198,18 +199,20 @@ class _Until(Silent):
         yield advance
 
 
-def test_a_killed_measurement_goes_on(line: list[str], tmp_path: Path) -> None:
-    overrides = [*SETTINGS, "imatrix.skip=true", "evaluate.skip=true"]
+@pytest.mark.parametrize(("rounding", "n"), [("nearest", 60), ("feedback", 5)])
+def test_a_killed_measurement_goes_on(rounding: str, n: int, line: list[str], tmp_path: Path) -> None:
+    overrides = [*SETTINGS, "imatrix.skip=true", "evaluate.skip=true", f"quantize.rounding={rounding}"]
     plan = hubquant_plan(
         line[0], types="6bpw", overrides=overrides, store=tmp_path, out=tmp_path / "out", progress=None
     )
     task = plan.tasks.sensitivity
     assert task is not None
-    store, first, second = Store(tmp_path), _Until(60), _Until(1000)
+    store, first, second = Store(tmp_path), _Until(n), _Until(1000)
+    make(task.inputs.values(), store, Silent())
     with pytest.raises(_Killed):
         make([task], store, first)
     make([task], store, second)
-    assert 0 < second.seen[0] < 60
+    assert 0 < second.seen[0] <= n
     assert sum(second.seen) == first.total == second.total
     whole = Store(tmp_path / "other")
     make([task], whole, Silent())
@@ -223,7 +226,7 @@ def measured(model: Path, folder: Path) -> Sensitivities:
         str(model), types="6bpw", overrides=overrides, store=store.root, out=folder / "out", progress=None
     )
     task = plan.tasks.sensitivity
-    assert task is not None
+    assert isinstance(task, SensitivityTask)
     make([task], store, Silent())
     found = task.read(store.path(task))
     assert {each.name for each in found.tensors} == set(task.measured)
