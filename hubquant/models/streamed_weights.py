@@ -74,7 +74,7 @@ class StreamedWeights:
         with quiet(), init_empty_weights(include_buffers=False):
             self.skeleton: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
         self.skeleton.eval().requires_grad_(False)
-        self._output: Any = self.skeleton.get_output_embeddings()
+        self.output: Any = self.skeleton.get_output_embeddings()
         self.blocks: list[Any] = list(self.skeleton.get_submodule(blocks_path))
         self.device = device
         self._reader, self._prefix = reader, f"{blocks_path}."
@@ -90,7 +90,7 @@ class StreamedWeights:
     @property
     def n_vocab(self) -> int:
         """How many logits a token has."""
-        return int(self._output.weight.shape[0])
+        return int(self.output.weight.shape[0])
 
     def read(self, block: int) -> Stored:
         """The weights of a block, as they are stored."""
@@ -142,7 +142,7 @@ class StreamedWeights:
         if not weight:
             embedding = self.skeleton.get_input_embeddings()
             weight = [name for name, module in self._token_tables.items() if module is embedding]
-        (name,), (n_rows, n_columns) = weight, self._output.weight.shape
+        (name,), (n_rows, n_columns) = weight, self.output.weight.shape
         matrix, step = self._reader.matrix(name), max(1, ROWS_ELEMENTS // n_columns)
         whole = (
             empty((n_rows, n_columns)) if self.device == "cpu" else torch.empty(n_rows, n_columns, device=self.device)
@@ -151,7 +151,7 @@ class StreamedWeights:
             rows = matrix[start : start + step]
             check_finite(name, rows)
             whole[start : start + step] = rows
-        self._output.weight = torch.nn.Parameter(whole, requires_grad=False)
+        self.output.weight = torch.nn.Parameter(whole, requires_grad=False)
 
     def _load(self, stored: Stored) -> None:
         tensors = self._reader.decode(stored)

@@ -1,4 +1,4 @@
-"""Second moments E[x xᵀ] of the inputs of weights, block after block of a model that streams.
+"""Second moments E[x xᵀ] of the inputs of weights, block after block of a model that streams, then of its output layer.
 
 They are as large as the weights, and are gathered for one block at a time and dropped after their use.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hubquant.calibration.chunks import Chunks
 from hubquant.devices import torch_threads
-from hubquant.models.taps.tap import Tap, attached
+from hubquant.models.taps.tap import Tap, attached, find
 from hubquant.observe.collection import CollectionRequest, keys_of
 from hubquant.observe.collector import run_model
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 HELD_OUT_EVERY = 8
 """Of so many chunks the last one tells how good is what was made of the others."""
+TOKEN_EMBEDDING = "token_embd.weight"
+LOOKED_UP = 0.1
+"""What an error in the row of a token costs where it is looked up, in all directions the same: as a share of the mean
+of what it costs in the output layer."""
 
 
 @dataclass(eq=False)
@@ -60,11 +64,15 @@ class _Total:
 
 @dataclass(frozen=True, eq=False)
 class WeightMoments:
-    """Of the inputs of one weight: what it is rounded by, and of text that was held out what tells how good that is."""
+    """Of the inputs of one weight: what it is rounded by, and of text that was held out what tells how good that is.
+
+    ``looked_up`` is added to the diagonal, as a share of its mean, for rows that are also given as they are.
+    """
 
     seen: _Total
     held_out: _Total
     order: Tensor | None
+    looked_up: float
 
     @property
     def n_matrices(self) -> int:
@@ -72,7 +80,12 @@ class WeightMoments:
 
     def of(self, matrix: int) -> tuple[Tensor, Tensor]:
         """Both moments of one of its matrices, float32 [n_in, n_in]."""
-        return self.seen.moment(matrix, self.order), self.held_out.moment(matrix, self.order)
+        return self._moment(self.seen, matrix), self._moment(self.held_out, matrix)
+
+    def _moment(self, total: _Total, matrix: int) -> Tensor:
+        found = total.moment(matrix, self.order)
+        found.diagonal().add_(self.looked_up * found.diagonal().mean())
+        return found
 
 
 @dataclass(eq=False)
@@ -102,21 +115,23 @@ def moments_by_block(
     taps: Mapping[str, Tap],
     n_threads: int,
 ) -> Iterator[Mapping[str, WeightMoments]]:
-    """For each block those of the weights that ``taps`` names and that are in it. torch computes them in ``n_threads``:
-    elsewhere it may have fewer meanwhile.
+    """For each block those of the weights that ``taps`` names and that are in it, in the end those of the output layer,
+    which is not loaded for that. torch computes them in ``n_threads``: elsewhere it may have fewer meanwhile.
 
     A chunk with an input that is not finite is left out from there on. At least two chunks are needed.
     """
     keys = keys_of(taps)
+    output = any(find(stream.model, tap.module) is stream.weights.output for tap in taps.values())
     with torch.no_grad(), stream.pausing():
         stream.weights.load_rest(chunks.ids)
 
         def forward(ids: Tensor) -> Any:
-            return run_model(stream.model, ids, CollectionRequest())
+            return run_model(stream.model, ids, CollectionRequest(process_output=output))
 
         passes = [stream.start(ids[None], forward) for ids in chunks.ids]
         left_out = [False] * len(passes)
-        for _ in stream.loaded():
+
+        def step() -> Mapping[str, WeightMoments]:
             gathered = _Gathered()
             attaching = attached(stream.model, {key: taps[key] for key in keys.values()}, gathered)
             with attaching, torch_threads(n_threads):
@@ -125,12 +140,19 @@ def moments_by_block(
                     each.step()
                     left_out[number] = gathered.left_out
             seen, held_out = gathered.totals[False], gathered.totals[True]
-            yield {
-                weight: WeightMoments(seen[key], held_out[key], taps[weight].order())
+            return {
+                weight: WeightMoments(
+                    seen[key], held_out[key], taps[weight].order(), LOOKED_UP if weight == TOKEN_EMBEDDING else 0.0
+                )
                 for weight, key in keys.items()
                 if key in seen and key in held_out
             }
-            del gathered, seen, held_out
+
+        for _ in stream.loaded():
+            yield step()
+        if output:
+            with stream.stopping_at_output():
+                yield step()
         for each in passes:
             each.drop()
 

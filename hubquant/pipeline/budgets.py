@@ -249,8 +249,7 @@ class _Planner:
 
     def _is_fed_back(self, name: str) -> bool:
         component = self._checked.component
-        origin = component.origin(name)
-        seen = origin in component.complete.conversion.taps and origin.startswith(component.blocks)
+        seen = component.origin(name) in component.complete.conversion.taps
         return self._checked.settings.rounding == "feedback" and seen
 
     def _free(self, types: Mapping[str, str]) -> dict[str, str]:

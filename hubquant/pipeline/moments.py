@@ -27,7 +27,8 @@ LEAST_CHUNKS = 2
 
 @dataclass(frozen=True, eq=False)
 class StreamedMoments(MomentsSource):
-    """Of ``component`` over ``chunks``: a block at a time is in memory, with the moments of its inputs."""
+    """Of ``component`` over ``chunks``: a block at a time is in memory, with the moments of its inputs, and in the end
+    those of the output layer without it."""
 
     component: Component
     chunks: Chunks
@@ -56,7 +57,7 @@ class StreamedMoments(MomentsSource):
 
     @property
     def ram_bytes(self) -> int:
-        """Two moments of each distinct input of a block, and what streaming takes."""
+        """Two moments of each distinct input of a block or of the output layer, and what streaming takes."""
         from hubquant.observe.collection import keys_of
 
         taps, of_block = self.component.conversion.taps, Counter[str]()

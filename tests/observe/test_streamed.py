@@ -17,7 +17,8 @@ from hubquant.errors import ImatrixError
 from hubquant.imatrix import ImportanceMatrix
 from hubquant.models.spill import Spill
 from hubquant.models.stream import BlockStream, in_memory
-from hubquant.observe import Collection, CollectionRequest, SnapshotPlace, collect
+from hubquant.observe import OUTPUT, Collection, CollectionRequest, SnapshotPlace, collect
+from hubquant.observe.moments import moments_by_block
 from hubquant.observe.streamed import collect_streamed
 from hubquant.sources.checkpoint import load_folder
 from tests.checkpoint import test_float8, test_mxfp4
@@ -172,3 +173,20 @@ def test_hidden_states_in_files_leave_nothing_behind(folder: Path, tmp_path: Pat
     found = collect_streamed(stream, wide, plan(folder).taps).matrix()
     assert_close(found, streamed(folder, wide).matrix())
     assert list((tmp_path / "hidden").iterdir()) == []
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_second_moments_have_the_sums_of_squares_on_their_diagonals(tied: bool, tmp_path: Path) -> None:
+    model = build_uneven("qwen3", tmp_path, tie_word_embeddings=tied)
+    taps, output = plan(model).taps, "token_embd.weight" if tied else OUTPUT
+    stream = BlockStream(open_checkpoint(Checkpoint.from_folder(model)))
+    steps = list(moments_by_block(stream, CHUNKS, taps, 1))
+    assert list(steps[-1]) == [output]
+    assert stream.weights.output.weight.is_meta
+    found = {name: moments.of(0) for step in steps for name, moments in step.items()}
+    assert found.keys() == taps.keys()
+    expected = collect(load_folder(model, "cpu"), CHUNKS, taps, CollectionRequest(process_output=True)).matrix()
+    for name, entry in expected.entries.items():
+        seen, held_out = (moment.diagonal() for moment in found[name])
+        both = (5 * seen + held_out) / 6  # one of the six chunks is held out
+        torch.testing.assert_close(both.double(), entry.in_sum2[0] / len(IDS.flatten()), rtol=1e-4, atol=1e-7)

@@ -99,7 +99,14 @@ def read_rounded(folder: Path) -> list[Rounded]:
 
 
 def rounded_with_feedback(
-    name: str, number: int, x: Tensor, type: str, importance: Tensor | None, moments: Moments, journal: Journal
+    name: str,
+    number: int,
+    x: Tensor,
+    type: str,
+    importance: Tensor | None,
+    moments: Moments,
+    journal: Journal,
+    threads: int,
 ) -> Tensor:
     """uint8 [rows, row_bytes] of ``x`` [rows, n], a matrix of the weight ``name``, as :func:`hubquant.quants.quantize`
     gives it: with error feedback where the outputs on held-out text come nearer to the source's so."""
@@ -111,12 +118,12 @@ def rounded_with_feedback(
     def error(rows: Tensor, data: Tensor) -> float:
         return weighted_error(rows, dequantize(data, type, x.shape[1]), held_out)
 
-    nearest = quantize(x, type, importance, "best", threads=1)
+    nearest = quantize(x, type, importance, "best", threads)
     damping, sample = DAMPING, _some(x, SAMPLED_ROWS)
     if x.shape[1] <= TRIED_COLUMNS:
         tried = {each: error(sample, quantize_with_feedback(sample, type, seen, each, threads=1)) for each in DAMPINGS}
         damping = min(DAMPINGS, key=lambda each: tried[each])
-    data = quantize_with_feedback(x, type, seen, damping, threads=1)
+    data = quantize_with_feedback(x, type, seen, damping, threads)
     judged = _some(x, JUDGED_ROWS)
     rounded = Rounded(name, number, type, *(error(judged, _some(each, JUDGED_ROWS)) for each in (nearest, data)))
     journal.add(rounded)
