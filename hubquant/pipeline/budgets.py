@@ -31,6 +31,7 @@ from hubquant.mix.file_types import FLOAT_TYPES
 from hubquant.mix.patterns import pattern
 from hubquant.mix.rules import Role, role
 from hubquant.mix.storage import kept
+from hubquant.pipeline.moments import fed_back
 from hubquant.quants.formats import lookup
 from hubquant.recipe.schema import NamedType, Quantize, Recipe
 from hubquant.sources.component import Component
@@ -45,7 +46,7 @@ NEARLY = 1e-3
 """How far from the least divergence what is only told may be."""
 FED_BACK = 0.2
 """Of the divergence that a tensor causes, what is left with error feedback: on small models a third to a sixth. It only
-matters beside tensors that have none, such as the embedding."""
+matters for what a plan expects, and beside tensors that have none."""
 MOST_TRIES = 8
 
 
@@ -249,8 +250,7 @@ class _Planner:
 
     def _is_fed_back(self, name: str) -> bool:
         component = self._checked.component
-        seen = component.origin(name) in component.complete.conversion.taps
-        return self._checked.settings.rounding == "feedback" and seen
+        return self._checked.settings.rounding == "feedback" and component.origin(name) in fed_back(component)
 
     def _free(self, types: Mapping[str, str]) -> dict[str, str]:
         return {name: type for name, type in types.items() if name not in self._pinned}

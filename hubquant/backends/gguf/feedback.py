@@ -44,6 +44,10 @@ class MomentsSource(Protocol):
         """Everything they depend on beside the weights, as plain data."""
 
     @property
+    def weights(self) -> frozenset[str]:
+        """Those that there may be some of, by their names in the whole model."""
+
+    @property
     def ram_bytes(self) -> int:
         """That gathering them takes."""
 

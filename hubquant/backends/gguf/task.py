@@ -211,9 +211,9 @@ class _Reading:
         component, source = self._of.component, self._context.read(self._of.pulled)
         names: dict[str, str] = {}
         if self._of.moments is not None:
-            taps = component.complete.conversion.taps
+            known = self._of.moments.weights
             rounded = (name for name, types in wanted.items() if not set(types) <= {*FLOATS})
-            names = {component.origin(name): name for name in rounded if component.origin(name) in taps}
+            names = {component.origin(name): name for name in rounded if component.origin(name) in known}
         alone = {name: types for name, types in wanted.items() if name not in names.values()}
         yield from stream(component.conversion, source.checkpoint, alone)
         if self._of.moments is None or not names:
@@ -229,7 +229,7 @@ class _Reading:
     def rounding(self, name: str) -> tuple[int, Rounding] | None:
         if (moments := self._moments.get(name)) is None:
             return None
-        threads = self._n_threads if len(self._moments) == moments.n_matrices == 1 else 1  # the output layer is alone
+        threads = self._n_threads if len(self._moments) == moments.n_matrices == 1 else 1  # as the output layer is
 
         def rounded(number: int, x: torch.Tensor, type: str, importance: torch.Tensor | None) -> torch.Tensor:
             return rounded_with_feedback(name, number, x, type, importance, moments, self._journal, threads)
