@@ -112,6 +112,18 @@ class BlockStream:
     def load_output(self) -> None:
         self.weights.load_output(self._empty)
 
+    @contextmanager
+    def stopping_at_output(self) -> Iterator[None]:
+        """While an input that passed all blocks goes no further than into the output layer, which need not be loaded:
+        its hooks see what it is called with."""
+        output = self.weights.output
+        original = output.forward
+        output.forward = lambda *_args, **_kwargs: getcurrent().owner.pause()
+        try:
+            yield
+        finally:
+            output.forward = original
+
     def _on_device(self, output: BlockOutput) -> BlockOutput:
         if isinstance(output, tuple):
             return tuple(map(self._on_device, output))

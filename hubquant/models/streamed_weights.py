@@ -74,7 +74,7 @@ class StreamedWeights:
         with quiet(), init_empty_weights(include_buffers=False):
             self.skeleton: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
         self.skeleton.eval().requires_grad_(False)
-        self._output: Any = self.skeleton.get_output_embeddings()
+        self.output: Any = self.skeleton.get_output_embeddings()
         self.blocks: list[Any] = list(self.skeleton.get_submodule(blocks_path))
         self.device = device
         self._reader, self._prefix = reader, f"{blocks_path}."
@@ -91,7 +91,7 @@ class StreamedWeights:
     @property
     def n_vocab(self) -> int:
         """How many logits a token has."""
-        return int(self._output.weight.shape[0])
+        return int(self.output.weight.shape[0])
 
     def read(self, block: int) -> Stored:
         """The weights of a block, as they are stored."""
@@ -137,7 +137,7 @@ class StreamedWeights:
 
     def load_output(self, empty: Empty = torch.empty) -> None:
         """The output layer, which may be the same matrix as the embedding; on a CPU ``empty`` makes room for it."""
-        name, (n_rows, n_columns) = self._output_weight, self._output.weight.shape
+        name, (n_rows, n_columns) = self._output_weight, self.output.weight.shape
         self._load(self._reader.read([other for other in self._output_names if other != name]))
         matrix, step = self._reader.matrix(name), max(1, ROWS_ELEMENTS // n_columns)
         whole = (
@@ -147,7 +147,7 @@ class StreamedWeights:
             rows = matrix[start : start + step]
             check_finite(name, rows)
             whole[start : start + step] = rows
-        self._output.weight = torch.nn.Parameter(whole, requires_grad=False)
+        self.output.weight = torch.nn.Parameter(whole, requires_grad=False)
 
     def put(self, weights: Mapping[str, torch.Tensor]) -> bool:
         """Put other ``weights``, floats by the names of the reader, into the skeleton where it has some: of a table the
@@ -157,11 +157,11 @@ class StreamedWeights:
             if (table := left.pop(name, None)) is not None:
                 self._token_tables[name].weight = self._parameter(table[rows])
         matrix = weights.get(self._output_weight)
-        if matrix is not None and not self._output.weight.is_meta:
+        if matrix is not None and not self.output.weight.is_meta:
             left.pop(self._output_weight, None)
-            if matrix.shape != self._output.weight.shape:
+            if matrix.shape != self.output.weight.shape:
                 return False
-            self._output.weight = self._parameter(matrix)
+            self.output.weight = self._parameter(matrix)
         return not left or put_weights(self.skeleton, left, self._mapping, torch.device(self.device))
 
     @property

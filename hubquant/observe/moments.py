@@ -1,13 +1,12 @@
-"""Second moments E[x xᵀ] of the inputs of weights, block after block of a model that streams.
+"""Second moments E[x xᵀ] of the inputs of weights, block after block of a model that streams, then of its output layer.
 
 They are as large as the weights, and are gathered for one block at a time and dropped after their use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,69 +14,45 @@ from torch import Tensor
 
 from hubquant.calibration.chunks import Chunks
 from hubquant.devices import torch_threads
-from hubquant.models.taps.tap import Tap, attached
+from hubquant.models.taps.tap import Tap, attached, find
 from hubquant.observe.collection import CollectionRequest, keys_of
 from hubquant.observe.collector import run_model
+from hubquant.observe.lookups import lookup_moments
+from hubquant.observe.moment_sums import MomentSum, is_held_out
 
 if TYPE_CHECKING:
     from hubquant.models.stream import BlockStream
 
-HELD_OUT_EVERY = 8
-"""Of so many chunks the last one tells how good is what was made of the others."""
-
-
-@dataclass(eq=False)
-class _Total:
-    """Σ x xᵀ, float32 [n_mat, n_in, n_in], and the rows that each matrix saw, [n_mat]."""
-
-    sum: Tensor
-    counts: Tensor
-
-    @classmethod
-    def zeros(cls, n_mat: int, x: Tensor) -> _Total:
-        n_in = x.shape[-1]
-        return cls(torch.zeros(n_mat, n_in, n_in, device=x.device), torch.zeros(n_mat))
-
-    def add(self, index: int, x: Tensor) -> None:
-        rows = x.reshape(-1, x.shape[-1]).float()
-        self.sum[index].addmm_(rows.T, rows)
-        self.counts[index] += len(rows)
-
-    @cached_property
-    def _pooled(self) -> Tensor:
-        """That of all experts, once all is seen."""
-        return self.sum.sum(0) / self.counts.sum().clamp(min=1)
-
-    def moment(self, index: int, order: Tensor | None) -> Tensor:
-        """float32 [n_in, n_in] on the CPU. That of an expert that saw few rows is drawn towards that of all experts,
-        which counts as much as one row for each column."""
-        total, count = self.sum[index], float(self.counts[index])
-        if len(self.counts) > 1:
-            total, count = total + len(total) * self._pooled, count + len(total)
-        found = (total / max(count, 1)).cpu()
-        return found if order is None else found[order][:, order]
+TOKEN_EMBEDDING = "token_embd.weight"
 
 
 @dataclass(frozen=True, eq=False)
 class WeightMoments:
-    """Of the inputs of one weight: what it is rounded by, and of text that was held out what tells how good that is."""
+    """Of the inputs of one weight: what it is rounded by, and of text that was held out what tells how good that is.
+    ``order`` is that of its columns (:meth:`Tap.order`). Of several sums the moments add up."""
 
-    seen: _Total
-    held_out: _Total
+    seen: Sequence[MomentSum]
+    held_out: Sequence[MomentSum]
     order: Tensor | None
 
     @property
     def n_matrices(self) -> int:
-        return len(self.seen.counts)
+        return len(self.seen[0].counts)
 
     @property
     def inputs(self) -> Hashable:
         """Equal for weights that have the same."""
-        return self.seen, None if self.order is None else tuple(self.order.tolist())
+        return tuple(self.seen), None if self.order is None else tuple(self.order.tolist())
 
     def of(self, matrix: int) -> tuple[Tensor, Tensor]:
         """Both moments of one of its matrices, float32 [n_in, n_in]."""
-        return self.seen.moment(matrix, self.order), self.held_out.moment(matrix, self.order)
+        return self._moment(self.seen, matrix), self._moment(self.held_out, matrix)
+
+    def _moment(self, sums: Sequence[MomentSum], matrix: int) -> Tensor:
+        found = sums[0].moment(matrix)
+        for each in sums[1:]:
+            found += each.moment(matrix)
+        return found if self.order is None else found[self.order][:, self.order]
 
 
 @dataclass(eq=False)
@@ -85,7 +60,7 @@ class _Gathered:
     """Of one block. ``held_out`` tells which of both sums a chunk is for, and ``left_out`` whether one of its inputs
     was not finite."""
 
-    totals: dict[bool, dict[str, _Total]] = field(default_factory=lambda: {False: {}, True: {}})
+    totals: dict[bool, dict[str, MomentSum]] = field(default_factory=lambda: {False: {}, True: {}})
     held_out: bool = False
     left_out: bool = False
 
@@ -97,56 +72,86 @@ class _Gathered:
         if not self.left_out:
             totals = self.totals[self.held_out]
             if key not in totals:
-                totals[key] = _Total.zeros(n_experts, x)
+                totals[key] = MomentSum.zeros(n_experts, x)
             totals[key].add(expert, x)
 
 
 def moments_by_block(
     stream: BlockStream,
     chunks: Chunks,
+    weights: Collection[str],
     taps: Mapping[str, Tap],
     n_threads: int,
 ) -> Iterator[Mapping[str, WeightMoments]]:
-    """For each block those of the weights that ``taps`` names and that are in it. torch computes them in ``n_threads``:
-    elsewhere it may have fewer meanwhile.
+    """For each block those of the ``weights`` that are in it; then that of the output layer, which is not loaded for
+    that; in the end that of the token embedding, for which the model runs once more
+    (:func:`hubquant.observe.lookups.lookup_moments`). ``taps`` has all that have inputs. torch computes them in
+    ``n_threads``: elsewhere it may have fewer meanwhile.
 
-    A chunk with an input that is not finite is left out from there on. At least two chunks are needed.
+    An embedding that is the output layer too has the sum of both: an error in the row of a token costs as much as it is
+    predicted and as it is looked up, which is about as often. A chunk with an input that is not finite is left out from
+    there on. At least two chunks are needed.
     """
-    keys = keys_of(taps)
-    with torch.no_grad(), stream.pausing():
+    predicted: WeightMoments | None = None
+    with torch.no_grad():
         stream.weights.load_rest(chunks.ids)
+        for found in _by_step(stream, chunks, {name: tap for name, tap in taps.items() if name in weights}, n_threads):
+            predicted = found.pop(TOKEN_EMBEDDING, None)
+            yield found
+            del found  # before the next
+        if TOKEN_EMBEDDING in weights:
+            stream.load_output()
+            with torch_threads(n_threads):
+                lookups = lookup_moments(stream, chunks)
+            if all(each.counts.all() for each in lookups.values()):
+                both = predicted or WeightMoments([], [], None)
+                yield {
+                    TOKEN_EMBEDDING: WeightMoments(
+                        [*both.seen, lookups[False]], [*both.held_out, lookups[True]], both.order
+                    )
+                }
 
-        def forward(ids: Tensor) -> Any:
-            return run_model(stream.model, ids, CollectionRequest())
 
+def _by_step(
+    stream: BlockStream, chunks: Chunks, taps: Mapping[str, Tap], n_threads: int
+) -> Iterator[dict[str, WeightMoments]]:
+    """Of the weights that ``taps`` name, by block and of the output layer."""
+    keys = keys_of(taps)
+    with_output = any(find(stream.model, tap.module) is stream.weights.output for tap in taps.values())
+
+    def forward(ids: Tensor) -> Any:
+        return run_model(stream.model, ids, CollectionRequest(process_output=with_output))
+
+    with stream.pausing():
         passes = [stream.start(ids[None], forward) for ids in chunks.ids]
         left_out = [False] * len(passes)
-        for _ in stream.loaded():
+
+        def step() -> dict[str, WeightMoments]:
             gathered = _Gathered()
             attaching = attached(stream.model, {key: taps[key] for key in keys.values()}, gathered)
             with attaching, torch_threads(n_threads):
                 for number, each in enumerate(passes):
-                    gathered.held_out, gathered.left_out = _is_held_out(number, len(passes)), left_out[number]
+                    gathered.held_out, gathered.left_out = is_held_out(number, len(passes)), left_out[number]
                     each.step()
                     left_out[number] = gathered.left_out
             seen, held_out = gathered.totals[False], gathered.totals[True]
-            yield {
-                weight: WeightMoments(seen[key], held_out[key], taps[weight].order())
+            return {
+                weight: WeightMoments([seen[key]], [held_out[key]], taps[weight].order())
                 for weight, key in keys.items()
                 if key in seen and key in held_out
             }
-            del gathered, seen, held_out
+
+        for _ in stream.loaded():
+            yield step()
+        if with_output:
+            with stream.stopping_at_output():
+                yield step()
         for each in passes:
             each.drop()
 
 
 def held_out(chunks: Chunks, most: int) -> Chunks:
     """At most ``most`` of those that only measure, from the beginning of the text to its end."""
-    numbers = [number for number in range(len(chunks)) if _is_held_out(number, len(chunks))]
+    numbers = [number for number in range(len(chunks)) if is_held_out(number, len(chunks))]
     n = min(most, len(numbers))
     return chunks.part([numbers[i * len(numbers) // n] for i in range(n)])
-
-
-def _is_held_out(number: int, n_chunks: int) -> bool:
-    """Whether a chunk of so many only measures: of fewer than ``HELD_OUT_EVERY`` the last one does."""
-    return number % HELD_OUT_EVERY == min(HELD_OUT_EVERY, n_chunks) - 1

@@ -82,8 +82,7 @@ class FedBackSensitivity(Measurement["Sensitivities"]):
     @cached_property
     def _names(self) -> list[str]:
         """The tensors that have feedback, if only their inputs are seen."""
-        taps = self.sensitivity.component.conversion.taps
-        return [name for name in self.sensitivity.measured if name in taps]
+        return [name for name in self.sensitivity.measured if name in self.moments.weights]
 
     def measure(self, folder: Path, context: Context) -> Sensitivities:
         import numpy as np

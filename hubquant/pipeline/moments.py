@@ -13,9 +13,9 @@ from hubquant.backends.gguf.feedback import MomentsSource
 from hubquant.devices import Device
 from hubquant.engine.task import FP32_BYTES, Context
 from hubquant.errors import CalibrationError, NotSupportedYet
-from hubquant.pipeline.costs import LIBRARIES_BYTES
+from hubquant.pipeline.costs import LIBRARIES_BYTES, LOGIT_COPIES
 from hubquant.pipeline.held import other_device
-from hubquant.pipeline.offload import stream_of, streaming_bytes
+from hubquant.pipeline.offload import output_bytes, stream_of, streaming_bytes
 from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
@@ -61,17 +61,30 @@ class StreamedMoments(MomentsSource):
         return {"tokens": self.chunks.fingerprint, **other_device(self.device)}
 
     @property
-    def ram_bytes(self) -> int:
-        """Two moments of each distinct input of a block, and what streaming takes."""
-        from hubquant.observe.collection import keys_of
+    def weights(self) -> frozenset[str]:
+        return fed_back(self.component)
 
-        taps, of_block = self.component.conversion.taps, Counter[str]()
-        for name in set(keys_of(taps).values()):
-            shape = self.component.shapes[name]
+    @property
+    def ram_bytes(self) -> int:
+        """Two moments of each distinct input of a block or of the output layer, and what streaming takes; or in the end
+        a block, the output layer, and logits with their gradients."""
+        from hubquant.observe.collection import keys_of
+        from hubquant.observe.lookups import chunks_at_once
+
+        component, of_block = self.component, Counter[str]()
+        for name in set(keys_of(component.conversion.taps).values()):
+            shape = component.shapes[name]
             n_matrices = math.prod(shape[:-2])
             of_block[".".join(name.split(".")[:2])] += 2 * FP32_BYTES * n_matrices * shape[-1] ** 2
-        streaming = streaming_bytes(self.component, self.chunks.n_tokens)
-        return LIBRARIES_BYTES + streaming + max(of_block.values(), default=0)
+        streaming = streaming_bytes(component, self.chunks.n_tokens) + max(of_block.values(), default=0)
+        n_tokens = self.chunks.chunk_size * chunks_at_once(self.chunks.chunk_size, component.n_vocab)
+        lookups = (
+            2 * FP32_BYTES * component.largest_block
+            + output_bytes(component)
+            + LOGIT_COPIES * FP32_BYTES * n_tokens * component.n_vocab
+            + 4 * FP32_BYTES * component.width**2
+        )
+        return LIBRARIES_BYTES + max(streaming, lookups)
 
     def by_block(
         self, weights: frozenset[str], folder: Path, context: Context, n_threads: int
@@ -79,7 +92,13 @@ class StreamedMoments(MomentsSource):
         from hubquant.observe.moments import moments_by_block
 
         whole = self.component.complete
-        taps = {name: tap for name, tap in whole.conversion.taps.items() if name in weights}
         opened = context.read(self.component.pulled).open_weights(self.device)
         stream = stream_of(opened, whole, self.chunks.n_tokens, folder, self.device)
-        yield from moments_by_block(stream, self.chunks, taps, n_threads)
+        yield from moments_by_block(stream, self.chunks, weights, whole.conversion.taps, n_threads)
+
+
+def fed_back(component: Component) -> frozenset[str]:
+    """The weights of the whole model that error feedback reaches: what inputs are seen of, and the token embedding."""
+    from hubquant.observe.moments import TOKEN_EMBEDDING
+
+    return frozenset({*component.complete.conversion.taps, TOKEN_EMBEDDING})

@@ -17,7 +17,8 @@ from hubquant.errors import ImatrixError
 from hubquant.imatrix import ImportanceMatrix
 from hubquant.models.spill import Spill
 from hubquant.models.stream import BlockStream, in_memory
-from hubquant.observe import Collection, CollectionRequest, SnapshotPlace, collect
+from hubquant.observe import OUTPUT, Collection, CollectionRequest, SnapshotPlace, collect
+from hubquant.observe.moments import TOKEN_EMBEDDING, WeightMoments, moments_by_block
 from hubquant.observe.streamed import collect_streamed
 from hubquant.sources.checkpoint import load_folder
 from tests.checkpoint import test_float8, test_mxfp4
@@ -172,3 +173,39 @@ def test_hidden_states_in_files_leave_nothing_behind(folder: Path, tmp_path: Pat
     found = collect_streamed(stream, wide, plan(folder).taps).matrix()
     assert_close(found, streamed(folder, wide).matrix())
     assert list((tmp_path / "hidden").iterdir()) == []
+
+
+def test_second_moments_have_the_sums_of_squares_on_their_diagonals(folder: Path) -> None:
+    taps, stream = plan(folder).taps, BlockStream(open_checkpoint(Checkpoint.from_folder(folder)))
+    found: dict[str, WeightMoments] = {}
+    for step in moments_by_block(stream, CHUNKS, taps, taps, 1):
+        found |= step
+    assert list(found)[-1] == OUTPUT
+    assert stream.weights.output.weight.is_meta
+    expected = collect(load_folder(folder, "cpu"), CHUNKS, taps, CollectionRequest(process_output=True)).matrix()
+    assert found.keys() == expected.entries.keys()
+    for name, entry in expected.entries.items():
+        seen, held_out = (moment.diagonal() for moment in found[name].of(0))
+        both = (5 * seen + held_out) / 6  # one of the six chunks is held out
+        torch.testing.assert_close(both.double(), entry.in_sum2[0] / len(IDS.flatten()), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma2"])  # which multiplies what it looks up
+def test_second_moments_tell_what_errors_of_lookups_cost(family: str, tmp_path: Path) -> None:
+    model = build_uneven(family, tmp_path, tie_word_embeddings=True)
+    weights, stream = {TOKEN_EMBEDDING}, BlockStream(open_checkpoint(Checkpoint.from_folder(model)))
+    steps = list(moments_by_block(stream, CHUNKS, weights, {}, 1))  # as if there were no output layer
+    seen, _ = steps[-1][TOKEN_EMBEDDING].of(0)
+    loaded: Any = load_folder(model, "cpu").float()
+    size, noise = 1e-3 * loaded.get_input_embeddings().weight.std(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        plain = loaded(CHUNKS.ids).logits.double().log_softmax(-1)
+
+        def disturb(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
+            scale = output.shape[-1] ** 0.5 if family == "gemma2" else 1.0
+            return output + scale * size * torch.randn(output.shape, generator=noise)
+
+        loaded.get_input_embeddings().register_forward_hook(disturb)
+        disturbed = loaded(CHUNKS.ids).logits.double().log_softmax(-1)
+    divergence = float((plain.exp() * (plain - disturbed)).sum(-1).mean())
+    assert divergence == pytest.approx(float(size**2 * seen.trace() / 2), rel=0.15)

@@ -48,6 +48,10 @@ class MomentsSource(Protocol):
         """Everything they depend on beside the weights, as plain data."""
 
     @property
+    def weights(self) -> frozenset[str]:
+        """Those that there may be some of, by their names in the whole model."""
+
+    @property
     def ram_bytes(self) -> int:
         """That gathering them takes."""
 
@@ -158,6 +162,7 @@ def rounded_with_feedback(
     moments: Moments,
     factors: Factors,
     journal: Journal,
+    threads: int,
 ) -> Tensor:
     """uint8 [rows, row_bytes] of ``x`` [rows, n], a matrix of the weight ``name``, as :func:`hubquant.quants.quantize`
     gives it: with error feedback where the outputs on held-out text come nearer to the source's so."""
@@ -165,8 +170,8 @@ def rounded_with_feedback(
     from hubquant.quants.feedback.entry import weighted_errors
 
     feedback, held_out = factors.of(moments, number, type)
-    nearest = quantize(x, type, importance, "best", threads=1)
-    data = feedback.quantize(x, type, threads=1)
+    nearest = quantize(x, type, importance, "best", threads)
+    data = feedback.quantize(x, type, threads)
     found = [dequantize(_some(each, JUDGED_ROWS), type, x.shape[1]) for each in (nearest, data)]
     rounded = Rounded(name, number, type, *weighted_errors(_some(x, JUDGED_ROWS), found, held_out))
     journal.add(rounded)

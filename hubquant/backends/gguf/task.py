@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hubquant.backends.gguf.feedback import Factors, Journal, Moments, MomentsSource, rounded_with_feedback
 from hubquant.backends.gguf.files import MATRIX_KEY, FilePlan, Weights, quantize_part
 from hubquant.backends.gguf.writing import Mode, Rounding, Target, TypesByTensor, quantize_files
+from hubquant.checkpoint.headers import FLOATS
 from hubquant.convert.conversion import stream
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Pass, Task
 from hubquant.errors import CheckpointError
@@ -211,8 +212,9 @@ class _Reading:
         component, source = self._of.component, self._context.read(self._of.pulled)
         names: dict[str, str] = {}
         if self._of.moments is not None:
-            taps = component.complete.conversion.taps
-            names = {component.origin(name): name for name in wanted if component.origin(name) in taps}
+            known = self._of.moments.weights
+            rounded = (name for name, types in wanted.items() if not set(types) <= {*FLOATS})
+            names = {component.origin(name): name for name in rounded if component.origin(name) in known}
         alone = {name: types for name, types in wanted.items() if name not in names.values()}
         yield from stream(component.conversion, source.checkpoint, alone)
         if self._of.moments is None or not names:
@@ -229,10 +231,11 @@ class _Reading:
     def rounding(self, name: str) -> tuple[int, Rounding] | None:
         if (moments := self._moments.get(name)) is None:
             return None
+        threads = self._n_threads if len(self._moments) == moments.n_matrices == 1 else 1  # as the output layer is
 
         factors = self._factors
 
         def rounded(number: int, x: torch.Tensor, type: str, importance: torch.Tensor | None) -> torch.Tensor:
-            return rounded_with_feedback(name, number, x, type, importance, moments, factors, self._journal)
+            return rounded_with_feedback(name, number, x, type, importance, moments, factors, self._journal, threads)
 
         return moments.n_matrices, rounded
