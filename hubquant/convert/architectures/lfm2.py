@@ -102,7 +102,7 @@ LFM2 = Architecture(
     classes={"Lfm2ForCausalLM": "lfm2", "LFM2ForCausalLM": "lfm2"},
     restored_as="lfm2",
     rules=(
-        *(rule for rule in decoder.SIZES if rule != Count("feed_forward_length", "intermediate_size")),
+        *(rule for rule in decoder.SIZES if rule != decoder.FEED_FORWARD),
         _FeedForward(),
         HeadsByLayer(_layer_types),
         Rope(),

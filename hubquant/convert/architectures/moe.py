@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import Dimensions, split
-from hubquant.convert.rules.rule import Constant, Count, Fixed, Number, Rule, Settings, Switch, out_of_range
+from hubquant.convert.rules.rule import (
+    Constant,
+    Count,
+    Fixed,
+    Number,
+    Rule,
+    Settings,
+    Switch,
+    check_list,
+    integer,
+    out_of_range,
+)
 from hubquant.convert.tables import Experts, Module, Place, Row, TapFor, Tensors, inputs_of, linear
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
@@ -19,6 +30,7 @@ if TYPE_CHECKING:
 
 MOST_EXPERTS = 1 << 16
 SOFTMAX, SIGMOID = 1, 2  # expert_gating_func
+DENSE = "dense"
 
 
 @dataclass(frozen=True)
@@ -51,8 +63,40 @@ class Groups(Rule):
         return {name: value for each in self.counts for name, value in each.settings(metadata).items()}
 
 
+@dataclass(frozen=True)
+class DenseLayersFirst(Rule):
+    """The layers without experts, which come first, where the config names the kind of each."""
+
+    reads = ("mlp_layer_types",)
+
+    def check(self, settings: Settings) -> None:
+        check_list(settings, "mlp_layer_types")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        kinds = list(config.mlp_layer_types)
+        dense = kinds.count(DENSE)
+        if kinds != _kinds(dense, config.num_hidden_layers):
+            raise NotSupportedYet("this order of dense layers", why="llama.cpp has all of them before those of experts")
+        return {"leading_dense_block_count": u32(dense)}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        n_layer = min(integer(metadata, "block_count") or 0, 10_000)
+        return {"mlp_layer_types": _kinds(integer(metadata, "leading_dense_block_count") or 0, n_layer)}
+
+
+def _kinds(dense: int, n_layer: int) -> list[str]:
+    return [DENSE if layer < dense else "sparse" for layer in range(n_layer)]
+
+
+def is_dense(config: PreTrainedConfig, layer: int) -> bool:
+    """Whether the layer has no experts."""
+    kinds = getattr(config, "mlp_layer_types", None)
+    return bool(layer < config.first_k_dense_replace if kinds is None else kinds[layer] == DENSE)
+
+
+DENSE_BY_COUNT = Count("leading_dense_block_count", "first_k_dense_replace", most=10_000, least=0)
 WITH_DENSE_LAYERS: tuple[Rule, ...] = (
-    Count("leading_dense_block_count", "first_k_dense_replace", most=10_000, least=0),
+    DENSE_BY_COUNT,
     Count("expert_count", "n_routed_experts", most=MOST_EXPERTS),
     Count("expert_used_count", "num_experts_per_tok", most=MOST_EXPERTS),
     Count("expert_shared_count", "n_shared_experts", most=MOST_EXPERTS),
@@ -79,7 +123,7 @@ def dimensions(config: PreTrainedConfig, experts: int, n_ff_exp: int, n_ff_shexp
 def with_dense_layers(config: PreTrainedConfig) -> Dimensions:
     """Of a decoder whose first layers have no experts."""
     width = config.moe_intermediate_size
-    return dimensions(config, config.n_routed_experts, width, width * config.n_shared_experts)
+    return dimensions(config, config.n_routed_experts or 0, width, width * (config.n_shared_experts or 0))
 
 
 def given_to(experts: str, spread: bool = False) -> TapFor:
