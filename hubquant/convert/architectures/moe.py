@@ -35,8 +35,9 @@ DENSE = "dense"
 
 @dataclass(frozen=True)
 class Groups(Rule):
-    """Experts are chosen from ``topk_group`` of the ``n_group`` groups that they are in."""
+    """Experts are chosen from ``topk_group`` of the ``n_group`` groups that they are in; ``total`` counts them."""
 
+    total: str = "n_routed_experts"
     counts = (
         Count("expert_group_count", "n_group", most=MOST_EXPERTS),
         Count("expert_group_used_count", "topk_group", most=MOST_EXPERTS),
@@ -48,7 +49,7 @@ class Groups(Rule):
             each.check(settings)
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
-        experts, groups, used = config.n_routed_experts, config.n_group, config.topk_group
+        experts, groups, used = getattr(config, self.total), config.n_group, config.topk_group
         if experts % groups:
             raise out_of_range("n_group", groups, f"a divisor of the {experts} experts")
         if used > groups:
@@ -156,11 +157,19 @@ def routed(
     """
     gate, up, down = (f"{experts}.{{}}.{name}" for name in names)
     routing, computing = modules or (router, experts)
+    first, last = f"{computing}.gate_up_proj", f"{computing}.down_proj"
     return (
         Module(router, ("n_expert", "n_embd"), tap=inputs_of(routing)),
-        Experts(gate, "n_ff_exp", "n_embd", given_to(computing), stack=(f"{computing}.gate_up_proj", "first")),
-        Experts(up, "n_ff_exp", "n_embd", given_to(computing), stack=(f"{computing}.gate_up_proj", "second")),
-        Experts(down, "n_embd", "n_ff_exp", computed_in(computing), stack=(f"{computing}.down_proj", "all")),
+        Experts(gate, "n_ff_exp", "n_embd", given_to(computing), stem="ffn_gate_exps", stack=(first, "first")),
+        Experts(up, "n_ff_exp", "n_embd", given_to(computing), stem="ffn_up_exps", stack=(first, "second")),
+        Experts(
+            down,
+            "n_embd",
+            "n_ff_exp",
+            computed_in(computing),
+            stem="ffn_down_exps",
+            stack=(last, "all"),
+        ),
     )
 
 
