@@ -1,13 +1,16 @@
-"""GLM-4 (0414): norms before and behind both halves of a layer, gate and up projection as one matrix."""
+"""GLM-4 (0414) and what reads in GLM-4V: norms around both halves of a layer, gate and up projection in one matrix."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architecture import Architecture, Block, every_layer
 from hubquant.convert.architectures import decoder
-from hubquant.convert.operations import Dimensions
+from hubquant.convert.operations import Dimensions, OperationFor, halves_of_pairs
 from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import head_size
+from hubquant.convert.rules.sections import SECTIONS_KEY, Sections
 from hubquant.convert.tables import linear, norm
 
 if TYPE_CHECKING:
@@ -15,7 +18,23 @@ if TYPE_CHECKING:
 
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
-    return {**decoder.dimensions(config), "n_ff_both": 2 * config.intermediate_size}
+    rotated = int(head_size(config) * config.rope_parameters.get("partial_rotary_factor", 1.0))
+    return {**decoder.dimensions(config), "n_ff_both": 2 * config.intermediate_size, "n_rot": rotated}
+
+
+def _block(queries: tuple[OperationFor, ...] = (), keys: tuple[OperationFor, ...] = ()) -> Block:
+    return every_layer(
+        norm("input_layernorm"),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias", queries),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias", keys),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        norm("post_self_attn_layernorm"),
+        norm("post_attention_layernorm"),
+        linear("mlp.gate_up_proj", "n_ff_both", "n_embd"),
+        linear("mlp.down_proj", "n_embd", "n_ff"),
+        norm("post_mlp_layernorm"),
+    )
 
 
 GLM4 = Architecture(
@@ -25,16 +44,13 @@ GLM4 = Architecture(
     rules=(*decoder.RULES, Rope(("default",), partial=True)),
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,
-    block=every_layer(
-        norm("input_layernorm"),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
-        norm("post_self_attn_layernorm"),
-        norm("post_attention_layernorm"),
-        linear("mlp.gate_up_proj", "n_ff_both", "n_embd"),
-        linear("mlp.down_proj", "n_embd", "n_ff"),
-        norm("post_mlp_layernorm"),
-    ),
+    block=_block(),
 )
+GLM4_V = replace(
+    GLM4,
+    classes={"Glm4vForConditionalGeneration": "glm4"},
+    rules=(*GLM4.rules, Sections((8, 12, 12))),
+    block=_block(*((halves_of_pairs(heads, "n_rot"),) for heads in ("n_head", "n_head_kv"))),
+    marker=SECTIONS_KEY,
+)
+"""llama.cpp rotates halves where there are sections."""

@@ -1,14 +1,16 @@
-"""GLM-4.5, 4.6 and 4.7: rope on half of each head, dense layers before those with experts."""
+"""GLM-4.5 to 4.7, and what reads in GLM-4.5V: rope on half of each head, dense layers before those with experts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Settings
+from hubquant.convert.rules.sections import Sections
 from hubquant.convert.tables import Row, linear, norm
 
 if TYPE_CHECKING:
@@ -52,4 +54,9 @@ GLM4_MOE = Architecture(
     predicts_ahead=True,
     told_by_tensors=_told_by_tensors,
     layout=("use_qk_norm",),
+)
+GLM4_V_MOE = replace(
+    GLM4_MOE,
+    classes={"Glm4vMoeForConditionalGeneration": "glm4_moe"},
+    rules=(*GLM4_MOE.rules, Sections((8, 12, 12))),
 )
