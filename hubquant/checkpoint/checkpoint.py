@@ -110,6 +110,9 @@ class Checkpoint:
         them, and where the weights are not on this machine; ``KeyError`` for an unknown name.
         """
         info = self.tensors[name]
+        if info.transposed:
+            stored = replace(info, shape=(*info.shape[:-2], *info.shape[:-3:-1]), transposed=False)
+            return replace(self, tensors={name: stored}).read(name).transpose(-1, -2)
         if info.scale is None:
             x = self._stored(info, _READ_AS_THEY_ARE)
             return x.float() if info.dtype == "F64" else x

@@ -41,7 +41,10 @@ class ScaleTensor:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor that lies in bytes ``begin`` to ``end`` of ``file``; ``dtype`` is the safetensors name."""
+    """A tensor that lies in bytes ``begin`` to ``end`` of ``file``; ``dtype`` is the safetensors name.
+
+    A ``transposed`` one lies there as [..., columns, rows] and has the ``shape`` [..., rows, columns].
+    """
 
     name: str
     dtype: str
@@ -50,6 +53,7 @@ class TensorInfo:
     begin: int
     end: int
     scale: ScaleTensor | None = None
+    transposed: bool = False
 
     @property
     def float_type(self) -> str:

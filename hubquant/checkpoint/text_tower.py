@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from hubquant.checkpoint.headers import TensorInfo
 from hubquant.checkpoint.storage import QUANTIZATION, TEXT_PARTS
 from hubquant.errors import CheckpointError
 
@@ -21,19 +23,43 @@ _TEXT = re.compile(
 )
 _OUTPUT = re.compile(r"^((model\.)?language_model\.)?lm_head\.weight$")
 _TIED = "tie_word_embeddings"
-_OF_QWEN: Mapping[str, str] = MappingProxyType({"qwen2_vl": "qwen2", "qwen2_5_vl": "qwen2", "qwen3_vl": "qwen3"})
+_SEEING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "qwen2_vl": {"model_type": "qwen2"},
+        "qwen2_5_vl": {"model_type": "qwen2"},
+        "qwen3_vl": {"model_type": "qwen3"},
+        "glm4v": {"model_type": "glm4", "attention_bias": True},
+        "glm4v_moe": {"model_type": "glm4_moe"},
+        "qwen3_vl_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True},
+    }
+)
 """Models whose language model has three positions for each token, which in text are one, and what it is then."""
-_OF_IMAGES = ("mrope_section", "mrope_interleaved", "type")
+_SECTIONS, _DEEPSTACK = "mrope_section", "deepstack_visual_indexes"
+_OF_IMAGES = (_SECTIONS, "mrope_interleaved", "type")
 
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:
     """Whether config.json describes a language model beside other towers."""
-    return config.get("model_type") in _OF_QWEN or any(isinstance(config.get(part), dict) for part in TEXT_PARTS)
+    return config.get("model_type") in _SEEING or any(isinstance(config.get(part), dict) for part in TEXT_PARTS)
 
 
 def is_text(name: str) -> bool:
     """Whether a tensor of a multimodal checkpoint belongs to the language model."""
     return _TEXT.match(name) is not None
+
+
+def as_alone(settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors of a language model with ``settings`` as it has them alone: stacks of experts
+    [n_expert, rows, columns], which Qwen3-VL was published with as [n_expert, columns, rows]."""
+    width, inner = settings.get("hidden_size"), settings.get("moe_intermediate_size")
+    stacks = {} if type(inner) is not int else {"gate_up_proj": (2 * inner, width), "down_proj": (width, inner)}
+
+    def turned(info: TensorInfo, shape: tuple[Any, ...] | None) -> TensorInfo:
+        if shape is None or info.shape[1:] != shape[::-1] or info.shape[1:] == shape:
+            return info
+        return replace(info, shape=(info.shape[0], *shape), transposed=True)
+
+    return {name: turned(info, stacks.get(name.rpartition(".mlp.experts.")[2])) for name, info in tensors.items()}
 
 
 def text_settings(config: Mapping[str, Any], tensors: Collection[str] | None = None) -> dict[str, Any]:
@@ -43,7 +69,7 @@ def text_settings(config: Mapping[str, Any], tensors: Collection[str] | None = N
     each other. As in transformers, a stored output counts. Raises ``CheckpointError`` when the language model's type is
     not named.
     """
-    if config.get("model_type") in _OF_QWEN:
+    if config.get("model_type") in _SEEING:
         return _without_images(config)
     part = next(part for part in TEXT_PARTS if isinstance(config.get(part), dict))
     settings = dict(config[part])
@@ -59,8 +85,9 @@ def text_settings(config: Mapping[str, Any], tensors: Collection[str] | None = N
 
 
 def _without_images(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model of a Qwen that sees, from a flat config.json or a nested one, with its own defaults."""
+    """The language model of one that sees, from a flat config.json or a nested one, with its own defaults."""
     from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
     kind: Any = CONFIG_MAPPING[config["model_type"]]
     try:
@@ -71,6 +98,7 @@ def _without_images(config: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
     settings: dict[str, Any] = whole.get_text_config().to_dict()
     rope = {name: value for name, value in settings["rope_parameters"].items() if name not in _OF_IMAGES}
+    rope.setdefault("partial_rotary_factor", 1.0)
     if rope.get("rope_type") == "mrope":
         rope["rope_type"] = "default"
     tied = {_TIED: config.get(_TIED, settings.get(_TIED, False))}
@@ -79,4 +107,9 @@ def _without_images(config: Mapping[str, Any]) -> dict[str, Any]:
     defaults = [name for name in settings if name.endswith("_token_id") and name not in given]
     unwanted = ("architectures", "rope_scaling", *defaults)
     settings = {name: value for name, value in settings.items() if name not in unwanted}
-    return {**settings, "model_type": _OF_QWEN[config["model_type"]], "rope_parameters": rope} | tied | quantization
+    of_images = {
+        "architectures": [CLASSES[config["model_type"]]],
+        _SECTIONS: settings["rope_parameters"].get(_SECTIONS),
+        _DEEPSTACK: getattr(whole.vision_config, _DEEPSTACK, None),
+    }
+    return {**settings, **_SEEING[config["model_type"]], "rope_parameters": rope, **of_images, **tied, **quantization}

@@ -77,6 +77,30 @@ class InterleaveHalves(Each):
 
 
 @dataclass(frozen=True)
+class HalvesOfPairs(Each):
+    """The first ``rotated`` rows of each head from pairs that lie together to rotate-half order.
+
+    x is [heads * d, …].
+    """
+
+    heads: int
+    rotated: int
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return self._reordered(x, InterleaveHalves(self.heads).back)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return self._reordered(x, InterleaveHalves(self.heads).there)
+
+    def _reordered(self, x: torch.Tensor, order: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        import torch
+
+        heads = x.reshape(self.heads, -1, *x.shape[1:])
+        turned, still = heads[:, : self.rotated], heads[:, self.rotated :]
+        return torch.cat([order(turned.flatten(0, 1)).reshape(turned.shape), still], dim=1).reshape(x.shape)
+
+
+@dataclass(frozen=True)
 class SwapHalves(Each):
     """The first and the second half of the rows change places. x is [2 * n, …]."""
 
@@ -326,6 +350,11 @@ class Reshape(Each):
 def interleave_halves(heads: str) -> OperationFor:
     """``heads`` is the name of the dimension that counts them."""
     return lambda dimensions: InterleaveHalves(dimensions[heads])
+
+
+def halves_of_pairs(heads: str, rotated: str) -> OperationFor:
+    """Names of the dimensions that count the heads and the rows that are rotated in each."""
+    return lambda dimensions: HalvesOfPairs(dimensions[heads], dimensions[rotated])
 
 
 def split(*sizes: str, axis: int = 0) -> OperationFor:

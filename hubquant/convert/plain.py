@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.packed import in_floats
 from hubquant.checkpoint.storage import method_of, refusal
-from hubquant.checkpoint.text_tower import TEXT_NAMES, is_multimodal, is_text, text_settings
+from hubquant.checkpoint.text_tower import TEXT_NAMES, as_alone, is_multimodal, is_text, text_settings
 from hubquant.checkpoint.wrappers import without_wrappers
 from hubquant.convert.architectures import QUANTIZED
 from hubquant.convert.config import read_architecture
@@ -77,7 +77,7 @@ def load_whole(
 def _language_model(checkpoint: Checkpoint) -> Checkpoint:
     text = {name: info for name, info in checkpoint.tensors.items() if is_text(name)}
     settings = text_settings(checkpoint.config, text)
-    plain = replace(checkpoint, config=settings, tensors=text).renamed(TEXT_NAMES)
+    plain = replace(checkpoint, config=settings, tensors=as_alone(settings, text)).renamed(TEXT_NAMES)
     n_others = len(checkpoint.tensors) - len(text)
     if not n_others:
         return plain

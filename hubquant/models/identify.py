@@ -54,7 +54,7 @@ def identify(folder: Path, supported: Collection[str] = (), without_code: Collec
     if (config.get("architectures") or [None])[0] in without_code:
         return Identity(library, SUPPORTED_TASK, str(config["model_type"]), config["architectures"][0])
     if is_multimodal(config):
-        config = text_settings(config)
+        config = {**text_settings(config), "architectures": None}  # the type of the language model tells
     model_class, task = _class_and_task(config, supported)
     encoded = task == ENCODER_DECODER_TASK and model_class in supported
     if task not in (SUPPORTED_TASK, *EMBEDDING_TASKS) and not encoded:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, local_header
 from hubquant.checkpoint.diffusers_files import AGAIN, PIPELINE, component_files
@@ -16,7 +16,6 @@ from hubquant.checkpoint.weight_files import WeightFiles, local_files
 from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.conversion import Conversion
 from hubquant.errors import CheckpointError, NotSupportedYet
-from hubquant.gguf_file.metadata import i32s, string
 from hubquant.hub.front_matter import read_card
 from hubquant.models.identify import identify
 from hubquant.sources.checkpoint import content_fingerprint, hub_headers, state_fingerprint
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 _STEM = "model"  # transformers' name for weight files
 IN_COMFYUI = ("t5encoder", "llama", "qwen2vl", "qwen3", "qwen3vl")
 """Architectures of text encoders that ComfyUI-GGUF loads: https://github.com/city96/ComfyUI-GGUF (loader.py)."""
-
-_SEEING, _QWEN2_VL = ("qwen2_vl", "qwen2_5_vl"), "qwen2vl"
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,6 @@ class TextEncoderSource(SourceModel):
 
     def conversion(self) -> Conversion:
         found = super().conversion()
-        if self.checkpoint.config["model_type"] in _SEEING:
-            found = _with_sections(found, self.checkpoint.config)
         if found.architecture in IN_COMFYUI:
             return found
         note = f"ComfyUI-GGUF loads text encoders of {', '.join(IN_COMFYUI)}: this one is {found.architecture}"
@@ -104,24 +99,6 @@ def open_hub_text_encoder(remote: RemoteModel, component: str) -> TextEncoderSou
         download_bytes=not_cached_bytes(remote, files.names),
         component=component,
     )
-
-
-def _with_sections(conversion: Conversion, config: Mapping[str, Any]) -> Conversion:
-    """The language model of a Qwen2 that sees, as llama.cpp's converter calls it: its rotary embedding has sections for
-    three positions of a token."""
-    from transformers import CONFIG_MAPPING
-
-    kind: Any = CONFIG_MAPPING[config["model_type"]]
-    sections = kind.from_dict(dict(config)).get_text_config().rope_parameters["mrope_section"]
-    old, new = f"{conversion.architecture}.", f"{_QWEN2_VL}."
-    metadata = {
-        new + key.removeprefix(old) if key.startswith(old) else key: kv for key, kv in conversion.metadata.items()
-    }
-    metadata |= {
-        "general.architecture": string(_QWEN2_VL),
-        f"{new}rope.dimension_sections": i32s((*sections, 0)),  # always of four
-    }
-    return replace(conversion, architecture=_QWEN2_VL, metadata=metadata)
 
 
 def _check(folder: Path, component: str, model: str) -> None:

@@ -43,7 +43,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("t5", {"feed_forward_proj": "gated-gelu", "num_key_value_heads": ...}),
     "umt5": ("umt5", {"num_key_value_heads": ...}),
 }
-CLASSES = {model_type: name for each in ARCHITECTURES for name, model_type in each.classes.items() if not each.own_code}
+NAMED = [(name, model_type, each) for each in reversed(ARCHITECTURES) for name, model_type in each.classes.items()]
+CLASSES = {model_type: name for name, model_type, each in NAMED if not each.own_code}
 
 
 def config_of(name: str) -> PreTrainedConfig:

@@ -15,6 +15,29 @@ VISION = {
     "num_attention_heads": 2,
     "image_size": 56,
     "patch_size": 14,
+    # as Qwen and GLM call them
+    "depth": 1,
+    "num_heads": 2,
+    "out_hidden_size": 256,
+    "deepstack_visual_indexes": [0],
+    "num_position_embeddings": 16,
+    # of Llama 4
+    "vision_output_dim": 48,
+    "projector_input_dim": 48,
+    "projector_output_dim": 48,
+}
+SOUND = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_mel_bins": 8,
+    "max_source_positions": 8,
+    # of Qwen2-Audio
+    "d_model": 32,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
 }
 SIZES = {
     "hidden_size": 256,
@@ -28,26 +51,32 @@ SIZES = {
 }
 
 
-def build_multimodal(family: str, text: str, vision: str, folder: Path, *, tied: bool = False, **config: Any) -> Path:
-    """A tiny model of ``family`` with a language model of the type ``text`` and a tower of the type ``vision``.
+def build_multimodal(family: str, text: str, tower: str, folder: Path, *, tied: bool = False, **config: Any) -> Path:
+    """A tiny model of ``family`` with a language model of the type ``text`` and a ``tower`` of that type, for sound if
+    it is an encoder.
 
     ``config`` is for the language model.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForMultimodalLM
 
     tokenizer = TOKENIZERS.get(text, llama3_tokenizer)()
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
     settings = {"model_type": text, "vocab_size": len(tokenizer), "tie_word_embeddings": tied, **ids, **SIZES, **config}
     torch.manual_seed(0)
+    towers = (
+        {"audio_config": {"model_type": tower, **SOUND}}
+        if tower.endswith("encoder")
+        else {"vision_config": {"model_type": tower, **VISION}}
+    )
     whole = AutoConfig.for_model(
         family,
         text_config=settings,
-        vision_config={"model_type": vision, **VISION},
+        **towers,
         tie_word_embeddings=tied,
         image_token_index=len(tokenizer) - 1,
     )
-    auto: Any = AutoModelForImageTextToText
+    auto: Any = AutoModelForMultimodalLM
     auto.from_config(whole).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return edit_weights(folder, uneven)

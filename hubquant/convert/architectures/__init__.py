@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.afmoe import AFMOE
@@ -20,8 +19,8 @@ from hubquant.convert.architectures.falcon_h1 import FALCON_H1
 from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.gemma3n import GEMMA3N
 from hubquant.convert.architectures.gemma4 import GEMMA4
-from hubquant.convert.architectures.glm4 import CHATGLM, GLM4
-from hubquant.convert.architectures.glm4_moe import GLM4_MOE, SOLAR_OPEN
+from hubquant.convert.architectures.glm4 import CHATGLM, GLM4, GLM4_V
+from hubquant.convert.architectures.glm4_moe import GLM4_MOE, GLM4_V_MOE, SOLAR_OPEN
 from hubquant.convert.architectures.gpt2 import GPT2
 from hubquant.convert.architectures.gpt_oss import GPT_OSS
 from hubquant.convert.architectures.gptneox import GPTNEOX
@@ -48,6 +47,7 @@ from hubquant.convert.architectures.qwen3 import QWEN3
 from hubquant.convert.architectures.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from hubquant.convert.architectures.qwen3_next import QWEN3_NEXT
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
+from hubquant.convert.architectures.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from hubquant.convert.architectures.seed_oss import SEED_OSS
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.stablelm import STABLELM
@@ -61,22 +61,21 @@ from hubquant.models.identify import nearest_hint
 ARCHITECTURES: tuple[Architecture, ...] = (
     *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM3, SMOLLM3),
     *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
+    *(QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE),
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED),
     *(OLMO, OLMO2, OLMO3, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
-    *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, GLM4_MOE_LITE, GPT_OSS, MINISTRAL3),
+    *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, GLM4_V_MOE, GLM4_MOE_LITE, GPT_OSS, MINISTRAL3),
     *(AFMOE, ARCEE, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
     *(HUNYUAN_DENSE, HUNYUAN_MOE, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2),
     *(MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1),
-    *(CHATGLM, EXAONE4, GLM4, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
+    *(CHATGLM, EXAONE4, GLM4, GLM4_V, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
     *(BERT, NOMIC_BERT, T5, UMT5),
 )
 
 
-_OF_TEXT = {"qwen2vl": QWEN2}
-"""By llama.cpp's name, what a language model is that has three positions for each token, which in text are one."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
 QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.quantized}))
@@ -91,10 +90,11 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
         if names[0] in known:
             return known[names[0]]
         if same := [each for name, each in known.items() if name.lower() == names[0].lower()]:
-            return same[0]  # LLaMAForCausalLM of the first conversions
+            return same[0]
         if not is_base_class(settings):
             raise _unknown(names[0], CLASSES)
-    by_type = {model_type: (each, model_type) for each, model_type in known.values() if not each.own_code}
+    # of one type, the plain language model stands before those that see
+    by_type = {kind: (each, kind) for each, kind in reversed(known.values()) if not each.own_code}
     model_type = settings.get("model_type")
     if not isinstance(model_type, str):
         raise CheckpointError(
@@ -119,8 +119,6 @@ def of_gguf(name: str, metadata: Metadata, tensors: Collection[str]) -> Architec
     ``metadata`` is the file's under that name, without it, and ``tensors`` are its names. Raises ``NotSupportedYet``
     for a name that is not known.
     """
-    if name in _OF_TEXT:
-        return replace(_OF_TEXT[name], name=name)
     named = [each for each in ARCHITECTURES if each.name == name]
     if not named:
         raise _unknown(name, sorted({each.name for each in ARCHITECTURES}))

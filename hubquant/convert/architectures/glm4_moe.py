@@ -1,5 +1,5 @@
-"""GLM-4.5, 4.6 and 4.7: rope on half of each head, dense layers before those with experts. Solar Open is one without
-dense layers to llama.cpp.
+"""GLM-4.5 to 4.7, and what reads in GLM-4.5V: rope on half of each head, dense layers before those with experts. Solar
+Open is one without dense layers to llama.cpp.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Computed, Constant, Fixed, Settings
+from hubquant.convert.rules.sections import Sections
 from hubquant.convert.tables import Row, linear, norm
 from hubquant.gguf_file.metadata import u32
 
@@ -83,4 +84,9 @@ SOLAR_OPEN = replace(
     block=every_layer(*_ATTENTION, norm("post_attention_layernorm"), *_EXPERTS),
     predicts_ahead=False,
     layout=(),
+)
+GLM4_V_MOE = replace(
+    GLM4_MOE,
+    classes={"Glm4vMoeForConditionalGeneration": "glm4_moe"},
+    rules=(*GLM4_MOE.rules, Sections((8, 12, 12))),
 )

@@ -16,7 +16,7 @@ ATTENTION: tuple[Row, ...] = (
 )
 LLAMA = Architecture(
     name="llama",
-    classes={"LlamaForCausalLM": "llama"},
+    classes={"LlamaForCausalLM": "llama", "LLaMAForCausalLM": "llama"},
     restored_as="llama",
     rules=(*decoder.RULES, Rope(("default", DYNAMIC, "linear", "yarn", "llama3"))),
     dimensions=decoder.dimensions,

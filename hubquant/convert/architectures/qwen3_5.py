@@ -6,48 +6,18 @@ transformers gives it to n neighbours, so that value heads change places.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, gated_delta, moe, qwen3_next
 from hubquant.convert.operations import Dimensions, tile_heads
-from hubquant.convert.rules.rope import Rope, raw_parameters
-from hubquant.convert.rules.rule import Count, Settings, head_size, out_of_range
+from hubquant.convert.rules.rule import Count
+from hubquant.convert.rules.sections import SectionedRope
 from hubquant.convert.tables import Module, Place, Row, inputs_of, linear
-from hubquant.gguf_file.metadata import Metadata, i32s
 from hubquant.models.taps.tap import Reordered, Tap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-_SECTIONS = "mrope_section"
-_DEFAULT_SECTIONS = (11, 11, 10)
-
-
-class _SectionedRope(Rope):
-    """Parts of the rotated pairs turn with time, height and width, which are all the position in a text."""
-
-    def check(self, settings: Settings) -> None:
-        super().check(settings)
-        sections = raw_parameters(settings).get(_SECTIONS)
-        if sections is not None and not (
-            isinstance(sections, list)
-            and len(sections) in (3, 4)
-            and all(type(size) is int and 0 <= size <= 1 << 16 for size in sections)
-        ):
-            raise out_of_range(f"rope's {_SECTIONS}", sections, "three whole numbers")
-
-    def metadata(self, config: PreTrainedConfig) -> Metadata:
-        sections = [*(config.rope_parameters.get(_SECTIONS) or _DEFAULT_SECTIONS), 0][:4]
-        if sum(sections) > head_size(config):
-            raise out_of_range(f"rope's {_SECTIONS}", sections, f"no more than the head's {head_size(config)} together")
-        return {**super().metadata(config), "rope.dimension_sections": i32s(sections)}
-
-    def settings(self, metadata: Metadata) -> dict[str, Any]:
-        found = metadata["rope.dimension_sections"].value if "rope.dimension_sections" in metadata else None
-        sections = list(found[:3]) if isinstance(found, tuple) else list(_DEFAULT_SECTIONS)
-        return {"rope_parameters": super().settings(metadata)["rope_parameters"] | {_SECTIONS: sections}}
-
 
 _TILED_COLUMNS = tile_heads(axis=1)
 
@@ -77,7 +47,7 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
     return {**decoder.dimensions(config), **gated_delta.dimensions(config)}
 
 
-_RULES = (*gated_delta.RULES, _SectionedRope(("default", "yarn"), partial=True))
+_RULES = (*gated_delta.RULES, SectionedRope(("default", "yarn"), partial=True))
 
 QWEN3_5 = Architecture(
     name="qwen35",
