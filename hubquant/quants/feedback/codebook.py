@@ -10,8 +10,9 @@ from torch import Tensor
 
 from hubquant.quants.cpu.rows import Kernels
 from hubquant.quants.feedback.books import Book, tree
-from hubquant.quants.feedback.factor import SLAB, Factor, panels
+from hubquant.quants.feedback.factor import Factor, panels
 from hubquant.quants.feedback.kernels import passing
+from hubquant.quants.feedback.sizes import SLAB
 from hubquant.quants.feedback.start import Start, falling_order
 from hubquant.quants.feedback.tiles import from_tiles, to_tiles
 from hubquant.quants.formats import TypeFormat

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from hubquant.devices import torch_threads
+from hubquant.quants.feedback.sizes import PANEL, SLAB
 
 Array = np.ndarray[Any, Any]
 Share = Callable[[Callable[[Any], None], Iterable[Any]], Any]
 
-SLAB = 256  # columns that are rounded before what is behind them is changed
-PANEL = 4  # columns whose factors lie together, which is how kernels read them
 DAMPING = 0.03  # of the mean diagonal, added to all of it
 _MOST_DAMPING = 1.0
 _TILE = 512  # rows and columns of a product that are one thread's

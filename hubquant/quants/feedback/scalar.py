@@ -9,9 +9,10 @@ import torch
 
 from hubquant.quants.cpu.rows import Kernels
 from hubquant.quants.feedback import stored
-from hubquant.quants.feedback.factor import SLAB, Factor, panels
+from hubquant.quants.feedback.factor import Factor, panels
 from hubquant.quants.feedback.grids import Grid
 from hubquant.quants.feedback.kernels import passing
+from hubquant.quants.feedback.sizes import SLAB
 from hubquant.quants.feedback.start import Start, falling_order
 from hubquant.quants.feedback.tiles import from_tiles, to_tiles
 from hubquant.quants.formats import TypeFormat

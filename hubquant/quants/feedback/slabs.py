@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from hubquant.quants.cpu.rows import Decoder, Kernels, dequantize_rows, quantize_rows
-from hubquant.quants.feedback.factor import SLAB, Factor
+from hubquant.quants.feedback.factor import Factor
 from hubquant.quants.feedback.kernels import passing
+from hubquant.quants.feedback.sizes import SLAB
 from hubquant.quants.feedback.tiles import from_tiles, to_tiles
 from hubquant.quants.formats import TypeFormat
 

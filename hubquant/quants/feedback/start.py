@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hubquant.quants.cpu.rows import Kernels, quantize_rows
-from hubquant.quants.feedback.factor import SLAB
+from hubquant.quants.feedback.sizes import SLAB
 from hubquant.quants.feedback.stored import Parts, Scales
 from hubquant.quants.feedback.tiles import from_tiles, to_tiles
 from hubquant.quants.formats import TypeFormat

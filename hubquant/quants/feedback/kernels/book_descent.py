@@ -31,9 +31,10 @@ from hubquant.quants.cpu.vector.simd import (
     vectors,
     where,
 )
-from hubquant.quants.feedback.kernels.descent import SLAB, along, between, follow, gains, gradients, least
+from hubquant.quants.feedback.kernels.descent import along, between, follow, gains, gradients, least
 from hubquant.quants.feedback.kernels.entries import EIGHT, EIGHTS, EIGHTS_EVEN, FOURS, FOURS_EVEN, Entries
-from hubquant.quants.feedback.kernels.passing import PANEL, subtract_products
+from hubquant.quants.feedback.kernels.passing import subtract_products
+from hubquant.quants.feedback.sizes import PANEL, SLAB
 
 Array = np.ndarray[Any, Any]
 

@@ -33,13 +33,13 @@ from hubquant.quants.feedback.kernels.entries import (
     LARGEST,
     Entries,
 )
-from hubquant.quants.feedback.kernels.passing import PANEL, subtract_products
+from hubquant.quants.feedback.kernels.passing import subtract_products
+from hubquant.quants.feedback.sizes import PANEL, SLAB
 
 Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO = _f(0)
-_SLAB = 256
 _GROUP = 32  # the most columns that share a scale
 
 
@@ -77,7 +77,7 @@ def _rounding(name: str, dim: int, of: Entries) -> Kernel:
         start, stop, group, reach = shape[0], shape[1], shape[2], shape[3]
         columns = stop - start
         y, chosen, minus = vectors(_GROUP), int_vectors(2), int_vectors(2)
-        z = vectors(_SLAB)
+        z = vectors(SLAB)
         held, held_minus = int_vectors(EIGHT), int_vectors(EIGHT)
         per_eight = EIGHT // dim
         for tile in range(tiles):

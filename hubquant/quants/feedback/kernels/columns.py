@@ -29,14 +29,14 @@ from hubquant.quants.cpu.vector.simd import (
     vectors,
     where,
 )
-from hubquant.quants.feedback.kernels.passing import PANEL, subtract_products
+from hubquant.quants.feedback.kernels.passing import subtract_products
 from hubquant.quants.feedback.kernels.steps import FLOAT8, HALF, HALF_IQ4, POWER, WHOLE, WHOLE_IQ4, Steps
+from hubquant.quants.feedback.sizes import PANEL, SLAB
 
 Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO, _LARGEST = _f(0), _f(3e38)
-_SLAB = 256  # the most columns that share a scale
 
 
 def _rounding(name: str, kind: Steps) -> Kernel:
@@ -105,7 +105,7 @@ def _rounding(name: str, kind: Steps) -> Kernel:
         tiles, n = x.shape[0], x.shape[1]
         start, stop, group, reach, low_reach = shape[0], shape[1], shape[2], shape[3], shape[4]
         columns = stop - start
-        y, made = vectors(_SLAB), vectors(_SLAB)
+        y, made = vectors(SLAB), vectors(SLAB)
         for tile in range(tiles):
             row = (tile * n + start) * LANES
             wanted, differing = offset(pointer(x), row), offset(pointer(errors), tile * columns * LANES)

@@ -29,14 +29,14 @@ from hubquant.quants.cpu.vector.simd import (
     vectors,
     where,
 )
-from hubquant.quants.feedback.kernels.passing import PANEL, subtract_all, subtract_products
+from hubquant.quants.feedback.kernels.passing import subtract_all, subtract_products
 from hubquant.quants.feedback.kernels.steps import FLOAT8, HALF, HALF_IQ4, POWER, WHOLE, WHOLE_IQ4, Steps
+from hubquant.quants.feedback.sizes import PANEL, SLAB
 
 Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO, _ONE, _TWO = _f(0), _f(1), _f(2)
-SLAB = 256
 
 
 @primitive

@@ -11,10 +11,10 @@ import numpy as np
 
 from hubquant.quants.cpu.vector.compile import kernel, primitive
 from hubquant.quants.cpu.vector.simd import LANES, Pointer, load, offset, pointer, store
+from hubquant.quants.feedback.sizes import PANEL
 
 Array = np.ndarray[Any, Any]
 
-PANEL = 4  # columns whose sums stay in registers, twice as many where one holds half of the rows
 _BLOCK = 256  # errors that stay in the nearest cache
 
 
