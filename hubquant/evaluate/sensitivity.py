@@ -22,7 +22,8 @@ and what they do not reach is not free."""
 class TensorSensitivity:
     """``kld`` is the mean divergence, in nats per token, of the model's predictions when this tensor alone is of
     ``type``; ``errors`` are the squared errors of each type, weighted by the importance of columns. ``check_kld`` was
-    measured with ``check_type``, None where that was not done."""
+    measured with ``check_type``, None where that was not done. ``fed_back`` is the share of the divergence that is left
+    with error feedback, 1 without."""
 
     name: str
     type: str
@@ -30,10 +31,11 @@ class TensorSensitivity:
     errors: Mapping[str, float]
     check_type: str | None = None
     check_kld: float | None = None
+    fed_back: float = 1.0
 
     def expected(self, type: str, least: float = 0.0) -> float:
-        """The divergence with ``type``: to second order it grows as the squared error of the tensor does. ``least`` is
-        what ``self.type`` causes at least."""
+        """The divergence with ``type``, without feedback: to second order it grows as the squared error of the tensor
+        does. ``least`` is what ``self.type`` causes at least."""
         unit = self.errors[self.type]
         return max(self.kld, least) * self.errors[type] / unit if unit else 0.0
 
@@ -61,9 +63,12 @@ class Sensitivities:
         return LEAST * median(each.kld for each in self.tensors) if self.tensors else 0.0
 
     def expected(self) -> dict[str, dict[str, float]]:
-        """By tensor and type."""
+        """By tensor and type, as files are rounded."""
         least = self.least
-        return {each.name: {type: each.expected(type, least) for type in each.errors} for each in self.tensors}
+        return {
+            each.name: {type: each.fed_back * each.expected(type, least) for type in each.errors}
+            for each in self.tensors
+        }
 
 
 def mean_kld(logits: Tensor, base_log_probs: Tensor) -> float:

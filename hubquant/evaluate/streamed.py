@@ -89,7 +89,7 @@ def predicting(stream: BlockStream, outputs: Path, chunks: Tensor) -> Iterator[R
 
     def runner(ids: Tensor, first: int = 0, /) -> Tensor:
         def forward(inputs: Tensor) -> Any:
-            return _run(stream, inputs, len(ids) - first)
+            return run_streamed(stream, inputs, len(ids) - first)
 
         waiting = output_of(last, numbers[ids.numpy().tobytes()])
         logits: Tensor = stream.start(ids[None], forward, stream.n_blocks, waiting).step().logits[0]
@@ -105,7 +105,7 @@ def next_tokens(stream: BlockStream, prompts: Sequence[Tensor]) -> list[int]:
     """The most probable token after each of the ``prompts``, ids [n] each."""
 
     def forward(ids: Tensor) -> Any:
-        return _run(stream, ids, 1)
+        return run_streamed(stream, ids, 1)
 
     with before_output(stream, prompts, forward) as passes:
         stream.load_output()
@@ -114,10 +114,11 @@ def next_tokens(stream: BlockStream, prompts: Sequence[Tensor]) -> list[int]:
 
 def _scoring(stream: BlockStream) -> Callable[[Tensor], Any]:
     """Runs the model up to the logits of the scored tokens, and of the one after the last."""
-    return lambda ids: _run(stream, ids, n_scored(ids.shape[1]) + 1)
+    return lambda ids: run_streamed(stream, ids, n_scored(ids.shape[1]) + 1)
 
 
-def _run(stream: BlockStream, ids: Tensor, logits: int) -> Any:
+def run_streamed(stream: BlockStream, ids: Tensor, logits: int) -> Any:
+    """Transformers' output for ``ids`` [1, n], with that many logits of the last tokens."""
     model: Any = stream.model
     return model(input_ids=where_it_runs(model, ids), use_cache=False, logits_to_keep=logits)
 

@@ -81,6 +81,7 @@ class StreamedWeights:
         self._token_tables: dict[str, Any] = {
             name: self.skeleton.get_submodule(name.removesuffix(".weight")) for name in token_tables
         }
+        self._rows: dict[str, torch.Tensor] = {}
         self._output_names = [name for name in reader.names if name.startswith(f"{output}.")]
         self._mapping: Any = get_model_conversion_mapping(self.skeleton)
         for module in self.skeleton.modules():
@@ -129,20 +130,15 @@ class StreamedWeights:
         for name, module in tables.items():
             # A table may be shorter than the vocabulary, and then gives the others the row of token 0.
             present = torch.tensor(sorted({0, *tokens.flatten().tolist()}))
-            present = present[present < module.num_embeddings]
-            rows = self._reader.matrix(name)[present]
-            module.weight = torch.nn.Parameter(rows.float().to(self.device), requires_grad=False)
+            self._rows[name] = present = present[present < module.num_embeddings]
+            module.weight = self._parameter(self._reader.matrix(name)[present])
             module.padding_idx = None
             module.register_forward_pre_hook(_Renumbered(present.to(self.device)))
 
     def load_output(self, empty: Empty = torch.empty) -> None:
         """The output layer, which may be the same matrix as the embedding; on a CPU ``empty`` makes room for it."""
-        weight = [name for name in self._output_names if name.endswith(".weight")]
-        self._load(self._reader.read([name for name in self._output_names if name not in weight]))
-        if not weight:
-            embedding = self.skeleton.get_input_embeddings()
-            weight = [name for name, module in self._token_tables.items() if module is embedding]
-        (name,), (n_rows, n_columns) = weight, self.output.weight.shape
+        name, (n_rows, n_columns) = self._output_weight, self.output.weight.shape
+        self._load(self._reader.read([other for other in self._output_names if other != name]))
         matrix, step = self._reader.matrix(name), max(1, ROWS_ELEMENTS // n_columns)
         whole = (
             empty((n_rows, n_columns)) if self.device == "cpu" else torch.empty(n_rows, n_columns, device=self.device)
@@ -152,6 +148,31 @@ class StreamedWeights:
             check_finite(name, rows)
             whole[start : start + step] = rows
         self.output.weight = torch.nn.Parameter(whole, requires_grad=False)
+
+    def put(self, weights: Mapping[str, torch.Tensor]) -> bool:
+        """Put other ``weights``, floats by the names of the reader, into the skeleton where it has some: of a table the
+        rows that are there, and what is the output layer too once that is loaded. Whether all fit."""
+        left = dict(weights)
+        for name, rows in self._rows.items():
+            if (table := left.pop(name, None)) is not None:
+                self._token_tables[name].weight = self._parameter(table[rows])
+        matrix = weights.get(self._output_weight)
+        if matrix is not None and not self.output.weight.is_meta:
+            left.pop(self._output_weight, None)
+            if matrix.shape != self.output.weight.shape:
+                return False
+            self.output.weight = self._parameter(matrix)
+        return not left or put_weights(self.skeleton, left, self._mapping, torch.device(self.device))
+
+    @property
+    def _output_weight(self) -> str:
+        """The name of the output layer's matrix, which may be the embedding's."""
+        embedding = self.skeleton.get_input_embeddings()
+        tied = [name for name, module in self._token_tables.items() if module is embedding]
+        return next(iter([name for name in self._output_names if name.endswith(".weight")] or tied))
+
+    def _parameter(self, x: torch.Tensor) -> torch.nn.Parameter:
+        return torch.nn.Parameter(x.float().to(self.device), requires_grad=False)
 
     def _load(self, stored: Stored) -> None:
         tensors = self._reader.decode(stored)

@@ -5,7 +5,7 @@ They are as large as the weights, and are gathered for one block at a time and d
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,11 @@ class WeightMoments:
     @property
     def n_matrices(self) -> int:
         return len(self.seen[0].counts)
+
+    @property
+    def inputs(self) -> Hashable:
+        """Equal for weights that have the same."""
+        return tuple(self.seen), None if self.order is None else tuple(self.order.tolist())
 
     def of(self, matrix: int) -> tuple[Tensor, Tensor]:
         """Both moments of one of its matrices, float32 [n_in, n_in]."""
@@ -144,3 +149,10 @@ def _by_step(
                 yield step()
         for each in passes:
             each.drop()
+
+
+def held_out(chunks: Chunks, most: int) -> Chunks:
+    """At most ``most`` of those that only measure, from the beginning of the text to its end."""
+    numbers = [number for number in range(len(chunks)) if is_held_out(number, len(chunks))]
+    n = min(most, len(numbers))
+    return chunks.part([numbers[i * len(numbers) // n] for i in range(n)])

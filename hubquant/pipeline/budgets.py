@@ -31,7 +31,6 @@ from hubquant.mix.file_types import FLOAT_TYPES
 from hubquant.mix.patterns import pattern
 from hubquant.mix.rules import Role, role
 from hubquant.mix.storage import kept
-from hubquant.pipeline.moments import fed_back
 from hubquant.quants.formats import lookup
 from hubquant.recipe.schema import NamedType, Quantize, Recipe
 from hubquant.sources.component import Component
@@ -44,9 +43,6 @@ AROUND = (0.8, 0.9, 1.1, 1.25)
 """Shares of a budget for which a plan tells what could be expected, too."""
 NEARLY = 1e-3
 """How far from the least divergence what is only told may be."""
-FED_BACK = 0.2
-"""Of the divergence that a tensor causes, what is left with error feedback: on small models a third to a sixth. It only
-matters for what a plan expects, and beside tensors that have none."""
 MOST_TRIES = 8
 
 
@@ -240,17 +236,12 @@ class _Planner:
             return 0.0
         bits, shape = lookup(type).bits_per_weight, self._shapes[name]
         known = self._expected[self._checked.component.origin(name)] if self._expected else {}
-        fed_back = FED_BACK if self._is_fed_back(name) else 1.0
         if type in known:
-            return known[type] * fed_back
+            return known[type]
         if known:
             like = nearest_type(type, known)
-            return fed_back * known[like] * math.pow(4.0, lookup(like).bits_per_weight - bits)
+            return known[like] * math.pow(4.0, lookup(like).bits_per_weight - bits)
         return stored_bytes(shape, "F32") * math.pow(4.0, -bits)
-
-    def _is_fed_back(self, name: str) -> bool:
-        component = self._checked.component
-        return self._checked.settings.rounding == "feedback" and component.origin(name) in fed_back(component)
 
     def _free(self, types: Mapping[str, str]) -> dict[str, str]:
         return {name: type for name, type in types.items() if name not in self._pinned}

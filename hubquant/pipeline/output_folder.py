@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -85,14 +85,14 @@ class OutputFolder:
         """What is here and is not hubquant's; it is left alone."""
         return [name for name in _files(self.root) if name not in self._made and name not in OF_THE_SYSTEM]
 
-    def check(self, wanted: Iterable[str], sources: Mapping[str, Path] | None = None) -> None:
+    def check(self, wanted: Iterable[str], sources: Mapping[str, Sequence[Path]] | None = None) -> None:
         """Raise ``OutputError`` when one of the ``wanted`` files would take the place of what is not hubquant's, or was
-        changed by somebody else. A file that is the same as its source in ``sources`` on the disk is hubquant's."""
+        changed by somebody else. A file that is the same as one of its ``sources`` on the disk is hubquant's."""
         for name in wanted:
             self._check_parents(name)
             path = self.root / name
-            source = (sources or {}).get(name)
-            if not os.path.lexists(path) or (source and source.exists() and _is_same(path, source)):
+            there = [source for source in (sources or {}).get(name, ()) if source.exists()]
+            if not os.path.lexists(path) or any(_is_same(path, source) for source in there):
                 continue
             if name not in self._made:
                 raise OutputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,10 +158,15 @@ def check_room(found: Estimate, placed: Sequence[int], store: Store, output: Pat
     check_disk(0 if same_disk(store.root, output) else sum(placed), output, option)
 
 
-def _sources(tasks: RecipeTasks, store: Store) -> Mapping[str, Path]:
-    """Where the files of the output are in the store, of which they are links."""
-    found = {path: store.path(each.file) / Path(path).name for each in tasks.files for path in each.plan.paths}
-    return found if tasks.imatrix is None else {**found, IMATRIX: store.path(tasks.imatrix) / IMATRIX}
+def _sources(tasks: RecipeTasks, store: Store) -> Mapping[str, Sequence[Path]]:
+    """Where the files of the output are in the store, of which they are links: of two that are compared either."""
+    found = defaultdict[str, list[Path]](list)
+    for each in tasks.files:
+        for one in (each, each.plain) if each.plain else (each,):
+            for path in one.plan.paths:
+                found[path].append(store.path(one.file) / Path(path).name)
+    matrix = [] if tasks.imatrix is None else [store.path(tasks.imatrix) / IMATRIX]
+    return {**found, IMATRIX: matrix}
 
 
 def _published_notes(work: Work, published: Published) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from hubquant.backends.backend import ImatrixFacts, Importance
 from hubquant.backends.gguf.backend import GGUF
@@ -22,7 +23,9 @@ from hubquant.pipeline.contents import IMATRIX
 from hubquant.pipeline.drawing.prepare import prepare_drawing
 from hubquant.pipeline.embeddings import EmbeddingsTask
 from hubquant.pipeline.encoders import check_collects, check_measured, context_notes, pooling_note, tokenized
+from hubquant.pipeline.fed_back import FedBackSensitivity
 from hubquant.pipeline.folders import calibrates_folders, folder_tasks, speed_tasks
+from hubquant.pipeline.gate import COMPARED, GATE_CHUNKS
 from hubquant.pipeline.given_imatrix import open_imatrix, use_notes, used_names
 from hubquant.pipeline.held import LoadedModel, Offload
 from hubquant.pipeline.importance import CollectedImatrix
@@ -35,6 +38,9 @@ from hubquant.pipeline.tuning import TUNED, tuned_batch
 from hubquant.pipeline.work import Work, collects, text_names
 from hubquant.recipe.schema import Imatrix, Recipe
 from hubquant.sources.component import Component
+
+if TYPE_CHECKING:
+    from hubquant.calibration import Chunks
 
 UNDECIDED = "the types of files of a given size are chosen when the tensors were measured: those shown have its size"
 COMPARED_CHARACTERS = 4_000_000  # of each source; more than a calibration run reads
@@ -80,31 +86,31 @@ def prepare(
             component, texts.calibration, recipe.imatrix, offload, device=device, tuned=tuned or BATCH_TOKENS
         )
         importance, n_entries = _to_be_collected(task, recipe.imatrix)
+    model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
     baseline: BaselineTask | LastBlock | EmbeddingsTask | None = None
     if texts.evaluation is not None and component.embeds:
         check_measured(component, recipe, texts.evaluation)
-        model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
         baseline = EmbeddingsTask(component, texts.evaluation, model)
-    elif texts.evaluation is not None and choose_way(recipe.evaluate.way, component, device) == "streamed":
-        baseline = LastBlock(component, texts.evaluation, device)
     elif texts.evaluation is not None:
-        model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
-        baseline = BaselineTask(component, texts.evaluation, model)
-    sensitivity: SensitivityTask | None = None
+        baseline = _baseline(component, texts.evaluation, recipe, model)
+    moments = held_out = None
+    if recipe.quantize.rounding == "feedback" and texts.calibration is not None:
+        moments = StreamedMoments.of(component, texts.calibration, device)
+        if baseline is not None:
+            held_out = _baseline(component, moments.held_out(GATE_CHUNKS), recipe, model)
+    sensitivity: SensitivityTask | FedBackSensitivity | None = None
     chosen: Sequence[Chosen] = ()
     undecided = False
     if budgets and texts.calibration is not None:
-        model = LoadedModel.by(component.pulled, recipe.imatrix, offload, device)
-        sensitivity = SensitivityTask.of(component, texts.calibration, model, importance, recipe.quantize.mode, device)
+        sensitivity = SensitivityTask.of(component, texts.calibration, importance, recipe.quantize.mode, device)
+        sensitivity = FedBackSensitivity(sensitivity, moments) if moments else sensitivity
         found = None if fresh else measured_before(sensitivity, store)
         undecided = found is None
         recipe, chosen = with_types(recipe, checked, importance, found)
         checked = replace(checked, settings=recipe.quantize.of_gguf)
-    moments = None
-    if recipe.quantize.rounding == "feedback" and texts.calibration is not None:
-        moments = StreamedMoments.of(component, texts.calibration, device)
     files = checked.tasks(importance, moments)
-    work = Work(recipe, component, checked, importance, texts, RecipeTasks(None, baseline, ()), ())
+    tasks = RecipeTasks(None, baseline, (), held_out=held_out)
+    work = Work(recipe, component, checked, importance, texts, tasks, ())
     names = text_names(recipe.evaluate.sources, texts.evaluation)
     folders = folder_tasks(recipe, component, texts.calibration, baseline, names, device)
     return replace(
@@ -124,11 +130,19 @@ def prepare(
             *([TUNED.format(tuned)] if tuned else []),
             *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
             *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.label, f.plan.types))),
+            *([COMPARED] if held_out is not None else []),
             *([UNDECIDED] if undecided else []),
             *(note for folder in folders for note in folder.plan.notes),
             *(_check_overlap(recipe) if texts.calibration and texts.evaluation else []),
         ],
     )
+
+
+def _baseline(component: Component, chunks: Chunks, recipe: Recipe, model: LoadedModel) -> BaselineTask | LastBlock:
+    """What files are compared with on ``chunks``: by the ``model`` as a whole, or streamed."""
+    if choose_way(recipe.evaluate.way, component, model.device) == "streamed":
+        return LastBlock(component, chunks, model.device)
+    return BaselineTask(component, chunks, model)
 
 
 def _tokenize(recipe: Recipe, component: Component, progress: Progress) -> Texts:

@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from hubquant.backends.gguf.feedback import read_rounded
-from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.engine.task import Context
 from hubquant.evaluate import Divergence, Similarity, check_plausible
 from hubquant.evaluate.pictures import Fidelity, check_faithful
@@ -39,11 +38,12 @@ def _speed(tasks: RecipeTasks, file: FileTasks, context: Context) -> Speed | Non
     return context.read(timed).speed if timed else None
 
 
-def _report(tasks: FileTasks, speed: Speed | None, context: Context, gates: Gates) -> FileReport:
+def _report(made: FileTasks, speed: Speed | None, context: Context, gates: Gates) -> FileReport:
+    tasks = made.kept(context)
+    plan = tasks.plan
     found: object = context.read(tasks.evaluation) if tasks.evaluation else None
     with_imatrix = found.with_imatrix if isinstance(found, Chosen) else None
-    found, tasks = found.fidelity if isinstance(found, Chosen) else found, tasks.kept(context)
-    plan = tasks.plan
+    found = found.fidelity if isinstance(found, Chosen) else found
     if not tasks.file.settings.prune_layers:
         _check(Path(plan.name).name, fewest_bits(plan.types.values()), found)
     measured = MeasuredFile(
@@ -61,7 +61,7 @@ def _report(tasks: FileTasks, speed: Speed | None, context: Context, gates: Gate
         loaded_by=programs_of(tasks.file),
         in_diffusers=context.read(tasks.in_diffusers) if tasks.in_diffusers else None,
         speed=speed,
-        fed_back=_fed_back(tasks.file, context),
+        fed_back=_fed_back(made, context),
     )
     return FileReport(measured, worst_tensor=context.read(tasks.verification), gate=_gate(gates, plan.label, found))
 
@@ -96,13 +96,14 @@ def _folder_report(tasks: FolderTasks, context: Context, gates: Gates) -> FileRe
     return FileReport(measured, worst_tensor=None, gate=_gate(gates, label, found))
 
 
-def _fed_back(file: QuantizedFile, context: Context) -> FedBack | None:
-    found = read_rounded(context.store.path(file)) if file.moments else []
+def _fed_back(made: FileTasks, context: Context) -> FedBack | None:
+    found = read_rounded(context.store.path(made.file)) if made.file.moments else []
     if not found:
         return None
     left = [min(1.0, max(1e-9, each.feedback / each.nearest)) for each in found if each.nearest > 0]
     share = geometric_mean(left) if left else 1.0
-    return FedBack(len(found), tuple(each.name for each in found if not each.is_kept), share)
+    nearest = tuple(each.name for each in found if not each.is_kept)
+    return FedBack(len(found), nearest, share, made.shares(context))
 
 
 def _runtime(tasks: FileTasks, context: Context) -> RuntimeCheck | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hubquant.engine.local import make
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
-from hubquant.engine.task import Context
+from hubquant.engine.task import Context, Task
 from hubquant.pipeline.assemble import assemble
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.plan import Plan, make_plan
@@ -18,18 +20,19 @@ def execute(plan: Plan, store: Store, progress: Progress, *, fresh: bool = False
 
     Can be killed at any moment: the same plan goes on from what is finished. ``fresh`` makes everything again.
     """
-    again = plan.tasks.goals
+    measured: list[Task[Any]] = []
     if plan.work.undecided:
-        plan = decided(plan, store, progress, fresh=fresh)
-        again = [task for task in plan.tasks.goals if task != plan.tasks.sensitivity]
+        plan, measured = decided(plan, store, progress, fresh=fresh)
     for note in plan.notes:
         progress.note(note)
     folder = OutputFolder(plan.output, store)
     with folder.locked():
         folder.save()
         with store.using(plan.tasks.goals):
-            make(again if fresh else plan.tasks.goals, store, progress, fresh=fresh)
-            report = assemble(plan, Context(store, progress), folder)
+            make(plan.tasks.goals, store, progress, fresh=fresh, but=measured)
+            context = Context(store, progress)
+            make([task for task in plan.tasks.of_those_kept(context) if not store.has(task)], store, progress)
+            report = assemble(plan, context, folder)
         folder.forget_earlier_state()
         if plan.recipe.publish.to is None:
             return report
@@ -37,10 +40,10 @@ def execute(plan: Plan, store: Store, progress: Progress, *, fresh: bool = False
         return report.published(pushed.url)
 
 
-def decided(plan: Plan, store: Store, progress: Progress, *, fresh: bool = False) -> Plan:
-    """What ``plan`` is once it is measured what the types of its files are chosen by."""
+def decided(plan: Plan, store: Store, progress: Progress, *, fresh: bool = False) -> tuple[Plan, list[Task[Any]]]:
+    """What ``plan`` is once it is measured what the types of its files are chosen by, and what was made for that."""
     sensitivity = plan.tasks.sensitivity
     assert sensitivity is not None
     assert plan.asked is not None
-    make([sensitivity], store, progress, fresh=fresh)
-    return make_plan(plan.asked, plan.output, store, progress, plan.device)
+    made = make([sensitivity], store, progress, fresh=fresh)
+    return make_plan(plan.asked, plan.output, store, progress, plan.device), made

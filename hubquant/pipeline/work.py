@@ -87,10 +87,13 @@ class Work:
             others = self.checked.without_imatrix(self.importance) if compared else [None] * len(files)
             plain = [other if file.uses_imatrix else None for file, other in zip(files, others, strict=True)]
             return drawing_tasks(files, plain, matrix, baseline)
+        held_out = self.tasks.held_out
+        alone = self.checked.without_feedback(self.importance) if held_out else files
+        plain = [other if file.moments and held_out else None for file, other in zip(files, alone, strict=True)]
         names = text_names(recipe.evaluate.sources, self.texts.evaluation)
         until, in_llamacpp = precision(recipe.evaluate), asks_llama_cpp(recipe.evaluate.engine)
         vocabulary = self.checked.vocabulary
-        return recipe_tasks(files, matrix, baseline, vocabulary, names, until, in_llamacpp=in_llamacpp)
+        return recipe_tasks(files, plain, matrix, baseline, held_out, vocabulary, names, until, in_llamacpp=in_llamacpp)
 
 
 def open_model(

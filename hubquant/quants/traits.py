@@ -138,7 +138,7 @@ _ROWS = {
         decoder=Decoder(decode.k_quants.q6_k),
         exact=Kernels(exact.k_quants.q6_k, exact.k_quants.q6_k_weighted),
         best=Kernels(best.k_quants.q6_k, best.k_quants.q6_k_weighted),
-        search=TensorSearch(searches.q6_k, weights.by_square, weights.by_importance),
+        search=TensorSearch(searches.q6_k, weights.by_one, weights.by_importance),
         levels=Levels(64),
     ),
     "IQ2_XXS": TypeTraits(

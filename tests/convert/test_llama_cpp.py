@@ -61,6 +61,7 @@ GRANITE = {
 FALCON: dict[str, Any] = {"tie_word_embeddings": True, "head_dim": ...}
 NEOX: dict[str, Any] = {"num_key_value_heads": ..., "head_dim": ...}
 NEW_FALCON = {"new_decoder_architecture": True, "num_kv_heads": 2, "multi_query": True}
+STRETCHED = {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 1000.0, "factor": 1.0}
 PHI_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 LONGROPE = PHI_ROPE | {
     "rope_type": "longrope",
@@ -112,6 +113,11 @@ LFM2 = {
 }
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+LFM2_EXPERTS = QWEN_EXPERTS | {
+    "num_hidden_layers": 3,
+    "layer_types": ["conv", "full_attention", "conv"],
+    "num_dense_layers": 1,
+}
 LLAMA4 = EXPERTS | {"num_hidden_layers": 5, "interleave_moe_layer_step": 2, "intermediate_size_mlp": 384}
 OLMO3_ROPE = {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
 GPT_OSS = EXPERTS | {
@@ -144,6 +150,8 @@ GLM_EXPERTS: dict[str, Any] = {
     "n_shared_experts": 2,
     "routed_scaling_factor": 1.5,
 }
+LITE: dict[str, Any] = {name: size for name, size in LATENT.items() if name != "first_k_dense_replace"}
+ERNIE_EXPERTS = {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 64, "head_dim": ...}
 TEMPERED = YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.3}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -175,6 +183,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", {"num_hidden_layers": 4}),
     "granite": ("granite", GRANITE),
     "granitemoe": ("granitemoe", GRANITE | EXPERTS),
+    "granitemoeshared": ("granitemoeshared", TIED | GRANITE | EXPERTS | {"shared_intermediate_size": 96}),
     "olmo": ("olmo", {}),
     "olmo with clipping": ("olmo", {"clip_qkv": 2.0}),
     "olmo2": ("olmo2", {}),
@@ -207,6 +216,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "jamba without experts": ("jamba", JAMBA | TIED | {"num_experts": 1, "num_experts_per_tok": 1}),
     "lfm2": ("lfm2", TIED | LFM2),
     "lfm2 as configured": ("lfm2", LFM2 | {"block_auto_adjust_ff_dim": False, "rope_parameters": LINEAR}),
+    "lfm2_moe": ("lfm2_moe", TIED | LFM2_EXPERTS),
     "falcon_h1": ("falcon_h1", FALCON_H1),
     "falcon_h1, tied": ("falcon_h1", TIED | FALCON_H1 | {"mamba_rms_norm": False}),
     "gpt_oss": ("gpt_oss", GPT_OSS),
@@ -231,6 +241,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "deepseek3": ("deepseek_v3", LATENT | GROUPS),
     "deepseek3 with yarn": ("deepseek_v3", LATENT | GROUPS | {"rope_parameters": YARN_LATENT}),
+    "glm4_moe_lite": (
+        "glm4_moe_lite",
+        LITE | {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "dense", "sparse"], "norm_topk_prob": False},
+    ),
     "glm4_moe": ("glm4_moe", GLM_EXPERTS | {"attention_bias": True}),
     "gemma4": ("gemma4_text", GEMMA4),
     "gemma4 small": ("gemma4_text", GEMMA4 | GEMMA4_SMALL),
@@ -245,7 +259,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         # llama.cpp takes GELU from a table in F16, and more layers of it add up
         | {"num_hidden_layers": 3, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
     ),
-    "glm4_moe with norms of heads": ("glm4_moe", GLM_EXPERTS | {"use_qk_norm": True, "norm_topk_prob": False}),
+    "glm4_moe with norms of heads and yarn": (
+        "glm4_moe",
+        GLM_EXPERTS
+        | {"use_qk_norm": True, "norm_topk_prob": False, "rope_parameters": YARN | {"partial_rotary_factor": 0.5}},
+    ),
     "ministral3": ("ministral3", {"rope_parameters": TEMPERED}),
     "mixtral": ("mixtral", EXPERTS),
     "deepseek3 with all groups": ("deepseek_v3", LATENT | {"n_group": 4, "topk_group": 4}),
@@ -257,6 +275,25 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3_5_moe_text",
         DELTA_NET | QWEN_EXPERTS | {"rope_parameters": MROPE, "shared_expert_intermediate_size": 96},
     ),
+    "afmoe": (
+        "afmoe",
+        QWEN_EXPERTS | {"num_hidden_layers": 5, "sliding_window": 32, "mup_enabled": True, "route_scale": 2.5},
+    ),
+    "arcee": ("arcee", {"rope_parameters": YARN}),
+    "chatglm": ("glm", {"rope_parameters": PHI_ROPE | {"partial_rotary_factor": 0.5}}),
+    "dots1": ("dots1", GLM_EXPERTS | GROUPS | {"num_key_value_heads": 4, "first_k_dense_replace": 1}),
+    "ernie4_5": ("ernie4_5", TIED),
+    "ernie4_5_moe": ("ernie4_5_moe", TIED | ERNIE_EXPERTS | {"num_hidden_layers": 3}),
+    "ernie4_5_moe without shared experts": ("ernie4_5_moe", ERNIE_EXPERTS | {"moe_num_shared_experts": 0}),
+    "exaone_moe": (
+        "exaone_moe",
+        QWEN_EXPERTS | {"num_hidden_layers": 5, "sliding_window": 32, "rope_parameters": LLAMA3},
+    ),
+    "hunyuan": ("hunyuan_v1_dense", {"rope_parameters": STRETCHED}),
+    "hunyuan_moe": ("hunyuan_v1_moe", TIED | {"num_experts": 4, "moe_topk": 2}),
+    "minimax_m2": ("minimax_m2", EXPERTS | {"rotary_dim": 32}),
+    "seed_oss": ("seed_oss", {"head_dim": 32}),
+    "solar_open": ("solar_open", GLM_EXPERTS | {"rope_parameters": YARN}),
     "qwen3_moe": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True}),
 }
 IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()

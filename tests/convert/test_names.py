@@ -24,6 +24,8 @@ SMALL: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 64, "intermediat
 EXPERTS: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True},
     "mixtral": {"num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": ...},
+    "minimax_m2": {"num_local_experts": 3, "num_experts_per_tok": 2},
+    "ernie4_5_moe": {"moe_num_experts": 3, "moe_k": 2, "moe_intermediate_size": 32, "head_dim": ...},
     "glm4_moe": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
 }
 IDS = torch.arange(3, 40)[None]

@@ -35,6 +35,8 @@ DEEPSEEK: dict[str, Any] = {
     "qk_nope_head_dim": 32,
     "v_head_dim": 24,
 }
+GLM_EXPERTS: dict[str, Any] = {"n_routed_experts": 4, "moe_intermediate_size": 32, "num_experts_per_tok": 2}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "moe_intermediate_size": 32, "num_experts_per_tok": 2}
 GEMMA3N: dict[str, Any] = {
     "tie_word_embeddings": True,
     "num_hidden_layers": 25,
@@ -108,10 +110,21 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_oss": ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "deepseek2": ("deepseek_v2", DEEPSEEK),
     "deepseek3": ("deepseek_v3", DEEPSEEK | {"n_group": 2, "topk_group": 1}),
-    "glm4_moe": (
-        "glm4_moe",
-        {"num_hidden_layers": 2, "n_routed_experts": 4, "moe_intermediate_size": 32, "num_experts_per_tok": 2},
+    "glm4_moe": ("glm4_moe", GLM_EXPERTS | {"num_hidden_layers": 2}),
+    **{family: (family, {}) for family in ("arcee", "ernie4_5", "glm", "hunyuan_v1_dense", "seed_oss")},
+    "dots1": ("dots1", GLM_EXPERTS | {"num_key_value_heads": 4, "n_shared_experts": 1, "first_k_dense_replace": 1}),
+    "ernie4_5_moe": ("ernie4_5_moe", {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32, "head_dim": ...}),
+    "afmoe": ("afmoe", EXPERTS | {"num_hidden_layers": 2, "mup_enabled": True}),
+    "exaone_moe": ("exaone_moe", EXPERTS | {"num_hidden_layers": 2}),
+    "granitemoeshared": ("granitemoeshared", {"num_local_experts": 4, "shared_intermediate_size": 48}),
+    "lfm2_moe": (
+        "lfm2_moe",
+        EXPERTS | {"num_hidden_layers": 2, "layer_types": ["full_attention", "conv"], "num_dense_layers": 1},
     ),
+    "glm4_moe_lite": ("glm4_moe_lite", {name: x for name, x in DEEPSEEK.items() if name != "first_k_dense_replace"}),
+    "hunyuan_moe": ("hunyuan_v1_moe", {"num_experts": 4, "moe_topk": 2}),
+    "minimax_m2": ("minimax_m2", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "solar_open": ("solar_open", GLM_EXPERTS),
     "ministral3": ("ministral3", {}),
     "mixtral": ("mixtral", {"num_local_experts": 4}),
     "qwen2_moe": ("qwen2_moe", {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48}),

@@ -174,3 +174,12 @@ def test_a_watch_goes_on_and_tells_of_what_is_new(
     rounds = [json.loads(line)["models"] for line in outcome.out.splitlines()]
     assert [sorted(each["model"] for each in round) for round in rounds] == [["org/one", "org/two"], ["org/three"]]
     assert "does not answer as a Hugging Face Hub does" in outcome.err
+
+
+def test_files_of_a_size(tiny_llama: Path, call: Call, tmp_path: Path) -> None:
+    few = ("--set", "calibration.chunk_size=64", "--set", "calibration.chunks=2")
+    file = listed(tmp_path, str(tiny_llama))
+    first, again = (call(file, "--types", "5bpw", *few, "--json") for _ in range(2))
+    [made], [found] = (json.loads(each.out)["models"] for each in (first, again))
+    assert (made["status"], found["status"]) == ("done", "done before")
+    assert made["files"].keys() == {"tiny-llama-max-5bpw-Q4_K_M.gguf", "tiny-llama-Q8_0.gguf"}

@@ -18,6 +18,7 @@ from hubquant.evaluate.sensitivity import Sensitivities
 from hubquant.gguf_file import GGUFFile
 from hubquant.mix import FTYPES
 from hubquant.models.tiny import build
+from hubquant.pipeline.sensitivity import SensitivityTask
 from hubquant.recipe import load_recipe
 from hubquant.recipe.schema import NamedType
 from tests.support.cli import hubquant
@@ -91,13 +92,33 @@ def test_other_budgets_need_no_other_measurement(line: list[str], out: Path) -> 
     assert after["files"][1]["size"] <= 1_200_000
 
 
-def test_layers_may_be_left_out_and_weights_fed_back(line: list[str], out: Path) -> None:  # noqa: ARG001
+def test_layers_may_be_left_out(line: list[str], out: Path) -> None:  # noqa: ARG001
     plain = planned(*line, "--types", "6bpw")
-    for setting in ("quantize.prune_layers=[0]", "quantize.rounding=feedback"):
-        other = planned(*line, "--types", "6bpw", "--set", setting)
-        assert [step["done"] for step in other["steps"] if step["name"] == "measure"] == [True]
-        assert 5.9 < other["files"][0]["bpw"] <= 6
-        assert other["budgets"][0]["expected_kld"] < plain["budgets"][0]["expected_kld"]
+    other = planned(*line, "--types", "6bpw", "--set", "quantize.prune_layers=[0]")
+    assert [step["done"] for step in other["steps"] if step["name"] == "measure"] == [True]
+    assert 5.9 < other["files"][0]["bpw"] <= 6
+    assert other["budgets"][0]["expected_kld"] < plain["budgets"][0]["expected_kld"]
+
+
+def test_feedback_is_measured_too(line: list[str], out: Path, tmp_path: Path) -> None:  # noqa: ARG001
+    plain = planned(*line, "--types", "6bpw")
+    fed_back = [line[0], "--out", str(tmp_path), *line[3:], "--types", "6bpw", "--set", "quantize.rounding=feedback"]
+    before = planned(*fed_back)
+    assert [step["done"] for step in before["steps"] if step["name"] == "measure"] == [False]
+    assert before["budgets"][0]["expected_kld"] is None
+    assert hubquant("run", *fed_back, "--no-eval").code == 0
+    [found] = planned(*fed_back)["budgets"]
+    assert 0 < found["expected_kld"] < plain["budgets"][0]["expected_kld"]
+
+
+def test_fresh_makes_everything_once(line: list[str], out: Path, tmp_path: Path) -> None:
+    outcome = hubquant("run", line[0], "--out", str(tmp_path), *line[3:], *TYPES, "--no-eval", "--fresh")
+    assert outcome.code == 0, outcome.err
+    steps = [text for text in outcome.err.splitlines() if text.startswith(("imatrix: ", "measure: ", "quantize: "))]
+    assert [text.split(":")[0] for text in steps if "done before" not in text] == ["imatrix", "measure", "quantize"]
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.gguf")} == {
+        path.name: path.read_bytes() for path in out.glob("*.gguf")
+    }
 
 
 def test_from_the_hub_to_the_hub(hub: LocalHub, tiny_llama: Path, tmp_path: Path) -> None:
@@ -159,13 +180,16 @@ class _Killed(Exception):
 
 
 class _Until(Silent):
-    """Fails when so many tensors were measured."""
+    """Fails when so much was measured."""
 
     def __init__(self, n: int) -> None:
-        self.n, self.seen = n, list[int]()
+        self.n, self.total, self.seen = n, 0, list[int]()
 
     @contextmanager
     def bar(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
+        if name == "measure":
+            self.total = total
+
         def advance(n: int) -> None:
             if name == "measure":
                 self.seen.append(n)
@@ -175,18 +199,21 @@ class _Until(Silent):
         yield advance
 
 
-def test_a_killed_measurement_goes_on(line: list[str], tmp_path: Path) -> None:
-    overrides = [*SETTINGS, "imatrix.skip=true", "evaluate.skip=true"]
+@pytest.mark.parametrize(("rounding", "n"), [("nearest", 60), ("feedback", 5)])
+def test_a_killed_measurement_goes_on(rounding: str, n: int, line: list[str], tmp_path: Path) -> None:
+    overrides = [*SETTINGS, "imatrix.skip=true", "evaluate.skip=true", f"quantize.rounding={rounding}"]
     plan = hubquant_plan(
         line[0], types="6bpw", overrides=overrides, store=tmp_path, out=tmp_path / "out", progress=None
     )
     task = plan.tasks.sensitivity
     assert task is not None
-    store, first, second = Store(tmp_path), _Until(5), _Until(1000)
+    store, first, second = Store(tmp_path), _Until(n), _Until(1000)
+    make(task.inputs.values(), store, Silent())
     with pytest.raises(_Killed):
         make([task], store, first)
     make([task], store, second)
-    assert second.seen[:2] == [5, 1]
+    assert 0 < second.seen[0] <= n
+    assert sum(second.seen) == first.total == second.total
     whole = Store(tmp_path / "other")
     make([task], whole, Silent())
     assert task.read(store.path(task)) == task.read(whole.path(task))
@@ -199,7 +226,7 @@ def measured(model: Path, folder: Path) -> Sensitivities:
         str(model), types="6bpw", overrides=overrides, store=store.root, out=folder / "out", progress=None
     )
     task = plan.tasks.sensitivity
-    assert task is not None
+    assert isinstance(task, SensitivityTask)
     make([task], store, Silent())
     found = task.read(store.path(task))
     assert {each.name for each in found.tensors} == set(task.measured)

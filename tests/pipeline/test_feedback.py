@@ -45,6 +45,10 @@ def test_files_are_nearer_to_the_source_and_as_large(tiny_llama: Path, tmp_path:
         assert fed_back["n_matrices"] == 2 * 7 + 2  # the output layer and the embedding too
         assert 0 < fed_back["share"] < 0.9
         assert len(fed_back["nearest"]) < 7
+        assert {name for name, share in fed_back["by_text"].items() if share < 1} == {
+            "evaluation text",
+            "held-out calibration text",
+        }
         file = GGUFFile.open(tmp_path / "fed-back" / f"tiny-llama-{type}.gguf")
         assert file.metadata["hubquant.rounding"].value == "feedback"
         other = GGUFFile.open(tmp_path / "usual" / f"tiny-llama-{type}.gguf")
@@ -54,6 +58,19 @@ def test_files_are_nearer_to_the_source_and_as_large(tiny_llama: Path, tmp_path:
     card = (tmp_path / "fed-back" / "README.md").read_text()
     assert "rounded with error feedback" in card
     assert "rounding: feedback" in (tmp_path / "fed-back" / "recipe.yaml").read_text()
+
+
+def test_a_file_that_is_worse_on_other_text_stays_without(tiny_llama: Path, tmp_path: Path) -> None:
+    text = tmp_path / "one.txt"
+    text.write_text("the same again " * 4000)
+    calibration = ("--set", f"calibration.sources=[{{file: {text}}}]")
+    usual = run(tiny_llama, "Q2_K", tmp_path / "usual", *calibration)["Q2_K"]
+    found = run(tiny_llama, "Q2_K", tmp_path / "fed-back", *calibration, *FEEDBACK)["Q2_K"]
+    assert files(tmp_path / "fed-back") == files(tmp_path / "usual")
+    assert found["divergence"]["kld"] == usual["divergence"]["kld"]
+    left = found["fed_back"]["by_text"]
+    assert left["held-out calibration text"] < 1 <= left["evaluation text"]
+    assert "stayed without error feedback" in (tmp_path / "fed-back" / "README.md").read_text()
 
 
 def test_threads_give_the_same_bytes(tiny_llama: Path, tmp_path: Path, store: Path) -> None:

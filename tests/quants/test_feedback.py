@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hubquant.quants import TYPES, dequantize, implemented, quantize, quantize_with_feedback, weighted_error
+from hubquant.quants.feedback.damping import chosen_damping
 from hubquant.quants.feedback.entry import _method, _with_values
 from hubquant.quants.feedback.factor import DAMPING, factorize
 from hubquant.quants.formats import FORK_TYPES, lookup
@@ -36,7 +37,7 @@ def layer(n: int) -> tuple[Tensor, Tensor]:
 def stored(x: Tensor, type: str, moment: Tensor) -> tuple[Tensor, Tensor]:
     """The bytes, and the values that were optimized."""
     fmt = lookup(type)
-    return _with_values(x, _method(fmt, TRAITS[type], moment, DAMPING), fmt, threads=1)
+    return _with_values(x, _method(fmt, TRAITS[type], factorize(moment, DAMPING)), fmt, threads=1)
 
 
 def ggml_values(data: Tensor, type: str, n: int) -> Tensor:
@@ -164,20 +165,53 @@ def test_the_error_is_that_of_the_outputs() -> None:
     assert weighted_error(0 * x, y, torch.eye(512)) == float("inf")
 
 
-def test_errors_that_later_columns_make_up_for_cost_what_the_factor_says() -> None:
-    """tr(E H Eᵀ) of any errors, summed up over the columns in their order."""
-    _, moment = layer(576)
-    order = torch.randperm(576, generator=torch.Generator().manual_seed(0))
-    factor = factorize(moment, order, DAMPING)
-    made = torch.randn(576, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    left = made.clone()  # what is still to be lost when those before are
-    total = 0.0
-    passed_on = torch.from_numpy(factor.passed_on).double()
-    for i in range(576):
-        error = left[i].clone()
-        total += float(factor.cost[i] * error**2)
-        left -= error * passed_on[i]
-    assert total == pytest.approx(float(made @ torch.from_numpy(factor.moment).double() @ made), rel=1e-3)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_errors_that_later_columns_make_up_for_cost_what_the_factor_says(threads: int) -> None:
+    """tr(E H Eᵀ) of any errors, summed up over the columns in their order, inside slabs any."""
+    n = 1344  # whose last slab is short, and whose products have several tiles
+    _, moment = layer(n)
+    factor = factorize(moment, DAMPING, threads)
+    make = torch.Generator().manual_seed(1)
+    order = torch.cat([start + torch.randperm(min(256, n - start), generator=make) for start in range(0, n, 256)])
+    made = torch.randn(n, generator=make, dtype=torch.float64)
+    passed_on, damped = (torch.from_numpy(each.transpose(1, 0, 2).reshape(n, n)).double() for each in (
+        factor.passed_on, factor.moment
+    ))  # fmt: skip
+    left, total = made.clone(), 0.0  # what is still to be lost when those before are
+    for start, (inside, inner) in zip(range(0, n, 256), factor.inside(order), strict=True):
+        places = start + torch.from_numpy(inside)
+        slab = left[places]
+        for i, cost in enumerate(inner.cost[0]):
+            error = slab[i].clone()
+            total += float(cost * error**2)
+            slab -= error * torch.from_numpy(inner.passed_on[0][i]).double()
+        left -= left[places] @ passed_on[places]
+    assert total == pytest.approx(float(made @ damped @ made), rel=1e-3)
+    expected = moment.double() / moment.double().diagonal().mean() + DAMPING * torch.eye(n)
+    assert torch.allclose(damped * (1 + DAMPING), expected, atol=1e-5)
+
+
+def test_threads_find_the_same_factor() -> None:
+    _, moment = layer(2048)
+    one, three = (factorize(moment, DAMPING, threads) for threads in (1, 3))
+    assert (one.passed_on == three.passed_on).all()
+    assert all(torch.equal(*pair) for pair in zip(one.slabs, three.slabs, strict=True))
+
+
+def test_damping_that_is_best_for_what_was_held_out() -> None:
+    """The fewer inputs were seen, the more."""
+    make = torch.Generator().manual_seed(0)
+    mixing = torch.randn(512, 512, generator=make) * torch.logspace(0, -2, 512)
+    seen, held_out = (torch.randn(rows, 512, generator=make) @ mixing.T for rows in (16384, 4096))
+    other = held_out.T @ held_out
+    found = [chosen_damping(seen[:rows].T @ seen[:rows], other) for rows in (16384, 256)]
+    assert found[0] < found[1]
+    x = 0.05 * torch.randn(64, 512, generator=make)
+    few = seen[:256].T @ seen[:256]
+    errors = [
+        weighted_error(x, dequantize(quantize_with_feedback(x, "Q4_K", few, d), "Q4_K", 512), other) for d in found
+    ]
+    assert errors[1] < errors[0]
 
 
 def test_a_moment_that_is_not_quite_one_is_damped_more() -> None:

@@ -27,7 +27,7 @@ def error_weights(x: NDArray[np.float32], type: str, importance: NDArray[np.floa
 
 
 def _without_importance(x: NDArray[np.float64], type: str) -> NDArray[np.float64]:
-    if type in LEGACY | UNWEIGHTED:
+    if type in LEGACY | UNWEIGHTED | {"Q6_K"}:  # llama.cpp weighs Q6_K by x², which neglects the small weights
         return np.ones_like(x)
     if type == "Q2_K":
         return np.abs(x)

@@ -25,17 +25,23 @@ def test_submit_follow_and_fetch(app: App, hub: LocalHub) -> None:  # noqa: ARG0
     assert found["unsupported"] is None
     assert {each["name"] for each in found["types"]} >= {"Q8_0", "Q4_K_M"}
 
-    estimate = client.predict(SMALL, api_name="/check_recipe")
-    assert [file["name"] for file in estimate["files"]] == ["Q8_0", "Q4_0"]
+    recipe = SMALL.replace("Q4_0", "5bpw")
+    estimate = client.predict(recipe, api_name="/check_recipe")
+    assert [file["name"] for file in estimate["files"]] == ["Q8_0", "5bpw"]
 
-    job = client.predict(SMALL, api_name="/start_job")["job"]
+    job = client.predict(recipe, api_name="/start_job")["job"]
     assert [each["id"] for each in client.predict(api_name="/list_jobs")["jobs"]] == [job]
     eventually(lambda: client.predict(job, api_name="/get_job")["state"] == "done", 600)
     last = client.predict(job, api_name="/get_job")
-    assert [stage["name"] for stage in last["stages"]][:2] == ["imatrix", "baseline"]
+    assert [stage["name"] for stage in last["stages"]][:2] == ["imatrix", "measure"]
 
     [result] = client.predict(job, api_name="/get_result")["results"]
-    assert {each["type"] for each in result["measurements"]} == {"Q8_0", "Q4_0"}
+    assert {each["type"] for each in result["measurements"]} == {"Q8_0", "max-5bpw-Q4_K_S"}
+    assert (
+        0
+        < estimate["files"][1]["size"] - result["files"]["demo-GGUF/hubquant-demo-max-5bpw-Q4_K_S.gguf"]["size"]
+        < 2000
+    )
     [file] = [file for name, file in result["files"].items() if name.endswith("Q8_0.gguf")]
     content = httpx2.get(app.url + file["address"]).content
     assert content[:4] == b"GGUF"

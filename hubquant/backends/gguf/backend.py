@@ -62,6 +62,11 @@ class CheckedGGUF(Checked[QuantizedFile]):
         ``NotSupportedYet`` for a type that no kernel writes. ``moments`` are what errors are fed back by."""
         return [self._task(entry, importance, moments) for entry in self.settings.types]
 
+    def without_feedback(self, importance: Importance | None) -> Sequence[QuantizedFile]:
+        """As :meth:`tasks` with each weight rounded by itself."""
+        settings = self.settings.model_copy(update={"rounding": "nearest"})
+        return replace(self, settings=settings).tasks(importance)
+
     def without_imatrix(self, importance: Importance | None) -> list[QuantizedFile | None]:
         """As :meth:`tasks` without a matrix: None in the place of what cannot be made so. They are made in one pass
         with those of ``importance``."""

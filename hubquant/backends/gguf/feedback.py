@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,18 +16,21 @@ from hubquant.engine.task import Context
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hubquant.quants.feedback.entry import Feedback
+
 FEEDBACK = "feedback.jsonl"
-DAMPINGS = (0.01, 0.03, 0.1, 0.3)
-"""Shares of the mean diagonal, of which the one is taken that is best for some rows on what was held out."""
-SAMPLED_ROWS = 32
-TRIED_COLUMNS = 4096
-"""Above, one factor of the moment takes minutes, and the usual damping is taken."""
-JUDGED_ROWS = 512
+JUDGED_ROWS = 256
 """That are compared to tell which rounding is better."""
+_KEPT_BYTES = 1 << 30
+"""Of what was made of moments, beside what is in use: the last one is always kept."""
 
 
 class Moments(Protocol):
     """Of the inputs of one weight."""
+
+    @property
+    def inputs(self) -> Hashable:
+        """Equal for weights that have the same."""
 
     @property
     def n_matrices(self) -> int: ...
@@ -102,6 +106,53 @@ def read_rounded(folder: Path) -> list[Rounded]:
     return list({(each.name, each.matrix): each for each in found}.values())
 
 
+@dataclass(eq=False)
+class _Known:
+    """Of one matrix of inputs: the moment that was held out, the damping that is best for it, and the feedback for each
+    damping that a type has."""
+
+    held_out: Tensor
+    damping: float
+    by_damping: dict[float, Feedback] = field(default_factory=dict)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.held_out.numel() * 4 * (1 + 2 * len(self.by_damping))
+
+
+class Factors:
+    """Of the moments of a block: found once for all weights that have the same inputs, and for all types.
+
+    Threads wait for what another one finds, which has ``n_threads`` for it. Nothing depends on their order.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._n_threads, self._lock = n_threads, Lock()
+        self._known: OrderedDict[tuple[Hashable, int], _Known] = OrderedDict()
+
+    def of(self, moments: Moments, matrix: int, type: str) -> tuple[Feedback, Tensor]:
+        """The feedback for a type, and the moment that was held out."""
+        from hubquant.quants.feedback.damping import chosen_damping, damping_for
+        from hubquant.quants.feedback.entry import Feedback
+
+        key = (moments.inputs, matrix)
+        with self._lock:
+            seen = None
+            if key not in self._known:
+                seen, held_out = moments.of(matrix)
+                self._known[key] = _Known(held_out, chosen_damping(seen, held_out))
+            self._known.move_to_end(key)
+            known = self._known[key]
+            damping = damping_for(type, known.damping)
+            if damping not in known.by_damping:
+                if seen is None:
+                    seen, _ = moments.of(matrix)
+                known.by_damping[damping] = Feedback.of(seen, damping, self._n_threads)
+            while len(self._known) > 1 and sum(each.n_bytes for each in self._known.values()) > _KEPT_BYTES:
+                self._known.popitem(last=False)
+            return known.by_damping[damping], known.held_out
+
+
 def rounded_with_feedback(
     name: str,
     number: int,
@@ -109,27 +160,20 @@ def rounded_with_feedback(
     type: str,
     importance: Tensor | None,
     moments: Moments,
+    factors: Factors,
     journal: Journal,
     threads: int,
 ) -> Tensor:
     """uint8 [rows, row_bytes] of ``x`` [rows, n], a matrix of the weight ``name``, as :func:`hubquant.quants.quantize`
     gives it: with error feedback where the outputs on held-out text come nearer to the source's so."""
-    from hubquant.quants import dequantize, quantize, quantize_with_feedback, weighted_error
-    from hubquant.quants.feedback.factor import DAMPING
+    from hubquant.quants import dequantize, quantize
+    from hubquant.quants.feedback.entry import weighted_errors
 
-    seen, held_out = moments.of(number)
-
-    def error(rows: Tensor, data: Tensor) -> float:
-        return weighted_error(rows, dequantize(data, type, x.shape[1]), held_out)
-
+    feedback, held_out = factors.of(moments, number, type)
     nearest = quantize(x, type, importance, "best", threads)
-    damping, sample = DAMPING, _some(x, SAMPLED_ROWS)
-    if x.shape[1] <= TRIED_COLUMNS:
-        tried = {each: error(sample, quantize_with_feedback(sample, type, seen, each, threads=1)) for each in DAMPINGS}
-        damping = min(DAMPINGS, key=lambda each: tried[each])
-    data = quantize_with_feedback(x, type, seen, damping, threads)
-    judged = _some(x, JUDGED_ROWS)
-    rounded = Rounded(name, number, type, *(error(judged, _some(each, JUDGED_ROWS)) for each in (nearest, data)))
+    data = feedback.quantize(x, type, threads)
+    found = [dequantize(_some(each, JUDGED_ROWS), type, x.shape[1]) for each in (nearest, data)]
+    rounded = Rounded(name, number, type, *weighted_errors(_some(x, JUDGED_ROWS), found, held_out))
     journal.add(rounded)
     return data if rounded.is_kept else nearest
 

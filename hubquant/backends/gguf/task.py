@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hubquant.backends.gguf.feedback import Journal, Moments, MomentsSource, rounded_with_feedback
+from hubquant.backends.gguf.feedback import Factors, Journal, Moments, MomentsSource, rounded_with_feedback
 from hubquant.backends.gguf.files import MATRIX_KEY, FilePlan, Weights, quantize_part
 from hubquant.backends.gguf.writing import Mode, Rounding, Target, TypesByTensor, quantize_files
 from hubquant.checkpoint.headers import FLOATS
@@ -205,6 +205,7 @@ class _Reading:
         self._folder, self._journal = next(iter(folders)), Journal(folders)
         self._moments: Mapping[str, Moments] = {}
         self._n_threads = torch.get_num_threads()
+        self._factors = Factors(self._n_threads)
 
     def stream(self, wanted: TypesByTensor) -> Iterator[tuple[str, torch.Tensor]]:
         """What is rounded without moments first."""
@@ -221,6 +222,7 @@ class _Reading:
         left = {name: wanted[name] for name in names.values()}
         for found in self._of.moments.by_block(frozenset(names), self._folder, self._context, self._n_threads):
             self._moments = {names[origin]: moments for origin, moments in found.items()}
+            self._factors = Factors(self._n_threads)
             here = {name: left.pop(name) for name in self._moments}
             yield from stream(component.conversion, source.checkpoint, here)
         self._moments = {}
@@ -231,7 +233,9 @@ class _Reading:
             return None
         threads = self._n_threads if len(self._moments) == moments.n_matrices == 1 else 1  # as the output layer is
 
+        factors = self._factors
+
         def rounded(number: int, x: torch.Tensor, type: str, importance: torch.Tensor | None) -> torch.Tensor:
-            return rounded_with_feedback(name, number, x, type, importance, moments, self._journal, threads)
+            return rounded_with_feedback(name, number, x, type, importance, moments, factors, self._journal, threads)
 
         return moments.n_matrices, rounded

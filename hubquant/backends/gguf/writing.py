@@ -183,7 +183,11 @@ def _submit_whole(
             return _stored(name, rows, type, columns, "best")
         return rounding(number, rows, type, columns)
 
-    return {way: [pool.submit(job, number, way[0]) for number in range(n_matrices)] for way in ways}
+    slices: dict[Made, list[Future[torch.Tensor]]] = {way: [] for way in ways}
+    for number in range(n_matrices):  # all types of one after the other: they share much of the work
+        for way in ways:
+            slices[way].append(pool.submit(job, number, way[0]))
+    return dict(slices)
 
 
 def _stored(name: str, rows: torch.Tensor, type: str, importance: torch.Tensor | None, mode: Mode) -> torch.Tensor:

@@ -6,28 +6,35 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from hubquant.convert.architecture import Architecture
+from hubquant.convert.architectures.afmoe import AFMOE
+from hubquant.convert.architectures.arcee import ARCEE
 from hubquant.convert.architectures.bert import BERT, NOMIC_BERT
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
-from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
+from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
+from hubquant.convert.architectures.dots1 import DOTS1
+from hubquant.convert.architectures.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
 from hubquant.convert.architectures.exaone4 import EXAONE4
+from hubquant.convert.architectures.exaone_moe import EXAONE_MOE
 from hubquant.convert.architectures.falcon import FALCON
 from hubquant.convert.architectures.falcon_h1 import FALCON_H1
 from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.gemma3n import GEMMA3N
 from hubquant.convert.architectures.gemma4 import GEMMA4
-from hubquant.convert.architectures.glm4 import GLM4
-from hubquant.convert.architectures.glm4_moe import GLM4_MOE
+from hubquant.convert.architectures.glm4 import CHATGLM, GLM4
+from hubquant.convert.architectures.glm4_moe import GLM4_MOE, SOLAR_OPEN
 from hubquant.convert.architectures.gpt2 import GPT2
 from hubquant.convert.architectures.gpt_oss import GPT_OSS
 from hubquant.convert.architectures.gptneox import GPTNEOX
-from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE
+from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED
+from hubquant.convert.architectures.hunyuan import HUNYUAN_DENSE, HUNYUAN_MOE
 from hubquant.convert.architectures.internlm3 import INTERNLM3
 from hubquant.convert.architectures.jamba import JAMBA
-from hubquant.convert.architectures.lfm2 import LFM2
+from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.llama4 import LLAMA4
 from hubquant.convert.architectures.mamba import MAMBA, MAMBA2
 from hubquant.convert.architectures.minicpm import MINICPM
+from hubquant.convert.architectures.minimax_m2 import MINIMAX_M2
 from hubquant.convert.architectures.ministral3 import MINISTRAL3
 from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mixtral import MIXTRAL
@@ -41,6 +48,7 @@ from hubquant.convert.architectures.qwen3 import QWEN3
 from hubquant.convert.architectures.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from hubquant.convert.architectures.qwen3_next import QWEN3_NEXT
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
+from hubquant.convert.architectures.seed_oss import SEED_OSS
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.stablelm import STABLELM
 from hubquant.convert.architectures.starcoder2 import STARCODER2
@@ -54,13 +62,15 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM3, SMOLLM3),
     *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
-    *(GRANITE, GRANITE_MOE),
+    *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED),
     *(OLMO, OLMO2, OLMO3, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
-    *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, GPT_OSS, MINISTRAL3),
+    *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, GLM4_MOE_LITE, GPT_OSS, MINISTRAL3),
+    *(AFMOE, ARCEE, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
+    *(HUNYUAN_DENSE, HUNYUAN_MOE, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2),
-    *(MAMBA, MAMBA2, JAMBA, LFM2, FALCON_H1),
-    *(EXAONE4, GLM4, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
+    *(MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1),
+    *(CHATGLM, EXAONE4, GLM4, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
     *(BERT, NOMIC_BERT, T5, UMT5),
 )
 

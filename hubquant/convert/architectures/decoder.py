@@ -11,12 +11,13 @@ from hubquant.convert.tables import Embeddings, Module, Row, linear, norm
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+FEED_FORWARD = Count("feed_forward_length", "intermediate_size")
 SIZES: tuple[Rule, ...] = (
     Count("vocab_size", "vocab_size"),
     Count("context_length", "max_position_embeddings", most=(1 << 31) - 1),
     Count("embedding_length", "hidden_size"),
     Count("block_count", "num_hidden_layers", most=10_000),
-    Count("feed_forward_length", "intermediate_size"),
+    FEED_FORWARD,
 )
 _REST: tuple[Rule, ...] = (Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"), SILU)
 RULES: tuple[Rule, ...] = (*SIZES, Heads(), *_REST)

@@ -1,7 +1,10 @@
-"""DeepSeek V2 and V3 (and R1, Kimi K2, Moonlight): latent attention, dense layers before those with experts."""
+"""DeepSeek V2 and V3 (and R1, Kimi K2, Moonlight) and GLM-4.7-Flash, which is a V3 to llama.cpp: latent attention,
+dense layers before those with experts.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
@@ -32,7 +35,7 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
 
 
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
-    dense = layer < config.first_k_dense_replace
+    dense = moe.is_dense(config, layer)
     return (
         norm("input_layernorm"),
         *latent.attention(config),
@@ -42,7 +45,7 @@ def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
 
 
 def _block_with_bias(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
-    return _block(config, layer) if layer < config.first_k_dense_replace else (*_block(config, layer), moe.BIAS)
+    return _block(config, layer) if moe.is_dense(config, layer) else (*_block(config, layer), moe.BIAS)
 
 
 DEEPSEEK2 = Architecture(
@@ -72,4 +75,9 @@ DEEPSEEK3 = Architecture(
     block=_block_with_bias,
     predicts_ahead=True,
     marker=("expert_gating_func", moe.SIGMOID),
+)
+GLM4_MOE_LITE = replace(
+    DEEPSEEK3,
+    classes={"Glm4MoeLiteForCausalLM": "glm4_moe_lite"},
+    rules=tuple(moe.DenseLayersFirst() if rule == moe.DENSE_BY_COUNT else rule for rule in DEEPSEEK3.rules),
 )

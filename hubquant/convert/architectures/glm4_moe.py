@@ -1,34 +1,50 @@
-"""GLM-4.5, 4.6 and 4.7: rope on half of each head, dense layers before those with experts."""
+"""GLM-4.5, 4.6 and 4.7: rope on half of each head, dense layers before those with experts. Solar Open is one without
+dense layers to llama.cpp.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.architecture import Architecture
+from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.rules.rope import Rope
-from hubquant.convert.rules.rule import Settings
+from hubquant.convert.rules.rule import Computed, Constant, Fixed, Settings
 from hubquant.convert.tables import Row, linear, norm
+from hubquant.gguf_file.metadata import u32
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
+_ROPES = ("default", "yarn")
+_ATTENTION: tuple[Row, ...] = (
+    norm("input_layernorm"),
+    linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias"),
+    linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias"),
+    linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
+    linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+)
 _NORMS: tuple[Row, ...] = (norm("self_attn.q_norm", "n_embd_head"), norm("self_attn.k_norm", "n_embd_head"))
+_EXPERTS: tuple[Row, ...] = (*moe.routed(), *moe.shared("mlp.shared_experts"), moe.BIAS)
+
+
+_UNUSED_WIDTH = Computed(
+    decoder.FEED_FORWARD.key,
+    decoder.FEED_FORWARD.setting,
+    lambda config: getattr(config, "intermediate_size", config.moe_intermediate_size),
+)
+"""Of the dense layers that Solar Open has not, as config.json may say it all the same."""
 
 
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
-    dense = layer < config.first_k_dense_replace
     return (
-        norm("input_layernorm"),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *_ATTENTION,
         *(_NORMS if config.use_qk_norm else ()),
         norm("post_attention_layernorm"),
-        *(decoder.gated_mlp() if dense else (*moe.routed(), *moe.shared("mlp.shared_experts"), moe.BIAS)),
+        *(decoder.gated_mlp() if moe.is_dense(config, layer) else _EXPERTS),
     )
 
 
@@ -42,7 +58,7 @@ GLM4_MOE = Architecture(
     restored_as="glm4_moe",
     rules=(
         *decoder.RULES,
-        Rope(("default",), partial=True),
+        Rope(_ROPES, partial=True),
         *moe.WITH_DENSE_LAYERS,
         *moe.SIGMOID_IN_GROUPS,
     ),
@@ -52,4 +68,19 @@ GLM4_MOE = Architecture(
     predicts_ahead=True,
     told_by_tensors=_told_by_tensors,
     layout=("use_qk_norm",),
+)
+SOLAR_OPEN = replace(
+    GLM4_MOE,
+    classes={"SolarOpenForCausalLM": "solar_open"},
+    rules=(
+        *(_UNUSED_WIDTH if rule == decoder.FEED_FORWARD else rule for rule in decoder.RULES),
+        Rope(_ROPES),
+        Constant("leading_dense_block_count", u32(0)),
+        Fixed("first_k_dense_replace", 0),
+        *(rule for rule in moe.WITH_DENSE_LAYERS if rule != moe.DENSE_BY_COUNT),
+        *moe.SIGMOID_IN_GROUPS,
+    ),
+    block=every_layer(*_ATTENTION, norm("post_attention_layernorm"), *_EXPERTS),
+    predicts_ahead=False,
+    layout=(),
 )

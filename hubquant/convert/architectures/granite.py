@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture, every_layer
-from hubquant.convert.architectures import decoder, llama, moe
+from hubquant.convert.architectures import decoder, llama, mixtral, moe
 from hubquant.convert.operations import Dimensions, split
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Count, Number, Rule, integer
-from hubquant.convert.tables import Module, Tensors, inputs_of
+from hubquant.convert.tables import Module, Row, Tensors, inputs_of, linear
 from hubquant.gguf_file.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class PlainAttentionScale(Rule):
 
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
-    return moe.dimensions(config, config.num_local_experts, config.intermediate_size)
+    shared = getattr(config, "shared_intermediate_size", 0)
+    return moe.dimensions(config, config.num_local_experts, config.intermediate_size, shared)
 
 
 GRANITE = Architecture(
@@ -50,38 +51,57 @@ GRANITE = Architecture(
     outside=decoder.OUTSIDE,
     block=every_layer(*llama.ATTENTION, *decoder.gated_mlp(bias="mlp_bias")),
 )
+_EXPERTS: tuple[Row, ...] = (
+    Module(
+        "block_sparse_moe.router.layer",
+        ("n_expert", "n_embd"),
+        tap=inputs_of("block_sparse_moe.router"),
+        stem="ffn_gate_inp",
+    ),
+    Tensors(
+        ("block_sparse_moe.input_linear.weight",),
+        {
+            "ffn_gate_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
+            "ffn_up_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
+        },
+        (split("n_ff_exp", "n_ff_exp", axis=1),),
+        taps=2 * (moe.given_to("block_sparse_moe.experts"),),
+    ),
+    Tensors(
+        ("block_sparse_moe.output_linear.weight",),
+        {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")},
+        taps=(moe.computed_in("block_sparse_moe.experts"),),
+    ),
+)
+_SHARED: tuple[Row, ...] = (
+    Tensors(
+        ("shared_mlp.input_linear.weight",),
+        {"ffn_gate_shexp.weight": ("n_ff_shexp", "n_embd"), "ffn_up_shexp.weight": ("n_ff_shexp", "n_embd")},
+        (split("n_ff_shexp", "n_ff_shexp"),),
+        taps=2 * (inputs_of("shared_mlp.input_linear"),),
+    ),
+    linear("shared_mlp.output_linear", "n_embd", "n_ff_shexp", stem="ffn_down_shexp"),
+)
+
+
+def _block_with_shared(config: PreTrainedConfig, _layer: int) -> tuple[Row, ...]:
+    return (*llama.ATTENTION, *_EXPERTS, *(_SHARED if config.shared_intermediate_size else ()))
+
+
 GRANITE_MOE = Architecture(
     name="granitemoe",
     classes={"GraniteMoeForCausalLM": "granitemoe"},
     restored_as="granitemoe",
-    rules=(
-        *RULES,
-        Count("expert_count", "num_local_experts", most=moe.MOST_EXPERTS),
-        Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
-    ),
+    rules=(*RULES, *mixtral.COUNTS),
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,
-    block=every_layer(
-        *llama.ATTENTION,
-        Module(
-            "block_sparse_moe.router.layer",
-            ("n_expert", "n_embd"),
-            tap=inputs_of("block_sparse_moe.router"),
-            stem="ffn_gate_inp",
-        ),
-        Tensors(
-            ("block_sparse_moe.input_linear.weight",),
-            {
-                "ffn_gate_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
-                "ffn_up_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
-            },
-            (split("n_ff_exp", "n_ff_exp", axis=1),),
-            taps=2 * (moe.given_to("block_sparse_moe.experts"),),
-        ),
-        Tensors(
-            ("block_sparse_moe.output_linear.weight",),
-            {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")},
-            taps=(moe.computed_in("block_sparse_moe.experts"),),
-        ),
-    ),
+    block=every_layer(*llama.ATTENTION, *_EXPERTS),
+)
+GRANITE_MOE_SHARED = replace(
+    GRANITE_MOE,
+    classes={"GraniteMoeSharedForCausalLM": "granitemoeshared"},
+    restored_as="granitemoeshared",
+    rules=(*GRANITE_MOE.rules, Count("expert_shared_feed_forward_length", "shared_intermediate_size", least=0)),
+    block=_block_with_shared,
+    marker="expert_shared_feed_forward_length",
 )

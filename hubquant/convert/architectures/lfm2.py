@@ -1,4 +1,6 @@
-"""LFM2: short gated convolutions in most layers, attention in the others."""
+"""LFM2: short gated convolutions in most layers, attention in the others. LFM2-MoE has experts behind its first
+layers.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.architectures import decoder
+from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions, reshape
 from hubquant.convert.rules.heads_by_layer import FULL, HeadsByLayer, attends, first_layer
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import (
+    Constant,
     Count,
     Epsilon,
     Fixed,
@@ -86,31 +89,65 @@ def _layer_types(layers: Sequence[bool]) -> dict[str, Any]:
     return {"layer_types": [FULL if here else "conv" for here in layers]}
 
 
+def _moe_dimensions(config: PreTrainedConfig) -> Dimensions:
+    sizes = {**moe.dimensions(config, config.num_experts, config.moe_intermediate_size), "n_conv": config.conv_L_cache}
+    return first_layer({**sizes, "n_embd_3": 3 * config.hidden_size}, config)
+
+
+_FEED_FORWARD: tuple[Row, ...] = (
+    linear("feed_forward.w1", "n_ff", "n_embd"),
+    linear("feed_forward.w3", "n_ff", "n_embd"),
+    linear("feed_forward.w2", "n_embd", "n_ff"),
+)
+_EXPERTS: tuple[Row, ...] = (
+    *moe.routed("feed_forward.gate", "feed_forward.experts", ("w1", "w3", "w2")),
+    Tensors(("feed_forward.expert_bias",), {"exp_probs_b.bias": ("n_expert",)}),
+)
+
+
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
+    experts = layer >= getattr(config, "num_dense_layers", config.num_hidden_layers)
     return (
         norm("operator_norm"),
         *(_ATTENTION if attends(config, layer) else _CONVOLUTION),
         norm("ffn_norm"),
-        linear("feed_forward.w1", "n_ff", "n_embd"),
-        linear("feed_forward.w3", "n_ff", "n_embd"),
-        linear("feed_forward.w2", "n_embd", "n_ff"),
+        *(_EXPERTS if experts else _FEED_FORWARD),
     )
 
 
+_REST: tuple[Rule, ...] = (
+    HeadsByLayer(_layer_types),
+    Rope(),
+    Epsilon("attention.layer_norm_rms_epsilon", "norm_eps"),
+    Count("shortconv.l_cache", "conv_L_cache", most=1 << 10),
+    Fixed("conv_bias", False),
+)
 LFM2 = Architecture(
     name="lfm2",
     classes={"Lfm2ForCausalLM": "lfm2", "LFM2ForCausalLM": "lfm2"},
     restored_as="lfm2",
-    rules=(
-        *(rule for rule in decoder.SIZES if rule != Count("feed_forward_length", "intermediate_size")),
-        _FeedForward(),
-        HeadsByLayer(_layer_types),
-        Rope(),
-        Epsilon("attention.layer_norm_rms_epsilon", "norm_eps"),
-        Count("shortconv.l_cache", "conv_L_cache", most=1 << 10),
-        Fixed("conv_bias", False),
-    ),
+    rules=(*(rule for rule in decoder.SIZES if rule != decoder.FEED_FORWARD), _FeedForward(), *_REST),
     dimensions=_dimensions,
+    outside=(Embeddings(), norm("model.embedding_norm")),
+    block=_block,
+)
+LFM2_MOE = Architecture(
+    name="lfm2moe",
+    classes={"Lfm2MoeForCausalLM": "lfm2_moe"},
+    restored_as="lfm2_moe",
+    rules=(
+        *decoder.SIZES,
+        *_REST,
+        Count("leading_dense_block_count", "num_dense_layers", most=10_000, least=0),
+        Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
+        Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+        Count("expert_feed_forward_length", "moe_intermediate_size"),
+        Constant("expert_gating_func", u32(moe.SIGMOID)),
+        Fixed("use_expert_bias", True),
+        Fixed("norm_topk_prob", True),
+        Fixed("routed_scaling_factor", 1.0),
+    ),
+    dimensions=_moe_dimensions,
     outside=(Embeddings(), norm("model.embedding_norm")),
     block=_block,
 )

@@ -8,14 +8,23 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, llama, moe
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import Rope
-from hubquant.convert.rules.rule import Count
+from hubquant.convert.rules.rule import Count, Rule
 from hubquant.convert.rules.windows import DroppedWindow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-def _dimensions(config: PreTrainedConfig) -> Dimensions:
+EXPERTS = moe.routed(
+    "block_sparse_moe.gate", "block_sparse_moe.experts", ("w1", "w3", "w2"), ("mlp.gate", "mlp.experts")
+)
+COUNTS: tuple[Rule, ...] = (
+    Count("expert_count", "num_local_experts", most=moe.MOST_EXPERTS),
+    Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+)
+
+
+def dimensions(config: PreTrainedConfig) -> Dimensions:
     return moe.dimensions(config, config.num_local_experts, config.intermediate_size)
 
 
@@ -24,20 +33,9 @@ MIXTRAL = Architecture(
     classes={"MixtralForCausalLM": "mixtral"},
     restored_as="mixtral",
     marker="expert_count",
-    rules=(
-        *decoder.RULES,
-        Rope(),
-        DroppedWindow(),
-        Count("expert_count", "num_local_experts", most=moe.MOST_EXPERTS),
-        Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
-    ),
+    rules=(*decoder.RULES, Rope(), DroppedWindow(), *COUNTS),
     renames=((r"\.mlp\.gate\.", ".block_sparse_moe.gate."),),  # as transformers has it in memory
-    dimensions=_dimensions,
+    dimensions=dimensions,
     outside=decoder.OUTSIDE,
-    block=every_layer(
-        *llama.ATTENTION,
-        *moe.routed(
-            "block_sparse_moe.gate", "block_sparse_moe.experts", ("w1", "w3", "w2"), ("mlp.gate", "mlp.experts")
-        ),
-    ),
+    block=every_layer(*llama.ATTENTION, *EXPERTS),
 )

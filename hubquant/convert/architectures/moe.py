@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import Dimensions, split
-from hubquant.convert.rules.rule import Constant, Count, Fixed, Number, Rule, Settings, Switch, out_of_range
+from hubquant.convert.rules.rule import (
+    Constant,
+    Count,
+    Fixed,
+    Number,
+    Rule,
+    Settings,
+    Switch,
+    check_list,
+    integer,
+    out_of_range,
+)
 from hubquant.convert.tables import Experts, Module, Place, Row, TapFor, Tensors, inputs_of, linear
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
@@ -19,12 +30,14 @@ if TYPE_CHECKING:
 
 MOST_EXPERTS = 1 << 16
 SOFTMAX, SIGMOID = 1, 2  # expert_gating_func
+DENSE = "dense"
 
 
 @dataclass(frozen=True)
 class Groups(Rule):
-    """Experts are chosen from ``topk_group`` of the ``n_group`` groups that they are in."""
+    """Experts are chosen from ``topk_group`` of the ``n_group`` groups that they are in; ``total`` counts them."""
 
+    total: str = "n_routed_experts"
     counts = (
         Count("expert_group_count", "n_group", most=MOST_EXPERTS),
         Count("expert_group_used_count", "topk_group", most=MOST_EXPERTS),
@@ -36,7 +49,7 @@ class Groups(Rule):
             each.check(settings)
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
-        experts, groups, used = config.n_routed_experts, config.n_group, config.topk_group
+        experts, groups, used = getattr(config, self.total), config.n_group, config.topk_group
         if experts % groups:
             raise out_of_range("n_group", groups, f"a divisor of the {experts} experts")
         if used > groups:
@@ -51,8 +64,40 @@ class Groups(Rule):
         return {name: value for each in self.counts for name, value in each.settings(metadata).items()}
 
 
+@dataclass(frozen=True)
+class DenseLayersFirst(Rule):
+    """The layers without experts, which come first, where the config names the kind of each."""
+
+    reads = ("mlp_layer_types",)
+
+    def check(self, settings: Settings) -> None:
+        check_list(settings, "mlp_layer_types")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        kinds = list(config.mlp_layer_types)
+        dense = kinds.count(DENSE)
+        if kinds != _kinds(dense, config.num_hidden_layers):
+            raise NotSupportedYet("this order of dense layers", why="llama.cpp has all of them before those of experts")
+        return {"leading_dense_block_count": u32(dense)}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        n_layer = min(integer(metadata, "block_count") or 0, 10_000)
+        return {"mlp_layer_types": _kinds(integer(metadata, "leading_dense_block_count") or 0, n_layer)}
+
+
+def _kinds(dense: int, n_layer: int) -> list[str]:
+    return [DENSE if layer < dense else "sparse" for layer in range(n_layer)]
+
+
+def is_dense(config: PreTrainedConfig, layer: int) -> bool:
+    """Whether the layer has no experts."""
+    kinds = getattr(config, "mlp_layer_types", None)
+    return bool(layer < config.first_k_dense_replace if kinds is None else kinds[layer] == DENSE)
+
+
+DENSE_BY_COUNT = Count("leading_dense_block_count", "first_k_dense_replace", most=10_000, least=0)
 WITH_DENSE_LAYERS: tuple[Rule, ...] = (
-    Count("leading_dense_block_count", "first_k_dense_replace", most=10_000, least=0),
+    DENSE_BY_COUNT,
     Count("expert_count", "n_routed_experts", most=MOST_EXPERTS),
     Count("expert_used_count", "num_experts_per_tok", most=MOST_EXPERTS),
     Count("expert_shared_count", "n_shared_experts", most=MOST_EXPERTS),
@@ -79,7 +124,7 @@ def dimensions(config: PreTrainedConfig, experts: int, n_ff_exp: int, n_ff_shexp
 def with_dense_layers(config: PreTrainedConfig) -> Dimensions:
     """Of a decoder whose first layers have no experts."""
     width = config.moe_intermediate_size
-    return dimensions(config, config.n_routed_experts, width, width * config.n_shared_experts)
+    return dimensions(config, config.n_routed_experts or 0, width, width * (config.n_shared_experts or 0))
 
 
 def given_to(experts: str, spread: bool = False) -> TapFor:
@@ -112,11 +157,19 @@ def routed(
     """
     gate, up, down = (f"{experts}.{{}}.{name}" for name in names)
     routing, computing = modules or (router, experts)
+    first, last = f"{computing}.gate_up_proj", f"{computing}.down_proj"
     return (
         Module(router, ("n_expert", "n_embd"), tap=inputs_of(routing)),
-        Experts(gate, "n_ff_exp", "n_embd", given_to(computing), stack=(f"{computing}.gate_up_proj", "first")),
-        Experts(up, "n_ff_exp", "n_embd", given_to(computing), stack=(f"{computing}.gate_up_proj", "second")),
-        Experts(down, "n_embd", "n_ff_exp", computed_in(computing), stack=(f"{computing}.down_proj", "all")),
+        Experts(gate, "n_ff_exp", "n_embd", given_to(computing), stem="ffn_gate_exps", stack=(first, "first")),
+        Experts(up, "n_ff_exp", "n_embd", given_to(computing), stem="ffn_up_exps", stack=(first, "second")),
+        Experts(
+            down,
+            "n_embd",
+            "n_ff_exp",
+            computed_in(computing),
+            stem="ffn_down_exps",
+            stack=(last, "all"),
+        ),
     )
 
 

@@ -57,7 +57,10 @@ class Count(Rule):
         check_count(settings, self.setting, self.most, self.least)
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
-        return {self.key: u32(getattr(config, self.setting))}
+        value = getattr(config, self.setting)
+        if value is None:
+            raise out_of_range(self.setting, value, f"a whole number from {self.least} to {self.most:,}")
+        return {self.key: u32(value)}
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         return {self.setting: metadata[self.key].value} if self.key in metadata else {}

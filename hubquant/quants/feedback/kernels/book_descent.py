@@ -31,15 +31,14 @@ from hubquant.quants.cpu.vector.simd import (
     vectors,
     where,
 )
-from hubquant.quants.feedback.kernels.descent import along, follow, gains, least
+from hubquant.quants.feedback.kernels.descent import SLAB, along, between, follow, gains, gradients, least
 from hubquant.quants.feedback.kernels.entries import EIGHT, EIGHTS, EIGHTS_EVEN, FOURS, FOURS_EVEN, Entries
-from hubquant.quants.feedback.kernels.passing import subtract_products
+from hubquant.quants.feedback.kernels.passing import PANEL, subtract_products
 
 Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO, _ONE = _f(0), _f(1)
-_SLAB = 256
 _CLEARLY = _f(1 - 1e-4)  # what single precision can tell of two errors
 
 
@@ -70,7 +69,7 @@ def _wanted(
 
 def _descent(name: str, dim: int, of: Entries) -> Kernel:
     """``kernel(weights, moment, inverse, inner, inner_cost, shape, limits, nodes, magnitudes, table, supers, scales,
-    entries, signs, values, gradient, products)``.
+    entries, signs, values, rest, gradient, products)``.
 
     As the kernels of :mod:`descent` and :mod:`books`; ``shape`` int64 = columns of a scale, sweeps; ``supers`` [tiles,
     slabs, 2, 16]. Of the moment of each eight columns ``inverse`` [n / 8, 8, 8] is the inverse, ``inner`` [n / 8, 8, 8]
@@ -80,46 +79,46 @@ def _descent(name: str, dim: int, of: Entries) -> Kernel:
 
     @primitive
     def change(
-        i: int, value: Vector, values: Pointer, gradient: Pointer, moved: Pointer, start: int, moment: Array,
+        i: int, value: Vector, values: Pointer, gradient: Pointer, moved: Pointer, moment: Pointer, rows: int,
         at: int, stop: int,
     ) -> None:  # fmt: skip
         delta = value - load(values, i * LANES)
         store(values, i * LANES, value)
-        moved[i - start] = moved[i - start] - delta
+        moved[i - at] = moved[i - at] - delta
         for k in range(at, stop):
-            store(gradient, k * LANES, load(gradient, k * LANES) + delta * moment[i, k])
+            store(gradient, k * LANES, load(gradient, k * LANES) + delta * between(moment, rows, i, k))
 
     @primitive
     def renew(
         at: int, stop: int, step: Vector, entries: Pointer, signs: Pointer, table: Array, values: Pointer,
-        moved: Pointer, start: int,
+        moved: Pointer,
     ) -> None:  # fmt: skip
         """The values of columns whose step changed."""
         for i in range(at, stop):
             entry, minus = to_int(load(entries, i // dim * LANES)), to_int(load(signs, i // dim * LANES))
             value = value_of(step, entry, minus, i % dim, table)
-            moved[i - start] = moved[i - start] + (load(values, i * LANES) - value)
+            moved[i - at] = moved[i - at] + (load(values, i * LANES) - value)
             store(values, i * LANES, value)
 
     @primitive
     def one_scale(
         at: int, stop: int, d: Vector, scales: Pointer, entries: Pointer, signs: Pointer, table: Array,
-        values: Pointer, gradient: Pointer, moved: Pointer, start: int, direction: Pointer, products: Pointer,
-        moment: Array, limits: Array,
+        values: Pointer, gradient: Pointer, moved: Pointer, direction: Pointer, products: Pointer, moment: Pointer,
+        rows: int, limits: Array,
     ) -> None:  # fmt: skip
         scale = load(scales, 0)
         unit = d * limits[3] * limits[4]
         for i in range(at, stop):
             entry, minus = to_int(load(entries, i // dim * LANES)), to_int(load(signs, i // dim * LANES))
             direction[i - at] = value_of(unit, entry, minus, i % dim, table)
-        slope, curve = along(direction, products, gradient, moment, at, stop)
+        slope, curve = along(direction, products, gradient, moment, rows, at, stop)
         other = clamp(nearest_small(scale + least(slope, curve)), limits[0], limits[1])
         better = gains(other - scale, slope, curve)
         if any_lane(better):
             follow(where(better, other - scale, _ZERO), products, gradient, at, stop)
             scale = where(better, other, scale)
             store(scales, 0, scale)
-            renew(at, stop, _step(d, scale, limits), entries, signs, table, values, moved, start)
+            renew(at, stop, _step(d, scale, limits), entries, signs, table, values, moved)
 
     def run(
         weights: Array,
@@ -137,74 +136,73 @@ def _descent(name: str, dim: int, of: Entries) -> Kernel:
         entries: Array,
         signs: Array,
         values: Array,
+        rest: Array,
         gradient: Array,
         products: Array,
     ) -> None:
         tiles, n = weights.shape[0], weights.shape[1]
         group, sweeps = shape[0], shape[1]
-        moved, direction = vectors(_SLAB), vectors(_SLAB)
+        moved, direction = vectors(SLAB), vectors(SLAB)
         y, chosen, minus = vectors(EIGHT), int_vectors(2), int_vectors(2)
-        slope, scratch = pointer(gradient), pointer(products)
-        for tile in range(tiles):
-            row = tile * n * LANES
-            held = offset(pointer(values), row)
-            found, found_signs = offset(pointer(entries), row // dim), offset(pointer(signs), row // dim)
-            for i in range(n):
-                store(scratch, i * LANES, load(pointer(weights), row + i * LANES) - load(held, i * LANES))
-                store(slope, i * LANES, splat(_ZERO))
-            subtract_products(slope, scratch, n, moment, 0, 0, n)
-            for _ in range(sweeps):
-                for start in range(0, n, _SLAB):
-                    end = start + _SLAB
-                    over = offset(pointer(supers), (tile * n + start) // _SLAB * 2 * LANES)
-                    d = load(over, 0)
-                    for i in range(_SLAB):
+        scratch, left = pointer(products), pointer(rest)
+        for i in range(tiles * n):
+            store(left, i * LANES, load(pointer(weights), i * LANES) - load(pointer(values), i * LANES))
+        for number in range(sweeps * (n // SLAB)):
+            start = number * SLAB % n
+            gradients(left, pointer(gradient), n, tiles, pointer(moment), start, start + SLAB)
+            own = offset(pointer(moment), start * n + start * PANEL)
+            for tile in range(tiles):
+                row = (tile * n + start) * LANES
+                held, slope = offset(pointer(values), row), offset(pointer(gradient), tile * SLAB * LANES)
+                found, found_signs = offset(pointer(entries), row // dim), offset(pointer(signs), row // dim)
+                of_slab = offset(pointer(scales), row // group)
+                over = offset(pointer(supers), row // SLAB * 2)
+                d = load(over, 0)
+                for at in range(0, SLAB, group):
+                    stop = at + group
+                    for i in range(group):
                         moved[i] = splat(_ZERO)
-                    for at in range(start, end, group):
-                        stop = at + group
-                        scale = offset(pointer(scales), (tile * n + at) // group * LANES)
-                        step = _step(d, load(scale, 0), limits)
-                        for first in range(at, stop, EIGHT):
-                            own, its_inner, its_cost = inverse[first // 8], inner[first // 8], inner_cost[first // 8]
-                            room = _CLEARLY * _wanted(held, slope, first, own, its_inner, its_cost, y)
-                            lost = eight(
-                                y, 0, 0, EIGHT, step, room, nodes, magnitudes, table, its_inner, its_cost, chosen, minus
-                            )
-                            better = lost < room
-                            if any_lane(better):
-                                for k in range(EIGHT // dim):
-                                    place = (first // dim + k) * LANES
-                                    entry = where(better, to_float(chosen[k]), load(found, place))
-                                    sign = where(better, to_float(minus[k]), load(found_signs, place))
-                                    store(found, place, entry)
-                                    store(found_signs, place, sign)
-                                    for i in range(dim):
-                                        value = value_of(step, to_int(entry), to_int(sign), i, table)
-                                        column = first + k * dim + i
-                                        change(column, value, held, slope, moved, start, moment, at, stop)
-                        one_scale(
-                            at, stop, d, scale, found, found_signs, table, held, slope, moved, start, direction,
-                            scratch, moment, limits,
-                        )  # fmt: skip
-                        changes = lanes(offset(moved, at - start))
-                        subtract_products(slope, changes, group, moment, at, start, at)
-                        subtract_products(slope, changes, group, moment, at, stop, end)
-                    per_d = reciprocal(d)
-                    for i in range(start, end):
-                        direction[i - start] = load(held, i * LANES) * per_d
-                    along_d, curve = along(direction, scratch, slope, moment, start, end)
-                    other = to_half(d + least(along_d, curve))
-                    better = gains(other - d, along_d, curve)
-                    if any_lane(better):
-                        follow(where(better, other - d, _ZERO), scratch, slope, start, end)
-                        d = where(better, other, d)
-                        store(over, 0, d)
-                        for at in range(start, end, group):
-                            scale = offset(pointer(scales), (tile * n + at) // group * LANES)
-                            step = _step(d, load(scale, 0), limits)
-                            renew(at, at + group, step, found, found_signs, table, held, moved, start)
-                    subtract_products(slope, lanes(moved), _SLAB, moment, start, 0, start)
-                    subtract_products(slope, lanes(moved), _SLAB, moment, start, end, n)
+                    scale = offset(of_slab, at // group * LANES)
+                    step = _step(d, load(scale, 0), limits)
+                    for first in range(at, stop, EIGHT):
+                        eighth = (start + first) // EIGHT
+                        its_inner, its_cost = inner[eighth], inner_cost[eighth]
+                        room = _CLEARLY * _wanted(held, slope, first, inverse[eighth], its_inner, its_cost, y)
+                        lost = eight(
+                            y, 0, 0, EIGHT, step, room, nodes, magnitudes, table, its_inner, its_cost, chosen, minus
+                        )
+                        better = lost < room
+                        if any_lane(better):
+                            for k in range(EIGHT // dim):
+                                place = (first // dim + k) * LANES
+                                entry = where(better, to_float(chosen[k]), load(found, place))
+                                sign = where(better, to_float(minus[k]), load(found_signs, place))
+                                store(found, place, entry)
+                                store(found_signs, place, sign)
+                                for i in range(dim):
+                                    value = value_of(step, to_int(entry), to_int(sign), i, table)
+                                    change(first + k * dim + i, value, held, slope, moved, own, n, at, stop)
+                    one_scale(
+                        at, stop, d, scale, found, found_signs, table, held, slope, moved, direction, scratch, own, n,
+                        limits,
+                    )  # fmt: skip
+                    here = offset(own, at * PANEL)
+                    subtract_products(slope, lanes(moved), group, here, n, 0, at)
+                    subtract_products(slope, lanes(moved), group, here, n, stop, SLAB)
+                per_d = reciprocal(d)
+                for i in range(SLAB):
+                    direction[i] = load(held, i * LANES) * per_d
+                along_d, curve = along(direction, scratch, slope, own, n, 0, SLAB)
+                other = to_half(d + least(along_d, curve))
+                better = gains(other - d, along_d, curve)
+                if any_lane(better):
+                    d = where(better, other, d)
+                    store(over, 0, d)
+                    for at in range(0, SLAB, group):
+                        step = _step(d, load(of_slab, at // group * LANES), limits)
+                        renew(at, at + group, step, found, found_signs, table, held, moved)
+                for i in range(SLAB):
+                    store(left, row + i * LANES, load(pointer(weights), row + i * LANES) - load(held, i * LANES))
 
     return make_kernel(run, __name__, name)
 

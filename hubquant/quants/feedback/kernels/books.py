@@ -13,6 +13,7 @@ from hubquant.quants.cpu.vector.simd import (
     LANES,
     absolute,
     int_vectors,
+    lanes,
     load,
     offset,
     pointer,
@@ -32,30 +33,33 @@ from hubquant.quants.feedback.kernels.entries import (
     LARGEST,
     Entries,
 )
-from hubquant.quants.feedback.kernels.passing import subtract_products
+from hubquant.quants.feedback.kernels.passing import PANEL, subtract_products
 
 Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO = _f(0)
+_SLAB = 256
 _GROUP = 32  # the most columns that share a scale
 
 
 def _rounding(name: str, dim: int, of: Entries) -> Kernel:
-    """``kernel(x, passed_on, cost, shape, limits, nodes, magnitudes, table, supers, scales, entries, signs, values,
-    errors)``.
+    """``kernel(x, places, passed_on, factors, cost, shape, limits, nodes, magnitudes, table, supers, scales, entries,
+    signs, values, errors)``.
 
-    As the kernels of :mod:`columns`; ``shape`` int64 = start, stop, columns of a scale, trial scales to each side;
-    ``limits`` float32 = least and largest scale, and a, b, c of its step d · (a + b · scale) · c. ``nodes`` int32
-    [nodes, 3] and ``magnitudes`` float32 [nodes] are the tree of :func:`book.tree`, ``table`` float32 [entries · dim]
-    the codebook. ``scales`` [tiles, n / group, 16]; what was found goes to ``entries`` and ``signs`` [tiles, n / dim,
-    16], bits as floats, and to ``values`` [tiles, n, 16].
+    As the kernels of :mod:`columns`, with ``passed_on`` [columns, columns] and its panels, ``factors``; ``shape`` int64
+    = start, stop, columns of a scale, trial scales to each side; ``limits`` float32 = least and largest scale, and a,
+    b, c of its step d · (a + b · scale) · c. ``nodes`` int32 [nodes, 3] and ``magnitudes`` float32 [nodes] are the tree
+    of :func:`book.tree`, ``table`` float32 [entries · dim] the codebook. ``scales`` [tiles, n / group, 16]; what was
+    found goes to ``entries`` and ``signs`` [tiles, n / dim, 16], bits as floats, and to ``values`` [tiles, n, 16].
     """
     value_of, eight = of
 
     def run(
         x: Array,
+        places: Array,
         passed_on: Array,
+        factors: Array,
         cost: Array,
         shape: Array,
         limits: Array,
@@ -71,14 +75,20 @@ def _rounding(name: str, dim: int, of: Entries) -> Kernel:
     ) -> None:
         tiles, n = x.shape[0], x.shape[1]
         start, stop, group, reach = shape[0], shape[1], shape[2], shape[3]
+        columns = stop - start
         y, chosen, minus = vectors(_GROUP), int_vectors(2), int_vectors(2)
+        z = vectors(_SLAB)
         held, held_minus = int_vectors(EIGHT), int_vectors(EIGHT)
         per_eight = EIGHT // dim
         for tile in range(tiles):
-            row, made = offset(pointer(x), tile * n * LANES), offset(pointer(errors), tile * (stop - start) * LANES)
+            row = (tile * n + start) * LANES
+            wanted, differing = offset(pointer(x), row), offset(pointer(errors), tile * columns * LANES)
             d = load(pointer(supers), 2 * tile * LANES)
-            for at in range(start, stop, group):
-                place = (tile * (n // group) + at // group) * LANES
+            for i in range(columns):
+                z[i] = load(wanted, places[i] * LANES)
+            for at in range(0, columns, group):
+                natural = start + places[at]
+                place = (tile * (n // group) + natural // group) * LANES
                 first = load(pointer(scales), place)
                 scale, least = first, splat(LARGEST)
                 for k in range(group // dim):
@@ -88,7 +98,7 @@ def _rounding(name: str, dim: int, of: Entries) -> Kernel:
                     other = clamp(first + _f(away), limits[0], limits[1])
                     step = d * (limits[2] + limits[3] * other) * limits[4]
                     for i in range(group):
-                        y[i] = load(row, (at + i) * LANES)
+                        y[i] = z[at + i]
                     lost = splat(_ZERO)
                     found, found_minus = int_vectors(EIGHT), int_vectors(EIGHT)
                     for k in range(0, group, EIGHT):
@@ -107,19 +117,22 @@ def _rounding(name: str, dim: int, of: Entries) -> Kernel:
                 store(pointer(scales), place, scale)
                 step = d * (limits[2] + limits[3] * scale) * limits[4]
                 for k in range(group // dim):
-                    place = (tile * (n // dim) + at // dim + k) * LANES
+                    place = (tile * (n // dim) + natural // dim + k) * LANES
                     store(pointer(entries), place, to_float(held[k]))
                     store(pointer(signs), place, to_float(held_minus[k]))
                     for i in range(dim):
                         column = at + dim * k + i
                         value = value_of(step, held[k], held_minus[k], i, table)
-                        error = load(row, column * LANES) - value
-                        error = where(absolute(error) < LARGEST, error, _ZERO)  # others cannot make up for it
-                        store(pointer(values), (tile * n + column) * LANES, value)
-                        store(made, (column - start) * LANES, error)
+                        error = z[column] - value
+                        y[column - at] = where(absolute(error) < LARGEST, error, _ZERO)  # others cannot make up for it
+                        there = places[column] * LANES
+                        store(pointer(values), row + there, value)
+                        difference = load(wanted, there) - value
+                        store(differing, there, where(absolute(difference) < LARGEST, difference, _ZERO))
                         for j in range(column + 1, at + group):
-                            store(row, j * LANES, load(row, j * LANES) - error * passed_on[column, j])
-                subtract_products(row, offset(made, (at - start) * LANES), group, passed_on, at, at + group, stop)
+                            z[j] = z[j] - y[column - at] * passed_on[column, j]
+                own = offset(pointer(factors), at * PANEL)
+                subtract_products(lanes(z), lanes(y), group, own, columns, at + group, columns)
 
     return make_kernel(run, __name__, name)
 

@@ -1,8 +1,8 @@
 """Coordinate descent: codes, scales and super-scales changed one at a time where that lowers tr(E H Eᵀ).
 
 With g = (v − w) H, a change of the values v by t · u changes the error by 2 t · (g · u) + t² · (u H uᵀ), which is least
-for t = −(g · u) / (u H uᵀ). g is kept up to date in the group of columns that is worked on, then in their slab, and
-after that in all others.
+for t = −(g · u) / (u H uᵀ). g of a slab is found anew in each sweep, and kept up to date in the group of columns that
+is worked on, and then in their slab.
 """
 
 from __future__ import annotations
@@ -29,29 +29,46 @@ from hubquant.quants.cpu.vector.simd import (
     vectors,
     where,
 )
-from hubquant.quants.feedback.kernels.passing import subtract_products
+from hubquant.quants.feedback.kernels.passing import PANEL, subtract_all, subtract_products
 from hubquant.quants.feedback.kernels.steps import FLOAT8, HALF, HALF_IQ4, POWER, WHOLE, WHOLE_IQ4, Steps
 
 Array = np.ndarray[Any, Any]
 
 _f = np.float32
 _ZERO, _ONE, _TWO = _f(0), _f(1), _f(2)
-_SLAB = 256
+SLAB = 256
 
 
 @primitive
 def along(
-    direction: Pointer, products: Pointer, gradient: Pointer, moment: Array, start: int, stop: int
+    direction: Pointer, products: Pointer, gradient: Pointer, moment: Pointer, rows: int, start: int, stop: int
 ) -> tuple[Vector, Vector]:
     """g · u and u H uᵀ of ``direction`` [stop − start], and −u H into columns ``start`` … ``stop`` of ``products``."""
     for k in range(start, stop):
         store(products, k * LANES, splat(_ZERO))
-    subtract_products(products, lanes(direction), stop - start, moment, start, start, stop)
+    own = offset(moment, start * PANEL)
+    subtract_products(products, lanes(direction), stop - start, own, rows, start, stop)
     slope, curve = splat(_ZERO), splat(_ZERO)
     for k in range(start, stop):
         slope = slope + direction[k - start] * load(gradient, k * LANES)
         curve = curve - direction[k - start] * load(products, k * LANES)
     return slope, curve
+
+
+@primitive
+def between(moment: Pointer, rows: int, i: int, k: int) -> np.float32:
+    """H of two columns: those of one ``i`` and many ``k`` lie together."""
+    entry: np.float32 = moment[i // PANEL * PANEL * rows + k * PANEL + i % PANEL]
+    return entry
+
+
+@primitive
+def gradients(rest: Pointer, gradient: Pointer, n: int, tiles: int, moment: Pointer, start: int, stop: int) -> None:
+    """(v − w) H into ``gradient`` [tiles, SLAB, 16] for a slab's columns; ``rest`` [tiles, n, 16] is w − v."""
+    for i in range(tiles * SLAB):
+        store(gradient, i * LANES, splat(_ZERO))
+    of_slab = offset(moment, start * n)
+    subtract_all(gradient, SLAB * LANES, rest, n * LANES, n, tiles, of_slab, n, 0, stop - start)
 
 
 @primitive
@@ -74,22 +91,21 @@ def follow(change: Vector, products: Pointer, gradient: Pointer, start: int, sto
 
 
 @primitive
-def _renew(
-    at: int, stop: int, step: Vector, low: Vector, levels: Pointer, values: Pointer, moved: Pointer, start: int
-) -> None:
-    """The values of a group whose step or low changed; ``moved`` counts from column ``start``."""
+def _renew(at: int, stop: int, step: Vector, low: Vector, levels: Pointer, values: Pointer, moved: Pointer) -> None:
+    """The values of a group whose step or low changed; ``moved`` counts from its first column."""
     for i in range(at, stop):
         value = step * load(levels, i * LANES) - low
-        moved[i - start] = moved[i - start] + (load(values, i * LANES) - value)
+        moved[i - at] = moved[i - at] + (load(values, i * LANES) - value)
         store(values, i * LANES, value)
 
 
 def _descent(name: str, kind: Steps, with_supers: bool) -> Kernel:
-    """``kernel(weights, moment, shape, limits, supers, scales, minima, levels, values, gradient, products)``.
+    """``kernel(weights, moment, shape, limits, supers, scales, minima, levels, values, rest, gradient, products)``.
 
-    ``weights`` [tiles, n, 16] are those that ``values`` stand for, ``moment`` float32 [n, n]; ``shape`` int64 = columns
-    of a group, sweeps, whether there are minima. ``supers`` [tiles, slabs, 2, 16], ``scales``, ``minima``, ``levels``
-    and ``values`` are those of :mod:`columns`, and change; ``gradient`` and ``products`` [n, 16] are for its own use.
+    ``weights`` [tiles, n, 16] are those that ``values`` stand for, ``moment`` the panels [n / 4, n, 4] of H; ``shape``
+    int64 = columns of a group, sweeps, whether there are minima. ``supers`` [tiles, slabs, 2, 16], ``scales``,
+    ``minima``, ``levels`` and ``values`` are those of :mod:`columns`, and change; ``rest`` [tiles, n, 16], ``gradient``
+    [tiles, 256, 16] and ``products`` [256, 16] are for its own use. Primitives count columns from the slab's first.
     """
     level, step_of, _, fit, low_of, _, fit_low = kind
 
@@ -103,23 +119,24 @@ def _descent(name: str, kind: Steps, with_supers: bool) -> Kernel:
         values: Pointer,
         gradient: Pointer,
         moved: Pointer,
-        start: int,
-        moment: Array,
+        moment: Pointer,
+        rows: int,
         limits: Array,
     ) -> None:
         inverse = reciprocal(step)
         for i in range(at, stop):
             old = load(values, i * LANES)
-            wanted = old - load(gradient, i * LANES) / moment[i, i]
+            wanted = old - load(gradient, i * LANES) / between(moment, rows, i, i)
             found = level((wanted + low) * inverse, limits)
             value = step * found - low
             change = value - old
             if any_lane(change != _ZERO):
                 store(levels, i * LANES, found)
                 store(values, i * LANES, value)
-                moved[i - start] = moved[i - start] - change
+                moved[i - at] = moved[i - at] - change
                 for k in range(at, stop):
-                    store(gradient, k * LANES, load(gradient, k * LANES) + change * moment[i, k])
+                    factor = between(moment, rows, i, k)
+                    store(gradient, k * LANES, load(gradient, k * LANES) + change * factor)
 
     @primitive
     def scale_and_minimum(
@@ -133,10 +150,10 @@ def _descent(name: str, kind: Steps, with_supers: bool) -> Kernel:
         values: Pointer,
         gradient: Pointer,
         moved: Pointer,
-        start: int,
         direction: Pointer,
         products: Pointer,
-        moment: Array,
+        moment: Pointer,
+        rows: int,
         limits: Array,
     ) -> None:
         d, dmin = load(supers, 0), load(supers, LANES)
@@ -144,7 +161,7 @@ def _descent(name: str, kind: Steps, with_supers: bool) -> Kernel:
         step, low = step_of(d, scale), low_of(dmin, minimum)
         for i in range(at, stop):
             direction[i - at] = load(levels, i * LANES)
-        slope, curve = along(direction, products, gradient, moment, at, stop)
+        slope, curve = along(direction, products, gradient, moment, rows, at, stop)
         other = fit(d, step + least(slope, curve), limits)
         change = step_of(d, other) - step
         better = gains(change, slope, curve)
@@ -152,18 +169,18 @@ def _descent(name: str, kind: Steps, with_supers: bool) -> Kernel:
             store(scales, 0, where(better, other, scale))
             follow(where(better, change, _ZERO), products, gradient, at, stop)
             step = where(better, step_of(d, other), step)
-            _renew(at, stop, step, low, levels, values, moved, start)
+            _renew(at, stop, step, low, levels, values, moved)
         if with_minima:
             for i in range(at, stop):
                 direction[i - at] = splat(-_ONE)
-            slope, curve = along(direction, products, gradient, moment, at, stop)
+            slope, curve = along(direction, products, gradient, moment, rows, at, stop)
             other = fit_low(dmin, low + least(slope, curve), limits)
             change = low_of(dmin, other) - low
             better = gains(change, slope, curve)
             if any_lane(better):
                 store(minima, 0, where(better, other, minimum))
                 follow(where(better, change, _ZERO), products, gradient, at, stop)
-                _renew(at, stop, step, where(better, low_of(dmin, other), low), levels, values, moved, start)
+                _renew(at, stop, step, where(better, low_of(dmin, other), low), levels, values, moved)
 
     @primitive
     def super_scale(
@@ -178,26 +195,26 @@ def _descent(name: str, kind: Steps, with_supers: bool) -> Kernel:
         moved: Pointer,
         direction: Pointer,
         products: Pointer,
-        moment: Array,
-        start: int,
+        moment: Pointer,
+        rows: int,
         end: int,
     ) -> None:
         """d, or dmin for ``which`` = 1."""
-        for i in range(start, end):
-            j = (i - start) // group * LANES
-            direction[i - start] = -load(minima, j) if which else load(scales, j) * load(levels, i * LANES)
-        slope, curve = along(direction, products, gradient, moment, start, end)
+        for i in range(end):
+            j = i // group * LANES
+            direction[i] = -load(minima, j) if which else load(scales, j) * load(levels, i * LANES)
+        slope, curve = along(direction, products, gradient, moment, rows, 0, end)
         old = load(supers, which * LANES)
         other = to_half(old + least(slope, curve))
         better = gains(other - old, slope, curve)
         if any_lane(better):
             store(supers, which * LANES, where(better, other, old))
-            follow(where(better, other - old, _ZERO), products, gradient, start, end)
+            follow(where(better, other - old, _ZERO), products, gradient, 0, end)
             d, dmin = load(supers, 0), load(supers, LANES)
-            for at in range(start, end, group):
-                j = (at - start) // group * LANES
+            for at in range(0, end, group):
+                j = at // group * LANES
                 step, low = step_of(d, load(scales, j)), low_of(dmin, load(minima, j))
-                _renew(at, at + group, step, low, levels, values, moved, start)
+                _renew(at, at + group, step, low, levels, values, moved)
 
     def run(
         weights: Array,
@@ -209,76 +226,78 @@ def _descent(name: str, kind: Steps, with_supers: bool) -> Kernel:
         minima: Array,
         levels: Array,
         values: Array,
+        rest: Array,
         gradient: Array,
         products: Array,
     ) -> None:
         tiles, n = weights.shape[0], weights.shape[1]
         group, sweeps, with_minima = shape[0], shape[1], shape[2] != 0
         slabs = supers.shape[1]
-        moved, direction = vectors(_SLAB), vectors(_SLAB)
-        slope, scratch = pointer(gradient), pointer(products)
-        for tile in range(tiles):
-            row = tile * n * LANES
-            found, held = offset(pointer(levels), row), offset(pointer(values), row)
-            for i in range(n):
-                store(scratch, i * LANES, load(pointer(weights), row + i * LANES) - load(held, i * LANES))
-                store(slope, i * LANES, splat(_ZERO))
-            subtract_products(slope, scratch, n, moment, 0, 0, n)
-            for _ in range(sweeps):
-                for slab in range(slabs):
-                    start = slab * _SLAB
-                    end = min(start + _SLAB, n)
-                    first = (tile * n + start) // group * LANES
-                    over = offset(pointer(supers), (tile * slabs + slab) * 2 * LANES)
-                    of_slab, minima_of_slab = offset(pointer(scales), first), offset(pointer(minima), first)
-                    for i in range(end - start):
+        moved, direction = vectors(SLAB), vectors(SLAB)
+        scratch, left = pointer(products), pointer(rest)
+        for i in range(tiles * n):
+            store(left, i * LANES, load(pointer(weights), i * LANES) - load(pointer(values), i * LANES))
+        for number in range(sweeps * slabs):
+            slab = number % slabs
+            start = slab * SLAB
+            columns = min(SLAB, n - start)
+            gradients(left, pointer(gradient), n, tiles, pointer(moment), start, start + columns)
+            own = offset(pointer(moment), start * n + start * PANEL)
+            for tile in range(tiles):
+                row = (tile * n + start) * LANES
+                found, held = offset(pointer(levels), row), offset(pointer(values), row)
+                slope = offset(pointer(gradient), tile * SLAB * LANES)
+                first = (tile * n + start) // group * LANES
+                over = offset(pointer(supers), (tile * slabs + slab) * 2 * LANES)
+                of_slab, minima_of_slab = offset(pointer(scales), first), offset(pointer(minima), first)
+                for at in range(0, columns, group):
+                    j = at // group * LANES
+                    stop = at + group
+                    for i in range(group):
                         moved[i] = splat(_ZERO)
-                    for at in range(start, end, group):
-                        j = (at - start) // group * LANES
-                        stop = at + group
-                        scale, low = load(of_slab, j), load(minima_of_slab, j)
-                        step, low = step_of(load(over, 0), scale), low_of(load(over, LANES), low)
-                        codes(at, stop, step, low, found, held, slope, moved, start, moment, limits)
-                        scale_and_minimum(
-                            at,
-                            stop,
+                    scale, low = load(of_slab, j), load(minima_of_slab, j)
+                    step, low = step_of(load(over, 0), scale), low_of(load(over, LANES), low)
+                    codes(at, stop, step, low, found, held, slope, moved, own, n, limits)
+                    scale_and_minimum(
+                        at,
+                        stop,
+                        over,
+                        offset(of_slab, j),
+                        offset(minima_of_slab, j),
+                        with_minima,
+                        found,
+                        held,
+                        slope,
+                        moved,
+                        direction,
+                        scratch,
+                        own,
+                        n,
+                        limits,
+                    )
+                    here = offset(own, at * PANEL)
+                    subtract_products(slope, lanes(moved), group, here, n, 0, at)
+                    subtract_products(slope, lanes(moved), group, here, n, stop, columns)
+                if with_supers:
+                    for which in range(2 if with_minima else 1):
+                        super_scale(
+                            which,
+                            group,
                             over,
-                            offset(of_slab, j),
-                            offset(minima_of_slab, j),
-                            with_minima,
+                            of_slab,
+                            minima_of_slab,
                             found,
                             held,
                             slope,
                             moved,
-                            start,
                             direction,
                             scratch,
-                            moment,
-                            limits,
+                            own,
+                            n,
+                            columns,
                         )
-                        changes = lanes(offset(moved, at - start))
-                        subtract_products(slope, changes, group, moment, at, start, at)
-                        subtract_products(slope, changes, group, moment, at, stop, end)
-                    if with_supers:
-                        for which in range(2 if with_minima else 1):
-                            super_scale(
-                                which,
-                                group,
-                                over,
-                                of_slab,
-                                minima_of_slab,
-                                found,
-                                held,
-                                slope,
-                                moved,
-                                direction,
-                                scratch,
-                                moment,
-                                start,
-                                end,
-                            )
-                    subtract_products(slope, lanes(moved), end - start, moment, start, 0, start)
-                    subtract_products(slope, lanes(moved), end - start, moment, start, end, n)
+                for i in range(columns):
+                    store(left, row + i * LANES, load(pointer(weights), row + i * LANES) - load(held, i * LANES))
 
     return make_kernel(run, __name__, name)
 

@@ -1,0 +1,44 @@
+"""MiniMax-M2: norms of all queries and of all keys together, rope on a part of each head, experts in every layer."""
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder, mixtral, moe
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Constant, Count, Fixed
+from hubquant.convert.tables import Tensors, linear, norm
+from hubquant.gguf_file.metadata import u32
+
+MINIMAX_M2 = Architecture(
+    name="minimax-m2",
+    classes={"MiniMaxM2ForCausalLM": "minimax_m2"},
+    restored_as="minimax_m2",
+    rules=(
+        *decoder.RULES,
+        Rope(("default",), partial=True),
+        *mixtral.COUNTS,
+        Count("expert_feed_forward_length", "intermediate_size"),
+        Constant("expert_gating_func", u32(moe.SIGMOID)),
+        Fixed("scoring_func", "sigmoid"),
+        Fixed("use_routing_bias", True),
+        Fixed("use_qk_norm", True),
+        Fixed("qk_norm_type", "per_layer"),
+        Fixed("shared_intermediate_size", 0),
+    ),
+    dimensions=mixtral.dimensions,
+    outside=decoder.OUTSIDE_WITH_OUTPUT,
+    block=every_layer(
+        norm("input_layernorm"),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        norm("self_attn.q_norm", "n_embd_q"),
+        norm("self_attn.k_norm", "n_embd_kv"),
+        norm("post_attention_layernorm"),
+        *mixtral.EXPERTS,
+        Tensors(("block_sparse_moe.e_score_correction_bias",), {"exp_probs_b.bias": ("n_expert",)}),
+    ),
+    renames=(
+        (r"\.mlp\.(gate\.|e_score_correction_bias)", r".block_sparse_moe.\1"),
+    ),  # as transformers has it in memory
+    translated=("rotary_dim",),
+)

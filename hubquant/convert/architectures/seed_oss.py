@@ -1,0 +1,25 @@
+"""Seed-OSS: Qwen2 with heads of their own width."""
+
+from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import decoder
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import Fixed
+from hubquant.convert.tables import linear, norm
+
+SEED_OSS = Architecture(
+    name="seed_oss",
+    classes={"SeedOssForCausalLM": "seed_oss"},
+    restored_as="seed_oss",
+    rules=(*decoder.RULES, Rope(), Fixed("attention_out_bias", False), Fixed("mlp_bias", False)),
+    dimensions=decoder.dimensions,
+    outside=decoder.OUTSIDE,
+    block=every_layer(
+        norm("input_layernorm"),
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias"),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias"),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        norm("post_attention_layernorm"),
+        *decoder.gated_mlp(),
+    ),
+)
