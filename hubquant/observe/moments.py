@@ -93,9 +93,10 @@ def moments_by_block(
     there on. At least two chunks are needed.
     """
     predicted: WeightMoments | None = None
+    wanted = {name: tap for name, tap in taps.items() if name in weights}
     with torch.no_grad():
         stream.weights.load_rest(chunks.ids)
-        for found in _by_step(stream, chunks, {name: tap for name, tap in taps.items() if name in weights}, n_threads):
+        for found in _by_step(stream, chunks, wanted, n_threads) if wanted else ():
             predicted = found.pop(TOKEN_EMBEDDING, None)
             yield found
             del found  # before the next
