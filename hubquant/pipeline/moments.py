@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from hubquant.observe.moments import WeightMoments
 
 LEAST_CHUNKS = 2
+FACTOR_COPIES = 6
+"""Of a moment in memory while its factor is made of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,17 +68,20 @@ class StreamedMoments(MomentsSource):
 
     @property
     def ram_bytes(self) -> int:
-        """Two moments of each distinct input of a block or of the output layer, and what streaming takes; or in the end
-        a block, the output layer, and logits with their gradients."""
+        """Two moments of each distinct input of a block or of the output layer, what streaming takes, and the factor of
+        one of these moments while it is made; or in the end a block, the output layer, and logits with their
+        gradients."""
         from hubquant.observe.collection import keys_of
         from hubquant.observe.lookups import chunks_at_once
 
-        component, of_block = self.component, Counter[str]()
+        component, of_block, widest = self.component, Counter[str](), 0
         for name in set(keys_of(component.conversion.taps).values()):
             shape = component.shapes[name]
             n_matrices = math.prod(shape[:-2])
             of_block[".".join(name.split(".")[:2])] += 2 * FP32_BYTES * n_matrices * shape[-1] ** 2
+            widest = max(widest, shape[-1])
         streaming = streaming_bytes(component, self.chunks.n_tokens) + max(of_block.values(), default=0)
+        streaming += FACTOR_COPIES * FP32_BYTES * widest**2
         n_tokens = self.chunks.chunk_size * chunks_at_once(self.chunks.chunk_size, component.n_vocab)
         lookups = (
             2 * FP32_BYTES * component.largest_block
