@@ -64,7 +64,10 @@ class StreamedMoments(MomentsSource):
 
     @property
     def weights(self) -> frozenset[str]:
-        return fed_back(self.component)
+        """What inputs are seen of, and the token embedding."""
+        from hubquant.observe.moments import TOKEN_EMBEDDING
+
+        return frozenset({*self.component.complete.conversion.taps, TOKEN_EMBEDDING})
 
     @property
     def ram_bytes(self) -> int:
@@ -100,10 +103,3 @@ class StreamedMoments(MomentsSource):
         opened = context.read(self.component.pulled).open_weights(self.device)
         stream = stream_of(opened, whole, self.chunks.n_tokens, folder, self.device)
         yield from moments_by_block(stream, self.chunks, weights, whole.conversion.taps, n_threads)
-
-
-def fed_back(component: Component) -> frozenset[str]:
-    """The weights of the whole model that error feedback reaches: what inputs are seen of, and the token embedding."""
-    from hubquant.observe.moments import TOKEN_EMBEDDING
-
-    return frozenset({*component.complete.conversion.taps, TOKEN_EMBEDDING})
