@@ -151,6 +151,12 @@ GLM_EXPERTS: dict[str, Any] = {
     "routed_scaling_factor": 1.5,
 }
 LITE: dict[str, Any] = {name: size for name, size in LATENT.items() if name != "first_k_dense_replace"}
+INDEXERS = {
+    "num_hidden_layers": 3,
+    "indexer_types": ["full", "full", "shared"],
+    "index_n_heads": 4,
+    "index_head_dim": 64,
+}
 ERNIE_EXPERTS = {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 64, "head_dim": ...}
 TEMPERED = YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.3}
 
@@ -245,6 +251,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "glm4_moe_lite",
         LITE | {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "dense", "sparse"], "norm_topk_prob": False},
     ),
+    # among fewer than index_topk tokens: beyond, ties of random weights fall this way or that
+    "glm_moe_dsa": ("glm_moe_dsa", LITE | INDEXERS),
     "glm4_moe": ("glm4_moe", GLM_EXPERTS | {"attention_bias": True}),
     "gemma4": ("gemma4_text", GEMMA4),
     "gemma4 small": ("gemma4_text", GEMMA4 | GEMMA4_SMALL),

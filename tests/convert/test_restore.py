@@ -122,6 +122,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         EXPERTS | {"num_hidden_layers": 2, "layer_types": ["full_attention", "conv"], "num_dense_layers": 1},
     ),
     "glm4_moe_lite": ("glm4_moe_lite", {name: x for name, x in DEEPSEEK.items() if name != "first_k_dense_replace"}),
+    "glm_moe_dsa": ("glm_moe_dsa", DEEPSEEK | {"index_n_heads": 4, "index_head_dim": 32}),
     "hunyuan_moe": ("hunyuan_v1_moe", {"num_experts": 4, "moe_topk": 2}),
     "minimax_m2": ("minimax_m2", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "solar_open": ("solar_open", GLM_EXPERTS),

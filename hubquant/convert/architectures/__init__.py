@@ -22,6 +22,7 @@ from hubquant.convert.architectures.gemma3n import GEMMA3N
 from hubquant.convert.architectures.gemma4 import GEMMA4
 from hubquant.convert.architectures.glm4 import CHATGLM, GLM4
 from hubquant.convert.architectures.glm4_moe import GLM4_MOE, SOLAR_OPEN
+from hubquant.convert.architectures.glm_moe_dsa import GLM_MOE_DSA
 from hubquant.convert.architectures.gpt2 import GPT2
 from hubquant.convert.architectures.gpt_oss import GPT_OSS
 from hubquant.convert.architectures.gptneox import GPTNEOX
@@ -65,7 +66,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED),
     *(OLMO, OLMO2, OLMO3, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
-    *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, GLM4_MOE_LITE, GPT_OSS, MINISTRAL3),
+    *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, GLM4_MOE_LITE, GLM_MOE_DSA, GPT_OSS, MINISTRAL3),
     *(AFMOE, ARCEE, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
     *(HUNYUAN_DENSE, HUNYUAN_MOE, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2),
