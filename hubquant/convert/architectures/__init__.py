@@ -8,6 +8,7 @@ from dataclasses import replace
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.afmoe import AFMOE
 from hubquant.convert.architectures.arcee import ARCEE
+from hubquant.convert.architectures.bailing_moe import BAILING_MOE2
 from hubquant.convert.architectures.bert import BERT, NOMIC_BERT
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
@@ -28,6 +29,7 @@ from hubquant.convert.architectures.gpt_oss import GPT_OSS
 from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED
 from hubquant.convert.architectures.hunyuan import HUNYUAN_DENSE, HUNYUAN_MOE
+from hubquant.convert.architectures.internlm2 import INTERNLM2
 from hubquant.convert.architectures.internlm3 import INTERNLM3
 from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
@@ -60,14 +62,14 @@ from hubquant.gguf_file.metadata import Metadata
 from hubquant.models.identify import nearest_hint
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM3, SMOLLM3),
+    *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM2, INTERNLM3, SMOLLM3),
     *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED),
     *(OLMO, OLMO2, OLMO3, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
     *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, GLM4_MOE_LITE, GLM_MOE_DSA, GPT_OSS, MINISTRAL3),
-    *(AFMOE, ARCEE, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
+    *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
     *(HUNYUAN_DENSE, HUNYUAN_MOE, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2),
     *(MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1),
@@ -76,8 +78,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 
 
-_OF_TEXT = {"qwen2vl": QWEN2}
-"""By llama.cpp's name, what a language model is that has three positions for each token, which in text are one."""
+_READ_AS = {"qwen2vl": QWEN2, "internlm2": LLAMA}
+"""By llama.cpp's name, the family whose tensors a file has: one with three positions for each token, which in text are
+one, and one whose own code transformers lacks."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
 QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.quantized}))
@@ -120,8 +123,8 @@ def of_gguf(name: str, metadata: Metadata, tensors: Collection[str]) -> Architec
     ``metadata`` is the file's under that name, without it, and ``tensors`` are its names. Raises ``NotSupportedYet``
     for a name that is not known.
     """
-    if name in _OF_TEXT:
-        return replace(_OF_TEXT[name], name=name)
+    if name in _READ_AS:
+        return replace(_READ_AS[name], name=name)
     named = [each for each in ARCHITECTURES if each.name == name]
     if not named:
         raise _unknown(name, sorted({each.name for each in ARCHITECTURES}))
