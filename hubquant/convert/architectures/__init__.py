@@ -23,7 +23,6 @@ from hubquant.convert.architectures.gemma3n import GEMMA3N
 from hubquant.convert.architectures.gemma4 import GEMMA4
 from hubquant.convert.architectures.glm4 import CHATGLM, GLM4
 from hubquant.convert.architectures.glm4_moe import GLM4_MOE, SOLAR_OPEN
-from hubquant.convert.architectures.glm_moe_dsa import GLM_MOE_DSA
 from hubquant.convert.architectures.gpt2 import GPT2
 from hubquant.convert.architectures.gpt_oss import GPT_OSS
 from hubquant.convert.architectures.gptneox import GPTNEOX
@@ -36,6 +35,7 @@ from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.llama4 import LLAMA4
 from hubquant.convert.architectures.mamba import MAMBA, MAMBA2
+from hubquant.convert.architectures.mellum import MELLUM
 from hubquant.convert.architectures.minicpm import MINICPM
 from hubquant.convert.architectures.minimax_m2 import MINIMAX_M2
 from hubquant.convert.architectures.ministral3 import MINISTRAL3
@@ -53,6 +53,7 @@ from hubquant.convert.architectures.qwen3_next import QWEN3_NEXT
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.seed_oss import SEED_OSS
 from hubquant.convert.architectures.smollm3 import SMOLLM3
+from hubquant.convert.architectures.sparse_attention import DEEPSEEK32, GLM_MOE_DSA
 from hubquant.convert.architectures.stablelm import STABLELM
 from hubquant.convert.architectures.starcoder2 import STARCODER2
 from hubquant.convert.architectures.t5 import T5, UMT5
@@ -68,9 +69,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED),
     *(OLMO, OLMO2, OLMO3, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
-    *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, GLM4_MOE_LITE, GLM_MOE_DSA, GPT_OSS, MINISTRAL3),
+    *(DEEPSEEK2, DEEPSEEK3, DEEPSEEK32, GLM4_MOE, GLM4_MOE_LITE, GLM_MOE_DSA, GPT_OSS, MINISTRAL3),
     *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
-    *(HUNYUAN_DENSE, HUNYUAN_MOE, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
+    *(HUNYUAN_DENSE, HUNYUAN_MOE, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2),
     *(MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1),
     *(CHATGLM, EXAONE4, GLM4, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
