@@ -17,7 +17,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
-from tests.convert import test_encoders, test_gemma3n, test_llama_cpp, test_minicpm, test_names, test_restore
+from tests.convert import test_encoders, test_gemma3n, test_llama_cpp, test_names, test_own_code, test_restore
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
 NOTHING = "–"
@@ -156,8 +156,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
             continue
         if each.own_code:
             cases, types = [], set()
-            if test_minicpm.CLASS in each.classes:
-                proof = f"stand-in: {test_minicpm.STAND_IN}"
+            if stand_ins := [test_own_code.STAND_INS[name] for name in each.classes if name in test_own_code.STAND_INS]:
+                proof = f"stand-in: {stand_ins[0]}"
         elif types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
             proof = "logits"
         elif types <= {*embedded}:

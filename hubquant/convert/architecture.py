@@ -192,6 +192,10 @@ class Architecture:
         }
 
 
+_NAMED_LIKE = {"deepseek32": "glm-dsa", "mellum": "qwen3moe"}
+"""Families that the gguf package does not know yet, and one that it knows whose tensors have the same names."""
+
+
 class _Stems(Mapping[str, str]):
     """Module names of transformers as the gguf package translates them, without ".weight"."""
 
@@ -199,7 +203,8 @@ class _Stems(Mapping[str, str]):
         from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
         self._architecture = architecture
-        arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == architecture)
+        known = _NAMED_LIKE.get(architecture, architecture)
+        arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == known)
         self._map = get_tensor_name_map(arch, n_layer)
 
     def __getitem__(self, module: str) -> str:

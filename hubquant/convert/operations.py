@@ -316,6 +316,19 @@ class Fork:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """As many tensors as ``ways``, each of which goes through its own."""
+
+    ways: tuple[Each, ...]
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return [way.there(x) for way, x in zip(self.ways, tensors, strict=True)]
+
+    def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return [way.back(x) for way, x in zip(self.ways, tensors, strict=True)]
+
+
+@dataclass(frozen=True)
 class PadRows(Each):
     """x [source, …] becomes [target, …]: the rows that are added repeat the first. Back, they are dropped."""
 

@@ -113,6 +113,7 @@ LFM2 = {
 }
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+WINDOWED = [*3 * ["sliding_attention"], "full_attention", "sliding_attention"]
 LFM2_EXPERTS = QWEN_EXPERTS | {
     "num_hidden_layers": 3,
     "layer_types": ["conv", "full_attention", "conv"],
@@ -143,6 +144,7 @@ LATENT: dict[str, Any] = {
 }
 GROUPS = {"n_group": 4, "topk_group": 2}
 YARN_LATENT = YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}
+PLAIN_YARN = YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}
 GLM_EXPERTS: dict[str, Any] = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 64,
@@ -151,6 +153,12 @@ GLM_EXPERTS: dict[str, Any] = {
     "routed_scaling_factor": 1.5,
 }
 LITE: dict[str, Any] = {name: size for name, size in LATENT.items() if name != "first_k_dense_replace"}
+INDEXERS = {
+    "num_hidden_layers": 3,
+    "indexer_types": ["full", "full", "shared"],
+    "index_n_heads": 4,
+    "index_head_dim": 64,
+}
 ERNIE_EXPERTS = {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 64, "head_dim": ...}
 TEMPERED = YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.3}
 
@@ -241,10 +249,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "deepseek3": ("deepseek_v3", LATENT | GROUPS),
     "deepseek3 with yarn": ("deepseek_v3", LATENT | GROUPS | {"rope_parameters": YARN_LATENT}),
+    "deepseek32": ("deepseek_v32", LATENT | GROUPS | {"index_n_heads": 4, "index_head_dim": 64}),
+    "deepseek32 with yarn": (
+        "deepseek_v32",
+        LATENT | GROUPS | {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}},
+    ),
     "glm4_moe_lite": (
         "glm4_moe_lite",
         LITE | {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "dense", "sparse"], "norm_topk_prob": False},
     ),
+    # among fewer than index_topk tokens: beyond, ties of random weights fall this way or that
+    "glm_moe_dsa": ("glm_moe_dsa", LITE | INDEXERS),
     "glm4_moe": ("glm4_moe", GLM_EXPERTS | {"attention_bias": True}),
     "gemma4": ("gemma4_text", GEMMA4),
     "gemma4 small": ("gemma4_text", GEMMA4 | GEMMA4_SMALL),
@@ -291,6 +306,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "hunyuan": ("hunyuan_v1_dense", {"rope_parameters": STRETCHED}),
     "hunyuan_moe": ("hunyuan_v1_moe", TIED | {"num_experts": 4, "moe_topk": 2}),
+    "mellum": (
+        "mellum",
+        QWEN_EXPERTS
+        | {"num_hidden_layers": 5, "sliding_window": 32, "layer_types": WINDOWED, "rope_parameters": OLMO3_ROPE},
+    ),
     "minimax_m2": ("minimax_m2", EXPERTS | {"rotary_dim": 32}),
     "seed_oss": ("seed_oss", {"head_dim": 32}),
     "solar_open": ("solar_open", GLM_EXPERTS | {"rope_parameters": YARN}),

@@ -37,6 +37,7 @@ DEEPSEEK: dict[str, Any] = {
 }
 GLM_EXPERTS: dict[str, Any] = {"n_routed_experts": 4, "moe_intermediate_size": 32, "num_experts_per_tok": 2}
 EXPERTS: dict[str, Any] = {"num_experts": 4, "moe_intermediate_size": 32, "num_experts_per_tok": 2}
+BOTH_ROPES = {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")}
 GEMMA3N: dict[str, Any] = {
     "tie_word_embeddings": True,
     "num_hidden_layers": 25,
@@ -122,7 +123,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         EXPERTS | {"num_hidden_layers": 2, "layer_types": ["full_attention", "conv"], "num_dense_layers": 1},
     ),
     "glm4_moe_lite": ("glm4_moe_lite", {name: x for name, x in DEEPSEEK.items() if name != "first_k_dense_replace"}),
+    "deepseek32": ("deepseek_v32", DEEPSEEK | {"n_group": 2, "topk_group": 1, "index_n_heads": 4}),
+    "glm_moe_dsa": ("glm_moe_dsa", DEEPSEEK | {"index_n_heads": 4, "index_head_dim": 32}),
     "hunyuan_moe": ("hunyuan_v1_moe", {"num_experts": 4, "moe_topk": 2}),
+    "mellum": ("mellum", EXPERTS | {"layer_types": ["sliding_attention"], "rope_parameters": BOTH_ROPES}),
     "minimax_m2": ("minimax_m2", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "solar_open": ("solar_open", GLM_EXPERTS),
     "ministral3": ("ministral3", {}),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.afmoe import AFMOE
 from hubquant.convert.architectures.arcee import ARCEE
+from hubquant.convert.architectures.bailing_moe import BAILING_MOE2
 from hubquant.convert.architectures.bert import BERT, NOMIC_BERT
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
@@ -26,12 +28,14 @@ from hubquant.convert.architectures.gpt_oss import GPT_OSS
 from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED
 from hubquant.convert.architectures.hunyuan import HUNYUAN_DENSE, HUNYUAN_MOE
+from hubquant.convert.architectures.internlm2 import INTERNLM2
 from hubquant.convert.architectures.internlm3 import INTERNLM3
 from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.llama4 import LLAMA4
 from hubquant.convert.architectures.mamba import MAMBA, MAMBA2
+from hubquant.convert.architectures.mellum import MELLUM
 from hubquant.convert.architectures.minicpm import MINICPM
 from hubquant.convert.architectures.minimax_m2 import MINIMAX_M2
 from hubquant.convert.architectures.ministral3 import MINISTRAL3
@@ -50,6 +54,7 @@ from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from hubquant.convert.architectures.seed_oss import SEED_OSS
 from hubquant.convert.architectures.smollm3 import SMOLLM3
+from hubquant.convert.architectures.sparse_attention import DEEPSEEK32, GLM_MOE_DSA
 from hubquant.convert.architectures.stablelm import STABLELM
 from hubquant.convert.architectures.starcoder2 import STARCODER2
 from hubquant.convert.architectures.t5 import T5, UMT5
@@ -59,16 +64,16 @@ from hubquant.gguf_file.metadata import Metadata
 from hubquant.models.identify import nearest_hint
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM3, SMOLLM3),
+    *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM2, INTERNLM3, SMOLLM3),
     *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
     *(QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE),
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED),
     *(OLMO, OLMO2, OLMO3, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
-    *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, GLM4_V_MOE, GLM4_MOE_LITE, GPT_OSS, MINISTRAL3),
-    *(AFMOE, ARCEE, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
-    *(HUNYUAN_DENSE, HUNYUAN_MOE, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
+    *(DEEPSEEK2, DEEPSEEK3, DEEPSEEK32, GLM4_MOE, GLM4_V_MOE, GLM4_MOE_LITE, GLM_MOE_DSA, GPT_OSS, MINISTRAL3),
+    *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
+    *(HUNYUAN_DENSE, HUNYUAN_MOE, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2),
     *(MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
@@ -76,6 +81,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 
 
+_READ_AS = {"internlm2": LLAMA}
+"""By llama.cpp's name, the family whose tensors a file has, where transformers lacks the code of its own."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
 QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.quantized}))
@@ -119,6 +126,8 @@ def of_gguf(name: str, metadata: Metadata, tensors: Collection[str]) -> Architec
     ``metadata`` is the file's under that name, without it, and ``tensors`` are its names. Raises ``NotSupportedYet``
     for a name that is not known.
     """
+    if name in _READ_AS:
+        return replace(_READ_AS[name], name=name)
     named = [each for each in ARCHITECTURES if each.name == name]
     if not named:
         raise _unknown(name, sorted({each.name for each in ARCHITECTURES}))
