@@ -26,7 +26,8 @@ QWEN2_PATTERN = (
 
 
 _T5 = ("t5", "mt5", "umt5")
-ENCODERS = ("bert", "nomic_bert", *_T5)
+_ROBERTA = ("camembert", "roberta", "xlm-roberta")
+ENCODERS = ("bert", "nomic_bert", *_ROBERTA, *_T5)
 
 
 def build(family: str, folder: Path, **config: Any) -> Path:
@@ -93,8 +94,39 @@ def bert_tokenizer() -> Any:
 
 def t5_tokenizer() -> Any:
     """With SentencePiece's usual table of replacements, which makes spaces of line ends."""
-    import sentencepiece
     from transformers import T5Tokenizer
+
+    return _unigram(T5Tokenizer, "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+
+
+def xlm_roberta_tokenizer() -> Any:
+    from transformers import XLMRobertaTokenizer
+
+    return _unigram(XLMRobertaTokenizer, "sentencepiece.bpe.model")
+
+
+def roberta_tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384, special_tokens=[*specials.values()], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    fast: Any = PreTrainedTokenizerFast
+    texts = {f"{role}_token": text for role, text in {**specials, "cls": "<s>", "sep": "</s>"}.items()}
+    return fast(tokenizer_object=tokenizer, **texts)
+
+
+def _unigram(kind: Any, name: str, **options: int) -> Any:
+    """transformers' tokenizer ``kind`` of a SentencePiece model, which it reads from a file ``name``."""
+    import sentencepiece
 
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -104,15 +136,11 @@ def t5_tokenizer() -> Any:
         hard_vocab_limit=False,
         num_threads=1,
         minloglevel=2,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
+        **options,
     )
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "spiece.model").write_bytes(written.getvalue())
-        made: Any = T5Tokenizer
-        return made.from_pretrained(folder)
+        (Path(folder) / name).write_bytes(written.getvalue())
+        return kind.from_pretrained(folder)
 
 
 def _byte_level_bpe(
@@ -158,5 +186,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "qwen2": qwen2_tokenizer,
     "qwen3": qwen2_tokenizer,
     **dict.fromkeys(("bert", "nomic_bert"), bert_tokenizer),
+    "roberta": roberta_tokenizer,
+    **dict.fromkeys(("camembert", "xlm-roberta"), xlm_roberta_tokenizer),
     **dict.fromkeys(_T5, t5_tokenizer),
 }

@@ -119,7 +119,9 @@ PRE_TOKENIZERS = (
     _known("qwen2 megrez", _split(QWEN2), normalizer="NFC"),
     _known("deepseek-r1-qwen stablelm2 hunyuan solar-open grok-2 kormo f2llmv2", _split(QWEN2)),
     _known("qwen35", _split(QWEN35), normalizer="NFC"),
-    _known("gpt-2 phi-2 gigachat a.x-4.0 mellum modern-bert exaone4 jais trillion granite-docling", (WORDS,)),
+    _known(
+        "gpt-2 phi-2 gigachat a.x-4.0 mellum modern-bert roberta-bpe exaone4 jais trillion granite-docling", (WORDS,)
+    ),
     _known("olmo mpt", (WORDS,), normalizer="NFC"),
     _known("smollm starcoder refact codeshell exaone minerva-7b mellum2", (DIGITS, WORDS)),
     _known("command-r", (DIGITS, WORDS), normalizer="NFC"),

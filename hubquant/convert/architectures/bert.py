@@ -1,4 +1,4 @@
-"""BERT and nomic-bert: encoders for embeddings, which see the whole text at once."""
+"""BERT, its RoBERTa kin and nomic-bert: encoders for embeddings, which see the whole text at once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture, every_layer
-from hubquant.convert.operations import Dimensions
+from hubquant.convert.operations import Dimensions, Each, Operation
 from hubquant.convert.rules.rope import Rope
-from hubquant.convert.rules.rule import GELU, SILU, Constant, Count, Epsilon, Fixed, Rule, Settings
+from hubquant.convert.rules.rule import (
+    GELU,
+    SILU,
+    Constant,
+    Count,
+    Epsilon,
+    Fixed,
+    Rule,
+    Settings,
+    check_count,
+    out_of_range,
+)
 from hubquant.convert.tables import Module, Row, linear, norm
 from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, boolean
+from hubquant.gguf_file.metadata import Metadata, boolean, u32
 from hubquant.models.taps.tap import ModuleInput
 
 if TYPE_CHECKING:
@@ -23,14 +34,62 @@ if TYPE_CHECKING:
 _RENAMES = (
     (r"^(?:bert\.)?(.*)\.gamma$", r"\1.weight"),
     (r"^(?:bert\.)?(.*)\.beta$", r"\1.bias"),
-    (r"^bert\.", ""),
+    (r"^(?:bert|roberta)\.", ""),
 )
-_HEADS = (r"^pooler\.", r"^cls\.", r"(^|\.)position_ids$")  # llama.cpp embeds without them
+_HEADS = (r"^pooler\.", r"^cls\.", r"^lm_head\.", r"(^|\.)position_ids$")  # llama.cpp embeds without them
+
+_FROM_PADDING = ("camembert", "roberta", "xlm-roberta")
+"""Model types whose first position is the one after the padding token's id."""
+
+
+def _skipped(config: PreTrainedConfig) -> int:
+    """Positions before the first that a text has, which a file does without."""
+    return int(config.pad_token_id) + 1 if config.model_type in _FROM_PADDING else 0
+
+
+@dataclass(frozen=True)
+class _Positions(Rule):
+    """As many as a text may have."""
+
+    reads = ("max_position_embeddings", "pad_token_id")
+
+    def check(self, settings: Settings) -> None:
+        check_count(settings, "max_position_embeddings", (1 << 31) - 1)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        most = config.max_position_embeddings - _skipped(config)
+        if most < 1:
+            raise out_of_range("max_position_embeddings", config.max_position_embeddings, "more than pad_token_id + 1")
+        return {"context_length": u32(most)}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        key = "context_length"
+        return {"max_position_embeddings": metadata[key].value} if key in metadata else {}
+
+
+@dataclass(frozen=True)
+class _SkipRows(Each):
+    """x [n, …] without its first ``skipped`` rows; back, zeros stand in their place."""
+
+    skipped: int
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x[self.skipped :]
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.cat([x.new_zeros(self.skipped, *x.shape[1:]), x]) if self.skipped else x
+
+
+def _skip_positions(dimensions: Dimensions) -> Operation:
+    return _SkipRows(dimensions["n_skipped"])
+
 
 _NO_OTHER = (Fixed("add_cross_attention", False), Fixed("position_embedding_type", "absolute"))
 _RULES: tuple[Rule, ...] = (
     Count("vocab_size", "vocab_size"),
-    Count("context_length", "max_position_embeddings", most=(1 << 31) - 1),
+    _Positions(),
     Count("embedding_length", "hidden_size"),
     Count("block_count", "num_hidden_layers", most=10_000),
     Count("feed_forward_length", "intermediate_size"),
@@ -55,7 +114,8 @@ class _WholeHeads(Rule):
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
     return {
         "n_vocab": config.vocab_size,
-        "n_positions": config.max_position_embeddings,
+        "n_positions": config.max_position_embeddings - _skipped(config),
+        "n_skipped": _skipped(config),
         "n_types": config.type_vocab_size,
         "n_embd": config.hidden_size,
         "n_layer": config.num_hidden_layers,
@@ -123,13 +183,18 @@ def _linear(name: str, rows: str, columns: str, module: str) -> Module:
 
 BERT = Architecture(
     name="bert",
-    classes=dict.fromkeys(("BertModel", "BertForMaskedLM"), "bert"),
+    classes={
+        **dict.fromkeys(("BertModel", "BertForMaskedLM"), "bert"),
+        **dict.fromkeys(("RobertaModel", "RobertaForMaskedLM"), "roberta"),
+        **dict.fromkeys(("XLMRobertaModel", "XLMRobertaForMaskedLM"), "xlm-roberta"),
+        **dict.fromkeys(("CamembertModel", "CamembertForMaskedLM"), "camembert"),
+    },
     restored_as="bert",
     rules=(*_RULES, Fixed("hidden_act", "gelu", same=GELU), Fixed("is_decoder", False), *_NO_OTHER),
     dimensions=_dimensions,
     outside=(
         *_EMBEDDINGS,
-        Module("embeddings.position_embeddings", ("n_positions", "n_embd")),
+        Module("embeddings.position_embeddings", ("n_positions", "n_embd"), operations=(_skip_positions,)),
         norm("embeddings.LayerNorm", bias=True),
     ),
     block=every_layer(

@@ -28,9 +28,15 @@ def pooling_metadata(folder: Path) -> Metadata:
         return {}
     settings = _load(folder / POOLING)
     modes = [mode for mode, value in settings.items() if mode.startswith("pooling_mode_") and value is True]
+    if not modes and isinstance(settings.get("pooling_mode"), str):  # as newer versions write it
+        modes = [next((mode for mode in _MODES if _newer(mode) == settings["pooling_mode"]), settings["pooling_mode"])]
     if len(modes) != 1 or modes[0] not in _MODES:
         raise NotSupportedYet(f"pooling by {' and '.join(modes) or 'nothing'}", why=f"known are {', '.join(_MODES)}")
     return {"pooling_type": u32(int(_MODES[modes[0]]))}
+
+
+def _newer(mode: str) -> str:
+    return mode.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
 
 
 def _load(path: Path) -> dict[str, Any]:
