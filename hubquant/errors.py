@@ -52,6 +52,10 @@ class CheckpointError(UserError):
     """A model folder that is incomplete, corrupt or hostile."""
 
 
+class AdapterError(CheckpointError):
+    """An adapter in the place of a model."""
+
+
 class TokenizerError(UserError):
     """A tokenizer that cannot be written to GGUF."""
 

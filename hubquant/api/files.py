@@ -25,6 +25,7 @@ def convert(
     model_name: str | None = None,
     metadata: Mapping[str, Any] | Path | str | None = None,
     vocab_only: bool = False,
+    base: str | None = None,
     component: str | None = None,
     split_max_size: str | None = None,
     split_max_tensors: int | None = None,
@@ -32,7 +33,8 @@ def convert(
     store: Path | str | None = None,
     progress: Bars = "auto",
 ) -> MadeFile:
-    """Convert a Hub id, a folder or a GGUF file to F32, F16, BF16 or Q8_0, by default as the source is.
+    """Convert a Hub id, a folder or a GGUF file to F32, F16, BF16 or Q8_0, by default as the source is; or a LoRA
+    adapter of peft, by default to F32, whose ``base`` model is by default the one that it names.
 
     ``out`` is the file, with the type for {ftype} and {FTYPE}, or a folder that is there, by default the current one.
     ``model_name`` is general.name, and ``metadata`` further keys, such as {"general.author": "me"}, or a JSON file of
@@ -60,7 +62,7 @@ def convert(
 
         own = read_authorship(Path(metadata)) if isinstance(metadata, str | Path) else authorship(metadata or {})
         named = {} if model_name is None else authorship({"general.name": model_name})
-        wanted = Converting(chosen, pre_tokenizer, {**own, **named}, vocab_only)
+        wanted = Converting(chosen, pre_tokenizer, {**own, **named}, vocab_only, base)
         placing = Placing(Path(out or ""), split=split)
         [made] = carry_out(prepare(reference(str(model), component), wanted, placing, opened, seen), opened, seen)
     return made

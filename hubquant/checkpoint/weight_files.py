@@ -15,7 +15,7 @@ from typing import Any
 
 from hubquant.checkpoint.headers import listed
 from hubquant.checkpoint.json_files import CONFIG, read_config, read_table
-from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
+from hubquant.errors import AdapterError, CheckpointError, HubquantError, NotSupportedYet
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -193,8 +193,9 @@ def _adapter(folder: Path) -> HubquantError:
     settings = read_table(folder / ADAPTER, hint="save the adapter anew") if (folder / ADAPTER).is_file() else {}
     base = settings.get("base_model_name_or_path")
     named = f"{listed([base])} with this adapter" if isinstance(base, str) and base else "its base model with it"
-    return CheckpointError(
+    return AdapterError(
         "this is an adapter, not a model",
         why="it changes the weights of another model and holds none of its own",
-        hint=f"load {named}, then merge_and_unload() and save_pretrained(DIR), and name DIR",
+        hint="hubquant convert makes a GGUF file of it, which llama.cpp loads beside its base; for one model "
+        f"load {named}, then merge_and_unload() and save_pretrained(DIR), and name DIR",
     )

@@ -18,7 +18,9 @@ AUTO = "auto"
 
 
 def convert(
-    model: Annotated[str | None, Argument(metavar="MODEL", help="A Hub id or a folder.")] = None,
+    model: Annotated[
+        str | None, Argument(metavar="MODEL", help="A Hub id or a folder, or an adapter.")
+    ] = None,
     out: Annotated[
         Path | None,
         Option(
@@ -37,6 +39,10 @@ def convert(
     metadata: Annotated[
         Path | None,
         Option("--metadata", help='An authorship metadata override file: JSON such as {"general.author": "me"}.'),
+    ] = None,
+    base: Annotated[
+        str | None,
+        Option("--base", "--base-model-id", help="Of an adapter, its base model (default: the one that it names)."),
     ] = None,
     component: ComponentOption = None,
     vocab_only: Annotated[bool, Option("--vocab-only", help="Extract only the vocab.")] = False,
@@ -71,7 +77,7 @@ def convert(
     own = read_authorship(metadata) if metadata else {}
     if model_name:
         own = {**own, "general.name": string(model_name)}
-    wanted, placing = Converting(chosen, pre_tokenizer, own, vocab_only), Placing(out or Path(), split=split)
+    wanted, placing = Converting(chosen, pre_tokenizer, own, vocab_only, base), Placing(out or Path(), split=split)
     finish(
         lambda store, progress: plan_convert(reference(model, component), wanted, placing, store, progress),
         store,

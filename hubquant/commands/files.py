@@ -9,19 +9,21 @@ from typing import Any
 
 from hubquant.backends.gguf.backend import GGUF
 from hubquant.backends.gguf.files import FilePlan, file_metadata
+from hubquant.commands.adapter import adapter_type, convert_adapter
 from hubquant.commands.flags import fill
-from hubquant.commands.job import Job, plan_job, put
+from hubquant.commands.job import Job, MadeFile, plan_job, put
 from hubquant.commands.targets import check_target
 from hubquant.disk import write_at_once
 from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context, Task
-from hubquant.errors import OutputError, UserError
+from hubquant.errors import AdapterError, OutputError, UserError
 from hubquant.gguf_file import Metadata, Split, plan_layout, shard_paths
 from hubquant.pipeline.prepare import prepare
 from hubquant.pipeline.work import Work, open_model
 from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import Convert, Evaluate, Imatrix, ModelReference, Quantize, Recipe
+from hubquant.sources.adapter import Adapter, open_adapter
 from hubquant.sources.component import Component
 from hubquant.sources.source import SourceModel
 
@@ -29,19 +31,6 @@ IMATRIX_HINT = "add --imatrix FILE (hubquant imatrix collect MODEL -o FILE makes
 FILE_NAME = "{model}-{type}"
 NOT_SPLIT = Split()
 VOCAB = "vocab"
-
-
-@dataclass(frozen=True)
-class MadeFile:
-    """``path`` is that of the first of ``shards`` files."""
-
-    path: Path
-    type: str
-    size: int
-    shards: int = 1
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"path": str(self.path), "type": self.type, "size": self.size, "shards": self.shards}
 
 
 @dataclass(frozen=True)
@@ -68,6 +57,13 @@ class Placing:
             )
         return Split(shards=source.shards)
 
+    def for_type(self, type: str) -> Placing:
+        """With ``type`` for {ftype} and {FTYPE}."""
+        out = str(self.out)
+        for name, text in {"ftype": type.lower(), "outtype": type.lower(), "FTYPE": type, "OUTTYPE": type}.items():
+            out = out.replace(f"{{{name}}}", text)
+        return replace(self, out=Path(out))
+
     def path(self, model: str, type: str) -> Path:
         """Of the unsharded file."""
         if self.is_file:
@@ -79,12 +75,14 @@ class Placing:
 @dataclass(frozen=True)
 class Converting:
     """One file of ``type``, by default as the source is, or with ``vocab_only`` one without tensors. ``authorship`` is
-    keys that stand in the place of the source's."""
+    keys that stand in the place of the source's. ``base`` is the folder or Hub id of the model that an adapter changes,
+    by default the one that it names."""
 
     type: str | None = None
     pre_tokenizer: str | None = None
     authorship: Metadata = field(default_factory=dict)
     vocab_only: bool = False
+    base: str | None = None
 
 
 def convert(
@@ -93,24 +91,44 @@ def convert(
     """{ftype} and {FTYPE} in the name of a file stand for its type."""
     if wanted.vocab_only and placing.split != NOT_SPLIT:
         raise UserError("a vocabulary cannot be split", why="it has no tensors", hint="leave --split-max-… out")
-    out = placing.out
-    if not placing.is_file and not out.is_dir():
+    if not placing.is_file and not (out := placing.out).is_dir():
         raise UserError(
             f"{out} is no GGUF file",
             why="there is no such folder either",
             hint=f"write -o {out}.gguf, or make the folder",
         )
-    component = open_model(model, wanted.pre_tokenizer, progress)
+    try:
+        component = open_model(model, wanted.pre_tokenizer, progress)
+    except AdapterError:
+        return _adapter(open_adapter(model), wanted, placing, store, progress)
+    if wanted.base:
+        raise UserError(
+            f"{component.source.name} is a model, not an adapter",
+            why="--base names what an adapter changes",
+            hint="leave --base out",
+        )
     type = wanted.type or component.conversion.float_type
-    for name, text in {"ftype": type.lower(), "outtype": type.lower(), "FTYPE": type, "OUTTYPE": type}.items():
-        out = Path(str(out).replace(f"{{{name}}}", text))
-    placing, settings = replace(placing, out=out), Quantize(types=(type,))
+    placing, settings = placing.for_type(type), Quantize(types=(type,))
     if wanted.vocab_only and component.denoises:
         raise UserError("a denoiser has no vocabulary", hint="leave --vocab-only out")
     if wanted.vocab_only:
         return _vocabulary(component, settings, wanted, placing, store, progress)
     recipe = _recipe(model, settings, Imatrix(skip=True), wanted.pre_tokenizer)
     return _files([(recipe, component)], placing, store, progress, wanted.authorship)
+
+
+def _adapter(
+    adapter: Adapter, wanted: Converting, placing: Placing, store: Store, progress: Progress
+) -> Job[list[MadeFile]]:
+    if wanted.vocab_only or placing.split != NOT_SPLIT:
+        raise UserError(
+            f"{adapter.name} is an adapter",
+            why="it has no vocabulary, and is one file",
+            hint="leave --vocab-only and --split-max-… out",
+        )
+    type = adapter_type(wanted.type)
+    path = placing.for_type(type).path(adapter.name, type)
+    return convert_adapter(adapter, wanted.base, type, path, wanted.authorship, store, progress)
 
 
 def _vocabulary(

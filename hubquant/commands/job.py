@@ -22,6 +22,19 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class MadeFile:
+    """``path`` is that of the first of ``shards`` files."""
+
+    path: Path
+    type: str
+    size: int
+    shards: int = 1
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"path": str(self.path), "type": self.type, "size": self.size, "shards": self.shards}
+
+
+@dataclass(frozen=True)
 class Job(Generic[T]):
     """``goals`` are to be made, all of them again if it is ``fresh``; ``deliver`` turns what they gave into the result
     and writes the outputs."""

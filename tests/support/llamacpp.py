@@ -66,6 +66,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "ggml_quantize_chunk": (c_size_t, c_int32, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p),
     "ggml_quantize_init": (None, c_int32),
     "ggml_row_size": (c_size_t, c_int32, c_int64),
+    "llama_adapter_lora_init": (c_void_p, c_void_p, c_char_p),
     "llama_detokenize": (c_int32, c_void_p, POINTER(c_int32), c_int32, c_char_p, c_int32, c_bool, c_bool),
     "llama_get_embeddings_ith": (POINTER(c_float), c_void_p, c_int32),
     "llama_get_embeddings_seq": (POINTER(c_float), c_void_p, c_int32),
@@ -75,6 +76,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "llama_model_meta_count": (c_int32, c_void_p),
     "llama_model_meta_key_by_index": (c_int32, c_void_p, c_int32, c_char_p, c_size_t),
     "llama_model_meta_val_str_by_index": (c_int32, c_void_p, c_int32, c_char_p, c_size_t),
+    "llama_set_adapters_lora": (c_int32, c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_float)),
     "llama_tokenize": (c_int32, c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool),
 }
 
@@ -160,6 +162,14 @@ class LlamaCpp(binding.LoadedFile):
 
         key, value = self._lib.llama_model_meta_key_by_index, self._lib.llama_model_meta_val_str_by_index
         return {text(key, i): text(value, i) for i in range(self._lib.llama_model_meta_count(self._model))}
+
+    def adapt(self, path: str | os.PathLike[str]) -> None:
+        """Apply a GGUF adapter from now on."""
+        adapter = self._lib.llama_adapter_lora_init(self._model, os.fsencode(path))
+        if not adapter:
+            raise RuntimeError(f"llama.cpp cannot load {path} (LLAMA_LOG=1 prints its reason)")
+        if self._lib.llama_set_adapters_lora(self._context, (c_void_p * 1)(adapter), 1, (c_float * 1)(1.0)):
+            raise RuntimeError(f"llama.cpp cannot apply {path}")
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
         raw = text.encode()

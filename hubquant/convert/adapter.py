@@ -1,0 +1,341 @@
+"""A LoRA adapter of peft as the tensors that llama.cpp loads beside a base model.
+
+llama.cpp adds alpha / r * B A to a weight, with one alpha for the whole file and the r of each B (src/llama-adapter.h);
+the names, and the embedding whose A and B are the other way round, are those of its convert_lora_to_gguf.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.finite import check_finite
+from hubquant.checkpoint.headers import FLOATS, TensorInfo, listed
+from hubquant.checkpoint.storage import QUANTIZATION
+from hubquant.convert.architecture import Architecture
+from hubquant.convert.config import read_architecture
+from hubquant.convert.conversion import file_order
+from hubquant.convert.low_rank import LowRank, NotLowRankError, carried
+from hubquant.convert.operations import Transpose
+from hubquant.convert.plain import plain_checkpoint
+from hubquant.convert.tables import Bundle
+from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, f32, string
+from hubquant.units import counted
+
+if TYPE_CHECKING:
+    import torch
+
+_FACTOR = re.compile(r"(?P<module>.+?)\.(lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))")
+_MERGE = "load the base with the adapter in peft, then merge_and_unload() and save_pretrained(DIR), and convert DIR"
+_UNSUPPORTED = {
+    "use_dora": "DoRA scales what the base and the adapter are together, and a GGUF adapter has no place for that",
+    "lora_bias": "a GGUF adapter has matrices only",
+    "modules_to_save": "these modules were trained as a whole, and a GGUF adapter has no whole weights",
+    "target_parameters": "adapters of parameters that are no module's weight are not read yet",
+    "trainable_token_indices": "a GGUF adapter has no single rows of the embedding",
+    "layer_replication": "the adapted model has more layers than its base",
+    "megatron_config": "its layers are not those of transformers",
+    "use_qalora": "its A is applied to pooled inputs",
+    "alora_invocation_tokens": "an adapter that starts at some tokens is not written yet",
+    "arrow_config": "it chooses among several adapters",
+}
+_LEAVES_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+_PLAIN_PATTERN = re.compile(r"[\w.^$\\]+")  # without repetition, which a stranger's expression could hang in
+_EMBEDDING = "token_embd.weight"
+
+
+@dataclass(frozen=True)
+class Strength:
+    """``alpha`` is that of the file; ``of`` tells what alpha a module of the base has for its own rank."""
+
+    alpha: float
+    of: Callable[[str, int], float]
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """Names of A [r, columns] and B [rows, r] of one weight, and what its alpha is to that of the file. An
+    ``embedding`` has A [r, n_vocab] and B [n_embd, r], of its transpose."""
+
+    a: TensorInfo
+    b: TensorInfo
+    strength: float
+    embedding: bool
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    def is_turned(self, bundle: Bundle) -> bool:
+        """Whether B A is the transpose of the weight: of an embedding, and of a linear layer whose weight the
+        checkpoint has as [columns, rows]."""
+        return self.embedding or any(isinstance(operation, Transpose) for operation in bundle.operations)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What the adapter has for the sources of ``bundle``, None where it leaves one alone."""
+
+    bundle: Bundle
+    factors: tuple[_Factors | None, ...]
+
+    def targets(self, read: Callable[[TensorInfo], torch.Tensor]) -> dict[str, LowRank]:
+        """By the names of the weights in GGUF. Raises ``NotLowRankError``."""
+        given = {
+            source: self._change(factors, read)
+            for source, factors in zip(self.bundle.sources, self.factors, strict=True)
+            if factors
+        }
+        rank, some = max(change.rank for change in given.values()), next(iter(given.values()))
+        nothing = LowRank(some.a.new_zeros(rank, some.a.shape[-1]), some.b.new_zeros(some.b.shape[0], rank))
+        changes = [given[source].of_rank(rank) if source in given else nothing for source in self.bundle.sources]
+        for operation in self.bundle.operations:
+            changes = carried(operation, changes)
+        return dict(zip(self.bundle.targets, changes, strict=True))
+
+    def _change(self, factors: _Factors, read: Callable[[TensorInfo], torch.Tensor]) -> LowRank:
+        """Of the weight as the checkpoint has it; llama.cpp divides by the rank that the file will have."""
+        rank = max(each.rank for each in self.factors if each)
+        a, b = read(factors.a).float(), read(factors.b).float()
+        strength = factors.strength * (rank / factors.rank)
+        change = LowRank(a, b * strength if strength != 1 else b)
+        return change.transposed() if factors.is_turned(self.bundle) else change
+
+
+@dataclass(frozen=True)
+class AdapterConversion:
+    """``shapes`` are those of the file's tensors, in torch order; ``metadata`` are its keys that tell an adapter."""
+
+    architecture: str
+    metadata: Metadata
+    shapes: Mapping[str, tuple[int, ...]]
+    changes: tuple[_Change, ...]
+
+    def stream(self, checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor in float32, contiguous. Raises ``CheckpointError`` for values that are not finite."""
+
+        def read(info: TensorInfo) -> torch.Tensor:
+            x = checkpoint.read(info.name)
+            check_finite(info.name, x)
+            return x
+
+        for change in self.changes:
+            for target, found in change.targets(read).items():
+                for name, x in _named(target, found):
+                    yield name, x.contiguous()
+
+
+def plan_adapter(
+    settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo], base: Mapping[str, Any]
+) -> AdapterConversion:
+    """From adapter_config.json, the headers of adapter_model.safetensors and the base model's config.json.
+
+    Raises ``NotSupportedYet`` for adapters that llama.cpp cannot apply, ``CheckpointError`` for those that are not
+    sound or do not fit the base.
+    """
+    strength = _strength(settings)
+    stored = _pairs(tensors)
+    # The names of the weights that are changed, put through what the base's own names go through.
+    headers = {f"{module}.weight": pair[0] for module, pair in stored.items()}
+    config_json = {name: value for name, value in base.items() if name not in QUANTIZATION}
+    plain = plain_checkpoint(Checkpoint(config_json, headers))
+    architecture, config = read_architecture(plain.config)
+    _check_text(headers, plain)
+    _check_tied(headers, architecture, tied=bool(config.tie_word_embeddings))
+    modules = {info.name: name for name, info in plain.tensors.items()}
+    factors = {
+        modules[a.name]: _Factors(
+            a, b, strength.of(module.removeprefix("base_model.model."), a.shape[0]) / strength.alpha, embedding
+        )
+        for module, (a, b, embedding) in stored.items()
+    }
+    architecture = architecture.reading(plain.tensors)
+    bundles = sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets)))
+    changes = tuple(
+        _Change(bundle, tuple(factors.get(source) for source in bundle.sources))
+        for bundle in bundles
+        if any(source in factors for source in bundle.sources)
+    )
+    known = {source for change in changes for source in change.bundle.sources}
+    if unknown := [name for name in factors if name not in known]:
+        raise CheckpointError(
+            f"{counted(len(unknown), 'weight')} that the adapter changes {'is' if len(unknown) == 1 else 'are'} not in "
+            f"the base: {listed(unknown)}",
+            why=f"by its config.json it is a {architecture.restored_as} model",
+            hint="name the model that the adapter was trained on: --base BASE",
+        )
+    multiplied = {*architecture.taps(config), _EMBEDDING}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for change in changes:
+        _check_shapes(change)
+        for target, found in _planned(change).items():
+            if target not in multiplied or found.shape != change.bundle.targets[target]:
+                raise _inexpressible(change)
+            shapes |= {name: tuple(x.shape) for name, x in _named(target, found)}
+    metadata = {
+        "general.type": string("adapter"),
+        "adapter.type": string("lora"),
+        "adapter.lora.alpha": f32(strength.alpha),
+    }
+    return AdapterConversion(architecture.name, metadata, shapes, changes)
+
+
+def _strength(settings: Mapping[str, Any]) -> Strength:
+    """What adapter_config.json says, checked."""
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise NotSupportedYet(f"adapters of {listed([str(kind)])}", why="llama.cpp applies LoRA only", hint=_MERGE)
+    for name, why in _UNSUPPORTED.items():
+        if settings.get(name):
+            raise NotSupportedYet(f"{name} in adapter_config.json", why=why, hint=_MERGE)
+    if settings.get("bias", "none") != "none":
+        raise NotSupportedYet(
+            f"bias {listed([str(settings['bias'])])} in adapter_config.json",
+            why="biases were trained too, and a GGUF adapter has no place for them",
+            hint=_MERGE,
+        )
+    if (start := settings.get("init_lora_weights")) not in _LEAVES_THE_BASE:
+        raise NotSupportedYet(
+            f"init_lora_weights {listed([str(start)])} in adapter_config.json",
+            why="peft changes the base's own weights before it applies such an adapter",
+            hint="save it with path_initial_model_for_weight_conversion in peft, which makes a plain adapter of it",
+        )
+    alpha, rank = _number(settings, "lora_alpha"), _number(settings, "r")
+    patterns = settings.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise CheckpointError("alpha_pattern in adapter_config.json is no table", hint="save the adapter anew")
+    own = [(_pattern(name), _number(patterns, name)) for name in patterns]
+    power = 0.5 if settings.get("use_rslora") else 0.0
+
+    def of(module: str, rank: int) -> float:
+        return next((value for pattern, value in own if pattern.match(module)), alpha) * float(rank) ** power
+
+    return Strength(alpha * rank**power, of)
+
+
+def _number(settings: Mapping[str, Any], name: str) -> float:
+    value = settings.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1 << 31:
+        raise CheckpointError(
+            f"{name} in adapter_config.json is {listed([str(value)])}",
+            why="it must be a number above 0",
+            hint="save the adapter anew",
+        )
+    return float(value)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """As peft's get_pattern_key reads a key: it fits the end of a module's name."""
+    try:
+        if _PLAIN_PATTERN.fullmatch(text):
+            return re.compile(rf"(.*\.)?({text})$")
+    except re.error:
+        pass
+    raise NotSupportedYet(
+        f"the pattern {listed([text])} in adapter_config.json",
+        why="modules are found by their names, or the ends of these",
+        hint=_MERGE,
+    )
+
+
+def _pairs(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo, TensorInfo, bool]]:
+    """A and B of every module, by its name, and whether it is an embedding."""
+    found: dict[str, dict[str, TensorInfo]] = {}
+    embeddings = set()
+    for name, info in tensors.items():
+        match = _FACTOR.fullmatch(name)
+        if match is None:
+            raise NotSupportedYet(
+                f"{listed([name])} in the adapter",
+                why="it is neither an A nor a B of a matrix, and llama.cpp applies no others",
+                hint=_MERGE,
+            )
+        found.setdefault(match["module"], {})[match["linear"] or match["embedding"]] = info
+        if match["embedding"]:
+            embeddings.add(match["module"])
+    if not found:
+        raise CheckpointError("the adapter holds no tensors", hint="save it anew")
+    for module, pair in found.items():
+        if len(pair) < 2:
+            raise CheckpointError(f"{listed([module])} has no {'B' if 'A' in pair else 'A'}", hint="save it anew")
+        for info in pair.values():
+            if info.dtype not in (*FLOATS, "F64"):
+                raise NotSupportedYet(f"adapters stored as {info.dtype}", hint="save it in F32, F16 or BF16")
+        if any(len(info.shape) != 2 for info in pair.values()) or pair["A"].shape[0] != pair["B"].shape[1]:
+            raise CheckpointError(
+                f"A {list(pair['A'].shape)} and B {list(pair['B'].shape)} of {listed([module])} do not fit each other",
+                why="they are [r, columns] and [rows, r]",
+                hint="save the adapter anew",
+            )
+        if not pair["A"].shape[0]:
+            raise CheckpointError(f"{listed([module])} has rank 0", hint="save the adapter anew")
+    return {module: (pair["A"], pair["B"], module in embeddings) for module, pair in found.items()}
+
+
+def _check_text(headers: Mapping[str, TensorInfo], plain: Checkpoint) -> None:
+    kept = {info.name for info in plain.tensors.values()}
+    if others := [name for name, info in headers.items() if info.name not in kept]:
+        raise NotSupportedYet(
+            f"{counted(len(others), 'weight')} of what sees or hears: {listed(others)}",
+            why="the GGUF file of the base has the language model alone",
+            hint=_MERGE,
+        )
+
+
+def _check_tied(headers: Mapping[str, TensorInfo], architecture: Architecture, *, tied: bool) -> None:
+    ends = tuple(f"{module}.weight" for module in (architecture.output, architecture.embedding) if module)
+    if tied and (shared := [name for name in headers if name.endswith(ends)]):
+        raise NotSupportedYet(
+            f"{listed(shared)} in the adapter",
+            why="the embedding and the output layer of the base are one matrix, and it would change both",
+            hint=_MERGE,
+        )
+
+
+def _check_shapes(change: _Change) -> None:
+    """Raises ``CheckpointError``."""
+    shapes = change.bundle.source_shapes()
+    for source, factors in zip(change.bundle.sources, change.factors, strict=True):
+        if factors is None:
+            continue
+        has, (rows, columns) = shapes[source], (factors.b.shape[0], factors.a.shape[1])
+        found = (columns, rows) if factors.is_turned(change.bundle) else (rows, columns)
+        if has != found:
+            raise CheckpointError(
+                f"the adapter changes {source} as if it were {list(found)}",
+                why=f"in the base it is {list(has)}",
+                hint="name the model that the adapter was trained on: --base BASE",
+            )
+
+
+def _planned(change: _Change) -> dict[str, LowRank]:
+    """Without numbers. Raises ``NotSupportedYet`` where the weight becomes what no A and B add up to."""
+    import torch
+
+    if any(len(shape) != 2 for shape in change.bundle.source_shapes().values()):
+        raise _inexpressible(change)
+    try:
+        return change.targets(lambda info: torch.empty(info.shape, device="meta"))
+    except NotLowRankError:
+        raise _inexpressible(change) from None
+
+
+def _inexpressible(change: _Change) -> NotSupportedYet:
+    changed = [source for source, each in zip(change.bundle.sources, change.factors, strict=True) if each]
+    return NotSupportedYet(
+        f"an adapter of {listed(changed)}",
+        why=f"in GGUF it is {listed(list(change.bundle.targets))}, which llama.cpp changes by no A and B",
+        hint=_MERGE,
+    )
+
+
+def _named(target: str, change: LowRank) -> Iterator[tuple[str, torch.Tensor]]:
+    """As llama.cpp looks for them. It takes rows of an embedding's A, and so wants [n_vocab, r] and [n_embd, r]."""
+    if target == _EMBEDDING:
+        change = LowRank(change.b, change.a.transpose(-1, -2))
+    yield f"{target}.lora_a", change.a
+    yield f"{target}.lora_b", change.b
