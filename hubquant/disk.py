@@ -88,14 +88,14 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.writing")
 
 
-def write_at_once(path: Path, content: bytes) -> None:
+def write_at_once(path: Path, content: bytes | bytearray) -> None:
     """Replace the file at ``path``, or leave it as it was. Raises ``OutputError`` or ``DiskFullError``."""
     temporary = unfinished(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb", buffering=0) as file:
-                write_all(file, content)
+                write_all(file, memoryview(content))
             sync(temporary)
             temporary.replace(path)
             sync(path.parent)

@@ -19,6 +19,7 @@ PROGRAMS = (
     "llama-perplexity",
     "Options that all programs have",
     "convert_hf_to_gguf.py",
+    "convert_lora_to_gguf.py",
     "llama-gguf-split",
     "gguf-py's scripts",
 )

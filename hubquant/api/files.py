@@ -12,7 +12,7 @@ from hubquant.errors import UserError
 from hubquant.mix import check_settings, file_type
 
 if TYPE_CHECKING:
-    from hubquant.commands.files import MadeFile
+    from hubquant.commands.job import MadeFile
     from hubquant.gguf_file.describe import Description
     from hubquant.hub.push import Pushed
 

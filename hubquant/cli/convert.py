@@ -18,9 +18,7 @@ AUTO = "auto"
 
 
 def convert(
-    model: Annotated[
-        str | None, Argument(metavar="MODEL", help="A Hub id or a folder, or an adapter.")
-    ] = None,
+    model: Annotated[str | None, Argument(metavar="MODEL", help="A Hub id or a folder, or an adapter.")] = None,
     out: Annotated[
         Path | None,
         Option(
@@ -57,7 +55,7 @@ def convert(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Convert a model to one GGUF file, streaming its tensors."""
+    """Convert a model to one GGUF file, streaming its tensors, or a LoRA adapter."""
     output = Output(as_json=as_json, quiet=quiet)
     if list_architectures:
         _show_architectures(output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from hubquant.engine.task import Context
 from hubquant.errors import UserError
 from hubquant.gguf_file import Layout, Metadata, TensorEntry, plan_layout
 from hubquant.gguf_file.metadata import string, u32
-from hubquant.mix import file_type
 from hubquant.quants import quantize
 from hubquant.sources.adapter import Adapter
 
@@ -45,7 +43,7 @@ def convert_adapter(
     with progress.doing("reading what the adapter's files hold"):
         conversion = plan_adapter(adapter.settings, adapter.checkpoint.tensors, adapter.base_config(base))
     entries = [TensorEntry(name, shape, type) for name, shape in conversion.shapes.items()]
-    layout = plan_layout(_metadata(adapter, conversion, type, authorship), entries)
+    layout = plan_layout(_metadata(adapter, conversion, authorship), entries)
 
     def deliver(context: Context) -> list[MadeFile]:
         with context.progress.bar("download", adapter.download_bytes, "B") as advance:
@@ -58,14 +56,11 @@ def convert_adapter(
     return replace(job, estimate=replace(job.estimate, download_bytes=adapter.download_bytes))
 
 
-def _metadata(adapter: Adapter, conversion: AdapterConversion, type: str, authorship: Metadata) -> Metadata:
-    n_parameters = sum(map(math.prod, conversion.shapes.values()))
-    general = general_metadata(adapter.folder, adapter.card, adapter.full_name, n_parameters)
+def _metadata(adapter: Adapter, conversion: AdapterConversion, authorship: Metadata) -> Metadata:
+    general = general_metadata(adapter.folder, adapter.card, adapter.full_name, -conversion.n_changed)
     return {
         "general.architecture": string(conversion.architecture),
-        **replaced(general, authorship),
-        **conversion.metadata,
-        "general.file_type": u32(file_type(type).id),
+        **replaced(general | conversion.metadata, authorship),
         "general.quantization_version": u32(2),
     }
 

@@ -6,6 +6,7 @@ the names, and the embedding whose A and B are the other way round, are those of
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -115,6 +116,11 @@ class AdapterConversion:
     shapes: Mapping[str, tuple[int, ...]]
     changes: tuple[_Change, ...]
 
+    @property
+    def n_changed(self) -> int:
+        """Weights of the base."""
+        return sum(math.prod(shape) for change in self.changes for shape in change.bundle.targets.values())
+
     def stream(self, checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor in float32, contiguous. Raises ``CheckpointError`` for values that are not finite."""
 
@@ -209,12 +215,13 @@ def _strength(settings: Mapping[str, Any]) -> Strength:
     if not isinstance(patterns, dict):
         raise CheckpointError("alpha_pattern in adapter_config.json is no table", hint="save the adapter anew")
     own = [(_pattern(name), _number(patterns, name)) for name in patterns]
-    power = 0.5 if settings.get("use_rslora") else 0.0
+    stabilized = bool(settings.get("use_rslora"))  # alpha / sqrt(r) in the place of alpha / r
 
     def of(module: str, rank: int) -> float:
-        return next((value for pattern, value in own if pattern.match(module)), alpha) * float(rank) ** power
+        found = next((value for pattern, value in own if pattern.match(module)), alpha)
+        return found * math.sqrt(rank) if stabilized else found
 
-    return Strength(alpha * rank**power, of)
+    return Strength(alpha * math.sqrt(rank) if stabilized else alpha, of)
 
 
 def _number(settings: Mapping[str, Any], name: str) -> float:

@@ -44,11 +44,13 @@ def general_metadata(
 
     ``card`` is the front matter of the model card; values that are not plain text, or lists of it, are left out.
     ``folder`` may hold generation_config.json. ``model_id`` is a Hub id or any name. ``n_expert_parameters`` counts the
-    weights of one of ``n_experts`` over all layers. ``repo_url`` is where the GGUF file will be.
+    weights of one of ``n_experts`` over all layers. ``repo_url`` is where the GGUF file will be. As for the gguf
+    package, a negative ``n_parameters`` is that of the weights that an adapter changes, and no size to be told.
     """
     card = card or {}
     names = _names(model_id, n_parameters)
-    size = size_label(n_parameters, n_parameters - n_experts * n_expert_parameters, n_expert_parameters, n_experts)
+    n_shared = n_parameters - n_experts * n_expert_parameters
+    size = size_label(n_parameters, n_shared, n_expert_parameters, n_experts) if n_parameters > 0 else None
     texts = {
         "name": _text(card.get("model_name")) or names.get("name") or "model",
         "author": _text(card.get("author")) or _text(card.get("model_creator")),
