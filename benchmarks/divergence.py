@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.kernels import machine
-from benchmarks.weights import CALIBRATION, DEMO, TEXT, chunks_of, column_importance, linear_layers
+from benchmarks.weights import CALIBRATION, DEMO, TEXT, chunks_of, column_importance, linear_layers, loaded
 from hubquant.quants import TYPES, dequantize, implemented, needs_importance, quantize
 from hubquant.quants.api import Mode
-from hubquant.sources.checkpoint import load_folder
 
 # the axis that runs over the residual stream
 RESIDUAL_AXIS = dict.fromkeys(("embed_tokens", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head"), 1) | (
@@ -105,7 +104,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     types = args.types or [t for t, fmt in TYPES.items() if implemented(t) and fmt.block_size > 1]
-    model = load_folder(args.model, device="cpu")
+    model = loaded(args.model)
     models = [shuffled(model, seed) for seed in range(args.orders)]
     calibration = chunks_of(args.model, args.calibration, args.chunks)
     ids = chunks_of(args.model, args.text, args.chunks)

@@ -16,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.kernels import machine
-from benchmarks.weights import CALIBRATION, DEMO, chunks_of, column_importance, linear_layers
+from benchmarks.weights import CALIBRATION, DEMO, chunks_of, column_importance, linear_layers, loaded
 from hubquant.quants import TYPES, dequantize, implemented, needs_importance, quantize
-from hubquant.sources.checkpoint import load_folder
 from tests.support.weighting import error_weights
 
 Matrix = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -35,7 +34,7 @@ def heavy_tailed_rows() -> Iterator[Matrix]:
 
 def demo_matrices() -> Iterator[Matrix]:
     """Every linear layer's weight with the importance of its columns."""
-    model = load_folder(DEMO, device="cpu")
+    model = loaded(DEMO)
     importance = column_importance(model, chunks_of(DEMO, CALIBRATION, count=8))
     for name, layer in linear_layers(model).items():
         yield layer.weight.detach().float().numpy(), importance[name].numpy()

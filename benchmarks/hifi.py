@@ -18,12 +18,11 @@ from torch import nn
 
 from benchmarks.divergence import divergence, log_probabilities, shuffled
 from benchmarks.kernels import machine
-from benchmarks.weights import CALIBRATION, DEMO, TEXT, chunks_of, column_importance, linear_layers
+from benchmarks.weights import CALIBRATION, DEMO, TEXT, chunks_of, column_importance, linear_layers, loaded
 from hubquant.mix import assign
 from hubquant.quants import dequantize, quantize
 from hubquant.quants.formats import lookup
 from hubquant.recipe.schema import Rule
-from hubquant.sources.checkpoint import load_folder
 
 GGUF_NAMES = {
     **{f"{part}_proj": f"attn_{part}" for part in "qkv"},
@@ -65,7 +64,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=("exact", "best"), default="exact")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = load_folder(args.model, device="cpu")
+    model = loaded(args.model)
     calibration = chunks_of(args.model, args.calibration, args.chunks)
     ids = chunks_of(args.model, args.text, args.chunks)
     base = list(log_probabilities(model, ids))

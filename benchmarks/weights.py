@@ -13,6 +13,14 @@ DEMO = DATA / "demo"
 CALIBRATION, TEXT = DATA / "texts" / "demo-calibration.txt", DATA / "texts" / "test.txt"
 
 
+def loaded(folder: Path) -> nn.Module:
+    """The model of a folder in float32, whose weights may be written to."""
+    from transformers import AutoModelForCausalLM
+
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model
+
+
 def chunks_of(folder: Path, text: Path, count: int, size: int = 256) -> Tensor:
     """Token ids [count, size] from the start of a text."""
     from hubquant.models import load_tokenizer
