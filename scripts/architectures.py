@@ -86,8 +86,8 @@ NaN and infinite weights stop the conversion itself, because only the weights te
 {windows}
 * What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
 * Poolers and heads of encoders: llama.cpp embeds without them. The pooling of `sentence-transformers` is kept.
-* The positions of RoBERTa's kin up to the padding token's, which no text has: a file begins with the first that one has,
-  as BERT's do, and is read back as BERT.
+* The positions of RoBERTa's kin up to the padding token's, which no text has: a file begins with the first that one
+  has, as BERT's do, and is read back as BERT.
 
 ## What the tests prove
 

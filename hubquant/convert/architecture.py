@@ -42,6 +42,10 @@ def nothing_unused(config: PreTrainedConfig) -> Collection[str]:  # noqa: ARG001
     return ()
 
 
+def any_settings(settings: Settings) -> bool:  # noqa: ARG001
+    return True
+
+
 def as_it_is(settings: Settings) -> Settings:
     return settings
 
@@ -64,6 +68,7 @@ class Architecture:
     ``layout`` are the settings that only its rows read, beside those for biases, and ``without_effect`` those that
     change nothing in this family. ``translated`` are the names that only ``translate`` knows.
     ``unused`` names tensors that checkpoints may hold although no layer computes with them.
+    ``takes`` tells by config.json which of several architectures with the same class it is for; the first counts.
     ``generates`` is False for encoders, which predict no next token; ``own_code`` is True where transformers lacks
     the model's code.
     """
@@ -85,6 +90,7 @@ class Architecture:
     told_by_tensors: Callable[[Mapping[str, torch.Tensor], Settings], Mapping[str, Any]] = nothing_more
     translate: Callable[[Settings], Settings] = as_it_is
     unused: Callable[[PreTrainedConfig], Collection[str]] = nothing_unused
+    takes: Callable[[Settings], bool] = any_settings
     generates: bool = True
     own_code: bool = False
     otherwise: tuple[str, Block] | None = None

@@ -124,7 +124,7 @@ def roberta_tokenizer() -> Any:
     return fast(tokenizer_object=tokenizer, **texts)
 
 
-def _unigram(kind: Any, name: str, **options: int) -> Any:
+def _unigram(kind: Any, name: str, **options: Any) -> Any:
     """transformers' tokenizer ``kind`` of a SentencePiece model, which it reads from a file ``name``."""
     import sentencepiece
 

@@ -95,6 +95,33 @@ FALCON_H1: dict[str, Any] = {
     "ssm_in_multiplier": 1.4,
     "ssm_out_multiplier": 0.5,
 }
+GRANITE_HYBRID: dict[str, Any] = GRANITE | {
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "mamba_n_heads": 8,
+    "mamba_d_head": 64,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 32,
+    "mamba_chunk_size": 32,
+    "shared_intermediate_size": 96,
+}
+NEMOTRON_H: dict[str, Any] = {
+    "num_hidden_layers": ...,
+    "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"],
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 64,
+    "n_groups": 2,
+    "ssm_state_size": 32,
+    "chunk_size": 32,
+}
+NEMOTRON_H_EXPERTS = {
+    "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"],
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "moe_shared_expert_intermediate_size": 96,
+    "routed_scaling_factor": 1.5,
+}
 DELTA_NET = {
     "num_hidden_layers": 4,
     "layer_types": ["linear_attention", "full_attention"] * 2,
@@ -110,6 +137,12 @@ LFM2 = {
     "conv_L_cache": 4,
     "block_multiple_of": 64,
     "block_ffn_dim_multiplier": 1.3,
+}
+GRANITE_4 = GRANITE | {
+    "layer_types": ["full_attention"] * 2,
+    "position_embedding_type": "rope",
+    "num_local_experts": 0,
+    "shared_intermediate_size": 96,
 }
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
@@ -219,7 +252,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmoe": ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 4}),
     "mamba": ("mamba", TIED),
     "mamba with its own output": ("mamba", {"state_size": 8, "time_step_rank": 24, "conv_kernel": 3}),
+    "falcon_mamba": ("falcon_mamba", {"intermediate_size": ..., "state_size": 8, "mixer_rms_eps": 1e-5}),
     "mamba2": ("mamba2", MAMBA2),
+    "granite_hybrid": ("granitemoehybrid", GRANITE_HYBRID | EXPERTS),
+    "granite_hybrid without experts": ("granitemoehybrid", GRANITE_HYBRID | {"num_local_experts": 0}),
+    "nemotron_h": ("nemotron_h", NEMOTRON_H),
+    "nemotron_h with latent experts": ("nemotron_h", NEMOTRON_H | NEMOTRON_H_EXPERTS | {"moe_latent_size": 96}),
+    "nemotron_h, experts": ("nemotron_h", NEMOTRON_H | NEMOTRON_H_EXPERTS),
+    "granite 4 of attention alone": ("granitemoehybrid", GRANITE_4),
     "jamba": ("jamba", JAMBA),
     "jamba without experts": ("jamba", JAMBA | TIED | {"num_experts": 1, "num_experts_per_tok": 1}),
     "lfm2": ("lfm2", TIED | LFM2),

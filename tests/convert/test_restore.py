@@ -76,6 +76,21 @@ DELTA_NET: dict[str, Any] = {
     "linear_value_head_dim": 16,
 }
 MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]}}
+GRANITE_HYBRID: dict[str, Any] = {
+    "num_hidden_layers": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+    "mamba_n_heads": 8,
+    "mamba_d_state": 16,
+    "shared_intermediate_size": 48,
+}
+NEMOTRON_H: dict[str, Any] = {
+    "num_hidden_layers": ...,
+    "layers_block_type": ["full_attention", "mlp", "linear_attention"],
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 16,
+    "n_groups": 2,
+    "ssm_state_size": 16,
+}
 Entries = dict[str, tuple[int, ...]]
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -91,6 +106,16 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere": ("cohere", {"tie_word_embeddings": True}),
     "granitemoe": ("granitemoe", {"num_local_experts": 4}),
     "nemotron": ("nemotron", {}),
+    "falcon_mamba": ("falcon_mamba", {"intermediate_size": ..., "state_size": 8}),
+    "granite_hybrid": ("granitemoehybrid", GRANITE_HYBRID | {"num_local_experts": 4}),
+    "granite_hybrid without experts": ("granitemoehybrid", GRANITE_HYBRID | {"num_local_experts": 0}),
+    "nemotron_h": ("nemotron_h", NEMOTRON_H),
+    "nemotron_h with experts": (
+        "nemotron_h",
+        NEMOTRON_H
+        | {"layers_block_type": ["full_attention", "moe", "linear_attention"], "n_routed_experts": 4}
+        | {"moe_intermediate_size": 32, "moe_shared_expert_intermediate_size": 48, "moe_latent_size": 40},
+    ),
     "gpt2": ("gpt2", {"tie_word_embeddings": True}),
     "gptneox": ("gpt_neox", {"head_dim": ..., "num_key_value_heads": ...}),
     "falcon": ("falcon", {"tie_word_embeddings": True, "head_dim": ...}),
@@ -145,7 +170,8 @@ def test_reading_back_gives_the_same_weights(name: str, dtype: torch.dtype, tmp_
     family, config = MODELS[name]
     folder = build_uneven(family, tmp_path / "model", dtype=dtype, **(SHALLOW | config))
     write_gguf(folder, tmp_path / "model.gguf", "F32" if dtype == torch.float32 else "BF16")
-    source = load_file(folder / "model.safetensors")
+    older = ("backbone.", "model.") if name.startswith("nemotron_h") else ("", "")
+    source = {key.replace(*older, 1): x for key, x in load_file(folder / "model.safetensors").items()}
     found = dict(read_state_dict(GGUFFile.open(tmp_path / "model.gguf")))
     assert found.keys() == source.keys()
     for key, x in source.items():

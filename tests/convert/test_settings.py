@@ -52,6 +52,7 @@ TOGETHER = {  # of no effect alone
     *("feed_forward_proj",),  # of T5 where dense_act_fn and is_gated_act are told too
     *("num_kv_heads",),  # of the older Falcon
     *("tie_word_embeddings",),  # of encoders
+    *("position_embedding_type",),  # of Granite 4, which layer_types may contradict
 }
 
 

@@ -27,6 +27,7 @@ from hubquant.convert.architectures.gpt2 import GPT2
 from hubquant.convert.architectures.gpt_oss import GPT_OSS
 from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED
+from hubquant.convert.architectures.granite_hybrid import GRANITE_4, GRANITE_HYBRID
 from hubquant.convert.architectures.hunyuan import HUNYUAN_DENSE, HUNYUAN_MOE
 from hubquant.convert.architectures.internlm2 import INTERNLM2
 from hubquant.convert.architectures.internlm3 import INTERNLM3
@@ -34,7 +35,7 @@ from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.llama4 import LLAMA4
-from hubquant.convert.architectures.mamba import MAMBA, MAMBA2
+from hubquant.convert.architectures.mamba import FALCON_MAMBA, MAMBA, MAMBA2
 from hubquant.convert.architectures.mellum import MELLUM
 from hubquant.convert.architectures.minicpm import MINICPM
 from hubquant.convert.architectures.minimax_m2 import MINIMAX_M2
@@ -42,6 +43,7 @@ from hubquant.convert.architectures.ministral3 import MINISTRAL3
 from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mixtral import MIXTRAL
 from hubquant.convert.architectures.nemotron import NEMOTRON
+from hubquant.convert.architectures.nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE
 from hubquant.convert.architectures.olmo import OLMO, OLMO2, OLMO3
 from hubquant.convert.architectures.olmoe import OLMOE
 from hubquant.convert.architectures.phi2 import PHI2
@@ -68,14 +70,14 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
     *(QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE),
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
-    *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED),
+    *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID),
     *(OLMO, OLMO2, OLMO3, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
     *(DEEPSEEK2, DEEPSEEK3, DEEPSEEK32, GLM4_MOE, GLM4_V_MOE, GLM4_MOE_LITE, GLM_MOE_DSA, GPT_OSS, MINISTRAL3),
     *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
     *(HUNYUAN_DENSE, HUNYUAN_MOE, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2),
-    *(MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1),
+    *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
     *(BERT, NOMIC_BERT, T5, UMT5),
 )
@@ -91,7 +93,9 @@ QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.qu
 
 def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
     """The architecture of a config.json and its transformers model type; ``NotSupportedYet`` for others."""
-    known = {name: (each, model_type) for each in ARCHITECTURES for name, model_type in each.classes.items()}
+    # of one class or type, the first counts: the plain language model stands before those that see
+    fitting = [each for each in reversed(ARCHITECTURES) if each.takes(settings)]
+    known = {name: (each, model_type) for each in fitting for name, model_type in each.classes.items()}
     names = settings.get("architectures")
     if isinstance(names, list) and names and isinstance(names[0], str):
         if names[0] in known:
@@ -100,8 +104,7 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
             return same[0]
         if not is_base_class(settings):
             raise _unknown(names[0], CLASSES)
-    # of one type, the plain language model stands before those that see
-    by_type = {kind: (each, kind) for each, kind in reversed(known.values()) if not each.own_code}
+    by_type = {kind: (each, kind) for each, kind in known.values() if not each.own_code}
     model_type = settings.get("model_type")
     if not isinstance(model_type, str):
         raise CheckpointError(

@@ -10,20 +10,19 @@ from hubquant.convert.architectures import decoder, llama, mixtral, moe
 from hubquant.convert.operations import Dimensions, split
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Count, Number, Rule, integer
-from hubquant.convert.tables import Module, Row, Tensors, inputs_of, linear
+from hubquant.convert.tables import Module, Row, Tensors, inputs_of
 from hubquant.gguf_file.metadata import Metadata
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-RULES: tuple[Rule, ...] = (
-    *decoder.RULES,
-    Rope(),
+SCALES: tuple[Rule, ...] = (
     Number("attention.scale", "attention_multiplier"),
     Number("embedding_scale", "embedding_multiplier"),
     Number("residual_scale", "residual_multiplier"),
     Number("logit_scale", "logits_scaling"),
 )
+RULES: tuple[Rule, ...] = (*decoder.RULES, Rope(), *SCALES)
 
 
 @dataclass(frozen=True)
@@ -37,21 +36,7 @@ class PlainAttentionScale(Rule):
         return {"attention_multiplier": size**-0.5 if size else None}
 
 
-def _dimensions(config: PreTrainedConfig) -> Dimensions:
-    shared = getattr(config, "shared_intermediate_size", 0)
-    return moe.dimensions(config, config.num_local_experts, config.intermediate_size, shared)
-
-
-GRANITE = Architecture(
-    name="granite",
-    classes={"GraniteForCausalLM": "granite"},
-    restored_as="granite",
-    rules=RULES,
-    dimensions=decoder.dimensions,
-    outside=decoder.OUTSIDE,
-    block=every_layer(*llama.ATTENTION, *decoder.gated_mlp(bias="mlp_bias")),
-)
-_EXPERTS: tuple[Row, ...] = (
+EXPERTS: tuple[Row, ...] = (
     Module(
         "block_sparse_moe.router.layer",
         ("n_expert", "n_embd"),
@@ -73,19 +58,47 @@ _EXPERTS: tuple[Row, ...] = (
         taps=(moe.computed_in("block_sparse_moe.experts"),),
     ),
 )
-_SHARED: tuple[Row, ...] = (
-    Tensors(
-        ("shared_mlp.input_linear.weight",),
-        {"ffn_gate_shexp.weight": ("n_ff_shexp", "n_embd"), "ffn_up_shexp.weight": ("n_ff_shexp", "n_embd")},
-        (split("n_ff_shexp", "n_ff_shexp"),),
-        taps=2 * (inputs_of("shared_mlp.input_linear"),),
-    ),
-    linear("shared_mlp.output_linear", "n_embd", "n_ff_shexp", stem="ffn_down_shexp"),
+
+
+def shared(*stems: str, size: str) -> tuple[Row, ...]:
+    """What every token passes, by its names in GGUF: gate, up and down."""
+    gate, up, down = (f"{stem}.weight" for stem in stems)
+    return (
+        Tensors(
+            ("shared_mlp.input_linear.weight",),
+            {gate: (size, "n_embd"), up: (size, "n_embd")},
+            (split(size, size),),
+            taps=2 * (inputs_of("shared_mlp.input_linear"),),
+        ),
+        Tensors(
+            ("shared_mlp.output_linear.weight",),
+            {down: ("n_embd", size)},
+            taps=(inputs_of("shared_mlp.output_linear"),),
+        ),
+    )
+
+
+SHARED = shared("ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp", size="n_ff_shexp")
+
+
+def _dimensions(config: PreTrainedConfig) -> Dimensions:
+    width = getattr(config, "shared_intermediate_size", 0)
+    return moe.dimensions(config, config.num_local_experts, config.intermediate_size, width)
+
+
+GRANITE = Architecture(
+    name="granite",
+    classes={"GraniteForCausalLM": "granite"},
+    restored_as="granite",
+    rules=RULES,
+    dimensions=decoder.dimensions,
+    outside=decoder.OUTSIDE,
+    block=every_layer(*llama.ATTENTION, *decoder.gated_mlp(bias="mlp_bias")),
 )
 
 
 def _block_with_shared(config: PreTrainedConfig, _layer: int) -> tuple[Row, ...]:
-    return (*llama.ATTENTION, *_EXPERTS, *(_SHARED if config.shared_intermediate_size else ()))
+    return (*llama.ATTENTION, *EXPERTS, *(SHARED if config.shared_intermediate_size else ()))
 
 
 GRANITE_MOE = Architecture(
@@ -95,7 +108,7 @@ GRANITE_MOE = Architecture(
     rules=(*RULES, *mixtral.COUNTS),
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,
-    block=every_layer(*llama.ATTENTION, *_EXPERTS),
+    block=every_layer(*llama.ATTENTION, *EXPERTS),
 )
 GRANITE_MOE_SHARED = replace(
     GRANITE_MOE,

@@ -1,15 +1,18 @@
-"""Mamba and Mamba 2: a state space in every layer, no attention and no feed-forward layer."""
+"""Mamba, Falcon-Mamba and Mamba 2: a state space in every layer, no attention and no feed-forward layer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture, every_layer
+from hubquant.convert.architectures import latent
 from hubquant.convert.operations import Dimensions, NegativeExp, always, reshape
-from hubquant.convert.rules.rule import SILU, Constant, Count, Epsilon, Fixed, Rule
+from hubquant.convert.rules.rule import SILU, Constant, Count, Epsilon, Fixed, Rule, number
 from hubquant.convert.rules.state_space import CountOrAutomatic, StateHeads, StepsWithoutLimit, TwiceAsWide
 from hubquant.convert.tables import Embeddings, Module, Place, Row, TapFor, Tensors, linear, norm
-from hubquant.gguf_file.metadata import boolean, u32
+from hubquant.errors import NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, boolean, u32
 from hubquant.models.taps.tap import ModuleOutput, Tap
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ _RULES: tuple[Rule, ...] = (
     Fixed("use_conv_bias", True),
     SILU,
 )
+_NORMED = "ssm.dt_b_c_rms"
 _OUTSIDE: tuple[Row, ...] = (Embeddings("backbone.embeddings"), norm("backbone.norm_f"))
 
 
@@ -122,6 +126,23 @@ def _dimensions2(config: PreTrainedConfig) -> Dimensions:
     return {**_sizes(config), **state_dimensions2(inner, config.state_size, config.conv_kernel, heads, groups)}
 
 
+class _MixerEpsilon(Epsilon):
+    """The epsilon of the norms of time steps, B and C, for which llama.cpp takes that of the others: up to 1e-5 that is
+    no difference."""
+
+    def __init__(self) -> None:
+        super().__init__("", "mixer_rms_eps")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        for name in (self.setting, "layer_norm_epsilon"):
+            if getattr(config, name) > latent.LatentEpsilon.most:
+                raise NotSupportedYet(f"{name} {getattr(config, name)}", why="llama.cpp has one for all norms")
+        return {}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        return {self.setting: number(metadata, "attention.layer_norm_rms_epsilon")}
+
+
 MAMBA = Architecture(
     name="mamba",
     classes={"MambaForCausalLM": "mamba", "MambaLMHeadModel": "mamba"},
@@ -129,12 +150,25 @@ MAMBA = Architecture(
     rules=(
         *_RULES,
         CountOrAutomatic("ssm.time_step_rank", "time_step_rank"),
-        Constant("ssm.dt_b_c_rms", boolean(False)),
+        Constant(_NORMED, boolean(False)),
     ),
     dimensions=_dimensions,
     outside=_OUTSIDE,
     blocks="backbone.layers",
     block=every_layer(norm("norm"), *mixer("mixer", _steps)),
+)
+FALCON_MAMBA = replace(
+    MAMBA,
+    classes={"FalconMambaForCausalLM": "falcon_mamba"},
+    restored_as="falcon_mamba",
+    rules=(
+        *_RULES,
+        CountOrAutomatic("ssm.time_step_rank", "time_step_rank"),
+        Constant(_NORMED, boolean(True)),
+        _MixerEpsilon(),
+    ),
+    block=every_layer(norm("norm"), *mixer("mixer", lambda place: ModuleOutput(f"{place.prefix}mixer.dt_layernorm"))),
+    marker=(_NORMED, True),
 )
 MAMBA2 = Architecture(
     name="mamba2",

@@ -14,7 +14,7 @@ from hubquant.gguf_file.metadata import Metadata, i32s
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-FULL = "full_attention"
+FULL, LINEAR = "full_attention", "linear_attention"
 _KV = "attention.head_count_kv"
 
 
