@@ -6,22 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hubquant.convert.operations import (
+from hubquant.convert.head_order import (
     Deinterleave,
-    Each,
     HalvesOfPairs,
     InterleaveHalves,
-    Operation,
-    PadRows,
-    Scale,
-    Split,
-    Stack,
     SwapHalves,
     TileHeads,
-    Transpose,
     Ungroup,
     UngroupHeads,
 )
+from hubquant.convert.operations import Each, Operation, PadRows, Scale, Split, Stack, Transpose
 
 if TYPE_CHECKING:
     import torch

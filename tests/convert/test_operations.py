@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubquant.convert.operations import Fork, InterleaveHalves, NegativeExp, Scale, TileHeads, Ungroup
+from hubquant.convert.head_order import InterleaveHalves, TileHeads, Ungroup
+from hubquant.convert.operations import Fork, NegativeExp, Scale
 
 
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 3), st.sampled_from([torch.float32, torch.bfloat16]))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.operations import Dimensions, ungroup_heads
+from hubquant.convert.head_order import ungroup_heads
+from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import GELU, Computed, Constant, Count, Epsilon, Fixed, Settings, integer
 from hubquant.convert.tables import Embeddings, Row, linear, norm

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture, Block, every_layer
 from hubquant.convert.architectures import decoder
-from hubquant.convert.operations import Dimensions, OperationFor, halves_of_pairs
+from hubquant.convert.head_order import halves_of_pairs
+from hubquant.convert.operations import Dimensions, OperationFor
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import head_size
 from hubquant.convert.rules.sections import SECTIONS_KEY, Sections

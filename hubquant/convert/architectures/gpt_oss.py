@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from hubquant.checkpoint.mxfp4 import BLOCKS, SCALES, RepackMXFP4, UnpackMXFP4
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
-from hubquant.convert.operations import Deinterleave, Dimensions, Transpose, always
+from hubquant.convert.head_order import Deinterleave
+from hubquant.convert.operations import Dimensions, Transpose, always
 from hubquant.convert.rules.mxfp4 import WholeBlocks
 from hubquant.convert.rules.rule import Count, Fixed
 from hubquant.convert.rules.windows import Windows

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
-from hubquant.convert.operations import Dimensions, ungroup_heads
+from hubquant.convert.head_order import ungroup_heads
+from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import GELU, Epsilon, Fixed, Heads, Switch
 from hubquant.convert.tables import Embeddings, linear, norm

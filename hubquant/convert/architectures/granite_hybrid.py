@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, granite, llama, mamba, moe
-from hubquant.convert.operations import Dimensions, interleave_halves
+from hubquant.convert.head_order import interleave_halves
+from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.heads_by_layer import FULL, LINEAR, HeadsByLayer, attends, first_layer
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import SILU, Constant, Count, Epsilon, Fixed, Rule, Settings, integer

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
-from hubquant.convert.operations import Beside, Dimensions, InterleaveHalves, Scale, split, ungroup_heads
+from hubquant.convert.head_order import InterleaveHalves, ungroup_heads
+from hubquant.convert.operations import Beside, Dimensions, Scale, split
 from hubquant.convert.rules.rope import DYNAMIC, Rope
 from hubquant.convert.rules.rule import Fixed
 from hubquant.convert.tables import Embeddings, Tensors, linear, norm

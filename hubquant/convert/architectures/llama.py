@@ -2,7 +2,7 @@
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
-from hubquant.convert.operations import interleave_halves
+from hubquant.convert.head_order import interleave_halves
 from hubquant.convert.rules.rope import DYNAMIC, Rope, rope_freqs
 from hubquant.convert.tables import Row, linear, norm
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import mamba, moe
-from hubquant.convert.operations import Dimensions, interleave_halves
+from hubquant.convert.head_order import interleave_halves
+from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.heads_by_layer import FULL, LINEAR
 from hubquant.convert.rules.rule import (
     Constant,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
-from hubquant.convert.operations import interleave_halves
+from hubquant.convert.head_order import interleave_halves
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import SILU, Constant, Fixed, Heads, Number
 from hubquant.convert.rules.windows import UnscaledInWindows, Windows

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, gated_delta, moe, qwen3_next
-from hubquant.convert.operations import Dimensions, tile_heads
+from hubquant.convert.head_order import tile_heads
+from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rule import Count
 from hubquant.convert.rules.sections import SectionedRope
 from hubquant.convert.tables import Module, Place, Row, inputs_of, linear

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import gated_delta, moe
-from hubquant.convert.operations import Dimensions, split, ungroup
+from hubquant.convert.head_order import ungroup
+from hubquant.convert.operations import Dimensions, split
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Count, Fixed
 from hubquant.convert.tables import Row, Tensors, inputs_of, linear

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hubquant.checkpoint.headers import listed
-from hubquant.convert.operations import Operation, Split, SwapHalves
+from hubquant.convert.head_order import SwapHalves
+from hubquant.convert.operations import Operation, Split
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError
 from hubquant.units import counted
