@@ -219,6 +219,6 @@ def test_internvls_language_model(tmp_path: Path) -> None:
     assert plan(folder).architecture == "qwen2"
     assert identify(folder).model_class == "Qwen2ForCausalLM"
     assert torch.equal(logits(load_folder(folder, "cpu")), expected)
-    configure(folder, llm_config=text | {"model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"]})
-    with pytest.raises(NotSupportedYet, match="internlm2"):
+    configure(folder, llm_config=text | {"model_type": "internlm", "architectures": ["InternLMForCausalLM"]})
+    with pytest.raises(NotSupportedYet, match="internlm"):
         plan(folder)

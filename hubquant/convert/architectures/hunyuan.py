@@ -87,7 +87,7 @@ def _alike(settings: Settings) -> dict[str, Any]:
             result[name] = values[0]
     expected = {"moe_intermediate_size": settings.get("intermediate_size"), "num_shared_expert": 1}
     for name, value in expected.items():
-        if result.pop(name, value) != value:
+        if result.pop(name, None) not in (None, value):
             raise out_of_range(name, settings[name], f"{value} in every layer")
     return result
 
