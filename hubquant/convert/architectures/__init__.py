@@ -45,6 +45,7 @@ from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.stablelm import STABLELM
+from hubquant.convert.architectures.starcoder import STARCODER
 from hubquant.convert.architectures.starcoder2 import STARCODER2
 from hubquant.convert.architectures.t5 import T5, UMT5
 from hubquant.convert.rules.rule import Settings
@@ -63,7 +64,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(DEEPSEEK2, DEEPSEEK3, GLM4_MOE, GLM4_V_MOE, GPT_OSS, MINISTRAL3),
     *(COHERE, COHERE2),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
-    *(EXAONE4, GLM4, GLM4_V, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
+    *(EXAONE4, GLM4, GLM4_V, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
     *(BERT, NOMIC_BERT, T5, UMT5),
 )
 
