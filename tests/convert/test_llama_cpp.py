@@ -244,6 +244,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm in parallel": ("stablelm", {"use_parallel_residual": True}),
     "starcoder2": ("starcoder2", TIED),
     "gpt2": ("gpt2", TIED),
+    "starcoder": ("gpt_bigcode", TIED | {"num_key_value_heads": ..., "head_dim": ..., "seed": 1}),
     "gptneox": ("gpt_neox", NEOX | {"use_parallel_residual": False}),
     "gptneox in parallel": ("gpt_neox", NEOX),
     "falcon 7b": ("falcon", FALCON),

@@ -116,6 +116,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"layers_block_type": ["full_attention", "moe", "linear_attention"], "n_routed_experts": 4}
         | {"moe_intermediate_size": 32, "moe_shared_expert_intermediate_size": 48, "moe_latent_size": 40},
     ),
+    "starcoder": (
+        "gpt_bigcode",
+        {"tie_word_embeddings": True, "head_dim": ..., "num_key_value_heads": ..., "intermediate_size": ...},
+    ),
     "gpt2": ("gpt2", {"tie_word_embeddings": True}),
     "gptneox": ("gpt_neox", {"head_dim": ..., "num_key_value_heads": ...}),
     "falcon": ("falcon", {"tie_word_embeddings": True, "head_dim": ...}),

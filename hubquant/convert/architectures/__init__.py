@@ -58,6 +58,7 @@ from hubquant.convert.architectures.seed_oss import SEED_OSS
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.sparse_attention import DEEPSEEK32, GLM_MOE_DSA
 from hubquant.convert.architectures.stablelm import STABLELM
+from hubquant.convert.architectures.starcoder import STARCODER
 from hubquant.convert.architectures.starcoder2 import STARCODER2
 from hubquant.convert.architectures.t5 import T5, UMT5
 from hubquant.convert.rules.rule import Settings
@@ -78,7 +79,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(HUNYUAN_DENSE, HUNYUAN_MOE, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
-    *(CHATGLM, EXAONE4, GLM4, GLM4_V, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER2),
+    *(CHATGLM, EXAONE4, GLM4, GLM4_V, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
     *(BERT, NOMIC_BERT, T5, UMT5),
 )
 
