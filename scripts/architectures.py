@@ -11,7 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
@@ -85,8 +89,11 @@ NaN and infinite weights stop the conversion itself, because only the weights te
 * Vision and sound towers, with a note in the plan. Files for projectors (mmproj) are not written yet.
 {windows}
 * What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
-* Poolers and heads of encoders: llama.cpp embeds without them. The pooling of `sentence-transformers` is kept.
-* The positions of RoBERTa's kin up to the padding token's, which no text has: a file begins with the first that one
+* Poolers and heads of encoders but those of rerankers, which have one score: llama.cpp embeds without them. Of a
+  reranker the encoder is calibrated and measured, by the state that its score is made of. llama.cpp gives both texts of
+  a pair the first one's kind of token, so that scores of BERT's (not of RoBERTa's) rerankers differ, with a note. The
+  pooling of `sentence-transformers` is kept.
+* The positions of RoBERTa's kin up to the padding token's, which no text has: a file begins with the first that a text
   has, as BERT's do, and is read back as BERT.
 
 ## What the tests prove
@@ -97,7 +104,8 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
 * **llama.cpp**, "logits": llama.cpp's logits of a converted F32 file of 160 random tokens differ from those of
   transformers by at most 10⁻³ of the largest logit, the highest logit is the same at every position, and the model that
   hubquant reads back from the file gives transformers' logits to 10⁻⁴. "embeddings": the states of all tokens, to
-  2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of the model read back to 10⁻⁵. "stand-in":
+  2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of the model read back to 10⁻⁵. "scores":
+  those of rerankers, to 0.01 where they are about as large as 3, and the states of the model read back. "stand-in":
   transformers lacks the model's code; llama.cpp's logits equal those of the named transformers model, which is read
   back from the same file.
 * **read back**, "bit for bit": the tensors read back from the file are the checkpoint's, from F32 and (but for
@@ -156,6 +164,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
     seeing = {MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[family] for family in test_text_tower.SEEING}
     alone: Any = _parameters(test_names.test_a_base_class, ("family", "tied"))
     bases = {family: MODEL_MAPPING_NAMES[family] for family, _ in alone}
+    ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in test_encoders.RERANKERS}
     for each in ARCHITECTURES:
         types = set(each.classes.values())
         cases = [name for name, (family, _) in compared.items() if family in types]
@@ -169,6 +178,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
                 proof = f"stand-in: {stand_ins[0]}"
         elif types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
             proof = "logits"
+        elif {*each.classes} <= ranked:
+            proof = "scores"
         elif types <= {*embedded}:
             proof = "embeddings"
         back = "bit for bit" if types and types <= restored else NOTHING

@@ -128,8 +128,8 @@ def load_model(source: str | os.PathLike[str] | GGUFFile, device: str | torch.de
             None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True, **options
         )
     ignored = re.compile("|".join(architecture.ignored))
-    missing = sorted(name for name in info["missing_keys"] if not ignored.search(name))
-    if wrong := missing + sorted(info["unexpected_keys"]):
+    keys = (*sorted(info["missing_keys"]), *sorted(info["unexpected_keys"]))
+    if wrong := [name for name in keys if not ignored.search(name)]:
         raise GGUFError("the tensors do not fit transformers' model", why=f"they differ in {listed(wrong)}")
     if FREQS in gguf.tensors:
         apply_freqs(model, read_tensor(gguf, FREQS))

@@ -17,8 +17,8 @@ from hubquant.errors import CheckpointError, NotSupportedYet
 SUPPORTED_LIBRARY = "transformers"
 SUPPORTED_TASK = "text-generation"
 EMBEDDING_TASKS = ("feature-extraction", "fill-mask")
-ENCODER_DECODER_TASK = "text2text-generation"
-"""Of models whose encoder alone may be supported."""
+TASKS_OF_SOME = ("text2text-generation", "text-classification")
+"""Of models whose encoder alone may be supported, and of rerankers."""
 # Where none of these is found it is transformers', and optimum need not be imported to say so.
 _MARKS_OF_OTHERS = ("model_index.json", "modules.json", "sentence_*.json", "config_sentence_transformers.json")
 _KEYS_OF_OTHERS = ("pretrained_cfg", "architecture", "_diffusers_version")
@@ -56,8 +56,8 @@ def identify(folder: Path, supported: Collection[str] = (), without_code: Collec
     if is_multimodal(config):
         config = {**text_settings(config), "architectures": None}  # the type of the language model tells
     model_class, task = _class_and_task(config, supported)
-    encoded = task == ENCODER_DECODER_TASK and model_class in supported
-    if task not in (SUPPORTED_TASK, *EMBEDDING_TASKS) and not encoded:
+    is_one = task in TASKS_OF_SOME and model_class in supported
+    if task not in (SUPPORTED_TASK, *EMBEDDING_TASKS) and not is_one:
         raise NotSupportedYet(
             f"{task} models ({model_class})",
             hint=f"use a {SUPPORTED_TASK} model: its class is named like LlamaForCausalLM in config.json",

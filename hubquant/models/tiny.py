@@ -27,7 +27,7 @@ QWEN2_PATTERN = (
 
 _T5 = ("t5", "mt5", "umt5")
 _ROBERTA = ("camembert", "roberta", "xlm-roberta")
-ENCODERS = ("bert", "nomic_bert", *_ROBERTA, *_T5)
+ENCODERS = ("bert", "modernbert", "nomic_bert", *_ROBERTA, *_T5)
 
 
 def build(family: str, folder: Path, **config: Any) -> Path:
@@ -186,7 +186,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "qwen2": qwen2_tokenizer,
     "qwen3": qwen2_tokenizer,
     **dict.fromkeys(("bert", "nomic_bert"), bert_tokenizer),
-    "roberta": roberta_tokenizer,
+    **dict.fromkeys(("modernbert", "roberta"), roberta_tokenizer),
     **dict.fromkeys(("camembert", "xlm-roberta"), xlm_roberta_tokenizer),
     **dict.fromkeys(_T5, t5_tokenizer),
 }

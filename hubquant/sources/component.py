@@ -26,8 +26,8 @@ DENOISER = "denoiser"
 FIRST_STEPS = "transformer"
 """The denoiser that makes the first steps, in pipelines that have another one for the last."""
 Inputs = Literal["tokens", "prompts"]
-_POOLINGS: Mapping[Any, Pooling] = {1: "mean", 2: "cls", 3: "last"}
-"""GGUF's ``pooling_type``."""
+_POOLINGS: Mapping[Any, Pooling] = {1: "mean", 2: "cls", 3: "last", 4: "cls"}
+"""GGUF's ``pooling_type``; of a reranker, what its score is made of."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.panics import tokenizer_errors
 from hubquant.vocab.files import Files
 from hubquant.vocab.pretokenizers import recognise, structure_of
-from hubquant.vocab.special import around, chat_templates, notes, special_ids
+from hubquant.vocab.special import around, chat_templates, notes, parts_twice, special_ids
 from hubquant.vocab.structure import read_structure
 from hubquant.vocab.vocabulary import Vocabulary
 
@@ -49,6 +49,7 @@ def read_byte_level(files: Files, pre_tokenizer: str | None) -> Vocabulary:
         specials=specials,
         add_bos=add_bos,
         add_eos=add_eos,
+        add_sep=files.facts.n_token_types > 0 and parts_twice(files),
         n_token_types=files.facts.n_token_types,
         chat_templates=chat_templates(files),
         notes=notes(files, ids),

@@ -122,6 +122,7 @@ class Processor(Typed):
     type: str | None = None
     processors: list[Processor] = Field(default_factory=list)
     single: list[_Piece] = Field(default_factory=list)
+    pair: list[_Piece] = Field(default_factory=list)
     special_tokens: dict[str, _Known] = Field(default_factory=dict)
     cls: Annotated[list[str | int], Field(min_length=2, max_length=2)] | None = None
     sep: Annotated[list[str | int], Field(min_length=2, max_length=2)] | None = None

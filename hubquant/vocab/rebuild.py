@@ -43,10 +43,11 @@ def _build(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     after = [texts[specials[last]]] if vocabulary.add_eos and last in specials else []
     if before or after:
         one = [*before, "$A", *after]
+        parted = after if vocabulary.add_sep else before
         ids = {text: specials[role] for role, used in (("bos", before), (last, after)) for text in used}
         backend.post_processor = processors.TemplateProcessing(
             single=one,
-            pair=[*one, *(f"{text}:1" for text in before), "$B:1", *(f"{text}:1" for text in after)],
+            pair=[*one, *(f"{text}:1" for text in parted), "$B:1", *(f"{text}:1" for text in after)],
             special_tokens=[*ids.items()],
         )
     roles = {f"{role}_token": texts[id] for role, id in specials.items() if role not in ("eot", "eom")}

@@ -92,6 +92,21 @@ def around(files: Files, specials: dict[str, int], *, default_bos: bool) -> tupl
     return bool(before), bool(after)
 
 
+def parts_twice(files: Files) -> bool:
+    """Whether two equal tokens part the texts of a pair, as RoBERTa has them: llama.cpp then writes sep after eos."""
+    if files.post_processor is None:
+        return False
+    for part in reversed([files.post_processor, *files.post_processor.processors]):
+        if part.type == "TemplateProcessing":
+            between = [piece.special.id if piece.special else None for piece in part.pair]
+            texts = [place for place, piece in enumerate(between) if piece is None]
+            inner = between[texts[0] + 1 : texts[1]] if len(texts) == 2 else []
+            return len(inner) == 2 and inner[0] == inner[1]
+        if part.type == "RobertaProcessing":
+            return True
+    return False
+
+
 def chat_templates(files: Files) -> dict[str, str]:
     """By name; files of their own come before tokenizer_config.json, as in transformers."""
     folder = files.folder

@@ -14,7 +14,7 @@ from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.vocab.bpe import MAX_TOKENS, lay_out
 from hubquant.vocab.files import Files
 from hubquant.vocab.sentencepiece import SentencePieceModel
-from hubquant.vocab.special import around, chat_templates, notes, special_ids
+from hubquant.vocab.special import around, chat_templates, notes, parts_twice, special_ids
 from hubquant.vocab.spm import ESCAPE, PREFIX, SPACE, ids_of_model, is_byte, members, plain, usual_specials
 from hubquant.vocab.vocabulary import Vocabulary
 
@@ -97,6 +97,7 @@ def _vocabulary(
         add_space_prefix=text.add_space_prefix,
         remove_extra_whitespaces=text.remove_extra_whitespaces,
         charsmap=text.charsmap,
+        add_sep=files.facts.n_token_types > 0 and parts_twice(files),
         n_token_types=files.facts.n_token_types,
         chat_templates=chat_templates(files),
         notes=notes(files, ids),

@@ -51,7 +51,8 @@ class Vocabulary:
     llama.cpp's pre-tokenizer name, to "gpt2"; ``scores`` and ``add_space_prefix`` to "llama" and "t5";
     ``remove_extra_whitespaces`` and ``charsmap``, SentencePiece's table of replacements, to "t5"; ``lowercase`` and
     ``strip_accents`` to "bert". ``specials`` maps bos, eos, unk, sep, pad, mask, eot, eom to ids. ``n_token_types`` is
-    the number of the embeddings for parts of a text, 0 when there are none. ``chat_templates`` are by name, the usual
+    the number of the embeddings for parts of a text, 0 when there are none. With ``add_sep`` the texts of a pair have
+    two tokens between them. ``chat_templates`` are by name, the usual
     one is "default". ``notes`` say what of the tokenizer it was read from is not in it.
     """
 
@@ -65,6 +66,7 @@ class Vocabulary:
     specials: Mapping[str, int] = field(default_factory=dict)
     add_bos: bool = False
     add_eos: bool = False
+    add_sep: bool = False
     add_space_prefix: bool = False
     remove_extra_whitespaces: bool = False
     charsmap: bytes = field(default=b"", repr=False)
@@ -89,6 +91,8 @@ class Vocabulary:
         keys |= {SPECIAL_KEYS[role]: u32(id) for role, id in self.specials.items()}
         # Always written: what llama.cpp assumes without them depends on the pre-tokenizer.
         keys |= {T.ADD_BOS: boolean(self.add_bos), T.ADD_EOS: boolean(self.add_eos)}
+        if self.add_sep:
+            keys[T.ADD_SEP] = boolean(True)
         if self.model in SCORED:
             keys[T.ADD_PREFIX] = boolean(self.add_space_prefix)
         if self.model == "t5":
@@ -146,6 +150,7 @@ class Vocabulary:
             # llama.cpp takes no for an answer from neither.
             add_bos=model in ("gemma4", "bert") or read.flag(T.ADD_BOS, default=_adds_bos(model, pre)),
             add_eos=model == "bert" or read.flag(T.ADD_EOS, default=model == "t5"),
+            add_sep=model != "bert" and read.flag(T.ADD_SEP, default=False),
             add_space_prefix=model in SCORED and read.flag(T.ADD_PREFIX, default=model == "llama"),
             remove_extra_whitespaces=model == "t5" and read.flag(T.REMOVE_EXTRA_WS, default=False),
             charsmap=read.bytes(T.PRECOMPILED_CHARSMAP) if model == "t5" else b"",

@@ -39,6 +39,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: MODELS[name] for name in ODD},
     "gemma3n": (test_gemma3n.FAMILY, test_gemma3n.CONFIG),
     "bert": ("bert", {}),
+    "modernbert": ("modernbert", {"num_key_value_heads": ..., "head_dim": ...}),
     "nomic_bert": ("nomic_bert", {}),
     "t5": ("t5", {"feed_forward_proj": "gated-gelu", "num_key_value_heads": ...}),
     "umt5": ("umt5", {"num_key_value_heads": ...}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, T5ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    T5ForConditionalGeneration,
+)
 
 from hubquant.convert.restore import load_model, read_state_dict
 from hubquant.errors import NotSupportedYet
@@ -31,6 +39,7 @@ TINY: dict[str, Any] = {
     "pad_token_id": 0,
 }
 ROBERTA: dict[str, Any] = TINY | {"type_vocab_size": 1, "pad_token_id": 1}
+MODERN: dict[str, Any] = TINY | {"type_vocab_size": ..., "local_attention": 32, "num_hidden_layers": 5}
 _OTHER_NAMES = ("intermediate_size", "initializer_range", "max_position_embeddings", "bos_token_id")
 T5: dict[str, Any] = {
     **dict.fromkeys(("num_key_value_heads", "tie_word_embeddings", *_OTHER_NAMES), ...),
@@ -44,12 +53,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "camembert": ("camembert", ROBERTA),
     "roberta": ("roberta", ROBERTA),
     "xlm-roberta": ("xlm-roberta", ROBERTA),
+    "modernbert": ("modernbert", MODERN),
+    "modernbert with silu": ("modernbert", MODERN | {"hidden_activation": "silu"}),
     "nomic_bert": ("nomic_bert", TINY),
     "t5": ("t5", T5),
     "t5 with gates": ("t5", T5 | {"feed_forward_proj": "gated-gelu"}),
     "mt5": ("mt5", T5),
     "umt5": ("umt5", T5),
 }
+
+
+RERANKERS = ("bert", "roberta", "xlm-roberta")
 
 
 def build(name: str, folder: Path) -> Path:
@@ -92,6 +106,34 @@ def test_pooled_embeddings_are_llama_cpps(mode: str, pooling: Any, tmp_path: Pat
     with LlamaCpp(file, pooled=True) as llama:
         found = llama.pooled_embedding(IDS)
     assert found @ expected > 0.9999 * np.linalg.norm(found) * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("family", RERANKERS)
+def test_scores_equal_transformers(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    settings = MODELS[family][1]
+    folder, file = build(family, tmp_path / "encoder"), tmp_path / "model.gguf"
+    config = AutoConfig.from_pretrained(folder, num_labels=1)
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.base_model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    model.save_pretrained(folder)
+    converted = write_gguf(folder, file, "F32")
+    assert bool(converted.notes) == (settings["type_vocab_size"] > 1)
+    with torch.no_grad():
+        expected = float(model(torch.tensor([IDS])).logits)
+    with LlamaCpp(file, pooled=True) as llama:
+        assert abs(llama.score(IDS) - expected) < 0.01  # scores are about as large as 3
+    assert close(hidden(load_model(file)), hidden(model.base_model), 1e-5)
+    component = Component.language_model(open_source(ModelReference(folder=str(folder))))
+    assert (component.embeds, component.pooling) == (True, "cls")
+    assert close(hidden(component.source.load(device="cpu")), hidden(model.base_model), 1e-5)
+    found = dict(read_state_dict(GGUFFile.open(file)))
+    head = {name: x for name, x in model.state_dict().items() if re.search(r"pooler|classifier", name)}
+    names = {"dense": "pooler.dense", "out_proj": "classifier"}
+    for name, x in head.items():
+        *_, module, part = name.split(".")
+        assert torch.equal(found[f"{names.get(module, module)}.{part}"], x)
 
 
 @pytest.mark.parametrize("family", MODELS)

@@ -195,6 +195,10 @@ class LlamaCpp(binding.LoadedFile):
         width = int(self._lib.llama_model_n_embd(self._model))
         return self._rows(ids, lambda context, _: self._lib.llama_get_embeddings_seq(context, 0), width)[0]
 
+    def score(self, ids: Sequence[int]) -> float:
+        """Of a reranker."""
+        return float(self._rows(ids, lambda context, _: self._lib.llama_get_embeddings_seq(context, 0), 1)[0, 0])
+
     def ppl(self, ids: Sequence[int]) -> float:
         """Perplexity of ids[1:] given what precedes each of them."""
         logits = self.logits(ids)[:-1].astype(np.float64)

@@ -9,7 +9,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.afmoe import AFMOE
 from hubquant.convert.architectures.arcee import ARCEE
 from hubquant.convert.architectures.bailing_moe import BAILING_MOE2
-from hubquant.convert.architectures.bert import BERT, NOMIC_BERT
+from hubquant.convert.architectures.bert import BERT, BERT_RERANKER, NOMIC_BERT
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from hubquant.convert.architectures.dots1 import DOTS1
@@ -42,6 +42,7 @@ from hubquant.convert.architectures.minimax_m2 import MINIMAX_M2
 from hubquant.convert.architectures.ministral3 import MINISTRAL3
 from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mixtral import MIXTRAL
+from hubquant.convert.architectures.modern_bert import MODERN_BERT
 from hubquant.convert.architectures.nemotron import NEMOTRON
 from hubquant.convert.architectures.nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE
 from hubquant.convert.architectures.olmo import OLMO, OLMO2, OLMO3
@@ -80,7 +81,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(COHERE, COHERE2),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
-    *(BERT, NOMIC_BERT, T5, UMT5),
+    *(BERT, BERT_RERANKER, MODERN_BERT, NOMIC_BERT, T5, UMT5),
 )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from gguf import PoolingType
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions, Each, Operation
@@ -23,7 +25,7 @@ from hubquant.convert.rules.rule import (
 )
 from hubquant.convert.tables import Module, Row, linear, norm
 from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, boolean, u32
+from hubquant.gguf_file.metadata import Metadata, boolean, strings, u32
 from hubquant.models.taps.tap import ModuleInput
 
 if TYPE_CHECKING:
@@ -124,6 +126,7 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
         "n_head_kv": config.num_attention_heads,
         "n_expert": 0,
         "n_qkv": 3 * config.hidden_size,
+        "n_score": 1,
     }
 
 
@@ -181,6 +184,21 @@ def _linear(name: str, rows: str, columns: str, module: str) -> Module:
     return Module(name, (rows, columns), tap=lambda place: ModuleInput(place.prefix.removeprefix("encoder.") + module))
 
 
+@dataclass(frozen=True)
+class _Rank(Rule):
+    """One score of a pair of texts, by its first token."""
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
+        return {"pooling_type": u32(int(PoolingType.RANK)), "classifier.output_labels": strings(("LABEL_0",))}
+
+    def notes(self, config: PreTrainedConfig) -> Iterator[str]:
+        if config.type_vocab_size > 1:
+            yield (
+                "scores come out otherwise than in transformers: llama.cpp gives both texts of a pair the first one's "
+                f"kind of token (of {config.type_vocab_size})"
+            )
+
+
 BERT = Architecture(
     name="bert",
     classes={
@@ -213,6 +231,23 @@ BERT = Architecture(
     told_by_tensors=_told_by_tensors,
     layout=("type_vocab_size",),
     generates=False,
+)
+BERT_RERANKER = replace(
+    BERT,
+    classes={
+        "BertForSequenceClassification": "bert",
+        "RobertaForSequenceClassification": "roberta",
+        "XLMRobertaForSequenceClassification": "xlm-roberta",
+    },
+    rules=(*BERT.rules, _Rank()),
+    outside=(
+        *BERT.outside,
+        Module("pooler.dense", ("n_embd", "n_embd"), bias=True, stem="cls"),
+        Module("classifier", ("n_score", "n_embd"), bias=True, stem="cls.output"),
+    ),
+    ignored=(*_HEADS, r"^classifier\."),  # where it is run, the states of the encoder count
+    renames=(*_RENAMES, (r"^classifier\.dense\.", "pooler.dense."), (r"^classifier\.out_proj\.", "classifier.")),
+    marker="cls.output.weight",
 )
 NOMIC_BERT = Architecture(
     name="nomic-bert",

@@ -1,0 +1,148 @@
+"""ModernBERT: an encoder with rotary positions, of which some layers see a window to both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hubquant.convert.architecture import Architecture
+from hubquant.convert.operations import Dimensions
+from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rule import (
+    GELU,
+    Constant,
+    Count,
+    Epsilon,
+    Fixed,
+    Rule,
+    Settings,
+    check_count,
+    check_list,
+    integer,
+)
+from hubquant.convert.rules.windows import FULL, SLIDING, RopeByLayer
+from hubquant.convert.tables import Module, Row, linear, norm
+from hubquant.errors import NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, boolean, string, u32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_PERIOD = 3  # where a file names none
+
+
+@dataclass(frozen=True)
+class _Windows(Rule):
+    """The first layer of every so many sees the whole text, the others half of ``local_attention`` to each side."""
+
+    reads = ("local_attention", "layer_types")
+
+    def check(self, settings: Settings) -> None:
+        check_count(settings, "local_attention", (1 << 31) - 1, least=2)
+        check_list(settings, "layer_types")
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        layers = list(config.layer_types)
+        period = next((layer for layer in range(1, len(layers)) if layers[layer] == FULL), len(layers))
+        if layers != _layers(config.num_hidden_layers, period):
+            raise NotSupportedYet(
+                "this order of windowed layers",
+                why="llama.cpp gives the whole text to the first layer of every so many",
+            )
+        return {
+            "attention.sliding_window": u32(config.local_attention),
+            "attention.sliding_window_pattern": u32(period),
+        }
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        n_layer = min(integer(metadata, "block_count") or 0, 10_000)
+        period = integer(metadata, "attention.sliding_window_pattern") or _PERIOD
+        return {
+            "local_attention": integer(metadata, "attention.sliding_window") or 128,
+            "layer_types": _layers(n_layer, period),
+        }
+
+
+def _layers(n_layer: int, period: int) -> list[str]:
+    return [SLIDING if layer % period else FULL for layer in range(n_layer)]
+
+
+@dataclass(frozen=True)
+class _Activation(Rule):
+    """GELU, or SiLU in some of the kin."""
+
+    reads = ("hidden_activation",)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        if config.hidden_activation not in (*GELU, "silu"):
+            raise NotSupportedYet(
+                f"hidden_activation {str(config.hidden_activation)[:40]!r}", why="llama.cpp computes gelu or silu here"
+            )
+        return {"hidden_activation": string("silu" if config.hidden_activation == "silu" else "gelu")}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        return {"hidden_activation": metadata["hidden_activation"].value if "hidden_activation" in metadata else "gelu"}
+
+
+def _dimensions(config: PreTrainedConfig) -> Dimensions:
+    return {
+        "n_vocab": config.vocab_size,
+        "n_embd": config.hidden_size,
+        "n_layer": config.num_hidden_layers,
+        "n_ff": config.intermediate_size,
+        "n_head": config.num_attention_heads,
+        "n_head_kv": config.num_attention_heads,
+        "n_expert": 0,
+        "n_qkv": 3 * config.hidden_size,
+        "n_ff_both": 2 * config.intermediate_size,
+    }
+
+
+def _block(_config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
+    """The first layer begins with what the norm of the embeddings gives."""
+    return (
+        *([norm("attn_norm")] if layer else []),
+        linear("attn.Wqkv", "n_qkv", "n_embd"),
+        linear("attn.Wo", "n_embd", "n_embd"),
+        norm("mlp_norm"),
+        linear("mlp.Wi", "n_ff_both", "n_embd"),
+        linear("mlp.Wo", "n_embd", "n_ff"),
+    )
+
+
+MODERN_BERT = Architecture(
+    name="modern-bert",
+    classes=dict.fromkeys(("ModernBertModel", "ModernBertForMaskedLM"), "modernbert"),
+    restored_as="modernbert",
+    rules=(
+        Count("vocab_size", "vocab_size"),
+        Count("context_length", "max_position_embeddings", most=(1 << 31) - 1),
+        Count("embedding_length", "hidden_size"),
+        Count("block_count", "num_hidden_layers", most=10_000),
+        Count("feed_forward_length", "intermediate_size"),
+        Count("attention.head_count", "num_attention_heads", most=1 << 16),
+        Epsilon("attention.layer_norm_epsilon", "norm_eps"),
+        Constant("attention.causal", boolean(False)),
+        RopeByLayer(Rope(("default",))),
+        _Windows(),
+        _Activation(),
+        Fixed("head_dim", None),
+        *(Fixed(name, False) for name in ("attention_bias", "mlp_bias", "norm_bias")),
+    ),
+    dimensions=_dimensions,
+    outside=(
+        Module("embeddings.tok_embeddings", ("n_vocab", "n_embd")),
+        norm("embeddings.norm"),
+        norm("final_norm"),
+    ),
+    block=_block,
+    blocks="layers",
+    ignored=(r"^head\.", r"^decoder\.", r"\.inv_freq$"),  # llama.cpp embeds without them
+    renames=((r"^model\.", ""),),
+    generates=False,
+    without_effect=(
+        *("initializer_cutoff_factor", "mlp_dropout", "decoder_bias", "cls_token_id", "sep_token_id"),
+        *("classifier_pooling", "classifier_bias", "classifier_activation"),
+        *("deterministic_flash_attn", "sparse_prediction", "sparse_pred_ignore_index"),
+    ),
+)
