@@ -204,6 +204,8 @@ def test_tied_embeddings_and_other_families_are_refused(tmp_path: Path) -> None:
     latent = build_uneven("deepseek_v3", tmp_path / "latent", **LATENT)
     adapter = save(tmp_path / "adapter", latent, factors(latent, ("kv_b_proj",)))
     refused(adapter, "an adapter of model.layers.0.self_attn.kv_b_proj.weight", "merge_and_unload")
+    ignored = save(tmp_path / "ignored", latent, factors(latent, ("q_a_proj",)))
+    refused(ignored, "an adapter of model.layers.0.self_attn.q_a_proj.weight", "merge_and_unload")
     refused(adapter, "not in the base: model.layers.0.self_attn.kv_b_proj", "--base BASE", "--base", str(tied))
 
 
