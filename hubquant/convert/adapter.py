@@ -48,7 +48,7 @@ _LEAVES_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 _PLAIN_PATTERN = re.compile(r"[\w.^$\\]+")  # without repetition, which a stranger's expression could hang in
 _EMBEDDING = "token_embd.weight"
 # llama.cpp multiplies with these without looking for an adapter (src/models/deepseek2.cpp), and would say nothing.
-_NOT_ADAPTED = re.compile(r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b)\.weight$")
+_NOT_ADAPTED = re.compile(r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b)\.weight$|^deepseek2 .*\.attn_q\.weight$")
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def plan_adapter(
     for change in changes:
         _check_shapes(change)
         for target, found in _planned(change).items():
-            is_applied = target in multiplied and not _NOT_ADAPTED.search(target)
+            is_applied = target in multiplied and not _NOT_ADAPTED.search(f"{architecture.name} {target}")
             if not is_applied or found.shape != change.bundle.targets[target]:
                 raise _inexpressible(change)
             shapes |= {name: tuple(x.shape) for name, x in _named(target, found)}
