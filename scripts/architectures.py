@@ -50,8 +50,8 @@ A LoRA adapter of peft alone (adapter_config.json, adapter_model.safetensors) be
 loads beside its base: `hubquant convert ADAPTER`, with `--base BASE` where it is not the model that the adapter names.
 Of the base its config.json is enough. A and B go through what the base's weights go through, matrices of experts
 included; rsLoRA and patterns of ranks and alphas go into alpha and B. What no A and B of a GGUF file can say is refused
-by name: DoRA, biases, whole modules, norms, an embedding that is the output layer too, the projections of latent
-attention, stacks of experts as peft's `target_parameters` has them.
+by name: DoRA, biases, whole modules, norms, an embedding that is the output layer too, of deepseek2 the projections of
+its attention and the output layer, stacks of experts as peft's `target_parameters` has them.
 
 A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`
 (`quantize.allow_requantize` in a recipe). Its tensors keep their names, and it has its tokenizer.

@@ -48,7 +48,7 @@ _LEAVES_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 _PLAIN_PATTERN = re.compile(r"[\w.^$\\]+")  # without repetition, which a stranger's expression could hang in
 _EMBEDDING = "token_embd.weight"
 # llama.cpp multiplies with these without looking for an adapter (src/models/deepseek2.cpp), and would say nothing.
-_NOT_ADAPTED = re.compile(r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b)\.weight$|^deepseek2 .*\.attn_q\.weight$")
+_NOT_ADAPTED = re.compile(r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b)\.weight$|^deepseek2 (.*\.attn_q|output)\.weight$")
 
 
 @dataclass(frozen=True)
