@@ -19,6 +19,7 @@ from hubquant.convert.rules.rule import (
     check_count,
     check_list,
     integer,
+    out_of_range,
 )
 from hubquant.convert.rules.windows import FULL, SLIDING, RopeByLayer
 from hubquant.convert.tables import Module, Row, linear, norm
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _PERIOD = 3  # where a file names none
+
+
+@dataclass(frozen=True)
+class _Heads(Count):
+    """Heads that are together as wide as the model."""
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        if config.hidden_size % config.num_attention_heads:
+            whole = f"a multiple of the {config.num_attention_heads} attention heads"
+            raise out_of_range("hidden_size", config.hidden_size, whole)
+        return super().metadata(config)
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,7 @@ MODERN_BERT = Architecture(
         Count("embedding_length", "hidden_size"),
         Count("block_count", "num_hidden_layers", most=10_000),
         Count("feed_forward_length", "intermediate_size"),
-        Count("attention.head_count", "num_attention_heads", most=1 << 16),
+        _Heads("attention.head_count", "num_attention_heads", most=1 << 16),
         Epsilon("attention.layer_norm_epsilon", "norm_eps"),
         Constant("attention.causal", boolean(False)),
         RopeByLayer(Rope(("default",))),
