@@ -109,7 +109,9 @@ def test_a_run_outlives_tabs_and_the_app_and_is_published(app: App, browser: Bro
 def see_result(page: Page, hub: LocalHub) -> None:
     result = page.locator("#result")
     expect(result).to_contain_text("Size and divergence from the original")
-    assert page.locator(".hq-plot img").evaluate("image => image.complete && image.naturalWidth") > 0
+    plot = page.locator(".hq-plot img")
+    expect(plot).to_have_js_property("complete", True)
+    assert plot.evaluate("image => image.naturalWidth") > 0
     for name in ("hubquant-demo-Q8_0.gguf", "hubquant-demo-Q4_0.gguf"):
         with page.expect_download() as download:
             result.get_by_role("link", name=name).click()
