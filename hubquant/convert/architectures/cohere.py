@@ -5,7 +5,7 @@ from hubquant.convert.architectures import decoder
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import SILU, Epsilon, Fixed, Heads, Number, Rule
 from hubquant.convert.rules.windows import Windows
-from hubquant.convert.tables import Row, linear, norm
+from hubquant.convert.tables import Row, norm
 
 _RULES: tuple[Rule, ...] = (
     *decoder.SIZES,
@@ -19,10 +19,7 @@ _RULES: tuple[Rule, ...] = (
 )
 _BLOCK: tuple[Row, ...] = (
     norm("input_layernorm"),
-    linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-    linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-    linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-    linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+    *decoder.attention(),
     *decoder.gated_mlp(),
 )
 

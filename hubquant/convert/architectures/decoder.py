@@ -53,3 +53,13 @@ def gated_mlp(bias: bool | str = False) -> tuple[Module, ...]:
         linear(up, "n_ff", "n_embd", bias),
         linear(down, "n_embd", "n_ff", bias),
     )
+
+
+def attention(bias: bool | str = False, output_bias: bool | str = False) -> tuple[Module, ...]:
+    """Queries, keys, values and the output; ``bias`` is that of the first three."""
+    return (
+        linear("self_attn.q_proj", "n_embd_q", "n_embd", bias),
+        linear("self_attn.k_proj", "n_embd_kv", "n_embd", bias),
+        linear("self_attn.v_proj", "n_embd_kv", "n_embd", bias),
+        linear("self_attn.o_proj", "n_embd", "n_embd_q", output_bias),
+    )

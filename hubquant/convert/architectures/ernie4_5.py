@@ -10,7 +10,7 @@ from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions, reshape
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Constant, Count, Fixed, Rule
-from hubquant.convert.tables import Row, Tensors, linear, norm
+from hubquant.convert.tables import Row, Tensors, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
 
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 _RULES: tuple[Rule, ...] = (*decoder.RULES, Rope(), Fixed("use_bias", False))
 _ATTENTION: tuple[Row, ...] = (
     norm("input_layernorm"),
-    linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-    linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-    linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-    linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+    *decoder.attention(),
     norm("post_attention_layernorm"),
 )
 _BIAS = Tensors(
@@ -85,8 +82,7 @@ ERNIE4_5_MOE = Architecture(
     restored_as="ernie4_5_moe",
     rules=(
         *_RULES,
-        Count("expert_count", "moe_num_experts", most=moe.MOST_EXPERTS),
-        Count("expert_used_count", "moe_k", most=moe.MOST_EXPERTS),
+        *moe.counts("moe_num_experts", "moe_k"),
         Constant("interleave_moe_layer_step", u32(1)),
         Count("leading_dense_block_count", "moe_layer_start_index", most=10_000, least=0),
         Count("expert_feed_forward_length", "moe_intermediate_size"),

@@ -4,7 +4,7 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rules.rope import Rope, rope_freqs
 from hubquant.convert.rules.windows import Windows, WindowsOfLargest
-from hubquant.convert.tables import linear, norm
+from hubquant.convert.tables import norm
 
 EXAONE4 = Architecture(
     name="exaone4",
@@ -14,10 +14,7 @@ EXAONE4 = Architecture(
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(
-        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *decoder.attention(),
         norm("self_attn.q_norm", "n_embd_head"),
         norm("self_attn.k_norm", "n_embd_head"),
         norm("post_attention_layernorm"),

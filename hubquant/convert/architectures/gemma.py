@@ -11,7 +11,7 @@ from hubquant.convert.operations import AddOne, always
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import GELU, Epsilon, Fixed, Heads, Number, Rule, number
 from hubquant.convert.rules.windows import QueryScale, RopeByLayer, Windows
-from hubquant.convert.tables import Embeddings, Module, Row, linear
+from hubquant.convert.tables import Embeddings, Module, Row
 from hubquant.gguf_file.metadata import Metadata, f32
 
 if TYPE_CHECKING:
@@ -49,10 +49,7 @@ def _norm(name: str, size: str = "n_embd") -> Module:
 def _block(*norms_of_heads: Row) -> tuple[Row, ...]:
     return (
         _norm("input_layernorm"),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *decoder.attention(),
         *norms_of_heads,
         *decoder.gated_mlp(),
     )

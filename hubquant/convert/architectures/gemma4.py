@@ -98,8 +98,7 @@ class _Experts(Rule):
     """Experts beside the MLP, in models that have them."""
 
     counts = (
-        Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
-        Count("expert_used_count", "top_k_experts", most=moe.MOST_EXPERTS),
+        *moe.counts("num_experts", "top_k_experts"),
         Count("expert_feed_forward_length", "moe_intermediate_size"),
     )
     reads = ("enable_moe_block", *(each.setting for each in counts))

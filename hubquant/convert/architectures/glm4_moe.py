@@ -13,7 +13,7 @@ from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Computed, Constant, Fixed, Settings
 from hubquant.convert.rules.sections import Sections
-from hubquant.convert.tables import Row, linear, norm
+from hubquant.convert.tables import Row, norm
 from hubquant.gguf_file.metadata import u32
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 _ROPES = ("default", "yarn")
 _ATTENTION: tuple[Row, ...] = (
     norm("input_layernorm"),
-    linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias"),
-    linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias"),
-    linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
-    linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+    *decoder.attention(bias="attention_bias"),
 )
 _NORMS: tuple[Row, ...] = (norm("self_attn.q_norm", "n_embd_head"), norm("self_attn.k_norm", "n_embd_head"))
 _EXPERTS: tuple[Row, ...] = (*moe.routed(), *moe.shared("mlp.shared_experts"), moe.BIAS)

@@ -49,10 +49,7 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
 def _block(config: PreTrainedConfig, _layer: int) -> tuple[Row, ...]:
     return (
         norm("input_layernorm"),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd", bias=True),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd", bias=True),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd", bias=True),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q", bias=True),
+        *decoder.attention(bias=True, output_bias=True),
         Tensors(("self_attn.sinks",), {"attn_sinks.weight": ("n_head",)}),
         norm("post_attention_layernorm"),
         linear("mlp.router", "n_expert", "n_embd", bias=True),
@@ -74,8 +71,7 @@ GPT_OSS = Architecture(
         *decoder.RULES,
         UntruncatedYarn(("default", "yarn")),
         Windows(period=2),
-        Count("expert_count", "num_local_experts", most=moe.MOST_EXPERTS),
-        Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+        *moe.counts("num_local_experts"),
         Count("expert_feed_forward_length", "intermediate_size"),
         WholeBlocks(("hidden_size", "intermediate_size")),
         Fixed("attention_bias", True),

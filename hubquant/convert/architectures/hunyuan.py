@@ -11,7 +11,7 @@ from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import DYNAMIC, Rope, raw_parameters, rope_type, tells_rope
 from hubquant.convert.rules.rule import Count, Fixed, Rule, Settings, head_size, is_number, out_of_range
-from hubquant.convert.tables import Row, linear, norm
+from hubquant.convert.tables import Row, norm
 from hubquant.gguf_file.metadata import Metadata, u32
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ class _StretchedRope(Rule):
 
 _ATTENTION: tuple[Row, ...] = (
     norm("input_layernorm"),
-    linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-    linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-    linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-    linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+    *decoder.attention(),
     norm("self_attn.query_layernorm", "n_embd_head"),
     norm("self_attn.key_layernorm", "n_embd_head"),
     norm("post_attention_layernorm"),
@@ -113,8 +110,7 @@ HUNYUAN_MOE = Architecture(
     restored_as="hunyuan_v1_moe",
     rules=(
         *_RULES,
-        Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
-        Count("expert_used_count", "moe_topk", most=moe.MOST_EXPERTS),
+        *moe.counts("num_experts", "moe_topk"),
         Count("expert_feed_forward_length", "intermediate_size"),
         Count("expert_shared_feed_forward_length", "intermediate_size"),
         Fixed("moe_layer_num_skipped", 0),

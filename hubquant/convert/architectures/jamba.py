@@ -18,12 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
-_ATTENTION: tuple[Row, ...] = (
-    linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-    linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-    linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-    linear("self_attn.o_proj", "n_embd", "n_embd_q"),
-)
+_ATTENTION: tuple[Row, ...] = (*decoder.attention(),)
 
 
 def _steps(place: Place) -> Tap:
@@ -80,8 +75,7 @@ JAMBA = Architecture(
         HeadsByLayer(_attention_layers),
         Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
         SILU,
-        Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
-        Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+        *moe.counts("num_experts"),
         Count("ssm.conv_kernel", "mamba_d_conv", most=1 << 10),
         TwiceAsWide("mamba_expand"),
         Count("ssm.state_size", "mamba_d_state", most=1 << 16),

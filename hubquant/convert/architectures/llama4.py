@@ -114,10 +114,7 @@ _DENSE: tuple[Row, ...] = (
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
     return (
         norm("input_layernorm"),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *decoder.attention(),
         norm("post_attention_layernorm"),
         *(_EXPERTS if layer in config.moe_layers else _DENSE),
     )
@@ -134,8 +131,7 @@ LLAMA4 = Architecture(
         Count("block_count", "num_hidden_layers", most=10_000),
         Count("feed_forward_length", "intermediate_size_mlp"),
         Count("expert_feed_forward_length", "intermediate_size"),
-        Count("expert_count", "num_local_experts", most=moe.MOST_EXPERTS),
-        Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+        *moe.counts("num_local_experts"),
         ExpertLayers(),
         Heads(),
         NormOfHeads(),

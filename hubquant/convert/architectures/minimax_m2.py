@@ -4,7 +4,7 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, mixtral, moe
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Constant, Count, Fixed
-from hubquant.convert.tables import Tensors, linear, norm
+from hubquant.convert.tables import Tensors, norm
 from hubquant.gguf_file.metadata import u32
 
 MINIMAX_M2 = Architecture(
@@ -27,10 +27,7 @@ MINIMAX_M2 = Architecture(
     outside=decoder.OUTSIDE_WITH_OUTPUT,
     block=every_layer(
         norm("input_layernorm"),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *decoder.attention(),
         norm("self_attn.q_norm", "n_embd_q"),
         norm("self_attn.k_norm", "n_embd_kv"),
         norm("post_attention_layernorm"),

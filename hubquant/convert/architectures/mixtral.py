@@ -8,7 +8,6 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, llama, moe
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import Rope
-from hubquant.convert.rules.rule import Count, Rule
 from hubquant.convert.rules.windows import DroppedWindow
 
 if TYPE_CHECKING:
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
 EXPERTS = moe.routed(
     "block_sparse_moe.gate", "block_sparse_moe.experts", ("w1", "w3", "w2"), ("mlp.gate", "mlp.experts")
 )
-COUNTS: tuple[Rule, ...] = (
-    Count("expert_count", "num_local_experts", most=moe.MOST_EXPERTS),
-    Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
-)
+COUNTS = moe.counts("num_local_experts")
 
 
 def dimensions(config: PreTrainedConfig) -> Dimensions:

@@ -95,11 +95,18 @@ def is_dense(config: PreTrainedConfig, layer: int) -> bool:
     return bool(layer < config.first_k_dense_replace if kinds is None else kinds[layer] == DENSE)
 
 
+def counts(total: str, used: str = "num_experts_per_tok") -> tuple[Count, ...]:
+    """How many experts there are, and how many each token passes, by the settings that tell it."""
+    return (
+        Count("expert_count", total, most=MOST_EXPERTS),
+        Count("expert_used_count", used, most=MOST_EXPERTS),
+    )
+
+
 DENSE_BY_COUNT = Count("leading_dense_block_count", "first_k_dense_replace", most=10_000, least=0)
 WITH_DENSE_LAYERS: tuple[Rule, ...] = (
     DENSE_BY_COUNT,
-    Count("expert_count", "n_routed_experts", most=MOST_EXPERTS),
-    Count("expert_used_count", "num_experts_per_tok", most=MOST_EXPERTS),
+    *counts("n_routed_experts"),
     Count("expert_shared_count", "n_shared_experts", most=MOST_EXPERTS),
     Count("expert_feed_forward_length", "moe_intermediate_size"),
     Number("expert_weights_scale", "routed_scaling_factor"),

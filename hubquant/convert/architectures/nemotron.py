@@ -32,10 +32,7 @@ NEMOTRON = Architecture(
     outside=(Embeddings(both=True), *_norm("model.norm", "output_norm")),
     block=every_layer(
         *_norm("input_layernorm", "attn_norm"),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q", "attention_bias"),
+        *decoder.attention(bias="attention_bias", output_bias="attention_bias"),
         *_norm("post_attention_layernorm", "ffn_norm"),
         linear("mlp.up_proj", "n_ff", "n_embd", "mlp_bias"),
         linear("mlp.down_proj", "n_embd", "n_ff", "mlp_bias"),

@@ -218,8 +218,7 @@ NEMOTRON_H_MOE = replace(
     name="nemotron_h_moe",
     rules=(
         *NEMOTRON_H.rules,
-        Count("expert_count", "n_routed_experts", most=moe.MOST_EXPERTS),
-        Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+        *moe.counts("n_routed_experts"),
         Count("expert_shared_count", "n_shared_experts", most=moe.MOST_EXPERTS),
         Count("expert_feed_forward_length", "moe_intermediate_size"),
         Count("expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size"),

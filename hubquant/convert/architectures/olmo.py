@@ -44,10 +44,7 @@ OLMO2 = Architecture(
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE_WITH_OUTPUT,
     block=every_layer(
-        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *decoder.attention(),
         norm("self_attn.q_norm", "n_embd_q"),
         norm("self_attn.k_norm", "n_embd_kv"),
         norm("post_attention_layernorm"),

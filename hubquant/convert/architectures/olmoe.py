@@ -8,9 +8,9 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import Rope
-from hubquant.convert.rules.rule import SILU, Count, Epsilon, Fixed, Heads
+from hubquant.convert.rules.rule import SILU, Epsilon, Fixed, Heads
 from hubquant.convert.rules.windows import DroppedWindow
-from hubquant.convert.tables import linear, norm
+from hubquant.convert.tables import norm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -31,8 +31,7 @@ OLMOE = Architecture(
         SILU,
         Rope(),
         DroppedWindow(),
-        Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
-        Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+        *moe.counts("num_experts"),
         Fixed("attention_bias", False),
         Fixed("clip_qkv", None),
         Fixed("norm_topk_prob", False),
@@ -41,10 +40,7 @@ OLMOE = Architecture(
     outside=decoder.OUTSIDE_WITH_OUTPUT,
     block=every_layer(
         norm("input_layernorm"),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *decoder.attention(),
         norm("self_attn.q_norm", "n_embd_q"),
         norm("self_attn.k_norm", "n_embd_kv"),
         norm("post_attention_layernorm"),

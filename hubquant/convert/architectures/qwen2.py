@@ -4,14 +4,11 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.windows import QWEN_WINDOW
-from hubquant.convert.tables import Row, linear, norm
+from hubquant.convert.tables import Row, norm
 
 ATTENTION: tuple[Row, ...] = (
     norm("input_layernorm"),
-    linear("self_attn.q_proj", "n_embd_q", "n_embd", bias=True),
-    linear("self_attn.k_proj", "n_embd_kv", "n_embd", bias=True),
-    linear("self_attn.v_proj", "n_embd_kv", "n_embd", bias=True),
-    linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+    *decoder.attention(bias=True),
     norm("post_attention_layernorm"),
 )
 QWEN2 = Architecture(

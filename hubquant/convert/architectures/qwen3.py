@@ -5,14 +5,11 @@ from hubquant.convert.architectures import decoder
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Fixed
 from hubquant.convert.rules.windows import QWEN_WINDOW
-from hubquant.convert.tables import Row, linear, norm
+from hubquant.convert.tables import Row, norm
 
 ATTENTION: tuple[Row, ...] = (
     norm("input_layernorm"),
-    linear("self_attn.q_proj", "n_embd_q", "n_embd"),
-    linear("self_attn.k_proj", "n_embd_kv", "n_embd"),
-    linear("self_attn.v_proj", "n_embd_kv", "n_embd"),
-    linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+    *decoder.attention(),
     norm("self_attn.q_norm", "n_embd_head"),
     norm("self_attn.k_norm", "n_embd_head"),
     norm("post_attention_layernorm"),

@@ -37,8 +37,7 @@ SHARED: tuple[Row, ...] = (
     linear("mlp.shared_expert_gate", "one", "n_embd"),
 )
 EXPERTS = (
-    Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
-    Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+    *moe.counts("num_experts"),
     Count("expert_feed_forward_length", "moe_intermediate_size"),
     Count("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
 )

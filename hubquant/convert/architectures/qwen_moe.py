@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 _EXPERTS: tuple[Rule, ...] = (
     Rope(),
-    Count("expert_count", "num_experts", most=moe.MOST_EXPERTS),
-    Count("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS),
+    *moe.counts("num_experts"),
     Count("expert_feed_forward_length", "moe_intermediate_size"),
     Fixed("decoder_sparse_step", 1),
     Fixed("mlp_only_layers", []),

@@ -4,7 +4,7 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Fixed
-from hubquant.convert.tables import linear, norm
+from hubquant.convert.tables import norm
 
 SEED_OSS = Architecture(
     name="seed_oss",
@@ -15,10 +15,7 @@ SEED_OSS = Architecture(
     outside=decoder.OUTSIDE,
     block=every_layer(
         norm("input_layernorm"),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd", "attention_bias"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "attention_bias"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "attention_bias"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *decoder.attention(bias="attention_bias"),
         norm("post_attention_layernorm"),
         *decoder.gated_mlp(),
     ),

@@ -8,7 +8,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import SILU, Epsilon, Fixed, Heads, Settings, Switch
-from hubquant.convert.tables import Embeddings, Row, linear, norm
+from hubquant.convert.tables import Embeddings, Row, norm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -18,10 +18,7 @@ def _block(config: PreTrainedConfig, _layer: int) -> tuple[Row, ...]:
     second: tuple[Row, ...] = () if config.use_parallel_residual else (norm("post_attention_layernorm", bias=True),)
     return (
         norm("input_layernorm", bias=True),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd", "use_qkv_bias"),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd", "use_qkv_bias"),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd", "use_qkv_bias"),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q"),
+        *decoder.attention(bias="use_qkv_bias"),
         *second,
         *decoder.gated_mlp(),
     )

@@ -24,10 +24,7 @@ STARCODER2 = Architecture(
     outside=(Embeddings(), norm("model.norm", bias=True)),
     block=every_layer(
         norm("input_layernorm", bias=True),
-        linear("self_attn.q_proj", "n_embd_q", "n_embd", bias=True),
-        linear("self_attn.k_proj", "n_embd_kv", "n_embd", bias=True),
-        linear("self_attn.v_proj", "n_embd_kv", "n_embd", bias=True),
-        linear("self_attn.o_proj", "n_embd", "n_embd_q", bias=True),
+        *decoder.attention(bias=True, output_bias=True),
         norm("post_attention_layernorm", bias=True),
         linear("mlp.c_fc", "n_ff", "n_embd", bias=True),
         linear("mlp.c_proj", "n_embd", "n_ff", bias=True),
