@@ -48,10 +48,6 @@ _EXPERTS: tuple[Row, ...] = (
 )
 
 
-def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
-    return (*_ATTENTION, *(decoder.gated_mlp() if moe.is_dense(config, layer) else _EXPERTS))
-
-
 BAILING_MOE2 = Architecture(
     name="bailingmoe2",
     classes={"BailingMoeV2ForCausalLM": "glm4_moe"},
@@ -74,7 +70,7 @@ BAILING_MOE2 = Architecture(
     ),
     dimensions=_dimensions,
     outside=(Embeddings("model.word_embeddings", both=True), norm("model.norm")),
-    block=_block,
+    block=moe.behind_dense(_ATTENTION, _EXPERTS),
     predicts_ahead=True,
     translate=_as_glm,
     translated=(*_NAMES, _SHARED_WIDTH),

@@ -9,15 +9,9 @@ from hubquant.convert.architectures import decoder, moe, qwen3
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import SILU, Epsilon, Fixed, Heads
 from hubquant.convert.rules.windows import DroppedWindow
-from hubquant.convert.tables import Row
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
-
-def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
-    experts = (*moe.routed(), *moe.shared("mlp.shared_experts"), moe.BIAS)
-    return (*qwen3.ATTENTION, *(decoder.gated_mlp() if moe.is_dense(config, layer) else experts))
+    pass
 
 
 DOTS1 = Architecture(
@@ -37,5 +31,5 @@ DOTS1 = Architecture(
     ),
     dimensions=moe.with_dense_layers,
     outside=decoder.OUTSIDE_WITH_OUTPUT,
-    block=_block,
+    block=moe.behind_dense(qwen3.ATTENTION, (*moe.routed(), *moe.shared("mlp.shared_experts"), moe.BIAS)),
 )

@@ -44,21 +44,9 @@ class _ExpertsToTheLast(Rule):
         return {}
 
 
-@dataclass(frozen=True)
-class _SharedWidth(Rule):
-    """The width of all the experts that every token passes, which may be none."""
-
-    def metadata(self, config: PreTrainedConfig) -> Metadata:
-        width = _shared_width(config)
-        return {"expert_shared_feed_forward_length": u32(width)} if width else {}
-
-
-def _shared_width(config: PreTrainedConfig) -> int:
-    return int(config.moe_num_shared_experts * config.moe_intermediate_size)
-
-
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
-    return moe.dimensions(config, config.moe_num_experts, config.moe_intermediate_size, _shared_width(config))
+    width = config.moe_intermediate_size
+    return moe.dimensions(config, config.moe_num_experts, width, width * config.moe_num_shared_experts)
 
 
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
@@ -87,7 +75,7 @@ ERNIE4_5_MOE = Architecture(
         Count("leading_dense_block_count", "moe_layer_start_index", most=10_000, least=0),
         Count("expert_feed_forward_length", "moe_intermediate_size"),
         Count("expert_shared_count", "moe_num_shared_experts", most=moe.MOST_EXPERTS, least=0),
-        _SharedWidth(),
+        moe.SharedWidth(_dimensions),
         _ExpertsToTheLast(),
         Fixed("moe_layer_interval", 1),
         Fixed("moe_norm_min", 1e-12),

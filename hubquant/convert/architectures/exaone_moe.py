@@ -8,10 +8,9 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe, qwen3
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import Rope, rope_freqs
-from hubquant.convert.rules.rule import Count, Number, Rule
+from hubquant.convert.rules.rule import Count, Number
 from hubquant.convert.rules.windows import Windows
-from hubquant.convert.tables import Row, Tensors
-from hubquant.gguf_file.metadata import Metadata, u32
+from hubquant.convert.tables import Tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -19,21 +18,9 @@ if TYPE_CHECKING:
 _BIAS = Tensors(("mlp.e_score_correction_bias",), {"exp_probs_b.bias": ("n_expert",)})
 
 
-class _SharedWidth(Rule):
-    """The width of all the experts that every token passes."""
-
-    def metadata(self, config: PreTrainedConfig) -> Metadata:
-        return {"expert_shared_feed_forward_length": u32(_dimensions(config)["n_ff_shexp"])}
-
-
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
     width = config.moe_intermediate_size
     return moe.dimensions(config, config.num_experts, width, width * config.num_shared_experts)
-
-
-def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
-    experts = (*moe.routed(), *moe.shared("mlp.shared_experts"), _BIAS)
-    return (*qwen3.ATTENTION, *(decoder.gated_mlp() if moe.is_dense(config, layer) else experts))
 
 
 EXAONE_MOE = Architecture(
@@ -48,13 +35,13 @@ EXAONE_MOE = Architecture(
         *moe.counts("num_experts"),
         Count("expert_shared_count", "num_shared_experts", most=moe.MOST_EXPERTS),
         Count("expert_feed_forward_length", "moe_intermediate_size"),
-        _SharedWidth(),
+        moe.SharedWidth(_dimensions),
         Number("expert_weights_scale", "routed_scaling_factor"),
         *(moe.Groups("num_experts") if rule == moe.Groups() else rule for rule in moe.SIGMOID_IN_GROUPS),
     ),
     dimensions=_dimensions,
     outside=decoder.OUTSIDE_WITH_OUTPUT,
-    block=_block,
+    block=moe.behind_dense(qwen3.ATTENTION, (*moe.routed(), *moe.shared("mlp.shared_experts"), _BIAS)),
     constants=rope_freqs,
     ignored=(r"\.rotary_emb\.inv_freq$", r"^mtp\."),
     renames=((r"\.mlp\.gate\.e_score_correction_bias", ".mlp.e_score_correction_bias"),),  # as it is in memory

@@ -15,7 +15,7 @@ from hubquant.convert.rules.heads_by_layer import FULL, LINEAR, HeadsByLayer, at
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import SILU, Constant, Count, Epsilon, Fixed, Rule, Settings, integer
 from hubquant.convert.rules.state_space import StateHeads, StepsWithoutLimit, TwiceAsWide
-from hubquant.convert.tables import Module, Row, linear, norm
+from hubquant.convert.tables import Module, Row, norm
 from hubquant.gguf_file.metadata import Metadata, boolean, u32
 
 if TYPE_CHECKING:
@@ -28,12 +28,6 @@ _ATTENTION: tuple[Row, ...] = tuple(
     if isinstance(row, Module) and row.name == "self_attn.k_proj"
     else row
     for row in llama.ATTENTION
-)
-_MIXER: tuple[Row, ...] = (
-    *mamba.mixer2("mamba"),
-    mamba.mixer2_norm("mamba"),
-    linear("mamba.in_proj", "n_in", "n_embd"),
-    linear("mamba.out_proj", "n_embd", "n_inner"),
 )
 _OF_MIXER = (
     *("mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state", "mamba_d_conv", "mamba_expand"),
@@ -86,7 +80,7 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
 
 
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
-    mixer = (norm("input_layernorm"), *_MIXER, norm("post_attention_layernorm"))
+    mixer = (norm("input_layernorm"), *mamba.whole_mixer2("mamba"), norm("post_attention_layernorm"))
     return (
         *(_ATTENTION if attends(config, layer) else mixer),
         *(_ROUTED if config.num_local_experts else _DENSE),
@@ -98,10 +92,7 @@ GRANITE_HYBRID = Architecture(
     classes={"GraniteMoeHybridForCausalLM": "granitemoehybrid"},
     restored_as="granitemoehybrid",
     rules=(
-        Count("vocab_size", "vocab_size"),
-        Constant("context_length", u32(1 << 20)),  # nothing knows positions
-        Count("embedding_length", "hidden_size"),
-        Count("block_count", "num_hidden_layers", most=10_000),
+        *mamba.SIZES,
         _Width(),
         HeadsByLayer(_layer_types),
         Rope(),

@@ -18,11 +18,14 @@ from hubquant.models.taps.tap import ModuleOutput, Tap
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-_RULES: tuple[Rule, ...] = (
+SIZES: tuple[Rule, ...] = (
     Count("vocab_size", "vocab_size"),
-    Constant("context_length", u32(1 << 20)),  # no model of this kind has a limit
+    Constant("context_length", u32(1 << 20)),  # nothing knows positions, and no model of this kind has a limit
     Count("embedding_length", "hidden_size"),
     Count("block_count", "num_hidden_layers", most=10_000),
+)
+_RULES: tuple[Rule, ...] = (
+    *SIZES,
     Constant("feed_forward_length", u32(0)),
     Constant("attention.head_count", u32(0)),
     Epsilon("attention.layer_norm_rms_epsilon", "layer_norm_epsilon"),
@@ -69,6 +72,16 @@ def mixer2_norm(module: str) -> Row:
     """The norm goes over each group."""
     grouped = ("n_group", "n_inner_group")
     return Tensors((f"{module}.norm.weight",), {"ssm_norm.weight": grouped}, (reshape(("n_inner",), grouped),))
+
+
+def whole_mixer2(module: str) -> tuple[Row, ...]:
+    """Mamba 2's mixer with its norm, and with projections whose numbers stay as they are."""
+    return (
+        *mixer2(module),
+        mixer2_norm(module),
+        linear(f"{module}.in_proj", "n_in", "n_embd", stem="ssm_in"),
+        linear(f"{module}.out_proj", "n_embd", "n_inner", stem="ssm_out"),
+    )
 
 
 def _convolution(module: str, channels: str) -> tuple[Row, ...]:
@@ -178,12 +191,6 @@ MAMBA2 = Architecture(
     dimensions=_dimensions2,
     outside=_OUTSIDE,
     blocks="backbone.layers",
-    block=every_layer(
-        norm("norm"),
-        *mixer2("mixer"),
-        mixer2_norm("mixer"),
-        linear("mixer.in_proj", "n_in", "n_embd"),
-        linear("mixer.out_proj", "n_embd", "n_inner"),
-    ),
+    block=every_layer(norm("norm"), *whole_mixer2("mixer")),
     without_effect=("time_step_rank",),  # of Mamba 1
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hubquant.convert.architecture import Block
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import Dimensions, split
 from hubquant.convert.rules.rule import (
@@ -85,6 +87,17 @@ class DenseLayersFirst(Rule):
         return {"mlp_layer_types": _kinds(integer(metadata, "leading_dense_block_count") or 0, n_layer)}
 
 
+@dataclass(frozen=True)
+class SharedWidth(Rule):
+    """The width of all the experts that every token passes, by the family's ``dimensions``: there may be none."""
+
+    dimensions: Callable[[PreTrainedConfig], Dimensions]
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        width = self.dimensions(config)["n_ff_shexp"]
+        return {"expert_shared_feed_forward_length": u32(width)} if width else {}
+
+
 def _kinds(dense: int, n_layer: int) -> list[str]:
     return [DENSE if layer < dense else "sparse" for layer in range(n_layer)]
 
@@ -101,6 +114,15 @@ def counts(total: str, used: str = "num_experts_per_tok") -> tuple[Count, ...]:
         Count("expert_count", total, most=MOST_EXPERTS),
         Count("expert_used_count", used, most=MOST_EXPERTS),
     )
+
+
+def behind_dense(attention: tuple[Row, ...], experts: tuple[Row, ...]) -> Block:
+    """Layers with ``experts`` behind those with one feed-forward layer."""
+
+    def block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
+        return (*attention, *(decoder.gated_mlp() if is_dense(config, layer) else experts))
+
+    return block
 
 
 DENSE_BY_COUNT = Count("leading_dense_block_count", "first_k_dense_replace", most=10_000, least=0)

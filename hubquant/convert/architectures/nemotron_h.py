@@ -126,12 +126,7 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
 
 
 _MIXERS: dict[str, tuple[Row, ...]] = {
-    LINEAR: (
-        *mamba.mixer2("mixer"),
-        mamba.mixer2_norm("mixer"),
-        linear("mixer.in_proj", "n_in", "n_embd", stem="ssm_in"),
-        linear("mixer.out_proj", "n_embd", "n_inner", stem="ssm_out"),
-    ),
+    LINEAR: mamba.whole_mixer2("mixer"),
     FULL: (  # in the order of Llama's, though nothing rotates them
         linear("mixer.q_proj", "n_embd_q", "n_embd", operations=(interleave_halves("n_head"),), stem="attn_q"),
         linear("mixer.k_proj", "n_embd_kv", "n_embd", operations=(interleave_halves("n_head_kv_all"),), stem="attn_k"),
@@ -187,10 +182,7 @@ NEMOTRON_H = Architecture(
     classes={"NemotronHForCausalLM": "nemotron_h"},
     restored_as="nemotron_h",
     rules=(
-        Count("vocab_size", "vocab_size"),
-        Constant("context_length", u32(1 << 20)),  # nothing knows positions
-        Count("embedding_length", "hidden_size"),
-        Count("block_count", "num_hidden_layers", most=10_000),
+        *mamba.SIZES,
         _Layers(),
         Constant("rope.scaling.finetuned", boolean(False)),
         Epsilon("attention.layer_norm_epsilon", "layer_norm_epsilon"),
