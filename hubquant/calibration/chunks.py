@@ -49,6 +49,11 @@ class Chunks:
         ids = self.ids[list(numbers)]
         return Chunks(ids, self.datasets, (), fingerprint_of_ids(ids))
 
+    def spread(self, most: int) -> Chunks:
+        """At most so many of the chunks, from the beginning of the text to its end."""
+        n = min(most, len(self))
+        return self.part([i * len(self) // n for i in range(n)])
+
 
 def build(
     sources: Sequence[TextSource], tokenizer: PreTrainedTokenizerBase, chunk_size: int, chunks: int, seed: int

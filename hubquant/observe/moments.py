@@ -151,8 +151,6 @@ def _by_step(
             each.drop()
 
 
-def held_out(chunks: Chunks, most: int) -> Chunks:
-    """At most ``most`` of those that only measure, from the beginning of the text to its end."""
-    numbers = [number for number in range(len(chunks)) if is_held_out(number, len(chunks))]
-    n = min(most, len(numbers))
-    return chunks.part([numbers[i * len(numbers) // n] for i in range(n)])
+def held_out(chunks: Chunks) -> Chunks:
+    """Those that only measure."""
+    return chunks.part([number for number in range(len(chunks)) if is_held_out(number, len(chunks))])

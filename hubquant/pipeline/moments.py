@@ -52,11 +52,12 @@ class StreamedMoments(MomentsSource):
             )
         return cls(component, chunks, device)
 
-    def held_out(self, most: int) -> Chunks:
-        """At most ``most`` of the chunks that tell how good the rounding is."""
+    @property
+    def held_out(self) -> Chunks:
+        """The chunks that tell how good the rounding is."""
         from hubquant.observe.moments import held_out
 
-        return held_out(self.chunks, most)
+        return held_out(self.chunks)
 
     @property
     def made_from(self) -> Mapping[str, Any]:

@@ -97,7 +97,7 @@ def prepare(
     if recipe.quantize.rounding == "feedback" and texts.calibration is not None:
         moments = StreamedMoments.of(component, texts.calibration, device)
         if baseline is not None:
-            held_out = _baseline(component, moments.held_out(GATE_CHUNKS), recipe, model)
+            held_out = _baseline(component, moments.held_out.spread(GATE_CHUNKS), recipe, model)
     sensitivity: SensitivityTask | FedBackSensitivity | None = None
     chosen: Sequence[Chosen] = ()
     undecided = False

@@ -71,9 +71,7 @@ class SensitivityTask(Measurement["Sensitivities"]):
         cls, component: Component, text: Chunks, importance: Importance | None, mode: Mode, device: Device
     ) -> SensitivityTask:
         """Over some chunks of ``text``, from its beginning to its end."""
-        n = min(MOST_CHUNKS, len(text))
-        chunks = text.part([i * len(text) // n for i in range(n)])
-        return cls(component.complete, chunks, importance, mode, device)
+        return cls(component.complete, text.spread(MOST_CHUNKS), importance, mode, device)
 
     @property
     def type(self) -> type[Sensitivities]:

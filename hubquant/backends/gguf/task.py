@@ -222,17 +222,16 @@ class _Reading:
         left = {name: wanted[name] for name in names.values()}
         for found in self._of.moments.by_block(frozenset(names), self._folder, self._context, self._n_threads):
             self._moments = {names[origin]: moments for origin, moments in found.items()}
-            self._factors = Factors(self._n_threads)
             here = {name: left.pop(name) for name in self._moments}
             yield from stream(component.conversion, source.checkpoint, here)
-        self._moments = {}
+            self._moments, self._factors = {}, Factors(self._n_threads)
+            del found  # before the moments of the next block are there
         yield from stream(component.conversion, source.checkpoint, left)  # of which nothing was seen
 
     def rounding(self, name: str) -> tuple[int, Rounding] | None:
         if (moments := self._moments.get(name)) is None:
             return None
         threads = self._n_threads if len(self._moments) == moments.n_matrices == 1 else 1  # as the output layer is
-
         factors = self._factors
 
         def rounded(number: int, x: torch.Tensor, type: str, importance: torch.Tensor | None) -> torch.Tensor:
