@@ -103,7 +103,7 @@ def ours(weights: list[Weight], types: tuple[str, ...]) -> tuple[float, float]:
             factors.of(weight.inputs, 0, type)
             factoring += time.process_time() - before
             importance = weight.inputs.seen.diagonal()
-            rounded_with_feedback(weight.name, 0, weight.rows, type, importance, weight.inputs, factors, journal)
+            rounded_with_feedback(weight.name, 0, weight.rows, type, importance, weight.inputs, factors, journal, 1)
     return time.process_time() - start, factoring
 
 
