@@ -146,9 +146,16 @@ def _class_and_task(config: Mapping[str, Any], supported: Collection[str]) -> tu
 
 
 def nearest_hint(name: str, supported: Collection[str]) -> str:
-    nearest = difflib.get_close_matches(name, supported, n=3, cutoff=0.5)
-    near = f"the nearest supported ones are {', '.join(nearest)}; " if nearest else ""
-    return f"{near}docs/architectures.md lists what is converted"
+    def alike(other: str) -> float:
+        return difflib.SequenceMatcher(a=other, b=name).ratio()
+
+    def of_one_family(other: str) -> float:
+        return difflib.SequenceMatcher(a=other.partition("For")[0], b=name.partition("For")[0]).ratio()
+
+    near = [other for other in supported if alike(other) >= 0.5]
+    nearest = sorted(near, key=lambda other: (of_one_family(other), alike(other)), reverse=True)[:3]
+    told = f"the nearest supported ones are {', '.join(nearest)}; " if nearest else ""
+    return f"{told}docs/architectures.md lists what is converted"
 
 
 def _task(model_class: type) -> str:

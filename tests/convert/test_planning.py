@@ -238,7 +238,7 @@ def test_quantized_sources_are_named(method: str, folder: Path) -> None:
 
 
 UNKNOWN = {
-    "LlamaForCausalLMEagle3": {"architectures": ["LlamaForCausalLMEagle3"]},
+    "LlamaForSequenceClassification": {"architectures": ["LlamaForSequenceClassification"]},
     "Qwen9ForCausalLM": {"architectures": ["Qwen9ForCausalLM"]},
     "gptj": {"architectures": None, "model_type": "gptj"},
 }
