@@ -28,8 +28,6 @@ def build_uneven(family: str, folder: Path, **config: Any) -> Path:
 def uneven(weights: Weights) -> None:
     generator = torch.Generator().manual_seed(1)
     for name, x in weights.items():
-        if name.endswith("dt_bias"):
-            x = x.abs()  # llama.cpp's softplus loses the last digits of short steps, which add up
         if x.dim() == 1:
             weights[name] = x + 0.3 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
