@@ -113,7 +113,7 @@ NEMOTRON_H: dict[str, Any] = {
     "n_groups": 2,
     "ssm_state_size": 32,
     "chunk_size": 32,
-    "time_step_floor": 3.0,  # llama.cpp's softplus loses the last digits of short steps, which add up
+    "time_step_floor": 6.0,  # llama.cpp's softplus loses the last digits of short steps, which add up
 }
 NEMOTRON_H_EXPERTS = {
     "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"],
