@@ -162,8 +162,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
     restored = {family for family, _ in test_restore.MODELS.values()}
     restored |= {*_parameters(test_encoders.test_reading_back_gives_the_same_weights, "family")}
     seeing = {MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[family] for family in test_text_tower.SEEING}
-    alone: Any = _parameters(test_names.test_a_base_class, ("family", "tied"))
-    bases = {family: MODEL_MAPPING_NAMES[family] for family, _ in alone}
+    bases = {family: MODEL_MAPPING_NAMES[family] for family in _parameters(test_names.test_a_base_class, "family")}
     ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in test_encoders.RERANKERS}
     for each in ARCHITECTURES:
         types = set(each.classes.values())
@@ -209,7 +208,7 @@ def _variant(case: str) -> str:
     return re.sub(r"^\w+,? ?", "", case)
 
 
-def _parameters(test: Callable[..., Any], argument: str | tuple[str, ...]) -> Iterable[str]:
+def _parameters(test: Callable[..., Any], argument: str) -> Iterable[str]:
     """What ``test`` is parametrized with."""
     marks = getattr(test, "pytestmark")  # noqa: B009
     return next(mark.args[1] for mark in marks if mark.name == "parametrize" and mark.args[0] == argument)
