@@ -61,16 +61,18 @@ class Each:
 
 @dataclass(frozen=True)
 class Stack:
-    """Tensors of equal shape [...], one of each expert, become one [experts, ...]."""
+    """Tensors of equal shape [...], such as those of each expert, become one with a new ``axis``: [experts, ...]."""
+
+    axis: int = 0
 
     def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         import torch
 
-        return [torch.stack(list(tensors))]
+        return [torch.stack(list(tensors), self.axis)]
 
     def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         (stack,) = tensors
-        return list(stack)
+        return stack.unbind(self.axis)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from hubquant.convert.diffusion.importance import fit_denoiser, fit_text_encoder
 from hubquant.convert.rules.rule import integer
 from hubquant.errors import NotSupportedYet
 from hubquant.models.encoder import Pooling
+from hubquant.sources.projector import MMPROJ, ProjectorSource
 from hubquant.sources.pulled import Pulled
 
 if TYPE_CHECKING:
@@ -63,10 +64,19 @@ class Component:
         inputs: Inputs | None = None if conversion.cannot_run else "prompts"
         return cls(source.component or DENOISER, Pulled(source), conversion, (), inputs, 0, 0)
 
+    @classmethod
+    def projector(cls, source: ProjectorSource) -> Component:
+        """It is not run by itself."""
+        return cls(MMPROJ, Pulled(source), source.conversion(), ("v.blk", "a.blk"), None, 0, 0)
+
     @property
     def denoises(self) -> bool:
         """Whether it is the denoiser of pictures or videos."""
-        return self.name != LANGUAGE_MODEL
+        return self.name not in (LANGUAGE_MODEL, MMPROJ)
+
+    @property
+    def has_vocabulary(self) -> bool:
+        return self.name == LANGUAGE_MODEL
 
     @property
     def source(self) -> SourceModel:

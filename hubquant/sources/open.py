@@ -26,6 +26,7 @@ from hubquant.sources.denoiser import (
 )
 from hubquant.sources.gguf_denoiser import open_gguf_model
 from hubquant.sources.pipeline import is_pipeline, is_text_encoder
+from hubquant.sources.projector import MMPROJ, ProjectorSource, needed_projector
 from hubquant.sources.source import SourceModel
 from hubquant.sources.text_encoder import open_hub_text_encoder, open_text_encoder
 
@@ -38,6 +39,8 @@ def open_source(reference: ModelReference, pre_tokenizer: str | None = None, tok
     """A repository of the Hub is read with ``token``. Raises ``HubAccessError``, ``CheckpointError`` or
     ``NotSupportedYet`` when the model cannot be used, ``UserError`` for a component of what has none."""
     source = _open(reference, token)
+    if reference.component == MMPROJ and not source.component:
+        source = needed_projector(source)
     if reference.component and not source.component:
         raise UserError(
             f"{reference.display_name} has no component {reference.component}",
@@ -48,12 +51,14 @@ def open_source(reference: ModelReference, pre_tokenizer: str | None = None, tok
 
 
 def open_component(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> Component:
-    """What of a source is quantized: a language model, which may be the text encoder of a pipeline, or the denoiser of
-    one."""
+    """What of a source is quantized: a language model, which may be the text encoder of a pipeline, the denoiser of
+    one, or the projector of a multimodal model."""
     return component_of(open_source(reference, pre_tokenizer, token))
 
 
 def component_of(source: SourceModel) -> Component:
+    if isinstance(source, ProjectorSource):
+        return Component.projector(source)
     return Component.denoiser(source) if isinstance(source, DenoiserSource) else Component.language_model(source)
 
 

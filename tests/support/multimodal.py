@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hubquant.models.tiny import TOKENIZERS, llama3_tokenizer
@@ -51,11 +53,21 @@ SIZES = {
 }
 
 
-def build_multimodal(family: str, text: str, tower: str, folder: Path, *, tied: bool = False, **config: Any) -> Path:
+def build_multimodal(
+    family: str,
+    text: str,
+    tower: str,
+    folder: Path,
+    *,
+    tied: bool = False,
+    whole: Mapping[str, Any] = MappingProxyType({}),
+    seeing: Mapping[str, Any] = MappingProxyType({}),
+    **config: Any,
+) -> Path:
     """A tiny model of ``family`` with a language model of the type ``text`` and a ``tower`` of that type, for sound if
     it is an encoder.
 
-    ``config`` is for the language model.
+    ``config`` is for the language model, ``seeing`` for the tower, and ``whole`` for both together.
     """
     import torch
     from transformers import AutoConfig, AutoModelForMultimodalLM
@@ -65,19 +77,20 @@ def build_multimodal(family: str, text: str, tower: str, folder: Path, *, tied: 
     settings = {"model_type": text, "vocab_size": len(tokenizer), "tie_word_embeddings": tied, **ids, **SIZES, **config}
     torch.manual_seed(0)
     towers = (
-        {"audio_config": {"model_type": tower, **SOUND}}
+        {"audio_config": {"model_type": tower, **SOUND, **seeing}}
         if tower.endswith("encoder")
-        else {"vision_config": {"model_type": tower, **VISION}}
+        else {"vision_config": {"model_type": tower, **VISION, **seeing}}
     )
-    whole = AutoConfig.for_model(
+    described = AutoConfig.for_model(
         family,
         text_config=settings,
         **towers,
         tie_word_embeddings=tied,
         image_token_index=len(tokenizer) - 1,
+        **whole,
     )
     auto: Any = AutoModelForMultimodalLM
-    auto.from_config(whole).save_pretrained(folder)
+    auto.from_config(described).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return edit_weights(folder, uneven)
 

@@ -152,7 +152,7 @@ class GGUF(Backend[Quantize, QuantizedFile]):
         if component.whole:
             weights = without_layers(weights, component)
         vocabulary = None
-        if not component.denoises and (source.converts_tokenizer or self.compares):
+        if component.has_vocabulary and (source.converts_tokenizer or self.compares):
             with progress.doing("comparing the tokenizer with llama.cpp's"):
                 vocabulary = check_tokenizer(source, weights)
         return CheckedGGUF(component, settings, weights, vocabulary, self)

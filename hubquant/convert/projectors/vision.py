@@ -1,0 +1,119 @@
+"""What encoders of pictures share: the rows of a vision transformer, and the keys that every one has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hubquant.convert.operations import Dimensions
+from hubquant.convert.projectors.projector import Multimodal
+from hubquant.convert.tables import Module, Row, Tensors, norm
+from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, boolean, f32, f32s, string, u32
+
+PREPROCESSOR = "preprocessor_config.json"
+TOWER = (r"^model\.(vision_tower|multi_modal_projector|connector|vision_model|visual)\.", r"\1.")
+"""Checkpoints of transformers 4.52 and later have one module around everything."""
+SIGLIP = (r"^vision_tower\.vision_model\.", "vision_tower.")
+"""Transformers 5 has one module less around SigLIP's and CLIP's encoders."""
+_GELU = ("gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "quick_gelu")
+
+
+def size(value: Any, setting: str) -> int:
+    """Of a square, which some configurations give as [height, width]. Raises ``NotSupportedYet`` for others."""
+    sides = {*value} if isinstance(value, list | tuple) else {value}
+    if len(sides) != 1 or type(side := sides.pop()) is not int:
+        raise NotSupportedYet(f"{setting} {value} of pictures", why="llama.cpp has one size for both sides")
+    return side
+
+
+def dimensions(model: Multimodal) -> Dimensions:
+    """n_embd, n_ff, n_layer, n_patch (pixels of a patch's side) and n_patches of the encoder, and n_out, which is the
+    width of the language model."""
+    vision = model.vision
+    patch = size(vision.patch_size, "patch_size")
+    return {
+        "n_embd": vision.hidden_size,
+        "n_ff": vision.intermediate_size,
+        "n_layer": vision.num_hidden_layers,
+        "n_channels": 3,
+        "n_patch": patch,
+        "n_patches": (size(vision.image_size, "image_size") // patch) ** 2,
+        "n_out": model.text.hidden_size,
+    }
+
+
+def metadata(model: Multimodal, projector: str, **sizes: Any) -> Metadata:
+    """The keys of every encoder of pictures; ``sizes`` stand in the place of settings by transformers' names.
+
+    Raises ``CheckpointError`` where the processor says nothing of the colours, and ``NotSupportedYet`` for an
+    activation that llama.cpp does not compute.
+    """
+    vision = model.vision
+
+    def setting(name: str) -> Any:
+        return sizes[name] if name in sizes else getattr(vision, name)
+
+    return {
+        "has_vision_encoder": boolean(True),
+        "projector_type": string(projector),
+        "vision.projection_dim": u32(model.text.hidden_size),
+        "vision.image_size": u32(size(setting("image_size"), "image_size")),
+        "vision.patch_size": u32(size(setting("patch_size"), "patch_size")),
+        "vision.embedding_length": u32(setting("hidden_size")),
+        "vision.feed_forward_length": u32(setting("intermediate_size")),
+        "vision.block_count": u32(setting("num_hidden_layers")),
+        "vision.attention.head_count": u32(setting("num_attention_heads")),
+        "vision.attention.layer_norm_epsilon": f32(setting("layer_norm_eps")),
+        "vision.image_mean": f32s(_colours(model, "image_mean")),
+        "vision.image_std": f32s(_colours(model, "image_std")),
+        **_activation(setting("hidden_act")),
+    }
+
+
+def _activation(name: str) -> Metadata:
+    """llama.cpp's default is the quick one."""
+    if name in ("silu", "swish"):
+        return {"use_silu": boolean(True)}
+    if name not in _GELU:
+        raise NotSupportedYet(f"hidden_act {name!r} of an encoder of pictures", why="llama.cpp has GELU and SiLU here")
+    return {} if name == "quick_gelu" else {"use_gelu": boolean(True)}
+
+
+def _colours(model: Multimodal, name: str) -> list[float]:
+    """[red, green, blue]"""
+    found = model.processor.get(name)
+    if not isinstance(found, list) or len(found) != 3 or not all(isinstance(x, int | float) for x in found):
+        raise CheckpointError(
+            f"{PREPROCESSOR} has no {name} of three colours",
+            why="pictures are brought to it before they are encoded",
+            hint="take the file from the repository that the model comes from",
+        )
+    return found
+
+
+def patches(name: str, *, bias: bool) -> Module:
+    """Of a picture [channels, height, width]."""
+    return Module(name, ("n_embd", "n_channels", "n_patch", "n_patch"), bias, stem="v.patch_embd")
+
+
+def positions(name: str, count: str = "n_patches") -> Row:
+    """An embedding of each patch's place."""
+    return Tensors((name,), {"v.position_embd.weight": (count, "n_embd")})
+
+
+def weight(name: str, rows: str, columns: str, stem: str, *, bias: bool | str = False) -> Module:
+    """A weight [rows, columns], which no importance matrix sees."""
+    return Module(name, (rows, columns), bias, stem=stem)
+
+
+CLIP_LAYER: tuple[Row, ...] = (
+    norm("layer_norm1", bias=True, stem="ln1"),
+    weight("self_attn.q_proj", "n_embd", "n_embd", "attn_q", bias=True),
+    weight("self_attn.k_proj", "n_embd", "n_embd", "attn_k", bias=True),
+    weight("self_attn.v_proj", "n_embd", "n_embd", "attn_v", bias=True),
+    weight("self_attn.out_proj", "n_embd", "n_embd", "attn_out", bias=True),
+    norm("layer_norm2", bias=True, stem="ln2"),
+    weight("mlp.fc1", "n_ff", "n_embd", "ffn_up", bias=True),
+    weight("mlp.fc2", "n_embd", "n_ff", "ffn_down", bias=True),
+)
+"""Of CLIP and SigLIP."""
