@@ -86,7 +86,7 @@ NaN and infinite weights stop the conversion itself, because only the weights te
 
 * Layers that predict further tokens (MTP): of {ahead} with a note in the
   plan, of Qwen3-Next and Qwen3.5 without one.
-* Vision and sound towers, with a note in the plan. Files for projectors (mmproj) are not written yet.
+* Vision and sound towers that no projector is known for, with a note in the plan; see below for the others.
 {windows}
 * What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
 * Poolers and heads of encoders but those of rerankers, which have one score: llama.cpp embeds without them. Of a

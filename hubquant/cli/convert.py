@@ -43,6 +43,9 @@ def convert(
         Option("--base", "--base-model-id", help="Of an adapter, its base model (default: the one that it names)."),
     ] = None,
     component: ComponentOption = None,
+    mmproj: Annotated[
+        bool, Option("--mmproj", help="Of a multimodal model, convert what it sees or hears with instead.")
+    ] = False,
     vocab_only: Annotated[bool, Option("--vocab-only", help="Extract only the vocab.")] = False,
     split_max_size: SplitMaxSizeOption = None,
     split_max_tensors: SplitMaxTensorsOption = None,
@@ -60,6 +63,10 @@ def convert(
     if list_architectures:
         _show_architectures(output)
         return
+    if mmproj and component is not None:
+        raise UserError(
+            "--mmproj and --component are two things", why="Each names a part of a model.", hint="write one of them"
+        )
     if model is None:
         raise UserError("MODEL is missing", why="A Hub id or a folder.", hint="write: hubquant convert MODEL")
     chosen = converted_type(type, model) if type and type.lower() != AUTO else None
@@ -71,13 +78,15 @@ def convert(
     from hubquant.commands.files import convert as plan_convert
     from hubquant.convert.rules.authorship import read_authorship
     from hubquant.gguf_file.metadata import string
+    from hubquant.sources.projector import MMPROJ
 
     own = read_authorship(metadata) if metadata else {}
     if model_name:
         own = {**own, "general.name": string(model_name)}
+    part = MMPROJ if mmproj else component
     wanted, placing = Converting(chosen, pre_tokenizer, own, vocab_only, base), Placing(out or Path(), split=split)
     finish(
-        lambda store, progress: plan_convert(reference(model, component), wanted, placing, store, progress),
+        lambda store, progress: plan_convert(reference(model, part), wanted, placing, store, progress),
         store,
         dry_run,
         output,

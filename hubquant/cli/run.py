@@ -59,6 +59,12 @@ OffloadOption = Annotated[
     Literal["auto", "none", "cpu", "disk", "stream"] | None,
     typer.Option("--offload", help="For models larger than memory; stream has one block in memory at a time."),
 ]
+MmprojOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mmproj", help="Of a multimodal model, types of the file that it sees or hears with (default: F16), or none."
+    ),
+]
 NoEvalOption = Annotated[bool, typer.Option("--no-eval", help="Measure nothing.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The output folder (default: <model>-GGUF).")]
 
@@ -75,6 +81,7 @@ def run(
     revision: RevisionOption = None,
     component: ComponentOption = None,
     offload: OffloadOption = None,
+    mmproj: MmprojOption = None,
     no_eval: NoEvalOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -101,7 +108,7 @@ def run(
                 set or [],
                 types=types,
                 imatrix=imatrix,
-                flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, no_eval),
+                flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, mmproj, no_eval),
             ),
         ]
         if dry_run:
@@ -135,6 +142,7 @@ def plan(
     revision: RevisionOption = None,
     component: ComponentOption = None,
     offload: OffloadOption = None,
+    mmproj: MmprojOption = None,
     no_eval: NoEvalOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -152,7 +160,7 @@ def plan(
             set or [],
             types=types,
             imatrix=imatrix,
-            flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, no_eval),
+            flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, mmproj, no_eval),
         )
         _show_plan(recipe, [*permission, *overrides], folder, store, device, threads, output)
 
@@ -186,7 +194,7 @@ def _overrides(
     from hubquant.recipe import Override, matrices_instead
 
     named = {"--types": ("quantize.types", type_names(types, "--types", named=True) if types else None), **flags}
-    found = [Override(path, value, flag) for flag, (path, value) in named.items() if value]
+    found = [Override(path, value, flag) for flag, (path, value) in named.items() if value or value == []]
     matrices = matrices_instead(imatrix, "--imatrix") if imatrix else []
     return [*found, *matrices, *given]
 
@@ -199,6 +207,7 @@ def _flags(
     revision: str | None,
     component: str | None,
     offload: str | None,
+    mmproj: str | None,
     no_eval: bool,
 ) -> Mapping[str, tuple[str, Any]]:
     """The fields that have flags of their own in ``run`` and ``plan``."""
@@ -210,8 +219,13 @@ def _flags(
         "--revision": ("model.revision", revision),
         "--component": ("model.component", component),
         "--offload": ("imatrix.offload", offload),
+        "--mmproj": ("convert.mmproj", None if mmproj is None else _projector_types(mmproj)),
         "--no-eval": ("evaluate.skip", no_eval),
     }
+
+
+def _projector_types(text: str) -> list[str]:
+    return [] if text.lower() == "none" else [type.upper() for part in text.split(",") if (type := part.strip())]
 
 
 def _show_plan(

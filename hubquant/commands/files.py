@@ -109,8 +109,8 @@ def convert(
         )
     type = wanted.type or component.conversion.float_type
     placing, settings = placing.for_type(type), Quantize(types=(type,))
-    if wanted.vocab_only and component.denoises:
-        raise UserError("a denoiser has no vocabulary", hint="leave --vocab-only out")
+    if wanted.vocab_only and not component.has_vocabulary:
+        raise UserError(f"{component.source.name} has no vocabulary", hint="leave --vocab-only out")
     if wanted.vocab_only:
         return _vocabulary(component, settings, wanted, placing, store, progress)
     recipe = _recipe(model, settings, Imatrix(skip=True), wanted.pre_tokenizer)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from hubquant.models.load import Placement
 
 
+LANGUAGE_MODEL_ONLY = "only the language model is converted"
+"""How the note on what else a checkpoint has begins."""
+
+
 def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     """The language model alone, as its architecture's table names it; ``notes`` say how it was read.
 
@@ -81,4 +85,4 @@ def _language_model(checkpoint: Checkpoint) -> Checkpoint:
     n_others = len(checkpoint.tensors) - len(text)
     if not n_others:
         return plain
-    return plain.noting(f"only the language model is converted, not the {n_others} tensors for images or sound")
+    return plain.noting(f"{LANGUAGE_MODEL_ONLY}, not the {n_others} tensors for images or sound")
