@@ -27,6 +27,7 @@ def convert(
     vocab_only: bool = False,
     base: str | None = None,
     component: str | None = None,
+    mmproj: bool = False,
     split_max_size: str | None = None,
     split_max_tensors: int | None = None,
     pre_tokenizer: str | None = None,
@@ -39,8 +40,8 @@ def convert(
     ``out`` is the file, with the type for {ftype} and {FTYPE}, or a folder that is there, by default the current one.
     ``model_name`` is general.name, and ``metadata`` further keys, such as {"general.author": "me"}, or a JSON file of
     them. ``vocab_only`` writes the vocabulary alone. ``component`` is the part of a diffusers
-    pipeline, such as text_encoder_2. The file is cut at ``split_max_size`` ("5G") and after
-    ``split_max_tensors``.
+    pipeline, such as text_encoder_2, and with ``mmproj`` it is what a multimodal model sees or hears with. The file is
+    cut at ``split_max_size`` ("5G") and after ``split_max_tensors``.
 
     Returns its path, type and size in bytes. Raises ``HubquantError``.
     """
@@ -62,7 +63,7 @@ def convert(
 
         own = read_authorship(Path(metadata)) if isinstance(metadata, str | Path) else authorship(metadata or {})
         named = {} if model_name is None else authorship({"general.name": model_name})
-        wanted = Converting(chosen, pre_tokenizer, {**own, **named}, vocab_only, base)
+        wanted = Converting(chosen, pre_tokenizer, {**own, **named}, vocab_only, base, mmproj)
         placing = Placing(Path(out or ""), split=split)
         [made] = carry_out(prepare(reference(str(model), component), wanted, placing, opened, seen), opened, seen)
     return made

@@ -63,10 +63,6 @@ def convert(
     if list_architectures:
         _show_architectures(output)
         return
-    if mmproj and component is not None:
-        raise UserError(
-            "--mmproj and --component are two things", why="Each names a part of a model.", hint="write one of them"
-        )
     if model is None:
         raise UserError("MODEL is missing", why="A Hub id or a folder.", hint="write: hubquant convert MODEL")
     chosen = converted_type(type, model) if type and type.lower() != AUTO else None
@@ -78,15 +74,14 @@ def convert(
     from hubquant.commands.files import convert as plan_convert
     from hubquant.convert.rules.authorship import read_authorship
     from hubquant.gguf_file.metadata import string
-    from hubquant.sources.projector import MMPROJ
 
     own = read_authorship(metadata) if metadata else {}
     if model_name:
         own = {**own, "general.name": string(model_name)}
-    part = MMPROJ if mmproj else component
-    wanted, placing = Converting(chosen, pre_tokenizer, own, vocab_only, base), Placing(out or Path(), split=split)
+    wanted = Converting(chosen, pre_tokenizer, own, vocab_only, base, mmproj)
+    placing = Placing(out or Path(), split=split)
     finish(
-        lambda store, progress: plan_convert(reference(model, part), wanted, placing, store, progress),
+        lambda store, progress: plan_convert(reference(model, component), wanted, placing, store, progress),
         store,
         dry_run,
         output,

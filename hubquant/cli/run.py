@@ -62,7 +62,7 @@ OffloadOption = Annotated[
 MmprojOption = Annotated[
     str | None,
     typer.Option(
-        "--mmproj", help="Of a multimodal model, types of the file that it sees or hears with (default: F16), or none."
+        "--mmproj", help="Types of the file that a multimodal model sees or hears with (default: F16), or none."
     ),
 ]
 NoEvalOption = Annotated[bool, typer.Option("--no-eval", help="Measure nothing.")]

@@ -25,6 +25,7 @@ from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import Convert, Evaluate, Imatrix, ModelReference, Quantize, Recipe
 from hubquant.sources.adapter import Adapter, open_adapter
 from hubquant.sources.component import Component
+from hubquant.sources.projector import MMPROJ
 from hubquant.sources.source import SourceModel
 
 IMATRIX_HINT = "add --imatrix FILE (hubquant imatrix collect MODEL -o FILE makes one)"
@@ -76,19 +77,24 @@ class Placing:
 class Converting:
     """One file of ``type``, by default as the source is, or with ``vocab_only`` one without tensors. ``authorship`` is
     keys that stand in the place of the source's. ``base`` is the folder or Hub id of the model that an adapter changes,
-    by default the one that it names."""
+    by default the one that it names. ``mmproj`` is for what a multimodal model sees or hears with instead of the model."""
 
     type: str | None = None
     pre_tokenizer: str | None = None
     authorship: Metadata = field(default_factory=dict)
     vocab_only: bool = False
     base: str | None = None
+    mmproj: bool = False
 
 
 def convert(
     model: ModelReference, wanted: Converting, placing: Placing, store: Store, progress: Progress
 ) -> Job[list[MadeFile]]:
     """{ftype} and {FTYPE} in the name of a file stand for its type."""
+    if wanted.mmproj:
+        if model.component is not None:
+            raise UserError(f"{model.component} is another part of the model", hint="leave --component or --mmproj out")
+        model = model.model_copy(update={"component": MMPROJ})
     if wanted.vocab_only and placing.split != NOT_SPLIT:
         raise UserError("a vocabulary cannot be split", why="it has no tensors", hint="leave --split-max-… out")
     if not placing.is_file and not (out := placing.out).is_dir():
