@@ -194,6 +194,22 @@ INDEXERS = {
     "index_head_dim": 64,
 }
 ERNIE_EXPERTS = {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 64, "head_dim": ...}
+DENSE_LATENT: dict[str, Any] = {
+    "head_dim": ...,
+    "num_key_value_heads": 4,
+    **{name: size for name, size in LATENT.items() if name.endswith(("_rank", "_head_dim"))},
+}
+SINKS = {"num_hidden_layers": 5, "sliding_window": 32, "layer_rope_theta": [0, *4 * [10000.0]]}
+COHERE_EXPERTS = {
+    "num_hidden_layers": 6,
+    "sliding_window": 32,
+    "first_k_dense_replace": 1,
+    "prefix_dense_intermediate_size": 384,
+    "num_experts": 4,
+    "num_shared_experts": 2,
+    "expert_selection_fn": "sigmoid",
+    "logit_scale": 0.25,
+}
 TEMPERED = YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.3}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -357,6 +373,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "seed_oss": ("seed_oss", {"head_dim": 32}),
     "solar_open": ("solar_open", GLM_EXPERTS | {"rope_parameters": YARN}),
     "qwen3_moe": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True}),
+    "iquestcoder": ("iquestcoder", {}),
+    "jais2": ("jais2", {}),
+    "youtu": ("youtu", TIED | DENSE_LATENT),
+    "granite_swa": ("granite_swa", TIED | GRANITE | SINKS),
+    "granitemoe_swa": ("granitemoe_swa", GRANITE | SINKS | EXPERTS | {"shared_intermediate_size": 96}),
+    "cohere2_moe": ("cohere2_moe", TIED | COHERE_EXPERTS),
+    "cohere2_moe without shared experts": (
+        "cohere2_moe",
+        TIED
+        | COHERE_EXPERTS
+        | {"num_shared_experts": 0, "rms_norm_eps": 1e-5, "expert_selection_fn": "softmax", "first_k_dense_replace": 0},
+    ),
+    "hy_v3": ("hy_v3", QWEN_EXPERTS | {"num_hidden_layers": 3, "router_scaling_factor": 1.5}),
 }
 IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()
 # In normal form C, because llama.cpp does not normalize for Qwen as transformers does.

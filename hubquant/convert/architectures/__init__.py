@@ -11,6 +11,7 @@ from hubquant.convert.architectures.arcee import ARCEE
 from hubquant.convert.architectures.bailing_moe import BAILING_MOE2
 from hubquant.convert.architectures.bert import BERT, BERT_RERANKER, NOMIC_BERT
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
+from hubquant.convert.architectures.cohere2_moe import COHERE2_MOE
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from hubquant.convert.architectures.dots1 import DOTS1
 from hubquant.convert.architectures.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
@@ -28,9 +29,13 @@ from hubquant.convert.architectures.gpt_oss import GPT_OSS
 from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED
 from hubquant.convert.architectures.granite_hybrid import GRANITE_4, GRANITE_HYBRID
+from hubquant.convert.architectures.granite_swa import GRANITE_MOE_SWA, GRANITE_SWA
 from hubquant.convert.architectures.hunyuan import HUNYUAN_DENSE, HUNYUAN_MOE
+from hubquant.convert.architectures.hy_v3 import HY_V3
 from hubquant.convert.architectures.internlm2 import INTERNLM2
 from hubquant.convert.architectures.internlm3 import INTERNLM3
+from hubquant.convert.architectures.iquestcoder import IQUESTCODER
+from hubquant.convert.architectures.jais2 import JAIS2
 from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
 from hubquant.convert.architectures.llama import LLAMA
@@ -62,25 +67,26 @@ from hubquant.convert.architectures.stablelm import STABLELM
 from hubquant.convert.architectures.starcoder import STARCODER
 from hubquant.convert.architectures.starcoder2 import STARCODER2
 from hubquant.convert.architectures.t5 import T5, UMT5
+from hubquant.convert.architectures.youtu import YOUTU
 from hubquant.convert.rules.rule import Settings
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata
 from hubquant.models.identify import nearest_hint
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM2, INTERNLM3, SMOLLM3),
+    *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, IQUESTCODER, INTERNLM2, INTERNLM3, SMOLLM3),
     *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
     *(QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE),
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
-    *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID),
+    *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID, GRANITE_SWA, GRANITE_MOE_SWA),
     *(OLMO, OLMO2, OLMO3, OLMOE),
     *(FALCON, GPT2, GPTNEOX),
-    *(DEEPSEEK2, DEEPSEEK3, DEEPSEEK32, GLM4_MOE, GLM4_V_MOE, GLM4_MOE_LITE, GLM_MOE_DSA, GPT_OSS, MINISTRAL3),
+    *(DEEPSEEK2, DEEPSEEK3, DEEPSEEK32, GLM4_MOE, GLM4_V_MOE, GLM4_MOE_LITE, GLM_MOE_DSA, YOUTU, GPT_OSS, MINISTRAL3),
     *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
-    *(HUNYUAN_DENSE, HUNYUAN_MOE, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
-    *(COHERE, COHERE2),
+    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
+    *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
-    *(CHATGLM, EXAONE4, GLM4, GLM4_V, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
+    *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
     *(BERT, BERT_RERANKER, MODERN_BERT, NOMIC_BERT, T5, UMT5),
 )
 
