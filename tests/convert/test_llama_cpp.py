@@ -63,11 +63,12 @@ NEOX: dict[str, Any] = {"num_key_value_heads": ..., "head_dim": ...}
 NEW_FALCON = {"new_decoder_architecture": True, "num_kv_heads": 2, "multi_query": True}
 STRETCHED = {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 1000.0, "factor": 1.0}
 PHI_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-LONGROPE = PHI_ROPE | {
+LONGROPE: dict[str, Any] = PHI_ROPE | {
     "rope_type": "longrope",
     "short_factor": [1 + 0.01 * i for i in range(32)],
     "long_factor": [1 + 0.5 * i for i in range(32)],
 }
+LONGROPE_HALF = LONGROPE | {name: LONGROPE[name][:16] for name in ("short_factor", "long_factor")}
 MAMBA2 = {"num_heads": 8, "n_groups": 2, "state_size": 32, "chunk_size": 32}
 JAMBA = {
     "num_hidden_layers": 5,
@@ -200,6 +201,17 @@ DENSE_LATENT: dict[str, Any] = {
     **{name: size for name, size in LATENT.items() if name.endswith(("_rank", "_head_dim"))},
 }
 SINKS = {"num_hidden_layers": 5, "sliding_window": 32, "layer_rope_theta": [0, *4 * [10000.0]]}
+MPT = {"num_key_value_heads": ..., "head_dim": ..., "n_heads": 6, "d_model": 192, "attn_config": {"clip_qkv": 2.0}}
+BAMBA: dict[str, Any] = {
+    "num_hidden_layers": 3,
+    "head_dim": ...,
+    "attn_layer_indices": [1],
+    "mamba_n_heads": 8,
+    "mamba_d_head": 64,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 32,
+    "mamba_chunk_size": 32,
+}
 COHERE_EXPERTS = {
     "num_hidden_layers": 6,
     "sliding_window": 32,
@@ -385,6 +397,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         | COHERE_EXPERTS
         | {"num_shared_experts": 0, "rms_norm_eps": 1e-5, "expert_selection_fn": "softmax", "first_k_dense_replace": 0},
     ),
+    "bloom": ("bloom", TIED | {"num_key_value_heads": ..., "head_dim": ..., "n_head": 6, "hidden_size": 192}),
+    "mpt": ("mpt", TIED | MPT),
+    "minicpm3": ("minicpm3", TIED | DENSE_LATENT | {"v_head_dim": 64}),
+    "minicpm3 in a long context": (
+        "minicpm3",
+        DENSE_LATENT | {"v_head_dim": 64, "rope_parameters": LONGROPE_HALF | {"original_max_position_embeddings": 64}},
+    ),
+    "bamba": ("bamba", BAMBA),
     "hy_v3": ("hy_v3", QWEN_EXPERTS | {"num_hidden_layers": 3, "router_scaling_factor": 1.5}),
 }
 IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()

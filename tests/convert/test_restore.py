@@ -35,13 +35,11 @@ DEEPSEEK: dict[str, Any] = {
     "qk_nope_head_dim": 32,
     "v_head_dim": 24,
 }
-ROUTING = (
-    "num_experts_per_tok",
-    "moe_intermediate_size",
-    "n_routed_experts",
-    "n_shared_experts",
-    "first_k_dense_replace",
-)
+LATENT: dict[str, Any] = {
+    "head_dim": ...,
+    "num_key_value_heads": 4,
+    **{name: size for name, size in DEEPSEEK.items() if name.endswith(("_rank", "_head_dim"))},
+}
 GLM_EXPERTS: dict[str, Any] = {"n_routed_experts": 4, "moe_intermediate_size": 32, "num_experts_per_tok": 2}
 EXPERTS: dict[str, Any] = {"num_experts": 4, "moe_intermediate_size": 32, "num_experts_per_tok": 2}
 BOTH_ROPES = {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")}
@@ -146,9 +144,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("olmo3", {}),
     **{family: (family, {}) for family in ("iquestcoder", "jais2", "granite_swa")},
     "granitemoe_swa": ("granitemoe_swa", {"num_local_experts": 4, "shared_intermediate_size": 48}),
-    "youtu": (
-        "youtu",
-        {name: size for name, size in DEEPSEEK.items() if name not in (*ROUTING, "first_k_dense_replace")},
+    "youtu": ("youtu", LATENT),
+    "bloom": ("bloom", {"tie_word_embeddings": True, "head_dim": ...}),
+    "mpt": ("mpt", {"tie_word_embeddings": True, "d_model": 64, "n_heads": 4, "head_dim": ...}),
+    "minicpm3": ("minicpm3", LATENT | {"v_head_dim": 16}),
+    "bamba": (
+        "bamba",
+        {"num_hidden_layers": 2, "head_dim": ..., "attn_layer_indices": [0], "mamba_n_heads": 8, "mamba_d_state": 16},
     ),
     "hy_v3": ("hy_v3", EXPERTS | {"num_hidden_layers": 2}),
     "cohere2_moe": (
