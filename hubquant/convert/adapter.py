@@ -47,8 +47,9 @@ _UNSUPPORTED = {
 _LEAVES_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 _PLAIN_PATTERN = re.compile(r"[\w.^$\\]+")  # without repetition, which a stranger's expression could hang in
 _EMBEDDING = "token_embd.weight"
-# llama.cpp multiplies with these without looking for an adapter (src/models/deepseek2.cpp), and would say nothing.
-_NOT_ADAPTED = re.compile(r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b)\.weight$|^deepseek2 (.*\.attn_q|output)\.weight$")
+# llama.cpp multiplies with these without looking for an adapter (src/models/deepseek2.cpp and minicpm3.cpp), and would
+# say nothing.
+_NOT_ADAPTED = re.compile(r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b|kv_b)\.weight$|^deepseek2 (.*\.attn_q|output)\.weight$")
 
 
 @dataclass(frozen=True)
