@@ -77,8 +77,9 @@ and what to do instead; the exit code is 2:
 * weights quantized in other ways (GPTQ, AWQ, bitsandbytes, integers), with the model they were made from if named;
 * commands that would have to run a model whose code transformers lacks ({own_code}): an importance matrix and an
   evaluation. `convert` and `quantize` work;
-* what an encoder ({encoders}) cannot have: perplexity, KL divergence, scores of tests, `refine` and `tune`. It is
-  calibrated, and [measured by its embeddings](evaluation.md#encoders).
+* what an encoder ({encoders}) cannot have, or a decoder with a pooling of `sentence-transformers`, such as
+  Qwen3-Embedding: perplexity, KL divergence, scores of tests, `refine` and `tune`. It is calibrated, and
+  [measured by its embeddings](evaluation.md#encoders).
 
 NaN and infinite weights stop the conversion itself, because only the weights tell.
 
@@ -92,7 +93,11 @@ NaN and infinite weights stop the conversion itself, because only the weights te
 * Poolers and heads of encoders but those of rerankers, which have one score: llama.cpp embeds without them. Of a
   reranker the encoder is calibrated and measured, by the state that its score is made of. llama.cpp gives both texts of
   a pair the first one's kind of token, so that scores of BERT's (not of RoBERTa's) rerankers differ, with a note. The
-  pooling of `sentence-transformers` is kept.
+  pooling of `sentence-transformers` is kept, and of EmbeddingGemma its dense modules; those of other models are left
+  out with a note.
+* The output layer of Qwen3-Reranker but for the rows of "yes" and "no", and of other rerankers of `qwen3` but for those
+  of their `LogitScore`; one score (`Qwen3ForSequenceClassification`) becomes a row beside zeros, so that llama.cpp's
+  softmax of both is its sigmoid. A reranker of Qwen3 is known by its name, its card's heading, or that module.
 * The positions of RoBERTa's kin up to the padding token's, which no text has: a file begins with the first that a text
   has, as BERT's do, and is read back as BERT.
 
@@ -139,12 +144,18 @@ def document() -> str:
         float8="\n".join(_float8()),
         mxfp4=_names(each for each in ARCHITECTURES if "mxfp4" in each.quantized),
         own_code=_names(each for each in ARCHITECTURES if each.own_code),
-        encoders=_names(each for each in ARCHITECTURES if not each.generates),
+        encoders=_encoders(),
         ahead=_names(each for each in ARCHITECTURES if each.predicts_ahead),
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
     )
+
+
+def _encoders() -> str:
+    """Those that no decoder is called too."""
+    decoders = {name for each in ARCHITECTURES if each.generates for name in each.classes}
+    return _code(name for each in ARCHITECTURES for name in each.classes if name not in decoders)
 
 
 def _windows() -> str:
@@ -163,10 +174,11 @@ def _rows() -> Iterator[tuple[str, ...]]:
     restored |= {*_parameters(test_encoders.test_reading_back_gives_the_same_weights, "family")}
     seeing = {MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[family] for family in test_text_tower.SEEING}
     bases = {family: MODEL_MAPPING_NAMES[family] for family in _parameters(test_names.test_a_base_class, "family")}
-    ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in test_encoders.RERANKERS}
+    rerankers = (*test_encoders.RERANKERS, "qwen3")
+    ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in rerankers}
     for each in ARCHITECTURES:
         types = set(each.classes.values())
-        cases = [name for name, (family, _) in compared.items() if family in types]
+        cases = [name for name, (family, _) in compared.items() if family in types and each.generates]
         proof = NOTHING
         if seeing & {*each.classes}:
             yield f"`{each.name}`", _code(each.classes), "logits", "bit for bit", NOTHING
@@ -175,10 +187,10 @@ def _rows() -> Iterator[tuple[str, ...]]:
             cases, types = [], set()
             if stand_ins := [test_own_code.STAND_INS[name] for name in each.classes if name in test_own_code.STAND_INS]:
                 proof = f"stand-in: {stand_ins[0]}"
-        elif types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
-            proof = "logits"
-        elif {*each.classes} <= ranked:
+        elif {*each.classes} & ranked:
             proof = "scores"
+        elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
+            proof = "logits"
         elif types <= {*embedded}:
             proof = "embeddings"
         back = "bit for bit" if types and types <= restored else NOTHING
@@ -215,7 +227,7 @@ def _parameters(test: Callable[..., Any], argument: str) -> Iterable[str]:
 
 
 def _names(architectures: Iterable[Architecture]) -> str:
-    return ", ".join(_code(each.classes) for each in architectures)
+    return _code(dict.fromkeys(name for each in architectures for name in each.classes))
 
 
 def _code(names: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 from hubquant.checkpoint.headers import FLOATS, TensorInfo, listed, read_header
 from hubquant.checkpoint.json_files import read_config
 from hubquant.checkpoint.links import check_links
+from hubquant.checkpoint.modules import module_settings, with_dense
 from hubquant.checkpoint.storage import base_model
 from hubquant.checkpoint.weight_files import WeightFiles, local_files, weight_files
 from hubquant.errors import CheckpointError
@@ -39,7 +40,8 @@ _READ_AS_THEY_ARE = (*FLOATS, "F64", "U8")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """``config`` is config.json as it stands; ``tensors`` comes from the headers; ``folder`` holds the weight files.
+    """``config`` is config.json as it stands, and what the modules beside it say of themselves; ``tensors`` comes from
+    the headers, those of a dense module under its folder's name; ``folder`` holds the weight files.
 
     ``notes`` tell what of the files is not read, and how the rest is; ``base_model`` is the Hub id of the model that
     this one was made from, if its card or config.json tells.
@@ -55,10 +57,10 @@ class Checkpoint:
     def from_folder(cls, folder: Path) -> Checkpoint:
         """A folder with config.json and safetensors files, whose headers are read; ``CheckpointError`` otherwise."""
         check_links(folder)
-        files = weight_files(folder, local_files(folder))
-        config = read_config(folder)
-        tensors, notes = _merged({file: local_header(folder / file, file) for file in files.names})
-        return cls(config, tensors, folder, (*files.notes, *notes), base_model(config, read_card(folder)))
+        available = local_files(folder)
+        files = with_dense(weight_files(folder, available), folder, available)
+        headers = {file: local_header(folder / file, file) for file in files.names}
+        return replace(cls.from_headers(folder, files, headers), folder=folder)
 
     @classmethod
     def from_headers(
@@ -66,8 +68,9 @@ class Checkpoint:
     ) -> Checkpoint:
         """``folder`` holds config.json; the headers of the weight ``files``, tensors by file and name, came from
         elsewhere. Such a checkpoint has no weights to read. Raises ``CheckpointError`` as ``from_folder`` does."""
-        tensors, notes = _merged({file: headers[file] for file in files.names})
+        tensors, notes = _merged({file: headers[file] for file in files.names}, files.modules)
         config = read_config(folder)
+        config |= module_settings(folder, config, files.modules)
         return cls(config, tensors, None, (*files.notes, *notes), base_model(config, read_card(folder)))
 
     @property
@@ -157,11 +160,15 @@ def local_header(path: Path, name: str) -> dict[str, TensorInfo]:
         raise CheckpointError(f"{name} cannot be read", why=error.strerror or str(error)) from error
 
 
-def _merged(headers: Mapping[str, Mapping[str, TensorInfo]]) -> tuple[Mapping[str, TensorInfo], tuple[str, ...]]:
+def _merged(
+    headers: Mapping[str, Mapping[str, TensorInfo]], modules: Collection[str]
+) -> tuple[Mapping[str, TensorInfo], tuple[str, ...]]:
     """All tensors, and notes. As in transformers, of a tensor in two files the later one counts."""
     tensors: dict[str, TensorInfo] = {}
     twice = []
-    for header in headers.values():
+    for file, entries in headers.items():
+        module = file.rpartition("/")[0]
+        header = {f"{module}.{name}": info for name, info in entries.items()} if module in modules else entries
         twice += [name for name in header if name in tensors]
         tensors.update(header)
     found = counted(len(twice), "tensor is", "tensors are")

@@ -33,11 +33,13 @@ _SNAPSHOTS = "snapshots"
 class WeightFiles:
     """``names`` in the order in which transformers reads them, so that of a tensor in two files the last one counts.
 
-    ``notes`` name what lies beside them and is not read.
+    ``notes`` name what lies beside them and is not read. ``modules`` are folders of which each has one of the files and
+    names its tensors for itself.
     """
 
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
 
 
 def weight_files(folder: Path, available: Collection[str]) -> WeightFiles:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.finite import check_finite
 from hubquant.checkpoint.headers import TensorInfo
+from hubquant.checkpoint.modules import POOLING
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import is_base_class
 from hubquant.convert.config import read_architecture
 from hubquant.convert.matching import check_tensors
 from hubquant.convert.plain import plain_checkpoint
-from hubquant.convert.rules.pooling import POOLING, pooling_metadata
+from hubquant.convert.rules.pooling import pooling_metadata
 from hubquant.convert.rules.rule import without_option
 from hubquant.convert.settings import check_answered, setting_notes
 from hubquant.convert.tables import Bundle, Shape
@@ -44,7 +45,8 @@ class Conversion:
     ``bundles`` make the tensors. ``taps`` tell where an importance matrix sees what flows into the GGUF weights.
     ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``notes`` say what is
     not converted, and ``cannot_run`` why the model can be neither calibrated nor evaluated, if so. ``embeds`` tells an
-    encoder, which predicts no next token. ``strips_as_phi3`` is that of the vocabulary.
+    encoder, which predicts no next token, or a decoder that is made for embeddings. ``strips_as_phi3`` is that of the
+    vocabulary.
     """
 
     architecture: str
@@ -87,8 +89,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         config.tie_word_embeddings = True
     metadata = architecture_metadata(architecture, config)
     check_answered(architecture, config)
-    if not architecture.generates or (folder / POOLING).is_file():
-        metadata |= {f"{architecture.name}.{key}": value for key, value in pooling_metadata(folder).items()}
+    metadata |= {f"{architecture.name}.{key}": value for key, value in pooling_metadata(plain.config).items()}
     architecture = architecture.reading(plain.tensors)
     bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
     left_out = check_tensors(architecture, config, bundles, plain.tensors)
@@ -109,7 +110,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
             *vocabulary.notes,
         ),
         architecture.cannot_run or headless,
-        not architecture.generates,
+        not architecture.generates or POOLING in plain.config,
         vocabulary.strips_as_phi3,
     )
 
@@ -220,7 +221,9 @@ def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) 
                 why=" ".join(str(error).split())[:200],
                 hint="compare config.json with the one of the original repository",
             ) from error
-        metadata |= {f"{architecture.name}.{key}": value for key, value in keys.items()}
+        metadata |= {
+            key if key.startswith("tokenizer.") else f"{architecture.name}.{key}": value for key, value in keys.items()
+        }
     return metadata
 
 

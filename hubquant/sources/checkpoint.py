@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, read_header
+from hubquant.checkpoint.modules import with_dense
 from hubquant.checkpoint.weight_files import weight_files
 from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.plain import load_plain
@@ -74,7 +75,7 @@ def _read_hub(remote: RemoteModel) -> SourceModel:
     from hubquant.hub.pull import fetch_metadata
 
     folder = fetch_metadata(remote)
-    files = weight_files(folder, remote.files)
+    files = with_dense(weight_files(folder, remote.files), folder, remote.files)
     identify(folder, CLASSES, WITHOUT_CODE)
     return SourceModel(
         name=remote.id.rsplit("/", 1)[-1],

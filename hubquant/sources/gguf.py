@@ -110,7 +110,8 @@ class GGUFSource(SourceModel):
         name = str(self.file.metadata["general.architecture"].value)
         try:
             architecture, config = read_config(self.file)
-            taps, cannot_run, embeds = architecture.taps(config), architecture.cannot_run, not architecture.generates
+            taps, cannot_run = architecture.taps(config), architecture.cannot_run
+            embeds = not architecture.generates or f"{name}.pooling_type" in self.file.metadata
         except HubquantError as error:
             taps, cannot_run, embeds = {}, str(error), False
         tensors = sorted(self.file.tensors.values(), key=lambda tensor: file_order(tensor.name))

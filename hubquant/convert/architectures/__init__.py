@@ -24,6 +24,7 @@ from hubquant.convert.architectures.falcon_h1 import FALCON_H1
 from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.gemma3n import GEMMA3N
 from hubquant.convert.architectures.gemma4 import GEMMA4
+from hubquant.convert.architectures.gemma_embedding import GEMMA_EMBEDDING
 from hubquant.convert.architectures.glm4 import CHATGLM, GLM4, GLM4_V
 from hubquant.convert.architectures.glm4_moe import GLM4_MOE, GLM4_V_MOE, SOLAR_OPEN
 from hubquant.convert.architectures.gpt2 import GPT2
@@ -63,6 +64,7 @@ from hubquant.convert.architectures.qwen2 import QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
 from hubquant.convert.architectures.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from hubquant.convert.architectures.qwen3_next import QWEN3_NEXT
+from hubquant.convert.architectures.qwen3_reranker import QWEN3_RERANKER
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from hubquant.convert.architectures.seed_oss import SEED_OSS
@@ -80,7 +82,7 @@ from hubquant.models.identify import nearest_hint
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, IQUESTCODER, INTERNLM2, INTERNLM3, SMOLLM3),
-    *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
+    *(QWEN2, QWEN2_MOE, QWEN3_RERANKER, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
     *(QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE),
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID, BAMBA, GRANITE_SWA, GRANITE_MOE_SWA),
@@ -93,7 +95,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
     *(BAICHUAN, EXAONE, MAINCODER, ORION, PANGU, XVERSE),
-    *(BERT, BERT_RERANKER, MODERN_BERT, NOMIC_BERT, T5, UMT5),
+    *(BERT, BERT_RERANKER, GEMMA_EMBEDDING, MODERN_BERT, NOMIC_BERT, T5, UMT5),
 )
 
 
