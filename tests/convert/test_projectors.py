@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,21 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForMultimodalLM, Qwen2VLImageProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as CLASSES
 
+from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.convert.conversion import stream
+from hubquant.convert.projectors.conversion import plan_projector, projector_of
+from hubquant.errors import NotSupportedYet
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
+from tests.convert.test_llama_cpp import DELTA_NET, QWEN_EXPERTS
 from tests.support.conversion import Weights, edit_weights, relative_error, write_conversion, write_gguf
 from tests.support.mtmd import Multimodal
-from tests.support.multimodal import build_multimodal
+from tests.support.multimodal import build_multimodal, describe, rename
 
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
 SQUARE, FRAMES = "square", "frames"  # how transformers takes pictures: as they are, or in patches of two frames
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, int]]] = {
     "gemma3": (
@@ -43,14 +51,60 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         FRAMES,
         (252, 168),
     ),
+    "qwen3_vl": (
+        ("qwen3_vl", "qwen3_vl_text", "qwen3_vl_vision"),
+        {"seeing": {"depth": 4, "num_hidden_layers": 4, "deepstack_visual_indexes": [1, 2]}, "rope_parameters": MROPE},
+        FRAMES,
+        (112, 168),
+    ),
+    "qwen3_vl_moe": (
+        ("qwen3_vl_moe", "qwen3_vl_moe_text", "qwen3_vl_moe_vision"),
+        QWEN_EXPERTS | {"num_local_experts": 4, "rope_parameters": MROPE},
+        FRAMES,
+        (112, 56),
+    ),
+    "qwen3_5": (
+        ("qwen3_5", "qwen3_5_text", "qwen3_5_vision"),
+        DELTA_NET | {"rope_parameters": MROPE, "seeing": {"depth": 2, "num_hidden_layers": 2}},
+        FRAMES,
+        (112, 56),
+    ),
+    "qwen3_5_moe": (
+        ("qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_moe_vision"),
+        DELTA_NET | QWEN_EXPERTS | {"rope_parameters": MROPE, "shared_expert_intermediate_size": 96},
+        FRAMES,
+        (112, 56),
+    ),
 }
+OLDER: dict[str, tuple[tuple[str, str], ...]] = {
+    "gemma3": (
+        ("model.vision_tower.", "vision_tower.vision_model."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+    ),
+    "qwen2_vl": (("model.visual.", "visual."),),
+}
+"""Names that the same tensors had in checkpoints of other versions of transformers."""
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("gemma3", {"hidden_act": "relu"}, "hidden_act 'relu'"),
+    ("gemma3", {"image_size": [56, 70]}, "image_size"),
+    ("qwen2_vl", {"spatial_merge_size": 4}, "spatial_merge_size 4"),
+    ("qwen2_5_vl", {"fullatt_block_indexes": [1, 2]}, "fullatt_block_indexes"),
+    ("qwen2_5_vl", {"window_size": 56}, "window_size 56"),
+    ("qwen3_vl", {"temporal_patch_size": 4}, "temporal_patch_size 4"),
+    ("qwen3_vl", {"rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}}, "rope_theta 100.0"),
+]
+"""Settings of an encoder that llama.cpp does not compute."""
 
 
 def build(name: str, folder: Path) -> Path:
     families, settings, _, _ = MODELS[name]
     build_multimodal(*families, folder, **settings)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
+    write_preprocessor(folder)
     return edit_weights(folder, _fill)
+
+
+def write_preprocessor(folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
 
 
 def _fill(weights: Weights) -> None:
@@ -84,9 +138,15 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
         )
         given = dict(processor(picture, return_tensors="pt"))
     with torch.no_grad():
-        found = model.get_image_features(**given).pooler_output
-    result: torch.Tensor = torch.cat(list(found)) if isinstance(found, list | tuple) else found
-    return result.reshape(-1, result.shape[-1])
+        found = model.get_image_features(**given)
+    result, stacked = flat(found.pooler_output), getattr(found, "deepstack_features", None) or ()
+    return torch.cat([result, *map(flat, stacked)], -1)
+
+
+def flat(found: Any) -> torch.Tensor:
+    """[..., width], perhaps of several pictures -> [n, width]."""
+    x = torch.cat(list(found)) if isinstance(found, list | tuple) else found
+    return x.reshape(-1, x.shape[-1])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -101,3 +161,29 @@ def test_llama_cpp_sees_what_transformers_sees(name: str, tmp_path: Path) -> Non
     with Multimodal(tmp_path / "model.gguf", tmp_path / "mmproj.gguf") as llama:
         (found,) = llama.see(picture, expected.shape[-1])
     assert relative_error(torch.from_numpy(found), expected) <= 2e-3
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_names_of_other_versions_are_the_same_encoder(name: str, tmp_path: Path) -> None:
+    folder = build(name, tmp_path / "model")
+    expected = tensors(folder)
+    found = tensors(rename(folder, *OLDER[name]))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    source = needed_projector(open_folder(folder, "tiny"))
+    return dict(stream(source.conversion(), source.checkpoint))
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), REFUSED)
+def test_what_llama_cpp_does_not_compute(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    families, settings, _, _ = MODELS[name]
+    config = describe(*families, **settings).to_dict() | {"architectures": [CLASSES[families[0]]]}
+    config["vision_config"] = config["vision_config"] | changes
+    projector = projector_of(config)
+    assert projector is not None
+    write_preprocessor(tmp_path)
+    with pytest.raises(NotSupportedYet, match=re.escape(message)):
+        plan_projector(projector, config, tmp_path, Checkpoint({}, {}, tmp_path))

@@ -70,6 +70,13 @@ def metadata(model: Multimodal, projector: str, **sizes: Any) -> Metadata:
     }
 
 
+def check_rope(model: Multimodal, theta: float = 10000.0) -> None:
+    """Raises ``NotSupportedYet`` for rotary embeddings of another base than llama.cpp's ``theta``."""
+    found = getattr(model.vision, "rope_parameters", None) or {}
+    if (base := found.get("rope_theta", theta)) != theta:
+        raise NotSupportedYet(f"rope_theta {base} of an encoder of pictures", why=f"llama.cpp has {theta:g} here")
+
+
 def _activation(name: str) -> Metadata:
     """llama.cpp's default is the quick one."""
     if name in ("silu", "swish"):
