@@ -77,7 +77,8 @@ class Placing:
 class Converting:
     """One file of ``type``, by default as the source is, or with ``vocab_only`` one without tensors. ``authorship`` is
     keys that stand in the place of the source's. ``base`` is the folder or Hub id of the model that an adapter changes,
-    by default the one that it names. With ``mmproj`` what a multimodal model sees or hears with is converted, not itself."""
+    by default the one that it names. With ``mmproj`` it is what a multimodal model sees or hears with, not the
+    model."""
 
     type: str | None = None
     pre_tokenizer: str | None = None
