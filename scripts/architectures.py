@@ -39,6 +39,23 @@ one, by `model_type`); the language model inside a multimodal checkpoint; and th
 {float8}
 * MXFP4 experts of {mxfp4}, which stay MXFP4: the same codes and exponents, in the order of GGUF.
 
+With `--allow-requantize` (`quantize.allow_requantize` in a recipe) these are read as the floats that their codes stand
+for, to be converted, quantized, calibrated or measured, experts included; without it the message names the model that
+they were made from, which is the better source where it is published:
+
+* GPTQ of 2, 3, 4 and 8 bits, in its first and second version of zero points, in groups in any order of the inputs;
+* AWQ of version gemm;
+* compressed-tensors: integers of 1 to 8 bits in words (`pack-quantized`) and of 8 in bytes (`int-quantized`), by
+  groups, rows or the whole, with and without zero points, and `nvfp4-pack-quantized` and `mxfp4-pack-quantized`;
+* NVFP4 of ModelOpt, and LLM.int8 of bitsandbytes.
+
+A matrix in 4-bit integers without zero points in groups of 32 or a multiple (as the experts of Kimi K2) is written as
+Q4_0 with the same codes and scales, one in 8 bits as Q8_0, and MXFP4 as MXFP4, wherever a file has that type for it and
+F16 holds each of its scales exactly; the plan says for how many. Scales in BF16 are such down to 2^-17. The other
+floats are products in float32: a file of F32 holds them all, F16 and BF16 round them. Rotated inputs
+(`transform_config`), sparse weights, AWQ of other versions, GPTQ in the layouts of single kernels and 4 bits of
+bitsandbytes are refused.
+
 The files that are read are those that transformers takes: what config.json names as `transformers_weights`, else
 model.safetensors, else the files that model.safetensors.index.json lists; calibration loads the same. Names without the
 model's prefix (`AutoModel` saves), wrappers of torch.compile, FSDP, data parallel and peft, and stacks of experts as
@@ -53,8 +70,8 @@ included; rsLoRA and patterns of ranks and alphas go into alpha and B. What no A
 by name: DoRA, biases, whole modules, norms, an embedding that is the output layer too, of deepseek2 the projections of
 its attention and the output layer, stacks of experts as peft's `target_parameters` has them.
 
-A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`
-(`quantize.allow_requantize` in a recipe). Its tensors keep their names, and it has its tokenizer.
+A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`.
+Its tensors keep their names, and it has its tokenizer.
 
 Tensors stream from the checkpoint into the file: one of them, or those that are joined or split, in memory at a time.
 A bf16 Llama of 3.88 GB in 8 shards took a peak of 0.66 GB resident, libraries included, and 5.3 to 8.1 s of the
@@ -74,7 +91,8 @@ and what to do instead; the exit code is 2:
   those that hubquant does not know: every field of transformers' config classes is in a table or read
   (`hubquant/convert/settings.py`), and a test fails when a new version adds one;
 * tensors that are missing, left over, of another shape than config.json says, or of another type;
-* weights quantized in other ways (GPTQ, AWQ, bitsandbytes, integers), with the model they were made from if named;
+* weights quantized in other ways than those above, and those without `--allow-requantize`, with the model they were
+  made from if named;
 * commands that would have to run a model whose code transformers lacks ({own_code}): an importance matrix and an
   evaluation. `convert` and `quantize` work;
 * what an encoder ({encoders}) cannot have, or a decoder with a pooling of `sentence-transformers`, such as
@@ -135,6 +153,8 @@ shortest section (of the published 64 pairs the last two, which turn slowest), a
 is read as a `text_config` is.
 
 FP8 sources are tested in Qwen3 for every form above (the floats of every tensor; logits in llama.cpp for one form).
+The other quantized sources are tested in Qwen3, and with experts, against the packages that write them or the published
+layouts; llama.cpp's own converter gives the same floats, bit for bit, of those that it reads.
 """
 
 

@@ -31,6 +31,9 @@ _DTYPES = {  # of safetensors, in torch
     "F16": "float16",
     "BF16": "bfloat16",
     "U8": "uint8",
+    "I8": "int8",
+    "I32": "int32",
+    "I64": "int64",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu",
@@ -109,10 +112,12 @@ class Checkpoint:
     def read(self, name: str) -> torch.Tensor:
         """One tensor in the shape of its header, to keep or to change, with the file's dtype (F32, F16, BF16, U8).
 
-        F64 and FP8 with scales come as float32. Raises ``CheckpointError`` for other dtypes, FP8 without scales among
-        them, and where the weights are not on this machine; ``KeyError`` for an unknown name.
+        F64, FP8 with scales and what has a coding come as float32. Raises ``CheckpointError`` for other dtypes, FP8
+        without scales among them, and where the weights are not on this machine; ``KeyError`` for an unknown name.
         """
         info = self.tensors[name]
+        if info.coding is not None:
+            return info.coding.decode(self._as_stored)
         if info.transposed:
             stored = replace(info, shape=(*info.shape[:-2], *info.shape[:-3:-1]), transposed=False)
             return replace(self, tensors={name: stored}).read(name).transpose(-1, -2)
@@ -121,14 +126,24 @@ class Checkpoint:
             return x.float() if info.dtype == "F64" else x
         from hubquant.checkpoint.float8 import apply_scales
 
-        x = self._stored(info, tuple(_DTYPES))
+        x = self._as_stored(info)
         if info.scale.factors is None:
             return x.float()
-        return apply_scales(x, self._stored(info.scale.factors, tuple(_DTYPES)), info.scale.block)
+        return apply_scales(x, self._as_stored(info.scale.factors), info.scale.block)
 
     def read_rows(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         """Some rows of a matrix of floats, [len(rows), n]; the others are not read. Raises as ``read`` does."""
-        return self._stored(self.tensors[name], (*FLOATS, "F64"))[list(rows)]
+        info = self.tensors[name]
+        return (self.read(name) if info.coding else self._stored(info, (*FLOATS, "F64")))[list(rows)]
+
+    def read_blocks(self, name: str) -> torch.Tensor | None:
+        """A matrix in blocks of its coding's type of GGUF, uint8 [rows, row_bytes], where these hold it without
+        rounding; None otherwise. Raises as ``read`` does."""
+        coding = self.tensors[name].coding
+        return coding.blocks(self._as_stored) if coding and coding.type else None
+
+    def _as_stored(self, info: TensorInfo) -> torch.Tensor:
+        return self._stored(info, tuple(_DTYPES))
 
     def _stored(self, info: TensorInfo, dtypes: tuple[str, ...]) -> torch.Tensor:
         """A tensor as it lies in its file."""

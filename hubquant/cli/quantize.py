@@ -89,7 +89,8 @@ def quantize(
         bool, Option("--allow-fork-types", help="Write Q3_K_HIFI, which only a fork of llama.cpp loads.")
     ] = False,
     allow_requantize: Annotated[
-        bool, Option("--allow-requantize", help="Quantize a GGUF file that is quantized already.")
+        bool,
+        Option("--allow-requantize", help="Quantize what is quantized already: a GGUF file, GPTQ, AWQ and the like."),
     ] = False,
     pre_tokenizer: PreTokenizerOption = None,
     threads: ThreadsOption = None,

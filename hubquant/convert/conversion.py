@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.rules.pooling import pooling_metadata
 from hubquant.convert.rules.rule import without_option
 from hubquant.convert.settings import check_answered, setting_notes
+from hubquant.convert.stored_blocks import exact_types
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file.metadata import Metadata, string
@@ -46,7 +47,7 @@ class Conversion:
     ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``notes`` say what is
     not converted, and ``cannot_run`` why the model can be neither calibrated nor evaluated, if so. ``embeds`` tells an
     encoder, which predicts no next token, or a decoder that is made for embeddings. ``strips_as_phi3`` is that of the
-    vocabulary.
+    vocabulary. ``exact`` are the types that may hold tensors without rounding which the checkpoint has in codes.
     """
 
     architecture: str
@@ -59,6 +60,7 @@ class Conversion:
     cannot_run: str | None = None
     embeds: bool = False
     strips_as_phi3: bool = False
+    exact: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -112,6 +114,7 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
         architecture.cannot_run or headless,
         not architecture.generates or POOLING in plain.config,
         vocabulary.strips_as_phi3,
+        exact_types(bundles, plain.tensors),
     )
 
 

@@ -164,7 +164,7 @@ def bytes_of_weight(checkpoint: Checkpoint) -> float:
     n_weights = n_bytes = 0
     for info in checkpoint.tensors.values():
         count = math.prod(info.shape) * (2 if info.dtype == "U8" else 1)  # MXFP4: two become bfloat16
-        in_half = info.dtype in ("F16", "BF16", "U8") and len(info.shape) > 1
+        in_half = info.dtype in ("F16", "BF16", "U8") and len(info.shape) > 1 and not info.coding
         n_weights, n_bytes = n_weights + count, n_bytes + count * (2 if in_half else 4)
     return n_bytes / max(1, n_weights)
 

@@ -197,7 +197,7 @@ class Quantize(Frozen):
     allow_fork_types: bool = False
     """Types that only a fork of llama.cpp reads (Q3_K_HIFI)."""
     allow_requantize: bool = False
-    """A GGUF file as the source that is quantized already: its errors add up."""
+    """A source that is quantized already, a GGUF file, GPTQ, AWQ and the like: errors add up."""
     skip_modules: tuple[Part, ...] = ()
     """Of libraries: layers with one of these in their name in transformers stay in floats."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,8 +75,9 @@ class GGUFSource(SourceModel):
     def shards(self) -> Mapping[str, int]:
         return self.file.shards
 
-    def stored(self, name: str, type: str) -> torch.Tensor | None:
-        return self.file.data(name) if self.file.tensors[name].type == type else None
+    def stored(self, conversion: Conversion) -> Callable[[str, str], torch.Tensor | None]:  # noqa: ARG002
+        file = self.file
+        return lambda name, type: file.data(name) if file.tensors[name].type == type else None
 
     @property
     def quantized_types(self) -> tuple[str, ...]:

@@ -6,12 +6,13 @@ Opening a source reads metadata only: config, tokenizer files and headers.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.packed import quantized_before
 from hubquant.convert.conversion import Conversion, check_copies, plan_conversion
 from hubquant.gguf_file import Metadata
 from hubquant.recent import Recent
@@ -90,7 +91,9 @@ class SourceModel:
     @property
     def quantized_types(self) -> tuple[str, ...]:
         """What the weights were quantized to before, if that lost something."""
-        return ()
+        from hubquant.convert.plain import plain_checkpoint
+
+        return quantized_before(plain_checkpoint(self.checkpoint).tensors)
 
     def conversion(self) -> Conversion:
         """What becomes of the weights; see :func:`plan_conversion`."""
@@ -118,9 +121,12 @@ class SourceModel:
         """The number of the shard that each tensor of that file is in; None where there is no file."""
         return None
 
-    def stored(self, name: str, type: str) -> torch.Tensor | None:  # noqa: ARG002
-        """The bytes that the source itself has of a tensor of the file in that type, uint8 [rows, row_bytes]."""
-        return None
+    def stored(self, conversion: Conversion) -> Callable[[str, str], torch.Tensor | None]:
+        """What gives the bytes that the source itself has of a tensor of the file in a type, uint8 [rows, row_bytes],
+        or None; by their names. ``conversion`` is that of this source."""
+        from hubquant.convert.stored_blocks import stored_blocks
+
+        return stored_blocks(conversion, self.checkpoint)
 
     def general_metadata(self, n_parameters: int) -> Metadata:
         """The keys that come before those of the conversion."""

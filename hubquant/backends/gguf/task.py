@@ -167,6 +167,7 @@ class WeightsPass(Pass):
             for task, folder in tasks
         ]
         total = sum(task.plan.tensor_bytes for task, _ in tasks)
+        stored = source.stored(self.component.complete.conversion)
         reading = _Reading(self, {folder: task.plan.types for task, folder in tasks}, context)
         try:
             with context.progress.bar("quantize", total, "B") as advance:
@@ -176,7 +177,7 @@ class WeightsPass(Pass):
                     lambda name: self._importance(matrix, name),
                     self.mode,
                     advance,
-                    lambda name, type: source.stored(self.component.origin(name), type),
+                    lambda name, type: stored(self.component.origin(name), type),
                     lambda name: self._importance(None, name),
                     reading.rounding,
                 )
