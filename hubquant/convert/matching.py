@@ -34,8 +34,8 @@ def check_tensors(
     bundles = tuple(bundles)
     allowed = {name: shape for bundle in bundles for name, shape in bundle.source_shapes().items()}
     ignored = re.compile("|".join(architecture.ignored))
-    ahead = architecture.further_layers(config, found)
-    further = {*ahead, *architecture.unused(config)}
+    behind = architecture.behind(config, found) if architecture.ahead else {}
+    further = {*(name for names in behind.values() for name in names.values()), *architecture.unused(config)}
     missing = [name for bundle in bundles for name in bundle.sources if name not in found]
     extra = [name for name in found if name not in allowed and name not in further and not ignored.search(name)]
     if missing:
@@ -59,7 +59,7 @@ def check_tensors(
             if dtypes.startswith("F8_")
             else "use F32, F16 or BF16 weights",
         )
-    return (*_left_out(extra, architecture, config), *_ahead(ahead))
+    return tuple(_left_out(extra, architecture, config))
 
 
 def _left_out(extra: Sequence[str], architecture: Architecture, config: PreTrainedConfig) -> Iterator[str]:
@@ -74,12 +74,6 @@ def _left_out(extra: Sequence[str], architecture: Architecture, config: PreTrain
         f"{counted(len(extra), 'tensor is', 'tensors are')} not part of a {architecture.restored_as} model with this "
         f"config.json, and left out, as transformers leaves them out: {listed(extra)}"
     )
-
-
-def _ahead(names: Collection[str]) -> Iterator[str]:
-    if names:
-        found = counted(len(names), "tensor only predicts", "tensors only predict")
-        yield f"{found} further tokens, and {'is' if len(names) == 1 else 'are'} left out: {listed(names)}"
 
 
 def _missing(
@@ -125,7 +119,7 @@ def _layers_without_tensors(
     number = re.compile(rf"{re.escape(architecture.blocks)}\.(\d+)\.")
     for bundle in architecture.bundles(config):
         for name in bundle.sources:
-            if match := number.match(name):
+            if (match := number.match(name)) and int(match[1]) < n_layer:
                 promised[int(match[1])] += 1
                 lost[int(match[1])] += name in missing
     gone = [layer for layer in promised if promised[layer] and lost[layer] == promised[layer]]

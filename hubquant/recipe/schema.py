@@ -66,6 +66,8 @@ class Convert(Frozen):
 
     pre_tokenizer: str | None = None
     """llama.cpp's name for the split before byte-level BPE. By default the tokenizer's structure tells."""
+    no_mtp: bool = False
+    """Leave out the layers behind the last one that predict further tokens, with which llama.cpp drafts."""
 
 
 class Calibration(Frozen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hubquant.convert.ahead import HEAD, QWEN_NAMES, Ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe, qwen3
 from hubquant.convert.operations import Dimensions
@@ -21,6 +22,10 @@ _BIAS = Tensors(("mlp.e_score_correction_bias",), {"exp_probs_b.bias": ("n_exper
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
     width = config.moe_intermediate_size
     return moe.dimensions(config, config.num_experts, width, width * config.num_shared_experts)
+
+
+def _beside_factors(config: PreTrainedConfig) -> str | None:
+    return "llama.cpp loads no such layer beside factors of rope" if rope_freqs(config) else None
 
 
 EXAONE_MOE = Architecture(
@@ -43,7 +48,7 @@ EXAONE_MOE = Architecture(
     outside=decoder.OUTSIDE_WITH_OUTPUT,
     block=moe.behind_dense(qwen3.ATTENTION, (*moe.routed(), *moe.shared("mlp.shared_experts"), _BIAS)),
     constants=rope_freqs,
-    ignored=(r"\.rotary_emb\.inv_freq$", r"^mtp\."),
+    ahead=Ahead(lambda _: (*qwen3.ATTENTION, *decoder.gated_mlp(), *HEAD), QWEN_NAMES, left_out=_beside_factors),
     renames=((r"\.mlp\.gate\.e_score_correction_bias", ".mlp.e_score_correction_bias"),),  # as it is in memory
     without_effect=("first_k_dense_replace",),  # mlp_layer_types are made of it
 )
