@@ -70,6 +70,13 @@ included; rsLoRA and patterns of ranks and alphas go into alpha and B. What no A
 by name: DoRA, biases, whole modules, norms, an embedding that is the output layer too, of deepseek2 the projections of
 its attention and the output layer, stacks of experts as peft's `target_parameters` has them.
 
+{ahead}
+as llama.cpp's converter keeps them but for those of DeepSeek V3, which it leaves out and llama.cpp drafts with all the
+same; `--no-mtp` (`convert.no_mtp` in a recipe) leaves them out. The tensors decide, whatever config.json tells: a layer
+that is not whole is left out with a note, and so is EXAONE's beside factors of rope, where llama.cpp loads none.
+transformers runs no such layer: no importance matrix has it, and no evaluation measures it. Types that need importance
+become others, as the plan tells.
+
 A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`.
 Its tensors keep their names, and it has its tokenizer.
 
@@ -103,8 +110,6 @@ NaN and infinite weights stop the conversion itself, because only the weights te
 
 ## What is left out
 
-* Layers that predict further tokens (MTP): of {ahead} with a note in the
-  plan, of Qwen3-Next and Qwen3.5 without one.
 * Vision and sound towers that no projector is known for, with a note in the plan; see below for the others.
 {windows}
 * What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
@@ -165,7 +170,7 @@ def document() -> str:
         mxfp4=_names(each for each in ARCHITECTURES if "mxfp4" in each.quantized),
         own_code=_names(each for each in ARCHITECTURES if each.own_code),
         encoders=_encoders(),
-        ahead=_names(each for each in ARCHITECTURES if each.predicts_ahead),
+        ahead=_ahead(),
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
@@ -176,6 +181,12 @@ def _encoders() -> str:
     """Those that no decoder is called too."""
     decoders = {name for each in ARCHITECTURES if each.generates for name in each.classes}
     return _code(name for each in ARCHITECTURES for name in each.classes if name not in decoders)
+
+
+def _ahead() -> str:
+    names = _names(each for each in ARCHITECTURES if each.ahead)
+    text = f"Layers behind the last that predict further tokens (MTP, llama.cpp's NextN): of {names}. They are kept,"
+    return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
 def _windows() -> str:

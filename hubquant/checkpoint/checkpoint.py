@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +90,9 @@ class Checkpoint:
     def noting(self, note: str) -> Checkpoint:
         return replace(self, notes=(*self.notes, note))
 
-    def renamed(self, names: Iterable[tuple[str, str]]) -> Checkpoint:
-        """The same tensors under other names, by the first (regular expression, replacement) that fits.
+    def renamed(self, names: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]) -> Checkpoint:
+        """The same tensors under other names, by the first (regular expression, replacement as ``re.sub`` takes it)
+        that fits.
 
         ``CheckpointError`` when two tensors get the same name.
         """

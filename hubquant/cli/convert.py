@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from hubquant.cli.job import DryRunOption, SplitMaxSizeOption, SplitMaxTensorsOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.run import ComponentOption, PreTokenizerOption
+from hubquant.cli.run import ComponentOption, NoMtpOption, PreTokenizerOption
 from hubquant.cli.settings import converted_type
 from hubquant.errors import UserError
 from hubquant.units import size
@@ -53,6 +53,7 @@ def convert(
         bool, Option("--list-architectures", help="Print the supported models and stop.")
     ] = False,
     pre_tokenizer: PreTokenizerOption = None,
+    no_mtp: NoMtpOption = False,
     store: StoreOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -74,11 +75,13 @@ def convert(
     from hubquant.commands.files import convert as plan_convert
     from hubquant.convert.rules.authorship import read_authorship
     from hubquant.gguf_file.metadata import string
+    from hubquant.recipe.schema import Convert
 
     own = read_authorship(metadata) if metadata else {}
     if model_name:
         own = {**own, "general.name": string(model_name)}
-    wanted = Converting(chosen, pre_tokenizer, own, vocab_only, base, mmproj)
+    how = Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
+    wanted = Converting(chosen, how, own, vocab_only, base, mmproj)
     placing = Placing(out or Path(), split=split)
     finish(
         lambda store, progress: plan_convert(reference(model, component), wanted, placing, store, progress),

@@ -36,6 +36,10 @@ SetOption = Annotated[
 PreTokenizerOption = Annotated[
     str | None, typer.Option("--pre-tokenizer", help="llama.cpp's name of the pre-tokenizer, if it is not recognised.")
 ]
+NoMtpOption = Annotated[
+    bool,
+    typer.Option("--no-mtp", "--no-nextn", help="Leave out layers that predict further tokens, to draft with."),
+]
 ModeOption = Annotated[
     Literal["exact", "best"] | None, typer.Option("--mode", help="best: the least error; exact: llama.cpp's bytes.")
 ]
@@ -75,6 +79,7 @@ def run(
     push: PushOption = None,
     set: SetOption = None,
     pre_tokenizer: PreTokenizerOption = None,
+    no_mtp: NoMtpOption = False,
     mode: ModeOption = None,
     imatrix: ImatrixOption = None,
     private: PrivateOption = False,
@@ -108,7 +113,9 @@ def run(
                 set or [],
                 types=types,
                 imatrix=imatrix,
-                flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, mmproj, no_eval),
+                flags=_flags(
+                    repository, pre_tokenizer, no_mtp, mode, private, revision, name, offload, mmproj, no_eval
+                ),
             ),
         ]
         if dry_run:
@@ -136,6 +143,7 @@ def plan(
     push: PushOption = None,
     set: SetOption = None,
     pre_tokenizer: PreTokenizerOption = None,
+    no_mtp: NoMtpOption = False,
     mode: ModeOption = None,
     imatrix: ImatrixOption = None,
     private: PrivateOption = False,
@@ -160,7 +168,7 @@ def plan(
             set or [],
             types=types,
             imatrix=imatrix,
-            flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, mmproj, no_eval),
+            flags=_flags(repository, pre_tokenizer, no_mtp, mode, private, revision, name, offload, mmproj, no_eval),
         )
         _show_plan(recipe, [*permission, *overrides], folder, store, device, threads, output)
 
@@ -202,6 +210,7 @@ def _overrides(
 def _flags(
     push: str | None,
     pre_tokenizer: str | None,
+    no_mtp: bool,
     mode: str | None,
     private: bool,
     revision: str | None,
@@ -214,6 +223,7 @@ def _flags(
     return {
         "--push": ("publish.to", push),
         "--pre-tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
+        "--no-mtp": ("convert.no_mtp", no_mtp),
         "--mode": ("quantize.mode", mode),
         "--private": ("publish.private", private),
         "--revision": ("model.revision", revision),

@@ -81,7 +81,7 @@ class Converting:
     model."""
 
     type: str | None = None
-    pre_tokenizer: str | None = None
+    how: Convert = field(default_factory=Convert)
     authorship: Metadata = field(default_factory=dict)
     vocab_only: bool = False
     base: str | None = None
@@ -105,7 +105,7 @@ def convert(
             hint=f"write -o {out}.gguf, or make the folder",
         )
     try:
-        component = open_model(model, wanted.pre_tokenizer, progress)
+        component = open_model(model, wanted.how, progress)
     except AdapterError:
         return _adapter(open_adapter(model), wanted, placing, store, progress)
     if wanted.base:
@@ -120,7 +120,7 @@ def convert(
         raise UserError(f"{component.source.name} has no vocabulary", hint="leave --vocab-only out")
     if wanted.vocab_only:
         return _vocabulary(component, settings, wanted, placing, store, progress)
-    recipe = _recipe(model, settings, Imatrix(skip=True), wanted.pre_tokenizer)
+    recipe = _recipe(model, settings, Imatrix(skip=True), wanted.how)
     return _files([(recipe, component)], placing, store, progress, wanted.authorship)
 
 
@@ -165,7 +165,7 @@ def quantize(
     models: Sequence[ModelReference],
     settings: Quantize,
     imatrix: Imatrix,
-    pre_tokenizer: str | None,
+    how: Convert,
     placing: Placing,
     store: Store,
     progress: Progress,
@@ -174,10 +174,7 @@ def quantize(
     components of one pipeline."""
     check_placing(placing, settings, len(models))
     matrix = imatrix if imatrix.given else Imatrix(skip=True)
-    wanted = [
-        (_recipe(model, settings, matrix, pre_tokenizer), open_model(model, pre_tokenizer, progress))
-        for model in models
-    ]
+    wanted = [(_recipe(model, settings, matrix, how), open_model(model, how, progress)) for model in models]
     return _files(wanted, placing, store, progress)
 
 
@@ -205,10 +202,10 @@ def check_placing(placing: Placing, settings: Quantize, n_models: int = 1) -> No
         )
 
 
-def _recipe(model: ModelReference, settings: Quantize, imatrix: Imatrix, pre_tokenizer: str | None) -> Recipe:
+def _recipe(model: ModelReference, settings: Quantize, imatrix: Imatrix, how: Convert) -> Recipe:
     return Recipe(
         model=model,
-        convert=Convert(pre_tokenizer=pre_tokenizer),
+        convert=how,
         imatrix=imatrix,
         quantize=settings,
         evaluate=Evaluate(skip=True),

@@ -58,6 +58,19 @@ def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     return replace(plain, tensors=architecture.with_single_experts(config, plain.tensors))
 
 
+def checkpoint_ahead(checkpoint: Checkpoint) -> Checkpoint:
+    """As :func:`plain_checkpoint`, with the layers that predict further tokens under the numbers that follow those of
+    the others."""
+    if not checkpoint.config:
+        return checkpoint
+    plain = plain_checkpoint(checkpoint)
+    architecture, config = read_architecture(plain.config)
+    if architecture.ahead is None:
+        return plain
+    n_layer = architecture.dimensions(config)["n_layer"]
+    return plain.renamed(architecture.ahead.renames_behind(architecture.blocks, n_layer))
+
+
 def load_plain(
     checkpoint: Checkpoint, folder: Path, device: Device = "auto", placement: Placement | None = None
 ) -> PreTrainedModel:

@@ -98,7 +98,7 @@ class Page(BaseModel):
             made_with=_made_with(plan, matrix_sha256),
             own_settings=_own_settings(recipe),
             folder_settings=folder_fingerprint(recipe.quantize.skip_modules),
-            not_as_source=plan.work.component.conversion.notes,
+            not_as_source=(*plan.work.component.conversion.notes, *plan.work.drafting_notes),
             usage=_usage(plan),
             template=plan.template,
             gated=gating(recipe.publish, source),

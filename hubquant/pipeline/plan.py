@@ -130,7 +130,7 @@ def make_plan(
         recipe = recipe.model_copy(update={"publish": settings})
     folder = None if output is None else OutputFolder(output, store)
     template = card_template(recipe)
-    component = open_model(recipe.model, recipe.convert.pre_tokenizer, progress)
+    component = open_model(recipe.model, recipe.convert, progress)
     if recipe.publish.to is not None:
         check_license(component.source.card, component.source.full_name, recipe.publish)
     runs = collects(recipe) or not recipe.evaluate.skip

@@ -66,6 +66,8 @@ class Convert(Frozen):
 
     pre_tokenizer: str | None = None
     """llama.cpp's name for the split before byte-level BPE. By default the tokenizer's structure tells."""
+    no_mtp: bool = False
+    """Leave out the layers behind the last one that predict further tokens, with which llama.cpp drafts."""
     mmproj: tuple[Literal["F32", "F16", "BF16", "Q8_0"], ...] | None = None
     """Of a multimodal model, the types of the files that it sees or hears with. By default one of F16; ``[]`` makes
     none."""

@@ -12,7 +12,7 @@ from hubquant.checkpoint.pickled import PICKLES, refusal
 from hubquant.disk import user_path
 from hubquant.errors import CheckpointError, NotSupportedYet, UserError
 from hubquant.recipe.references import GGUF_SUFFIX
-from hubquant.recipe.schema import ModelReference
+from hubquant.recipe.schema import Convert, ModelReference
 from hubquant.sources.checkpoint import folder_name, open_folder, open_hub
 from hubquant.sources.component import Component
 from hubquant.sources.denoiser import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hubquant.hub.pull import RemoteModel
 
 
-def open_source(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> SourceModel:
+def open_source(reference: ModelReference, convert: Convert | None = None, token: Token = None) -> SourceModel:
     """A repository of the Hub is read with ``token``. Raises ``HubAccessError``, ``CheckpointError`` or
     ``NotSupportedYet`` when the model cannot be used, ``UserError`` for a component of what has none."""
     source = _open(reference, token)
@@ -47,13 +47,14 @@ def open_source(reference: ModelReference, pre_tokenizer: str | None = None, tok
             why="it is no pipeline of diffusers",
             hint="leave model.component out",
         )
-    return replace(source, pre_tokenizer=pre_tokenizer)
+    how = convert or Convert()
+    return replace(source, pre_tokenizer=how.pre_tokenizer, no_mtp=how.no_mtp)
 
 
-def open_component(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> Component:
+def open_component(reference: ModelReference, convert: Convert | None = None, token: Token = None) -> Component:
     """What of a source is quantized: a language model, which may be the text encoder of a pipeline, the denoiser of
     one, or the projector of a multimodal model."""
-    return component_of(open_source(reference, pre_tokenizer, token))
+    return component_of(open_source(reference, convert, token))
 
 
 def component_of(source: SourceModel) -> Component:

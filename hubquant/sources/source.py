@@ -36,7 +36,8 @@ LARGEST_METADATA = 100 << 20  # bytes
 class SourceModel:
     """``identity`` is what every artifact made from these weights depends on, its "model" part is the same on every
     machine. ``folder`` holds the weights once ``remote`` is None. ``pre_tokenizer`` stands in the place of that which
-    would be recognised. ``component`` is what it is called in the diffusers pipeline that it is a part of, if so."""
+    would be recognised, and with ``no_mtp`` layers that predict further tokens are left out. ``component`` is what it
+    is called in the diffusers pipeline that it is a part of, if so."""
 
     name: str
     id: str | None
@@ -49,13 +50,14 @@ class SourceModel:
     weight_files: tuple[str, ...] = ()
     download_bytes: int = 0
     pre_tokenizer: str | None = None
+    no_mtp: bool = False
     component: str = ""
 
     @property
     def content(self) -> tuple[Hashable, ...]:
         """All that what is read of it depends on."""
         place = () if self.id else (str(self.folder.resolve()),)
-        return (*sorted(self.identity.items()), *place, self.pre_tokenizer)
+        return (*sorted(self.identity.items()), *place, self.pre_tokenizer, self.no_mtp)
 
     @property
     def model_folder(self) -> Path:
@@ -99,7 +101,9 @@ class SourceModel:
         """What becomes of the weights; see :func:`plan_conversion`."""
 
         def make() -> Conversion:
-            return plan_conversion(self.tokenizer_folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer)
+            return plan_conversion(
+                self.tokenizer_folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer, no_mtp=self.no_mtp
+            )
 
         conversion = make() if self.id is None else _conversions.get(self.content, make)
         if self.checkpoint.folder is not None:
