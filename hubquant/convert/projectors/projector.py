@@ -43,8 +43,9 @@ class Projector:
     architecture, and ``dimensions`` the names of sizes that rows have, "n_layer" among them. The rows ``outside`` the
     layers and those of each ``layer`` make the tensors: names of GGUF are written out, those of a layer after
     "v.blk.N." or "a.blk.N.", as its ``encoder`` has it. ``layers`` is what the checkpoint calls the list of them.
-    ``renames`` bring the names of other versions to those of the table, and ``ignored`` are regular expressions of
-    tensors that nothing is computed with.
+    ``renames`` bring the names of other versions to those of the table, and names of what it has of the language model
+    to others than that one's; ``ignored`` are regular expressions of tensors that nothing is computed with. ``takes``
+    tells by config.json which of several tables of one class it is for.
     """
 
     classes: tuple[str, ...]
@@ -56,6 +57,7 @@ class Projector:
     encoder: Literal["v", "a"] = "v"
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    takes: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
     def bundles(self, model: Multimodal) -> Iterator[Bundle]:
         """Every tensor of the file."""
