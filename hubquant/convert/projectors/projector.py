@@ -45,7 +45,8 @@ class Projector:
     "v.blk.N." or "a.blk.N.", as its ``encoder`` has it. ``layers`` is what the checkpoint calls the list of them.
     ``renames`` bring the names of other versions to those of the table, and names of what it has of the language model
     to others than that one's; ``ignored`` are regular expressions of tensors that nothing is computed with. ``takes``
-    tells by config.json which of several tables of one class it is for.
+    tells by config.json which of several tables of one class it is for, and ``notes`` say what llama.cpp computes
+    otherwise.
     """
 
     classes: tuple[str, ...]
@@ -58,6 +59,7 @@ class Projector:
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     takes: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    notes: Callable[[Multimodal], tuple[str, ...]] = lambda _: ()
 
     def bundles(self, model: Multimodal) -> Iterator[Bundle]:
         """Every tensor of the file."""
