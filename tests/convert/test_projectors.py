@@ -19,7 +19,7 @@ from hubquant.convert.projectors.conversion import plan_projector, projector_of
 from hubquant.errors import NotSupportedYet
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
-from tests.convert.test_llama_cpp import DELTA_NET, QWEN_EXPERTS
+from tests.convert.test_llama_cpp import DELTA_NET, GLM_EXPERTS, QWEN_EXPERTS
 from tests.support.conversion import Weights, edit_weights, relative_error, write_conversion, write_gguf
 from tests.support.mtmd import Multimodal
 from tests.support.multimodal import build_multimodal, describe, rename
@@ -28,6 +28,8 @@ MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
 # How transformers takes pictures: as they are, for states of some layers, with their size, or in patches of two frames.
 SQUARE, STATES, SIZED, FRAMES = "square", "states", "sized", "frames"
+GLM = {"depth": 2, "num_hidden_layers": 2, "image_size": 112}
+GLM_ROPE = MROPE | {"mrope_section": [8, 4, 4], "partial_rotary_factor": 0.5}
 PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
 BREAK = 383  # the last token of a tiny vocabulary
 PIXTRAL = {"num_hidden_layers": 2, "head_dim": 16}
@@ -42,6 +44,24 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         },
         SQUARE,
         (56, 56),
+    ),
+    "glm4v": (
+        ("glm4v", "glm4v_text", "glm4v_vision"),
+        {"seeing": GLM, "rope_parameters": GLM_ROPE},
+        FRAMES,
+        (112, 168),
+    ),
+    "glm4v_moe": (
+        ("glm4v_moe", "glm4v_moe_text", "glm4v_moe_vision"),
+        GLM_EXPERTS | {"seeing": GLM | {"attention_bias": True}, "rope_parameters": GLM_ROPE},
+        FRAMES,
+        (112, 112),
+    ),
+    "glm_ocr": (
+        ("glm_ocr", "glm_ocr_text", "glm_ocr_vision"),
+        {"seeing": GLM | {"intermediate_size": 64}, "rope_parameters": GLM_ROPE},
+        FRAMES,
+        (112, 168),
     ),
     "llava": (("llava", "llama", "clip_vision_model"), {"seeing": {"num_hidden_layers": 3}}, STATES, (56, 56)),
     "llava with siglip": (
@@ -140,6 +160,7 @@ TURNED = {"rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3", {"seeing": {"hidden_act": "relu"}}, "hidden_act 'relu'"),
     ("gemma3", {"seeing": {"image_size": [56, 70]}}, "image_size"),
+    ("glm4v", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
     ("llava", {"whole": {"multimodal_projector_bias": False}}, "multimodal_projector_bias false"),
     ("llava", {"whole": {"vision_feature_select_strategy": "full"}}, "vision_feature_select_strategy 'full'"),
     ("llava_next", {"whole": {"vision_feature_layer": [-1, -2]}}, "vision_feature_layer [-1, -2]"),
