@@ -19,14 +19,20 @@ from hubquant.convert.projectors.conversion import plan_projector, projector_of
 from hubquant.errors import NotSupportedYet
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
-from tests.convert.test_llama_cpp import DELTA_NET, QWEN_EXPERTS
+from tests.convert.test_llama_cpp import DELTA_NET, GLM_EXPERTS, QWEN_EXPERTS
 from tests.support.conversion import Weights, edit_weights, relative_error, write_conversion, write_gguf
 from tests.support.mtmd import Multimodal
 from tests.support.multimodal import build_multimodal, describe, rename
 
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
-SQUARE, FRAMES = "square", "frames"  # how transformers takes pictures: as they are, or in patches of two frames
+# How transformers takes pictures: as they are, for states of some layers, with their size, or in patches of two frames.
+SQUARE, STATES, SIZED, FRAMES = "square", "states", "sized", "frames"
+GLM = {"depth": 2, "num_hidden_layers": 2, "image_size": 112}
+GLM_ROPE = MROPE | {"mrope_section": [8, 4, 4], "partial_rotary_factor": 0.5}
+PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
+BREAK = 383  # the last token of a tiny vocabulary
+PIXTRAL = {"num_hidden_layers": 2, "head_dim": 16}
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, int]]] = {
     "gemma3": (
         ("gemma3", "gemma3_text", "siglip_vision_model"),
@@ -38,6 +44,61 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         },
         SQUARE,
         (56, 56),
+    ),
+    "glm4v": (
+        ("glm4v", "glm4v_text", "glm4v_vision"),
+        {"seeing": GLM, "rope_parameters": GLM_ROPE},
+        FRAMES,
+        (112, 168),
+    ),
+    "glm4v_moe": (
+        ("glm4v_moe", "glm4v_moe_text", "glm4v_moe_vision"),
+        GLM_EXPERTS | {"seeing": GLM | {"attention_bias": True}, "rope_parameters": GLM_ROPE},
+        FRAMES,
+        (112, 112),
+    ),
+    "glm_ocr": (
+        ("glm_ocr", "glm_ocr_text", "glm_ocr_vision"),
+        {"seeing": GLM | {"intermediate_size": 64}, "rope_parameters": GLM_ROPE},
+        FRAMES,
+        (112, 168),
+    ),
+    "llava": (("llava", "llama", "clip_vision_model"), {"seeing": {"num_hidden_layers": 3}}, STATES, (56, 56)),
+    "llava with siglip": (
+        ("llava", "qwen2", "siglip_vision_model"),
+        {
+            "whole": {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
+            "seeing": {"num_hidden_layers": 2},
+        },
+        STATES,
+        (56, 56),
+    ),
+    "llava_next": (
+        ("llava_next", "llama", "clip_vision_model"),
+        {"whole": PARTS, "seeing": {"num_hidden_layers": 3}},
+        STATES,
+        (56, 56),
+    ),
+    "llava_next with siglip": (
+        ("llava_next", "granite", "siglip_vision_model"),
+        {
+            "whole": PARTS | {"vision_feature_layer": [-3, -1], "vision_feature_select_strategy": "full"},
+            "seeing": {"num_hidden_layers": 3},
+        },
+        STATES,
+        (56, 56),
+    ),
+    "pixtral": (
+        ("llava", "mistral", "pixtral"),
+        {"seeing": PIXTRAL, "whole": {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}},
+        SIZED,
+        (56, 112),
+    ),
+    "mistral3": (
+        ("mistral3", "mistral", "pixtral"),
+        {"seeing": PIXTRAL | {"hidden_act": "silu"}, "rms_norm_eps": 1e-5, "tied": True},
+        SIZED,
+        (112, 168),
     ),
     "qwen2_vl": (
         ("qwen2_vl", "qwen2_vl_text", "qwen2_vl_vision"),
@@ -81,30 +142,63 @@ OLDER: dict[str, tuple[tuple[str, str], ...]] = {
         ("model.vision_tower.", "vision_tower.vision_model."),
         ("model.multi_modal_projector.", "multi_modal_projector."),
     ),
+    "llava_next": (
+        ("model.language_model.", "language_model.model."),
+        ("model.vision_tower.", "vision_tower.vision_model."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("model.image_newline", "image_newline"),
+    ),
+    "mistral3": (
+        ("model.language_model.", "language_model.model."),
+        ("model.vision_tower.", "vision_tower."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+    ),
     "qwen2_vl": (("model.visual.", "visual."),),
 }
 """Names that the same tensors had in checkpoints of other versions of transformers."""
+TURNED = {"rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("gemma3", {"hidden_act": "relu"}, "hidden_act 'relu'"),
-    ("gemma3", {"image_size": [56, 70]}, "image_size"),
-    ("qwen2_vl", {"spatial_merge_size": 4}, "spatial_merge_size 4"),
-    ("qwen2_5_vl", {"fullatt_block_indexes": [1, 2]}, "fullatt_block_indexes"),
-    ("qwen2_5_vl", {"window_size": 56}, "window_size 56"),
-    ("qwen3_vl", {"temporal_patch_size": 4}, "temporal_patch_size 4"),
-    ("qwen3_vl", {"rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}}, "rope_theta 100.0"),
+    ("gemma3", {"seeing": {"hidden_act": "relu"}}, "hidden_act 'relu'"),
+    ("gemma3", {"seeing": {"image_size": [56, 70]}}, "image_size"),
+    ("glm4v", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
+    ("llava", {"whole": {"multimodal_projector_bias": False}}, "multimodal_projector_bias false"),
+    ("llava", {"whole": {"vision_feature_select_strategy": "full"}}, "vision_feature_select_strategy 'full'"),
+    ("llava_next", {"whole": {"vision_feature_layer": [-1, -2]}}, "vision_feature_layer [-1, -2]"),
+    ("pixtral", {"seeing": TURNED}, "rope_theta 100.0"),
+    ("pixtral", {"whole": {"vision_feature_layer": -2}}, "vision_feature_layer -2"),
+    ("pixtral", {"whole": {"vision_feature_select_strategy": "default"}}, "vision_feature_select_strategy default"),
+    ("pixtral", {"whole": {"projector_hidden_act": "silu"}}, "projector_hidden_act 'silu'"),
+    ("mistral3", {"rms_norm_eps": 1e-6}, "rms_norm_eps 1e-06"),
+    ("qwen2_vl", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
+    ("qwen2_5_vl", {"seeing": {"fullatt_block_indexes": [1, 2]}}, "fullatt_block_indexes"),
+    ("qwen2_5_vl", {"seeing": {"window_size": 56}}, "window_size 56"),
+    ("qwen3_vl", {"seeing": {"temporal_patch_size": 4}}, "temporal_patch_size 4"),
+    ("qwen3_vl", {"seeing": TURNED}, "rope_theta 100.0"),
 ]
-"""Settings of an encoder that llama.cpp does not compute."""
+"""Settings that llama.cpp does not compute."""
 
 
 def build(name: str, folder: Path) -> Path:
     families, settings, _, _ = MODELS[name]
     build_multimodal(*families, folder, **settings)
     write_preprocessor(folder)
+    if families[2] == "pixtral":
+        add_break(folder / "tokenizer.json")
     return edit_weights(folder, _fill)
 
 
 def write_preprocessor(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
+
+
+def add_break(path: Path) -> None:
+    """Make the last token, which the last of a tokenizer's merges makes, that of Pixtral's breaks."""
+    tokenizer = json.loads(path.read_text())
+    model, added = tokenizer["model"], tokenizer["added_tokens"]
+    model["vocab"] = {piece: number for piece, number in model["vocab"].items() if number != BREAK}
+    model["merges"].pop()
+    added.append(added[0] | {"id": BREAK, "content": "[IMG_BREAK]"})
+    path.write_text(json.dumps(tokenizer))
 
 
 def _fill(weights: Weights) -> None:
@@ -122,11 +216,11 @@ def write_projector(folder: Path, path: Path, type: str) -> None:
 
 def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Tensor:
     """Of transformers, float32 [n, width]."""
-    if way == SQUARE:
+    if way != FRAMES:
         x = (
             torch.from_numpy(picture).permute(2, 0, 1).float() / 255 - torch.tensor(MEAN)[:, None, None]
         ) / torch.tensor(STD)[:, None, None]
-        given = {"pixel_values": x[None]}
+        given = {"pixel_values": x[None], **({"image_sizes": [picture.shape[:2]]} if way == SIZED else {})}
     else:
         seen = model.config.vision_config
         processor = Qwen2VLImageProcessor(
@@ -138,9 +232,32 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
         )
         given = dict(processor(picture, return_tensors="pt"))
     with torch.no_grad():
+        if way == STATES:
+            return projected(model.model, given["pixel_values"])
         found = model.get_image_features(**given)
     result, stacked = flat(found.pooler_output), getattr(found, "deepstack_features", None) or ()
+    if way == SIZED:
+        return with_breaks(result, model, picture)
     return torch.cat([result, *map(flat, stacked)], -1)
+
+
+def projected(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """[1, 3, height, width] -> [n_patches, width] of LLaVA's. llama.cpp sets CLIP's class token behind the patches, so
+    that each has the position before its own, and leaves out the first of all as if that were it."""
+    embedded, layers = model.vision_tower.embeddings, model.config.vision_feature_layer
+    if behind := hasattr(embedded, "class_embedding"):
+        embedded.position_embedding.weight.copy_(embedded.position_embedding.weight.roll(1, 0))
+    states = model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    taken = torch.cat([states[layer] for layer in ([layers] if isinstance(layers, int) else layers)], -1)
+    result = flat(model.multi_modal_projector(taken))
+    return result.roll(-1, 0)[1:] if behind else result
+
+
+def with_breaks(x: torch.Tensor, model: Any, picture: np.ndarray[Any, Any]) -> torch.Tensor:
+    """[rows * columns, width] -> [rows * columns + rows - 1, width]: a token between rows, Pixtral's."""
+    rows = picture.shape[0] // model.config.vision_config.patch_size // getattr(model.config, "spatial_merge_size", 1)
+    end = model.get_input_embeddings().weight[BREAK].detach().expand(rows, 1, -1)
+    return torch.cat([x.reshape(rows, -1, x.shape[-1]), end], 1).flatten(0, 1)[:-1]
 
 
 def flat(found: Any) -> torch.Tensor:
@@ -159,8 +276,8 @@ def test_llama_cpp_sees_what_transformers_sees(name: str, tmp_path: Path) -> Non
     write_gguf(folder, tmp_path / "model.gguf", "F32")
     write_projector(folder, tmp_path / "mmproj.gguf", "F32")
     with Multimodal(tmp_path / "model.gguf", tmp_path / "mmproj.gguf") as llama:
-        (found,) = llama.see(picture, expected.shape[-1])
-    assert relative_error(torch.from_numpy(found), expected) <= 2e-3
+        found = llama.see(picture, expected.shape[-1])
+    assert max(relative_error(torch.from_numpy(part), expected) for part in found) <= 2e-3
 
 
 @pytest.mark.parametrize("name", OLDER)
@@ -180,10 +297,18 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("name", "changes", "message"), REFUSED)
 def test_what_llama_cpp_does_not_compute(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     families, settings, _, _ = MODELS[name]
-    config = describe(*families, **settings).to_dict() | {"architectures": [CLASSES[families[0]]]}
-    config["vision_config"] = config["vision_config"] | changes
+    parts = {part: settings.get(part, {}) | changes.get(part, {}) for part in ("seeing", "whole")}
+    described = describe(*families, **(settings | changes | parts))
+    config = described.to_dict() | {"architectures": [CLASSES[families[0]]]}
     projector = projector_of(config)
     assert projector is not None
     write_preprocessor(tmp_path)
     with pytest.raises(NotSupportedYet, match=re.escape(message)):
         plan_projector(projector, config, tmp_path, Checkpoint({}, {}, tmp_path))
+
+
+def test_gaps_of_llama_cpp_are_noted(tmp_path: Path) -> None:
+    source = needed_projector(open_folder(build("llava_next", tmp_path), "tiny"))
+    behind, flat = source.conversion().notes
+    assert "sets the class token behind the patches" in behind
+    assert "one after the other" in flat

@@ -1,10 +1,13 @@
 """Files that a language model sees and hears with, beside its own: llama.cpp's mmproj."""
 
 from hubquant.convert.projectors.gemma3 import GEMMA3
+from hubquant.convert.projectors.glm4v import GLM4V, GLM_OCR
+from hubquant.convert.projectors.llava import LLAVA, LLAVA_NEXT
+from hubquant.convert.projectors.pixtral import PIXTRAL
 from hubquant.convert.projectors.projector import Projector
 from hubquant.convert.projectors.qwen3_vl import QWEN3_VL
 from hubquant.convert.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL
 
-PROJECTORS: tuple[Projector, ...] = (GEMMA3, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
-PROJECTOR_OF = {name: each for each in PROJECTORS for name in each.classes}
-"""By transformers' name of the whole model."""
+PROJECTORS: tuple[Projector, ...] = (GEMMA3, GLM4V, GLM_OCR, LLAVA, LLAVA_NEXT, PIXTRAL, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
+CLASSES = tuple(sorted({name for each in PROJECTORS for name in each.classes}))
+"""Transformers' names of whole models."""

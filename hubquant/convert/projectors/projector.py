@@ -30,6 +30,11 @@ class Multimodal:
         return self.config.vision_config
 
     @property
+    def sound(self) -> Any:
+        """The configuration of what hears."""
+        return self.config.audio_config
+
+    @property
     def text(self) -> Any:
         """That of the language model."""
         return self.config.get_text_config()
@@ -42,9 +47,12 @@ class Projector:
     ``classes`` are transformers' names of whole models. ``metadata`` makes the keys after "clip.", of a file of that
     architecture, and ``dimensions`` the names of sizes that rows have, "n_layer" among them. The rows ``outside`` the
     layers and those of each ``layer`` make the tensors: names of GGUF are written out, those of a layer after
-    "v.blk.N." or "a.blk.N.", as its ``encoder`` has it. ``layers`` is what the checkpoint calls the list of them.
-    ``renames`` bring the names of other versions to those of the table, and ``ignored`` are regular expressions of
-    tensors that nothing is computed with.
+    "v.blk.N." or "a.blk.N.", as its ``encoder`` has it, and what is named as a setting is one of the encoder's.
+    ``layers`` is what the checkpoint calls the list of them.
+    ``renames`` bring the names of other versions to those of the table, and names of what it has of the language model
+    to others than that one's; ``ignored`` are regular expressions of tensors that nothing is computed with. ``takes``
+    tells by config.json which of several tables of one class it is for, and ``notes`` say what llama.cpp computes
+    otherwise.
     """
 
     classes: tuple[str, ...]
@@ -56,6 +64,8 @@ class Projector:
     encoder: Literal["v", "a"] = "v"
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    takes: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    notes: Callable[[Multimodal], tuple[str, ...]] = lambda _: ()
 
     def bundles(self, model: Multimodal) -> Iterator[Bundle]:
         """Every tensor of the file."""
@@ -63,7 +73,8 @@ class Projector:
         outside = Place(config, dimensions, "", "", {})
         for row in self.outside(model):
             yield from row.bundles(outside)
+        described = model.vision if self.encoder == "v" else model.sound
         for number in range(dimensions["n_layer"]):
-            place = Place(config, dimensions, f"{self.layers}.{number}.", f"{self.encoder}.blk.{number}.", {})
+            place = Place(described, dimensions, f"{self.layers}.{number}.", f"{self.encoder}.blk.{number}.", {})
             for row in self.layer:
                 yield from row.bundles(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hubquant.convert.operations import Dimensions
@@ -13,8 +14,8 @@ from hubquant.gguf_file.metadata import Metadata, boolean, f32, f32s, string, u3
 PREPROCESSOR = "preprocessor_config.json"
 TOWER = (r"^model\.(vision_tower|multi_modal_projector|connector|vision_model|visual)\.", r"\1.")
 """Checkpoints of transformers 4.52 and later have one module around everything."""
-SIGLIP = (r"^vision_tower\.vision_model\.", "vision_tower.")
-"""Transformers 5 has one module less around SigLIP's and CLIP's encoders."""
+SIGLIP = (r"^(?:model\.)?vision_tower\.vision_model\.", "vision_tower.")
+"""Transformers 5 has one module less around SigLIP's and CLIP's encoders; before :data:`TOWER`, because both fit."""
 _GELU = ("gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "quick_gelu")
 
 
@@ -68,6 +69,24 @@ def metadata(model: Multimodal, projector: str, **sizes: Any) -> Metadata:
         "vision.image_std": f32s(_colours(model, "image_std")),
         **_activation(setting("hidden_act")),
     }
+
+
+def encoder_of(config: Mapping[str, Any]) -> str | None:
+    """The type of what sees, as config.json has it."""
+    found = config.get("vision_config")
+    return found.get("model_type") if isinstance(found, Mapping) else None
+
+
+def check_last_layer(model: Multimodal) -> None:
+    """Raises ``NotSupportedYet`` where the projector takes the states of another layer than the last."""
+    if (layer := model.config.vision_feature_layer) not in (-1, model.vision.num_hidden_layers):
+        raise NotSupportedYet(f"vision_feature_layer {layer}", why="llama.cpp takes the states of the last layer here")
+
+
+def check_gelu(model: Multimodal) -> None:
+    """Raises ``NotSupportedYet`` for another activation between the projector's matrices than GELU."""
+    if (name := model.config.projector_hidden_act) not in _GELU[:-1]:
+        raise NotSupportedYet(f"projector_hidden_act {name!r}", why="llama.cpp has GELU here")
 
 
 def check_rope(model: Multimodal, theta: float = 10000.0) -> None:
