@@ -8,7 +8,7 @@ from hubquant.convert.rules.windows import Windows
 
 EXAONE_MOE = Architecture(
     name="exaone-moe",
-    classes={"ExaoneMoeForCausalLM": "exaone_moe"},
+    classes={"ExaoneMoeForCausalLM": "exaone_moe", "ExaoneMoEForCausalLM": "exaone_moe"},
     restored_as="exaone_moe",
     rules=(
         *decoder.RULES,

@@ -66,3 +66,5 @@ GLM4_V = replace(
     marker=SECTIONS_KEY,
 )
 """llama.cpp rotates halves where there are sections."""
+GLM_OCR = replace(GLM4, classes={"GlmOcrForConditionalGeneration": "glm4"}, predicts_ahead=True)
+"""Without sections, as llama.cpp's converter has it."""
