@@ -234,7 +234,7 @@ def test_experts_as_transformers_has_them_in_memory(family: str, tmp_path: Path)
     assert torch.allclose(load_folder(folder, "cpu")(IDS).logits, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "bloom", "lfm2"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_base_class(family: str, tied: bool, tmp_path: Path) -> None:
     folder = build(family, tmp_path / "model", tie_word_embeddings=tied, **SMALL)

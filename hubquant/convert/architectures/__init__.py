@@ -25,7 +25,7 @@ from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.gemma3n import GEMMA3N
 from hubquant.convert.architectures.gemma4 import GEMMA4
 from hubquant.convert.architectures.gemma_embedding import GEMMA_EMBEDDING
-from hubquant.convert.architectures.glm4 import CHATGLM, GLM4, GLM4_V
+from hubquant.convert.architectures.glm4 import CHATGLM, GLM4, GLM4_V, GLM_OCR
 from hubquant.convert.architectures.glm4_moe import GLM4_MOE, GLM4_V_MOE, SOLAR_OPEN
 from hubquant.convert.architectures.gpt2 import GPT2
 from hubquant.convert.architectures.gpt_oss import GPT_OSS
@@ -33,7 +33,7 @@ from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED
 from hubquant.convert.architectures.granite_hybrid import GRANITE_4, GRANITE_HYBRID
 from hubquant.convert.architectures.granite_swa import GRANITE_MOE_SWA, GRANITE_SWA
-from hubquant.convert.architectures.hunyuan import HUNYUAN_DENSE, HUNYUAN_MOE
+from hubquant.convert.architectures.hunyuan import HUNYUAN_DENSE, HUNYUAN_MOE, HUNYUAN_VL
 from hubquant.convert.architectures.hy_v3 import HY_V3
 from hubquant.convert.architectures.internlm2 import INTERNLM2
 from hubquant.convert.architectures.internlm3 import INTERNLM3
@@ -58,6 +58,7 @@ from hubquant.convert.architectures.nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE
 from hubquant.convert.architectures.olmo import OLMO, OLMO2, OLMO3
 from hubquant.convert.architectures.olmoe import OLMOE
 from hubquant.convert.architectures.own_llamas import BAICHUAN, EXAONE, MAINCODER, ORION, PANGU, XVERSE
+from hubquant.convert.architectures.paddleocr import PADDLEOCR
 from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.phi3 import PHI3
 from hubquant.convert.architectures.qwen2 import QWEN2
@@ -83,7 +84,7 @@ from hubquant.models.identify import nearest_hint
 ARCHITECTURES: tuple[Architecture, ...] = (
     *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, IQUESTCODER, INTERNLM2, INTERNLM3, SMOLLM3),
     *(QWEN2, QWEN2_MOE, QWEN3_RERANKER, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
-    *(QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE),
+    *(QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE, GLM_OCR, HUNYUAN_VL, PADDLEOCR),
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID, BAMBA, GRANITE_SWA, GRANITE_MOE_SWA),
     *(OLMO, OLMO2, OLMO3, OLMOE),

@@ -21,7 +21,7 @@ def _beside_factors(config: PreTrainedConfig) -> str | None:
 
 EXAONE_MOE = Architecture(
     name="exaone-moe",
-    classes={"ExaoneMoeForCausalLM": "exaone_moe"},
+    classes={"ExaoneMoeForCausalLM": "exaone_moe", "ExaoneMoEForCausalLM": "exaone_moe"},
     restored_as="exaone_moe",
     rules=(
         *decoder.RULES,
