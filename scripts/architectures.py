@@ -61,7 +61,11 @@ model.safetensors, else the files that model.safetensors.index.json lists; calib
 model's prefix (`AutoModel` saves), wrappers of torch.compile, FSDP, data parallel and peft, and stacks of experts as
 transformers has them in memory are read as the model that they are. Tensors that transformers leaves out (rotary
 caches, scales of a KV cache) are left out with a note, as is a `quantization_config` that the weights contradict. An
-adapter that is not merged, weights that are quantized otherwise, whatever config.json says, and pickles are refused.
+adapter that is not merged and weights that are quantized otherwise, whatever config.json says, are refused.
+
+Where there are no safetensors, pytorch_model.bin and its shards are read with `--allow-pickle` (`model.allow_pickle` in
+a recipe): torch's reader of weights takes tensors and plain containers out of them and runs nothing; what needs more is
+refused. Of a repository of the Hub their table of tensors is read first, as the headers of safetensors are.
 
 A LoRA adapter of peft alone (adapter_config.json, adapter_model.safetensors) becomes a GGUF adapter, which llama.cpp
 loads beside its base: `hubquant convert ADAPTER`, with `--base BASE` where it is not the model that the adapter names.

@@ -27,6 +27,7 @@ def convert(
     vocab_only: bool = False,
     base: str | None = None,
     component: str | None = None,
+    allow_pickle: bool = False,
     split_max_size: str | None = None,
     split_max_tensors: int | None = None,
     pre_tokenizer: str | None = None,
@@ -39,7 +40,8 @@ def convert(
     ``out`` is the file, with the type for {ftype} and {FTYPE}, or a folder that is there, by default the current one.
     ``model_name`` is general.name, and ``metadata`` further keys, such as {"general.author": "me"}, or a JSON file of
     them. ``vocab_only`` writes the vocabulary alone. ``component`` is the part of a diffusers
-    pipeline, such as text_encoder_2. The file is cut at ``split_max_size`` ("5G") and after
+    pipeline, such as text_encoder_2. With ``allow_pickle`` weights may be in pytorch_model.bin, of which tensors are
+    read and nothing is run. The file is cut at ``split_max_size`` ("5G") and after
     ``split_max_tensors``.
 
     Returns its path, type and size in bytes. Raises ``HubquantError``.
@@ -64,7 +66,9 @@ def convert(
         named = {} if model_name is None else authorship({"general.name": model_name})
         wanted = Converting(chosen, pre_tokenizer, {**own, **named}, vocab_only, base)
         placing = Placing(Path(out or ""), split=split)
-        [made] = carry_out(prepare(reference(str(model), component), wanted, placing, opened, seen), opened, seen)
+        [made] = carry_out(
+            prepare(reference(str(model), component, pickles=allow_pickle), wanted, placing, opened, seen), opened, seen
+        )
     return made
 
 
@@ -91,6 +95,7 @@ def quantize(
     split_max_tensors: int | None = None,
     allow_fork_types: bool = False,
     allow_requantize: bool = False,
+    allow_pickle: bool = False,
     pre_tokenizer: str | None = None,
     store: Path | str | None = None,
     progress: Bars = "auto",
@@ -141,7 +146,15 @@ def quantize(
         from hubquant.commands.job import carry_out
 
         placing = Placing(Path(out), name, split, keep_split)
-        job = prepare(models(str(model), listed(component)), settings, matrix, pre_tokenizer, placing, opened, seen)
+        job = prepare(
+            models(str(model), listed(component), pickles=allow_pickle),
+            settings,
+            matrix,
+            pre_tokenizer,
+            placing,
+            opened,
+            seen,
+        )
         return carry_out(job, opened, seen)
 
 

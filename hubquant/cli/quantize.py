@@ -16,7 +16,7 @@ from hubquant.cli.job import (
     finish,
 )
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.run import PreTokenizerOption
+from hubquant.cli.run import AllowPickleOption, PreTokenizerOption
 from hubquant.cli.settings import imatrix_settings, layer_numbers, quantize_settings, read_rules
 from hubquant.units import size
 
@@ -92,6 +92,7 @@ def quantize(
         bool,
         Option("--allow-requantize", help="Quantize what is quantized already: a GGUF file, GPTQ, AWQ and the like."),
     ] = False,
+    allow_pickle: AllowPickleOption = False,
     pre_tokenizer: PreTokenizerOption = None,
     threads: ThreadsOption = None,
     store: StoreOption = None,
@@ -125,7 +126,13 @@ def quantize(
     use_threads(threads)
     finish(
         lambda store, progress: plan_quantize(
-            models(model, component or ()), settings, matrix, pre_tokenizer, placing, store, progress
+            models(model, component or (), pickles=allow_pickle),
+            settings,
+            matrix,
+            pre_tokenizer,
+            placing,
+            store,
+            progress,
         ),
         store,
         dry_run,

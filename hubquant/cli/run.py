@@ -59,6 +59,10 @@ OffloadOption = Annotated[
     Literal["auto", "none", "cpu", "disk", "stream"] | None,
     typer.Option("--offload", help="For models larger than memory; stream has one block in memory at a time."),
 ]
+AllowPickleOption = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read weights from pytorch_model.bin where there are no safetensors."),
+]
 NoEvalOption = Annotated[bool, typer.Option("--no-eval", help="Measure nothing.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The output folder (default: <model>-GGUF).")]
 
