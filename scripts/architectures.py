@@ -61,7 +61,11 @@ model.safetensors, else the files that model.safetensors.index.json lists; calib
 model's prefix (`AutoModel` saves), wrappers of torch.compile, FSDP, data parallel and peft, and stacks of experts as
 transformers has them in memory are read as the model that they are. Tensors that transformers leaves out (rotary
 caches, scales of a KV cache) are left out with a note, as is a `quantization_config` that the weights contradict. An
-adapter that is not merged, weights that are quantized otherwise, whatever config.json says, and pickles are refused.
+adapter that is not merged and weights that are quantized otherwise, whatever config.json says, are refused.
+
+Where there are no safetensors, pytorch_model.bin and its shards are read with `--allow-pickle` (`model.allow_pickle` in
+a recipe): torch's reader of weights takes tensors and plain containers out of them and runs nothing; what needs more is
+refused. Of a repository of the Hub their table of tensors is read first, as the headers of safetensors are.
 
 A LoRA adapter of peft alone (adapter_config.json, adapter_model.safetensors) becomes a GGUF adapter, which llama.cpp
 loads beside its base: `hubquant convert ADAPTER`, with `--base BASE` where it is not the model that the adapter names.
@@ -152,9 +156,9 @@ The type of the language model decides, so other combinations are accepted too; 
 Qwen2-VL, 2.5-VL and 3-VL, GLM-4V, GLM-4.5V and GLM-OCR, PaddleOCR-VL (three) and Hunyuan-VL (four), which are in the
 table above, have several positions for each token, which are one in text: a file says how rotary embeddings are divided
 among them where llama.cpp's converter does, so that a projector may go with it, and is read back as the language model
-that it is in text. Transformers leaves out Granite's factor of the logits in Granite Speech. Three gaps are llama.cpp's: it
-computes Qwen2-VL's norms without their epsilon, turns the pairs of Qwen3-VL by nothing that are beyond three times the
-shortest section (of the published 64 pairs the last two, which turn slowest), and calls the language model of
+that it is in text. Transformers leaves out Granite's factor of the logits in Granite Speech. Three gaps are llama.cpp's:
+it computes Qwen2-VL's norms without their epsilon, turns the pairs of Qwen3-VL by nothing that are beyond three times
+the shortest section (of the published 64 pairs the last two, which turn slowest), and calls the language model of
 `Mistral3ForConditionalGeneration` mistral3, which for texts of Mistral's is the same as llama. InternVL's `llm_config`
 is read as a `text_config` is.
 

@@ -28,6 +28,7 @@ def convert(
     base: str | None = None,
     component: str | None = None,
     mmproj: bool = False,
+    allow_pickle: bool = False,
     split_max_size: str | None = None,
     split_max_tensors: int | None = None,
     pre_tokenizer: str | None = None,
@@ -42,7 +43,8 @@ def convert(
     ``model_name`` is general.name, and ``metadata`` further keys, such as {"general.author": "me"}, or a JSON file of
     them. ``vocab_only`` writes the vocabulary alone. ``component`` is the part of a diffusers pipeline, such as
     text_encoder_2, and with ``mmproj`` it is what a multimodal model sees or hears with. With ``no_mtp`` layers that
-    predict further tokens are left out. The file is cut at ``split_max_size`` ("5G") and after ``split_max_tensors``.
+    predict further tokens are left out. With ``allow_pickle`` weights may be in pytorch_model.bin, of which tensors are
+    read and nothing is run. The file is cut at ``split_max_size`` ("5G") and after ``split_max_tensors``.
 
     Returns its path, type and size in bytes. Raises ``HubquantError``.
     """
@@ -68,7 +70,9 @@ def convert(
         how = Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
         wanted = Converting(chosen, how, {**own, **named}, vocab_only, base, mmproj)
         placing = Placing(Path(out or ""), split=split)
-        [made] = carry_out(prepare(reference(str(model), component), wanted, placing, opened, seen), opened, seen)
+        [made] = carry_out(
+            prepare(reference(str(model), component, pickles=allow_pickle), wanted, placing, opened, seen), opened, seen
+        )
     return made
 
 
@@ -95,6 +99,7 @@ def quantize(
     split_max_tensors: int | None = None,
     allow_fork_types: bool = False,
     allow_requantize: bool = False,
+    allow_pickle: bool = False,
     pre_tokenizer: str | None = None,
     no_mtp: bool = False,
     store: Path | str | None = None,
@@ -148,7 +153,8 @@ def quantize(
         from hubquant.recipe.schema import Convert
 
         placing, how = Placing(Path(out), name, split, keep_split), Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
-        job = prepare(models(str(model), listed(component)), settings, matrix, how, placing, opened, seen)
+        references = models(str(model), listed(component), pickles=allow_pickle)
+        job = prepare(references, settings, matrix, how, placing, opened, seen)
         return carry_out(job, opened, seen)
 
 

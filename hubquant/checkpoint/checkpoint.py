@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class Checkpoint:
     folder: Path | None = None
     notes: tuple[str, ...] = ()
     base_model: str | None = None
+    is_safetensors: ClassVar[bool] = True
 
     @classmethod
     def from_folder(cls, folder: Path) -> Checkpoint:
@@ -150,16 +151,20 @@ class Checkpoint:
         """A tensor as it lies in its file."""
         import torch
 
+        self._check_stored(info, dtypes)
+        assert self.folder is not None
+        dtype = getattr(torch, _DTYPES[info.dtype])
+        if not info.nbytes:
+            return torch.empty(info.shape, dtype=dtype)
+        return torch.from_numpy(_mapped(self.folder / info.file, info, dtype.itemsize)).view(dtype).reshape(info.shape)
+
+    def _check_stored(self, info: TensorInfo, dtypes: tuple[str, ...]) -> None:
         if self.folder is None:
             raise CheckpointError(f"the weights of {info.file} are not on this machine", hint="download them first")
         if info.dtype not in dtypes:
             raise CheckpointError(
                 f"tensor {listed([info.name])} is stored as {info.dtype}", why="weights are F32, F16 or BF16"
             )
-        dtype = getattr(torch, _DTYPES[info.dtype])
-        if not info.nbytes:
-            return torch.empty(info.shape, dtype=dtype)
-        return torch.from_numpy(_mapped(self.folder / info.file, info, dtype.itemsize)).view(dtype).reshape(info.shape)
 
 
 def local_header(path: Path, name: str) -> dict[str, TensorInfo]:

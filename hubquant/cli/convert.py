@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from hubquant.cli.job import DryRunOption, SplitMaxSizeOption, SplitMaxTensorsOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.run import ComponentOption, NoMtpOption, PreTokenizerOption
+from hubquant.cli.run import AllowPickleOption, ComponentOption, NoMtpOption, PreTokenizerOption
 from hubquant.cli.settings import converted_type
 from hubquant.errors import UserError
 from hubquant.units import size
@@ -46,6 +46,7 @@ def convert(
     mmproj: Annotated[
         bool, Option("--mmproj", help="Of a multimodal model, convert what it sees or hears with instead.")
     ] = False,
+    allow_pickle: AllowPickleOption = False,
     vocab_only: Annotated[bool, Option("--vocab-only", help="Extract only the vocab.")] = False,
     split_max_size: SplitMaxSizeOption = None,
     split_max_tensors: SplitMaxTensorsOption = None,
@@ -84,7 +85,9 @@ def convert(
     wanted = Converting(chosen, how, own, vocab_only, base, mmproj)
     placing = Placing(out or Path(), split=split)
     finish(
-        lambda store, progress: plan_convert(reference(model, component), wanted, placing, store, progress),
+        lambda store, progress: plan_convert(
+            reference(model, component, pickles=allow_pickle), wanted, placing, store, progress
+        ),
         store,
         dry_run,
         output,

@@ -69,6 +69,10 @@ MmprojOption = Annotated[
         "--mmproj", help="Types of the file that a multimodal model sees or hears with (default: F16), or none."
     ),
 ]
+AllowPickleOption = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read weights from pytorch_model.bin where there are no safetensors."),
+]
 NoEvalOption = Annotated[bool, typer.Option("--no-eval", help="Measure nothing.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The output folder (default: <model>-GGUF).")]
 

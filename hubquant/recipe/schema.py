@@ -43,7 +43,8 @@ class ModelReference(Frozen):
     revision: str = "main"
     """Of ``id``: a branch, tag or commit. Published recipes hold the commit."""
     allow_pickle: bool = False
-    """A denoiser in a pickled ``file``: its tensors are read and no code of it is run. Others must be safetensors."""
+    """Weights in pytorch_model.bin where there are no safetensors, or a denoiser in a pickled ``file``: tensors are
+    read and no code is run."""
 
     @model_validator(mode="before")
     @classmethod

@@ -72,5 +72,5 @@ GLM_OCR = replace(
     classes={"GlmOcrForConditionalGeneration": "glm4"},
     ahead=Ahead(lambda config: (*GLM4.block(config, 0), *HEAD)),
 )
-"""Without sections, as llama.cpp's converter has it, which keeps the layer that predicts a further token; llama.cpp does
-not run it."""
+"""Without sections, as llama.cpp's converter has it, which keeps the layer that predicts a further token although
+llama.cpp does not run it."""
