@@ -124,11 +124,11 @@ The type of the language model decides, so other combinations are accepted too; 
 Qwen2-VL, 2.5-VL and 3-VL, GLM-4V, GLM-4.5V and GLM-OCR, PaddleOCR-VL (three) and Hunyuan-VL (four), which are in the
 table above, have several positions for each token, which are one in text: a file says how rotary embeddings are divided
 among them where llama.cpp's converter does, so that a projector may go with it, and is read back as the language model
-that it is in text. Transformers leaves out Granite's factor of the logits in Granite Speech. Three gaps are llama.cpp's: it
-computes Qwen2-VL's norms without their epsilon, turns the pairs of Qwen3-VL by nothing that are beyond three times the
-shortest section (of the published 64 pairs the last two, which turn slowest), and calls the language model of
-`Mistral3ForConditionalGeneration` mistral3, which for texts of Mistral's is the same as llama. InternVL's `llm_config`
-is read as a `text_config` is.
+that it is in text. In Granite Speech transformers leaves Granite's factor of the logits out. Three gaps are
+llama.cpp's: it computes Qwen2-VL's norms without their epsilon, turns the pairs of Qwen3-VL by nothing that are beyond
+three times the shortest section (of the published 64 pairs the last two, which turn slowest), and calls the language
+model of `Mistral3ForConditionalGeneration` mistral3, which for texts of Mistral's is the same as llama. InternVL's
+`llm_config` is read as a `text_config` is.
 
 FP8 sources are tested in Qwen3 for every form above (the floats of every tensor; logits in llama.cpp for one form).
 """

@@ -17,7 +17,7 @@ from hubquant.convert.config import read_architecture
 from hubquant.convert.matching import check_tensors
 from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.rules.pooling import POOLING, pooling_metadata
-from hubquant.convert.rules.rule import without_option
+from hubquant.convert.rules.rule import full_key, without_option
 from hubquant.convert.settings import check_answered, setting_notes
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError
@@ -220,7 +220,7 @@ def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) 
                 why=" ".join(str(error).split())[:200],
                 hint="compare config.json with the one of the original repository",
             ) from error
-        metadata |= {f"{architecture.name}.{key}": value for key, value in keys.items()}
+        metadata |= {full_key(architecture.name, key): value for key, value in keys.items()}
     return metadata
 
 
