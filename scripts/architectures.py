@@ -75,11 +75,6 @@ by name: DoRA, biases, whole modules, norms, an embedding that is the output lay
 its attention and the output layer, stacks of experts as peft's `target_parameters` has them.
 
 {ahead}
-as llama.cpp's converter keeps them but for those of DeepSeek V3, which it leaves out and llama.cpp drafts with all the
-same; `--no-mtp` (`convert.no_mtp` in a recipe) leaves them out. The tensors decide, whatever config.json tells: a layer
-that is not whole is left out with a note, and so is EXAONE's beside factors of rope, where llama.cpp loads none.
-transformers runs no such layer: no importance matrix has it, and no evaluation measures it. Types that need importance
-become others, as the plan tells.
 
 A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`.
 Its tensors keep their names, and it has its tokenizer.
@@ -140,6 +135,9 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   those of rerankers, to 0.01 where they are about as large as 3, and the states of the model read back. "stand-in":
   transformers lacks the model's code; llama.cpp's logits equal those of the named transformers model, which is read
   back from the same file.
+* **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
+  most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
+  those that it does not run.
 * **read back**, "bit for bit": the tensors read back from the file are the checkpoint's, from F32 and (but for
   encoders) from BF16. Vectors that llama.cpp stores as 1 + x or −exp(x) (norms of Gemma, Nemotron, Qwen3-Next and
   Qwen3.5; `A_log`) may be off by 2⁻²² where they were F32. "–": only the logits of the model read back are compared.
@@ -190,7 +188,15 @@ def _encoders() -> str:
 
 def _ahead() -> str:
     names = _names(each for each in ARCHITECTURES if each.ahead)
-    text = f"Layers behind the last that predict further tokens (MTP, llama.cpp's NextN): of {names}. They are kept,"
+    text = (
+        f"Layers behind the last that predict further tokens (MTP, llama.cpp's NextN) are kept: of {names}. llama.cpp "
+        "drafts with them, but for those of K-EXAONE and Ling 2.0, which it keeps and does not run. Its converter "
+        "leaves DeepSeek V3's out. `--no-mtp` (`convert.no_mtp` in a recipe) leaves them out, of a GGUF file too. The "
+        "tensors decide, whatever config.json tells, and a note says where the two differ: a layer that is not whole "
+        "is left out, and so is K-EXAONE's beside factors of rope, where llama.cpp loads none. transformers runs no "
+        "such layer: no importance matrix has it, and no evaluation measures it. Types that need importance become "
+        "others, as the plan tells. Of a file of a given size they are as in the file type that is nearest."
+    )
     return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
