@@ -21,7 +21,15 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
-from tests.convert import test_encoders, test_gemma3n, test_llama_cpp, test_names, test_own_code, test_restore
+from tests.convert import (
+    test_encoders,
+    test_gemma3n,
+    test_llama_cpp,
+    test_names,
+    test_own_code,
+    test_own_encoders,
+    test_restore,
+)
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
 NOTHING = "–"
@@ -120,6 +128,11 @@ NaN and infinite weights stop the conversion itself, because only the weights te
 * The output layer of Qwen3-Reranker but for the rows of "yes" and "no", and of other rerankers of `qwen3` but for those
   of their `LogitScore`; one score (`Qwen3ForSequenceClassification`) becomes a row beside zeros, so that llama.cpp's
   softmax of both is its sigmoid. A reranker of Qwen3 is known by its name, its card's heading, or that module.
+* The adapters of Jina's version 3, which lie among its own weights: a file embeds as the model does without a task. The
+  bias that the experts of a layer of nomic-bert's version 2 share, for which llama.cpp has no place. Both with a note.
+  NeoBERT's queries, keys and values lie head by head, and the gate of Jina's version 2 for code behind what it gates:
+  both are put into llama.cpp's order, which its own converter does not do. A file of DistilBERT is one of BERT whose
+  one kind of token adds nothing; its classifier has another activation than llama.cpp's, and is not converted.
 * The positions of RoBERTa's kin up to the padding token's, which no text has: a file begins with the first that a text
   has, as BERT's do, and is read back as BERT.
 
@@ -134,7 +147,8 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of the model read back to 10⁻⁵. "scores":
   those of rerankers, to 0.01 where they are about as large as 3, and the states of the model read back. "stand-in":
   transformers lacks the model's code; llama.cpp's logits equal those of the named transformers model, which is read
-  back from the same file.
+  back from the same file. "written out": the same, and llama.cpp's states of all tokens are, to 2·10⁻³, those that the
+  test computes as the model's code does.
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
   those that it does not run.
@@ -183,7 +197,7 @@ def document() -> str:
 def _encoders() -> str:
     """Those that no decoder is called too."""
     decoders = {name for each in ARCHITECTURES if each.generates for name in each.classes}
-    return _code(name for each in ARCHITECTURES for name in each.classes if name not in decoders)
+    return _code(dict.fromkeys(name for each in ARCHITECTURES for name in each.classes if name not in decoders))
 
 
 def _ahead() -> str:
@@ -218,6 +232,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
     bases = {family: MODEL_MAPPING_NAMES[family] for family in _parameters(test_names.test_a_base_class, "family")}
     rerankers = (*test_encoders.RERANKERS, "qwen3")
     ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in rerankers}
+    written_out = {settings["architectures"][0] for settings, *_ in test_own_encoders.MODELS.values()}
     for each in ARCHITECTURES:
         types = set(each.classes.values())
         cases = [name for name, (family, _) in compared.items() if family in types and each.generates]
@@ -229,6 +244,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
             cases, types = [], set()
             if stand_ins := [test_own_code.STAND_INS[name] for name in each.classes if name in test_own_code.STAND_INS]:
                 proof = f"stand-in: {stand_ins[0]}"
+            elif written_out & {*each.classes}:
+                proof = "written out"
         elif {*each.classes} & ranked:
             proof = "scores"
         elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
