@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,16 @@ from hubquant.convert.projectors.conversion import plan_projector, projector_of
 from hubquant.errors import NotSupportedYet
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
-from tests.convert.test_llama_cpp import DELTA_NET, GLM_EXPERTS, QWEN_EXPERTS
+from tests.convert.test_llama_cpp import DELTA_NET, GLM_EXPERTS, LLAMA4, QWEN_EXPERTS
 from tests.support.conversion import Weights, edit_weights, relative_error, write_conversion, write_gguf
 from tests.support.mtmd import Multimodal
 from tests.support.multimodal import build_multimodal, describe, rename
 
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
-# How transformers takes pictures: as they are, for states of some layers, with their size, or in patches of two frames.
-SQUARE, STATES, SIZED, FRAMES = "square", "states", "sized", "frames"
+# How transformers takes pictures: as they are, for states of some layers or of an adapter, with their size, or in
+# patches of two frames.
+SQUARE, STATES, ADAPTED, SIZED, FRAMES = "square", "states", "adapted", "sized", "frames"
 GLM = {"depth": 2, "num_hidden_layers": 2, "image_size": 112}
 GLM_ROPE = MROPE | {"mrope_section": [8, 4, 4], "partial_rotary_factor": 0.5}
 PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
@@ -62,6 +64,12 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         {"seeing": GLM | {"intermediate_size": 64}, "rope_parameters": GLM_ROPE},
         FRAMES,
         (112, 168),
+    ),
+    "llama4": (
+        ("llama4", "llama4_text", "llama4_vision_model"),
+        LLAMA4 | {"num_hidden_layers": 2, "seeing": {"num_hidden_layers": 2, "intermediate_size": 128}},
+        ADAPTED,
+        (56, 56),
     ),
     "llava": (("llava", "llama", "clip_vision_model"), {"seeing": {"num_hidden_layers": 3}}, STATES, (56, 56)),
     "llava with siglip": (
@@ -161,6 +169,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3", {"seeing": {"hidden_act": "relu"}}, "hidden_act 'relu'"),
     ("gemma3", {"seeing": {"image_size": [56, 70]}}, "image_size"),
     ("glm4v", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
+    ("llama4", {"seeing": {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}}, "rope_theta 100.0"),
     ("llava", {"whole": {"multimodal_projector_bias": False}}, "multimodal_projector_bias false"),
     ("llava", {"whole": {"vision_feature_select_strategy": "full"}}, "vision_feature_select_strategy 'full'"),
     ("llava_next", {"whole": {"vision_feature_layer": [-1, -2]}}, "vision_feature_layer [-1, -2]"),
@@ -235,10 +244,18 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
         if way == STATES:
             return projected(model.model, given["pixel_values"])
         found = model.get_image_features(**given)
+    if way == ADAPTED:
+        return by_columns(flat(model.multi_modal_projector(found.last_hidden_state)).detach())
     result, stacked = flat(found.pooler_output), getattr(found, "deepstack_features", None) or ()
     if way == SIZED:
         return with_breaks(result, model, picture)
     return torch.cat([result, *map(flat, stacked)], -1)
+
+
+def by_columns(x: torch.Tensor) -> torch.Tensor:
+    """[side * side, width] in the order that llama.cpp gives Llama 4's in."""
+    side = math.isqrt(len(x))
+    return x.reshape(side, side, -1).transpose(0, 1).flatten(0, 1)
 
 
 def projected(model: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -307,8 +324,16 @@ def test_what_llama_cpp_does_not_compute(name: str, changes: dict[str, Any], mes
         plan_projector(projector, config, tmp_path, Checkpoint({}, {}, tmp_path))
 
 
-def test_gaps_of_llama_cpp_are_noted(tmp_path: Path) -> None:
-    source = needed_projector(open_folder(build("llava_next", tmp_path), "tiny"))
-    behind, flat = source.conversion().notes
-    assert "sets the class token behind the patches" in behind
-    assert "one after the other" in flat
+@pytest.mark.parametrize(
+    ("name", "notes"),
+    [
+        ("llama4", ["column by column"]),
+        ("llava", ["sets the class token behind the patches"]),
+        ("llava_next with siglip", ["one after the other"]),
+        ("llava with siglip", []),
+    ],
+)
+def test_gaps_of_llama_cpp_are_noted(name: str, notes: list[str], tmp_path: Path) -> None:
+    found = needed_projector(open_folder(build(name, tmp_path), "tiny")).conversion().notes
+    assert len(found) == len(notes)
+    assert all(part in note for part, note in zip(notes, found, strict=True))

@@ -2,12 +2,24 @@
 
 from hubquant.convert.projectors.gemma3 import GEMMA3
 from hubquant.convert.projectors.glm4v import GLM4V, GLM_OCR
+from hubquant.convert.projectors.llama4 import LLAMA4
 from hubquant.convert.projectors.llava import LLAVA, LLAVA_NEXT
 from hubquant.convert.projectors.pixtral import PIXTRAL
 from hubquant.convert.projectors.projector import Projector
 from hubquant.convert.projectors.qwen3_vl import QWEN3_VL
 from hubquant.convert.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL
 
-PROJECTORS: tuple[Projector, ...] = (GEMMA3, GLM4V, GLM_OCR, LLAVA, LLAVA_NEXT, PIXTRAL, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
+PROJECTORS: tuple[Projector, ...] = (
+    GEMMA3,
+    GLM4V,
+    GLM_OCR,
+    LLAMA4,
+    LLAVA,
+    LLAVA_NEXT,
+    PIXTRAL,
+    QWEN2_VL,
+    QWEN2_5_VL,
+    QWEN3_VL,
+)
 CLASSES = tuple(sorted({name for each in PROJECTORS for name in each.classes}))
 """Transformers' names of whole models."""

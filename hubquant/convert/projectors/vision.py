@@ -132,14 +132,21 @@ def weight(name: str, rows: str, columns: str, stem: str, *, bias: bool | str = 
     return Module(name, (rows, columns), bias, stem=stem)
 
 
-CLIP_LAYER: tuple[Row, ...] = (
-    norm("layer_norm1", bias=True, stem="ln1"),
-    weight("self_attn.q_proj", "n_embd", "n_embd", "attn_q", bias=True),
-    weight("self_attn.k_proj", "n_embd", "n_embd", "attn_k", bias=True),
-    weight("self_attn.v_proj", "n_embd", "n_embd", "attn_v", bias=True),
-    weight("self_attn.out_proj", "n_embd", "n_embd", "attn_out", bias=True),
-    norm("layer_norm2", bias=True, stem="ln2"),
+def attention(output: str = "self_attn.out_proj") -> tuple[Row, ...]:
+    """Four matrices, each with a bias."""
+    names = *(f"self_attn.{part}_proj" for part in "qkv"), output
+    stems = "attn_q", "attn_k", "attn_v", "attn_out"
+    return tuple(weight(name, "n_embd", "n_embd", stem, bias=True) for name, stem in zip(names, stems, strict=True))
+
+
+FEED_FORWARD: tuple[Row, ...] = (
     weight("mlp.fc1", "n_ff", "n_embd", "ffn_up", bias=True),
     weight("mlp.fc2", "n_embd", "n_ff", "ffn_down", bias=True),
+)
+CLIP_LAYER: tuple[Row, ...] = (
+    norm("layer_norm1", bias=True, stem="ln1"),
+    *attention(),
+    norm("layer_norm2", bias=True, stem="ln2"),
+    *FEED_FORWARD,
 )
 """Of CLIP and SigLIP."""
