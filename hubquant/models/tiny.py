@@ -60,7 +60,8 @@ def build(family: str, folder: Path, **config: Any) -> Path:
     torch.manual_seed(config.pop("seed", 0))
     given = {name: value for name, value in (settings | config).items() if value is not ...}
     made = AutoConfig.for_model(family, **given)
-    model = model_class(made, family not in ENCODERS)._from_config(made)
+    embeds = family in ENCODERS or getattr(made, "use_bidirectional_attention", False)
+    model = model_class(made, not embeds)._from_config(made)
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

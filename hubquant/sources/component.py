@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from gguf import PoolingType
+
 from hubquant.convert.conversion import Conversion
 from hubquant.convert.diffusion.importance import fit_denoiser, fit_text_encoder
 from hubquant.convert.rules.rule import integer
@@ -27,7 +29,12 @@ DENOISER = "denoiser"
 FIRST_STEPS = "transformer"
 """The denoiser that makes the first steps, in pipelines that have another one for the last."""
 Inputs = Literal["tokens", "prompts"]
-_POOLINGS: Mapping[Any, Pooling] = {1: "mean", 2: "cls", 3: "last", 4: "cls"}
+_POOLINGS: Mapping[Any, Pooling] = {
+    PoolingType.MEAN: "mean",
+    PoolingType.CLS: "cls",
+    PoolingType.LAST: "last",
+    PoolingType.RANK: "cls",
+}
 """GGUF's ``pooling_type``; of a reranker, what its score is made of."""
 
 
@@ -143,6 +150,9 @@ class Component:
     @property
     def pooling(self) -> Pooling:
         """That of the model, or the mean where it names none."""
+        causal = f"{self.conversion.architecture}.attention.causal" not in self.conversion.metadata
+        if self._pooling_type == PoolingType.RANK and causal:
+            return "last"
         return _POOLINGS.get(self._pooling_type, "mean")
 
     @property

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from hubquant.convert.head_order import InterleaveHalves
 from hubquant.convert.restore import load_model
 from hubquant.errors import CheckpointError
 from tests.support.cli import hubquant
@@ -25,6 +26,13 @@ STAND_INS = {
     "MiniCPMForCausalLM": "granite",
     "InternLM2ForCausalLM": "llama",
     "BailingMoeV2ForCausalLM": "glm4_moe",
+    "XverseForCausalLM": "llama",
+    "BaichuanForCausalLM": "llama",
+    "BaiChuanForCausalLM": "llama",
+    "ExaoneForCausalLM": "llama",
+    "PanguEmbeddedForCausalLM": "llama",
+    "OrionForCausalLM": "stablelm",
+    "MaincoderForCausalLM": "hunyuan_v1_dense",
 }
 
 
@@ -97,6 +105,31 @@ def as_bailing(weights: Weights) -> None:
     renamed(weights, names | {"embed_tokens": "word_embeddings"})
 
 
+def as_they_are(weights: Weights) -> None:
+    """Names of Llama and its kin."""
+
+
+def as_baichuan(weights: Weights) -> None:
+    for name, x in joined(weights, PROJECTIONS, groups=1):
+        weights[name.replace(PROJECTIONS[0], "self_attn.W_pack")] = x
+
+
+def as_exaone(weights: Weights) -> None:
+    names = {"model.embed_tokens": "transformer.wte", "model.norm": "transformer.ln_f", "model.layers": "transformer.h"}
+    names |= {"self_attn.o_proj": "attn.attention.out_proj", "self_attn": "attn.attention"}
+    names |= {"input_layernorm": "ln_1", "post_attention_layernorm": "ln_2"}
+    names |= {"mlp.gate_proj": "mlp.c_fc_0", "mlp.up_proj": "mlp.c_fc_1", "mlp.down_proj": "mlp.c_proj"}
+    renamed(weights, names)
+
+
+def as_maincoder(weights: Weights) -> None:
+    """Norms of heads behind rope, which rotates pairs that lie together."""
+    renamed(weights, {"query_layernorm": "q_norm", "key_layernorm": "k_norm"})
+    for name, heads in (("q_proj", 4), ("k_proj", 2), ("q_norm", 1), ("k_norm", 1)):
+        for each in [each for each in weights if f"self_attn.{name}" in each]:
+            weights[each] = InterleaveHalves(heads).there(weights[each]).contiguous()
+
+
 BAILING = {
     "num_experts": 8,
     "num_shared_experts": 1,
@@ -110,6 +143,25 @@ BAILING = {
 GLM = {"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "n_group": 4, "topk_group": 2}
 OWN: dict[str, tuple[dict[str, Any], dict[str, Any], Callable[[Weights], None]]] = {
     "InternLM2ForCausalLM": ({}, {"bias": False}, as_internlm2),
+    "XverseForCausalLM": ({}, {}, as_they_are),
+    "BaichuanForCausalLM": (
+        {"num_hidden_layers": 32, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "num_key_value_heads": 4},
+        {},
+        as_baichuan,
+    ),
+    "ExaoneForCausalLM": (
+        {"rms_norm_eps": 1e-5},
+        {"num_layers": 2, "activation_function": "silu", "layer_norm_epsilon": 1e-5}
+        | dict.fromkeys(("num_hidden_layers", "hidden_act", "rms_norm_eps"), ...),
+        as_exaone,
+    ),
+    "PanguEmbeddedForCausalLM": ({"attention_bias": True}, {"attention_bias": ..., "bias": True}, as_they_are),
+    "OrionForCausalLM": (
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}},
+        {"rms_norm_eps": 1e-5} | dict.fromkeys(("layer_norm_eps", "rope_parameters", "use_parallel_residual"), ...),
+        as_they_are,
+    ),
+    "MaincoderForCausalLM": ({}, {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, as_maincoder),
     "BailingMoeV2ForCausalLM": (GLM | {"use_qk_norm": True}, BAILING, as_bailing),
 }
 

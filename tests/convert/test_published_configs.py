@@ -89,6 +89,28 @@ PUBLISHED: dict[str, tuple[dict[str, Any], str | None]] = {
         },
         None,
     ),
+    "EmbeddingGemma 300M": (
+        model(
+            *("Gemma3TextModel", 24, 768, 3, 1, 1152),
+            _sliding_window_pattern=6,
+            attention_bias=False,
+            attn_logit_softcapping=None,
+            final_logit_softcapping=None,
+            head_dim=256,
+            hidden_activation="gelu_pytorch_tanh",
+            layer_types=4 * [*(5 * ["sliding_attention"]), "full_attention"],
+            max_position_embeddings=2048,
+            model_type="gemma3_text",
+            query_pre_attn_scalar=256,
+            rope_local_base_freq=10000.0,
+            rope_scaling=None,
+            rope_theta=1000000.0,
+            sliding_window=512,
+            use_bidirectional_attention=True,
+            vocab_size=262144,
+        ),
+        None,
+    ),
     "Mistral 7B v0.1": (
         model(
             *("MistralForCausalLM", 32, 4096, 32, 8, 14336),
