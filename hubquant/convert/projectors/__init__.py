@@ -1,9 +1,10 @@
 """Files that a language model sees and hears with, beside its own: llama.cpp's mmproj."""
 
 from hubquant.convert.projectors.gemma3 import GEMMA3
+from hubquant.convert.projectors.idefics3 import IDEFICS3
 from hubquant.convert.projectors.projector import Projector
 from hubquant.convert.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL
 
-PROJECTORS: tuple[Projector, ...] = (GEMMA3, QWEN2_VL, QWEN2_5_VL)
+PROJECTORS: tuple[Projector, ...] = (GEMMA3, IDEFICS3, QWEN2_VL, QWEN2_5_VL)
 PROJECTOR_OF = {name: each for each in PROJECTORS for name in each.classes}
 """By transformers' name of the whole model."""

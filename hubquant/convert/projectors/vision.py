@@ -42,6 +42,12 @@ def dimensions(model: Multimodal) -> Dimensions:
     }
 
 
+def merging(model: Multimodal, side: int) -> Dimensions:
+    """:func:`dimensions`, and n_merged, which is the width of as many patches as a square of ``side`` patches has."""
+    sizes = dimensions(model)
+    return {**sizes, "n_merged": sizes["n_embd"] * side**2}
+
+
 def metadata(model: Multimodal, projector: str, **sizes: Any) -> Metadata:
     """The keys of every encoder of pictures; ``sizes`` stand in the place of settings by transformers' names.
 
