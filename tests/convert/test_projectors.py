@@ -18,8 +18,8 @@ from tests.support.mtmd import Multimodal
 from tests.support.multimodal import build_multimodal
 
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
-# How transformers takes pictures: as they are, as one of the parts of one, or in patches of two frames.
-SQUARE, PARTS, FRAMES = "square", "parts", "frames"
+# How transformers takes pictures: as they are, as one of the parts of one, in patches, or in patches of two frames.
+SQUARE, PARTS, PATCHES, FRAMES = "square", "parts", "patches", "frames"
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, int]]] = {
     "gemma3": (
         ("gemma3", "gemma3_text", "siglip_vision_model"),
@@ -38,6 +38,23 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         {"whole": {"scale_factor": 4}, "seeing": {"image_size": 112}},
         PARTS,
         (112, 112),
+    ),
+    "internvl": (
+        ("internvl", "qwen2", "internvl_vision"),
+        {"seeing": {"attention_bias": True, "num_hidden_layers": 2}},
+        SQUARE,
+        (56, 56),
+    ),
+    "lfm2_vl": (
+        ("lfm2_vl", "lfm2", "siglip2_vision_model"),
+        {
+            "layer_types": ["conv", "full_attention"],
+            "whole": {"projector_hidden_size": 64},
+            "seeing": {"num_hidden_layers": 2, "num_patches": 16},
+            "tied": True,
+        },
+        PATCHES,
+        (224, 252),
     ),
     "qwen2_vl": (
         ("qwen2_vl", "qwen2_vl_text", "qwen2_vl_vision"),
@@ -76,11 +93,13 @@ def write_projector(folder: Path, path: Path, type: str) -> None:
 
 def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Tensor:
     """Of transformers, float32 [n, width]."""
+    x = (torch.from_numpy(picture).permute(2, 0, 1).float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(
+        STD
+    )[:, None, None]
     if way in (SQUARE, PARTS):
-        x = (
-            torch.from_numpy(picture).permute(2, 0, 1).float() / 255 - torch.tensor(MEAN)[:, None, None]
-        ) / torch.tensor(STD)[:, None, None]
         given = {"pixel_values": x[None] if way == SQUARE else x[None, None]}
+    elif way == PATCHES:
+        given = patched(x, model.config.vision_config.patch_size)
     else:
         seen = model.config.vision_config
         processor = Qwen2VLImageProcessor(
@@ -95,6 +114,18 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
         found = model.get_image_features(**given).pooler_output
     result: torch.Tensor = torch.cat(list(found)) if isinstance(found, list | tuple) else found
     return result.reshape(-1, result.shape[-1])
+
+
+def patched(x: torch.Tensor, side: int) -> dict[str, torch.Tensor]:
+    """[channels, height, width] -> as SigLIP 2 takes it: [1, n, side * side * channels]."""
+    patches = x.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 3, 4, 0)
+    pixels = patches.reshape(1, -1, side * side * x.shape[0])
+    mask = torch.ones(pixels.shape[:2], dtype=torch.long)
+    return {
+        "pixel_values": pixels,
+        "spatial_shapes": torch.tensor([patches.shape[:2]]),
+        "pixel_attention_mask": mask,
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)

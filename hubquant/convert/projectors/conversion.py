@@ -45,7 +45,7 @@ def plan_projector(projector: Projector, config: Mapping[str, Any], folder: Path
     Raises ``CheckpointError`` where they contradict each other or something is missing, ``NotSupportedYet`` for what
     llama.cpp does not compute.
     """
-    model = _read(config, folder)
+    model = _read(projector.as_transformers(config), folder)
     try:
         keys, bundles = projector.metadata(model), tuple(projector.bundles(model))
         n_layer = projector.dimensions(model)["n_layer"]

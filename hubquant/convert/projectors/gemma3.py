@@ -43,6 +43,6 @@ GEMMA3 = Projector(
     outside=_outside,
     layer=vision.CLIP_LAYER,
     layers="vision_tower.encoder.layers",
-    renames=(vision.TOWER, vision.SIGLIP),
+    renames=(vision.SIGLIP, vision.TOWER),
     ignored=(r"^vision_tower\.head\.",),
 )

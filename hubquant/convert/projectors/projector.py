@@ -30,6 +30,11 @@ class Multimodal:
         return self.config.vision_config
 
     @property
+    def sound(self) -> Any:
+        """The configuration of what hears."""
+        return self.config.audio_config
+
+    @property
     def text(self) -> Any:
         """That of the language model."""
         return self.config.get_text_config()
@@ -42,9 +47,10 @@ class Projector:
     ``classes`` are transformers' names of whole models. ``metadata`` makes the keys after "clip.", of a file of that
     architecture, and ``dimensions`` the names of sizes that rows have, "n_layer" among them. The rows ``outside`` the
     layers and those of each ``layer`` make the tensors: names of GGUF are written out, those of a layer after
-    "v.blk.N." or "a.blk.N.", as its ``encoder`` has it. ``layers`` is what the checkpoint calls the list of them.
-    ``renames`` bring the names of other versions to those of the table, and ``ignored`` are regular expressions of
-    tensors that nothing is computed with.
+    "v.blk.N." or "a.blk.N.", as its ``encoder`` has it, and what is named as a setting is one of the encoder's.
+    ``layers`` is what the checkpoint calls the list of them. ``renames`` bring the names of other versions to those of
+    the table, and ``ignored`` are regular expressions of tensors that nothing is computed with. ``as_transformers``
+    makes the config.json that transformers has of one that came with code of its own.
     """
 
     classes: tuple[str, ...]
@@ -56,6 +62,7 @@ class Projector:
     encoder: Literal["v", "a"] = "v"
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    as_transformers: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
     def bundles(self, model: Multimodal) -> Iterator[Bundle]:
         """Every tensor of the file."""
@@ -63,7 +70,8 @@ class Projector:
         outside = Place(config, dimensions, "", "", {})
         for row in self.outside(model):
             yield from row.bundles(outside)
+        described = model.vision if self.encoder == "v" else model.sound
         for number in range(dimensions["n_layer"]):
-            place = Place(config, dimensions, f"{self.layers}.{number}.", f"{self.encoder}.blk.{number}.", {})
+            place = Place(described, dimensions, f"{self.layers}.{number}.", f"{self.encoder}.blk.{number}.", {})
             for row in self.layer:
                 yield from row.bundles(place)
