@@ -227,6 +227,20 @@ class FirstLast(Each):
 
 
 @dataclass(frozen=True)
+class Take(Each):
+    """The row of number ``row`` [...] of ``rows`` [rows, ...]. Back, every row is that one."""
+
+    row: int
+    rows: int
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x[self.row]
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return x.expand(self.rows, *x.shape)
+
+
+@dataclass(frozen=True)
 class Reshape(Each):
     """The same numbers in the same order, of shape ``target`` instead of ``source``."""
 

@@ -66,11 +66,11 @@ def needed_projector(source: SourceModel) -> ProjectorSource:
     """As :func:`projector_source`. Raises ``NotSupportedYet`` where there is none."""
     if (found := projector_source(source)) is not None:
         return found
-    from hubquant.convert.projectors import PROJECTOR_OF
+    from hubquant.convert.projectors import CLASSES
 
     classes = ", ".join(source.checkpoint.config.get("architectures") or ["a model without a class"])
     raise NotSupportedYet(
         f"a projector of {source.name}",
-        why=f"it is {classes}, and projectors are converted of {', '.join(sorted(PROJECTOR_OF))}",
+        why=f"it is {classes}, and projectors are converted of {', '.join(CLASSES)}",
         hint="convert its language model without one",
     )

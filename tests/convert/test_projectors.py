@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,25 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForMultimodalLM, Qwen2VLImageProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as CLASSES
 
+from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.convert.conversion import stream
+from hubquant.convert.projectors.conversion import plan_projector, projector_of
+from hubquant.errors import NotSupportedYet
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
+from tests.convert.test_llama_cpp import DELTA_NET, QWEN_EXPERTS
 from tests.support.conversion import Weights, edit_weights, relative_error, write_conversion, write_gguf
 from tests.support.mtmd import Multimodal
-from tests.support.multimodal import build_multimodal
+from tests.support.multimodal import build_multimodal, describe, rename
 
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
-# How transformers takes pictures: as they are, as one of the parts of one, in patches, or in patches of two frames.
-SQUARE, PARTS, PATCHES, FRAMES = "square", "parts", "patches", "frames"
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
+# How transformers takes pictures: as they are, with their size, as a part of one, in patches, or those of two frames.
+SQUARE, SIZED, PARTS, PATCHES, FRAMES = "square", "sized", "parts", "patches", "frames"
+BREAK = 383  # the last token of a tiny vocabulary
+PIXTRAL = {"num_hidden_layers": 2, "head_dim": 16}
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, int]]] = {
     "gemma3": (
         ("gemma3", "gemma3_text", "siglip_vision_model"),
@@ -56,6 +66,18 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         PATCHES,
         (224, 252),
     ),
+    "pixtral": (
+        ("llava", "mistral", "pixtral"),
+        {"seeing": PIXTRAL, "whole": {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}},
+        SIZED,
+        (56, 112),
+    ),
+    "mistral3": (
+        ("mistral3", "mistral", "pixtral"),
+        {"seeing": PIXTRAL | {"hidden_act": "silu"}, "rms_norm_eps": 1e-5, "tied": True},
+        SIZED,
+        (112, 168),
+    ),
     "qwen2_vl": (
         ("qwen2_vl", "qwen2_vl_text", "qwen2_vl_vision"),
         {"seeing": {"embed_dim": 32, "hidden_size": 256, "depth": 2, "mlp_ratio": 2}},
@@ -68,14 +90,88 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         FRAMES,
         (252, 168),
     ),
+    "qwen3_vl": (
+        ("qwen3_vl", "qwen3_vl_text", "qwen3_vl_vision"),
+        {"seeing": {"depth": 4, "num_hidden_layers": 4, "deepstack_visual_indexes": [1, 2]}, "rope_parameters": MROPE},
+        FRAMES,
+        (112, 168),
+    ),
+    "qwen3_vl_moe": (
+        ("qwen3_vl_moe", "qwen3_vl_moe_text", "qwen3_vl_moe_vision"),
+        QWEN_EXPERTS | {"num_local_experts": 4, "rope_parameters": MROPE},
+        FRAMES,
+        (112, 56),
+    ),
+    "qwen3_5": (
+        ("qwen3_5", "qwen3_5_text", "qwen3_5_vision"),
+        DELTA_NET | {"rope_parameters": MROPE, "seeing": {"depth": 2, "num_hidden_layers": 2}},
+        FRAMES,
+        (112, 56),
+    ),
+    "qwen3_5_moe": (
+        ("qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_moe_vision"),
+        DELTA_NET | QWEN_EXPERTS | {"rope_parameters": MROPE, "shared_expert_intermediate_size": 96},
+        FRAMES,
+        (112, 56),
+    ),
 }
+OLDER: dict[str, tuple[tuple[str, str], ...]] = {
+    "gemma3": (
+        ("model.vision_tower.", "vision_tower.vision_model."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+    ),
+    "mistral3": (
+        ("model.language_model.", "language_model.model."),
+        ("model.vision_tower.", "vision_tower."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+    ),
+    "internvl": (("vision_tower.", "model.vision_tower."), ("multi_modal_", "model.multi_modal_")),
+    "lfm2_vl": (("model.vision_tower.", "model.vision_tower.vision_model."),),
+    "qwen2_vl": (("model.visual.", "visual."),),
+}
+"""Names that the same tensors had in checkpoints of other versions of transformers."""
+TURNED = {"rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}}
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("gemma3", {"seeing": {"hidden_act": "relu"}}, "hidden_act 'relu'"),
+    ("gemma3", {"seeing": {"image_size": [56, 70]}}, "image_size"),
+    ("pixtral", {"seeing": TURNED}, "rope_theta 100.0"),
+    ("pixtral", {"whole": {"vision_feature_layer": -2}}, "vision_feature_layer -2"),
+    ("pixtral", {"whole": {"vision_feature_select_strategy": "default"}}, "vision_feature_select_strategy default"),
+    ("pixtral", {"whole": {"projector_hidden_act": "silu"}}, "projector_hidden_act 'silu'"),
+    ("mistral3", {"rms_norm_eps": 1e-6}, "rms_norm_eps 1e-06"),
+    ("internvl", {"seeing": {"norm_type": "rms_norm"}}, "norm_type rms_norm"),
+    ("internvl", {"seeing": {"use_qk_norm": True}}, "norm_type layer_norm with use_qk_norm"),
+    ("lfm2_vl", {"whole": {"projector_bias": False}}, "projector_bias false"),
+    ("qwen2_vl", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
+    ("qwen2_5_vl", {"seeing": {"fullatt_block_indexes": [1, 2]}}, "fullatt_block_indexes"),
+    ("qwen2_5_vl", {"seeing": {"window_size": 56}}, "window_size 56"),
+    ("qwen3_vl", {"seeing": {"temporal_patch_size": 4}}, "temporal_patch_size 4"),
+    ("qwen3_vl", {"seeing": TURNED}, "rope_theta 100.0"),
+]
+"""Settings that llama.cpp does not compute."""
 
 
 def build(name: str, folder: Path) -> Path:
     families, settings, _, _ = MODELS[name]
     build_multimodal(*families, folder, **settings)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
+    write_preprocessor(folder)
+    if families[2] == "pixtral":
+        add_break(folder / "tokenizer.json")
     return edit_weights(folder, _fill)
+
+
+def write_preprocessor(folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
+
+
+def add_break(path: Path) -> None:
+    """Make the last token, which the last of a tokenizer's merges makes, that of Pixtral's breaks."""
+    tokenizer = json.loads(path.read_text())
+    model, added = tokenizer["model"], tokenizer["added_tokens"]
+    model["vocab"] = {piece: number for piece, number in model["vocab"].items() if number != BREAK}
+    model["merges"].pop()
+    added.append(added[0] | {"id": BREAK, "content": "[IMG_BREAK]"})
+    path.write_text(json.dumps(tokenizer))
 
 
 def _fill(weights: Weights) -> None:
@@ -96,10 +192,12 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     x = (torch.from_numpy(picture).permute(2, 0, 1).float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(
         STD
     )[:, None, None]
-    if way in (SQUARE, PARTS):
-        given = {"pixel_values": x[None] if way == SQUARE else x[None, None]}
-    elif way == PATCHES:
+    if way == PATCHES:
         given = patched(x, model.config.vision_config.patch_size)
+    elif way == PARTS:
+        given = {"pixel_values": x[None, None]}
+    elif way != FRAMES:
+        given = {"pixel_values": x[None], **({"image_sizes": [picture.shape[:2]]} if way == SIZED else {})}
     else:
         seen = model.config.vision_config
         processor = Qwen2VLImageProcessor(
@@ -111,9 +209,24 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
         )
         given = dict(processor(picture, return_tensors="pt"))
     with torch.no_grad():
-        found = model.get_image_features(**given).pooler_output
-    result: torch.Tensor = torch.cat(list(found)) if isinstance(found, list | tuple) else found
-    return result.reshape(-1, result.shape[-1])
+        found = model.get_image_features(**given)
+    result, stacked = flat(found.pooler_output), getattr(found, "deepstack_features", None) or ()
+    if way == SIZED:
+        return with_breaks(result, model, picture)
+    return torch.cat([result, *map(flat, stacked)], -1)
+
+
+def with_breaks(x: torch.Tensor, model: Any, picture: np.ndarray[Any, Any]) -> torch.Tensor:
+    """[rows * columns, width] -> [rows * columns + rows - 1, width]: a token between rows, as Pixtral has it."""
+    rows = picture.shape[0] // model.config.vision_config.patch_size // getattr(model.config, "spatial_merge_size", 1)
+    end = model.get_input_embeddings().weight[BREAK].detach().expand(rows, 1, -1)
+    return torch.cat([x.reshape(rows, -1, x.shape[-1]), end], 1).flatten(0, 1)[:-1]
+
+
+def flat(found: Any) -> torch.Tensor:
+    """[..., width], perhaps of several pictures -> [n, width]."""
+    x = torch.cat(list(found)) if isinstance(found, list | tuple) else found
+    return x.reshape(-1, x.shape[-1])
 
 
 def patched(x: torch.Tensor, side: int) -> dict[str, torch.Tensor]:
@@ -140,3 +253,44 @@ def test_llama_cpp_sees_what_transformers_sees(name: str, tmp_path: Path) -> Non
     with Multimodal(tmp_path / "model.gguf", tmp_path / "mmproj.gguf") as llama:
         found = llama.see(picture, expected.shape[-1])
     assert max(relative_error(torch.from_numpy(part), expected) for part in found) <= 2e-3
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_names_of_other_versions_are_the_same_encoder(name: str, tmp_path: Path) -> None:
+    folder = build(name, tmp_path / "model")
+    expected = tensors(folder)
+    found = tensors(rename(folder, *OLDER[name]))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    source = needed_projector(open_folder(folder, "tiny"))
+    return dict(stream(source.conversion(), source.checkpoint))
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), REFUSED)
+def test_what_llama_cpp_does_not_compute(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    families, settings, _, _ = MODELS[name]
+    parts = {part: settings.get(part, {}) | changes.get(part, {}) for part in ("seeing", "whole")}
+    described = describe(*families, **(settings | changes | parts))
+    config = described.to_dict() | {"architectures": [CLASSES[families[0]]]}
+    projector = projector_of(config)
+    assert projector is not None
+    write_preprocessor(tmp_path)
+    with pytest.raises(NotSupportedYet, match=re.escape(message)):
+        plan_projector(projector, config, tmp_path, Checkpoint({}, {}, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "processor"),
+    [("smolvlm", {"max_image_size": {"longest_edge": 224}}), ("lfm2_vl", {"max_image_tokens": 512})],
+)
+def test_a_processor_that_llama_cpp_does_not_have(name: str, processor: dict[str, Any], tmp_path: Path) -> None:
+    families, settings, _, _ = MODELS[name]
+    config = describe(*families, **settings).to_dict() | {"architectures": [CLASSES[families[0]]]}
+    projector = projector_of(config)
+    assert projector is not None
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
+    with pytest.raises(NotSupportedYet, match=next(iter(processor))):
+        plan_projector(projector, config, tmp_path, Checkpoint({}, {}, tmp_path))

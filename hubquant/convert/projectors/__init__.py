@@ -4,9 +4,21 @@ from hubquant.convert.projectors.gemma3 import GEMMA3
 from hubquant.convert.projectors.idefics3 import IDEFICS3
 from hubquant.convert.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from hubquant.convert.projectors.lfm2_vl import LFM2_VL
+from hubquant.convert.projectors.pixtral import PIXTRAL
 from hubquant.convert.projectors.projector import Projector
+from hubquant.convert.projectors.qwen3_vl import QWEN3_VL
 from hubquant.convert.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL
 
-PROJECTORS: tuple[Projector, ...] = (GEMMA3, IDEFICS3, INTERNVL, INTERNVL_CHAT, LFM2_VL, QWEN2_VL, QWEN2_5_VL)
-PROJECTOR_OF = {name: each for each in PROJECTORS for name in each.classes}
-"""By transformers' name of the whole model."""
+PROJECTORS: tuple[Projector, ...] = (
+    GEMMA3,
+    IDEFICS3,
+    INTERNVL,
+    INTERNVL_CHAT,
+    LFM2_VL,
+    PIXTRAL,
+    QWEN2_VL,
+    QWEN2_5_VL,
+    QWEN3_VL,
+)
+CLASSES = tuple(sorted({name for each in PROJECTORS for name in each.classes}))
+"""Transformers' names of whole models."""

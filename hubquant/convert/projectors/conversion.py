@@ -13,7 +13,7 @@ from hubquant.checkpoint.text_tower import is_text
 from hubquant.checkpoint.wrappers import without_wrappers
 from hubquant.convert.conversion import Conversion
 from hubquant.convert.matching import check_shapes, missing_tensors
-from hubquant.convert.projectors import PROJECTOR_OF
+from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.projector import Multimodal, Projector
 from hubquant.convert.projectors.vision import PREPROCESSOR
 from hubquant.convert.tables import Bundle
@@ -29,14 +29,14 @@ _CONFIG_HINT = "compare config.json with the one of the original repository"
 
 def projector_of(config: Mapping[str, Any]) -> Projector | None:
     """Of a model with this config.json; None where it has none that can be converted."""
-    return next((PROJECTOR_OF[name] for name in config.get("architectures") or () if name in PROJECTOR_OF), None)
+    names = {*(config.get("architectures") or ())}
+    return next((each for each in PROJECTORS if names & {*each.classes} and each.takes(config)), None)
 
 
 def tower(projector: Projector, checkpoint: Checkpoint) -> Checkpoint:
     """What ``checkpoint`` has beside the language model, by the names of the table, with no config."""
-    plain = without_wrappers(checkpoint)
-    others = {name: info for name, info in plain.tensors.items() if not is_text(name)}
-    return Checkpoint({}, others, plain.folder).renamed(projector.renames)
+    named = without_wrappers(checkpoint).renamed(projector.renames)
+    return Checkpoint({}, {name: info for name, info in named.tensors.items() if not is_text(name)}, named.folder)
 
 
 def plan_projector(projector: Projector, config: Mapping[str, Any], folder: Path, tensors: Checkpoint) -> Conversion:

@@ -49,8 +49,10 @@ class Projector:
     layers and those of each ``layer`` make the tensors: names of GGUF are written out, those of a layer after
     "v.blk.N." or "a.blk.N.", as its ``encoder`` has it, and what is named as a setting is one of the encoder's.
     ``layers`` is what the checkpoint calls the list of them. ``renames`` bring the names of other versions to those of
-    the table, and ``ignored`` are regular expressions of tensors that nothing is computed with. ``as_transformers``
-    makes the config.json that transformers has of one that came with code of its own.
+    the table, and names of what it has of the language model to others than that one's; ``ignored`` are regular
+    expressions of tensors that nothing is computed with. ``takes`` tells by config.json which of several tables of one
+    class it is for, and ``as_transformers`` makes the config.json that transformers has of one that came with code of
+    its own.
     """
 
     classes: tuple[str, ...]
@@ -63,6 +65,7 @@ class Projector:
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     as_transformers: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    takes: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
     def bundles(self, model: Multimodal) -> Iterator[Bundle]:
         """Every tensor of the file."""

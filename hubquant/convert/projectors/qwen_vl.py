@@ -15,30 +15,27 @@ _MERGED = 2  # patches on a side that become one embedding; llama.cpp has this n
 _LARGEST = 560  # pixels of a side that llama.cpp makes room for at first
 
 
-def check_frames(model: Multimodal) -> None:
-    """Raises ``NotSupportedYet`` for more or fewer frames than llama.cpp has."""
-    if (found := model.vision.temporal_patch_size) != _FRAMES:
-        raise NotSupportedYet(f"temporal_patch_size {found}", why=f"llama.cpp takes {_FRAMES} frames together")
+def check_encoder(model: Multimodal) -> None:
+    """Raises ``NotSupportedYet`` for what llama.cpp has otherwise: frames, merged patches, rotary embeddings."""
+    vision.check_rope(model)
+    if (frames := model.vision.temporal_patch_size) != _FRAMES:
+        raise NotSupportedYet(f"temporal_patch_size {frames}", why=f"llama.cpp takes {_FRAMES} frames together")
+    if (merged := model.vision.spatial_merge_size) != _MERGED:
+        raise NotSupportedYet(f"spatial_merge_size {merged}", why="llama.cpp merges 2 x 2 patches here")
 
 
-def two_frames(name: str) -> Row:
+def two_frames(name: str, *, bias: bool) -> tuple[Row, ...]:
     """A convolution [n_embd, channels, frames, height, width] as one for each frame."""
     shape = ("n_embd", "n_channels", "n_patch", "n_patch")
-    return Tensors(
-        (name,),
-        {"v.patch_embd.weight": shape, "v.patch_embd.weight.1": shape},
-        (always(Inverse(Stack(2))),),
-    )
+    targets = {"v.patch_embd.weight": shape, "v.patch_embd.weight.1": shape}
+    weights = Tensors((f"{name}.weight",), targets, (always(Inverse(Stack(2))),))
+    return (weights, Tensors((f"{name}.bias",), {"v.patch_embd.bias": ("n_embd",)})) if bias else (weights,)
 
 
 def _metadata(model: Multimodal) -> Metadata:
     seen = model.vision
-    check_frames(model)
-    if seen.spatial_merge_size != _MERGED:
-        raise NotSupportedYet(
-            f"spatial_merge_size {seen.spatial_merge_size}", why="llama.cpp merges 2 x 2 patches here"
-        )
-    sizes = {
+    check_encoder(model)
+    settings = {
         "image_size": _LARGEST,
         "hidden_size": seen.embed_dim,
         "intermediate_size": int(seen.embed_dim * seen.mlp_ratio),
@@ -46,20 +43,20 @@ def _metadata(model: Multimodal) -> Metadata:
         "num_attention_heads": seen.num_heads,
         "layer_norm_eps": 1e-6,
     }
-    return vision.metadata(model, "qwen2vl_merger", **sizes)
+    return vision.metadata(model, "qwen2vl_merger", **settings)
 
 
 def _metadata_2_5(model: Multimodal) -> Metadata:
     seen = model.vision
-    check_frames(model)
-    sizes = {
+    check_encoder(model)
+    settings = {
         "image_size": _LARGEST,
         "num_hidden_layers": seen.depth,
         "num_attention_heads": seen.num_heads,
         "layer_norm_eps": 1e-6,
     }
     return {
-        **vision.metadata(model, "qwen2.5vl_merger", **sizes),
+        **vision.metadata(model, "qwen2.5vl_merger", **settings),
         "vision.n_wa_pattern": u32(_whole_attention(model)),
     }
 
@@ -77,14 +74,15 @@ def _whole_attention(model: Multimodal) -> int:
 
 def _dimensions(model: Multimodal) -> Dimensions:
     seen = model.vision
-    return _sizes(model, seen.embed_dim, int(seen.embed_dim * seen.mlp_ratio))
+    return sizes(model, seen.embed_dim, int(seen.embed_dim * seen.mlp_ratio))
 
 
 def _dimensions_2_5(model: Multimodal) -> Dimensions:
-    return _sizes(model, model.vision.hidden_size, model.vision.intermediate_size)
+    return sizes(model, model.vision.hidden_size, model.vision.intermediate_size)
 
 
-def _sizes(model: Multimodal, width: int, inner: int) -> Dimensions:
+def sizes(model: Multimodal, width: int, inner: int) -> Dimensions:
+    """Of an encoder of this ``width`` and ``inner`` width of its feed-forward networks."""
     return {
         "n_embd": width,
         "n_ff": inner,
@@ -98,7 +96,7 @@ def _sizes(model: Multimodal, width: int, inner: int) -> Dimensions:
 
 def _outside(*, bias: bool) -> tuple[Row, ...]:
     return (
-        two_frames("visual.patch_embed.proj.weight"),
+        *two_frames("visual.patch_embed.proj", bias=False),
         norm("visual.merger.ln_q", bias=bias, stem="v.post_ln"),
         weight("visual.merger.mlp.0", "n_merged", "n_merged", "mm.0", bias=True),
         weight("visual.merger.mlp.2", "n_out", "n_merged", "mm.2", bias=True),

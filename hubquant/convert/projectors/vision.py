@@ -15,7 +15,7 @@ PREPROCESSOR = "preprocessor_config.json"
 TOWER = (r"^model\.(vision_tower|multi_modal_projector|connector|vision_model|visual)\.", r"\1.")
 """Checkpoints of transformers 4.52 and later have one module around everything."""
 SIGLIP = (r"^(model\.)?vision_tower\.(vision_model\.)?", "vision_tower.")
-"""Transformers 5 has one module less around SigLIP's and CLIP's encoders."""
+"""Transformers 5 has one module less around SigLIP's and CLIP's encoders; before :data:`TOWER`, because both fit."""
 _GELU = ("gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "quick_gelu")
 
 
@@ -91,10 +91,23 @@ def check_processor(model: Multimodal, constants: Mapping[str, float]) -> None:
             raise NotSupportedYet(f"{name} {found} of the processor", why=f"llama.cpp has {constant} here")
 
 
+def encoder_of(config: Mapping[str, Any]) -> str | None:
+    """The type of what sees, as config.json has it."""
+    found = config.get("vision_config")
+    return found.get("model_type") if isinstance(found, Mapping) else None
+
+
 def check_gelu(model: Multimodal) -> None:
     """Raises ``NotSupportedYet`` for another activation between the projector's matrices than GELU."""
     if (name := model.config.projector_hidden_act) not in _GELU[:-1]:
         raise NotSupportedYet(f"projector_hidden_act {name!r}", why="llama.cpp has GELU here")
+
+
+def check_rope(model: Multimodal, theta: float = 10000.0) -> None:
+    """Raises ``NotSupportedYet`` for rotary embeddings of another base than llama.cpp's ``theta``."""
+    found = getattr(model.vision, "rope_parameters", None) or {}
+    if (base := found.get("rope_theta", theta)) != theta:
+        raise NotSupportedYet(f"rope_theta {base} of an encoder of pictures", why=f"llama.cpp has {theta:g} here")
 
 
 def _activation(name: str) -> Metadata:
