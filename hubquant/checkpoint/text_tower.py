@@ -30,6 +30,7 @@ _SEEING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "qwen3_vl": {"model_type": "qwen3"},
         "glm4v": {"model_type": "glm4", "attention_bias": True},
         "glm4v_moe": {"model_type": "glm4_moe"},
+        "glm_ocr": {"model_type": "glm4", "attention_bias": False},
         "qwen3_vl_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True},
     }
 )

@@ -137,6 +137,7 @@ SEEING: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen3_vl_moe": ("qwen3_moe", "qwen3vlmoe", EXPERTS),
     "glm4v": ("glm4", "glm4", {}),
     "glm4v_moe": ("glm4_moe", "glm4moe", GLM_EXPERTS),
+    "glm_ocr": ("glm4", "glm4", {}),
 }
 """By family: the language model that it is in text, llama.cpp's name, and settings."""
 

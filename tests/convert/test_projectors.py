@@ -19,15 +19,19 @@ from hubquant.convert.projectors.conversion import plan_projector, projector_of
 from hubquant.errors import NotSupportedYet
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
-from tests.convert.test_llama_cpp import DELTA_NET, QWEN_EXPERTS
+from tests.convert.test_llama_cpp import DELTA_NET, GLM_EXPERTS, QWEN_EXPERTS
 from tests.support.conversion import Weights, edit_weights, relative_error, write_conversion, write_gguf
 from tests.support.mtmd import Multimodal
 from tests.support.multimodal import build_multimodal, describe, rename
 
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
-# How transformers takes pictures: as they are, with their size, as a part of one, in patches, or those of two frames.
-SQUARE, SIZED, PARTS, PATCHES, FRAMES = "square", "sized", "parts", "patches", "frames"
+# How transformers takes pictures: as they are, for states of some layers, with their size, as a part of one, in patches
+# or in patches of two frames.
+SQUARE, STATES, SIZED, PART, PATCHES, FRAMES = "square", "states", "sized", "part", "patches", "frames"
+GLM = {"depth": 2, "num_hidden_layers": 2, "image_size": 112}
+GLM_ROPE = MROPE | {"mrope_section": [8, 4, 4], "partial_rotary_factor": 0.5}
+PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
 BREAK = 383  # the last token of a tiny vocabulary
 PIXTRAL = {"num_hidden_layers": 2, "head_dim": 16}
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, int]]] = {
@@ -42,11 +46,11 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         SQUARE,
         (56, 56),
     ),
-    "idefics3": (("idefics3", "llama", "idefics3_vision"), {"seeing": {"num_hidden_layers": 2}}, PARTS, (56, 56)),
+    "idefics3": (("idefics3", "llama", "idefics3_vision"), {"seeing": {"num_hidden_layers": 2}}, PART, (56, 56)),
     "smolvlm": (
         ("smolvlm", "llama", "smolvlm_vision"),
         {"whole": {"scale_factor": 4}, "seeing": {"image_size": 112}},
-        PARTS,
+        PART,
         (112, 112),
     ),
     "internvl": (
@@ -54,6 +58,18 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         {"seeing": {"attention_bias": True, "num_hidden_layers": 2}},
         SQUARE,
         (56, 56),
+    ),
+    "janus": (
+        ("janus", "llama", "janus_vision_model"),
+        {"seeing": {"mlp_ratio": 2.0, "projection_dim": 256, "depth": 2}},
+        SQUARE,
+        (56, 56),
+    ),
+    "lighton_ocr": (
+        ("lighton_ocr", "qwen3", "pixtral"),
+        {"seeing": {"num_hidden_layers": 2, "head_dim": 16, "hidden_act": "silu", "image_size": 112}, "tied": True},
+        SIZED,
+        (56, 112),
     ),
     "lfm2_vl": (
         ("lfm2_vl", "lfm2", "siglip2_vision_model"),
@@ -65,6 +81,49 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         },
         PATCHES,
         (224, 252),
+    ),
+    "glm4v": (
+        ("glm4v", "glm4v_text", "glm4v_vision"),
+        {"seeing": GLM, "rope_parameters": GLM_ROPE},
+        FRAMES,
+        (112, 168),
+    ),
+    "glm4v_moe": (
+        ("glm4v_moe", "glm4v_moe_text", "glm4v_moe_vision"),
+        GLM_EXPERTS | {"seeing": GLM | {"attention_bias": True}, "rope_parameters": GLM_ROPE},
+        FRAMES,
+        (112, 112),
+    ),
+    "glm_ocr": (
+        ("glm_ocr", "glm_ocr_text", "glm_ocr_vision"),
+        {"seeing": GLM | {"intermediate_size": 64}, "rope_parameters": GLM_ROPE},
+        FRAMES,
+        (112, 168),
+    ),
+    "llava": (("llava", "llama", "clip_vision_model"), {"seeing": {"num_hidden_layers": 3}}, STATES, (56, 56)),
+    "llava with siglip": (
+        ("llava", "qwen2", "siglip_vision_model"),
+        {
+            "whole": {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
+            "seeing": {"num_hidden_layers": 2},
+        },
+        STATES,
+        (56, 56),
+    ),
+    "llava_next": (
+        ("llava_next", "llama", "clip_vision_model"),
+        {"whole": PARTS, "seeing": {"num_hidden_layers": 3}},
+        STATES,
+        (56, 56),
+    ),
+    "llava_next with siglip": (
+        ("llava_next", "granite", "siglip_vision_model"),
+        {
+            "whole": PARTS | {"vision_feature_layer": [-3, -1], "vision_feature_select_strategy": "full"},
+            "seeing": {"num_hidden_layers": 3},
+        },
+        STATES,
+        (56, 56),
     ),
     "pixtral": (
         ("llava", "mistral", "pixtral"),
@@ -120,6 +179,12 @@ OLDER: dict[str, tuple[tuple[str, str], ...]] = {
         ("model.vision_tower.", "vision_tower.vision_model."),
         ("model.multi_modal_projector.", "multi_modal_projector."),
     ),
+    "llava_next": (
+        ("model.language_model.", "language_model.model."),
+        ("model.vision_tower.", "vision_tower.vision_model."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("model.image_newline", "image_newline"),
+    ),
     "mistral3": (
         ("model.language_model.", "language_model.model."),
         ("model.vision_tower.", "vision_tower."),
@@ -134,6 +199,10 @@ TURNED = {"rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3", {"seeing": {"hidden_act": "relu"}}, "hidden_act 'relu'"),
     ("gemma3", {"seeing": {"image_size": [56, 70]}}, "image_size"),
+    ("glm4v", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
+    ("llava", {"whole": {"multimodal_projector_bias": False}}, "multimodal_projector_bias false"),
+    ("llava", {"whole": {"vision_feature_select_strategy": "full"}}, "vision_feature_select_strategy 'full'"),
+    ("llava_next", {"whole": {"vision_feature_layer": [-1, -2]}}, "vision_feature_layer [-1, -2]"),
     ("pixtral", {"seeing": TURNED}, "rope_theta 100.0"),
     ("pixtral", {"whole": {"vision_feature_layer": -2}}, "vision_feature_layer -2"),
     ("pixtral", {"whole": {"vision_feature_select_strategy": "default"}}, "vision_feature_select_strategy default"),
@@ -194,7 +263,7 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     )[:, None, None]
     if way == PATCHES:
         given = patched(x, model.config.vision_config.patch_size)
-    elif way == PARTS:
+    elif way == PART:
         given = {"pixel_values": x[None, None]}
     elif way != FRAMES:
         given = {"pixel_values": x[None], **({"image_sizes": [picture.shape[:2]]} if way == SIZED else {})}
@@ -209,11 +278,25 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
         )
         given = dict(processor(picture, return_tensors="pt"))
     with torch.no_grad():
-        found = model.get_image_features(**given)
+        if way == STATES:
+            return projected(model.model, given["pixel_values"])
+        found = getattr(model, "get_image_features", model.model.get_image_features)(**given)
     result, stacked = flat(found.pooler_output), getattr(found, "deepstack_features", None) or ()
-    if way == SIZED:
+    if way == SIZED and model.config.model_type != "lighton_ocr":
         return with_breaks(result, model, picture)
     return torch.cat([result, *map(flat, stacked)], -1)
+
+
+def projected(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """[1, 3, height, width] -> [n_patches, width] of LLaVA's. llama.cpp sets CLIP's class token behind the patches, so
+    that each has the position before its own, and leaves out the first of all as if that were it."""
+    embedded, layers = model.vision_tower.embeddings, model.config.vision_feature_layer
+    if behind := hasattr(embedded, "class_embedding"):
+        embedded.position_embedding.weight.copy_(embedded.position_embedding.weight.roll(1, 0))
+    states = model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    taken = torch.cat([states[layer] for layer in ([layers] if isinstance(layers, int) else layers)], -1)
+    result = flat(model.multi_modal_projector(taken))
+    return result.roll(-1, 0)[1:] if behind else result
 
 
 def with_breaks(x: torch.Tensor, model: Any, picture: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -294,3 +377,10 @@ def test_a_processor_that_llama_cpp_does_not_have(name: str, processor: dict[str
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
     with pytest.raises(NotSupportedYet, match=next(iter(processor))):
         plan_projector(projector, config, tmp_path, Checkpoint({}, {}, tmp_path))
+
+
+def test_gaps_of_llama_cpp_are_noted(tmp_path: Path) -> None:
+    source = needed_projector(open_folder(build("llava_next", tmp_path), "tiny"))
+    behind, flat = source.conversion().notes
+    assert "sets the class token behind the patches" in behind
+    assert "one after the other" in flat

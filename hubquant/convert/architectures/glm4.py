@@ -60,7 +60,7 @@ GLM4 = Architecture(
 )
 GLM4_V = replace(
     GLM4,
-    classes={"Glm4vForConditionalGeneration": "glm4"},
+    classes={"Glm4vForConditionalGeneration": "glm4", "GlmOcrForConditionalGeneration": "glm4"},
     rules=(*GLM4.rules, Sections((8, 12, 12))),
     block=_block(*((halves_of_pairs(heads, "n_rot"),) for heads in ("n_head", "n_head_kv")), around=True),
     marker=SECTIONS_KEY,

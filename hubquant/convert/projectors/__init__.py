@@ -2,9 +2,13 @@
 
 from hubquant.convert.projectors.audio_flamingo3 import AUDIO_FLAMINGO3
 from hubquant.convert.projectors.gemma3 import GEMMA3
+from hubquant.convert.projectors.glm4v import GLM4V, GLM_OCR
 from hubquant.convert.projectors.idefics3 import IDEFICS3
 from hubquant.convert.projectors.internvl import INTERNVL, INTERNVL_CHAT
+from hubquant.convert.projectors.janus import JANUS
 from hubquant.convert.projectors.lfm2_vl import LFM2_VL
+from hubquant.convert.projectors.lighton_ocr import LIGHTON_OCR
+from hubquant.convert.projectors.llava import LLAVA, LLAVA_NEXT
 from hubquant.convert.projectors.pixtral import PIXTRAL
 from hubquant.convert.projectors.projector import Projector
 from hubquant.convert.projectors.qwen2_audio import QWEN2_AUDIO
@@ -14,10 +18,16 @@ from hubquant.convert.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL
 PROJECTORS: tuple[Projector, ...] = (
     AUDIO_FLAMINGO3,
     GEMMA3,
+    GLM4V,
+    GLM_OCR,
     IDEFICS3,
     INTERNVL,
     INTERNVL_CHAT,
+    JANUS,
     LFM2_VL,
+    LIGHTON_OCR,
+    LLAVA,
+    LLAVA_NEXT,
     PIXTRAL,
     QWEN2_AUDIO,
     QWEN2_VL,

@@ -55,7 +55,7 @@ def plan_projector(projector: Projector, config: Mapping[str, Any], folder: Path
         raise CheckpointError("config.json cannot be used", why=why, hint=_CONFIG_HINT) from error
     _check(projector, bundles, tensors)
     metadata = {"general.architecture": string(CLIP), **{f"{CLIP}.{key}": value for key, value in keys.items()}}
-    return Conversion(CLIP, {"n_layer": n_layer}, metadata, bundles, {}, "F16")
+    return Conversion(CLIP, {"n_layer": n_layer}, metadata, bundles, {}, "F16", projector.notes(model))
 
 
 def _check(projector: Projector, bundles: Iterable[Bundle], checkpoint: Checkpoint) -> None:

@@ -10,19 +10,14 @@ from hubquant.gguf_file.metadata import Metadata, u32
 
 def _metadata(model: Multimodal) -> Metadata:
     side = vision.size(model.vision.image_size, "image_size")
-    tile = _longest(model, "max_image_size", side)
+    tile = vision.longest_edge(model, "max_image_size", side)
     if tile != side:
         raise NotSupportedYet(f"max_image_size {tile}", why=f"llama.cpp cuts pictures in parts of image_size, {side}")
     return {
         **vision.metadata(model, "idefics3"),
         "vision.projector.scale_factor": u32(model.config.scale_factor),
-        "vision.preproc_image_size": u32(_longest(model, "size", side)),
+        "vision.preproc_image_size": u32(vision.longest_edge(model, "size", side)),
     }
-
-
-def _longest(model: Multimodal, name: str, default: int) -> int:
-    found: int = model.processor.get(name, {}).get("longest_edge", default)
-    return found
 
 
 def _dimensions(model: Multimodal) -> Dimensions:

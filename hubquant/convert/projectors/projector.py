@@ -51,8 +51,8 @@ class Projector:
     ``layers`` is what the checkpoint calls the list of them. ``renames`` bring the names of other versions to those of
     the table, and names of what it has of the language model to others than that one's; ``ignored`` are regular
     expressions of tensors that nothing is computed with. ``takes`` tells by config.json which of several tables of one
-    class it is for, and ``as_transformers`` makes the config.json that transformers has of one that came with code of
-    its own.
+    class it is for, ``as_transformers`` makes the config.json that transformers has of one that came with code of its
+    own, and ``notes`` say what llama.cpp computes otherwise.
     """
 
     classes: tuple[str, ...]
@@ -66,6 +66,7 @@ class Projector:
     ignored: tuple[str, ...] = ()
     as_transformers: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     takes: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    notes: Callable[[Multimodal], tuple[str, ...]] = lambda _: ()
 
     def bundles(self, model: Multimodal) -> Iterator[Bundle]:
         """Every tensor of the file."""

@@ -27,15 +27,15 @@ def size(value: Any, setting: str) -> int:
     return side
 
 
-def dimensions(model: Multimodal, image_size: int | None = None) -> Dimensions:
+def dimensions(model: Multimodal, image_size: int | None = None, n_ff: int | None = None) -> Dimensions:
     """n_embd, n_ff, n_layer, n_patch (pixels of a patch's side) and n_patches of the encoder, and n_out, which is the
-    width of the language model. ``image_size`` is for encoders without one."""
+    width of the language model. ``image_size`` and ``n_ff`` are for encoders without such settings."""
     vision = model.vision
     side = size(vision.image_size, "image_size") if image_size is None else image_size
     patch = size(vision.patch_size, "patch_size")
     return {
         "n_embd": vision.hidden_size,
-        "n_ff": vision.intermediate_size,
+        "n_ff": vision.intermediate_size if n_ff is None else n_ff,
         "n_layer": vision.num_hidden_layers,
         "n_channels": 3,
         "n_patch": patch,
@@ -76,6 +76,12 @@ def metadata(model: Multimodal, projector: str, **sizes: Any) -> Metadata:
         "vision.image_std": f32s(_colours(model, "image_std")),
         **_activation(setting("hidden_act")),
     }
+
+
+def longest_edge(model: Multimodal, name: str, default: int) -> int:
+    """Pixels of the longest side that a setting of the processor has, or the ``default``."""
+    found: int = model.processor.get(name, {}).get("longest_edge", default)
+    return found
 
 
 def check_last_layer(model: Multimodal) -> None:
