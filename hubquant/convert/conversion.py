@@ -19,7 +19,7 @@ from hubquant.convert.config import read_architecture
 from hubquant.convert.matching import check_tensors
 from hubquant.convert.plain import checkpoint_ahead, plain_checkpoint
 from hubquant.convert.rules.pooling import pooling_metadata
-from hubquant.convert.rules.rule import integer, without_option
+from hubquant.convert.rules.rule import full_key, integer, without_option
 from hubquant.convert.settings import check_answered, setting_notes
 from hubquant.convert.stored_blocks import exact_types
 from hubquant.convert.tables import Bundle, Shape
@@ -236,9 +236,7 @@ def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) 
                 why=" ".join(str(error).split())[:200],
                 hint="compare config.json with the one of the original repository",
             ) from error
-        metadata |= {
-            key if key.startswith("tokenizer.") else f"{architecture.name}.{key}": value for key, value in keys.items()
-        }
+        metadata |= {full_key(architecture.name, key): value for key, value in keys.items()}
     if architecture.ahead and architecture.further:
         n_layer, by_layer = architecture.dimensions(config)["n_layer"], architecture.ahead.by_layer(config)
         metadata |= further_metadata(metadata, architecture.name, n_layer, len(architecture.further), by_layer)

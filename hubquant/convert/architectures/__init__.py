@@ -8,13 +8,16 @@ from dataclasses import replace
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.afmoe import AFMOE
 from hubquant.convert.architectures.arcee import ARCEE
-from hubquant.convert.architectures.bailing_moe import BAILING_MOE2
+from hubquant.convert.architectures.bailing_moe import BAILING_MOE2, SARVAM_MOE
 from hubquant.convert.architectures.bamba import BAMBA
 from hubquant.convert.architectures.bert import BERT, BERT_RERANKER, NOMIC_BERT
 from hubquant.convert.architectures.bloom import BLOOM
+from hubquant.convert.architectures.chatglm import CHATGLM_OWN
+from hubquant.convert.architectures.codeshell import CODESHELL
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.cohere2_moe import COHERE2_MOE
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
+from hubquant.convert.architectures.deepseek_moe import BAILING_MOE, DEEPSEEK
 from hubquant.convert.architectures.dots1 import DOTS1
 from hubquant.convert.architectures.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
 from hubquant.convert.architectures.exaone4 import EXAONE4
@@ -57,11 +60,13 @@ from hubquant.convert.architectures.nemotron import NEMOTRON
 from hubquant.convert.architectures.nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE
 from hubquant.convert.architectures.olmo import OLMO, OLMO2, OLMO3
 from hubquant.convert.architectures.olmoe import OLMOE
+from hubquant.convert.architectures.own_diffusion import DREAM, LLADA, LLADA_MOE, RND1
 from hubquant.convert.architectures.own_llamas import BAICHUAN, EXAONE, MAINCODER, ORION, PANGU, XVERSE
 from hubquant.convert.architectures.paddleocr import PADDLEOCR
 from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.phi3 import PHI3
-from hubquant.convert.architectures.qwen2 import QWEN2
+from hubquant.convert.architectures.qwen import QWEN
+from hubquant.convert.architectures.qwen2 import DOTS_OCR, QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
 from hubquant.convert.architectures.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from hubquant.convert.architectures.qwen3_next import QWEN3_NEXT
@@ -95,7 +100,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
-    *(BAICHUAN, EXAONE, MAINCODER, ORION, PANGU, XVERSE),
+    *(BAICHUAN, CHATGLM_OWN, CODESHELL, EXAONE, MAINCODER, ORION, PANGU, QWEN, XVERSE),
+    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
     *(BERT, BERT_RERANKER, GEMMA_EMBEDDING, MODERN_BERT, NOMIC_BERT, T5, UMT5),
 )
 

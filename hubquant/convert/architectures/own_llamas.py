@@ -16,6 +16,7 @@ from hubquant.convert.head_order import InterleaveHalves
 from hubquant.convert.operations import Beside, Dimensions, Scale, split
 from hubquant.convert.rules.rope import DYNAMIC, Rope
 from hubquant.convert.rules.rule import Fixed, Rule, Settings
+from hubquant.convert.rules.windows import QWEN_WINDOW
 from hubquant.convert.tables import Row, Tensors, linear, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata
@@ -118,7 +119,7 @@ MAINCODER = replace(
     classes={"MaincoderForCausalLM": "qwen3"},
     rules=(*decoder.RULES, Rope(("default",)), Fixed("attention_bias", False)),
     block=every_layer(*qwen3.ATTENTION, *decoder.gated_mlp()),
-    without_effect=("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"),
+    without_effect=QWEN_WINDOW.reads,
     own_code=True,
 )
 
