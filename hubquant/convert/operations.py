@@ -202,6 +202,31 @@ class PadRows(Each):
 
 
 @dataclass(frozen=True)
+class Move(Each):
+    """The axis ``source`` of x becomes its axis ``target``."""
+
+    source: int
+    target: int
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x.movedim(self.source, self.target)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return x.movedim(self.target, self.source)
+
+
+@dataclass(frozen=True)
+class FirstLast(Each):
+    """x [n, …]: the first row goes behind all others."""
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x.roll(-1, 0)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return x.roll(1, 0)
+
+
+@dataclass(frozen=True)
 class Take(Each):
     """The row of number ``row`` [...] of ``rows`` [rows, ...]. Back, every row is that one."""
 

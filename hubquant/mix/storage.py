@@ -38,7 +38,7 @@ FLOAT32_NAMES = re.compile(
 )
 
 # llama.cpp has no convolution, nor a copy that is turned round, of BF16.
-FLOAT16_NAMES = re.compile(r"\.patch_(embd|merger)\.weight|mm\.input_projection\.weight$|\.conv\dd?\.")
+FLOAT16_NAMES = re.compile(r"\.patch_(embd|merger)\.weight|mm\.input_projection\.weight$|\.conv\dd?\.\d+\.weight$")
 
 
 def n_dims(shape: tuple[int, ...]) -> int:

@@ -56,13 +56,19 @@ SIZES = {
 }
 
 
+def auto_class(family: str) -> Any:
+    """Transformers' class that builds and loads models of ``family``."""
+    from transformers import AutoModelForMultimodalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if family == "audioflamingo3" else AutoModelForMultimodalLM
+
+
 def build_multimodal(family: str, text: str, tower: str, folder: Path, **settings: Any) -> Path:
     """A tiny model that :func:`describe` describes."""
     import torch
-    from transformers import AutoModelForMultimodalLM
 
     torch.manual_seed(0)
-    auto: Any = AutoModelForMultimodalLM
+    auto = auto_class(family)
     auto.from_config(describe(family, text, tower, **settings)).save_pretrained(folder)
     _tokenizer(text).save_pretrained(folder)
     return edit_weights(folder, uneven)

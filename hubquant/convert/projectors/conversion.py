@@ -24,6 +24,7 @@ from hubquant.gguf_file.metadata import string
 CLIP = "clip"
 """llama.cpp's architecture of them all."""
 _PROCESSOR, _TOKENIZER = "processor_config.json", "tokenizer.json"
+_INNER = ("media_proc_cfg", "image_processor", "feature_extractor")
 _AGAIN = "take the file from the repository that the model comes from"
 _CONFIG_HINT = "compare config.json with the one of the original repository"
 
@@ -47,7 +48,7 @@ def plan_projector(projector: Projector, config: Mapping[str, Any], folder: Path
     Raises ``CheckpointError`` where they contradict each other or something is missing, ``NotSupportedYet`` for what
     llama.cpp does not compute.
     """
-    model = _read(config, folder)
+    model = _read(projector.as_transformers(config), folder)
     try:
         keys, bundles = projector.metadata(model), tuple(projector.bundles(model))
         n_layer = projector.dimensions(model)["n_layer"]
@@ -88,15 +89,14 @@ def _read(config: Mapping[str, Any], folder: Path) -> Multimodal:
 
 
 def _processor(folder: Path) -> dict[str, Any]:
-    """What newer files say counts more; they have the settings of pictures in a table of their own."""
+    """What newer files say counts more; they have the settings of pictures and of sound in tables of their own."""
     found: dict[str, Any] = {}
-    for name, inner in ((PREPROCESSOR, "media_proc_cfg"), (_PROCESSOR, "image_processor")):
+    for name in (PREPROCESSOR, _PROCESSOR):
         if (folder / name).is_file():
             table = read_table(folder / name, _AGAIN)
-            nested = table.get(inner)
-            found |= {**table, **nested} if isinstance(nested, dict) else table
-    if not found:
-        raise CheckpointError(f"there is no {PREPROCESSOR}", why="it tells how pictures are prepared", hint=_AGAIN)
+            found |= table
+            for inner in _INNER:
+                found |= table[inner] if isinstance(table.get(inner), dict) else {}
     return found
 
 

@@ -48,14 +48,14 @@ def _outside(model: Multimodal) -> tuple[Row, ...]:
     return (
         vision.patches("vision_tower.patch_conv", bias=False),
         norm("vision_tower.ln_pre", stem="v.pre_ln"),
-        *(_MERGING if hasattr(model.config, "spatial_merge_size") else ()),
+        *(MERGING if hasattr(model.config, "spatial_merge_size") else ()),
         weight("multi_modal_projector.linear_1", "n_out", "n_embd", "mm.1", bias="multimodal_projector_bias"),
         weight("multi_modal_projector.linear_2", "n_out", "n_out", "mm.2", bias="multimodal_projector_bias"),
         Tensors((_EMBEDDING,), {"v.token_embd.img_break": ("n_out",)}, (row,)),
     )
 
 
-_MERGING: tuple[Row, ...] = (
+MERGING: tuple[Row, ...] = (
     norm("multi_modal_projector.norm", stem="mm.input_norm"),
     weight("multi_modal_projector.patch_merger.merging_layer", "n_embd", "n_merged", "mm.patch_merger"),
 )

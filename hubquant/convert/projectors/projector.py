@@ -48,11 +48,11 @@ class Projector:
     architecture, and ``dimensions`` the names of sizes that rows have, "n_layer" among them. The rows ``outside`` the
     layers and those of each ``layer`` make the tensors: names of GGUF are written out, those of a layer after
     "v.blk.N." or "a.blk.N.", as its ``encoder`` has it, and what is named as a setting is one of the encoder's.
-    ``layers`` is what the checkpoint calls the list of them.
-    ``renames`` bring the names of other versions to those of the table, and names of what it has of the language model
-    to others than that one's; ``ignored`` are regular expressions of tensors that nothing is computed with. ``takes``
-    tells by config.json which of several tables of one class it is for, and ``notes`` say what llama.cpp computes
-    otherwise.
+    ``layers`` is what the checkpoint calls the list of them. ``renames`` bring the names of other versions to those of
+    the table, and names of what it has of the language model to others than that one's; ``ignored`` are regular
+    expressions of tensors that nothing is computed with. ``takes`` tells by config.json which of several tables of one
+    class it is for, ``as_transformers`` makes the config.json that transformers has of one that came with code of its
+    own, and ``notes`` say what llama.cpp computes otherwise.
     """
 
     classes: tuple[str, ...]
@@ -64,6 +64,7 @@ class Projector:
     encoder: Literal["v", "a"] = "v"
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    as_transformers: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     takes: Callable[[Mapping[str, Any]], bool] = lambda _: True
     notes: Callable[[Multimodal], tuple[str, ...]] = lambda _: ()
 

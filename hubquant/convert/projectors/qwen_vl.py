@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from hubquant.convert.operations import Dimensions, Inverse, Stack, always, split
+from hubquant.convert.operations import Dimensions, Inverse, Stack, always
 from hubquant.convert.projectors import vision
 from hubquant.convert.projectors.projector import Multimodal, Projector
-from hubquant.convert.projectors.vision import weight
+from hubquant.convert.projectors.vision import thirds, weight
 from hubquant.convert.tables import Row, Tensors, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
@@ -103,15 +103,9 @@ def _outside(*, bias: bool) -> tuple[Row, ...]:
     )
 
 
-def _thirds(suffix: str, shape: tuple[str, ...]) -> Row:
-    """Queries, keys and values, which are one tensor in the checkpoint."""
-    names = [f"attn_{part}.{suffix}" for part in "qkv"]
-    return Tensors((f"attn.qkv.{suffix}",), dict.fromkeys(names, shape), (split("n_embd", "n_embd", "n_embd"),))
-
-
 _ATTENTION: tuple[Row, ...] = (
-    _thirds("weight", ("n_embd", "n_embd")),
-    _thirds("bias", ("n_embd",)),
+    thirds("attn.qkv", "weight"),
+    thirds("attn.qkv", "bias"),
     weight("attn.proj", "n_embd", "n_embd", "attn_out", bias=True),
 )
 

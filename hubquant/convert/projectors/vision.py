@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from hubquant.convert.operations import Dimensions
+from hubquant.convert.operations import Dimensions, split
 from hubquant.convert.projectors.projector import Multimodal
 from hubquant.convert.tables import Module, Row, Tensors, norm
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean, f32, f32s, string, u32
 
 PREPROCESSOR = "preprocessor_config.json"
-TOWER = (r"^model\.(vision_tower|multi_modal_projector|connector|vision_model|visual)\.", r"\1.")
+TOWER = (
+    r"^model\.(vision_tower|multi_modal_projector|connector|vision_model|visual|embed_vision|embed_audio|audio_tower)\.",
+    r"\1.",
+)
 """Checkpoints of transformers 4.52 and later have one module around everything."""
-SIGLIP = (r"^(?:model\.)?vision_tower\.vision_model\.", "vision_tower.")
+SIGLIP = (r"^(model\.)?vision_tower\.(vision_model\.)?", "vision_tower.")
 """Transformers 5 has one module less around SigLIP's and CLIP's encoders; before :data:`TOWER`, because both fit."""
 _GELU = ("gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "quick_gelu")
 
@@ -27,20 +30,27 @@ def size(value: Any, setting: str) -> int:
     return side
 
 
-def dimensions(model: Multimodal) -> Dimensions:
+def dimensions(model: Multimodal, image_size: int | None = None, n_ff: int | None = None) -> Dimensions:
     """n_embd, n_ff, n_layer, n_patch (pixels of a patch's side) and n_patches of the encoder, and n_out, which is the
-    width of the language model."""
+    width of the language model. ``image_size`` and ``n_ff`` are for encoders without such settings."""
     vision = model.vision
+    side = size(vision.image_size, "image_size") if image_size is None else image_size
     patch = size(vision.patch_size, "patch_size")
     return {
         "n_embd": vision.hidden_size,
-        "n_ff": vision.intermediate_size,
+        "n_ff": vision.intermediate_size if n_ff is None else n_ff,
         "n_layer": vision.num_hidden_layers,
         "n_channels": 3,
         "n_patch": patch,
-        "n_patches": (size(vision.image_size, "image_size") // patch) ** 2,
+        "n_patches": (side // patch) ** 2,
         "n_out": model.text.hidden_size,
     }
+
+
+def merging(model: Multimodal, side: int, image_size: int | None = None) -> Dimensions:
+    """:func:`dimensions`, and n_merged, which is the width of as many patches as a square of ``side`` patches has."""
+    sizes = dimensions(model, image_size)
+    return {**sizes, "n_merged": sizes["n_embd"] * side**2}
 
 
 def metadata(model: Multimodal, projector: str, **sizes: Any) -> Metadata:
@@ -71,16 +81,29 @@ def metadata(model: Multimodal, projector: str, **sizes: Any) -> Metadata:
     }
 
 
-def encoder_of(config: Mapping[str, Any]) -> str | None:
-    """The type of what sees, as config.json has it."""
-    found = config.get("vision_config")
-    return found.get("model_type") if isinstance(found, Mapping) else None
+def longest_edge(model: Multimodal, name: str, default: int) -> int:
+    """Pixels of the longest side that a setting of the processor has, or the ``default``."""
+    found: int = model.processor.get(name, {}).get("longest_edge", default)
+    return found
 
 
 def check_last_layer(model: Multimodal) -> None:
     """Raises ``NotSupportedYet`` where the projector takes the states of another layer than the last."""
-    if (layer := model.config.vision_feature_layer) not in (-1, model.vision.num_hidden_layers):
+    if (layer := getattr(model.config, "vision_feature_layer", -1)) not in (-1, model.vision.num_hidden_layers):
         raise NotSupportedYet(f"vision_feature_layer {layer}", why="llama.cpp takes the states of the last layer here")
+
+
+def check_processor(model: Multimodal, constants: Mapping[str, float]) -> None:
+    """Raises ``NotSupportedYet`` where pictures are prepared otherwise than by llama.cpp's ``constants``."""
+    for name, constant in constants.items():
+        if (found := model.processor.get(name, constant)) != constant:
+            raise NotSupportedYet(f"{name} {found} of the processor", why=f"llama.cpp has {constant} here")
+
+
+def encoder_of(config: Mapping[str, Any]) -> str | None:
+    """The type of what sees, as config.json has it."""
+    found = config.get("vision_config")
+    return found.get("model_type") if isinstance(found, Mapping) else None
 
 
 def check_gelu(model: Multimodal) -> None:
@@ -132,14 +155,28 @@ def weight(name: str, rows: str, columns: str, stem: str, *, bias: bool | str = 
     return Module(name, (rows, columns), bias, stem=stem)
 
 
-CLIP_LAYER: tuple[Row, ...] = (
-    norm("layer_norm1", bias=True, stem="ln1"),
-    weight("self_attn.q_proj", "n_embd", "n_embd", "attn_q", bias=True),
-    weight("self_attn.k_proj", "n_embd", "n_embd", "attn_k", bias=True),
-    weight("self_attn.v_proj", "n_embd", "n_embd", "attn_v", bias=True),
-    weight("self_attn.out_proj", "n_embd", "n_embd", "attn_out", bias=True),
-    norm("layer_norm2", bias=True, stem="ln2"),
+def thirds(name: str, suffix: Literal["weight", "bias"]) -> Row:
+    """Queries, keys and values of a layer, which are one tensor in the checkpoint."""
+    shape = ("n_embd", "n_embd") if suffix == "weight" else ("n_embd",)
+    targets = dict.fromkeys([f"attn_{part}.{suffix}" for part in "qkv"], shape)
+    return Tensors((f"{name}.{suffix}",), targets, (split("n_embd", "n_embd", "n_embd"),))
+
+
+def attention(output: str = "self_attn.out_proj") -> tuple[Row, ...]:
+    """Four matrices, each with a bias."""
+    names = *(f"self_attn.{part}_proj" for part in "qkv"), output
+    stems = "attn_q", "attn_k", "attn_v", "attn_out"
+    return tuple(weight(name, "n_embd", "n_embd", stem, bias=True) for name, stem in zip(names, stems, strict=True))
+
+
+FEED_FORWARD: tuple[Row, ...] = (
     weight("mlp.fc1", "n_ff", "n_embd", "ffn_up", bias=True),
     weight("mlp.fc2", "n_embd", "n_ff", "ffn_down", bias=True),
+)
+CLIP_LAYER: tuple[Row, ...] = (
+    norm("layer_norm1", bias=True, stem="ln1"),
+    *attention(),
+    norm("layer_norm2", bias=True, stem="ln2"),
+    *FEED_FORWARD,
 )
 """Of CLIP and SigLIP."""
