@@ -313,7 +313,8 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     with torch.no_grad():
         if way == STATES:
             return projected(model.model, given["pixel_values"])
-        found = getattr(model, "get_image_features", model.model.get_image_features)(**given)
+        seeing = model if hasattr(model, "get_image_features") else model.model
+        found = seeing.get_image_features(**given)
     if way == ADAPTED:
         return by_columns(flat(model.multi_modal_projector(found.last_hidden_state)).detach())
     result, stacked = flat(found.pooler_output), getattr(found, "deepstack_features", None) or ()
