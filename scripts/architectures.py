@@ -165,6 +165,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
     seeing = {MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[family] for family in test_text_tower.SEEING}
     bases = {family: MODEL_MAPPING_NAMES[family] for family in _parameters(test_names.test_a_base_class, "family")}
     ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in test_encoders.RERANKERS}
+    within = {text for (_, text, _), *_ in test_text_tower.MODELS.values()}
     for each in ARCHITECTURES:
         types = set(each.classes.values())
         cases = [name for name, (family, _) in compared.items() if family in types]
@@ -176,7 +177,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
             cases, types = [], set()
             if stand_ins := [test_own_code.STAND_INS[name] for name in each.classes if name in test_own_code.STAND_INS]:
                 proof = f"stand-in: {stand_ins[0]}"
-        elif types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
+        elif types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY} | within:
             proof = "logits"
         elif {*each.classes} <= ranked:
             proof = "scores"
