@@ -233,6 +233,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
     rerankers = (*test_encoders.RERANKERS, "qwen3")
     ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in rerankers}
     written_out = {settings["architectures"][0] for settings, *_ in test_own_encoders.MODELS.values()}
+    within = {text for (_, text, _), *_ in test_text_tower.MODELS.values()}
     for each in ARCHITECTURES:
         types = set(each.classes.values())
         cases = [name for name, (family, _) in compared.items() if family in types and each.generates]
@@ -248,7 +249,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
                 proof = "written out"
         elif {*each.classes} & ranked:
             proof = "scores"
-        elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
+        elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY} | within:
             proof = "logits"
         elif types <= {*embedded}:
             proof = "embeddings"
