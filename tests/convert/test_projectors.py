@@ -27,13 +27,14 @@ from tests.support.multimodal import build_multimodal, describe, rename
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
 # How transformers takes pictures: as they are, for states of some layers, with their size, as a part of one, in patches
-# or in patches of two frames.
-SQUARE, STATES, SIZED, PART, PATCHES, FRAMES = "square", "states", "sized", "part", "patches", "frames"
+# that are flat or side by side, or in patches of two frames.
+SQUARE, STATES, SIZED, PART, PATCHES, STRIP, FRAMES = "square", "states", "sized", "part", "patches", "strip", "frames"
 GLM = {"depth": 2, "num_hidden_layers": 2, "image_size": 112}
 GLM_ROPE = MROPE | {"mrope_section": [8, 4, 4], "partial_rotary_factor": 0.5}
 PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
 BREAK = 383  # the last token of a tiny vocabulary
 PIXTRAL = {"num_hidden_layers": 2, "head_dim": 16}
+MINICPM = DELTA_NET | {"rope_parameters": MROPE, "seeing": {"num_hidden_layers": 4, "image_size": 980}}
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, int]]] = {
     "gemma3": (
         ("gemma3", "gemma3_text", "siglip_vision_model"),
@@ -125,6 +126,18 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         STATES,
         (56, 56),
     ),
+    "minicpm_v": (
+        ("minicpmv4_6", "qwen3_5_text", "minicpmv4_6_vision"),
+        MINICPM | {"whole": {"image_size": 112, "insert_layer_id": 1}},
+        STRIP,
+        (112, 112),
+    ),
+    "minicpm_v with more": (
+        ("minicpmv4_6", "qwen3_5_text", "minicpmv4_6_vision"),
+        MINICPM | {"whole": {"image_size": 112, "insert_layer_id": 1, "downsample_mode": "4x"}},
+        STRIP,
+        (112, 112),
+    ),
     "pixtral": (
         ("llava", "mistral", "pixtral"),
         {"seeing": PIXTRAL, "whole": {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}},
@@ -210,7 +223,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mistral3", {"rms_norm_eps": 1e-6}, "rms_norm_eps 1e-06"),
     ("internvl", {"seeing": {"norm_type": "rms_norm"}}, "norm_type rms_norm"),
     ("internvl", {"seeing": {"use_qk_norm": True}}, "norm_type layer_norm with use_qk_norm"),
+    ("janus", {"seeing": {"depth": 3}}, "depth 3"),
     ("lfm2_vl", {"whole": {"projector_bias": False}}, "projector_bias false"),
+    ("minicpm_v", {"whole": {"merger_times": 2}}, "merger_times 2"),
+    ("minicpm_v", {"whole": {"downsample_mode": "2x"}}, "downsample_mode 2x"),
+    ("minicpm_v", {"seeing": {"window_kernel_size": [4, 4]}}, "window_kernel_size [4, 4]"),
+    ("minicpm_v", {"seeing": {"image_size": 224}}, "16 x 16 places"),
     ("qwen2_vl", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
     ("qwen2_5_vl", {"seeing": {"fullatt_block_indexes": [1, 2]}}, "fullatt_block_indexes"),
     ("qwen2_5_vl", {"seeing": {"window_size": 56}}, "window_size 56"),
@@ -263,6 +281,11 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     )[:, None, None]
     if way == PATCHES:
         given = patched(x, model.config.vision_config.patch_size)
+    elif way == STRIP:
+        side = model.config.vision_config.patch_size
+        rows = x.unflatten(1, (-1, side)).permute(1, 0, 2, 3)
+        sizes = torch.tensor([[n // side for n in x.shape[1:]]], dtype=torch.int32)
+        given = {"pixel_values": torch.cat(list(rows), -1)[None], "target_sizes": sizes}
     elif way == PART:
         given = {"pixel_values": x[None, None]}
     elif way != FRAMES:

@@ -9,6 +9,7 @@ from hubquant.convert.projectors.janus import JANUS
 from hubquant.convert.projectors.lfm2_vl import LFM2_VL
 from hubquant.convert.projectors.lighton_ocr import LIGHTON_OCR
 from hubquant.convert.projectors.llava import LLAVA, LLAVA_NEXT
+from hubquant.convert.projectors.minicpm_v import MINICPM_V
 from hubquant.convert.projectors.pixtral import PIXTRAL
 from hubquant.convert.projectors.projector import Projector
 from hubquant.convert.projectors.qwen2_audio import QWEN2_AUDIO
@@ -28,6 +29,7 @@ PROJECTORS: tuple[Projector, ...] = (
     LIGHTON_OCR,
     LLAVA,
     LLAVA_NEXT,
+    MINICPM_V,
     PIXTRAL,
     QWEN2_AUDIO,
     QWEN2_VL,
