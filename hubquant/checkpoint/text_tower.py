@@ -31,6 +31,7 @@ _SEEING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "glm4v": {"model_type": "glm4", "attention_bias": True},
         "glm4v_moe": {"model_type": "glm4_moe"},
         "glm_ocr": {"model_type": "glm4", "attention_bias": False},
+        "paddleocr_vl": {"model_type": "llama"},
         "qwen3_vl_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True},
     }
 )

@@ -27,8 +27,9 @@ from tests.support.multimodal import build_multimodal, describe, rename
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
 # How transformers takes pictures: as they are, for states of some layers, with their size, as a part of one, in patches
-# that are flat or side by side, or in patches of two frames.
-SQUARE, STATES, SIZED, PART, PATCHES, STRIP, FRAMES = "square", "states", "sized", "part", "patches", "strip", "frames"
+# that are flat, side by side or one after the other, or in patches of two frames.
+SQUARE, STATES, SIZED, PART = "square", "states", "sized", "part"
+PATCHES, STRIP, GRID, FRAMES = "patches", "strip", "grid", "frames"
 GLM = {"depth": 2, "num_hidden_layers": 2, "image_size": 112}
 GLM_ROPE = MROPE | {"mrope_section": [8, 4, 4], "partial_rotary_factor": 0.5}
 PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
@@ -138,6 +139,12 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         STRIP,
         (112, 112),
     ),
+    "paddleocr_vl": (
+        ("paddleocr_vl", "paddleocr_vl_text", "paddleocr_vl_vision"),
+        {"rope_parameters": MROPE, "tied": True, "seeing": {"num_hidden_layers": 2}},
+        GRID,
+        (392, 420),
+    ),
     "pixtral": (
         ("llava", "mistral", "pixtral"),
         {"seeing": PIXTRAL, "whole": {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}},
@@ -229,6 +236,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("minicpm_v", {"whole": {"downsample_mode": "2x"}}, "downsample_mode 2x"),
     ("minicpm_v", {"seeing": {"window_kernel_size": [4, 4]}}, "window_kernel_size [4, 4]"),
     ("minicpm_v", {"seeing": {"image_size": 224}}, "16 x 16 places"),
+    ("paddleocr_vl", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
+    ("paddleocr_vl", {"seeing": TURNED}, "rope_theta 100.0"),
     ("qwen2_vl", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
     ("qwen2_5_vl", {"seeing": {"fullatt_block_indexes": [1, 2]}}, "fullatt_block_indexes"),
     ("qwen2_5_vl", {"seeing": {"window_size": 56}}, "window_size 56"),
@@ -281,6 +290,10 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     )[:, None, None]
     if way == PATCHES:
         given = patched(x, model.config.vision_config.patch_size)
+    elif way == GRID:
+        side = model.config.vision_config.patch_size
+        patches = x.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4)
+        given = {"pixel_values": patches.flatten(0, 1), "image_grid_thw": torch.tensor([[1, *patches.shape[:2]]])}
     elif way == STRIP:
         side = model.config.vision_config.patch_size
         rows = x.unflatten(1, (-1, side)).permute(1, 0, 2, 3)

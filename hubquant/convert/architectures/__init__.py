@@ -13,7 +13,7 @@ from hubquant.convert.architectures.bert import BERT, BERT_RERANKER, NOMIC_BERT
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from hubquant.convert.architectures.dots1 import DOTS1
-from hubquant.convert.architectures.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
+from hubquant.convert.architectures.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE, PADDLEOCR
 from hubquant.convert.architectures.exaone4 import EXAONE4
 from hubquant.convert.architectures.exaone_moe import EXAONE_MOE
 from hubquant.convert.architectures.falcon import FALCON
@@ -70,7 +70,7 @@ from hubquant.models.identify import nearest_hint
 ARCHITECTURES: tuple[Architecture, ...] = (
     *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM2, INTERNLM3, SMOLLM3),
     *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
-    *(QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE),
+    *(QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE, PADDLEOCR),
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID),
     *(OLMO, OLMO2, OLMO3, OLMOE),
