@@ -27,6 +27,7 @@ def convert(
     vocab_only: bool = False,
     base: str | None = None,
     component: str | None = None,
+    merge: str | None = None,
     allow_pickle: bool = False,
     split_max_size: str | None = None,
     split_max_tensors: int | None = None,
@@ -40,8 +41,9 @@ def convert(
     ``out`` is the file, with the type for {ftype} and {FTYPE}, or a folder that is there, by default the current one.
     ``model_name`` is general.name, and ``metadata`` further keys, such as {"general.author": "me"}, or a JSON file of
     them. ``vocab_only`` writes the vocabulary alone. ``component`` is the part of a diffusers
-    pipeline, such as text_encoder_2. With ``allow_pickle`` weights may be in pytorch_model.bin, of which tensors are
-    read and nothing is run. The file is cut at ``split_max_size`` ("5G") and after
+    pipeline, such as text_encoder_2. With ``merge`` an adapter is read in
+    this base, a Hub id or a folder, as one model. With ``allow_pickle`` weights may be in pytorch_model.bin, of which
+    tensors are read and nothing is run. The file is cut at ``split_max_size`` ("5G") and after
     ``split_max_tensors``.
 
     Returns its path, type and size in bytes. Raises ``HubquantError``.
@@ -67,7 +69,9 @@ def convert(
         wanted = Converting(chosen, pre_tokenizer, {**own, **named}, vocab_only, base)
         placing = Placing(Path(out or ""), split=split)
         [made] = carry_out(
-            prepare(reference(str(model), component, pickles=allow_pickle), wanted, placing, opened, seen), opened, seen
+            prepare(reference(str(model), component, pickles=allow_pickle, merge=merge), wanted, placing, opened, seen),
+            opened,
+            seen,
         )
     return made
 
@@ -95,6 +99,7 @@ def quantize(
     split_max_tensors: int | None = None,
     allow_fork_types: bool = False,
     allow_requantize: bool = False,
+    merge: str | None = None,
     allow_pickle: bool = False,
     pre_tokenizer: str | None = None,
     store: Path | str | None = None,
@@ -147,7 +152,7 @@ def quantize(
 
         placing = Placing(Path(out), name, split, keep_split)
         job = prepare(
-            models(str(model), listed(component), pickles=allow_pickle),
+            models(str(model), listed(component), pickles=allow_pickle, merge=merge),
             settings,
             matrix,
             pre_tokenizer,

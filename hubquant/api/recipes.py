@@ -42,6 +42,7 @@ def plan(
     private: bool | None = None,
     revision: str | None = None,
     component: str | None = None,
+    merge: str | None = None,
     pre_tokenizer: str | None = None,
     offload: Offload | None = None,
     no_eval: bool = False,
@@ -60,9 +61,10 @@ def plan(
 
     Some fields of it have a keyword of their own: ``types`` (["Q8_0", "Q4_K_M"]), ``push`` (the repository to publish
     to), ``mode``, ``imatrix`` (one or more matrices to use instead of a collected one), ``private``, ``revision``,
-    ``component`` (of a diffusers pipeline, such as text_encoder_2), ``pre_tokenizer``, ``offload``, ``no_eval``
-    (measure nothing) and ``i_have_permission`` (to publish against a licence without derivatives). ``overrides`` reach
-    every field, as {"calibration.chunks": 100} or ["calibration.chunks=100"].
+    ``component`` (of a diffusers pipeline, such as text_encoder_2), ``merge`` (of a LoRA adapter, the base that it is
+    read in), ``pre_tokenizer``, ``offload``, ``no_eval`` (measure nothing) and ``i_have_permission`` (to publish
+    against a licence without derivatives). ``overrides`` reach every field, as {"calibration.chunks": 100} or
+    ["calibration.chunks=100"].
 
     ``out`` is the output folder, ``<model>-GGUF`` by default; ``store`` is where what was made is kept, by default in
     ``$HUBQUANT_HOME``, and with ``fresh`` nothing there counts as done; models run on ``device``. ``progress`` is
@@ -78,6 +80,7 @@ def plan(
         "private": ("publish.private", private),
         "revision": ("model.revision", revision),
         "component": ("model.component", component),
+        "merge": ("model.merge", merge),
         "pre_tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
         "offload": ("imatrix.offload", offload),
         "no_eval": ("evaluate.skip", no_eval or None),
@@ -104,6 +107,7 @@ def run(
     private: bool | None = None,
     revision: str | None = None,
     component: str | None = None,
+    merge: str | None = None,
     pre_tokenizer: str | None = None,
     offload: Offload | None = None,
     no_eval: bool = False,
@@ -140,6 +144,7 @@ def run(
         private=private,
         revision=revision,
         component=component,
+        merge=merge,
         pre_tokenizer=pre_tokenizer,
         offload=offload,
         no_eval=no_eval,

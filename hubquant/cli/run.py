@@ -59,6 +59,10 @@ OffloadOption = Annotated[
     Literal["auto", "none", "cpu", "disk", "stream"] | None,
     typer.Option("--offload", help="For models larger than memory; stream has one block in memory at a time."),
 ]
+MergeOption = Annotated[
+    str | None,
+    typer.Option("--merge", metavar="BASE", help="Of a LoRA adapter: read this base with it, a Hub id or a folder."),
+]
 AllowPickleOption = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read weights from pytorch_model.bin where there are no safetensors."),
@@ -78,6 +82,7 @@ def run(
     private: PrivateOption = False,
     revision: RevisionOption = None,
     component: ComponentOption = None,
+    merge: MergeOption = None,
     offload: OffloadOption = None,
     no_eval: NoEvalOption = False,
     device: DeviceOption = "auto",
@@ -105,7 +110,7 @@ def run(
                 set or [],
                 types=types,
                 imatrix=imatrix,
-                flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, no_eval),
+                flags=_flags(repository, pre_tokenizer, mode, private, revision, name, merge, offload, no_eval),
             ),
         ]
         if dry_run:
@@ -138,6 +143,7 @@ def plan(
     private: PrivateOption = False,
     revision: RevisionOption = None,
     component: ComponentOption = None,
+    merge: MergeOption = None,
     offload: OffloadOption = None,
     no_eval: NoEvalOption = False,
     device: DeviceOption = "auto",
@@ -156,7 +162,7 @@ def plan(
             set or [],
             types=types,
             imatrix=imatrix,
-            flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, no_eval),
+            flags=_flags(repository, pre_tokenizer, mode, private, revision, name, merge, offload, no_eval),
         )
         _show_plan(recipe, [*permission, *overrides], folder, store, device, threads, output)
 
@@ -202,6 +208,7 @@ def _flags(
     private: bool,
     revision: str | None,
     component: str | None,
+    merge: str | None,
     offload: str | None,
     no_eval: bool,
 ) -> Mapping[str, tuple[str, Any]]:
@@ -213,6 +220,7 @@ def _flags(
         "--private": ("publish.private", private),
         "--revision": ("model.revision", revision),
         "--component": ("model.component", component),
+        "--merge": ("model.merge", merge),
         "--offload": ("imatrix.offload", offload),
         "--no-eval": ("evaluate.skip", no_eval),
     }
