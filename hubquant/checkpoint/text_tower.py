@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hubquant.checkpoint.headers import TensorInfo
+from hubquant.checkpoint.modules import MODULE_SETTINGS
 from hubquant.checkpoint.storage import QUANTIZATION, TEXT_PARTS
 from hubquant.errors import CheckpointError
 
@@ -46,6 +47,7 @@ _ALIKE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 """Language models that are another one, and the defaults that they have instead of its own."""
+_OF_THE_WHOLE = (*QUANTIZATION, *MODULE_SETTINGS)
 _SECTIONS, _DEEPSTACK = "mrope_section", "deepstack_visual_indexes"
 _OF_IMAGES = (_SECTIONS, "mrope_interleaved", "type")
 
@@ -93,7 +95,7 @@ def text_settings(config: Mapping[str, Any], tensors: Collection[str] | None = N
     if settings["model_type"] in _ALIKE:
         kind, defaults = _ALIKE[settings["model_type"]]
         settings = {**defaults, **settings, "model_type": kind}
-    settings |= {name: config[name] for name in QUANTIZATION if name in config}
+    settings |= {name: config[name] for name in _OF_THE_WHOLE if name in config}
     if tensors is not None and not any(_OUTPUT.match(name) for name in tensors):
         settings[_TIED] = config.get(_TIED, settings.get(_TIED, True))
     return settings
@@ -117,7 +119,7 @@ def _without_images(config: Mapping[str, Any]) -> dict[str, Any]:
     if rope.get("rope_type") == "mrope":
         rope["rope_type"] = "default"
     tied = {_TIED: config.get(_TIED, settings.get(_TIED, False))}
-    quantization = {name: config[name] for name in QUANTIZATION if name in config}
+    of_the_whole = {name: config[name] for name in _OF_THE_WHOLE if name in config}
     given = {**config, **(config["text_config"] if isinstance(config.get("text_config"), dict) else {})}
     defaults = [name for name in settings if name.endswith("_token_id") and name not in given]
     unwanted = ("architectures", "rope_scaling", *defaults)
@@ -127,4 +129,4 @@ def _without_images(config: Mapping[str, Any]) -> dict[str, Any]:
         _SECTIONS: settings["rope_parameters"].get(_SECTIONS),
         _DEEPSTACK: getattr(whole.vision_config, _DEEPSTACK, None),
     }
-    return {**settings, **_SEEING[config["model_type"]], "rope_parameters": rope, **of_images, **tied, **quantization}
+    return {**settings, **_SEEING[config["model_type"]], "rope_parameters": rope, **of_images, **tied, **of_the_whole}

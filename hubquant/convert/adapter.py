@@ -164,7 +164,7 @@ def plan_adapter(
         )
         for module, (a, b, embedding) in stored.items()
     }
-    architecture = architecture.reading(plain.tensors)
+    architecture = architecture.reading(plain.tensors, config, ahead=False)
     bundles = sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets)))
     changes = tuple(
         _Change(bundle, tuple(factors.get(source) for source in bundle.sources))

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hubquant.convert.ahead import JOINED, Ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
@@ -72,7 +73,7 @@ BAILING_MOE2 = Architecture(
     dimensions=_dimensions,
     outside=(Embeddings("model.word_embeddings", both=True), norm("model.norm")),
     block=moe.behind_dense(_ATTENTION, _EXPERTS),
-    predicts_ahead=True,
+    ahead=Ahead(lambda _: (*_ATTENTION, *_EXPERTS, *JOINED, norm("final_layernorm", stem="layer_output_norm"))),
     translate=_as_glm,
     translated=(*_NAMES, _SHARED_WIDTH),
     own_code=True,

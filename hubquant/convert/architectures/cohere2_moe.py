@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hubquant.convert.ahead import HEAD, Ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
@@ -90,6 +91,11 @@ def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
     )
 
 
+def _ahead(config: PreTrainedConfig) -> tuple[Row, ...]:
+    """With experts, as behind the dense layers."""
+    return (*_block(config, config.num_hidden_layers - 1), *HEAD)
+
+
 COHERE2_MOE = Architecture(
     name="cohere2moe",
     classes={"Cohere2MoeForCausalLM": "cohere2_moe"},
@@ -117,5 +123,5 @@ COHERE2_MOE = Architecture(
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,
     block=_block,
-    predicts_ahead=True,
+    ahead=Ahead(_ahead),
 )

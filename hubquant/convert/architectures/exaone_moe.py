@@ -1,10 +1,23 @@
 """K-EXAONE: windows and rope in three of four layers, DeepSeek V3's experts behind dense layers."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubquant.convert.ahead import HEAD, QWEN_NAMES, Ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe, qwen3
 from hubquant.convert.rules.rope import Rope, rope_freqs
 from hubquant.convert.rules.rule import Count, Number
 from hubquant.convert.rules.windows import Windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def _beside_factors(config: PreTrainedConfig) -> str | None:
+    return "llama.cpp loads no such layer beside factors of rope" if rope_freqs(config) else None
+
 
 EXAONE_MOE = Architecture(
     name="exaone-moe",
@@ -26,7 +39,7 @@ EXAONE_MOE = Architecture(
     outside=decoder.OUTSIDE_WITH_OUTPUT,
     block=moe.behind_dense(qwen3.ATTENTION, (*moe.routed(), *moe.shared("mlp.shared_experts"), moe.BIAS_BESIDE)),
     constants=rope_freqs,
-    ignored=(r"\.rotary_emb\.inv_freq$", r"^mtp\."),
+    ahead=Ahead(lambda _: (*qwen3.ATTENTION, *decoder.gated_mlp(), *HEAD), QWEN_NAMES, left_out=_beside_factors),
     renames=((r"\.mlp\.gate\.e_score_correction_bias", ".mlp.e_score_correction_bias"),),  # as it is in memory
     without_effect=("first_k_dense_replace",),  # mlp_layer_types are made of it
 )

@@ -1,10 +1,11 @@
 """Hunyuan 3 (Hy3): Qwen3's attention, DeepSeek V3's experts without groups behind dense layers."""
 
+from hubquant.convert.ahead import JOINED, Ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe, qwen3
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Constant, Count, Fixed, Number
-from hubquant.convert.tables import Row, Tensors
+from hubquant.convert.tables import Row, Tensors, norm
 from hubquant.gguf_file.metadata import boolean, u32
 
 _EXPERTS: tuple[Row, ...] = (
@@ -35,7 +36,9 @@ HY_V3 = Architecture(
     dimensions=moe.with_shared_experts,
     outside=decoder.OUTSIDE,
     block=moe.behind_dense(qwen3.ATTENTION, _EXPERTS),
-    predicts_ahead=True,
+    ahead=Ahead(
+        lambda _: (*qwen3.ATTENTION, *_EXPERTS, *JOINED, norm("final_layernorm", stem="nextn.shared_head_norm"))
+    ),
     renames=(  # as transformers has them in memory
         (r"\.mlp\.gate\.weight$", ".mlp.router.gate.weight"),
         (r"\.mlp\.e_score_correction_bias$", ".mlp.expert_bias"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Any]
 
 
-_OF_NO_FAMILY = ("diffusion.", "xielu.")
+_OF_NO_FAMILY = ("diffusion.", "tokenizer.", "xielu.")
 
 
 def full_key(architecture: str, key: str) -> str:
