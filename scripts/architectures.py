@@ -21,7 +21,15 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
-from tests.convert import test_encoders, test_gemma3n, test_llama_cpp, test_names, test_own_code, test_restore
+from tests.convert import (
+    test_encoders,
+    test_gemma3n,
+    test_llama_cpp,
+    test_names,
+    test_own_code,
+    test_own_encoders,
+    test_restore,
+)
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
 NOTHING = "–"
@@ -39,12 +47,33 @@ one, by `model_type`); the language model inside a multimodal checkpoint; and th
 {float8}
 * MXFP4 experts of {mxfp4}, which stay MXFP4: the same codes and exponents, in the order of GGUF.
 
+With `--allow-requantize` (`quantize.allow_requantize` in a recipe) these are read as the floats that their codes stand
+for, to be converted, quantized, calibrated or measured, experts included; without it the message names the model that
+they were made from, which is the better source where it is published:
+
+* GPTQ of 2, 3, 4 and 8 bits, in its first and second version of zero points, in groups in any order of the inputs;
+* AWQ of version gemm;
+* compressed-tensors: integers of 1 to 8 bits in words (`pack-quantized`) and of 8 in bytes (`int-quantized`), by
+  groups, rows or the whole, with and without zero points, and `nvfp4-pack-quantized` and `mxfp4-pack-quantized`;
+* NVFP4 of ModelOpt, and LLM.int8 of bitsandbytes.
+
+A matrix in 4-bit integers without zero points in groups of 32 or a multiple (as the experts of Kimi K2) is written as
+Q4_0 with the same codes and scales, one in 8 bits as Q8_0, and MXFP4 as MXFP4, wherever a file has that type for it and
+F16 holds each of its scales exactly; the plan says for how many. Scales in BF16 are such down to 2^-17. The other
+floats are products in float32: a file of F32 holds them all, F16 and BF16 round them. Rotated inputs
+(`transform_config`), sparse weights, AWQ of other versions, GPTQ in the layouts of single kernels and 4 bits of
+bitsandbytes are refused.
+
 The files that are read are those that transformers takes: what config.json names as `transformers_weights`, else
 model.safetensors, else the files that model.safetensors.index.json lists; calibration loads the same. Names without the
 model's prefix (`AutoModel` saves), wrappers of torch.compile, FSDP, data parallel and peft, and stacks of experts as
 transformers has them in memory are read as the model that they are. Tensors that transformers leaves out (rotary
 caches, scales of a KV cache) are left out with a note, as is a `quantization_config` that the weights contradict. An
-adapter that is not merged, weights that are quantized otherwise, whatever config.json says, and pickles are refused.
+adapter that is not merged and weights that are quantized otherwise, whatever config.json says, are refused.
+
+Where there are no safetensors, pytorch_model.bin and its shards are read with `--allow-pickle` (`model.allow_pickle` in
+a recipe): torch's reader of weights takes tensors and plain containers out of them and runs nothing; what needs more is
+refused. Of a repository of the Hub their table of tensors is read first, as the headers of safetensors are.
 
 A LoRA adapter of peft alone (adapter_config.json, adapter_model.safetensors) becomes a GGUF adapter, which llama.cpp
 loads beside its base: `hubquant convert ADAPTER`, with `--base BASE` where it is not the model that the adapter names.
@@ -53,8 +82,10 @@ included; rsLoRA and patterns of ranks and alphas go into alpha and B. What no A
 by name: DoRA, biases, whole modules, norms, an embedding that is the output layer too, of deepseek2 the projections of
 its attention and the output layer, stacks of experts as peft's `target_parameters` has them.
 
-A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`
-(`quantize.allow_requantize` in a recipe). Its tensors keep their names, and it has its tokenizer.
+{ahead}
+
+A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`.
+Its tensors keep their names, and it has its tokenizer.
 
 Tensors stream from the checkpoint into the file: one of them, or those that are joined or split, in memory at a time.
 A bf16 Llama of 3.88 GB in 8 shards took a peak of 0.66 GB resident, libraries included, and 5.3 to 8.1 s of the
@@ -74,25 +105,34 @@ and what to do instead; the exit code is 2:
   those that hubquant does not know: every field of transformers' config classes is in a table or read
   (`hubquant/convert/settings.py`), and a test fails when a new version adds one;
 * tensors that are missing, left over, of another shape than config.json says, or of another type;
-* weights quantized in other ways (GPTQ, AWQ, bitsandbytes, integers), with the model they were made from if named;
+* weights quantized in other ways than those above, and those without `--allow-requantize`, with the model they were
+  made from if named;
 * commands that would have to run a model whose code transformers lacks ({own_code}): an importance matrix and an
   evaluation. `convert` and `quantize` work;
-* what an encoder ({encoders}) cannot have: perplexity, KL divergence, scores of tests, `refine` and `tune`. It is
-  calibrated, and [measured by its embeddings](evaluation.md#encoders).
+* what an encoder ({encoders}) cannot have, or a decoder with a pooling of `sentence-transformers`, such as
+  Qwen3-Embedding: perplexity, KL divergence, scores of tests, `refine` and `tune`. It is calibrated, and
+  [measured by its embeddings](evaluation.md#encoders).
 
 NaN and infinite weights stop the conversion itself, because only the weights tell.
 
 ## What is left out
 
-* Layers that predict further tokens (MTP): of {ahead} with a note in the
-  plan, of Qwen3-Next and Qwen3.5 without one.
-* Vision and sound towers, with a note in the plan. Files for projectors (mmproj) are not written yet.
+* Vision and sound towers that no projector is known for, with a note in the plan; see below for the others.
 {windows}
 * What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
 * Poolers and heads of encoders but those of rerankers, which have one score: llama.cpp embeds without them. Of a
   reranker the encoder is calibrated and measured, by the state that its score is made of. llama.cpp gives both texts of
   a pair the first one's kind of token, so that scores of BERT's (not of RoBERTa's) rerankers differ, with a note. The
-  pooling of `sentence-transformers` is kept.
+  pooling of `sentence-transformers` is kept, and of EmbeddingGemma its dense modules; those of other models are left
+  out with a note.
+* The output layer of Qwen3-Reranker but for the rows of "yes" and "no", and of other rerankers of `qwen3` but for those
+  of their `LogitScore`; one score (`Qwen3ForSequenceClassification`) becomes a row beside zeros, so that llama.cpp's
+  softmax of both is its sigmoid. A reranker of Qwen3 is known by its name, its card's heading, or that module.
+* The adapters of Jina's version 3, which lie among its own weights: a file embeds as the model does without a task. The
+  bias that the experts of a layer of nomic-bert's version 2 share, for which llama.cpp has no place. Both with a note.
+  NeoBERT's queries, keys and values lie head by head, and the gate of Jina's version 2 for code behind what it gates:
+  both are put into llama.cpp's order, which its own converter does not do. A file of DistilBERT is one of BERT whose
+  one kind of token adds nothing; its classifier has another activation than llama.cpp's, and is not converted.
 * The positions of RoBERTa's kin up to the padding token's, which no text has: a file begins with the first that a text
   has, as BERT's do, and is read back as BERT.
 
@@ -107,7 +147,11 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of the model read back to 10⁻⁵. "scores":
   those of rerankers, to 0.01 where they are about as large as 3, and the states of the model read back. "stand-in":
   transformers lacks the model's code; llama.cpp's logits equal those of the named transformers model, which is read
-  back from the same file.
+  back from the same file. "written out": the same, and llama.cpp's states of all tokens are, to 2·10⁻³, those that the
+  test computes as the model's code does.
+* **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
+  most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
+  those that it does not run.
 * **read back**, "bit for bit": the tensors read back from the file are the checkpoint's, from F32 and (but for
   encoders) from BF16. Vectors that llama.cpp stores as 1 + x or −exp(x) (norms of Gemma, Nemotron, Qwen3-Next and
   Qwen3.5; `A_log`) may be off by 2⁻²² where they were F32. "–": only the logits of the model read back are compared.
@@ -121,15 +165,18 @@ The type of the language model decides, so other combinations are accepted too; 
 
 {towers}
 
-Qwen2-VL, 2.5-VL and 3-VL, GLM-4V and GLM-4.5V, which are in the table above, have three positions for each token, which
-are one in text: a file says how rotary embeddings are divided among them, as llama.cpp's converter does, so that a
-projector may go with it, and is read back as the language model that it is in text. Three gaps are llama.cpp's: it
-computes Qwen2-VL's norms without their epsilon, turns the pairs of Qwen3-VL by nothing that are beyond three times the
-shortest section (of the published 64 pairs the last two, which turn slowest), and calls the language model of
-`Mistral3ForConditionalGeneration` mistral3, which for texts of Mistral's is the same as llama. InternVL's `llm_config`
-is read as a `text_config` is.
+Qwen2-VL, 2.5-VL and 3-VL, GLM-4V, GLM-4.5V and GLM-OCR, PaddleOCR-VL (three) and Hunyuan-VL (four), which are in the
+table above, have several positions for each token, which are one in text: a file says how rotary embeddings are
+divided among them where llama.cpp's converter does, so that a projector may go with it, and is read back as the
+language model that it is in text. Transformers leaves out Granite's factor of the logits in Granite Speech. Three gaps
+are llama.cpp's: it computes Qwen2-VL's norms without their epsilon, turns the pairs of Qwen3-VL by nothing that are
+beyond three times the shortest section (of the published 64 pairs the last two, which turn slowest), and calls the
+language model of `Mistral3ForConditionalGeneration` mistral3, which for texts of Mistral's is the same as llama.
+InternVL's `llm_config` is read as a `text_config` is.
 
 FP8 sources are tested in Qwen3 for every form above (the floats of every tensor; logits in llama.cpp for one form).
+The other quantized sources are tested in Qwen3, and with experts, against the packages that write them or the published
+layouts; llama.cpp's own converter gives the same floats, bit for bit, of those that it reads.
 """
 
 
@@ -139,12 +186,32 @@ def document() -> str:
         float8="\n".join(_float8()),
         mxfp4=_names(each for each in ARCHITECTURES if "mxfp4" in each.quantized),
         own_code=_names(each for each in ARCHITECTURES if each.own_code),
-        encoders=_names(each for each in ARCHITECTURES if not each.generates),
-        ahead=_names(each for each in ARCHITECTURES if each.predicts_ahead),
+        encoders=_encoders(),
+        ahead=_ahead(),
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
     )
+
+
+def _encoders() -> str:
+    """Those that no decoder is called too."""
+    decoders = {name for each in ARCHITECTURES if each.generates for name in each.classes}
+    return _code(dict.fromkeys(name for each in ARCHITECTURES for name in each.classes if name not in decoders))
+
+
+def _ahead() -> str:
+    names = _names(each for each in ARCHITECTURES if each.ahead)
+    text = (
+        f"Layers behind the last that predict further tokens (MTP, llama.cpp's NextN) are kept: of {names}. llama.cpp "
+        "drafts with them, but for those of K-EXAONE and Ling 2.0, which it keeps and does not run. Its converter "
+        "leaves DeepSeek V3's out. `--no-mtp` (`convert.no_mtp` in a recipe) leaves them out, of a GGUF file too. The "
+        "tensors decide, whatever config.json tells, and a note says where the two differ: a layer that is not whole "
+        "is left out, and so is K-EXAONE's beside factors of rope, where llama.cpp loads none. transformers runs no "
+        "such layer: no importance matrix has it, and no evaluation measures it. Types that need importance become "
+        "others, as the plan tells. Of a file of a given size they are as in the file type that is nearest."
+    )
+    return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
 def _windows() -> str:
@@ -163,10 +230,12 @@ def _rows() -> Iterator[tuple[str, ...]]:
     restored |= {*_parameters(test_encoders.test_reading_back_gives_the_same_weights, "family")}
     seeing = {MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[family] for family in test_text_tower.SEEING}
     bases = {family: MODEL_MAPPING_NAMES[family] for family in _parameters(test_names.test_a_base_class, "family")}
-    ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in test_encoders.RERANKERS}
+    rerankers = (*test_encoders.RERANKERS, "qwen3")
+    ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in rerankers}
+    written_out = {settings["architectures"][0] for settings, *_ in test_own_encoders.MODELS.values()}
     for each in ARCHITECTURES:
         types = set(each.classes.values())
-        cases = [name for name, (family, _) in compared.items() if family in types]
+        cases = [name for name, (family, _) in compared.items() if family in types and each.generates]
         proof = NOTHING
         if seeing & {*each.classes}:
             yield f"`{each.name}`", _code(each.classes), "logits", "bit for bit", NOTHING
@@ -175,10 +244,12 @@ def _rows() -> Iterator[tuple[str, ...]]:
             cases, types = [], set()
             if stand_ins := [test_own_code.STAND_INS[name] for name in each.classes if name in test_own_code.STAND_INS]:
                 proof = f"stand-in: {stand_ins[0]}"
-        elif types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
-            proof = "logits"
-        elif {*each.classes} <= ranked:
+            elif written_out & {*each.classes}:
+                proof = "written out"
+        elif {*each.classes} & ranked:
             proof = "scores"
+        elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
+            proof = "logits"
         elif types <= {*embedded}:
             proof = "embeddings"
         back = "bit for bit" if types and types <= restored else NOTHING
@@ -215,7 +286,7 @@ def _parameters(test: Callable[..., Any], argument: str) -> Iterable[str]:
 
 
 def _names(architectures: Iterable[Architecture]) -> str:
-    return ", ".join(_code(each.classes) for each in architectures)
+    return _code(dict.fromkeys(name for each in architectures for name in each.classes))
 
 
 def _code(names: Iterable[str]) -> str:

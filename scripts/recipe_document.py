@@ -28,7 +28,7 @@ evaluate: {skip: true}
 ---
 version: 1
 model: {id: Qwen/Qwen3-0.6B, revision: main, allow_pickle: false}
-convert: {pre_tokenizer: qwen2}
+convert: {pre_tokenizer: qwen2, no_mtp: true, mmproj: [F16, Q8_0]}
 calibration:
   sources:
     - {dataset: Salesforce/wikitext, config: wikitext-2-raw-v1, split: train, revision: main, samples: 2000}

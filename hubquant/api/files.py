@@ -27,9 +27,12 @@ def convert(
     vocab_only: bool = False,
     base: str | None = None,
     component: str | None = None,
+    mmproj: bool = False,
+    allow_pickle: bool = False,
     split_max_size: str | None = None,
     split_max_tensors: int | None = None,
     pre_tokenizer: str | None = None,
+    no_mtp: bool = False,
     store: Path | str | None = None,
     progress: Bars = "auto",
 ) -> MadeFile:
@@ -38,9 +41,10 @@ def convert(
 
     ``out`` is the file, with the type for {ftype} and {FTYPE}, or a folder that is there, by default the current one.
     ``model_name`` is general.name, and ``metadata`` further keys, such as {"general.author": "me"}, or a JSON file of
-    them. ``vocab_only`` writes the vocabulary alone. ``component`` is the part of a diffusers
-    pipeline, such as text_encoder_2. The file is cut at ``split_max_size`` ("5G") and after
-    ``split_max_tensors``.
+    them. ``vocab_only`` writes the vocabulary alone. ``component`` is the part of a diffusers pipeline, such as
+    text_encoder_2, and with ``mmproj`` it is what a multimodal model sees or hears with. With ``no_mtp`` layers that
+    predict further tokens are left out. With ``allow_pickle`` weights may be in pytorch_model.bin, of which tensors are
+    read and nothing is run. The file is cut at ``split_max_size`` ("5G") and after ``split_max_tensors``.
 
     Returns its path, type and size in bytes. Raises ``HubquantError``.
     """
@@ -59,12 +63,16 @@ def convert(
         from hubquant.commands.files import convert as prepare
         from hubquant.commands.job import carry_out
         from hubquant.convert.rules.authorship import authorship, read_authorship
+        from hubquant.recipe.schema import Convert
 
         own = read_authorship(Path(metadata)) if isinstance(metadata, str | Path) else authorship(metadata or {})
         named = {} if model_name is None else authorship({"general.name": model_name})
-        wanted = Converting(chosen, pre_tokenizer, {**own, **named}, vocab_only, base)
+        how = Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
+        wanted = Converting(chosen, how, {**own, **named}, vocab_only, base, mmproj)
         placing = Placing(Path(out or ""), split=split)
-        [made] = carry_out(prepare(reference(str(model), component), wanted, placing, opened, seen), opened, seen)
+        [made] = carry_out(
+            prepare(reference(str(model), component, pickles=allow_pickle), wanted, placing, opened, seen), opened, seen
+        )
     return made
 
 
@@ -91,7 +99,9 @@ def quantize(
     split_max_tensors: int | None = None,
     allow_fork_types: bool = False,
     allow_requantize: bool = False,
+    allow_pickle: bool = False,
     pre_tokenizer: str | None = None,
+    no_mtp: bool = False,
     store: Path | str | None = None,
     progress: Bars = "auto",
 ) -> list[MadeFile]:
@@ -104,7 +114,8 @@ def quantize(
     searches for the least error, "exact" gives llama.cpp's bytes. ``tensor_type`` is a tensor type by a regular
     expression for names of tensors; the first that matches wins. ``pure`` gives every tensor the type's own,
     ``leave_output_tensor`` leaves output.weight as it is, ``prune_layers`` some layers out. ``override_kv`` is
-    metadata, as "KEY=TYPE:VALUE" with int, float, bool or str. Files are cut at ``split_max_size`` ("5G") and after
+    metadata, as "KEY=TYPE:VALUE" with int, float, bool or str. With ``no_mtp`` layers that predict further tokens are
+    left out. Files are cut at ``split_max_size`` ("5G") and after
     ``split_max_tensors``, or with ``keep_split`` as the source is.
 
     Returns the path, type and size in bytes of each file. Raises ``HubquantError``.
@@ -139,9 +150,11 @@ def quantize(
         from hubquant.commands.files import Placing
         from hubquant.commands.files import quantize as prepare
         from hubquant.commands.job import carry_out
+        from hubquant.recipe.schema import Convert
 
-        placing = Placing(Path(out), name, split, keep_split)
-        job = prepare(models(str(model), listed(component)), settings, matrix, pre_tokenizer, placing, opened, seen)
+        placing, how = Placing(Path(out), name, split, keep_split), Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
+        references = models(str(model), listed(component), pickles=allow_pickle)
+        job = prepare(references, settings, matrix, how, placing, opened, seen)
         return carry_out(job, opened, seen)
 
 

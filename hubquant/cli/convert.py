@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from hubquant.cli.job import DryRunOption, SplitMaxSizeOption, SplitMaxTensorsOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.run import ComponentOption, PreTokenizerOption
+from hubquant.cli.run import AllowPickleOption, ComponentOption, NoMtpOption, PreTokenizerOption
 from hubquant.cli.settings import converted_type
 from hubquant.errors import UserError
 from hubquant.units import size
@@ -43,6 +43,10 @@ def convert(
         Option("--base", "--base-model-id", help="Of an adapter, its base model (default: the one that it names)."),
     ] = None,
     component: ComponentOption = None,
+    mmproj: Annotated[
+        bool, Option("--mmproj", help="Of a multimodal model, convert what it sees or hears with instead.")
+    ] = False,
+    allow_pickle: AllowPickleOption = False,
     vocab_only: Annotated[bool, Option("--vocab-only", help="Extract only the vocab.")] = False,
     split_max_size: SplitMaxSizeOption = None,
     split_max_tensors: SplitMaxTensorsOption = None,
@@ -50,6 +54,7 @@ def convert(
         bool, Option("--list-architectures", help="Print the supported models and stop.")
     ] = False,
     pre_tokenizer: PreTokenizerOption = None,
+    no_mtp: NoMtpOption = False,
     store: StoreOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -71,13 +76,18 @@ def convert(
     from hubquant.commands.files import convert as plan_convert
     from hubquant.convert.rules.authorship import read_authorship
     from hubquant.gguf_file.metadata import string
+    from hubquant.recipe.schema import Convert
 
     own = read_authorship(metadata) if metadata else {}
     if model_name:
         own = {**own, "general.name": string(model_name)}
-    wanted, placing = Converting(chosen, pre_tokenizer, own, vocab_only, base), Placing(out or Path(), split=split)
+    how = Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
+    wanted = Converting(chosen, how, own, vocab_only, base, mmproj)
+    placing = Placing(out or Path(), split=split)
     finish(
-        lambda store, progress: plan_convert(reference(model, component), wanted, placing, store, progress),
+        lambda store, progress: plan_convert(
+            reference(model, component, pickles=allow_pickle), wanted, placing, store, progress
+        ),
         store,
         dry_run,
         output,

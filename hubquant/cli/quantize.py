@@ -16,7 +16,7 @@ from hubquant.cli.job import (
     finish,
 )
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.run import PreTokenizerOption
+from hubquant.cli.run import AllowPickleOption, NoMtpOption, PreTokenizerOption
 from hubquant.cli.settings import imatrix_settings, layer_numbers, quantize_settings, read_rules
 from hubquant.units import size
 
@@ -89,9 +89,12 @@ def quantize(
         bool, Option("--allow-fork-types", help="Write Q3_K_HIFI, which only a fork of llama.cpp loads.")
     ] = False,
     allow_requantize: Annotated[
-        bool, Option("--allow-requantize", help="Quantize a GGUF file that is quantized already.")
+        bool,
+        Option("--allow-requantize", help="Quantize what is quantized already: a GGUF file, GPTQ, AWQ and the like."),
     ] = False,
+    allow_pickle: AllowPickleOption = False,
     pre_tokenizer: PreTokenizerOption = None,
+    no_mtp: NoMtpOption = False,
     threads: ThreadsOption = None,
     store: StoreOption = None,
     dry_run: DryRunOption = False,
@@ -119,12 +122,13 @@ def quantize(
     split = split_settings(split_max_size, split_max_tensors, keep_split)
     from hubquant.commands.files import Placing  # after the settings are right: it imports torch
     from hubquant.commands.files import quantize as plan_quantize
+    from hubquant.recipe.schema import Convert
 
-    placing = Placing(out, name, split, keep_split)
+    placing, how = Placing(out, name, split, keep_split), Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
     use_threads(threads)
     finish(
         lambda store, progress: plan_quantize(
-            models(model, component or ()), settings, matrix, pre_tokenizer, placing, store, progress
+            models(model, component or (), pickles=allow_pickle), settings, matrix, how, placing, store, progress
         ),
         store,
         dry_run,

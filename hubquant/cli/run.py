@@ -36,6 +36,10 @@ SetOption = Annotated[
 PreTokenizerOption = Annotated[
     str | None, typer.Option("--pre-tokenizer", help="llama.cpp's name of the pre-tokenizer, if it is not recognised.")
 ]
+NoMtpOption = Annotated[
+    bool,
+    typer.Option("--no-mtp", "--no-nextn", help="Leave out layers that predict further tokens, to draft with."),
+]
 ModeOption = Annotated[
     Literal["exact", "best"] | None, typer.Option("--mode", help="best: the least error; exact: llama.cpp's bytes.")
 ]
@@ -59,6 +63,16 @@ OffloadOption = Annotated[
     Literal["auto", "none", "cpu", "disk", "stream"] | None,
     typer.Option("--offload", help="For models larger than memory; stream has one block in memory at a time."),
 ]
+MmprojOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mmproj", help="Types of the file that a multimodal model sees or hears with (default: F16), or none."
+    ),
+]
+AllowPickleOption = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read weights from pytorch_model.bin where there are no safetensors."),
+]
 NoEvalOption = Annotated[bool, typer.Option("--no-eval", help="Measure nothing.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The output folder (default: <model>-GGUF).")]
 
@@ -69,12 +83,14 @@ def run(
     push: PushOption = None,
     set: SetOption = None,
     pre_tokenizer: PreTokenizerOption = None,
+    no_mtp: NoMtpOption = False,
     mode: ModeOption = None,
     imatrix: ImatrixOption = None,
     private: PrivateOption = False,
     revision: RevisionOption = None,
     component: ComponentOption = None,
     offload: OffloadOption = None,
+    mmproj: MmprojOption = None,
     no_eval: NoEvalOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -101,7 +117,9 @@ def run(
                 set or [],
                 types=types,
                 imatrix=imatrix,
-                flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, no_eval),
+                flags=_flags(
+                    repository, pre_tokenizer, no_mtp, mode, private, revision, name, offload, mmproj, no_eval
+                ),
             ),
         ]
         if dry_run:
@@ -129,12 +147,14 @@ def plan(
     push: PushOption = None,
     set: SetOption = None,
     pre_tokenizer: PreTokenizerOption = None,
+    no_mtp: NoMtpOption = False,
     mode: ModeOption = None,
     imatrix: ImatrixOption = None,
     private: PrivateOption = False,
     revision: RevisionOption = None,
     component: ComponentOption = None,
     offload: OffloadOption = None,
+    mmproj: MmprojOption = None,
     no_eval: NoEvalOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -152,7 +172,7 @@ def plan(
             set or [],
             types=types,
             imatrix=imatrix,
-            flags=_flags(repository, pre_tokenizer, mode, private, revision, name, offload, no_eval),
+            flags=_flags(repository, pre_tokenizer, no_mtp, mode, private, revision, name, offload, mmproj, no_eval),
         )
         _show_plan(recipe, [*permission, *overrides], folder, store, device, threads, output)
 
@@ -186,7 +206,7 @@ def _overrides(
     from hubquant.recipe import Override, matrices_instead
 
     named = {"--types": ("quantize.types", type_names(types, "--types", named=True) if types else None), **flags}
-    found = [Override(path, value, flag) for flag, (path, value) in named.items() if value]
+    found = [Override(path, value, flag) for flag, (path, value) in named.items() if value or value == []]
     matrices = matrices_instead(imatrix, "--imatrix") if imatrix else []
     return [*found, *matrices, *given]
 
@@ -194,24 +214,32 @@ def _overrides(
 def _flags(
     push: str | None,
     pre_tokenizer: str | None,
+    no_mtp: bool,
     mode: str | None,
     private: bool,
     revision: str | None,
     component: str | None,
     offload: str | None,
+    mmproj: str | None,
     no_eval: bool,
 ) -> Mapping[str, tuple[str, Any]]:
     """The fields that have flags of their own in ``run`` and ``plan``."""
     return {
         "--push": ("publish.to", push),
         "--pre-tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
+        "--no-mtp": ("convert.no_mtp", no_mtp),
         "--mode": ("quantize.mode", mode),
         "--private": ("publish.private", private),
         "--revision": ("model.revision", revision),
         "--component": ("model.component", component),
         "--offload": ("imatrix.offload", offload),
+        "--mmproj": ("convert.mmproj", None if mmproj is None else _projector_types(mmproj)),
         "--no-eval": ("evaluate.skip", no_eval),
     }
+
+
+def _projector_types(text: str) -> list[str]:
+    return [] if text.lower() == "none" else [type.upper() for part in text.split(",") if (type := part.strip())]
 
 
 def _show_plan(

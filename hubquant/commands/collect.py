@@ -25,7 +25,7 @@ from hubquant.pipeline.importance import CollectedImatrix, Saving
 from hubquant.pipeline.offload import choose_offload
 from hubquant.pipeline.tuning import TUNED, tuned_batch
 from hubquant.pipeline.work import open_model
-from hubquant.recipe.schema import Imatrix
+from hubquant.recipe.schema import Convert, Imatrix
 from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
     """Raises ``UserError`` before any weight is read."""
     out = request.saving.out
     check_target(out, "imatrix")
-    component = open_model(reference(request.model), request.pre_tokenizer, progress)
+    component = open_model(reference(request.model), Convert(pre_tokenizer=request.pre_tokenizer), progress)
     if component.denoises and request.reads_text:
         raise UserError(
             "a diffusion model reads no text", why=f"{request.model} is one", hint="name prompts with --prompts"

@@ -75,7 +75,7 @@ def compare(recipe: Recipe, out: Path | None, store: Store, progress: Progress, 
         check_target(out, "text")
         check_target(out.with_suffix(".png"), "picture")
     targets = [] if out is None else [out, out.with_suffix(".png")]
-    component = open_model(recipe.model, recipe.convert.pre_tokenizer, progress)
+    component = open_model(recipe.model, recipe.convert, progress)
     component.check_predicts("comparing")
     gguf = GGUF(Split(WHOLE), "leave imatrix.skip out", compares=True)
     work = prepare(recipe, component, gguf, store, progress, device)

@@ -25,6 +25,7 @@ from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import Convert, Evaluate, Imatrix, ModelReference, Quantize, Recipe
 from hubquant.sources.adapter import Adapter, open_adapter
 from hubquant.sources.component import Component
+from hubquant.sources.projector import MMPROJ
 from hubquant.sources.source import SourceModel
 
 IMATRIX_HINT = "add --imatrix FILE (hubquant imatrix collect MODEL -o FILE makes one)"
@@ -76,19 +77,25 @@ class Placing:
 class Converting:
     """One file of ``type``, by default as the source is, or with ``vocab_only`` one without tensors. ``authorship`` is
     keys that stand in the place of the source's. ``base`` is the folder or Hub id of the model that an adapter changes,
-    by default the one that it names."""
+    by default the one that it names. With ``mmproj`` it is what a multimodal model sees or hears with, not the
+    model."""
 
     type: str | None = None
-    pre_tokenizer: str | None = None
+    how: Convert = field(default_factory=Convert)
     authorship: Metadata = field(default_factory=dict)
     vocab_only: bool = False
     base: str | None = None
+    mmproj: bool = False
 
 
 def convert(
     model: ModelReference, wanted: Converting, placing: Placing, store: Store, progress: Progress
 ) -> Job[list[MadeFile]]:
     """{ftype} and {FTYPE} in the name of a file stand for its type."""
+    if wanted.mmproj:
+        if model.component is not None:
+            raise UserError(f"{model.component} is another part of the model", hint="leave --component or --mmproj out")
+        model = model.model_copy(update={"component": MMPROJ})
     if wanted.vocab_only and placing.split != NOT_SPLIT:
         raise UserError("a vocabulary cannot be split", why="it has no tensors", hint="leave --split-max-… out")
     if not placing.is_file and not (out := placing.out).is_dir():
@@ -98,7 +105,7 @@ def convert(
             hint=f"write -o {out}.gguf, or make the folder",
         )
     try:
-        component = open_model(model, wanted.pre_tokenizer, progress)
+        component = open_model(model, wanted.how, progress)
     except AdapterError:
         return _adapter(open_adapter(model), wanted, placing, store, progress)
     if wanted.base:
@@ -109,11 +116,11 @@ def convert(
         )
     type = wanted.type or component.conversion.float_type
     placing, settings = placing.for_type(type), Quantize(types=(type,))
-    if wanted.vocab_only and component.denoises:
-        raise UserError("a denoiser has no vocabulary", hint="leave --vocab-only out")
+    if wanted.vocab_only and not component.has_vocabulary:
+        raise UserError(f"{component.source.name} has no vocabulary", hint="leave --vocab-only out")
     if wanted.vocab_only:
         return _vocabulary(component, settings, wanted, placing, store, progress)
-    recipe = _recipe(model, settings, Imatrix(skip=True), wanted.pre_tokenizer)
+    recipe = _recipe(model, settings, Imatrix(skip=True), wanted.how)
     return _files([(recipe, component)], placing, store, progress, wanted.authorship)
 
 
@@ -158,7 +165,7 @@ def quantize(
     models: Sequence[ModelReference],
     settings: Quantize,
     imatrix: Imatrix,
-    pre_tokenizer: str | None,
+    how: Convert,
     placing: Placing,
     store: Store,
     progress: Progress,
@@ -167,10 +174,7 @@ def quantize(
     components of one pipeline."""
     check_placing(placing, settings, len(models))
     matrix = imatrix if imatrix.given else Imatrix(skip=True)
-    wanted = [
-        (_recipe(model, settings, matrix, pre_tokenizer), open_model(model, pre_tokenizer, progress))
-        for model in models
-    ]
+    wanted = [(_recipe(model, settings, matrix, how), open_model(model, how, progress)) for model in models]
     return _files(wanted, placing, store, progress)
 
 
@@ -198,10 +202,10 @@ def check_placing(placing: Placing, settings: Quantize, n_models: int = 1) -> No
         )
 
 
-def _recipe(model: ModelReference, settings: Quantize, imatrix: Imatrix, pre_tokenizer: str | None) -> Recipe:
+def _recipe(model: ModelReference, settings: Quantize, imatrix: Imatrix, how: Convert) -> Recipe:
     return Recipe(
         model=model,
-        convert=Convert(pre_tokenizer=pre_tokenizer),
+        convert=how,
         imatrix=imatrix,
         quantize=settings,
         evaluate=Evaluate(skip=True),

@@ -128,12 +128,13 @@ def picture_size(text: str) -> int | list[int]:
     return edges[0] if len(edges) == 1 else edges
 
 
-def model(text: str, component: str | None = None) -> ModelReference:
-    """A Hub id, a folder, a GGUF file or "demo", and of a pipeline one ``component``. Raises ``UserError`` for anything
+def model(text: str, component: str | None = None, *, pickles: bool = False) -> ModelReference:
+    """A Hub id, a folder, a GGUF file or "demo", and of a pipeline one ``component``; with ``pickles`` weights may be
+    such. Raises ``UserError`` for anything
     else."""
     try:
         named = {"bundled": "demo"} if text == "demo" else model_reference(text)
-        return ModelReference.model_validate({**named, "component": component})
+        return ModelReference.model_validate({**named, "component": component, "allow_pickle": pickles})
     except ValidationError:
         raise UserError(
             f"{text!r} is no model",
@@ -142,13 +143,13 @@ def model(text: str, component: str | None = None) -> ModelReference:
         ) from None
 
 
-def models(text: str, components: Sequence[str]) -> tuple[ModelReference, ...]:
+def models(text: str, components: Sequence[str], *, pickles: bool = False) -> tuple[ModelReference, ...]:
     """As :func:`model`, one for each of ``components``, by default one alone. They may stand between commas. Raises
     ``UserError`` for one that is named twice."""
     named = [name for each in components for part in each.split(",") if (name := part.strip())]
     if twice := [name for name in named if named.count(name) > 1]:
         raise UserError(f"{twice[0]} is named twice", hint="name each component once")
-    return tuple(model(text, name) for name in named) or (model(text),)
+    return tuple(model(text, name, pickles=pickles) for name in (named or (None,)))
 
 
 def fill(template: str, option: str, **values: str) -> str:

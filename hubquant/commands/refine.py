@@ -96,7 +96,7 @@ class Refined:
 def refine(request: Request, store: Store, progress: Progress) -> Job[Refined]:
     """Raises a ``UserError`` for everything that would fail later and can be known now."""
     recipe = _collecting(request.recipe)
-    component = open_model(recipe.model, recipe.convert.pre_tokenizer, progress)
+    component = open_model(recipe.model, recipe.convert, progress)
     component.check_predicts("calibrating and evaluating")
     entry = next((e for e in recipe.quantize.types if name_of(e) == request.type), request.type)
     # Matrices are compared without feedback, which takes long and makes up for much of what a matrix misses.

@@ -47,8 +47,9 @@ _UNSUPPORTED = {
 _LEAVES_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 _PLAIN_PATTERN = re.compile(r"[\w.^$\\]+")  # without repetition, which a stranger's expression could hang in
 _EMBEDDING = "token_embd.weight"
-# llama.cpp multiplies with these without looking for an adapter (src/models/deepseek2.cpp), and would say nothing.
-_NOT_ADAPTED = re.compile(r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b)\.weight$|^deepseek2 (.*\.attn_q|output)\.weight$")
+# llama.cpp multiplies with these without looking for an adapter (src/models/deepseek2.cpp and minicpm3.cpp), and would
+# say nothing.
+_NOT_ADAPTED = re.compile(r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b|kv_b)\.weight$|^deepseek2 (.*\.attn_q|output)\.weight$")
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def plan_adapter(
         )
         for module, (a, b, embedding) in stored.items()
     }
-    architecture = architecture.reading(plain.tensors)
+    architecture = architecture.reading(plain.tensors, config, ahead=False)
     bundles = sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets)))
     changes = tuple(
         _Change(bundle, tuple(factors.get(source) for source in bundle.sources))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.headers import TensorInfo
+from hubquant.convert.ahead import Ahead, names_behind, sources_of, targets_of
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rule import Rule, Settings
 from hubquant.convert.tables import Bundle, Embeddings, Experts, Module, Place, Row
@@ -57,11 +59,12 @@ class Architecture:
     ``name`` is llama.cpp's, ``classes`` maps the transformers classes that it reads to their model types, and
     ``restored_as`` is the model type that a GGUF file is read back as. ``rules`` make the metadata; the rows outside
     the layers and those of each ``block``, a layer of ``blocks``, make the tensors. ``ignored`` are regular expressions
-    for checkpoint tensors that are no weights, and with ``predicts_ahead`` layers after the last one, which predict
-    further tokens, are left out. ``marker`` is a metadata key, a key and its value, or a tensor, that tells files
-    of this architecture from others that llama.cpp calls by the same name. ``renames`` bring the names of older
-    checkpoints to those of today (:meth:`Checkpoint.renamed`). ``quantized`` are the methods of quantization that its
-    rows read. ``told_by_tensors`` gives settings that a GGUF file tells only by its tensors, from these and the
+    for checkpoint tensors that are no weights. ``ahead`` tells of layers after the last one, which predict further
+    tokens, and ``further`` are the rows of those that a checkpoint or file has (:meth:`reading`). ``marker`` is a
+    metadata key, a key and its value, or a tensor, that tells files of this architecture from others that llama.cpp
+    calls by the same name. ``renames`` bring the names of older checkpoints to those of today
+    (:meth:`Checkpoint.renamed`). ``quantized`` are the methods of quantization that its rows read. ``told_by_tensors``
+    gives settings that a GGUF file tells only by its tensors, from these and the
     settings known before. ``translate`` makes a config.json that transformers knows from one that it does not.
     ``otherwise`` is the
     block of checkpoints that hold the same weights in other tensors, one of which is named before it.
@@ -83,7 +86,8 @@ class Architecture:
     blocks: str = "model.layers"
     constants: Callable[[PreTrainedConfig], Constants] = no_constants
     ignored: tuple[str, ...] = (r"\.rotary_emb\.inv_freq$",)
-    predicts_ahead: bool = False
+    ahead: Ahead | None = None
+    further: tuple[tuple[Row, ...], ...] = ()
     quantized: tuple[str, ...] = ()
     marker: str | tuple[str, int] | None = None
     renames: tuple[tuple[str, str], ...] = ()
@@ -103,11 +107,19 @@ class Architecture:
         """Why a checkpoint can be neither calibrated nor evaluated, if so."""
         return "transformers lacks its code, and hubquant never runs remote code" if self.own_code else None
 
-    def reading(self, tensors: Collection[str]) -> Architecture:
-        """The architecture with the block that checkpoints with these tensors have."""
-        if self.otherwise is None or self.otherwise[0] not in tensors:
+    def reading(self, tensors: Collection[str], config: PreTrainedConfig, *, ahead: bool = True) -> Architecture:
+        """The architecture with the block that checkpoints with these tensors have, and unless ``ahead`` is False with
+        the layers behind the last that they hold whole."""
+        block = self.block if self.otherwise is None or self.otherwise[0] not in tensors else self.otherwise[1]
+        kept = self.ahead if ahead and self.ahead and not self.ahead.left_out(config) else None
+        further = kept.whole_layers(partial(self.place_ahead, config), tensors, sources_of) if kept else ()
+        return replace(self, block=block, further=further)
+
+    def reading_file(self, tensors: Collection[str], config: PreTrainedConfig) -> Architecture:
+        """The architecture with the layers behind the last that a file with these tensors holds whole."""
+        if self.ahead is None:
             return self
-        return replace(self, block=self.otherwise[1])
+        return replace(self, further=self.ahead.whole_layers(partial(self.place_ahead, config), tensors, targets_of))
 
     @property
     def output(self) -> str | None:
@@ -151,10 +163,18 @@ class Architecture:
             for row in self.block(config, layer):
                 yield row, place
 
+    def bundles_ahead(self, config: PreTrainedConfig) -> Iterator[Bundle]:
+        """The tensors of the layers behind the last."""
+        for i, rows in enumerate(self.further):
+            place = self.place_ahead(config, i)
+            for row in rows:
+                yield from row.bundles(place)
+
     def bundles(self, config: PreTrainedConfig) -> Iterator[Bundle]:
         """Every tensor of the GGUF file, in the order of the table."""
         for row, place in self.placed(config):
             yield from row.bundles(place)
+        yield from self.bundles_ahead(config)
         for name, values in self.constants(config).items():
             yield Bundle((), {name: (len(values),)}, values=values)
 
@@ -183,13 +203,21 @@ class Architecture:
         key, value = self.marker if isinstance(self.marker, tuple) else (self.marker, None)
         return key in tensors or (key in metadata and value in (None, metadata[key].value))
 
-    def further_layers(self, config: PreTrainedConfig, names: Iterable[str]) -> tuple[str, ...]:
-        """The checkpoint's tensors of layers after the last, which GGUF does without if they predict further tokens."""
-        if not self.predicts_ahead:
-            return ()
-        layer, n_layer = re.compile(rf"{re.escape(self.blocks)}\.(\d+)\."), self.dimensions(config)["n_layer"]
-        numbers = {name: int(match[1]) for name in names if (match := layer.match(name))}
-        return tuple(name for name, number in numbers.items() if number >= n_layer)
+    def sizes(self, config: PreTrainedConfig) -> Dimensions:
+        """The dimensions with the layers behind the last."""
+        found, n_ahead = self.dimensions(config), len(self.further)
+        return {**found, "n_layer": found["n_layer"] + n_ahead, "n_layer_nextn": n_ahead}
+
+    def behind(self, config: PreTrainedConfig, names: Collection[str]) -> dict[int, dict[str, str]]:
+        """A checkpoint's tensors of layers after the last; see :func:`names_behind`."""
+        return names_behind(self.blocks, self.dimensions(config)["n_layer"], names)
+
+    def place_ahead(self, config: PreTrainedConfig, i: int) -> Place:
+        """Where the rows of a layer behind the last stand, of which ``i`` counts from 0."""
+        sizes = self.dimensions(config)
+        layer = sizes["n_layer"] + i
+        wider = {**sizes, "n_embd_2": 2 * sizes["n_embd"]}
+        return Place(config, wider, f"{self.blocks}.{layer}.", f"blk.{layer}.", _Stems(self.name, layer + 1))
 
     def bias_settings(self, config: PreTrainedConfig, tensors: Collection[str]) -> dict[str, bool]:
         """The settings that turn biases on, from the names of the tensors that are there."""
@@ -198,7 +226,13 @@ class Architecture:
         }
 
 
-_NAMED_LIKE = {"deepseek32": "glm-dsa", "mellum": "qwen3moe"}
+_NAMED_LIKE = {
+    "cohere2moe": "exaone-moe",
+    "deepseek32": "glm-dsa",
+    "granite_swa": "granite",
+    "hy_v3": "exaone-moe",
+    "mellum": "qwen3moe",
+}
 """Families that the gguf package does not know yet, and one that it knows whose tensors have the same names."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,8 @@ def open_checkpoint(checkpoint: Checkpoint, device: Device = "auto") -> Streamed
 
     plain = plain_checkpoint(checkpoint)
     architecture, config = read_architecture(plain.config)
+    if architecture.ahead:  # the blocks that stream end before them
+        plain = replace(plain, tensors=architecture.ahead.without(plain.tensors))
     tables, output = architecture.token_tables(config), str(architecture.output)
     return StreamedWeights(CheckpointWeights(plain), config, architecture.blocks, output, tables, chosen_device(device))
 
@@ -38,8 +41,8 @@ def open_file(gguf: GGUFFile, device: Device = "auto") -> StreamedWeights:
     from hubquant.models.streamed_weights import StreamedWeights
 
     architecture, config = read_config(gguf)
-    bundles = list(architecture.bundles(config))
-    check_tensors(gguf, bundles)
+    check_tensors(gguf, architecture.bundles(config))
+    bundles = list(replace(architecture, further=()).bundles(config))
     tables, output = architecture.token_tables(config), str(architecture.output)
     reader = GGUFWeights(gguf, bundles)
     weights = StreamedWeights(reader, config, architecture.blocks, output, tables, chosen_device(device))

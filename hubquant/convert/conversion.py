@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.finite import check_finite
 from hubquant.checkpoint.headers import TensorInfo
+from hubquant.checkpoint.modules import POOLING
+from hubquant.convert.ahead import AHEAD, BLOCKS, further_metadata, notes_ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import is_base_class
 from hubquant.convert.config import read_architecture
 from hubquant.convert.matching import check_tensors
-from hubquant.convert.plain import plain_checkpoint
-from hubquant.convert.rules.pooling import POOLING, pooling_metadata
-from hubquant.convert.rules.rule import without_option
+from hubquant.convert.plain import checkpoint_ahead, plain_checkpoint
+from hubquant.convert.rules.pooling import pooling_metadata
+from hubquant.convert.rules.rule import full_key, integer, without_option
 from hubquant.convert.settings import check_answered, setting_notes
+from hubquant.convert.stored_blocks import exact_types
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file.metadata import Metadata, string
@@ -39,12 +42,14 @@ _ROWS_CHECKED = 4096  # at a time, so that a stack of experts need not be in mem
 class Conversion:
     """What a checkpoint becomes.
 
-    ``architecture`` is llama.cpp's name and ``hparams`` has its sizes: n_layer, n_head, n_head_kv, n_embd, n_ff,
-    n_vocab, n_expert and some more. ``metadata`` has general.architecture, the architecture's and the tokenizer's keys.
-    ``bundles`` make the tensors. ``taps`` tell where an importance matrix sees what flows into the GGUF weights.
-    ``float_type`` is what llama.cpp's converter would choose for matrices that stay unquantized. ``notes`` say what is
-    not converted, and ``cannot_run`` why the model can be neither calibrated nor evaluated, if so. ``embeds`` tells an
-    encoder, which predicts no next token. ``strips_as_phi3`` is that of the vocabulary.
+    ``architecture`` is llama.cpp's name and ``hparams`` has its sizes: n_layer, of which n_layer_nextn predict further
+    tokens behind the others, n_head, n_head_kv, n_embd, n_ff, n_vocab, n_expert and some more. ``metadata`` has
+    general.architecture, the architecture's and the tokenizer's keys. ``bundles`` make the tensors. ``taps`` tell where
+    an importance matrix sees what flows into the GGUF weights. ``float_type`` is what llama.cpp's converter would
+    choose for matrices that stay unquantized. ``notes`` say what is not converted, and ``cannot_run`` why the model can
+    be neither calibrated nor evaluated, if so. ``embeds`` tells an encoder, which predicts no next token, or a decoder
+    that is made for embeddings. ``strips_as_phi3`` is that of the vocabulary. ``exact`` are the types that may hold
+    tensors without rounding which the checkpoint has in codes.
     """
 
     architecture: str
@@ -57,6 +62,7 @@ class Conversion:
     cannot_run: str | None = None
     embeds: bool = False
     strips_as_phi3: bool = False
+    exact: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -65,38 +71,46 @@ class Conversion:
         return {name: shapes[name] for name in sorted(shapes, key=file_order)}
 
     @property
+    def drafting(self) -> frozenset[str]:
+        """The tensors of layers that predict further tokens, which neither calibration nor evaluation runs."""
+        n_all, n_ahead = (integer(self.metadata, f"{self.architecture}.{key}") or 0 for key in (BLOCKS, AHEAD))
+        return frozenset(name for name in self.shapes if n_ahead and file_order(name)[0] >= n_all - n_ahead)
+
+    @property
     def quantized(self) -> dict[str, str]:
         """The types of tensors that the checkpoint has quantized already."""
         return {name: bundle.quantized for bundle in self.bundles if bundle.quantized for name in bundle.targets}
 
 
-def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str | None = None) -> Conversion:
+def plan_conversion(
+    folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str | None = None, no_mtp: bool = False
+) -> Conversion:
     """Plan from config.json, tokenizer files (both in ``folder``) and safetensors headers; no weight is read.
 
     ``pre_tokenizer`` is llama.cpp's name for that of a byte-level BPE tokenizer, when it is not to be recognised.
+    With ``no_mtp`` layers behind the last one, which predict further tokens, are left out.
 
     Raises ``NotSupportedYet`` for models hubquant cannot convert, ``CheckpointError`` when headers and config
     contradict each other, ``TokenizerError`` for a tokenizer that GGUF cannot hold.
     """
     from hubquant.vocab import read_vocabulary
 
-    plain = plain_checkpoint(checkpoint)
+    plain = checkpoint_ahead(checkpoint)
     architecture, config = read_architecture(plain.config)
     headless = _lacks_output(architecture, config, plain)
     if headless:  # llama.cpp takes the embedding where a file has no output layer
         config.tie_word_embeddings = True
+    architecture = architecture.reading(plain.tensors, config, ahead=not no_mtp)
     metadata = architecture_metadata(architecture, config)
     check_answered(architecture, config)
-    if not architecture.generates or (folder / POOLING).is_file():
-        metadata |= {f"{architecture.name}.{key}": value for key, value in pooling_metadata(folder).items()}
-    architecture = architecture.reading(plain.tensors)
+    metadata |= {f"{architecture.name}.{key}": value for key, value in pooling_metadata(plain.config).items()}
     bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
     left_out = check_tensors(architecture, config, bundles, plain.tensors)
     facts = _facts(architecture, config, bundles)
     vocabulary = read_vocabulary(folder, checkpoint.config, facts, pre_tokenizer=pre_tokenizer)
     return Conversion(
         architecture.name,
-        architecture.dimensions(config),
+        architecture.sizes(config),
         metadata | vocabulary.metadata(),
         bundles,
         architecture.taps(config),
@@ -105,12 +119,14 @@ def plan_conversion(folder: Path, checkpoint: Checkpoint, *, pre_tokenizer: str 
             *plain.notes,
             *setting_notes(architecture, config, plain.config),
             *left_out,
+            *notes_ahead(architecture, config, plain.config, plain.tensors, wanted=not no_mtp),
             *([f"{headless}: the file is good for embeddings"] if headless else []),
             *vocabulary.notes,
         ),
         architecture.cannot_run or headless,
-        not architecture.generates,
+        not architecture.generates or POOLING in plain.config,
         vocabulary.strips_as_phi3,
+        exact_types(bundles, plain.tensors),
     )
 
 
@@ -123,7 +139,7 @@ def stream(
     quantized to, it comes in the bytes of that type, uint8 [..., rows, row_bytes]. In file order but for tensors that
     come from one source. Raises ``CheckpointError`` for weights that are not finite.
     """
-    checkpoint = plain_checkpoint(checkpoint)
+    checkpoint = checkpoint_ahead(checkpoint)
     for bundle in conversion.bundles:
         names = bundle.targets.keys() if wanted is None else bundle.targets.keys() & wanted.keys()
         stay = {name for name in names if wanted is not None and {*wanted[name]} == {bundle.quantized}}
@@ -220,7 +236,10 @@ def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) 
                 why=" ".join(str(error).split())[:200],
                 hint="compare config.json with the one of the original repository",
             ) from error
-        metadata |= {f"{architecture.name}.{key}": value for key, value in keys.items()}
+        metadata |= {full_key(architecture.name, key): value for key, value in keys.items()}
+    if architecture.ahead and architecture.further:
+        n_layer, by_layer = architecture.dimensions(config)["n_layer"], architecture.ahead.by_layer(config)
+        metadata |= further_metadata(metadata, architecture.name, n_layer, len(architecture.further), by_layer)
     return metadata
 
 

@@ -34,15 +34,15 @@ def check_tensors(
     bundles = tuple(bundles)
     allowed = {name: shape for bundle in bundles for name, shape in bundle.source_shapes().items()}
     ignored = re.compile("|".join(architecture.ignored))
-    ahead = architecture.further_layers(config, found)
-    further = {*ahead, *architecture.unused(config)}
+    behind = architecture.behind(config, found) if architecture.ahead else {}
+    further = {*(name for names in behind.values() for name in names.values()), *architecture.unused(config)}
     missing = [name for bundle in bundles for name in bundle.sources if name not in found]
     extra = [name for name in found if name not in allowed and name not in further and not ignored.search(name)]
     if missing:
         raise _missing(missing, extra, architecture, config, len(allowed))
     packed = {name for bundle in bundles if bundle.quantized for name in bundle.sources}
     check_shapes({name: shape for name, shape in allowed.items() if name in found}, found, packed)
-    return (*_left_out(extra, architecture, config), *_ahead(ahead))
+    return tuple(_left_out(extra, architecture, config))
 
 
 def check_shapes(
@@ -89,12 +89,6 @@ def _left_out(extra: Sequence[str], architecture: Architecture, config: PreTrain
     )
 
 
-def _ahead(names: Collection[str]) -> Iterator[str]:
-    if names:
-        found = counted(len(names), "tensor only predicts", "tensors only predict")
-        yield f"{found} further tokens, and {'is' if len(names) == 1 else 'are'} left out: {listed(names)}"
-
-
 def _missing(
     missing: Sequence[str], extra: Sequence[str], architecture: Architecture, config: PreTrainedConfig, n_all: int
 ) -> HubquantError:
@@ -138,7 +132,7 @@ def _layers_without_tensors(
     number = re.compile(rf"{re.escape(architecture.blocks)}\.(\d+)\.")
     for bundle in architecture.bundles(config):
         for name in bundle.sources:
-            if match := number.match(name):
+            if (match := number.match(name)) and int(match[1]) < n_layer:
                 promised[int(match[1])] += 1
                 lost[int(match[1])] += name in missing
     gone = [layer for layer in promised if promised[layer] and lost[layer] == promised[layer]]

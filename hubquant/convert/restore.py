@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hubquant.checkpoint.headers import listed
+from hubquant.convert.ahead import without_further
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import of_gguf
 from hubquant.convert.config import make_config
 from hubquant.convert.rules.rope import FREQS, apply_freqs
+from hubquant.convert.rules.rule import rule_keys
 from hubquant.convert.tables import Bundle
 from hubquant.errors import CheckpointError, GGUFError
 from hubquant.gguf_file.reader import GGUFFile
@@ -54,29 +57,29 @@ def read_widened(gguf: GGUFFile, name: str) -> torch.Tensor:
 
 
 def read_state_dict(
-    gguf: GGUFFile, read: Callable[[GGUFFile, str], torch.Tensor] = read_tensor
+    gguf: GGUFFile, read: Callable[[GGUFFile, str], torch.Tensor] = read_tensor, *, ahead: bool = True
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """(checkpoint name, float32 tensor in the checkpoint's shape) for every weight; tied weights come once.
+    """(checkpoint name, float32 tensor in the checkpoint's shape) for every weight; tied weights come once. Without
+    ``ahead`` those of layers that predict further tokens are left out, as transformers' models have none.
 
     Raises ``GGUFError`` when tensors are missing, unknown or of other shapes than the metadata says.
     """
     architecture, config = read_config(gguf)
-    bundles = list(architecture.bundles(config))
-    check_tensors(gguf, bundles)
-    for bundle in bundles:
+    check_tensors(gguf, architecture.bundles(config))
+    for bundle in (architecture if ahead else replace(architecture, further=())).bundles(config):
         if bundle.sources:
             restored = bundle.inverse([read(gguf, name) for name in bundle.targets])
             yield from ((name, x.contiguous()) for name, x in restored.items())
 
 
 def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
-    """The transformers config that the metadata describes. Raises ``GGUFError`` for metadata that describes none,
+    """The transformers config that the metadata describes, and its architecture with the layers behind the last that
+    the file holds. Raises ``GGUFError`` for metadata that describes none,
     ``NotSupportedYet`` for an architecture that is not known."""
     name = _value(gguf, "general.architecture")
     if not isinstance(name, str):
         raise GGUFError("this file names no architecture", hint="only model files can be loaded")
-    prefix = f"{name}."
-    keys = {key.removeprefix(prefix): kv for key, kv in gguf.metadata.items() if key.startswith(prefix)}
+    keys = without_further(rule_keys(name, gguf.metadata))
     architecture = of_gguf(name, keys, gguf.tensors.keys())
     settings: dict[str, Any] = {name: _value(gguf, key) for name, key in _TOKENS.items()}
     if "vocab_size" not in keys and "token_embd.weight" in gguf.tensors:
@@ -88,7 +91,8 @@ def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
         settings |= architecture.told_by_tensors(_Tensors(gguf), settings)
         config = make_config(architecture.restored_as, settings, architecture.rules)
         settings |= architecture.bias_settings(config, gguf.tensors.keys())
-        return architecture, make_config(architecture.restored_as, settings, architecture.rules)
+        config = make_config(architecture.restored_as, settings, architecture.rules)
+        return architecture.reading_file(gguf.tensors.keys(), config), config
     except CheckpointError as error:
         why = str(error).replace("config.json", "the metadata")
         raise GGUFError("the metadata describes no model that can be loaded", why=why) from error
@@ -120,7 +124,7 @@ def load_model(source: str | os.PathLike[str] | GGUFFile, device: str | torch.de
     gguf = source if isinstance(source, GGUFFile) else GGUFFile.open(Path(source))
     architecture, config = read_config(gguf)
     on_cpu = torch.device(device).type == "cpu"
-    weights = dict(read_state_dict(gguf, read_widened if on_cpu else read_tensor))
+    weights = dict(read_state_dict(gguf, read_widened if on_cpu else read_tensor, ahead=False))
     # One expert is widened at a time where they are computed one after the other.
     options = {"experts_implementation": "eager"} if on_cpu else {}
     with quiet():

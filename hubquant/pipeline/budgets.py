@@ -151,7 +151,8 @@ class _Planner:
         self._expected = found.expected() if found else None
         self._solver = open_solver()
         shapes, stay = checked.weights.shapes, checked.weights.quantized
-        self._shapes = {n: x for n, x in shapes.items() if not kept(n, x) and n not in stay and self._types(n)}
+        fixed = {*stay, *checked.component.conversion.drafting}  # of what drafts no effect on the model is known
+        self._shapes = {n: x for n, x in shapes.items() if not kept(n, x) and n not in fixed and self._types(n)}
         self._pinned = {name for name in self._shapes if self._is_pinned(name)}
 
     def choose(self, budget: Budget) -> tuple[NamedType, Chosen]:

@@ -128,6 +128,7 @@ def prepare(
             *context_notes(component, *_chunk_sizes(recipe, texts)),
             *(pooling_note(component) if texts.evaluation else []),
             *([TUNED.format(tuned)] if tuned else []),
+            *work.drafting_notes,
             *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
             *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.label, f.plan.types))),
             *([COMPARED] if held_out is not None else []),

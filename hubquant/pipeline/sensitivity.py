@@ -94,7 +94,8 @@ class SensitivityTask(Measurement["Sensitivities"]):
     @property
     def measured(self) -> dict[str, Shape]:
         """The tensors, in the order of a file."""
-        stay = self.component.conversion.quantized
+        conversion = self.component.conversion
+        stay = {*conversion.quantized, *conversion.drafting}
         return {
             name: shape
             for name, shape in self.component.shapes.items()
@@ -184,7 +185,7 @@ class SensitivityTask(Measurement["Sensitivities"]):
 
     @property
     def _n_blocks(self) -> int:
-        return 1 + max(map(_block, self.component.shapes))
+        return 1 + max(map(_block, self.component.shapes.keys() - self.component.conversion.drafting))
 
     @cached_property
     def _checked(self) -> frozenset[str]:

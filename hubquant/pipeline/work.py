@@ -18,7 +18,7 @@ from hubquant.pipeline.budgets import Chosen
 from hubquant.pipeline.drawing.source import DrawnBySource
 from hubquant.pipeline.in_llamacpp import check_installed
 from hubquant.pipeline.tasks import RecipeTasks, Texts, drawing_tasks, recipe_tasks
-from hubquant.recipe.schema import Evaluate, ModelReference, Recipe, TextSource
+from hubquant.recipe.schema import Convert, Evaluate, ModelReference, Recipe, TextSource
 from hubquant.sources.component import Component
 from hubquant.sources.open import open_component
 from hubquant.sources.source import SourceModel
@@ -64,12 +64,31 @@ class Work:
         return [each.plan for each in self.tasks.files]
 
     @property
+    def projectors(self) -> list[FilePlan]:
+        return [each.plan for each in self.tasks.projectors]
+
+    @property
     def folders(self) -> list[FolderPlan]:
         return [each.plan for each in self.tasks.folders]
 
     @property
+    def drafting_notes(self) -> list[str]:
+        """What is not known of layers that predict further tokens, which the model does not run."""
+        drafting = self.component.conversion.drafting
+        blocks = sorted({".".join(name.split(".")[:2]) for name in drafting})
+        importance = ["has no importance"] if self.importance and not drafting & {*self.importance.covered} else []
+        lacks = [*importance, *(["is not measured"] if self.tasks.baseline else [])]
+        which = "which predicts further tokens for llama.cpp to draft with"
+        return [f"{block}, {which}, {' and '.join(lacks)}: the model does not run it" for block in blocks if lacks]
+
+    @property
     def made(self) -> list[FilePlan | FolderPlan]:
         return [*self.files, *self.folders]
+
+    @property
+    def written(self) -> list[FilePlan | FolderPlan]:
+        """With what goes along with each of those that are measured."""
+        return [*self.made, *self.projectors]
 
     @property
     def names(self) -> set[str]:
@@ -97,11 +116,11 @@ class Work:
 
 
 def open_model(
-    reference: ModelReference, pre_tokenizer: str | None, progress: Progress, token: Token = None
+    reference: ModelReference, convert: Convert | None, progress: Progress, token: Token = None
 ) -> Component:
     """The language model of a source, not pulled yet."""
     with progress.doing("reading what the model's files hold"):
-        return open_component(reference, pre_tokenizer, token)
+        return open_component(reference, convert, token)
 
 
 def asks_llama_cpp(engine: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.headers import FLOATS, TensorInfo
+from hubquant.convert.ahead import AHEAD, BLOCKS, without_further
 from hubquant.convert.conversion import Conversion, file_order
 from hubquant.convert.restore import load_model, read_config, read_tensor
 from hubquant.convert.rules.general import HUB
+from hubquant.convert.rules.rule import integer
 from hubquant.convert.tables import Bundle
 from hubquant.devices import Device, chosen_device
 from hubquant.errors import GGUFError, HubquantError
@@ -36,6 +38,7 @@ _OF_THE_LAST_TIME = (
     "hubquant.recipe_sha256",
     "hubquant.version",
 )
+ARCHITECTURE = "general.architecture"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -75,8 +78,9 @@ class GGUFSource(SourceModel):
     def shards(self) -> Mapping[str, int]:
         return self.file.shards
 
-    def stored(self, name: str, type: str) -> torch.Tensor | None:
-        return self.file.data(name) if self.file.tensors[name].type == type else None
+    def stored(self, conversion: Conversion) -> Callable[[str, str], torch.Tensor | None]:  # noqa: ARG002
+        file = self.file
+        return lambda name, type: file.data(name) if file.tensors[name].type == type else None
 
     @property
     def quantized_types(self) -> tuple[str, ...]:
@@ -84,10 +88,12 @@ class GGUFSource(SourceModel):
 
     @cached_property
     def metadata(self) -> Metadata:
-        """The file's, with the pre-tokenizer that was asked for. Raises ``TokenizerError`` where there can be none."""
-        if self.pre_tokenizer is None:
-            return self.file.metadata
-        return with_pre_tokenizer(self.file.metadata, self.pre_tokenizer)
+        """The file's, with the pre-tokenizer that was asked for, and without the layers that are left out. Raises
+        ``TokenizerError`` where there can be no such pre-tokenizer."""
+        found = self.file.metadata
+        if self.no_mtp:
+            found = without_further(found, f"{found[ARCHITECTURE].value}.")
+        return found if self.pre_tokenizer is None else with_pre_tokenizer(found, self.pre_tokenizer)
 
     @property
     def lasting_metadata(self) -> Metadata:
@@ -103,20 +109,24 @@ class GGUFSource(SourceModel):
 
     def conversion(self) -> Conversion:
         """Raises ``GGUFError`` for a file that is no model."""
-        if "general.architecture" not in self.file.metadata:
+        if ARCHITECTURE not in self.file.metadata:
             raise GGUFError(
                 "the file is no model", why="it has no general.architecture", hint="name the GGUF file of a model"
             )
-        name = str(self.file.metadata["general.architecture"].value)
+        name = str(self.file.metadata[ARCHITECTURE].value)
         try:
             architecture, config = read_config(self.file)
-            taps, cannot_run, embeds = architecture.taps(config), architecture.cannot_run, not architecture.generates
+            taps, cannot_run = architecture.taps(config), architecture.cannot_run
+            embeds = not architecture.generates or f"{name}.pooling_type" in self.file.metadata
         except HubquantError as error:
             taps, cannot_run, embeds = {}, str(error), False
         tensors = sorted(self.file.tensors.values(), key=lambda tensor: file_order(tensor.name))
+        n_blocks = integer(self.metadata, f"{name}.{BLOCKS}") or 0
+        if self.no_mtp:
+            tensors = [tensor for tensor in tensors if file_order(tensor.name)[0] < n_blocks]
         return Conversion(
             name,
-            _hparams(self.file, name),
+            _hparams(self.metadata, name),
             self.lasting_metadata,
             tuple(Bundle((tensor.name,), {tensor.name: tensor.shape}) for tensor in tensors),
             taps,
@@ -177,16 +187,17 @@ def _card(metadata: Metadata) -> dict[str, object]:
     return {**card, "base_model": models[0]} if models else card
 
 
-def _hparams(file: GGUFFile, architecture: str) -> dict[str, int]:
+def _hparams(metadata: Metadata, architecture: str) -> dict[str, int]:
     keys = {
-        "n_layer": "block_count",
+        "n_layer": BLOCKS,
+        "n_layer_nextn": AHEAD,
         "n_head": "attention.head_count",
         "n_head_kv": "attention.head_count_kv",
         "n_embd": "embedding_length",
         "n_ff": "feed_forward_length",
         "n_expert": "expert_count",
     }
-    found = {name: file.metadata.get(f"{architecture}.{key}") for name, key in keys.items()}
+    found = {name: metadata.get(f"{architecture}.{key}") for name, key in keys.items()}
     # where a size differs between layers, llama-quantize goes by the first
     values = {name: kv.value[:1] if isinstance(kv.value, tuple) else (kv.value,) for name, kv in found.items() if kv}
     return {name: next((v for v in values.get(name, ()) if isinstance(v, int)), 0) for name in found}

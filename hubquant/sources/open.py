@@ -8,11 +8,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubquant.checkpoint.pickled import PICKLES, refusal
+from hubquant.checkpoint.pickled import refusal
+from hubquant.checkpoint.weight_files import PICKLES
 from hubquant.disk import user_path
 from hubquant.errors import CheckpointError, NotSupportedYet, UserError
 from hubquant.recipe.references import GGUF_SUFFIX
-from hubquant.recipe.schema import ModelReference
+from hubquant.recipe.schema import Convert, ModelReference
 from hubquant.sources.checkpoint import folder_name, open_folder, open_hub
 from hubquant.sources.component import Component
 from hubquant.sources.denoiser import (
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from hubquant.hub.pull import RemoteModel
 
 
-def open_source(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> SourceModel:
+def open_source(reference: ModelReference, convert: Convert | None = None, token: Token = None) -> SourceModel:
     """A repository of the Hub is read with ``token``. Raises ``HubAccessError``, ``CheckpointError`` or
     ``NotSupportedYet`` when the model cannot be used, ``UserError`` for a component of what has none."""
     source = _open(reference, token)
@@ -47,13 +48,14 @@ def open_source(reference: ModelReference, pre_tokenizer: str | None = None, tok
             why="it is no pipeline of diffusers",
             hint="leave model.component out",
         )
-    return replace(source, pre_tokenizer=pre_tokenizer)
+    how = convert or Convert()
+    return replace(source, pre_tokenizer=how.pre_tokenizer, no_mtp=how.no_mtp)
 
 
-def open_component(reference: ModelReference, pre_tokenizer: str | None = None, token: Token = None) -> Component:
+def open_component(reference: ModelReference, convert: Convert | None = None, token: Token = None) -> Component:
     """What of a source is quantized: a language model, which may be the text encoder of a pipeline, the denoiser of
     one, or the projector of a multimodal model."""
-    return component_of(open_source(reference, pre_tokenizer, token))
+    return component_of(open_source(reference, convert, token))
 
 
 def component_of(source: SourceModel) -> Component:
@@ -62,10 +64,10 @@ def component_of(source: SourceModel) -> Component:
     return Component.denoiser(source) if isinstance(source, DenoiserSource) else Component.language_model(source)
 
 
-def open_remote(remote: RemoteModel, component: str | None = None) -> SourceModel:
-    """Of a repository that may be read."""
+def open_remote(remote: RemoteModel, component: str | None = None, *, pickles: bool = False) -> SourceModel:
+    """Of a repository that may be read; with ``pickles`` also pytorch_model.bin of one that is no pipeline."""
     if not is_pipeline(remote.files):
-        return open_hub(remote)
+        return open_hub(remote, pickles=pickles)
     if is_text_encoder(component or ""):
         return open_hub_text_encoder(remote, str(component))
     return open_hub_pipeline(remote, component)
@@ -73,16 +75,17 @@ def open_remote(remote: RemoteModel, component: str | None = None) -> SourceMode
 
 def _open(reference: ModelReference, token: Token) -> SourceModel:
     pickled = Path(reference.file or "").suffix in PICKLES
-    if reference.allow_pickle and not pickled:
+    if reference.allow_pickle and not (pickled or reference.id or reference.folder):
         raise NotSupportedYet(
-            "pickled weights of a folder or a repository",
-            why="allow_pickle is for a single file with a denoiser",
-            hint="name the file, or convert them to safetensors and remove allow_pickle",
+            "pickled weights in what is no pickle",
+            why="allow_pickle is for a repository, a folder or a pickled file",
+            hint="remove allow_pickle",
         )
     if reference.id is not None:
         from hubquant.hub.pull import resolve
 
-        return open_remote(resolve(reference.id, reference.revision, token=token), reference.component)
+        remote = resolve(reference.id, reference.revision, token=token)
+        return open_remote(remote, reference.component, pickles=reference.allow_pickle)
     if reference.file is not None:
         path = user_path(reference.file)
         if pickled and not reference.allow_pickle:
@@ -104,7 +107,9 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
         if is_text_encoder(reference.component or ""):
             return open_text_encoder(folder, name, str(reference.component))
         return open_pipeline(folder, name, reference.component)
-    return open_denoiser_folder(folder, name) if is_denoiser_folder(folder) else open_folder(folder, name)
+    if is_denoiser_folder(folder):
+        return open_denoiser_folder(folder, name)
+    return open_folder(folder, name, pickles=reference.allow_pickle)
 
 
 def folder_of(reference: ModelReference) -> Path:

@@ -21,6 +21,8 @@ def pruned(component: Component, layers: Sequence[int]) -> Component:
     if not layers:
         return component
     conversion, n_layer = component.conversion, component.conversion.hparams["n_layer"]
+    n_ahead = conversion.hparams.get("n_layer_nextn", 0)
+    n_layer -= n_ahead  # those behind the last stay
     if absent := [layer for layer in layers if not 0 <= layer < n_layer]:
         raise GGUFError(
             f"there is no layer {absent[0]} to prune",
@@ -31,7 +33,7 @@ def pruned(component: Component, layers: Sequence[int]) -> Component:
         raise GGUFError("no layer would be left", hint="prune fewer")
     numbers = {layer: number for number, layer in enumerate(left)}
     names = dict(_renamed(conversion.shapes, numbers, n_layer))
-    metadata = pruned_metadata(conversion.metadata, conversion.architecture, left, n_layer)
+    metadata = pruned_metadata(conversion.metadata, conversion.architecture, left, n_layer, n_ahead)
     notes = [
         f"layers are pruned, and {key} tells layers apart by their numbers: the model may not be what it was"
         for key in metadata
@@ -50,17 +52,19 @@ def pruned(component: Component, layers: Sequence[int]) -> Component:
     )
 
 
-def pruned_metadata(metadata: Metadata, architecture: str, left: Sequence[int], n_layer: int) -> Metadata:
+def pruned_metadata(
+    metadata: Metadata, architecture: str, left: Sequence[int], n_layer: int, n_ahead: int = 0
+) -> Metadata:
     """With the number of layers that are ``left`` of ``n_layer``, and of lists by layer only their values, which
-    llama-quantize keeps."""
-    found = dict(metadata)
+    llama-quantize keeps; ``n_ahead`` layers behind the last stay."""
+    found, n_all = dict(metadata), n_layer + n_ahead
     for key, kv in metadata.items():
         if not key.startswith(f"{architecture}."):
             continue
-        if isinstance(kv.value, tuple) and len(kv.value) == n_layer:
-            found[key] = replace(kv, value=tuple(kv.value[layer] for layer in left))
+        if isinstance(kv.value, tuple) and len(kv.value) in (n_layer, n_all):
+            found[key] = replace(kv, value=(*(kv.value[layer] for layer in left), *kv.value[n_layer:]))
         elif key == f"{architecture}.block_count":
-            found[key] = KV(len(left), kv.type)
+            found[key] = KV(len(left) + n_ahead, kv.type)
         elif key == f"{architecture}.leading_dense_block_count" and isinstance(kv.value, int):
             found[key] = KV(sum(layer < kv.value for layer in left), kv.type)
     return found

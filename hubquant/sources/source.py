@@ -6,12 +6,13 @@ Opening a source reads metadata only: config, tokenizer files and headers.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.packed import quantized_before
 from hubquant.convert.conversion import Conversion, check_copies, plan_conversion
 from hubquant.gguf_file import Metadata
 from hubquant.recent import Recent
@@ -35,7 +36,8 @@ LARGEST_METADATA = 100 << 20  # bytes
 class SourceModel:
     """``identity`` is what every artifact made from these weights depends on, its "model" part is the same on every
     machine. ``folder`` holds the weights once ``remote`` is None. ``pre_tokenizer`` stands in the place of that which
-    would be recognised. ``component`` is what it is called in the diffusers pipeline that it is a part of, if so."""
+    would be recognised, and with ``no_mtp`` layers that predict further tokens are left out. ``component`` is what it
+    is called in the diffusers pipeline that it is a part of, if so."""
 
     name: str
     id: str | None
@@ -48,13 +50,14 @@ class SourceModel:
     weight_files: tuple[str, ...] = ()
     download_bytes: int = 0
     pre_tokenizer: str | None = None
+    no_mtp: bool = False
     component: str = ""
 
     @property
     def content(self) -> tuple[Hashable, ...]:
         """All that what is read of it depends on."""
         place = () if self.id else (str(self.folder.resolve()),)
-        return (*sorted(self.identity.items()), *place, self.pre_tokenizer)
+        return (*sorted(self.identity.items()), *place, self.pre_tokenizer, self.no_mtp)
 
     @property
     def model_folder(self) -> Path:
@@ -90,13 +93,17 @@ class SourceModel:
     @property
     def quantized_types(self) -> tuple[str, ...]:
         """What the weights were quantized to before, if that lost something."""
-        return ()
+        from hubquant.convert.plain import plain_checkpoint
+
+        return quantized_before(plain_checkpoint(self.checkpoint).tensors)
 
     def conversion(self) -> Conversion:
         """What becomes of the weights; see :func:`plan_conversion`."""
 
         def make() -> Conversion:
-            return plan_conversion(self.tokenizer_folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer)
+            return plan_conversion(
+                self.tokenizer_folder, self.checkpoint, pre_tokenizer=self.pre_tokenizer, no_mtp=self.no_mtp
+            )
 
         conversion = make() if self.id is None else _conversions.get(self.content, make)
         if self.checkpoint.folder is not None:
@@ -118,9 +125,12 @@ class SourceModel:
         """The number of the shard that each tensor of that file is in; None where there is no file."""
         return None
 
-    def stored(self, name: str, type: str) -> torch.Tensor | None:  # noqa: ARG002
-        """The bytes that the source itself has of a tensor of the file in that type, uint8 [rows, row_bytes]."""
-        return None
+    def stored(self, conversion: Conversion) -> Callable[[str, str], torch.Tensor | None]:
+        """What gives the bytes that the source itself has of a tensor of the file in a type, uint8 [rows, row_bytes],
+        or None; by their names. ``conversion`` is that of this source."""
+        from hubquant.convert.stored_blocks import stored_blocks
+
+        return stored_blocks(conversion, self.checkpoint)
 
     def general_metadata(self, n_parameters: int) -> Metadata:
         """The keys that come before those of the conversion."""

@@ -21,12 +21,24 @@ from hubquant.imatrix import load_imatrix
 from hubquant.models import identify
 from hubquant.models.tiny import qwen2_tokenizer
 from hubquant.sources.checkpoint import load_folder
-from tests.convert.test_llama_cpp import DELTA_NET, GEMMA3, GEMMA4, GLM_EXPERTS, LLAMA4, MROPE, QWEN_EXPERTS
+from tests.convert.test_llama_cpp import (
+    DELTA_NET,
+    GEMMA3,
+    GEMMA4,
+    GLM_EXPERTS,
+    GRANITE,
+    LFM2,
+    LLAMA4,
+    MROPE,
+    QWEN_EXPERTS,
+    WHOLE,
+)
 from tests.support.conversion import Weights, configure, edit_weights, plan, relative_error, uneven, write_gguf
 from tests.support.llamacpp import LlamaCpp
 from tests.support.multimodal import SIZES, VISION, build_multimodal, rename
 
 IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()
+GRANITE_IN_SPEECH = GRANITE | {"logits_scaling": 1.0}  # transformers leaves it out there
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str]] = {
     "gemma3": (("gemma3", "gemma3_text", "siglip_vision_model"), GEMMA3 | {"tied": True}, "gemma3"),
     "mistral3": (("mistral3", "mistral", "pixtral"), {}, "llama"),
@@ -40,6 +52,24 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str]] = {
         ("qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_moe_vision"),
         DELTA_NET | QWEN_EXPERTS | {"rope_parameters": MROPE, "shared_expert_intermediate_size": 96},
         "qwen35moe",
+    ),
+    "exaone4_5": (("exaone4_5", "exaone4", "exaone4_5_vision"), WHOLE, "exaone4"),
+    "janus": (("janus", "llama", "janus_vision_model"), {}, "llama"),
+    "internvl": (("internvl", "qwen2", "internvl_vision"), {}, "qwen2"),
+    "idefics3": (("idefics3", "llama", "idefics3_vision"), {}, "llama"),
+    "smolvlm": (("smolvlm", "llama", "smolvlm_vision"), {}, "llama"),
+    "lfm2_vl": (("lfm2_vl", "lfm2", "siglip2_vision_model"), LFM2 | {"tied": True}, "lfm2"),
+    "minicpmv4_6": (
+        ("minicpmv4_6", "qwen3_5_text", "minicpmv4_6_vision"),
+        DELTA_NET | {"rope_parameters": MROPE},
+        "qwen35",
+    ),
+    "qwen3_asr": (("qwen3_asr", "qwen3", "qwen3_asr_encoder"), {}, "qwen3"),
+    "granite_speech": (("granite_speech", "granite", "granite_speech_encoder"), GRANITE_IN_SPEECH, "granite"),
+    "granite_speech_plus": (
+        ("granite_speech_plus", "granite", "granite_speech_plus_encoder"),
+        GRANITE_IN_SPEECH,
+        "granite",
     ),
     "voxtral": (("voxtral", "llama", "voxtral_encoder"), {}, "llama"),
     "qwen2_audio": (("qwen2_audio", "qwen2", "qwen2_audio_encoder"), {}, "qwen2"),
@@ -138,9 +168,13 @@ SEEING: dict[str, tuple[str, str, dict[str, Any]]] = {
     "glm4v": ("glm4", "glm4", {}),
     "glm4v_moe": ("glm4_moe", "glm4moe", GLM_EXPERTS),
     "glm_ocr": ("glm4", "glm4", {}),
+    "hunyuan_vl": ("hunyuan_v1_dense", "hunyuan_vl", {}),
     "paddleocr_vl": ("llama", "paddleocr", {}),
 }
 """By family: the language model that it is in text, llama.cpp's name, and settings."""
+
+
+ALWAYS_TIED = ("hunyuan_vl", "paddleocr_vl")
 
 
 def build_seeing(family: str, folder: Path, tied: bool) -> Path:
@@ -187,7 +221,7 @@ def flat(folder: Path) -> Path:
         (family, tied)
         for family in SEEING
         for tied in (False, True)
-        if tied is (family == "paddleocr_vl") or family.startswith("qwen")  # the one always is, the others may be
+        if family.startswith("qwen") or tied == (family in ALWAYS_TIED)
     ],
 )
 def test_what_sees_has_one_position_for_each_token_of_text(family: str, tied: bool, tmp_path: Path) -> None:
@@ -197,7 +231,8 @@ def test_what_sees_has_one_position_for_each_token_of_text(family: str, tied: bo
     conversion = plan(folder)
     kind, name, _ = SEEING[family]
     assert conversion.architecture == name
-    assert conversion.metadata[f"{name}.rope.dimension_sections"].value[-1] == 0
+    sections = conversion.metadata.get(f"{name}.rope.dimension_sections")
+    assert (sections is None) == (family == "glm_ocr")
     assert ("output.weight" in conversion.shapes) is not tied
     assert relative_error(logits(load_folder(folder, "cpu")), expected) <= 1e-5
     assert identify(folder).model_class == MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]

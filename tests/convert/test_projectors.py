@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,18 @@ from hubquant.convert.projectors.conversion import plan_projector, projector_of
 from hubquant.errors import NotSupportedYet
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
-from tests.convert.test_llama_cpp import DELTA_NET, GLM_EXPERTS, QWEN_EXPERTS
+from tests.convert.test_llama_cpp import DELTA_NET, GEMMA4, GLM_EXPERTS, LLAMA4, QWEN_EXPERTS
 from tests.support.conversion import Weights, edit_weights, relative_error, write_conversion, write_gguf
 from tests.support.mtmd import Multimodal
 from tests.support.multimodal import build_multimodal, describe, rename
 
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
-# How transformers takes pictures: as they are, for states of some layers, with their size, as a part of one, in patches
-# that are flat, side by side or one after the other, or in patches of two frames.
-SQUARE, STATES, SIZED, PART = "square", "states", "sized", "part"
-PATCHES, STRIP, GRID, FRAMES = "patches", "strip", "grid", "frames"
+# How transformers takes pictures: as they are, for states of some layers or of an adapter, with their size, as a part,
+# in patches that are flat, side by side or one after the other, in patches with places, or of two frames.
+SQUARE, STATES, ADAPTED, SIZED, PART = "square", "states", "adapted", "sized", "part"
+PATCHES, STRIP, GRID, PLACED, FRAMES = "patches", "strip", "grid", "placed", "frames"
+GEMMA4_SEEING = {"head_dim": 16, "num_key_value_heads": 2, "position_embedding_size": 32, "num_hidden_layers": 2}
 GLM = {"depth": 2, "num_hidden_layers": 2, "image_size": 112}
 GLM_ROPE = MROPE | {"mrope_section": [8, 4, 4], "partial_rotary_factor": 0.5}
 PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
@@ -84,6 +86,23 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         PATCHES,
         (224, 252),
     ),
+    "gemma4": (
+        ("gemma4", "gemma4_text", "gemma4_vision"),
+        GEMMA4 | {"tied": True, "pad_token_id": 0, "seeing": GEMMA4_SEEING | {"standardize": True}},
+        PLACED,
+        (336, 378),
+    ),
+    "gemma4, clipped": (
+        ("gemma4", "gemma4_text", "gemma4_vision"),
+        GEMMA4
+        | {
+            "tied": True,
+            "pad_token_id": 0,
+            "seeing": GEMMA4_SEEING | {"use_clipped_linears": True, "pooling_kernel_size": 2},
+        },
+        PLACED,
+        (224, 280),
+    ),
     "glm4v": (
         ("glm4v", "glm4v_text", "glm4v_vision"),
         {"seeing": GLM, "rope_parameters": GLM_ROPE},
@@ -101,6 +120,12 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         {"seeing": GLM | {"intermediate_size": 64}, "rope_parameters": GLM_ROPE},
         FRAMES,
         (112, 168),
+    ),
+    "llama4": (
+        ("llama4", "llama4_text", "llama4_vision_model"),
+        LLAMA4 | {"num_hidden_layers": 2, "seeing": {"num_hidden_layers": 2, "intermediate_size": 128}},
+        ADAPTED,
+        (56, 56),
     ),
     "llava": (("llava", "llama", "clip_vision_model"), {"seeing": {"num_hidden_layers": 3}}, STATES, (56, 56)),
     "llava with siglip": (
@@ -219,7 +244,10 @@ TURNED = {"rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3", {"seeing": {"hidden_act": "relu"}}, "hidden_act 'relu'"),
     ("gemma3", {"seeing": {"image_size": [56, 70]}}, "image_size"),
+    ("gemma4", {"seeing": {"num_key_value_heads": 1}}, "num_key_value_heads 1"),
+    ("gemma4", {"seeing": {"rope_parameters": {"rope_type": "axial", "rope_theta": 10.0}}}, "rope_theta 10.0"),
     ("glm4v", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
+    ("llama4", {"seeing": {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}}, "rope_theta 100.0"),
     ("llava", {"whole": {"multimodal_projector_bias": False}}, "multimodal_projector_bias false"),
     ("llava", {"whole": {"vision_feature_select_strategy": "full"}}, "vision_feature_select_strategy 'full'"),
     ("llava_next", {"whole": {"vision_feature_layer": [-1, -2]}}, "vision_feature_layer [-1, -2]"),
@@ -274,6 +302,8 @@ def _fill(weights: Weights) -> None:
     """Matrices that transformers begins with zeros would hide all that comes before them."""
     generator = torch.Generator().manual_seed(1)
     for name, x in weights.items():
+        if x.dim() == 0:  # a bound of Gemma 4's, which transformers begins with infinity
+            weights[name] = torch.tensor(-1.5 if name.endswith("min") else 1.5)
         if x.dim() > 1 and not x.any():
             weights[name] = torch.randn(x.shape, generator=generator) / x.shape[-1] ** 0.5
 
@@ -299,6 +329,8 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
         rows = x.unflatten(1, (-1, side)).permute(1, 0, 2, 3)
         sizes = torch.tensor([[n // side for n in x.shape[1:]]], dtype=torch.int32)
         given = {"pixel_values": torch.cat(list(rows), -1)[None], "target_sizes": sizes}
+    elif way == PLACED:
+        given = placed(x, model.config.vision_config.patch_size)
     elif way == PART:
         given = {"pixel_values": x[None, None]}
     elif way != FRAMES:
@@ -316,11 +348,28 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     with torch.no_grad():
         if way == STATES:
             return projected(model.model, given["pixel_values"])
-        found = getattr(model, "get_image_features", model.model.get_image_features)(**given)
+        seeing = model if hasattr(model, "get_image_features") else model.model
+        found = seeing.get_image_features(**given)
+    if way == ADAPTED:
+        return by_columns(flat(model.multi_modal_projector(found.last_hidden_state)).detach())
     result, stacked = flat(found.pooler_output), getattr(found, "deepstack_features", None) or ()
     if way == SIZED and model.config.model_type != "lighton_ocr":
         return with_breaks(result, model, picture)
     return torch.cat([result, *map(flat, stacked)], -1)
+
+
+def placed(x: torch.Tensor, side: int) -> dict[str, torch.Tensor]:
+    """[3, height, width] -> patches [1, n, side * side * 3] and their places [1, n, 2], the first from the left."""
+    patches = x.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 3, 4, 0)
+    rows, columns = torch.meshgrid(*map(torch.arange, patches.shape[:2]), indexing="ij")
+    places = torch.stack([columns.flatten(), rows.flatten()], -1)
+    return {"pixel_values": patches.reshape(1, len(places), -1), "image_position_ids": places[None]}
+
+
+def by_columns(x: torch.Tensor) -> torch.Tensor:
+    """[side * side, width] in the order that llama.cpp gives Llama 4's in."""
+    side = math.isqrt(len(x))
+    return x.reshape(side, side, -1).transpose(0, 1).flatten(0, 1)
 
 
 def projected(model: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -402,6 +451,21 @@ def test_what_llama_cpp_does_not_compute(name: str, changes: dict[str, Any], mes
 
 
 @pytest.mark.parametrize(
+    ("name", "notes"),
+    [
+        ("llama4", ["column by column"]),
+        ("llava", ["sets the class token behind the patches"]),
+        ("llava_next with siglip", ["one after the other"]),
+        ("llava with siglip", []),
+    ],
+)
+def test_gaps_of_llama_cpp_are_noted(name: str, notes: list[str], tmp_path: Path) -> None:
+    found = needed_projector(open_folder(build(name, tmp_path), "tiny")).conversion().notes
+    assert len(found) == len(notes)
+    assert all(part in note for part, note in zip(notes, found, strict=True))
+
+
+@pytest.mark.parametrize(
     ("name", "processor"),
     [("smolvlm", {"max_image_size": {"longest_edge": 224}}), ("lfm2_vl", {"max_image_tokens": 512})],
 )
@@ -413,10 +477,3 @@ def test_a_processor_that_llama_cpp_does_not_have(name: str, processor: dict[str
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
     with pytest.raises(NotSupportedYet, match=next(iter(processor))):
         plan_projector(projector, config, tmp_path, Checkpoint({}, {}, tmp_path))
-
-
-def test_gaps_of_llama_cpp_are_noted(tmp_path: Path) -> None:
-    source = needed_projector(open_folder(build("llava_next", tmp_path), "tiny"))
-    behind, flat = source.conversion().notes
-    assert "sets the class token behind the patches" in behind
-    assert "one after the other" in flat

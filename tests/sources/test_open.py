@@ -17,7 +17,7 @@ from hubquant.engine.task import Context
 from hubquant.errors import CheckpointError, GGUFError, HubAccessError, HubquantError, NotSupportedYet
 from hubquant.gguf_file import GGUFWriter, Split, TensorEntry, shard, shard_paths
 from hubquant.gguf_file.metadata import string
-from hubquant.recipe.schema import ModelReference
+from hubquant.recipe.schema import Convert, ModelReference
 from hubquant.sources.open import open_component, open_source
 from hubquant.sources.pulled import Pulled
 from hubquant.sources.source import SourceModel
@@ -65,7 +65,8 @@ def test_a_folder(tiny_llama: Path, tmp_path: Path) -> None:
     assert (source.remote, source.download_bytes) == (None, 0)
     assert source.exact_revision == source.identity["state"]
     assert pulled(source, tmp_path).checkpoint.read(NORM).shape == (256,)
-    assert open_source(reference(folder=str(tiny_llama)), "llama-bpe").pre_tokenizer == "llama-bpe"
+    how = Convert(pre_tokenizer="llama-bpe")
+    assert open_source(reference(folder=str(tiny_llama)), how).pre_tokenizer == "llama-bpe"
 
 
 def test_what_a_folder_is_known_by(tiny_llama: Path, tmp_path: Path) -> None:

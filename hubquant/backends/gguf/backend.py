@@ -14,6 +14,7 @@ from hubquant.backends.gguf.files import (
     Weights,
     assign_types,
     check_quantized,
+    exact_note,
     file_metadata,
     file_name,
     idle_rules,
@@ -129,7 +130,7 @@ class CheckedGGUF(Checked[QuantizedFile]):
             types=types,
             n_parameters=weights.n_parameters,
             layouts=layouts,
-            notes=notes,
+            notes=(*notes, *exact_note(weights, label, types)),
         )
 
 

@@ -4,8 +4,10 @@ keys and values in one matrix.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hubquant.convert.ahead import JOINED, Ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
@@ -71,8 +73,14 @@ BAILING_MOE2 = Architecture(
     dimensions=_dimensions,
     outside=(Embeddings("model.word_embeddings", both=True), norm("model.norm")),
     block=moe.behind_dense(_ATTENTION, _EXPERTS),
-    predicts_ahead=True,
+    ahead=Ahead(lambda _: (*_ATTENTION, *_EXPERTS, *JOINED, norm("final_layernorm", stem="layer_output_norm"))),
     translate=_as_glm,
     translated=(*_NAMES, _SHARED_WIDTH),
     own_code=True,
 )
+SARVAM_MOE = replace(
+    BAILING_MOE2,
+    classes=dict.fromkeys(("SarvamMoEForCausalLM", "modeling_sarvam_moe.SarvamMoEForCausalLM"), "glm4_moe"),
+    translate=lambda settings: _as_glm({"partial_rotary_factor": 1.0, **settings}),
+)
+"""Whole heads rotate. Its code takes the mean off the router's bias, which chooses the same experts."""

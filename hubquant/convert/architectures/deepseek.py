@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hubquant.convert import ahead
+from hubquant.convert.ahead import Ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, latent, moe
 from hubquant.convert.operations import Dimensions
@@ -34,18 +36,24 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
     return {**moe.with_dense_layers(config), **latent.dimensions(config)}
 
 
+_EXPERTS: tuple[Row, ...] = (*moe.routed(), *moe.shared("mlp.shared_experts"))
+
+
+def _attention(config: PreTrainedConfig) -> tuple[Row, ...]:
+    return (norm("input_layernorm"), *latent.attention(config), norm("post_attention_layernorm"))
+
+
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
-    dense = moe.is_dense(config, layer)
-    return (
-        norm("input_layernorm"),
-        *latent.attention(config),
-        norm("post_attention_layernorm"),
-        *(decoder.gated_mlp() if dense else (*moe.routed(), *moe.shared("mlp.shared_experts"))),
-    )
+    return (*_attention(config), *(decoder.gated_mlp() if moe.is_dense(config, layer) else _EXPERTS))
 
 
 def _block_with_bias(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
     return _block(config, layer) if moe.is_dense(config, layer) else (*_block(config, layer), moe.BIAS)
+
+
+def rows_ahead(config: PreTrainedConfig) -> tuple[Row, ...]:
+    """Of a layer that predicts further tokens, which has experts."""
+    return (*_attention(config), *_EXPERTS, moe.BIAS, *ahead.HEAD)
 
 
 DEEPSEEK2 = Architecture(
@@ -73,7 +81,7 @@ DEEPSEEK3 = Architecture(
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,
     block=_block_with_bias,
-    predicts_ahead=True,
+    ahead=Ahead(rows_ahead),
     marker=("expert_gating_func", moe.SIGMOID),
 )
 GLM4_MOE_LITE = replace(

@@ -1,9 +1,8 @@
-"""ERNIE 4.5, whose rope turns neighbours in a head, its mixture of experts behind dense layers, and PaddleOCR-VL's
-language model, which is Llama with three positions for each token."""
+"""ERNIE 4.5, whose rope turns neighbours in a head, and its mixture of experts behind dense layers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture, every_layer
@@ -11,7 +10,6 @@ from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions, reshape
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Constant, Count, Fixed, Rule
-from hubquant.convert.rules.sections import Sections
 from hubquant.convert.tables import Row, Tensors, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
@@ -65,13 +63,6 @@ ERNIE4_5 = Architecture(
     dimensions=decoder.dimensions,
     outside=decoder.OUTSIDE,
     block=every_layer(*_ATTENTION, *decoder.gated_mlp()),
-)
-PADDLEOCR = replace(
-    ERNIE4_5,
-    name="paddleocr",
-    classes={"PaddleOCRVLForConditionalGeneration": "llama"},
-    restored_as="llama",
-    rules=(*_RULES, Fixed("attention_bias", False), Fixed("mlp_bias", False), Sections((16, 24, 24))),
 )
 ERNIE4_5_MOE = Architecture(
     name="ernie4_5-moe",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from hubquant.convert import ahead
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import AddOne, Dimensions, NegativeExp, OperationFor, always, reshape
 from hubquant.convert.rules.heads_by_layer import FULL, attends
@@ -104,8 +105,6 @@ RULES: tuple[Rule, ...] = (
     _DeltaHeads(),
     _Interval(),
 )
-IGNORED = (r"\.rotary_emb\.inv_freq$", r"^(model\.)?mtp\.")
-"""Layers that only predict further tokens are left out."""
 
 
 def centered(name: str, size: str = "n_embd") -> Module:
@@ -122,6 +121,13 @@ _ATTENTION: tuple[Row, ...] = (
     centered("self_attn.q_norm", "n_embd_head"),
     centered("self_attn.k_norm", "n_embd_head"),
 )
+
+
+_HEAD: tuple[Row, ...] = tuple(
+    replace(row, operations=(always(AddOne()),)) if isinstance(row, Module) and len(row.shape) == 1 else row
+    for row in ahead.HEAD
+)
+"""With norms that are stored without their 1."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,16 @@ class Layers:
             *(_ATTENTION if attends(config, layer) else self._delta_net()),
             centered("post_attention_layernorm"),
             *self.feed_forward,
+        )
+
+    def ahead(self, _config: PreTrainedConfig) -> tuple[Row, ...]:
+        """Of a layer that predicts further tokens, which has attention."""
+        return (
+            centered("input_layernorm"),
+            *_ATTENTION,
+            centered("post_attention_layernorm"),
+            *self.feed_forward,
+            *_HEAD,
         )
 
     def _delta_net(self) -> Iterable[Row]:

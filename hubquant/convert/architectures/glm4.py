@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hubquant.convert.ahead import HEAD, Ahead
 from hubquant.convert.architecture import Architecture, Block, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.head_order import halves_of_pairs
@@ -66,3 +67,10 @@ GLM4_V = replace(
     marker=SECTIONS_KEY,
 )
 """llama.cpp rotates halves where there are sections."""
+GLM_OCR = replace(
+    GLM4,
+    classes={"GlmOcrForConditionalGeneration": "glm4"},
+    ahead=Ahead(lambda config: (*GLM4.block(config, 0), *HEAD)),
+)
+"""Without sections, as llama.cpp's converter has it, which keeps the layer that predicts a further token although
+llama.cpp does not run it."""

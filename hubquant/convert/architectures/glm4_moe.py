@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hubquant.convert.ahead import HEAD, Ahead
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.rules.rope import Rope
@@ -37,13 +38,17 @@ _UNUSED_WIDTH = Computed(
 """Of the dense layers that Solar Open has not, as config.json may say it all the same."""
 
 
+def _attention(config: PreTrainedConfig) -> tuple[Row, ...]:
+    return (*_ATTENTION, *(_NORMS if config.use_qk_norm else ()), norm("post_attention_layernorm"))
+
+
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
-    return (
-        *_ATTENTION,
-        *(_NORMS if config.use_qk_norm else ()),
-        norm("post_attention_layernorm"),
-        *(decoder.gated_mlp() if moe.is_dense(config, layer) else _EXPERTS),
-    )
+    return (*_attention(config), *(decoder.gated_mlp() if moe.is_dense(config, layer) else _EXPERTS))
+
+
+def _ahead(config: PreTrainedConfig) -> tuple[Row, ...]:
+    """With experts, as behind the dense layers."""
+    return (*_attention(config), *_EXPERTS, *HEAD)
 
 
 def _told_by_tensors(tensors: Mapping[str, torch.Tensor], _settings: Settings) -> dict[str, Any]:
@@ -63,7 +68,7 @@ GLM4_MOE = Architecture(
     dimensions=moe.with_dense_layers,
     outside=decoder.OUTSIDE,
     block=_block,
-    predicts_ahead=True,
+    ahead=Ahead(_ahead),
     told_by_tensors=_told_by_tensors,
     layout=("use_qk_norm",),
 )
@@ -79,7 +84,7 @@ SOLAR_OPEN = replace(
         *moe.SIGMOID_IN_GROUPS,
     ),
     block=every_layer(*_ATTENTION, norm("post_attention_layernorm"), *_EXPERTS),
-    predicts_ahead=False,
+    ahead=None,
     layout=(),
 )
 GLM4_V_MOE = replace(

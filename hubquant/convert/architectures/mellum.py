@@ -46,6 +46,5 @@ MELLUM = Architecture(
     dimensions=_dimensions,
     outside=decoder.OUTSIDE_WITH_OUTPUT,
     block=every_layer(*qwen3.ATTENTION, *moe.routed()),
-    predicts_ahead=True,
     without_effect=("mtp_layer_types", "mtp_mlp_layer_types"),
 )

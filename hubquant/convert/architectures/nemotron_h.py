@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hubquant.convert.ahead import HEAD, Ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import mamba, moe
 from hubquant.convert.head_order import interleave_halves
@@ -168,6 +169,22 @@ def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
     return (norm("norm", stem="attn_norm"), *_MIXERS[kind], *compressed)
 
 
+def _ahead(config: PreTrainedConfig) -> tuple[Row, ...]:
+    """Attention and experts, which are two layers in checkpoints and one in GGUF."""
+    compressed = _COMPRESSED if config.moe_latent_size else ()
+    norms = (norm("norm", stem="attn_norm"), norm("post_attention_layernorm", stem="post_attention_norm"))
+    return (*norms, *_MIXERS[FULL], *_MIXERS[_MOE], *compressed, *HEAD)
+
+
+def _by_layer_ahead(config: PreTrainedConfig) -> dict[str, int]:
+    return {_FF: config.moe_intermediate_size, _KV: config.num_key_value_heads}
+
+
+_NAMES_AHEAD = (
+    (r"^mtp\.layers\.1\.norm\.", "post_attention_layernorm."),
+    (r"^mtp\.layers\.1\.final_layernorm\.", "shared_head.norm."),
+    (r"^mtp\.layers\.[01]\.", ""),
+)
 _OF_EXPERTS = (
     *("n_routed_experts", "num_experts_per_tok", "n_shared_experts", "moe_shared_expert_intermediate_size"),
     *("moe_intermediate_size", "moe_latent_size", "n_group", "topk_group", "norm_topk_prob", "routed_scaling_factor"),
@@ -201,7 +218,6 @@ NEMOTRON_H = Architecture(
     dimensions=_dimensions,
     outside=(Embeddings("model.embeddings"), norm("model.norm_f", stem="output_norm")),
     block=_block,
-    ignored=(r"^mtp\.",),
     renames=((r"^backbone\.", "model."),),
     without_effect=(*_WITHOUT_EFFECT, *_OF_EXPERTS),
 )
@@ -219,6 +235,7 @@ NEMOTRON_H_MOE = replace(
         Number("expert_weights_scale", "routed_scaling_factor"),
         _Latent(),
     ),
+    ahead=Ahead(_ahead, _NAMES_AHEAD, _by_layer_ahead),
     takes=_with_experts,
     without_effect=_WITHOUT_EFFECT,
 )

@@ -1,6 +1,6 @@
 """Qwen3.5 and Qwen3.5-MoE: Qwen3-Next with the delta net's projections apart, dense or with experts.
 
-The layers for multi-token prediction (mtp) are not converted. llama.cpp gives a key head to every n-th value head where
+llama.cpp gives a key head to every n-th value head where
 transformers gives it to n neighbours, so that value heads change places.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hubquant.convert.ahead import QWEN_NAMES, Ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, gated_delta, moe, qwen3_next
 from hubquant.convert.head_order import tile_heads
@@ -48,6 +49,10 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
     return {**decoder.dimensions(config), **gated_delta.dimensions(config)}
 
 
+_DENSE = _layers(*decoder.gated_mlp())
+_SINGLE = _layers(*moe.routed(), *qwen3_next.SHARED)
+_STACKED = _layers(*moe.routed_stacked(), *qwen3_next.SHARED)
+_STACK = "mlp.experts.gate_up_proj"
 _RULES = (*gated_delta.RULES, SectionedRope(("default", "yarn"), partial=True))
 
 QWEN3_5 = Architecture(
@@ -57,8 +62,8 @@ QWEN3_5 = Architecture(
     rules=(*_RULES, Count("feed_forward_length", "intermediate_size")),
     dimensions=_dimensions,
     outside=gated_delta.OUTSIDE,
-    block=_layers(*decoder.gated_mlp()),
-    ignored=gated_delta.IGNORED,
+    block=_DENSE,
+    ahead=Ahead(_DENSE.ahead, QWEN_NAMES),
 )
 QWEN3_5_MOE = Architecture(
     name="qwen35moe",
@@ -67,7 +72,7 @@ QWEN3_5_MOE = Architecture(
     rules=(*_RULES, *qwen3_next.EXPERTS),
     dimensions=qwen3_next.dimensions,
     outside=gated_delta.OUTSIDE,
-    block=_layers(*moe.routed(), *qwen3_next.SHARED),
-    otherwise=("model.layers.0.mlp.experts.gate_up_proj", _layers(*moe.routed_stacked(), *qwen3_next.SHARED)),
-    ignored=gated_delta.IGNORED,
+    block=_SINGLE,
+    otherwise=(f"model.layers.0.{_STACK}", _STACKED),
+    ahead=Ahead(_SINGLE.ahead, QWEN_NAMES, otherwise=(_STACK, _STACKED.ahead)),
 )

@@ -1,12 +1,10 @@
-"""Qwen3-Next: gated delta nets and gated attention, and experts in every layer.
-
-Its layers for multi-token prediction (mtp) are not converted: llama.cpp has no use for them here.
-"""
+"""Qwen3-Next: gated delta nets and gated attention, and experts in every layer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hubquant.convert.ahead import QWEN_NAMES, Ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import gated_delta, moe
 from hubquant.convert.head_order import ungroup
@@ -48,6 +46,7 @@ def dimensions(config: PreTrainedConfig) -> Dimensions:
     return {**moe.dimensions(config, config.num_experts, width, shared), **gated_delta.dimensions(config)}
 
 
+_LAYERS = gated_delta.Layers(_PROJECTIONS, (*moe.routed(), *SHARED))
 QWEN3_NEXT = Architecture(
     name="qwen3next",
     classes={"Qwen3NextForCausalLM": "qwen3_next"},
@@ -63,6 +62,6 @@ QWEN3_NEXT = Architecture(
     ),
     dimensions=dimensions,
     outside=gated_delta.OUTSIDE,
-    block=gated_delta.Layers(_PROJECTIONS, (*moe.routed(), *SHARED)),
-    ignored=gated_delta.IGNORED,
+    block=_LAYERS,
+    ahead=Ahead(_LAYERS.ahead, QWEN_NAMES),
 )

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from hubquant.convert.ahead import TABLES, Ahead
 from hubquant.convert.architectures import deepseek
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import Rope, raw_parameters, rope_type
@@ -91,6 +92,7 @@ DEEPSEEK32 = replace(
     rules=(*(_PlainYarn() if rule == LatentYarn() else rule for rule in deepseek.GLM4_MOE_LITE.rules), *_RULES),
     dimensions=_dimensions,
     block=_block,
+    ahead=Ahead(deepseek.rows_ahead, optional=(*TABLES, *_INDEXER)),
     marker=None,
     without_effect=("head_dim", "layer_types", "first_k_dense_replace"),  # made of other settings, or these of it
 )

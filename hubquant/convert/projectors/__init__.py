@@ -2,12 +2,14 @@
 
 from hubquant.convert.projectors.audio_flamingo3 import AUDIO_FLAMINGO3
 from hubquant.convert.projectors.gemma3 import GEMMA3
+from hubquant.convert.projectors.gemma4 import GEMMA4
 from hubquant.convert.projectors.glm4v import GLM4V, GLM_OCR
 from hubquant.convert.projectors.idefics3 import IDEFICS3
 from hubquant.convert.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from hubquant.convert.projectors.janus import JANUS
 from hubquant.convert.projectors.lfm2_vl import LFM2_VL
 from hubquant.convert.projectors.lighton_ocr import LIGHTON_OCR
+from hubquant.convert.projectors.llama4 import LLAMA4
 from hubquant.convert.projectors.llava import LLAVA, LLAVA_NEXT
 from hubquant.convert.projectors.minicpm_v import MINICPM_V
 from hubquant.convert.projectors.paddleocr_vl import PADDLEOCR_VL
@@ -20,6 +22,7 @@ from hubquant.convert.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL
 PROJECTORS: tuple[Projector, ...] = (
     AUDIO_FLAMINGO3,
     GEMMA3,
+    GEMMA4,
     GLM4V,
     GLM_OCR,
     IDEFICS3,
@@ -28,6 +31,7 @@ PROJECTORS: tuple[Projector, ...] = (
     JANUS,
     LFM2_VL,
     LIGHTON_OCR,
+    LLAMA4,
     LLAVA,
     LLAVA_NEXT,
     MINICPM_V,

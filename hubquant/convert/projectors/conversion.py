@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def projector_of(config: Mapping[str, Any]) -> Projector | None:
 def tower(projector: Projector, checkpoint: Checkpoint) -> Checkpoint:
     """What ``checkpoint`` has beside the language model, by the names of the table, with no config."""
     named = without_wrappers(checkpoint).renamed(projector.renames)
-    return Checkpoint({}, {name: info for name, info in named.tensors.items() if not is_text(name)}, named.folder)
+    others = {name: info for name, info in named.tensors.items() if not is_text(name)}
+    return replace(named, config={}, tensors=others, notes=())
 
 
 def plan_projector(projector: Projector, config: Mapping[str, Any], folder: Path, tensors: Checkpoint) -> Conversion:

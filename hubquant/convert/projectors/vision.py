@@ -12,7 +12,10 @@ from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean, f32, f32s, string, u32
 
 PREPROCESSOR = "preprocessor_config.json"
-TOWER = (r"^model\.(vision_tower|multi_modal_projector|connector|vision_model|visual)\.", r"\1.")
+TOWER = (
+    r"^model\.(vision_tower|multi_modal_projector|connector|vision_model|visual|embed_vision|embed_audio|audio_tower)\.",
+    r"\1.",
+)
 """Checkpoints of transformers 4.52 and later have one module around everything."""
 SIGLIP = (r"^(model\.)?vision_tower\.(vision_model\.)?", "vision_tower.")
 """Transformers 5 has one module less around SigLIP's and CLIP's encoders; before :data:`TOWER`, because both fit."""
@@ -159,14 +162,21 @@ def thirds(name: str, suffix: Literal["weight", "bias"]) -> Row:
     return Tensors((f"{name}.{suffix}",), targets, (split("n_embd", "n_embd", "n_embd"),))
 
 
-CLIP_LAYER: tuple[Row, ...] = (
-    norm("layer_norm1", bias=True, stem="ln1"),
-    weight("self_attn.q_proj", "n_embd", "n_embd", "attn_q", bias=True),
-    weight("self_attn.k_proj", "n_embd", "n_embd", "attn_k", bias=True),
-    weight("self_attn.v_proj", "n_embd", "n_embd", "attn_v", bias=True),
-    weight("self_attn.out_proj", "n_embd", "n_embd", "attn_out", bias=True),
-    norm("layer_norm2", bias=True, stem="ln2"),
+def attention(output: str = "self_attn.out_proj") -> tuple[Row, ...]:
+    """Four matrices, each with a bias."""
+    names = *(f"self_attn.{part}_proj" for part in "qkv"), output
+    stems = "attn_q", "attn_k", "attn_v", "attn_out"
+    return tuple(weight(name, "n_embd", "n_embd", stem, bias=True) for name, stem in zip(names, stems, strict=True))
+
+
+FEED_FORWARD: tuple[Row, ...] = (
     weight("mlp.fc1", "n_ff", "n_embd", "ffn_up", bias=True),
     weight("mlp.fc2", "n_embd", "n_ff", "ffn_down", bias=True),
+)
+CLIP_LAYER: tuple[Row, ...] = (
+    norm("layer_norm1", bias=True, stem="ln1"),
+    *attention(),
+    norm("layer_norm2", bias=True, stem="ln2"),
+    *FEED_FORWARD,
 )
 """Of CLIP and SigLIP."""

@@ -89,6 +89,7 @@ def _check_settings(recipe: Recipe) -> None:
         "evaluate.margin": evaluate.margin is not None,
         "evaluate.way": evaluate.way != "auto",
         "evaluate.engine": evaluate.engine == "both",
+        "convert.no_mtp": recipe.convert.no_mtp,
         "convert.pre_tokenizer": recipe.convert.pre_tokenizer is not None,
         "gates.kld_mean": bool(gates.kld_mean),
         "gates.cosine_mean": bool(gates.cosine_mean),
