@@ -49,7 +49,9 @@ _PLAIN_PATTERN = re.compile(r"[\w.^$\\]+")  # without repetition, which a strang
 _EMBEDDING = "token_embd.weight"
 # llama.cpp multiplies with these without looking for an adapter (src/models/deepseek2.cpp and minicpm3.cpp), and would
 # say nothing.
-_NOT_ADAPTED = re.compile(r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b|kv_b)\.weight$|^deepseek2 (.*\.attn_q|output)\.weight$")
+_NOT_ADAPTED = re.compile(
+    r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b|kv_b)\.weight$|^(deepseek2|mistral4) (.*\.attn_q|output)\.weight$"
+)
 
 
 @dataclass(frozen=True)

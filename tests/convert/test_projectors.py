@@ -28,9 +28,9 @@ from tests.support.multimodal import build_multimodal, describe, rename
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
 # How transformers takes pictures: as they are, for states of some layers or of an adapter, with their size, as a part,
-# in patches that are flat, side by side or one after the other, in patches with places, or of two frames.
+# in patches that are flat, with places, side by side or one after the other, or in patches of two frames.
 SQUARE, STATES, ADAPTED, SIZED, PART = "square", "states", "adapted", "sized", "part"
-PATCHES, STRIP, GRID, PLACED, FRAMES = "patches", "strip", "grid", "placed", "frames"
+PATCHES, PLACED, STRIP, GRID, FRAMES = "patches", "placed", "strip", "grid", "frames"
 GEMMA4_SEEING = {"head_dim": 16, "num_key_value_heads": 2, "position_embedding_size": 32, "num_hidden_layers": 2}
 GLM = {"depth": 2, "num_hidden_layers": 2, "image_size": 112}
 GLM_ROPE = MROPE | {"mrope_section": [8, 4, 4], "partial_rotary_factor": 0.5}
@@ -320,6 +320,8 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     )[:, None, None]
     if way == PATCHES:
         given = patched(x, model.config.vision_config.patch_size)
+    elif way == PLACED:
+        given = placed(x, model.config.vision_config.patch_size)
     elif way == GRID:
         side = model.config.vision_config.patch_size
         patches = x.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4)
@@ -329,8 +331,6 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
         rows = x.unflatten(1, (-1, side)).permute(1, 0, 2, 3)
         sizes = torch.tensor([[n // side for n in x.shape[1:]]], dtype=torch.int32)
         given = {"pixel_values": torch.cat(list(rows), -1)[None], "target_sizes": sizes}
-    elif way == PLACED:
-        given = placed(x, model.config.vision_config.patch_size)
     elif way == PART:
         given = {"pixel_values": x[None, None]}
     elif way != FRAMES:

@@ -46,6 +46,7 @@ from hubquant.convert.architectures.iquestcoder import IQUESTCODER
 from hubquant.convert.architectures.jais2 import JAIS2
 from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.jina_bert import JINA_BERT_V2, JINA_BERT_V3
+from hubquant.convert.architectures.laguna import LAGUNA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.llama4 import LLAMA4
@@ -56,6 +57,7 @@ from hubquant.convert.architectures.minicpm3 import MINICPM3
 from hubquant.convert.architectures.minimax_m2 import MINIMAX_M2
 from hubquant.convert.architectures.ministral3 import MINISTRAL3
 from hubquant.convert.architectures.mistral import MISTRAL
+from hubquant.convert.architectures.mistral4 import MISTRAL4
 from hubquant.convert.architectures.mixtral import MIXTRAL
 from hubquant.convert.architectures.modern_bert import MODERN_BERT, MODERN_BERT_RERANKER
 from hubquant.convert.architectures.mpt import MPT
@@ -99,9 +101,21 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID, BAMBA, GRANITE_SWA, GRANITE_MOE_SWA),
     *(OLMO, OLMO2, OLMO3, OLMOE),
     *(BLOOM, FALCON, GPT2, GPTNEOX, MPT),
-    *(DEEPSEEK2, DEEPSEEK3, DEEPSEEK32, GLM4_MOE, GLM4_V_MOE, GLM4_MOE_LITE, GLM_MOE_DSA, YOUTU, GPT_OSS, MINISTRAL3),
+    *(
+        DEEPSEEK2,
+        DEEPSEEK3,
+        DEEPSEEK32,
+        GLM4_MOE,
+        GLM4_V_MOE,
+        GLM4_MOE_LITE,
+        GLM_MOE_DSA,
+        YOUTU,
+        MISTRAL4,
+        GPT_OSS,
+        MINISTRAL3,
+    ),
     *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
-    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
+    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, LAGUNA, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
