@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from transformers.models.auto.modeling_auto import (
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
+from hubquant.convert.projectors import PROJECTORS
+from hubquant.convert.projectors.conversion import projector_of
+from hubquant.convert.projectors.projector import Multimodal
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
 from tests.convert import (
@@ -28,11 +32,15 @@ from tests.convert import (
     test_names,
     test_own_code,
     test_own_encoders,
+    test_projectors,
+    test_projectors_sound,
     test_restore,
 )
+from tests.support.multimodal import auto_class, describe
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
 NOTHING = "–"
+_PROCESSOR = {"image_mean": test_projectors.MEAN, "image_std": test_projectors.STD}
 TEXT = """\
 # Architectures
 
@@ -81,6 +89,13 @@ Of the base its config.json is enough. A and B go through what the base's weight
 included; rsLoRA and patterns of ranks and alphas go into alpha and B. What no A and B of a GGUF file can say is refused
 by name: DoRA, biases, whole modules, norms, an embedding that is the output layer too, of deepseek2 the projections of
 its attention and the output layer, stacks of experts as peft's `target_parameters` has them.
+
+`--merge BASE` (`model.merge` in a recipe) reads an adapter in its base, as one model that is converted, calibrated,
+measured and quantized without being saved: each weight of the base has B A added while it is read. rsLoRA, patterns of
+ranks and alphas, DoRA, biases, norms and whole modules (`modules_to_save`) are merged, matrices of experts as well,
+into bases of FP8 or of codes, too. The weights are those of peft's `merge_and_unload()`, bit for bit (but an embedding
+in half precision, which peft rounds twice). The card names both. An output layer that is the embedding too, stacks of
+experts as `target_parameters` has them, and adapters of other kinds than LoRA are refused.
 
 {ahead}
 
@@ -177,6 +192,21 @@ InternVL's `llm_config` is read as a `text_config` is.
 FP8 sources are tested in Qwen3 for every form above (the floats of every tensor; logits in llama.cpp for one form).
 The other quantized sources are tested in Qwen3, and with experts, against the packages that write them or the published
 layouts; llama.cpp's own converter gives the same floats, bit for bit, of those that it reads.
+
+## Projectors
+
+What a multimodal model sees or hears with is a file of its own for llama.cpp (mmproj): `hubquant convert MODEL
+--mmproj` makes one, and `run` makes one of F16 beside the files of the language model. These are converted; of other
+classes the language model alone:
+
+{projectors}
+
+"embeddings": llama.cpp's of a picture, of a size that it does not change, or of a sound differ from those of
+transformers by at most 2·10⁻³ of the largest. "the same file": as the checkpoint of the class that transformers has, of
+the same weights. Names of other versions are read as well. What llama.cpp's code computes otherwise than config.json
+says is refused by the name of the setting. Gaps that no setting tells are noted in the plan, and the embeddings are
+compared with them: llama.cpp sets the class token of CLIP, in LLaVA, behind the patches, gives the parts of
+LLaVA-NeXT's pictures without ends of rows, and the embeddings of Llama 4 column by column.
 """
 
 
@@ -191,6 +221,7 @@ def document() -> str:
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
+        projectors=_table(("llama.cpp's type", "transformers classes", "llama.cpp", "cases"), _projectors()),
     )
 
 
@@ -265,6 +296,34 @@ def _towers() -> Iterator[tuple[str, ...]]:
         found[MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[family], text, name] = None
     for checkpoint, text, name in sorted({*found, ("Gemma3nForConditionalGeneration", test_gemma3n.FAMILY, "gemma3n")}):
         yield f"`{checkpoint}`", text, f"`{name}`"
+
+
+def _projectors() -> Iterator[tuple[str, ...]]:
+    pictures = [(name, families, settings) for name, (families, settings, *_) in test_projectors.MODELS.items()]
+    heard = {"seeing": test_projectors_sound.SEEN}
+    sounds = [(name, families, settings | heard) for name, (families, settings) in test_projectors_sound.MODELS.items()]
+    types: defaultdict[int, set[str]] = defaultdict(set)
+    proven: defaultdict[int, set[str]] = defaultdict(set)
+    cases: defaultdict[int, list[str]] = defaultdict(list)
+    for name, families, settings in (*pictures, *sounds):
+        described = describe(*families, **settings)
+        kind = auto_class(families[0])._model_mapping[type(described)].__name__
+        projector = projector_of({**described.to_dict(), "architectures": [kind]})
+        assert projector is not None, kind
+        found = PROJECTORS.index(projector)
+        keys = projector.metadata(Multimodal(described, _PROCESSOR, {}))
+        types[found] |= {str(value.value) for key, value in keys.items() if key.endswith("projector_type")}
+        proven[found].add(kind)
+        cases[found] += filter(None, [_variant(name)])
+    for number, each in enumerate(PROJECTORS):
+        # of a checkpoint with code of its own, the table has what that of transformers has
+        same = next(other for other in types if PROJECTORS[other].metadata is each.metadata)
+        compared = [name for name in each.classes if name in proven[number]]
+        others = [name for name in each.classes if name not in compared]
+        proofs = ("embeddings", compared), ("the same file", others)
+        for proof, names in proofs:
+            if names:
+                yield _code(sorted(types[same])), _code(names), proof, "; ".join(cases[number]) or NOTHING
 
 
 def _float8() -> Iterator[str]:
