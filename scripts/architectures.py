@@ -31,6 +31,7 @@ from tests.convert import (
     test_llama_cpp,
     test_names,
     test_own_code,
+    test_own_encoders,
     test_projectors,
     test_projectors_sound,
     test_restore,
@@ -89,12 +90,14 @@ included; rsLoRA and patterns of ranks and alphas go into alpha and B. What no A
 by name: DoRA, biases, whole modules, norms, an embedding that is the output layer too, of deepseek2 the projections of
 its attention and the output layer, stacks of experts as peft's `target_parameters` has them.
 
+`--merge BASE` (`model.merge` in a recipe) reads an adapter in its base, as one model that is converted, calibrated,
+measured and quantized without being saved: each weight of the base has B A added while it is read. rsLoRA, patterns of
+ranks and alphas, DoRA, biases, norms and whole modules (`modules_to_save`) are merged, matrices of experts as well,
+into bases of FP8 or of codes, too. The weights are those of peft's `merge_and_unload()`, bit for bit (but an embedding
+in half precision, which peft rounds twice). The card names both. An output layer that is the embedding too, stacks of
+experts as `target_parameters` has them, and adapters of other kinds than LoRA are refused.
+
 {ahead}
-as llama.cpp's converter keeps them but for those of DeepSeek V3, which it leaves out and llama.cpp drafts with all the
-same; `--no-mtp` (`convert.no_mtp` in a recipe) leaves them out. The tensors decide, whatever config.json tells: a layer
-that is not whole is left out with a note, and so is EXAONE's beside factors of rope, where llama.cpp loads none.
-transformers runs no such layer: no importance matrix has it, and no evaluation measures it. Types that need importance
-become others, as the plan tells.
 
 A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`.
 Its tensors keep their names, and it has its tokenizer.
@@ -140,6 +143,11 @@ NaN and infinite weights stop the conversion itself, because only the weights te
 * The output layer of Qwen3-Reranker but for the rows of "yes" and "no", and of other rerankers of `qwen3` but for those
   of their `LogitScore`; one score (`Qwen3ForSequenceClassification`) becomes a row beside zeros, so that llama.cpp's
   softmax of both is its sigmoid. A reranker of Qwen3 is known by its name, its card's heading, or that module.
+* The adapters of Jina's version 3, which lie among its own weights: a file embeds as the model does without a task. The
+  bias that the experts of a layer of nomic-bert's version 2 share, for which llama.cpp has no place. Both with a note.
+  NeoBERT's queries, keys and values lie head by head, and the gate of Jina's version 2 for code behind what it gates:
+  both are put into llama.cpp's order, which its own converter does not do. A file of DistilBERT is one of BERT whose
+  one kind of token adds nothing; its classifier has another activation than llama.cpp's, and is not converted.
 * The positions of RoBERTa's kin up to the padding token's, which no text has: a file begins with the first that a text
   has, as BERT's do, and is read back as BERT.
 
@@ -154,7 +162,11 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of the model read back to 10⁻⁵. "scores":
   those of rerankers, to 0.01 where they are about as large as 3, and the states of the model read back. "stand-in":
   transformers lacks the model's code; llama.cpp's logits equal those of the named transformers model, which is read
-  back from the same file.
+  back from the same file. "written out": the same, and llama.cpp's states of all tokens are, to 2·10⁻³, those that the
+  test computes as the model's code does.
+* **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
+  most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
+  those that it does not run.
 * **read back**, "bit for bit": the tensors read back from the file are the checkpoint's, from F32 and (but for
   encoders) from BF16. Vectors that llama.cpp stores as 1 + x or −exp(x) (norms of Gemma, Nemotron, Qwen3-Next and
   Qwen3.5; `A_log`) may be off by 2⁻²² where they were F32. "–": only the logits of the model read back are compared.
@@ -216,12 +228,20 @@ def document() -> str:
 def _encoders() -> str:
     """Those that no decoder is called too."""
     decoders = {name for each in ARCHITECTURES if each.generates for name in each.classes}
-    return _code(name for each in ARCHITECTURES for name in each.classes if name not in decoders)
+    return _code(dict.fromkeys(name for each in ARCHITECTURES for name in each.classes if name not in decoders))
 
 
 def _ahead() -> str:
     names = _names(each for each in ARCHITECTURES if each.ahead)
-    text = f"Layers behind the last that predict further tokens (MTP, llama.cpp's NextN): of {names}. They are kept,"
+    text = (
+        f"Layers behind the last that predict further tokens (MTP, llama.cpp's NextN) are kept: of {names}. llama.cpp "
+        "drafts with them, but for those of K-EXAONE and Ling 2.0, which it keeps and does not run. Its converter "
+        "leaves DeepSeek V3's out. `--no-mtp` (`convert.no_mtp` in a recipe) leaves them out, of a GGUF file too. The "
+        "tensors decide, whatever config.json tells, and a note says where the two differ: a layer that is not whole "
+        "is left out, and so is K-EXAONE's beside factors of rope, where llama.cpp loads none. transformers runs no "
+        "such layer: no importance matrix has it, and no evaluation measures it. Types that need importance become "
+        "others, as the plan tells. Of a file of a given size they are as in the file type that is nearest."
+    )
     return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
@@ -243,6 +263,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
     bases = {family: MODEL_MAPPING_NAMES[family] for family in _parameters(test_names.test_a_base_class, "family")}
     rerankers = (*test_encoders.RERANKERS, "qwen3")
     ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in rerankers}
+    written_out = {settings["architectures"][0] for settings, *_ in test_own_encoders.MODELS.values()}
+    within = {text for (_, text, _), *_ in test_text_tower.MODELS.values()}
     for each in ARCHITECTURES:
         types = set(each.classes.values())
         cases = [name for name, (family, _) in compared.items() if family in types and each.generates]
@@ -254,9 +276,11 @@ def _rows() -> Iterator[tuple[str, ...]]:
             cases, types = [], set()
             if stand_ins := [test_own_code.STAND_INS[name] for name in each.classes if name in test_own_code.STAND_INS]:
                 proof = f"stand-in: {stand_ins[0]}"
+            elif written_out & {*each.classes}:
+                proof = "written out"
         elif {*each.classes} & ranked:
             proof = "scores"
-        elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
+        elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY} | within:
             proof = "logits"
         elif types <= {*embedded}:
             proof = "embeddings"

@@ -231,6 +231,7 @@ _NAMED_LIKE = {
     "deepseek32": "glm-dsa",
     "granite_swa": "granite",
     "hy_v3": "exaone-moe",
+    "laguna": "exaone-moe",
     "mellum": "qwen3moe",
 }
 """Families that the gguf package does not know yet, and one that it knows whose tensors have the same names."""

@@ -27,7 +27,7 @@ QWEN2_PATTERN = (
 
 _T5 = ("t5", "mt5", "umt5")
 _ROBERTA = ("camembert", "roberta", "xlm-roberta")
-ENCODERS = ("bert", "modernbert", "nomic_bert", *_ROBERTA, *_T5)
+ENCODERS = ("bert", "distilbert", "eurobert", "jina_embeddings_v3", "modernbert", "nomic_bert", *_ROBERTA, *_T5)
 
 
 def build(family: str, folder: Path, **config: Any) -> Path:
@@ -186,8 +186,8 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "mistral": llama3_tokenizer,
     "qwen2": qwen2_tokenizer,
     "qwen3": qwen2_tokenizer,
-    **dict.fromkeys(("bert", "nomic_bert"), bert_tokenizer),
+    **dict.fromkeys(("bert", "distilbert", "nomic_bert"), bert_tokenizer),
     **dict.fromkeys(("modernbert", "roberta"), roberta_tokenizer),
-    **dict.fromkeys(("camembert", "xlm-roberta"), xlm_roberta_tokenizer),
+    **dict.fromkeys(("camembert", "jina_embeddings_v3", "xlm-roberta"), xlm_roberta_tokenizer),
     **dict.fromkeys(_T5, t5_tokenizer),
 }

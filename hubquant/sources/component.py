@@ -33,9 +33,8 @@ _POOLINGS: Mapping[Any, Pooling] = {
     PoolingType.MEAN: "mean",
     PoolingType.CLS: "cls",
     PoolingType.LAST: "last",
-    PoolingType.RANK: "cls",
 }
-"""GGUF's ``pooling_type``; of a reranker, what its score is made of."""
+"""GGUF's ``pooling_type``."""
 
 
 @dataclass(frozen=True)
@@ -145,20 +144,23 @@ class Component:
     @property
     def names_pooling(self) -> bool:
         """Whether the model says how a text's states become one embedding."""
-        return self._pooling_type in _POOLINGS
+        return self._pooling_type in (PoolingType.RANK, *_POOLINGS)
 
     @property
     def pooling(self) -> Pooling:
-        """That of the model, or the mean where it names none."""
-        causal = f"{self.conversion.architecture}.attention.causal" not in self.conversion.metadata
-        if self._pooling_type == PoolingType.RANK and causal:
-            return "last"
-        return _POOLINGS.get(self._pooling_type, "mean")
+        """That of the model, or the mean where it names none; of a reranker, what its score is made of."""
+        if self._pooling_type != PoolingType.RANK:
+            return _POOLINGS.get(self._pooling_type, "mean")
+        usual = PoolingType.LAST if self._told("attention.causal") is None else PoolingType.CLS
+        return _POOLINGS.get(self._told("classifier.pooling_type"), _POOLINGS[usual])
 
     @property
     def _pooling_type(self) -> Any:
-        key = self.conversion.metadata.get(f"{self.conversion.architecture}.pooling_type")
-        return None if key is None else key.value
+        return self._told("pooling_type")
+
+    def _told(self, key: str) -> Any:
+        found = self.conversion.metadata.get(f"{self.conversion.architecture}.{key}")
+        return None if found is None else found.value
 
     @property
     def context_length(self) -> int | None:

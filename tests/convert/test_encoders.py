@@ -60,12 +60,35 @@ GEMMA: dict[str, Any] = {
     "tie_word_embeddings": True,
     "pad_token_id": 0,
 }
+DISTIL: dict[str, Any] = {
+    **dict.fromkeys(("head_dim", "num_key_value_heads", "intermediate_size", "hidden_size"), ...),
+    **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "tie_word_embeddings"), ...),
+    "dim": 256,
+    "hidden_dim": 512,
+    "n_heads": 4,
+    "n_layers": 2,
+    "pad_token_id": 0,
+}
+AS_BERT = {
+    "transformer.": "encoder.",
+    "attention.q_lin": "attention.self.query",
+    "attention.k_lin": "attention.self.key",
+    "attention.v_lin": "attention.self.value",
+    "attention.out_lin": "attention.output.dense",
+    "sa_layer_norm": "attention.output.LayerNorm",
+    "ffn.lin1": "intermediate.dense",
+    "ffn.lin2": "output.dense",
+    "output_layer_norm": "output.LayerNorm",
+}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", TINY),
     "camembert": ("camembert", ROBERTA),
     "roberta": ("roberta", ROBERTA),
     "xlm-roberta": ("xlm-roberta", ROBERTA),
+    "distilbert": ("distilbert", DISTIL),
+    "eurobert": ("eurobert", {"pad_token_id": 0}),
     "gemma3_text": ("gemma3_text", GEMMA),
+    "jina_embeddings_v3": ("jina_embeddings_v3", TINY | {"type_vocab_size": 1, "pad_token_id": 1}),
     "modernbert": ("modernbert", MODERN),
     "modernbert with silu": ("modernbert", MODERN | {"hidden_activation": "silu"}),
     "nomic_bert": ("nomic_bert", TINY),
@@ -76,7 +99,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-RERANKERS = ("bert", "roberta", "xlm-roberta")
+RERANKERS = ("bert", "modernbert", "roberta", "xlm-roberta")
 
 
 def build(name: str, folder: Path) -> Path:
@@ -274,32 +297,59 @@ def test_a_decoder_with_a_pooling_is_measured_by_its_embeddings(tmp_path: Path) 
         assert close(llama.pooled_embedding(IDS), expected, 1e-3)
 
 
-@pytest.mark.parametrize("family", RERANKERS)
-def test_scores_equal_transformers(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "pooling"), [*((family, "cls") for family in RERANKERS), ("modernbert", "mean")])
+def test_scores_equal_transformers(family: str, pooling: str, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     settings = MODELS[family][1]
     folder, file = build(family, tmp_path / "encoder"), tmp_path / "model.gguf"
-    config = AutoConfig.from_pretrained(folder, num_labels=1)
+    config = AutoConfig.from_pretrained(folder, num_labels=1, classifier_pooling=pooling)
     torch.manual_seed(1)
     model = AutoModelForSequenceClassification.from_config(config).eval()
     model.base_model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     model.save_pretrained(folder)
     converted = write_gguf(folder, file, "F32")
-    assert bool(converted.notes) == (settings["type_vocab_size"] > 1)
+    assert bool(converted.notes) == (settings["type_vocab_size"] not in (1, ...))
     with torch.no_grad():
         expected = float(model(torch.tensor([IDS])).logits)
     with LlamaCpp(file, pooled=True) as llama:
         assert abs(llama.score(IDS) - expected) < 0.01  # scores are about as large as 3
     assert close(hidden(load_model(file)), hidden(model.base_model), 1e-5)
     component = Component.language_model(open_source(ModelReference(folder=str(folder))))
-    assert (component.embeds, component.pooling) == (True, "cls")
+    assert (component.embeds, component.pooling) == (True, pooling)
     assert close(hidden(component.source.load(device="cpu")), hidden(model.base_model), 1e-5)
     found = dict(read_state_dict(GGUFFile.open(file)))
-    head = {name: x for name, x in model.state_dict().items() if re.search(r"pooler|classifier", name)}
-    names = {"dense": "pooler.dense", "out_proj": "classifier"}
+    head = {name: x for name, x in model.state_dict().items() if re.search(r"pooler|classifier|^head", name)}
+    names = {} if family == "modernbert" else {r".*\.dense": "pooler.dense", r"\.out_proj": ""}
     for name, x in head.items():
-        *_, module, part = name.split(".")
-        assert torch.equal(found[f"{names.get(module, module)}.{part}"], x)
+        for pattern, new in names.items():
+            name = re.sub(pattern, new, name)
+        assert torch.equal(found[name], x)
+
+
+def test_jina_v3_as_its_own_code_has_it(tmp_path: Path) -> None:
+    """Its adapters for tasks are left out."""
+    folder = build("jina_embeddings_v3", tmp_path)
+    converted = plan(folder)
+    rope = json.loads((folder / "config.json").read_text())["rope_parameters"]["rope_theta"]
+    own = {"architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta", "rope_parameters": ..., "lora_rank": 4}
+    own |= {"position_embedding_type": "rotary", "rotary_emb_base": rope, "lora_adaptations": ["retrieval.query"]}
+    configure(folder, **own, auto_map={"AutoModel": "modeling.Model"})
+
+    def parametrized(weights: Weights) -> None:
+        for name in list(weights):
+            x = weights.pop(name)
+            adapted = x.dim() > 1
+            weights[f"roberta.{name[:-7]}.parametrizations.weight.original" if adapted else f"roberta.{name}"] = x
+            if adapted:
+                weights[f"roberta.{name[:-7]}.parametrizations.weight.0.lora_A"] = torch.zeros(1, 4, x.shape[1])
+
+    edit_weights(folder, parametrized)
+    found = plan(folder)
+    assert found.metadata == converted.metadata
+    assert found.shapes == converted.shapes
+    assert [note for note in found.notes if "without a task" in note] == [*found.notes]
+    component = Component.language_model(open_source(ModelReference(folder=str(folder))))
+    assert hidden(component.source.load(device="cpu")).shape == (len(IDS), 256)
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -308,6 +358,10 @@ def test_reading_back_gives_the_same_weights(family: str, tmp_path: Path) -> Non
     write_gguf(folder, file, "F32")
     source = {name: x for name, x in load_file(folder / "model.safetensors").items() if not name.startswith("pooler.")}
     found = dict(read_state_dict(GGUFFile.open(file)))
+    if family == "distilbert":
+        for old, new in AS_BERT.items():
+            source = {name.replace(old, new): x for name, x in source.items()}
+        source["embeddings.token_type_embeddings.weight"] = torch.zeros(1, 256)
     if family in ("camembert", "roberta", "xlm-roberta"):  # whose first positions are of no text
         source[POSITIONS] = source[POSITIONS][2:]
     assert found.keys() == source.keys()

@@ -120,7 +120,7 @@ def test_key_value_heads_are_counted_in_the_first_layer(tmp_path: Path) -> None:
     conversion = write_gguf(build_uneven("lfm2", tmp_path / "model", **LFM2), tmp_path / "model.gguf", "F32")
     assert conversion.metadata["lfm2.attention.head_count_kv"] == i32s([0, 2, 0])
     assert conversion.hparams["n_head_kv"] == 0
-    assert _hparams(GGUFFile.open(tmp_path / "model.gguf"), "lfm2")["n_head_kv"] == 0
+    assert _hparams(GGUFFile.open(tmp_path / "model.gguf").metadata, "lfm2")["n_head_kv"] == 0
 
 
 @pytest.mark.parametrize("counts", [[0, 2], [0, 2, 1], [0, -2, 2]])

@@ -212,6 +212,23 @@ BAMBA: dict[str, Any] = {
     "mamba_d_state": 32,
     "mamba_chunk_size": 32,
 }
+MISTRAL4 = {name: size for name, size in LATENT.items() if name not in ("head_dim", "first_k_dense_replace")} | {
+    "qk_nope_head_dim": 32,
+    "rope_parameters": YARN
+    | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3, "partial_rotary_factor": 0.5},
+}
+LAGUNA: dict[str, Any] = QWEN_EXPERTS | {
+    "shared_expert_intermediate_size": 96,
+    "moe_routed_scaling_factor": 1.5,
+    "num_hidden_layers": 4,
+    "layer_types": ["full_attention", *3 * ["sliding_attention"]],
+    "num_attention_heads_per_layer": [4, 6, 6, 6],
+    "sliding_window": 32,
+    "rope_parameters": {
+        "full_attention": YARN | {"rope_theta": 500000.0, "partial_rotary_factor": 0.5},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+    },
+}
 COHERE_EXPERTS = {
     "num_hidden_layers": 6,
     "sliding_window": 32,
@@ -405,6 +422,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         DENSE_LATENT | {"v_head_dim": 64, "rope_parameters": LONGROPE_HALF | {"original_max_position_embeddings": 64}},
     ),
     "bamba": ("bamba", BAMBA),
+    "laguna": ("laguna", LAGUNA),
+    "laguna with gates of elements": (
+        "laguna",
+        LAGUNA | {"gating": "per-element", "layer_types": 4 * ["full_attention"]},
+    ),
     "hy_v3": ("hy_v3", QWEN_EXPERTS | {"num_hidden_layers": 3, "router_scaling_factor": 1.5}),
 }
 IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()

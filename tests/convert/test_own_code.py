@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from hubquant.convert.head_order import InterleaveHalves
 from hubquant.convert.restore import load_model
 from hubquant.errors import CheckpointError
+from tests.support.ahead import add_ahead
 from tests.support.cli import hubquant
 from tests.support.conversion import Weights, build_uneven, configure, edit_weights, plan, write_gguf
 from tests.support.llamacpp import LlamaCpp
@@ -115,7 +116,8 @@ def as_bailing(weights: Weights) -> None:
         weights[name.replace(PROJECTIONS[0], "attention.query_key_value")] = x
     names = {"self_attn.o_proj": "attention.dense", "self_attn.q_norm": "attention.query_layernorm"}
     names |= {"self_attn.k_norm": "attention.key_layernorm", "e_score_correction_bias": "expert_bias"}
-    renamed(weights, names | {"embed_tokens": "word_embeddings"})
+    names |= {"embed_tokens": "word_embeddings", "shared_head.norm": "final_layernorm"}
+    renamed(weights, names)
 
 
 def as_they_are(weights: Weights) -> None:
@@ -332,10 +334,13 @@ def test_the_same_weights_by_other_names(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         expected = model(torch.tensor([IDS])).logits[0].numpy()
+    if STAND_INS[name] == "glm4_moe":
+        add_ahead(folder, "glm4_moe")
     edit_weights(folder, rename)
     configure(folder, architectures=[name], model_type="own", is_causal=..., **own)
     conversion = write_gguf(folder, file, "F32")
     assert "transformers lacks its code" in str(conversion.cannot_run)
+    assert conversion.hparams["n_layer_nextn"] == (STAND_INS[name] == "glm4_moe")
     with LlamaCpp(file) as llama:
         found = llama.logits(IDS)
     assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()

@@ -28,9 +28,9 @@ from tests.support.multimodal import build_multimodal, describe, rename
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
 # How transformers takes pictures: as they are, for states of some layers or of an adapter, with their size, as a part,
-# in patches, in patches with places or of two frames.
-SQUARE, STATES, ADAPTED, SIZED = "square", "states", "adapted", "sized"
-PART, PATCHES, PLACED, FRAMES = "part", "patches", "placed", "frames"
+# in patches that are flat, with places, side by side or one after the other, or in patches of two frames.
+SQUARE, STATES, ADAPTED, SIZED, PART = "square", "states", "adapted", "sized", "part"
+PATCHES, PLACED, STRIP, GRID, FRAMES = "patches", "placed", "strip", "grid", "frames"
 GEMMA4_SEEING = {"head_dim": 16, "num_key_value_heads": 2, "position_embedding_size": 32, "num_hidden_layers": 2}
 GEMMA4_HEARING = {
     "model_type": "gemma4_audio",
@@ -45,6 +45,7 @@ GLM_ROPE = MROPE | {"mrope_section": [8, 4, 4], "partial_rotary_factor": 0.5}
 PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
 BREAK = 383  # the last token of a tiny vocabulary
 PIXTRAL = {"num_hidden_layers": 2, "head_dim": 16}
+MINICPM = DELTA_NET | {"rope_parameters": MROPE, "seeing": {"num_hidden_layers": 4, "image_size": 980}}
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, int]]] = {
     "gemma3": (
         ("gemma3", "gemma3_text", "siglip_vision_model"),
@@ -160,6 +161,24 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         STATES,
         (56, 56),
     ),
+    "minicpm_v": (
+        ("minicpmv4_6", "qwen3_5_text", "minicpmv4_6_vision"),
+        MINICPM | {"whole": {"image_size": 112, "insert_layer_id": 1}},
+        STRIP,
+        (112, 112),
+    ),
+    "minicpm_v with more": (
+        ("minicpmv4_6", "qwen3_5_text", "minicpmv4_6_vision"),
+        MINICPM | {"whole": {"image_size": 112, "insert_layer_id": 1, "downsample_mode": "4x"}},
+        STRIP,
+        (112, 112),
+    ),
+    "paddleocr_vl": (
+        ("paddleocr_vl", "paddleocr_vl_text", "paddleocr_vl_vision"),
+        {"rope_parameters": MROPE, "tied": True, "seeing": {"num_hidden_layers": 2}},
+        GRID,
+        (392, 420),
+    ),
     "pixtral": (
         ("llava", "mistral", "pixtral"),
         {"seeing": PIXTRAL, "whole": {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}},
@@ -248,7 +267,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mistral3", {"rms_norm_eps": 1e-6}, "rms_norm_eps 1e-06"),
     ("internvl", {"seeing": {"norm_type": "rms_norm"}}, "norm_type rms_norm"),
     ("internvl", {"seeing": {"use_qk_norm": True}}, "norm_type layer_norm with use_qk_norm"),
+    ("janus", {"seeing": {"depth": 3}}, "depth 3"),
     ("lfm2_vl", {"whole": {"projector_bias": False}}, "projector_bias false"),
+    ("minicpm_v", {"whole": {"merger_times": 2}}, "merger_times 2"),
+    ("minicpm_v", {"whole": {"downsample_mode": "2x"}}, "downsample_mode 2x"),
+    ("minicpm_v", {"seeing": {"window_kernel_size": [4, 4]}}, "window_kernel_size [4, 4]"),
+    ("minicpm_v", {"seeing": {"image_size": 224}}, "16 x 16 places"),
+    ("paddleocr_vl", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
+    ("paddleocr_vl", {"seeing": TURNED}, "rope_theta 100.0"),
     ("qwen2_vl", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
     ("qwen2_5_vl", {"seeing": {"fullatt_block_indexes": [1, 2]}}, "fullatt_block_indexes"),
     ("qwen2_5_vl", {"seeing": {"window_size": 56}}, "window_size 56"),
@@ -305,6 +331,15 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
         given = patched(x, model.config.vision_config.patch_size)
     elif way == PLACED:
         given = placed(x, model.config.vision_config.patch_size)
+    elif way == GRID:
+        side = model.config.vision_config.patch_size
+        patches = x.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4)
+        given = {"pixel_values": patches.flatten(0, 1), "image_grid_thw": torch.tensor([[1, *patches.shape[:2]]])}
+    elif way == STRIP:
+        side = model.config.vision_config.patch_size
+        rows = x.unflatten(1, (-1, side)).permute(1, 0, 2, 3)
+        sizes = torch.tensor([[n // side for n in x.shape[1:]]], dtype=torch.int32)
+        given = {"pixel_values": torch.cat(list(rows), -1)[None], "target_sizes": sizes}
     elif way == PART:
         given = {"pixel_values": x[None, None]}
     elif way != FRAMES:
@@ -322,7 +357,8 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     with torch.no_grad():
         if way == STATES:
             return projected(model.model, given["pixel_values"])
-        found = getattr(model, "get_image_features", model.model.get_image_features)(**given)
+        seeing = model if hasattr(model, "get_image_features") else model.model
+        found = seeing.get_image_features(**given)
     if way == ADAPTED:
         return by_columns(flat(model.multi_modal_projector(found.last_hidden_state)).detach())
     result, stacked = flat(found.pooler_output), getattr(found, "deepstack_features", None) or ()

@@ -145,6 +145,16 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (family, {}) for family in ("iquestcoder", "jais2", "granite_swa")},
     "granitemoe_swa": ("granitemoe_swa", {"num_local_experts": 4, "shared_intermediate_size": 48}),
     "youtu": ("youtu", LATENT),
+    "laguna": (
+        "laguna",
+        EXPERTS
+        | {"shared_expert_intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads_per_layer": [4, 6]}
+        | {"layer_types": ["full_attention", "sliding_attention"]},
+    ),
+    "mistral4": (
+        "mistral4",
+        LATENT | {"moe_intermediate_size": 32, "n_routed_experts": 4, "qk_nope_head_dim": 16},
+    ),
     "bloom": ("bloom", {"tie_word_embeddings": True, "head_dim": ...}),
     "mpt": ("mpt", {"tie_word_embeddings": True, "d_model": 64, "n_heads": 4, "head_dim": ...}),
     "minicpm3": ("minicpm3", LATENT | {"v_head_dim": 16}),

@@ -63,7 +63,7 @@ def test_what_cannot_be_made_is_said(tmp_path: Path) -> None:
     asked = hubquant("plan", str(folder), *SET, "--mmproj", "F16")
     assert asked.code == 2
     assert asked.is_one_message()
-    assert "there is no preprocessor_config.json" in asked.err
+    assert "preprocessor_config.json has no image_mean" in asked.err
 
 
 @pytest.mark.parametrize(

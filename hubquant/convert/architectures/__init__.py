@@ -10,7 +10,7 @@ from hubquant.convert.architectures.afmoe import AFMOE
 from hubquant.convert.architectures.arcee import ARCEE
 from hubquant.convert.architectures.bailing_moe import BAILING_MOE2, SARVAM_MOE
 from hubquant.convert.architectures.bamba import BAMBA
-from hubquant.convert.architectures.bert import BERT, BERT_RERANKER, NOMIC_BERT
+from hubquant.convert.architectures.bert import BERT, BERT_RERANKER
 from hubquant.convert.architectures.bloom import BLOOM
 from hubquant.convert.architectures.chatglm import CHATGLM_OWN
 from hubquant.convert.architectures.codeshell import CODESHELL
@@ -18,8 +18,10 @@ from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.cohere2_moe import COHERE2_MOE
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from hubquant.convert.architectures.deepseek_moe import BAILING_MOE, DEEPSEEK
+from hubquant.convert.architectures.distilbert import DISTILBERT
 from hubquant.convert.architectures.dots1 import DOTS1
 from hubquant.convert.architectures.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
+from hubquant.convert.architectures.eurobert import EUROBERT
 from hubquant.convert.architectures.exaone4 import EXAONE4
 from hubquant.convert.architectures.exaone_moe import EXAONE_MOE
 from hubquant.convert.architectures.falcon import FALCON
@@ -43,6 +45,8 @@ from hubquant.convert.architectures.internlm3 import INTERNLM3
 from hubquant.convert.architectures.iquestcoder import IQUESTCODER
 from hubquant.convert.architectures.jais2 import JAIS2
 from hubquant.convert.architectures.jamba import JAMBA
+from hubquant.convert.architectures.jina_bert import JINA_BERT_V2, JINA_BERT_V3
+from hubquant.convert.architectures.laguna import LAGUNA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.llama4 import LLAMA4
@@ -53,11 +57,14 @@ from hubquant.convert.architectures.minicpm3 import MINICPM3
 from hubquant.convert.architectures.minimax_m2 import MINIMAX_M2
 from hubquant.convert.architectures.ministral3 import MINISTRAL3
 from hubquant.convert.architectures.mistral import MISTRAL
+from hubquant.convert.architectures.mistral4 import MISTRAL4
 from hubquant.convert.architectures.mixtral import MIXTRAL
-from hubquant.convert.architectures.modern_bert import MODERN_BERT
+from hubquant.convert.architectures.modern_bert import MODERN_BERT, MODERN_BERT_RERANKER
 from hubquant.convert.architectures.mpt import MPT
 from hubquant.convert.architectures.nemotron import NEMOTRON
 from hubquant.convert.architectures.nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE
+from hubquant.convert.architectures.neo_bert import NEO_BERT
+from hubquant.convert.architectures.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
 from hubquant.convert.architectures.olmo import OLMO, OLMO2, OLMO3
 from hubquant.convert.architectures.olmoe import OLMOE
 from hubquant.convert.architectures.own_diffusion import DREAM, LLADA, LLADA_MOE, RND1
@@ -94,15 +101,28 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID, BAMBA, GRANITE_SWA, GRANITE_MOE_SWA),
     *(OLMO, OLMO2, OLMO3, OLMOE),
     *(BLOOM, FALCON, GPT2, GPTNEOX, MPT),
-    *(DEEPSEEK2, DEEPSEEK3, DEEPSEEK32, GLM4_MOE, GLM4_V_MOE, GLM4_MOE_LITE, GLM_MOE_DSA, YOUTU, GPT_OSS, MINISTRAL3),
+    *(
+        DEEPSEEK2,
+        DEEPSEEK3,
+        DEEPSEEK32,
+        GLM4_MOE,
+        GLM4_V_MOE,
+        GLM4_MOE_LITE,
+        GLM_MOE_DSA,
+        YOUTU,
+        MISTRAL4,
+        GPT_OSS,
+        MINISTRAL3,
+    ),
     *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
-    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
+    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, LAGUNA, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
     *(BAICHUAN, CHATGLM_OWN, CODESHELL, EXAONE, MAINCODER, ORION, PANGU, QWEN, XVERSE),
     *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
-    *(BERT, BERT_RERANKER, GEMMA_EMBEDDING, MODERN_BERT, NOMIC_BERT, T5, UMT5),
+    *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
+    *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
 )
 
 

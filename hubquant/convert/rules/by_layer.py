@@ -29,8 +29,12 @@ _ROTATED = "attention.rope_pattern"
 
 @dataclass(frozen=True)
 class WindowsByLayer(Rule):
-    """Which layers see the last ``sliding_window`` tokens; the others see the whole text."""
+    """Which layers see the last ``sliding_window`` tokens; the others see the whole text.
 
+    Without a window in any layer llama.cpp loads no file, unless it is ``optional`` in the architecture.
+    """
+
+    optional: bool = False
     reads = ("sliding_window", "layer_types")
 
     def check(self, settings: Settings) -> None:
@@ -42,6 +46,10 @@ class WindowsByLayer(Rule):
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         if len(config.layer_types) != config.num_hidden_layers:
             raise out_of_range("layer_types", config.layer_types, f"{config.num_hidden_layers} kinds of layers")
+        if SLIDING not in config.layer_types:
+            if self.optional:
+                return {}
+            raise NotSupportedYet("no layer with a window", why="llama.cpp expects one in this architecture")
         return {
             "attention.sliding_window": u32(config.sliding_window),
             PATTERN: booleans(kind == SLIDING for kind in config.layer_types),
@@ -49,8 +57,9 @@ class WindowsByLayer(Rule):
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         windows = by_layer(metadata, PATTERN, min(integer(metadata, "block_count") or 0, MOST_LAYERS))
+        width = integer(metadata, "attention.sliding_window")
         return {
-            "sliding_window": integer(metadata, "attention.sliding_window"),
+            **({} if width is None else {"sliding_window": width}),
             "layer_types": [SLIDING if here else FULL for here in windows],
         }
 
