@@ -5,6 +5,7 @@ Opening a source reads metadata only: config, tokenizer files and headers.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -151,11 +152,20 @@ class SourceModel:
 
         return stored_blocks(conversion, self.checkpoint)
 
-    def general_metadata(self, n_parameters: int) -> Metadata:
-        """The keys that come before those of the conversion."""
-        from hubquant.convert.rules.general import general_metadata
+    def general_metadata(self, shapes: Mapping[str, tuple[int, ...]]) -> Metadata:
+        """The keys that come before those of the conversion, of a file with tensors of these ``shapes``."""
+        from hubquant.convert.rules.general import experts_of, general_metadata
 
-        return general_metadata(self.model_folder, self.card, self.full_name, n_parameters, quantized_by="hubquant")
+        n_experts, n_expert_parameters = experts_of(shapes)
+        return general_metadata(
+            self.model_folder,
+            self.card,
+            self.full_name,
+            sum(map(math.prod, shapes.values())),
+            n_experts=n_experts,
+            n_expert_parameters=n_expert_parameters,
+            quantized_by="hubquant",
+        )
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's own, which gives a text the tokens that llama.cpp will."""
