@@ -246,6 +246,8 @@ OLDER: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "internvl": (("vision_tower.", "model.vision_tower."), ("multi_modal_", "model.multi_modal_")),
     "lfm2_vl": (("model.vision_tower.", "model.vision_tower.vision_model."),),
+    "janus": (("model.vision_model.", "vision_model."), ("model.aligner.", "aligner.")),
+    "paddleocr_vl": (("visual.", "model.visual."), ("mlp_AR.", "model.projector.")),
     "qwen2_vl": (("model.visual.", "visual."),),
 }
 """Names that the same tensors had in checkpoints of other versions of transformers."""
