@@ -6,9 +6,10 @@ from hubquant.convert.operations import Dimensions, Softplus, always, reshape
 from hubquant.convert.projectors import vision
 from hubquant.convert.projectors.projector import Multimodal, Projector
 from hubquant.convert.projectors.vision import weight
+from hubquant.convert.projectors.whisper import encoder_keys
 from hubquant.convert.tables import Row, Tensors, Where, norm
 from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, boolean, f32, string, u32
+from hubquant.gguf_file.metadata import Metadata, string
 
 _BANDS = 128
 _SPECTRUM = {"feature_size": _BANDS, "sampling_rate": 16000, "frame_length": 320, "hop_length": 160, "fft_length": 512}
@@ -32,17 +33,8 @@ def metadata(model: Multimodal) -> Metadata:
     for name, constant in _CONSTANTS.items():
         if (found := getattr(heard, name)) != constant:
             raise NotSupportedYet(f"{name} {found} of an encoder of sound", why=f"llama.cpp has {constant} here")
-    return {
-        "has_audio_encoder": boolean(True),
-        "audio.projector_type": string("gemma4a"),
-        "audio.projection_dim": u32(model.text.hidden_size),
-        "audio.embedding_length": u32(heard.hidden_size),
-        "audio.feed_forward_length": u32(4 * heard.hidden_size),
-        "audio.block_count": u32(heard.num_hidden_layers),
-        "audio.attention.head_count": u32(heard.num_attention_heads),
-        "audio.attention.layer_norm_epsilon": f32(heard.rms_norm_eps),
-        "audio.num_mel_bins": u32(_BANDS),
-    }
+    keys = encoder_keys(model, n_ff=4 * heard.hidden_size, n_mel=_BANDS, epsilon=heard.rms_norm_eps)
+    return {"audio.projector_type": string("gemma4a"), **keys}
 
 
 def _dimensions(model: Multimodal) -> Dimensions:
