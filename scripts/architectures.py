@@ -90,6 +90,13 @@ included; rsLoRA and patterns of ranks and alphas go into alpha and B. What no A
 by name: DoRA, biases, whole modules, norms, an embedding that is the output layer too, of deepseek2 the projections of
 its attention and the output layer, stacks of experts as peft's `target_parameters` has them.
 
+`--merge BASE` (`model.merge` in a recipe) reads an adapter in its base, as one model that is converted, calibrated,
+measured and quantized without being saved: each weight of the base has B A added while it is read. rsLoRA, patterns of
+ranks and alphas, DoRA, biases, norms and whole modules (`modules_to_save`) are merged, matrices of experts as well,
+into bases of FP8 or of codes, too. The weights are those of peft's `merge_and_unload()`, bit for bit (but an embedding
+in half precision, which peft rounds twice). The card names both. An output layer that is the embedding too, stacks of
+experts as `target_parameters` has them, and adapters of other kinds than LoRA are refused.
+
 {ahead}
 
 A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`.

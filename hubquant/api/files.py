@@ -28,6 +28,7 @@ def convert(
     base: str | None = None,
     component: str | None = None,
     mmproj: bool = False,
+    merge: str | None = None,
     allow_pickle: bool = False,
     split_max_size: str | None = None,
     split_max_tensors: int | None = None,
@@ -42,9 +43,10 @@ def convert(
     ``out`` is the file, with the type for {ftype} and {FTYPE}, or a folder that is there, by default the current one.
     ``model_name`` is general.name, and ``metadata`` further keys, such as {"general.author": "me"}, or a JSON file of
     them. ``vocab_only`` writes the vocabulary alone. ``component`` is the part of a diffusers pipeline, such as
-    text_encoder_2, and with ``mmproj`` it is what a multimodal model sees or hears with. With ``no_mtp`` layers that
-    predict further tokens are left out. With ``allow_pickle`` weights may be in pytorch_model.bin, of which tensors are
-    read and nothing is run. The file is cut at ``split_max_size`` ("5G") and after ``split_max_tensors``.
+    text_encoder_2, and with ``mmproj`` it is what a multimodal model sees or hears with. With ``merge`` an adapter is
+    read in this base, a Hub id or a folder, as one model. With ``no_mtp`` layers that predict further tokens are left
+    out. With ``allow_pickle`` weights may be in pytorch_model.bin, of which tensors are read and nothing is run. The
+    file is cut at ``split_max_size`` ("5G") and after ``split_max_tensors``.
 
     Returns its path, type and size in bytes. Raises ``HubquantError``.
     """
@@ -71,7 +73,9 @@ def convert(
         wanted = Converting(chosen, how, {**own, **named}, vocab_only, base, mmproj)
         placing = Placing(Path(out or ""), split=split)
         [made] = carry_out(
-            prepare(reference(str(model), component, pickles=allow_pickle), wanted, placing, opened, seen), opened, seen
+            prepare(reference(str(model), component, pickles=allow_pickle, merge=merge), wanted, placing, opened, seen),
+            opened,
+            seen,
         )
     return made
 
@@ -99,6 +103,7 @@ def quantize(
     split_max_tensors: int | None = None,
     allow_fork_types: bool = False,
     allow_requantize: bool = False,
+    merge: str | None = None,
     allow_pickle: bool = False,
     pre_tokenizer: str | None = None,
     no_mtp: bool = False,
@@ -153,7 +158,7 @@ def quantize(
         from hubquant.recipe.schema import Convert
 
         placing, how = Placing(Path(out), name, split, keep_split), Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
-        references = models(str(model), listed(component), pickles=allow_pickle)
+        references = models(str(model), listed(component), pickles=allow_pickle, merge=merge)
         job = prepare(references, settings, matrix, how, placing, opened, seen)
         return carry_out(job, opened, seen)
 

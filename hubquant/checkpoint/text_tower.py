@@ -38,6 +38,15 @@ _SEEING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """Models whose language model has three positions for each token, which in text are one, and what it is then."""
+_ALIKE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "gemma4_unified_text": (
+            "gemma4_text",
+            {"hidden_size_per_layer_input": 0, "max_position_embeddings": 1 << 18, "sliding_window": 1024},
+        )
+    }
+)
+"""Language models that are another one, and the defaults that they have instead of its own."""
 _OF_THE_WHOLE = (*QUANTIZATION, *MODULE_SETTINGS)
 _SECTIONS, _DEEPSTACK = "mrope_section", "deepstack_visual_indexes"
 _OF_IMAGES = (_SECTIONS, "mrope_interleaved", "type")
@@ -83,6 +92,9 @@ def text_settings(config: Mapping[str, Any], tensors: Collection[str] | None = N
         raise CheckpointError(
             f"{part} in config.json names no model_type", hint="compare it with the one of the original repository"
         )
+    if settings["model_type"] in _ALIKE:
+        kind, defaults = _ALIKE[settings["model_type"]]
+        settings = {**defaults, **settings, "model_type": kind}
     settings |= {name: config[name] for name in _OF_THE_WHOLE if name in config}
     if tensors is not None and not any(_OUTPUT.match(name) for name in tensors):
         settings[_TIED] = config.get(_TIED, settings.get(_TIED, True))

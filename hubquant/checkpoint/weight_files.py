@@ -201,10 +201,10 @@ def _without_index(shards: list[str]) -> HubquantError:
 def _adapter(folder: Path) -> HubquantError:
     settings = read_table(folder / ADAPTER, hint="save the adapter anew") if (folder / ADAPTER).is_file() else {}
     base = settings.get("base_model_name_or_path")
-    named = f"{listed([base])} with this adapter" if isinstance(base, str) and base else "its base model with it"
+    named = listed([base]) if isinstance(base, str) and base else "BASE"
     return AdapterError(
         "this is an adapter, not a model",
         why="it changes the weights of another model and holds none of its own",
-        hint="hubquant convert makes a GGUF file of it, which llama.cpp loads beside its base; for one model "
-        f"load {named}, then merge_and_unload() and save_pretrained(DIR), and name DIR",
+        hint=f"hubquant convert makes a GGUF file of it, which llama.cpp loads beside its base; for one model of both "
+        f"add --set model.merge={named}",
     )

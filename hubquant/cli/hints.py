@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _CHUNKS = {"set a smaller chunk_size": "a smaller --chunk-size"}
+_MERGE = {"--set model.merge=": "--merge "}
 _COMPONENT = {"leave model.component out": "leave --component out"}
-_SOURCE = {**_COMPONENT, "--set model.allow_pickle=true": "--allow-pickle"}
+_SOURCE = {**_COMPONENT, **_MERGE, "--set model.allow_pickle=true": "--allow-pickle"}
 _NEEDS_FILE = {"add --set model.allow_pickle=true": "make a GGUF file with hubquant convert --allow-pickle"}
-_SETTINGS = {"--set evaluate.skip=true": "--no-eval", "leave imatrix.offload": "leave --offload", **_COMPONENT}
+_SETTINGS = {
+    "--set evaluate.skip=true": "--no-eval",
+    "leave imatrix.offload": "leave --offload",
+    **_COMPONENT,
+    **_MERGE,
+}
 FLAGS: Mapping[str, Mapping[str, str]] = {
     "run": _SETTINGS,
     "plan": _SETTINGS,

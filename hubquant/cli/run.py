@@ -69,6 +69,10 @@ MmprojOption = Annotated[
         "--mmproj", help="Types of the file that a multimodal model sees or hears with (default: F16), or none."
     ),
 ]
+MergeOption = Annotated[
+    str | None,
+    typer.Option("--merge", metavar="BASE", help="Of a LoRA adapter: read this base with it, a Hub id or a folder."),
+]
 AllowPickleOption = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read weights from pytorch_model.bin where there are no safetensors."),
@@ -89,6 +93,7 @@ def run(
     private: PrivateOption = False,
     revision: RevisionOption = None,
     component: ComponentOption = None,
+    merge: MergeOption = None,
     offload: OffloadOption = None,
     mmproj: MmprojOption = None,
     no_eval: NoEvalOption = False,
@@ -118,7 +123,7 @@ def run(
                 types=types,
                 imatrix=imatrix,
                 flags=_flags(
-                    repository, pre_tokenizer, no_mtp, mode, private, revision, name, offload, mmproj, no_eval
+                    repository, pre_tokenizer, no_mtp, mode, private, revision, name, merge, offload, mmproj, no_eval
                 ),
             ),
         ]
@@ -153,6 +158,7 @@ def plan(
     private: PrivateOption = False,
     revision: RevisionOption = None,
     component: ComponentOption = None,
+    merge: MergeOption = None,
     offload: OffloadOption = None,
     mmproj: MmprojOption = None,
     no_eval: NoEvalOption = False,
@@ -172,7 +178,9 @@ def plan(
             set or [],
             types=types,
             imatrix=imatrix,
-            flags=_flags(repository, pre_tokenizer, no_mtp, mode, private, revision, name, offload, mmproj, no_eval),
+            flags=_flags(
+                repository, pre_tokenizer, no_mtp, mode, private, revision, name, merge, offload, mmproj, no_eval
+            ),
         )
         _show_plan(recipe, [*permission, *overrides], folder, store, device, threads, output)
 
@@ -219,6 +227,7 @@ def _flags(
     private: bool,
     revision: str | None,
     component: str | None,
+    merge: str | None,
     offload: str | None,
     mmproj: str | None,
     no_eval: bool,
@@ -232,6 +241,7 @@ def _flags(
         "--private": ("publish.private", private),
         "--revision": ("model.revision", revision),
         "--component": ("model.component", component),
+        "--merge": ("model.merge", merge),
         "--offload": ("imatrix.offload", offload),
         "--mmproj": ("convert.mmproj", None if mmproj is None else _projector_types(mmproj)),
         "--no-eval": ("evaluate.skip", no_eval),

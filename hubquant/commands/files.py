@@ -107,6 +107,8 @@ def convert(
     try:
         component = open_model(model, wanted.how, progress)
     except AdapterError:
+        if model.merge:  # its base is one
+            raise
         return _adapter(open_adapter(model), wanted, placing, store, progress)
     if wanted.base:
         raise UserError(

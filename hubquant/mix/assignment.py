@@ -77,7 +77,7 @@ def assign(
         elif override := overrides.get(role(name)):
             types[name] = fitting(name, shape, override)
         elif not target.quantized:
-            types[name] = target.default
+            types[name] = storage_type(name, shape, target.default)
         elif ruled := first_match(user_rules, name):
             types[name] = fallback(name, shape, ruled)
         else:

@@ -29,7 +29,7 @@ from hubquant.recipe import dump_recipe
 from hubquant.recipe.backends import is_of_library
 from hubquant.recipe.pictures import PromptSource
 from hubquant.recipe.public import base_models, local_recipe, needed_files, placed, public_recipe
-from hubquant.recipe.schema import ModelReference, NamedType, Recipe, TextSource
+from hubquant.recipe.schema import NamedType, Recipe, TextSource
 from hubquant.sources.projector import MMPROJ
 from hubquant.version import __version__
 
@@ -83,7 +83,7 @@ class Page(BaseModel):
         """``matrix_sha256`` is that of the importance matrix as it is published."""
         recipe, source = plan.recipe, plan.source
         component = recipe.model.component
-        model = ModelReference(id=source.id, revision=source.revision, component=component) if source.id else None
+        model = source.reference(component)
         return cls(
             version=__version__,
             model_name=_model_name(plan),

@@ -42,6 +42,9 @@ class ModelReference(Frozen):
     has 3.4 M weights and draws coloured shapes."""
     revision: str = "main"
     """Of ``id``: a branch, tag or commit. Published recipes hold the commit."""
+    merge: Annotated[str, Field(min_length=1)] | None = None
+    """Where ``id`` or ``folder`` is a LoRA adapter: its base, a Hub id (with @revision) or a folder, whose weights the
+    adapter changes while they are read."""
     allow_pickle: bool = False
     """Weights in pytorch_model.bin where there are no safetensors, or a denoiser in a pickled ``file``: tensors are
     read and no code is run."""
@@ -55,6 +58,8 @@ class ModelReference(Frozen):
     def _exactly_one(self) -> Self:
         if self.revision != "main" and self.id is None:
             raise ValueError("a revision is that of a repository on the Hub, and the model is none")
+        if self.merge and not (self.id or self.folder):
+            raise ValueError("what is merged into a base is an adapter in a repository or a folder")
         return exactly_one(self, ("id", "folder", "file", "bundled"))
 
     @property

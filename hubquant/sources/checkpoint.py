@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,12 @@ from hubquant.checkpoint.weight_files import local_files, weight_files
 from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.plain import load_plain
 from hubquant.devices import Device
+from hubquant.disk import user_path
 from hubquant.hub.front_matter import read_card
 from hubquant.models.identify import identify
 from hubquant.models.load import Placement
 from hubquant.recent import Recent
+from hubquant.recipe.schema import ModelReference
 from hubquant.sources.source import SourceModel
 
 if TYPE_CHECKING:
@@ -36,6 +39,13 @@ def folder_name(folder: Path) -> str:
     """A snapshot in the Hub's cache, models--org--name/snapshots/<commit>, has its repository's name."""
     kind, *names = folder.parent.parent.name.split("--")
     return names[-1] if names and kind == "models" and folder.parent.name == "snapshots" else folder.name
+
+
+def folder_of(reference: ModelReference) -> Path:
+    """That a reference to a folder or to a bundled model names."""
+    if reference.bundled is not None:
+        return Path(str(resources.files("hubquant") / "data" / reference.bundled))
+    return user_path(str(reference.folder))
 
 
 def open_folder(folder: Path, name: str, *, pickles: bool = False) -> SourceModel:

@@ -70,8 +70,8 @@ class DenoiserSource(SourceModel):
         alone = "there is nothing to draw with: it is a denoiser alone, without text encoders and VAE"
         return replace(found, notes=self.checkpoint.notes, cannot_run=None if self.pipeline else alone)
 
-    def general_metadata(self, n_parameters: int) -> Metadata:
-        return {**super().general_metadata(n_parameters), "general.type": string(DIFFUSION)}
+    def general_metadata(self, shapes: Mapping[str, tuple[int, ...]]) -> Metadata:
+        return {**super().general_metadata(shapes), "general.type": string(DIFFUSION)}
 
     @property
     def pipeline_weights(self) -> int:

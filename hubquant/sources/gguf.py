@@ -135,7 +135,7 @@ class GGUFSource(SourceModel):
             embeds=embeds,
         )
 
-    def general_metadata(self, n_parameters: int) -> Metadata:  # noqa: ARG002
+    def general_metadata(self, shapes: Mapping[str, tuple[int, ...]]) -> Metadata:  # noqa: ARG002
         """None: the file has these keys already."""
         return {}
 

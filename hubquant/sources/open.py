@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,10 @@ from hubquant.checkpoint.pickled import refusal
 from hubquant.checkpoint.weight_files import PICKLES
 from hubquant.disk import user_path
 from hubquant.errors import CheckpointError, NotSupportedYet, UserError
-from hubquant.recipe.references import GGUF_SUFFIX
+from hubquant.recipe.references import GGUF_SUFFIX, model_reference
 from hubquant.recipe.schema import Convert, ModelReference
-from hubquant.sources.checkpoint import folder_name, open_folder, open_hub
+from hubquant.sources.adapter import open_adapter
+from hubquant.sources.checkpoint import folder_name, folder_of, open_folder, open_hub
 from hubquant.sources.component import Component
 from hubquant.sources.denoiser import (
     DenoiserSource,
@@ -26,6 +26,7 @@ from hubquant.sources.denoiser import (
     open_single_file,
 )
 from hubquant.sources.gguf_denoiser import open_gguf_model
+from hubquant.sources.merged import merge
 from hubquant.sources.pipeline import is_pipeline, is_text_encoder
 from hubquant.sources.projector import MMPROJ, ProjectorSource, needed_projector
 from hubquant.sources.source import SourceModel
@@ -81,6 +82,8 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
             why="allow_pickle is for a repository, a folder or a pickled file",
             hint="remove allow_pickle",
         )
+    if reference.merge is not None:
+        return _open_merged(reference, reference.merge, token)
     if reference.id is not None:
         from hubquant.hub.pull import resolve
 
@@ -112,8 +115,8 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
     return open_folder(folder, name, pickles=reference.allow_pickle)
 
 
-def folder_of(reference: ModelReference) -> Path:
-    """That a reference to a folder or to a bundled model names."""
-    if reference.bundled is not None:
-        return Path(str(resources.files("hubquant") / "data" / reference.bundled))
-    return user_path(str(reference.folder))
+def _open_merged(reference: ModelReference, base: str, token: Token) -> SourceModel:
+    """The adapter that is referred to, in ``base``."""
+    named = {**model_reference(base), "component": reference.component, "allow_pickle": reference.allow_pickle}
+    adapter = open_adapter(reference.model_copy(update={"merge": None}), token)
+    return merge(_open(ModelReference.model_validate(named), token), adapter)

@@ -5,9 +5,10 @@ Opening a source reads metadata only: config, tokenizer files and headers.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from hubquant.checkpoint.packed import quantized_before
 from hubquant.convert.conversion import Conversion, check_copies, plan_conversion
 from hubquant.gguf_file import Metadata
 from hubquant.recent import Recent
+from hubquant.recipe.schema import ModelReference
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +60,24 @@ class SourceModel:
         """All that what is read of it depends on."""
         place = () if self.id else (str(self.folder.resolve()),)
         return (*sorted(self.identity.items()), *place, self.pre_tokenizer, self.no_mtp)
+
+    @property
+    def pulls(self) -> tuple[tuple[RemoteModel, Sequence[str]], ...]:
+        """Repositories of which files have to be downloaded."""
+        return ((self.remote, self.weight_files),) if self.remote else ()
+
+    def on_this_machine(self) -> SourceModel:
+        """The same when these were downloaded."""
+        if self.remote is None:
+            return self
+        from hubquant.hub.cache import snapshot_folder
+
+        place = snapshot_folder(self.remote.id, self.remote.revision)
+        return replace(self, folder=place, checkpoint=self.checkpoint.with_folder(place), remote=None)
+
+    def reference(self, component: str | None) -> ModelReference | None:
+        """What names exactly this model on the Hub, if it is there."""
+        return ModelReference(id=self.id, revision=self.revision, component=component) if self.id else None
 
     @property
     def model_folder(self) -> Path:
@@ -132,11 +152,20 @@ class SourceModel:
 
         return stored_blocks(conversion, self.checkpoint)
 
-    def general_metadata(self, n_parameters: int) -> Metadata:
-        """The keys that come before those of the conversion."""
-        from hubquant.convert.rules.general import general_metadata
+    def general_metadata(self, shapes: Mapping[str, tuple[int, ...]]) -> Metadata:
+        """The keys that come before those of the conversion, of a file with tensors of these ``shapes``."""
+        from hubquant.convert.rules.general import experts_of, general_metadata
 
-        return general_metadata(self.model_folder, self.card, self.full_name, n_parameters, quantized_by="hubquant")
+        n_experts, n_expert_parameters = experts_of(shapes)
+        return general_metadata(
+            self.model_folder,
+            self.card,
+            self.full_name,
+            sum(map(math.prod, shapes.values())),
+            n_experts=n_experts,
+            n_expert_parameters=n_expert_parameters,
+            quantized_by="hubquant",
+        )
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's own, which gives a text the tokens that llama.cpp will."""

@@ -10,15 +10,20 @@ import pytest
 import torch
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.codings import integers
+from hubquant.checkpoint.codings.integers import unpacked
 from hubquant.convert.blocks import open_checkpoint
 from hubquant.convert.conversion import stream
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file import GGUFFile
 from hubquant.quants import dequantize
+from hubquant.recipe.schema import ModelReference
 from hubquant.sources.checkpoint import load_folder
+from hubquant.sources.open import open_source
 from tests.support.cli import hubquant
 from tests.support.conversion import Weights, build_uneven, configure, edit_weights, plan
-from tests.support.packing import Parts, awq, compressed, gptq
+from tests.support.localhub import LocalHub
+from tests.support.packing import Parts, awq, compressed, gptq, in_words
 
 Pack = Callable[[torch.Tensor], tuple[Parts, torch.Tensor]]
 SMALL = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
@@ -175,6 +180,23 @@ def test_the_switch_and_what_it_says(tmp_path: Path) -> None:
         assert "quantized already (AWQ, 4 bits)" in outcome.err
         assert "start from org/original, or" in outcome.err
         assert "--allow-requantize" in outcome.err
+
+
+def test_a_repository_tells_before_it_is_downloaded(hub: LocalHub, tmp_path: Path) -> None:
+    folder, _ = build("int4", tmp_path / "model")
+    hub.add("org/int4", folder)
+    source = open_source(ModelReference(id="org/int4"))
+    assert source.conversion().shapes == plan(folder).shapes
+    assert source.quantized_types == ("compressed-tensors, int4",)
+    assert source.download_bytes == (folder / "model.safetensors").stat().st_size
+
+
+def test_large_matrices_are_unpacked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = torch.randint(0, 8, (50, 64))
+    whole = unpacked(in_words(numbers, 3), 3)
+    monkeypatch.setattr(integers, "_AT_A_TIME", 1 << 8)
+    assert torch.equal(unpacked(in_words(numbers, 3), 3), whole)
+    assert torch.equal(whole.long(), numbers)
 
 
 def _without(part: str) -> Callable[[Weights], None]:

@@ -48,6 +48,12 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str]] = {
     "llava": (("llava", "llama", "clip_vision_model"), {}, "llama"),
     "llava with qwen2": (("llava", "qwen2", "clip_vision_model"), {}, "qwen2"),
     "gemma4": (("gemma4", "gemma4_text", "gemma4_vision"), GEMMA4 | {"tied": True, "pad_token_id": 0}, "gemma4"),
+    "gemma4_unified": (
+        ("gemma4_unified", "gemma4_unified_text", "gemma4_unified_vision"),
+        {name: value for name, value in GEMMA4.items() if name != "hidden_size_per_layer_input"}
+        | {"tied": True, "pad_token_id": 0, "use_bidirectional_attention": None},
+        "gemma4",
+    ),
     "llama4": (("llama4", "llama4_text", "llama4_vision_model"), LLAMA4, "llama4"),
     "qwen3_5": (("qwen3_5", "qwen3_5_text", "qwen3_5_vision"), DELTA_NET | {"rope_parameters": MROPE}, "qwen35"),
     "qwen3_5_moe": (

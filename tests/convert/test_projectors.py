@@ -28,15 +28,24 @@ from tests.support.multimodal import build_multimodal, describe, rename
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11, 10]}
 # How transformers takes pictures: as they are, for states of some layers or of an adapter, with their size, as a part,
-# in patches, in patches with places or of two frames.
-SQUARE, STATES, ADAPTED, SIZED = "square", "states", "adapted", "sized"
-PART, PATCHES, PLACED, FRAMES = "part", "patches", "placed", "frames"
+# in patches that are flat, with places, side by side or one after the other, or in patches of two frames.
+SQUARE, STATES, ADAPTED, SIZED, PART = "square", "states", "adapted", "sized", "part"
+PATCHES, PLACED, STRIP, GRID, FRAMES = "patches", "placed", "strip", "grid", "frames"
 GEMMA4_SEEING = {"head_dim": 16, "num_key_value_heads": 2, "position_embedding_size": 32, "num_hidden_layers": 2}
+GEMMA4_HEARING = {
+    "model_type": "gemma4_audio",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "subsampling_conv_channels": [128, 4],
+    "output_proj_dims": 48,
+}
 GLM = {"depth": 2, "num_hidden_layers": 2, "image_size": 112}
 GLM_ROPE = MROPE | {"mrope_section": [8, 4, 4], "partial_rotary_factor": 0.5}
 PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
 BREAK = 383  # the last token of a tiny vocabulary
 PIXTRAL = {"num_hidden_layers": 2, "head_dim": 16}
+MINICPM = DELTA_NET | {"rope_parameters": MROPE, "seeing": {"num_hidden_layers": 4, "image_size": 980}}
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, int]]] = {
     "gemma3": (
         ("gemma3", "gemma3_text", "siglip_vision_model"),
@@ -91,13 +100,14 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         PLACED,
         (336, 378),
     ),
-    "gemma4, clipped": (
+    "gemma4, with sound": (
         ("gemma4", "gemma4_text", "gemma4_vision"),
         GEMMA4
         | {
             "tied": True,
             "pad_token_id": 0,
             "seeing": GEMMA4_SEEING | {"use_clipped_linears": True, "pooling_kernel_size": 2},
+            "whole": {"audio_config": GEMMA4_HEARING},
         },
         PLACED,
         (224, 280),
@@ -150,6 +160,24 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         },
         STATES,
         (56, 56),
+    ),
+    "minicpm_v": (
+        ("minicpmv4_6", "qwen3_5_text", "minicpmv4_6_vision"),
+        MINICPM | {"whole": {"image_size": 112, "insert_layer_id": 1}},
+        STRIP,
+        (112, 112),
+    ),
+    "minicpm_v with more": (
+        ("minicpmv4_6", "qwen3_5_text", "minicpmv4_6_vision"),
+        MINICPM | {"whole": {"image_size": 112, "insert_layer_id": 1, "downsample_mode": "4x"}},
+        STRIP,
+        (112, 112),
+    ),
+    "paddleocr_vl": (
+        ("paddleocr_vl", "paddleocr_vl_text", "paddleocr_vl_vision"),
+        {"rope_parameters": MROPE, "tied": True, "seeing": {"num_hidden_layers": 2}},
+        GRID,
+        (392, 420),
     ),
     "pixtral": (
         ("llava", "mistral", "pixtral"),
@@ -239,7 +267,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mistral3", {"rms_norm_eps": 1e-6}, "rms_norm_eps 1e-06"),
     ("internvl", {"seeing": {"norm_type": "rms_norm"}}, "norm_type rms_norm"),
     ("internvl", {"seeing": {"use_qk_norm": True}}, "norm_type layer_norm with use_qk_norm"),
+    ("janus", {"seeing": {"depth": 3}}, "depth 3"),
     ("lfm2_vl", {"whole": {"projector_bias": False}}, "projector_bias false"),
+    ("minicpm_v", {"whole": {"merger_times": 2}}, "merger_times 2"),
+    ("minicpm_v", {"whole": {"downsample_mode": "2x"}}, "downsample_mode 2x"),
+    ("minicpm_v", {"seeing": {"window_kernel_size": [4, 4]}}, "window_kernel_size [4, 4]"),
+    ("minicpm_v", {"seeing": {"image_size": 224}}, "16 x 16 places"),
+    ("paddleocr_vl", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
+    ("paddleocr_vl", {"seeing": TURNED}, "rope_theta 100.0"),
     ("qwen2_vl", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
     ("qwen2_5_vl", {"seeing": {"fullatt_block_indexes": [1, 2]}}, "fullatt_block_indexes"),
     ("qwen2_5_vl", {"seeing": {"window_size": 56}}, "window_size 56"),
@@ -255,7 +290,7 @@ def build(name: str, folder: Path) -> Path:
     write_preprocessor(folder)
     if families[2] == "pixtral":
         add_break(folder / "tokenizer.json")
-    return edit_weights(folder, _fill)
+    return edit_weights(folder, fill)
 
 
 def write_preprocessor(folder: Path) -> None:
@@ -272,7 +307,7 @@ def add_break(path: Path) -> None:
     path.write_text(json.dumps(tokenizer))
 
 
-def _fill(weights: Weights) -> None:
+def fill(weights: Weights) -> None:
     """Matrices that transformers begins with zeros would hide all that comes before them."""
     generator = torch.Generator().manual_seed(1)
     for name, x in weights.items():
@@ -296,6 +331,15 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
         given = patched(x, model.config.vision_config.patch_size)
     elif way == PLACED:
         given = placed(x, model.config.vision_config.patch_size)
+    elif way == GRID:
+        side = model.config.vision_config.patch_size
+        patches = x.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4)
+        given = {"pixel_values": patches.flatten(0, 1), "image_grid_thw": torch.tensor([[1, *patches.shape[:2]]])}
+    elif way == STRIP:
+        side = model.config.vision_config.patch_size
+        rows = x.unflatten(1, (-1, side)).permute(1, 0, 2, 3)
+        sizes = torch.tensor([[n // side for n in x.shape[1:]]], dtype=torch.int32)
+        given = {"pixel_values": torch.cat(list(rows), -1)[None], "target_sizes": sizes}
     elif way == PART:
         given = {"pixel_values": x[None, None]}
     elif way != FRAMES:

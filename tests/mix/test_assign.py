@@ -178,6 +178,11 @@ def test_float_files_keep_vectors_in_f32(ftype: str) -> None:
     assert {types[name] for name in types if "norm" not in name} == {ftype}
 
 
+def test_what_llama_cpp_reads_as_float_stays_f32_in_float_files() -> None:
+    indexer: Shapes = {"blk.0.indexer.proj.weight": (4, 256)}
+    assert assign(indexer, "F16", "glm-dsa", SMALL, has_imatrix=False) == dict.fromkeys(indexer, "F32")
+
+
 def test_unquantized_tensors() -> None:
     tensors: Shapes = {
         "output.weight": (384, 256),

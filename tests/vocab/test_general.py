@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubquant.convert.rules.general import general_metadata
+from hubquant.convert.rules.general import experts_of, general_metadata
 from hubquant.gguf_file import plan_layout
 
 CARD = yaml.safe_load("""
@@ -102,6 +102,12 @@ def test_size_label(tmp_path: Path, n_parameters: int, experts: dict[str, int], 
 def test_generation_config_that_says_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / "generation_config.json").write_text(content)
     assert not [key for key in values(tmp_path, None, None, 10**6) if "sampling" in key]
+
+
+def test_experts_are_counted_by_their_stacks() -> None:
+    shapes = {"blk.0.ffn_up_exps.weight": (8, 64, 32), "blk.0.ffn_up_exps.bias": (8, 64), "output.weight": (9, 32)}
+    assert experts_of(shapes) == (8, 64 * 32 + 64)
+    assert experts_of({"output.weight": (9, 32)}) == (0, 0)
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates()

@@ -45,7 +45,7 @@ def conversion_weights(
         source.stored_types,
         source.stored_metadata,
     )
-    general = replaced(source.general_metadata(weights.n_parameters), authorship or {})
+    general = replaced(source.general_metadata(shapes), authorship or {})
     if "general.name" in general:
         name = fitting_name(str(general["general.name"].value), strips=conversion.strips_as_phi3)
         general["general.name"] = string(name)

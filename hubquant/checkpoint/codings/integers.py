@@ -21,19 +21,24 @@ def unpacked(words: torch.Tensor, bits: int, *, padded: bool = False) -> torch.T
     """
     import torch
 
+    step = max(1, _AT_A_TIME * bits // (WORD * max(1, words.shape[-1])))
+    if len(words) > step:  # what is in between takes several times as much as the result
+        return torch.cat([unpacked(part, bits, padded=padded) for part in torch.split(words, step)])
     if bits in (4, 8):
         found = words.contiguous().view(torch.uint8)
         return found if bits == 8 else torch.stack([found & 15, found >> 4], -1).flatten(-2)
-    most = (1 << bits) - 1
-    if padded or WORD % bits == 0:
-        shifts = torch.arange(0, WORD - bits + 1, bits, dtype=torch.int32)
-        return ((words[..., None] >> shifts) & most).to(torch.uint8).flatten(-2)
-    n_numbers = words.shape[-1] * WORD // bits
-    begins = torch.arange(n_numbers) * bits
-    word, shift = begins // WORD, begins % WORD
-    first = (words.long() & 0xFFFFFFFF)[..., word] >> shift
-    following = words.long()[..., (word + 1).clamp(max=words.shape[-1] - 1)] << (WORD - shift)
-    return ((first | following) & most).to(torch.uint8)
+    most, dense = (1 << bits) - 1, not padded and WORD % bits
+    n_words, n_numbers = (bits, WORD) if dense else (1, WORD // bits)  # that begin and end together
+    whole = torch.nn.functional.pad(words, (0, -words.shape[-1] % n_words))
+    periods = whole.reshape(*words.shape[:-1], -1, n_words)
+    result = torch.empty(*periods.shape[:-1], n_numbers, dtype=torch.uint8)
+    for i in range(n_numbers):
+        word, shift = divmod(i * bits, WORD)
+        number = periods[..., word] >> shift
+        if (rest := shift + bits - WORD) > 0:  # of its bits are in the next word; signs fill the first
+            number = number & ((1 << (bits - rest)) - 1) | (periods[..., word + 1] & ((1 << rest) - 1)) << (bits - rest)
+        result[..., i] = number & most
+    return result.flatten(-2)[..., : words.shape[-1] * WORD // bits if dense else None]
 
 
 def scaled(
@@ -51,15 +56,19 @@ def scaled(
     step = max(1, _AT_A_TIME // max(1, columns))
 
     def spread(x: torch.Tensor, part: slice) -> torch.Tensor:
-        x = x if x.shape[0] == 1 else x[part]
-        if x.shape[1] == 1:
-            return x.float()
-        return (x[:, groups] if groups is not None else x.repeat_interleave(columns // x.shape[1], 1)).float()
+        """For the columns of each group."""
+        x = (x if x.shape[0] == 1 else x[part]).float()
+        return x[..., None] if groups is None else x[:, groups if x.shape[1] > 1 else torch.zeros_like(groups)]
 
     for begin in range(0, rows, step):
         part = slice(begin, begin + step)
-        shifted = codes[part].float() - (spread(zeros, part) if isinstance(zeros, torch.Tensor) else zeros)
-        torch.mul(shifted, spread(scales, part), out=result[part])
+        each, out = codes[part].float(), result[part]
+        if groups is None:
+            n_groups = max(scales.shape[1], zeros.shape[1] if isinstance(zeros, torch.Tensor) else 1)
+            each, out = each.view(len(each), n_groups, -1), out.view(len(each), n_groups, -1)
+        torch.mul(
+            each - (spread(zeros, part) if isinstance(zeros, torch.Tensor) else zeros), spread(scales, part), out=out
+        )
     return result
 
 

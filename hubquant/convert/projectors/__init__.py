@@ -11,6 +11,8 @@ from hubquant.convert.projectors.lfm2_vl import LFM2_VL
 from hubquant.convert.projectors.lighton_ocr import LIGHTON_OCR
 from hubquant.convert.projectors.llama4 import LLAMA4
 from hubquant.convert.projectors.llava import LLAVA, LLAVA_NEXT
+from hubquant.convert.projectors.minicpm_v import MINICPM_V
+from hubquant.convert.projectors.paddleocr_vl import PADDLEOCR_VL
 from hubquant.convert.projectors.pixtral import PIXTRAL
 from hubquant.convert.projectors.projector import Projector
 from hubquant.convert.projectors.qwen2_audio import QWEN2_AUDIO
@@ -32,6 +34,8 @@ PROJECTORS: tuple[Projector, ...] = (
     LLAMA4,
     LLAVA,
     LLAVA_NEXT,
+    MINICPM_V,
+    PADDLEOCR_VL,
     PIXTRAL,
     QWEN2_AUDIO,
     QWEN2_VL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,16 @@ _SAMPLING: tuple[tuple[str, tuple[str, ...], Callable[[Any], KV]], ...] = (
     ("temp", ("temperature",), f32),
     ("penalty_repeat", ("repetition_penalty", "penalty_repeat"), f32),
 )
+
+
+def experts_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """How many experts the tensors of a file are of, [n_expert, …] in torch order, on average; and how many weights one
+    of them has in all of these."""
+    stacks = [
+        shape for name, shape in shapes.items() if "_exps." in name and len(shape) >= (2 if ".bias" in name else 3)
+    ]
+    counts = [shape[0] for shape in stacks]
+    return sum(counts) // max(1, len(counts)), sum(math.prod(shape[1:]) for shape in stacks)
 
 
 def general_metadata(
