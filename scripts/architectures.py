@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,27 @@ from transformers.models.auto.modeling_auto import (
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
+from hubquant.convert.projectors import PROJECTORS
+from hubquant.convert.projectors.conversion import projector_of
+from hubquant.convert.projectors.projector import Multimodal
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
-from tests.convert import test_encoders, test_gemma3n, test_llama_cpp, test_names, test_own_code, test_restore
+from tests.convert import (
+    test_encoders,
+    test_gemma3n,
+    test_llama_cpp,
+    test_names,
+    test_own_code,
+    test_own_encoders,
+    test_projectors,
+    test_projectors_sound,
+    test_restore,
+)
+from tests.support.multimodal import auto_class, describe
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
 NOTHING = "–"
+_PROCESSOR = {"image_mean": test_projectors.MEAN, "image_std": test_projectors.STD}
 TEXT = """\
 # Architectures
 
@@ -39,12 +55,33 @@ one, by `model_type`); the language model inside a multimodal checkpoint; and th
 {float8}
 * MXFP4 experts of {mxfp4}, which stay MXFP4: the same codes and exponents, in the order of GGUF.
 
+With `--allow-requantize` (`quantize.allow_requantize` in a recipe) these are read as the floats that their codes stand
+for, to be converted, quantized, calibrated or measured, experts included; without it the message names the model that
+they were made from, which is the better source where it is published:
+
+* GPTQ of 2, 3, 4 and 8 bits, in its first and second version of zero points, in groups in any order of the inputs;
+* AWQ of version gemm;
+* compressed-tensors: integers of 1 to 8 bits in words (`pack-quantized`) and of 8 in bytes (`int-quantized`), by
+  groups, rows or the whole, with and without zero points, and `nvfp4-pack-quantized` and `mxfp4-pack-quantized`;
+* NVFP4 of ModelOpt, and LLM.int8 of bitsandbytes.
+
+A matrix in 4-bit integers without zero points in groups of 32 or a multiple (as the experts of Kimi K2) is written as
+Q4_0 with the same codes and scales, one in 8 bits as Q8_0, and MXFP4 as MXFP4, wherever a file has that type for it and
+F16 holds each of its scales exactly; the plan says for how many. Scales in BF16 are such down to 2^-17. The other
+floats are products in float32: a file of F32 holds them all, F16 and BF16 round them. Rotated inputs
+(`transform_config`), sparse weights, AWQ of other versions, GPTQ in the layouts of single kernels and 4 bits of
+bitsandbytes are refused.
+
 The files that are read are those that transformers takes: what config.json names as `transformers_weights`, else
 model.safetensors, else the files that model.safetensors.index.json lists; calibration loads the same. Names without the
 model's prefix (`AutoModel` saves), wrappers of torch.compile, FSDP, data parallel and peft, and stacks of experts as
 transformers has them in memory are read as the model that they are. Tensors that transformers leaves out (rotary
 caches, scales of a KV cache) are left out with a note, as is a `quantization_config` that the weights contradict. An
-adapter that is not merged, weights that are quantized otherwise, whatever config.json says, and pickles are refused.
+adapter that is not merged and weights that are quantized otherwise, whatever config.json says, are refused.
+
+Where there are no safetensors, pytorch_model.bin and its shards are read with `--allow-pickle` (`model.allow_pickle` in
+a recipe): torch's reader of weights takes tensors and plain containers out of them and runs nothing; what needs more is
+refused. Of a repository of the Hub their table of tensors is read first, as the headers of safetensors are.
 
 A LoRA adapter of peft alone (adapter_config.json, adapter_model.safetensors) becomes a GGUF adapter, which llama.cpp
 loads beside its base: `hubquant convert ADAPTER`, with `--base BASE` where it is not the model that the adapter names.
@@ -53,10 +90,17 @@ included; rsLoRA and patterns of ranks and alphas go into alpha and B. What no A
 by name: DoRA, biases, whole modules, norms, an embedding that is the output layer too, of deepseek2 the projections of
 its attention and the output layer, stacks of experts as peft's `target_parameters` has them.
 
+`--merge BASE` (`model.merge` in a recipe) reads an adapter in its base, as one model that is converted, calibrated,
+measured and quantized without being saved: each weight of the base has B A added while it is read. rsLoRA, patterns of
+ranks and alphas, DoRA, biases, norms and whole modules (`modules_to_save`) are merged, matrices of experts as well,
+into bases of FP8 or of codes, too. The weights are those of peft's `merge_and_unload()`, bit for bit (but an embedding
+in half precision, which peft rounds twice). The card names both. An output layer that is the embedding too, stacks of
+experts as `target_parameters` has them, and adapters of other kinds than LoRA are refused.
+
 {ahead}
 
-A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`
-(`quantize.allow_requantize` in a recipe). Its tensors keep their names, and it has its tokenizer.
+A GGUF file is taken wherever a model is: one of F32, F16 or BF16 as it is, a quantized one with `--allow-requantize`.
+Its tensors keep their names, and it has its tokenizer.
 
 Tensors stream from the checkpoint into the file: one of them, or those that are joined or split, in memory at a time.
 A bf16 Llama of 3.88 GB in 8 shards took a peak of 0.66 GB resident, libraries included, and 5.3 to 8.1 s of the
@@ -76,23 +120,34 @@ and what to do instead; the exit code is 2:
   those that hubquant does not know: every field of transformers' config classes is in a table or read
   (`hubquant/convert/settings.py`), and a test fails when a new version adds one;
 * tensors that are missing, left over, of another shape than config.json says, or of another type;
-* weights quantized in other ways (GPTQ, AWQ, bitsandbytes, integers), with the model they were made from if named;
+* weights quantized in other ways than those above, and those without `--allow-requantize`, with the model they were
+  made from if named;
 * commands that would have to run a model whose code transformers lacks ({own_code}): an importance matrix and an
   evaluation. `convert` and `quantize` work;
-* what an encoder ({encoders}) cannot have: perplexity, KL divergence, scores of tests, `refine` and `tune`. It is
-  calibrated, and [measured by its embeddings](evaluation.md#encoders).
+* what an encoder ({encoders}) cannot have, or a decoder with a pooling of `sentence-transformers`, such as
+  Qwen3-Embedding: perplexity, KL divergence, scores of tests, `refine` and `tune`. It is calibrated, and
+  [measured by its embeddings](evaluation.md#encoders).
 
 NaN and infinite weights stop the conversion itself, because only the weights tell.
 
 ## What is left out
 
-* Vision and sound towers, with a note in the plan. Files for projectors (mmproj) are not written yet.
+* Vision and sound towers that no projector is known for, with a note in the plan; see below for the others.
 {windows}
 * What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
 * Poolers and heads of encoders but those of rerankers, which have one score: llama.cpp embeds without them. Of a
   reranker the encoder is calibrated and measured, by the state that its score is made of. llama.cpp gives both texts of
   a pair the first one's kind of token, so that scores of BERT's (not of RoBERTa's) rerankers differ, with a note. The
-  pooling of `sentence-transformers` is kept.
+  pooling of `sentence-transformers` is kept, and of EmbeddingGemma its dense modules; those of other models are left
+  out with a note.
+* The output layer of Qwen3-Reranker but for the rows of "yes" and "no", and of other rerankers of `qwen3` but for those
+  of their `LogitScore`; one score (`Qwen3ForSequenceClassification`) becomes a row beside zeros, so that llama.cpp's
+  softmax of both is its sigmoid. A reranker of Qwen3 is known by its name, its card's heading, or that module.
+* The adapters of Jina's version 3, which lie among its own weights: a file embeds as the model does without a task. The
+  bias that the experts of a layer of nomic-bert's version 2 share, for which llama.cpp has no place. Both with a note.
+  NeoBERT's queries, keys and values lie head by head, and the gate of Jina's version 2 for code behind what it gates:
+  both are put into llama.cpp's order, which its own converter does not do. A file of DistilBERT is one of BERT whose
+  one kind of token adds nothing; its classifier has another activation than llama.cpp's, and is not converted.
 * The positions of RoBERTa's kin up to the padding token's, which no text has: a file begins with the first that a text
   has, as BERT's do, and is read back as BERT.
 
@@ -107,7 +162,8 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of the model read back to 10⁻⁵. "scores":
   those of rerankers, to 0.01 where they are about as large as 3, and the states of the model read back. "stand-in":
   transformers lacks the model's code; llama.cpp's logits equal those of the named transformers model, which is read
-  back from the same file.
+  back from the same file. "written out": the same, and llama.cpp's states of all tokens are, to 2·10⁻³, those that the
+  test computes as the model's code does.
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
   those that it does not run.
@@ -124,15 +180,33 @@ The type of the language model decides, so other combinations are accepted too; 
 
 {towers}
 
-Qwen2-VL, 2.5-VL and 3-VL, GLM-4V and GLM-4.5V, which are in the table above, have three positions for each token, which
-are one in text: a file says how rotary embeddings are divided among them, as llama.cpp's converter does, so that a
-projector may go with it, and is read back as the language model that it is in text. Three gaps are llama.cpp's: it
-computes Qwen2-VL's norms without their epsilon, turns the pairs of Qwen3-VL by nothing that are beyond three times the
-shortest section (of the published 64 pairs the last two, which turn slowest), and calls the language model of
-`Mistral3ForConditionalGeneration` mistral3, which for texts of Mistral's is the same as llama. InternVL's `llm_config`
-is read as a `text_config` is.
+Qwen2-VL, 2.5-VL and 3-VL, GLM-4V, GLM-4.5V and GLM-OCR, PaddleOCR-VL (three) and Hunyuan-VL (four), which are in the
+table above, have several positions for each token, which are one in text: a file says how rotary embeddings are
+divided among them where llama.cpp's converter does, so that a projector may go with it, and is read back as the
+language model that it is in text. Transformers leaves out Granite's factor of the logits in Granite Speech. Three gaps
+are llama.cpp's: it computes Qwen2-VL's norms without their epsilon, turns the pairs of Qwen3-VL by nothing that are
+beyond three times the shortest section (of the published 64 pairs the last two, which turn slowest), and calls the
+language model of `Mistral3ForConditionalGeneration` mistral3, which for texts of Mistral's is the same as llama.
+InternVL's `llm_config` is read as a `text_config` is.
 
 FP8 sources are tested in Qwen3 for every form above (the floats of every tensor; logits in llama.cpp for one form).
+The other quantized sources are tested in Qwen3, and with experts, against the packages that write them or the published
+layouts; llama.cpp's own converter gives the same floats, bit for bit, of those that it reads.
+
+## Projectors
+
+What a multimodal model sees or hears with is a file of its own for llama.cpp (mmproj): `hubquant convert MODEL
+--mmproj` makes one, and `run` makes one of F16 beside the files of the language model. These are converted; of other
+classes the language model alone:
+
+{projectors}
+
+"embeddings": llama.cpp's of a picture, of a size that it does not change, or of a sound differ from those of
+transformers by at most 2·10⁻³ of the largest. "the same file": as the checkpoint of the class that transformers has, of
+the same weights. Names of other versions are read as well. What llama.cpp's code computes otherwise than config.json
+says is refused by the name of the setting. Gaps that no setting tells are noted in the plan, and the embeddings are
+compared with them: llama.cpp sets the class token of CLIP, in LLaVA, behind the patches, gives the parts of
+LLaVA-NeXT's pictures without ends of rows, and the embeddings of Llama 4 column by column.
 """
 
 
@@ -142,12 +216,19 @@ def document() -> str:
         float8="\n".join(_float8()),
         mxfp4=_names(each for each in ARCHITECTURES if "mxfp4" in each.quantized),
         own_code=_names(each for each in ARCHITECTURES if each.own_code),
-        encoders=_names(each for each in ARCHITECTURES if not each.generates),
+        encoders=_encoders(),
         ahead=_ahead(),
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
+        projectors=_table(("llama.cpp's type", "transformers classes", "llama.cpp", "cases"), _projectors()),
     )
+
+
+def _encoders() -> str:
+    """Those that no decoder is called too."""
+    decoders = {name for each in ARCHITECTURES if each.generates for name in each.classes}
+    return _code(dict.fromkeys(name for each in ARCHITECTURES for name in each.classes if name not in decoders))
 
 
 def _ahead() -> str:
@@ -180,10 +261,13 @@ def _rows() -> Iterator[tuple[str, ...]]:
     restored |= {*_parameters(test_encoders.test_reading_back_gives_the_same_weights, "family")}
     seeing = {MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[family] for family in test_text_tower.SEEING}
     bases = {family: MODEL_MAPPING_NAMES[family] for family in _parameters(test_names.test_a_base_class, "family")}
-    ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in test_encoders.RERANKERS}
+    rerankers = (*test_encoders.RERANKERS, "qwen3")
+    ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in rerankers}
+    written_out = {settings["architectures"][0] for settings, *_ in test_own_encoders.MODELS.values()}
+    within = {text for (_, text, _), *_ in test_text_tower.MODELS.values()}
     for each in ARCHITECTURES:
         types = set(each.classes.values())
-        cases = [name for name, (family, _) in compared.items() if family in types]
+        cases = [name for name, (family, _) in compared.items() if family in types and each.generates]
         proof = NOTHING
         if seeing & {*each.classes}:
             yield f"`{each.name}`", _code(each.classes), "logits", "bit for bit", NOTHING
@@ -192,10 +276,12 @@ def _rows() -> Iterator[tuple[str, ...]]:
             cases, types = [], set()
             if stand_ins := [test_own_code.STAND_INS[name] for name in each.classes if name in test_own_code.STAND_INS]:
                 proof = f"stand-in: {stand_ins[0]}"
-        elif types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY}:
-            proof = "logits"
-        elif {*each.classes} <= ranked:
+            elif written_out & {*each.classes}:
+                proof = "written out"
+        elif {*each.classes} & ranked:
             proof = "scores"
+        elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY} | within:
+            proof = "logits"
         elif types <= {*embedded}:
             proof = "embeddings"
         back = "bit for bit" if types and types <= restored else NOTHING
@@ -210,6 +296,34 @@ def _towers() -> Iterator[tuple[str, ...]]:
         found[MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[family], text, name] = None
     for checkpoint, text, name in sorted({*found, ("Gemma3nForConditionalGeneration", test_gemma3n.FAMILY, "gemma3n")}):
         yield f"`{checkpoint}`", text, f"`{name}`"
+
+
+def _projectors() -> Iterator[tuple[str, ...]]:
+    pictures = [(name, families, settings) for name, (families, settings, *_) in test_projectors.MODELS.items()]
+    heard = {"seeing": test_projectors_sound.SEEN}
+    sounds = [(name, families, settings | heard) for name, (families, settings) in test_projectors_sound.MODELS.items()]
+    types: defaultdict[int, set[str]] = defaultdict(set)
+    proven: defaultdict[int, set[str]] = defaultdict(set)
+    cases: defaultdict[int, list[str]] = defaultdict(list)
+    for name, families, settings in (*pictures, *sounds):
+        described = describe(*families, **settings)
+        kind = auto_class(families[0])._model_mapping[type(described)].__name__
+        projector = projector_of({**described.to_dict(), "architectures": [kind]})
+        assert projector is not None, kind
+        found = PROJECTORS.index(projector)
+        keys = projector.metadata(Multimodal(described, _PROCESSOR, {}))
+        types[found] |= {str(value.value) for key, value in keys.items() if key.endswith("projector_type")}
+        proven[found].add(kind)
+        cases[found] += filter(None, [_variant(name)])
+    for number, each in enumerate(PROJECTORS):
+        # of a checkpoint with code of its own, the table has what that of transformers has
+        same = next(other for other in types if PROJECTORS[other].metadata is each.metadata)
+        compared = [name for name in each.classes if name in proven[number]]
+        others = [name for name in each.classes if name not in compared]
+        proofs = ("embeddings", compared), ("the same file", others)
+        for proof, names in proofs:
+            if names:
+                yield _code(sorted(types[same])), _code(names), proof, "; ".join(cases[number]) or NOTHING
 
 
 def _float8() -> Iterator[str]:
@@ -232,7 +346,7 @@ def _parameters(test: Callable[..., Any], argument: str) -> Iterable[str]:
 
 
 def _names(architectures: Iterable[Architecture]) -> str:
-    return ", ".join(_code(each.classes) for each in architectures)
+    return _code(dict.fromkeys(name for each in architectures for name in each.classes))
 
 
 def _code(names: Iterable[str]) -> str:

@@ -26,9 +26,11 @@ calibration: {sources: [{file: data/manual.txt, parse_special: true}, {bundled: 
 imatrix: {file: "hub:me/Qwen3-0.6B-GGUF/imatrix.gguf", exclude_weights: [attn_k]}
 evaluate: {skip: true}
 ---
+model: {id: me/my-adapter, merge: Qwen/Qwen3-0.6B}
+---
 version: 1
 model: {id: Qwen/Qwen3-0.6B, revision: main, allow_pickle: false}
-convert: {pre_tokenizer: qwen2, no_mtp: true}
+convert: {pre_tokenizer: qwen2, no_mtp: true, mmproj: [F16, Q8_0]}
 calibration:
   sources:
     - {dataset: Salesforce/wikitext, config: wikitext-2-raw-v1, split: train, revision: main, samples: 2000}

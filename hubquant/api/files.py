@@ -27,6 +27,9 @@ def convert(
     vocab_only: bool = False,
     base: str | None = None,
     component: str | None = None,
+    mmproj: bool = False,
+    merge: str | None = None,
+    allow_pickle: bool = False,
     split_max_size: str | None = None,
     split_max_tensors: int | None = None,
     pre_tokenizer: str | None = None,
@@ -40,8 +43,10 @@ def convert(
     ``out`` is the file, with the type for {ftype} and {FTYPE}, or a folder that is there, by default the current one.
     ``model_name`` is general.name, and ``metadata`` further keys, such as {"general.author": "me"}, or a JSON file of
     them. ``vocab_only`` writes the vocabulary alone. ``component`` is the part of a diffusers pipeline, such as
-    text_encoder_2. With ``no_mtp`` layers that predict further tokens are left out. The file is cut at
-    ``split_max_size`` ("5G") and after ``split_max_tensors``.
+    text_encoder_2, and with ``mmproj`` it is what a multimodal model sees or hears with. With ``merge`` an adapter is
+    read in this base, a Hub id or a folder, as one model. With ``no_mtp`` layers that predict further tokens are left
+    out. With ``allow_pickle`` weights may be in pytorch_model.bin, of which tensors are read and nothing is run. The
+    file is cut at ``split_max_size`` ("5G") and after ``split_max_tensors``.
 
     Returns its path, type and size in bytes. Raises ``HubquantError``.
     """
@@ -65,9 +70,13 @@ def convert(
         own = read_authorship(Path(metadata)) if isinstance(metadata, str | Path) else authorship(metadata or {})
         named = {} if model_name is None else authorship({"general.name": model_name})
         how = Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
-        wanted = Converting(chosen, how, {**own, **named}, vocab_only, base)
+        wanted = Converting(chosen, how, {**own, **named}, vocab_only, base, mmproj)
         placing = Placing(Path(out or ""), split=split)
-        [made] = carry_out(prepare(reference(str(model), component), wanted, placing, opened, seen), opened, seen)
+        [made] = carry_out(
+            prepare(reference(str(model), component, pickles=allow_pickle, merge=merge), wanted, placing, opened, seen),
+            opened,
+            seen,
+        )
     return made
 
 
@@ -94,6 +103,8 @@ def quantize(
     split_max_tensors: int | None = None,
     allow_fork_types: bool = False,
     allow_requantize: bool = False,
+    merge: str | None = None,
+    allow_pickle: bool = False,
     pre_tokenizer: str | None = None,
     no_mtp: bool = False,
     store: Path | str | None = None,
@@ -147,7 +158,8 @@ def quantize(
         from hubquant.recipe.schema import Convert
 
         placing, how = Placing(Path(out), name, split, keep_split), Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
-        job = prepare(models(str(model), listed(component)), settings, matrix, how, placing, opened, seen)
+        references = models(str(model), listed(component), pickles=allow_pickle, merge=merge)
+        job = prepare(references, settings, matrix, how, placing, opened, seen)
         return carry_out(job, opened, seen)
 
 

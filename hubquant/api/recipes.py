@@ -42,9 +42,11 @@ def plan(
     private: bool | None = None,
     revision: str | None = None,
     component: str | None = None,
+    merge: str | None = None,
     pre_tokenizer: str | None = None,
     no_mtp: bool = False,
     offload: Offload | None = None,
+    mmproj: Names | None = None,
     no_eval: bool = False,
     i_have_permission: bool = False,
     overrides: Overrides = (),
@@ -61,10 +63,11 @@ def plan(
 
     Some fields of it have a keyword of their own: ``types`` (["Q8_0", "Q4_K_M"]), ``push`` (the repository to publish
     to), ``mode``, ``imatrix`` (one or more matrices to use instead of a collected one), ``private``, ``revision``,
-    ``component`` (of a diffusers pipeline, such as text_encoder_2), ``pre_tokenizer``, ``no_mtp`` (leave out layers
-    that predict further tokens), ``offload``, ``no_eval`` (measure nothing) and ``i_have_permission`` (to publish
-    against a licence without derivatives). ``overrides`` reach every field, as {"calibration.chunks": 100} or
-    ["calibration.chunks=100"].
+    ``component`` (of a diffusers pipeline, such as text_encoder_2), ``merge`` (of a LoRA adapter, the base that it is
+    read in), ``pre_tokenizer``, ``no_mtp`` (leave out layers that predict further tokens), ``offload``, ``mmproj``
+    (types of the file that a multimodal model sees or hears with; [] for none), ``no_eval`` (measure nothing) and
+    ``i_have_permission`` (to publish against a licence without derivatives). ``overrides`` reach every field, as
+    {"calibration.chunks": 100} or ["calibration.chunks=100"].
 
     ``out`` is the output folder, ``<model>-GGUF`` by default; ``store`` is where what was made is kept, by default in
     ``$HUBQUANT_HOME``, and with ``fresh`` nothing there counts as done; models run on ``device``. ``progress`` is
@@ -80,9 +83,11 @@ def plan(
         "private": ("publish.private", private),
         "revision": ("model.revision", revision),
         "component": ("model.component", component),
+        "merge": ("model.merge", merge),
         "pre_tokenizer": ("convert.pre_tokenizer", pre_tokenizer),
         "no_mtp": ("convert.no_mtp", no_mtp or None),
         "offload": ("imatrix.offload", offload),
+        "mmproj": ("convert.mmproj", None if mmproj is None else listed(mmproj)),
         "no_eval": ("evaluate.skip", no_eval or None),
         "i_have_permission": ("publish.i_have_permission", i_have_permission or None),
     }
@@ -107,9 +112,11 @@ def run(
     private: bool | None = None,
     revision: str | None = None,
     component: str | None = None,
+    merge: str | None = None,
     pre_tokenizer: str | None = None,
     no_mtp: bool = False,
     offload: Offload | None = None,
+    mmproj: Names | None = None,
     no_eval: bool = False,
     i_have_permission: bool = False,
     branch: str | None = None,
@@ -144,9 +151,11 @@ def run(
         private=private,
         revision=revision,
         component=component,
+        merge=merge,
         pre_tokenizer=pre_tokenizer,
         no_mtp=no_mtp,
         offload=offload,
+        mmproj=mmproj,
         no_eval=no_eval,
         i_have_permission=i_have_permission,
         overrides=[*given_fields(published), *as_overrides(overrides)],

@@ -19,7 +19,10 @@ SCALES = ("_scale_inv", "_scale")  # of the matrix's name; both are factors
 _OF_COMFYUI = ("weight", "scale_weight")  # a matrix and its factor
 SCALE_TYPES = ("F32", "F16", "BF16", "F8_E8M0")
 # scales of activations and of the cache, and ComfyUI's marks, which only a runtime that computes in FP8 uses
-_OF_RUNTIMES = re.compile(r"[._](input|output|activation|[qkv])_scale$|\.(scale_input|comfy_quant)$|(^|\.)scaled_fp8$")
+_OF_RUNTIMES = re.compile(
+    r"[._](input|output|activation|[qkv])(_global)?_scale$|\.(input|output)_zero_point$"
+    r"|\.(scale_input|comfy_quant)$|(^|\.)scaled_fp8$"
+)
 
 
 def with_scales(tensors: Mapping[str, TensorInfo], block: tuple[int, int] | None) -> dict[str, TensorInfo]:

@@ -7,9 +7,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hubquant.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 ReadRange = Callable[[int, int], bytes]
 
@@ -39,11 +42,31 @@ class ScaleTensor:
     block: tuple[int, int]
 
 
+class Coding(Protocol):
+    """How a matrix lies in several tensors as codes, scales and the like."""
+
+    @property
+    def label(self) -> str:
+        """What it is, for messages: method and bits."""
+
+    def decode(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor:
+        """The floats [rows, columns] that it stands for, in float32. ``read`` gives a tensor as it is stored. Raises
+        ``CheckpointError`` where the tensors contradict each other."""
+
+    @property
+    def type(self) -> str | None:
+        """That of GGUF whose blocks may hold the same numbers."""
+
+    def blocks(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor | None:
+        """In blocks of that type, uint8 [rows, row_bytes]; None where these cannot hold all of them."""
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """A tensor that lies in bytes ``begin`` to ``end`` of ``file``; ``dtype`` is the safetensors name.
 
-    A ``transposed`` one lies there as [..., columns, rows] and has the ``shape`` [..., rows, columns].
+    A ``transposed`` one lies there as [..., columns, rows] and has the ``shape`` [..., rows, columns]. One with a
+    ``coding`` is made of others, and its ``dtype`` is that of floats which would be published of it.
     """
 
     name: str
@@ -54,6 +77,7 @@ class TensorInfo:
     end: int
     scale: ScaleTensor | None = None
     transposed: bool = False
+    coding: Coding | None = None
 
     @property
     def float_type(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from hubquant.errors import CheckpointError
@@ -12,9 +13,9 @@ READ = frozenset((".json", ".jinja", ".model", ".txt", ".md", ".safetensors", ".
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 
 
-def check_links(folder: Path) -> None:
+def check_links(folder: Path, others: Collection[Path] = ()) -> None:
     """Raises ``CheckpointError`` for a link out of ``folder`` in place of a file that may be read, for pipes and
-    devices, and for a chat template that would fill the memory.
+    devices, and for a chat template that would fill the memory. ``others`` are files that may be read besides.
 
     The Hub's cache keeps snapshots/<commit>/<name> as links to blobs/<hash>; those are the repository's own.
     """
@@ -23,7 +24,7 @@ def check_links(folder: Path) -> None:
     own = [real, *(place.parent / _BLOBS for place in snapshots)]
     for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
         target = Path(os.path.realpath(path))
-        if path.suffix not in READ or target.is_dir() or not target.exists():
+        if (path.suffix not in READ and path not in others) or target.is_dir() or not target.exists():
             continue
         if not any(target.is_relative_to(place) for place in own):
             raise CheckpointError(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 BLOCKS, SCALES = "_blocks", "_scales"
 """What transformers adds to a weight's name for its codes and for its exponents."""
 BLOCK_SIZE = 32
-_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _BIAS = 127  # of the exponent
 _TOP = 2  # exponent of the largest magnitude
 
@@ -30,7 +30,7 @@ class UnpackMXFP4:
         import torch
 
         codes, exponents = tensors
-        values = torch.tensor([*_MAGNITUDES, *(-x for x in _MAGNITUDES)], dtype=torch.bfloat16)
+        values = torch.tensor([*MAGNITUDES, *(-x for x in MAGNITUDES)], dtype=torch.bfloat16)
         result = torch.empty(*codes.shape[:2], codes.shape[2] * BLOCK_SIZE, dtype=torch.bfloat16, device=codes.device)
         for whole, code, exponent in zip(result, codes, exponents, strict=True):
             pairs = torch.stack([values[(code & 15).int()], values[(code >> 4).int()]], dim=-1)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.codings.bytes8 import find_bitsandbytes
+from hubquant.checkpoint.codings.compressed import find_compressed, is_known
+from hubquant.checkpoint.codings.floats4 import find_floats
+from hubquant.checkpoint.codings.found import Found
+from hubquant.checkpoint.codings.gptq import find_awq, find_gptq
 from hubquant.checkpoint.float8 import FLOAT8, SCALES, with_scales
 from hubquant.checkpoint.headers import FLOATS, TensorInfo
-from hubquant.checkpoint.storage import QUANTIZATION, block_size, method_of, refusal
+from hubquant.checkpoint.storage import QUANTIZATION, block_size, method_of, quantization_of, refusal
 
 _TRACES = tuple(
     (re.compile(pattern), method)
@@ -29,28 +35,61 @@ _TRACES = tuple(
 
 
 def in_floats(checkpoint: Checkpoint, read_as_they_are: Collection[str]) -> Checkpoint:
-    """The same tensors, matrices of FP8 with their scales; config.json says no more that they are quantized.
+    """The same tensors, matrices that are quantized with what belongs to them; config.json says no more that they are.
 
     Weights by methods of quantization that are ``read_as_they_are`` stay. Raises ``NotSupportedYet`` for other
     quantized weights.
     """
-    tensors, method = checkpoint.tensors, method_of(checkpoint.config)
+    tensors, method = _with_codings(checkpoint.tensors, checkpoint.config), method_of(checkpoint.config)
+    codings = quantized_before(tensors)
     if packed := next(_packed(tensors), None):
         raise refusal(checkpoint.config, checkpoint.base_model, packed)
     if method is None and not any(info.dtype in FLOAT8 for info in tensors.values()):
         return checkpoint
     if _has_integers(tensors):
-        if method is not None and method not in read_as_they_are:
+        if codings or (method is not None and method not in read_as_they_are):
             raise refusal(checkpoint.config, checkpoint.base_model)
         return checkpoint
     settings = {name: value for name, value in checkpoint.config.items() if name not in QUANTIZATION}
     scaled = with_scales(tensors, block_size(checkpoint.config))
     plain = replace(checkpoint, config=settings, tensors=scaled)
+    if codings:
+        return plain.noting(f"the weights were quantized before ({'; '.join(codings)}), and are read as floats")
     if method is None or any(info.dtype in FLOAT8 for info in tensors.values()):
         return plain
     return plain.noting(
         f"config.json says that the weights are quantized ({method}); they are floats, and read as such"
     )
+
+
+def quantized_before(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """How, of the matrices that have a coding."""
+    return tuple(sorted({info.coding.label for info in tensors.values() if info.coding}))
+
+
+def _with_codings(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Mapping[str, TensorInfo]:
+    """The same tensors, those that are parts of one matrix no longer among them but each with it."""
+    found = list(_codings(tensors, config))
+    parts = {part for _, _, names in found for part in names}
+    whole = {name: info for name, info in tensors.items() if name not in parts}
+    return whole | {name: info for name, info, _ in found}
+
+
+def _codings(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Iterator[Found]:
+    settings, method = quantization_of(config), method_of(config)
+    if not isinstance(settings, Mapping):
+        return
+    if method == "gptq":
+        yield from find_gptq(tensors, settings)
+    elif method == "awq":
+        yield from find_awq(tensors, settings)
+    elif method == "compressed-tensors" and is_known(settings):
+        yield from find_compressed(tensors, settings)
+        yield from find_floats(tensors)
+    elif method == "modelopt":
+        yield from find_floats(tensors)
+    elif method == "bitsandbytes":
+        yield from find_bitsandbytes(tensors)
 
 
 def _packed(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:

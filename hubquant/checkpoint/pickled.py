@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.headers import TensorInfo, listed
+from hubquant.checkpoint.links import check_links
+from hubquant.checkpoint.pickle_headers import inner
+from hubquant.checkpoint.weight_files import PICKLES, WeightFiles, weight_files
 from hubquant.errors import CheckpointError
 from hubquant.recent import Recent
 
 if TYPE_CHECKING:
     import torch
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-_INSIDE = ("state_dict", "model", "module", "params_ema", "ema")
-"""Under which training programs keep the weights, beside what else they save."""
 _SAFETENSORS = "save the tensors with the program that made it: safetensors.torch.save_file(state_dict, FILE)"
 _NAMES = {
     "float64": "F64",
@@ -36,28 +36,52 @@ _NAMES = {
 }
 """Of torch's dtypes, in safetensors."""
 
-_read: Recent[tuple[str, int, int], Mapping[str, torch.Tensor]] = Recent(1)
+_read: Recent[tuple[str, int, int], Mapping[str, torch.Tensor]] = Recent(4)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PickledCheckpoint(Checkpoint):
-    """The tensors of one file; of those in the newer format only what is asked for is read from the disk."""
+    """Of files in the newer format only what is asked for is read from the disk, of older ones all."""
 
-    path: Path
+    is_safetensors = False
 
     @classmethod
     def from_file(cls, path: Path) -> PickledCheckpoint:
         """Raises ``CheckpointError`` for a file that holds no tensors, or more than tensors and plain containers."""
-        tensors = {name: _info(name, x, path.name) for name, x in _tensors(path).items()}
-        note = f"of the pickle {path.name} nothing but tensors was read"
-        return cls({}, tensors, path.parent, (note,), path=path)
+        return cls({}, _header(path), path.parent, (_note([path.name]),))
+
+    @classmethod
+    def from_pickles(cls, folder: Path, files: WeightFiles) -> PickledCheckpoint:
+        """The ``files`` of a folder with config.json. Raises ``CheckpointError`` as :meth:`from_file` does."""
+        check_links(folder, [folder / name for name in files.names])
+        return cls.from_pickled_headers(folder, files, {name: _header(folder / name) for name in files.names}, folder)
+
+    @classmethod
+    def from_pickled_headers(
+        cls,
+        folder: Path,
+        files: WeightFiles,
+        headers: Mapping[str, Mapping[str, TensorInfo]],
+        weights: Path | None = None,
+    ) -> PickledCheckpoint:
+        """As :meth:`Checkpoint.from_headers`; ``weights`` is the folder with the files, where they are there."""
+        plain = Checkpoint.from_headers(folder, files, headers)
+        notes = (*plain.notes, _note(files.names))
+        return cls(plain.config, plain.tensors, weights, notes, plain.base_model)
 
     def _stored(self, info: TensorInfo, dtypes: tuple[str, ...]) -> torch.Tensor:
-        if info.dtype not in dtypes:
-            raise CheckpointError(
-                f"tensor {listed([info.name])} is stored as {info.dtype}", why="weights are F32, F16 or BF16"
-            )
-        return _tensors(self.path)[info.name].contiguous()
+        self._check_stored(info, dtypes)
+        assert self.folder is not None
+        x = _tensors(self.folder / info.file).get(info.name)
+        if x is None:
+            raise CheckpointError(f"{info.file} holds no {listed([info.name])}", hint="fetch the file again")
+        return x.contiguous().clone()
+
+
+def pickles_of(folder: Path, available: Collection[str]) -> WeightFiles | None:
+    """The pickled files that are the model, where transformers would take none of the ``available`` others."""
+    files = weight_files(folder, available, pickles=True)
+    return files if files.names[0].endswith(PICKLES) else None
 
 
 def refusal(path: Path) -> CheckpointError:
@@ -67,6 +91,14 @@ def refusal(path: Path) -> CheckpointError:
         why="such files can run code when they are loaded",
         hint=f"{_SAFETENSORS}, or set model.allow_pickle: true in a recipe: then tensors are read and nothing is run",
     )
+
+
+def _header(path: Path) -> dict[str, TensorInfo]:
+    return {name: _info(name, x, path.name) for name, x in _tensors(path).items()}
+
+
+def _note(names: Collection[str]) -> str:
+    return f"of the pickle {listed(names)} nothing but tensors was read"
 
 
 def _info(name: str, x: torch.Tensor, file: str) -> TensorInfo:
@@ -98,14 +130,7 @@ def _load(path: Path) -> Mapping[str, torch.Tensor]:
         raise CheckpointError(
             f"{path.name} is not a sound pickle of tensors", why=_first_line(error), hint="fetch the file again"
         ) from error
-    for _ in _INSIDE:
-        inner = next((content[key] for key in _INSIDE if isinstance(content, Mapping) and key in content), None)
-        content = inner if isinstance(inner, Mapping) else content
-    tensors = {} if not isinstance(content, Mapping) else content
-    found = {name: x.detach() for name, x in tensors.items() if isinstance(name, str) and isinstance(x, torch.Tensor)}
-    if not found:
-        raise CheckpointError(f"{path.name} holds no tensors", hint="name a file with the weights of a model")
-    return found
+    return {name: x.detach() for name, x in inner(content, torch.Tensor, path.name).items()}
 
 
 def _first_line(error: Exception) -> str:

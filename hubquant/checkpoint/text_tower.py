@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hubquant.checkpoint.headers import TensorInfo
+from hubquant.checkpoint.modules import MODULE_SETTINGS
 from hubquant.checkpoint.storage import QUANTIZATION, TEXT_PARTS
 from hubquant.errors import CheckpointError
 
@@ -30,10 +31,23 @@ _SEEING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "qwen3_vl": {"model_type": "qwen3"},
         "glm4v": {"model_type": "glm4", "attention_bias": True},
         "glm4v_moe": {"model_type": "glm4_moe"},
+        "glm_ocr": {"model_type": "glm4", "attention_bias": False},
+        "hunyuan_vl": {"model_type": "hunyuan_v1_dense"},
+        "paddleocr_vl": {"model_type": "llama"},
         "qwen3_vl_moe": {"model_type": "qwen3_moe", "norm_topk_prob": True},
     }
 )
 """Models whose language model has three positions for each token, which in text are one, and what it is then."""
+_ALIKE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "gemma4_unified_text": (
+            "gemma4_text",
+            {"hidden_size_per_layer_input": 0, "max_position_embeddings": 1 << 18, "sliding_window": 1024},
+        )
+    }
+)
+"""Language models that are another one, and the defaults that they have instead of its own."""
+_OF_THE_WHOLE = (*QUANTIZATION, *MODULE_SETTINGS)
 _SECTIONS, _DEEPSTACK = "mrope_section", "deepstack_visual_indexes"
 _OF_IMAGES = (_SECTIONS, "mrope_interleaved", "type")
 
@@ -78,7 +92,10 @@ def text_settings(config: Mapping[str, Any], tensors: Collection[str] | None = N
         raise CheckpointError(
             f"{part} in config.json names no model_type", hint="compare it with the one of the original repository"
         )
-    settings |= {name: config[name] for name in QUANTIZATION if name in config}
+    if settings["model_type"] in _ALIKE:
+        kind, defaults = _ALIKE[settings["model_type"]]
+        settings = {**defaults, **settings, "model_type": kind}
+    settings |= {name: config[name] for name in _OF_THE_WHOLE if name in config}
     if tensors is not None and not any(_OUTPUT.match(name) for name in tensors):
         settings[_TIED] = config.get(_TIED, settings.get(_TIED, True))
     return settings
@@ -102,7 +119,7 @@ def _without_images(config: Mapping[str, Any]) -> dict[str, Any]:
     if rope.get("rope_type") == "mrope":
         rope["rope_type"] = "default"
     tied = {_TIED: config.get(_TIED, settings.get(_TIED, False))}
-    quantization = {name: config[name] for name in QUANTIZATION if name in config}
+    of_the_whole = {name: config[name] for name in _OF_THE_WHOLE if name in config}
     given = {**config, **(config["text_config"] if isinstance(config.get("text_config"), dict) else {})}
     defaults = [name for name in settings if name.endswith("_token_id") and name not in given]
     unwanted = ("architectures", "rope_scaling", *defaults)
@@ -112,4 +129,4 @@ def _without_images(config: Mapping[str, Any]) -> dict[str, Any]:
         _SECTIONS: settings["rope_parameters"].get(_SECTIONS),
         _DEEPSTACK: getattr(whole.vision_config, _DEEPSTACK, None),
     }
-    return {**settings, **_SEEING[config["model_type"]], "rope_parameters": rope, **of_images, **tied, **quantization}
+    return {**settings, **_SEEING[config["model_type"]], "rope_parameters": rope, **of_images, **tied, **of_the_whole}

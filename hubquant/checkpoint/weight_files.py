@@ -25,7 +25,9 @@ _PIPELINE = "model_index.json"
 _SAFETENSORS = ".safetensors"
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 _ADAPTER_WEIGHTS = re.compile(r"adapter_model\.(safetensors|bin)")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+_PICKLED = "pytorch_model.bin"
 _SNAPSHOTS = "snapshots"
 
 
@@ -33,15 +35,18 @@ _SNAPSHOTS = "snapshots"
 class WeightFiles:
     """``names`` in the order in which transformers reads them, so that of a tensor in two files the last one counts.
 
-    ``notes`` name what lies beside them and is not read.
+    ``notes`` name what lies beside them and is not read. ``modules`` are folders of which each has one of the files and
+    names its tensors for itself.
     """
 
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
 
 
-def weight_files(folder: Path, available: Collection[str]) -> WeightFiles:
-    """The safetensors files that are the model, of the ``available`` ones (paths from the repository's root).
+def weight_files(folder: Path, available: Collection[str], *, pickles: bool = False) -> WeightFiles:
+    """The safetensors files that are the model, of the ``available`` ones (paths from the repository's root), or with
+    ``pickles`` those of pytorch_model.bin where there are none.
 
     ``folder`` holds config.json, the index and adapter_config.json, as far as there are any. Raises ``CheckpointError``
     when a shard is missing or there are no weights that can be read.
@@ -53,6 +58,10 @@ def weight_files(folder: Path, available: Collection[str]) -> WeightFiles:
         names = (SINGLE,)
     elif INDEX in available:
         names = _listed_in(folder, INDEX, available)
+    elif pickles and _PICKLED in available:
+        names = (_PICKLED,)
+    elif pickles and PICKLED_INDEX in available:
+        names = _listed_in(folder, PICKLED_INDEX, available, ".bin")
     else:
         raise _no_weights(folder, available)
     if ADAPTER in available and CONFIG not in available:
@@ -67,7 +76,7 @@ def local_files(folder: Path) -> set[str]:
 
 
 def _named(folder: Path, explicit: Any, available: Collection[str]) -> tuple[str, ...]:
-    if not isinstance(explicit, str) or not _is_inside(explicit):
+    if not isinstance(explicit, str) or not _is_inside(explicit, _SAFETENSORS):
         raise CheckpointError(
             f"{_EXPLICIT} in config.json is {listed([str(explicit)])}", why="it must name a safetensors file beside it"
         )
@@ -77,15 +86,15 @@ def _named(folder: Path, explicit: Any, available: Collection[str]) -> tuple[str
     return (explicit,)
 
 
-def _listed_in(folder: Path, index: str, available: Collection[str]) -> tuple[str, ...]:
+def _listed_in(folder: Path, index: str, available: Collection[str], suffix: str = _SAFETENSORS) -> tuple[str, ...]:
     _require([index], available, f"{_EXPLICIT} in config.json names it")
     weight_map = read_table(folder / index, hint="get it again from where the model comes from").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map", why="it lists no files")
     for file in weight_map.values():
-        if not isinstance(file, str) or not _is_inside(file):
+        if not isinstance(file, str) or not _is_inside(file, suffix):
             raise CheckpointError(
-                f"{index} names {listed([str(file)])}", why="only safetensors files beside it can be read"
+                f"{index} names {listed([str(file)])}", why=f"only {suffix[1:]} files beside it can be read"
             )
     names = tuple(sorted({PurePosixPath(file).as_posix() for file in weight_map.values()}))  # some say ./model-…
     _require(names, available, f"{index} lists them")
@@ -101,9 +110,9 @@ def _require(names: Collection[str], available: Collection[str], why: str) -> No
         )
 
 
-def _is_inside(file: str) -> bool:
+def _is_inside(file: str, suffix: str) -> bool:
     path = PurePosixPath(file)
-    known = file.endswith((_SAFETENSORS, f"{_SAFETENSORS}.index.json"))
+    known = file.endswith((suffix, f"{suffix}.index.json"))
     return known and "\\" not in file and not path.is_absolute() and ".." not in path.parts
 
 
@@ -153,12 +162,12 @@ def _no_weights(folder: Path, available: Collection[str]) -> HubquantError:
             why=f"transformers does not look for {listed(safetensors)}",
             hint=f"if it is the whole model, name it {SINGLE}" if len(safetensors) == 1 else None,
         )
-    if pickles := [name for name in top if name.endswith(_PICKLES)]:
+    if pickles := [name for name in top if name.endswith((*PICKLES, ".pkl"))]:
         return CheckpointError(
             "this model has pickled weights only",
             why=f"{listed(pickles)} could run code when loaded",
-            hint="if you trust them, load them with transformers and save them: model.save_pretrained(DIR) writes "
-            "safetensors; for a repository on the Hub https://huggingface.co/spaces/safetensors/convert does it",
+            hint="https://huggingface.co/spaces/safetensors/convert makes safetensors of a repository on the Hub; or "
+            "add --set model.allow_pickle=true: then tensors are read and nothing is run",
         )
     if below := sorted(name for name in available if name.endswith(_SAFETENSORS)):
         return CheckpointError(
@@ -192,10 +201,10 @@ def _without_index(shards: list[str]) -> HubquantError:
 def _adapter(folder: Path) -> HubquantError:
     settings = read_table(folder / ADAPTER, hint="save the adapter anew") if (folder / ADAPTER).is_file() else {}
     base = settings.get("base_model_name_or_path")
-    named = f"{listed([base])} with this adapter" if isinstance(base, str) and base else "its base model with it"
+    named = listed([base]) if isinstance(base, str) and base else "BASE"
     return AdapterError(
         "this is an adapter, not a model",
         why="it changes the weights of another model and holds none of its own",
-        hint="hubquant convert makes a GGUF file of it, which llama.cpp loads beside its base; for one model "
-        f"load {named}, then merge_and_unload() and save_pretrained(DIR), and name DIR",
+        hint=f"hubquant convert makes a GGUF file of it, which llama.cpp loads beside its base; for one model of both "
+        f"add --set model.merge={named}",
     )

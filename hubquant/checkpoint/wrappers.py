@@ -18,6 +18,7 @@ _ADAPTER = re.compile(
     r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer|modules_to_save|original_module"
     r"|hada_w[12]_[ab]|lokr_w[12]|ia3_l|oft_r|boft_[RS]|vera_lambda_[bd])(\.|$)"
 )
+_PARAMETRIZED = ".parametrizations."  # of torch, which keep the weight itself as it was: Jina's tasks are such adapters
 
 
 def without_wrappers(checkpoint: Checkpoint) -> Checkpoint:
@@ -25,7 +26,8 @@ def without_wrappers(checkpoint: Checkpoint) -> Checkpoint:
 
     Raises ``CheckpointError`` where an adapter is among them that is not merged.
     """
-    if adapted := [name for name in checkpoint.tensors if _ADAPTER.search(name)]:
+    adapted = [name for name in checkpoint.tensors if _ADAPTER.search(name) and _PARAMETRIZED not in name]
+    if adapted:
         raise CheckpointError(
             f"an adapter is not merged into this model: {listed(adapted)}",
             why=f"{counted(len(adapted), 'tensor is one', 'tensors are those')} of an adapter and what it wraps",

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from hubquant.cli.job import DryRunOption, SplitMaxSizeOption, SplitMaxTensorsOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.run import ComponentOption, NoMtpOption, PreTokenizerOption
+from hubquant.cli.run import AllowPickleOption, ComponentOption, MergeOption, NoMtpOption, PreTokenizerOption
 from hubquant.cli.settings import converted_type
 from hubquant.errors import UserError
 from hubquant.units import size
@@ -42,7 +42,12 @@ def convert(
         str | None,
         Option("--base", "--base-model-id", help="Of an adapter, its base model (default: the one that it names)."),
     ] = None,
+    merge: MergeOption = None,
     component: ComponentOption = None,
+    mmproj: Annotated[
+        bool, Option("--mmproj", help="Of a multimodal model, convert what it sees or hears with instead.")
+    ] = False,
+    allow_pickle: AllowPickleOption = False,
     vocab_only: Annotated[bool, Option("--vocab-only", help="Extract only the vocab.")] = False,
     split_max_size: SplitMaxSizeOption = None,
     split_max_tensors: SplitMaxTensorsOption = None,
@@ -78,9 +83,12 @@ def convert(
     if model_name:
         own = {**own, "general.name": string(model_name)}
     how = Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
-    wanted, placing = Converting(chosen, how, own, vocab_only, base), Placing(out or Path(), split=split)
+    wanted = Converting(chosen, how, own, vocab_only, base, mmproj)
+    placing = Placing(out or Path(), split=split)
     finish(
-        lambda store, progress: plan_convert(reference(model, component), wanted, placing, store, progress),
+        lambda store, progress: plan_convert(
+            reference(model, component, pickles=allow_pickle, merge=merge), wanted, placing, store, progress
+        ),
         store,
         dry_run,
         output,

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _CHUNKS = {"set a smaller chunk_size": "a smaller --chunk-size"}
+_MERGE = {"--set model.merge=": "--merge "}
 _COMPONENT = {"leave model.component out": "leave --component out"}
-_SETTINGS = {"--set evaluate.skip=true": "--no-eval", "leave imatrix.offload": "leave --offload", **_COMPONENT}
+_SOURCE = {**_COMPONENT, **_MERGE, "--set model.allow_pickle=true": "--allow-pickle"}
+_NEEDS_FILE = {"add --set model.allow_pickle=true": "make a GGUF file with hubquant convert --allow-pickle"}
+_SETTINGS = {
+    "--set evaluate.skip=true": "--no-eval",
+    "leave imatrix.offload": "leave --offload",
+    **_COMPONENT,
+    **_MERGE,
+}
 FLAGS: Mapping[str, Mapping[str, str]] = {
     "run": _SETTINGS,
     "plan": _SETTINGS,
@@ -14,16 +22,16 @@ FLAGS: Mapping[str, Mapping[str, str]] = {
         "--set quantize.allow_requantize=true": "--allow-requantize",
         "--set quantize.allow_fork_types=true": "--allow-fork-types",
         "with a rule": "with --tensor-type",
-        **_COMPONENT,
+        **_SOURCE,
     },
     "convert": {
         "add --set quantize.allow_requantize=true": "use hubquant quantize with --allow-requantize",
-        **_COMPONENT,
+        **_SOURCE,
     },
-    "imatrix collect": {"leave imatrix.offload out": "leave --offload out", **_CHUNKS},
+    "imatrix collect": {"leave imatrix.offload out": "leave --offload out", **_CHUNKS, **_NEEDS_FILE},
     "imatrix show": {"with -o": "with --plot"},
-    "evaluate baseline": _CHUNKS,
-    "evaluate ppl": _CHUNKS,
+    "evaluate baseline": {**_CHUNKS, **_NEEDS_FILE},
+    "evaluate ppl": {**_CHUNKS, **_NEEDS_FILE},
 }
 
 

@@ -16,7 +16,7 @@ from hubquant.cli.job import (
     finish,
 )
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.run import NoMtpOption, PreTokenizerOption
+from hubquant.cli.run import AllowPickleOption, MergeOption, NoMtpOption, PreTokenizerOption
 from hubquant.cli.settings import imatrix_settings, layer_numbers, quantize_settings, read_rules
 from hubquant.units import size
 
@@ -89,8 +89,11 @@ def quantize(
         bool, Option("--allow-fork-types", help="Write Q3_K_HIFI, which only a fork of llama.cpp loads.")
     ] = False,
     allow_requantize: Annotated[
-        bool, Option("--allow-requantize", help="Quantize a GGUF file that is quantized already.")
+        bool,
+        Option("--allow-requantize", help="Quantize what is quantized already: a GGUF file, GPTQ, AWQ and the like."),
     ] = False,
+    merge: MergeOption = None,
+    allow_pickle: AllowPickleOption = False,
     pre_tokenizer: PreTokenizerOption = None,
     no_mtp: NoMtpOption = False,
     threads: ThreadsOption = None,
@@ -126,7 +129,13 @@ def quantize(
     use_threads(threads)
     finish(
         lambda store, progress: plan_quantize(
-            models(model, component or ()), settings, matrix, how, placing, store, progress
+            models(model, component or (), pickles=allow_pickle, merge=merge),
+            settings,
+            matrix,
+            how,
+            placing,
+            store,
+            progress,
         ),
         store,
         dry_run,

@@ -63,6 +63,20 @@ OffloadOption = Annotated[
     Literal["auto", "none", "cpu", "disk", "stream"] | None,
     typer.Option("--offload", help="For models larger than memory; stream has one block in memory at a time."),
 ]
+MmprojOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mmproj", help="Types of the file that a multimodal model sees or hears with (default: F16), or none."
+    ),
+]
+MergeOption = Annotated[
+    str | None,
+    typer.Option("--merge", metavar="BASE", help="Of a LoRA adapter: read this base with it, a Hub id or a folder."),
+]
+AllowPickleOption = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read weights from pytorch_model.bin where there are no safetensors."),
+]
 NoEvalOption = Annotated[bool, typer.Option("--no-eval", help="Measure nothing.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The output folder (default: <model>-GGUF).")]
 
@@ -79,7 +93,9 @@ def run(
     private: PrivateOption = False,
     revision: RevisionOption = None,
     component: ComponentOption = None,
+    merge: MergeOption = None,
     offload: OffloadOption = None,
+    mmproj: MmprojOption = None,
     no_eval: NoEvalOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -106,7 +122,9 @@ def run(
                 set or [],
                 types=types,
                 imatrix=imatrix,
-                flags=_flags(repository, pre_tokenizer, no_mtp, mode, private, revision, name, offload, no_eval),
+                flags=_flags(
+                    repository, pre_tokenizer, no_mtp, mode, private, revision, name, merge, offload, mmproj, no_eval
+                ),
             ),
         ]
         if dry_run:
@@ -140,7 +158,9 @@ def plan(
     private: PrivateOption = False,
     revision: RevisionOption = None,
     component: ComponentOption = None,
+    merge: MergeOption = None,
     offload: OffloadOption = None,
+    mmproj: MmprojOption = None,
     no_eval: NoEvalOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -158,7 +178,9 @@ def plan(
             set or [],
             types=types,
             imatrix=imatrix,
-            flags=_flags(repository, pre_tokenizer, no_mtp, mode, private, revision, name, offload, no_eval),
+            flags=_flags(
+                repository, pre_tokenizer, no_mtp, mode, private, revision, name, merge, offload, mmproj, no_eval
+            ),
         )
         _show_plan(recipe, [*permission, *overrides], folder, store, device, threads, output)
 
@@ -192,7 +214,7 @@ def _overrides(
     from hubquant.recipe import Override, matrices_instead
 
     named = {"--types": ("quantize.types", type_names(types, "--types", named=True) if types else None), **flags}
-    found = [Override(path, value, flag) for flag, (path, value) in named.items() if value]
+    found = [Override(path, value, flag) for flag, (path, value) in named.items() if value or value == []]
     matrices = matrices_instead(imatrix, "--imatrix") if imatrix else []
     return [*found, *matrices, *given]
 
@@ -205,7 +227,9 @@ def _flags(
     private: bool,
     revision: str | None,
     component: str | None,
+    merge: str | None,
     offload: str | None,
+    mmproj: str | None,
     no_eval: bool,
 ) -> Mapping[str, tuple[str, Any]]:
     """The fields that have flags of their own in ``run`` and ``plan``."""
@@ -217,9 +241,15 @@ def _flags(
         "--private": ("publish.private", private),
         "--revision": ("model.revision", revision),
         "--component": ("model.component", component),
+        "--merge": ("model.merge", merge),
         "--offload": ("imatrix.offload", offload),
+        "--mmproj": ("convert.mmproj", None if mmproj is None else _projector_types(mmproj)),
         "--no-eval": ("evaluate.skip", no_eval),
     }
+
+
+def _projector_types(text: str) -> list[str]:
+    return [] if text.lower() == "none" else [type.upper() for part in text.split(",") if (type := part.strip())]
 
 
 def _show_plan(

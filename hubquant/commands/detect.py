@@ -13,7 +13,7 @@ from hubquant.engine.progress import Progress
 from hubquant.errors import UserError
 from hubquant.printable import plain
 from hubquant.recipe.schema import ModelReference
-from hubquant.sources.open import folder_of
+from hubquant.sources.checkpoint import folder_of
 
 if TYPE_CHECKING:
     from hubquant.hub.access import Token

@@ -25,6 +25,7 @@ from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import Convert, Evaluate, Imatrix, ModelReference, Quantize, Recipe
 from hubquant.sources.adapter import Adapter, open_adapter
 from hubquant.sources.component import Component
+from hubquant.sources.projector import MMPROJ
 from hubquant.sources.source import SourceModel
 
 IMATRIX_HINT = "add --imatrix FILE (hubquant imatrix collect MODEL -o FILE makes one)"
@@ -76,19 +77,25 @@ class Placing:
 class Converting:
     """One file of ``type``, by default as the source is, or with ``vocab_only`` one without tensors. ``authorship`` is
     keys that stand in the place of the source's. ``base`` is the folder or Hub id of the model that an adapter changes,
-    by default the one that it names."""
+    by default the one that it names. With ``mmproj`` it is what a multimodal model sees or hears with, not the
+    model."""
 
     type: str | None = None
     how: Convert = field(default_factory=Convert)
     authorship: Metadata = field(default_factory=dict)
     vocab_only: bool = False
     base: str | None = None
+    mmproj: bool = False
 
 
 def convert(
     model: ModelReference, wanted: Converting, placing: Placing, store: Store, progress: Progress
 ) -> Job[list[MadeFile]]:
     """{ftype} and {FTYPE} in the name of a file stand for its type."""
+    if wanted.mmproj:
+        if model.component is not None:
+            raise UserError(f"{model.component} is another part of the model", hint="leave --component or --mmproj out")
+        model = model.model_copy(update={"component": MMPROJ})
     if wanted.vocab_only and placing.split != NOT_SPLIT:
         raise UserError("a vocabulary cannot be split", why="it has no tensors", hint="leave --split-max-… out")
     if not placing.is_file and not (out := placing.out).is_dir():
@@ -100,6 +107,8 @@ def convert(
     try:
         component = open_model(model, wanted.how, progress)
     except AdapterError:
+        if model.merge:  # its base is one
+            raise
         return _adapter(open_adapter(model), wanted, placing, store, progress)
     if wanted.base:
         raise UserError(
@@ -109,8 +118,8 @@ def convert(
         )
     type = wanted.type or component.conversion.float_type
     placing, settings = placing.for_type(type), Quantize(types=(type,))
-    if wanted.vocab_only and component.denoises:
-        raise UserError("a denoiser has no vocabulary", hint="leave --vocab-only out")
+    if wanted.vocab_only and not component.has_vocabulary:
+        raise UserError(f"{component.source.name} has no vocabulary", hint="leave --vocab-only out")
     if wanted.vocab_only:
         return _vocabulary(component, settings, wanted, placing, store, progress)
     recipe = _recipe(model, settings, Imatrix(skip=True), wanted.how)

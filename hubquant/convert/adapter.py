@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.finite import check_finite
-from hubquant.checkpoint.headers import FLOATS, TensorInfo, listed
+from hubquant.checkpoint.headers import TensorInfo, listed
 from hubquant.checkpoint.storage import QUANTIZATION
-from hubquant.convert.architecture import Architecture
 from hubquant.convert.config import read_architecture
 from hubquant.convert.conversion import file_order
+from hubquant.convert.lora import BY_PEFT, MERGED, WRAPPED, check_text, check_tied, read_pairs, read_strength
 from hubquant.convert.low_rank import LowRank, NotLowRankError, carried
 from hubquant.convert.operations import Transpose
 from hubquant.convert.plain import plain_checkpoint
@@ -30,8 +30,7 @@ from hubquant.units import counted
 if TYPE_CHECKING:
     import torch
 
-_FACTOR = re.compile(r"(?P<module>.+?)\.(lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))")
-_MERGE = "load the base with the adapter in peft, then merge_and_unload() and save_pretrained(DIR), and convert DIR"
+_MERGE = "add --merge BASE, which makes one model of both"
 _UNSUPPORTED = {
     "use_dora": "DoRA scales what the base and the adapter are together, and a GGUF adapter has no place for that",
     "lora_bias": "a GGUF adapter has matrices only",
@@ -44,19 +43,12 @@ _UNSUPPORTED = {
     "alora_invocation_tokens": "an adapter that starts at some tokens is not written yet",
     "arrow_config": "it chooses among several adapters",
 }
-_LEAVES_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
-_PLAIN_PATTERN = re.compile(r"[\w.^$\\]+")  # without repetition, which a stranger's expression could hang in
 _EMBEDDING = "token_embd.weight"
-# llama.cpp multiplies with these without looking for an adapter (src/models/deepseek2.cpp), and would say nothing.
-_NOT_ADAPTED = re.compile(r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b)\.weight$|^deepseek2 (.*\.attn_q|output)\.weight$")
-
-
-@dataclass(frozen=True)
-class Strength:
-    """``alpha`` is that of the file; ``of`` tells what alpha a module of the base has for its own rank."""
-
-    alpha: float
-    of: Callable[[str, int], float]
+# llama.cpp multiplies with these without looking for an adapter (src/models/deepseek2.cpp and minicpm3.cpp), and would
+# say nothing.
+_NOT_ADAPTED = re.compile(
+    r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b|kv_b)\.weight$|^(deepseek2|mistral4) (.*\.attn_q|output)\.weight$"
+)
 
 
 @dataclass(frozen=True)
@@ -145,19 +137,20 @@ def plan_adapter(
     Raises ``NotSupportedYet`` for adapters that llama.cpp cannot apply, ``CheckpointError`` for those that are not
     sound or do not fit the base.
     """
-    strength = _strength(settings)
-    stored = _pairs(tensors)
+    strength = read_strength(settings)
+    _check_expressible(settings)
+    stored = read_pairs(tensors, _MERGE)
     # The names of the weights that are changed, put through what the base's own names go through.
     headers = {f"{module}.weight": pair[0] for module, pair in stored.items()}
     config_json = {name: value for name, value in base.items() if name not in QUANTIZATION}
     plain = plain_checkpoint(Checkpoint(config_json, headers))
     architecture, config = read_architecture(plain.config)
-    _check_text(headers, plain)
-    _check_tied(headers, architecture, tied=bool(config.tie_word_embeddings))
+    check_text(headers, plain)
+    check_tied(headers, architecture, tied=bool(config.tie_word_embeddings))
     modules = {info.name: name for name, info in plain.tensors.items()}
     factors = {
         modules[a.name]: _Factors(
-            a, b, strength.of(module.removeprefix("base_model.model."), a.shape[0]) / strength.alpha, embedding
+            a, b, strength.of(module.removeprefix(WRAPPED), a.shape[0]) / strength.alpha, embedding
         )
         for module, (a, b, embedding) in stored.items()
     }
@@ -193,115 +186,16 @@ def plan_adapter(
     return AdapterConversion(architecture.name, metadata, shapes, changes)
 
 
-def _strength(settings: Mapping[str, Any]) -> Strength:
-    """What adapter_config.json says, checked."""
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise NotSupportedYet(f"adapters of {listed([str(kind)])}", why="llama.cpp applies LoRA only", hint=_MERGE)
+def _check_expressible(settings: Mapping[str, Any]) -> None:
+    """Raises ``NotSupportedYet`` for what adapter_config.json says and a GGUF adapter cannot."""
     for name, why in _UNSUPPORTED.items():
         if settings.get(name):
-            raise NotSupportedYet(f"{name} in adapter_config.json", why=why, hint=_MERGE)
+            hint = _MERGE if name in MERGED else BY_PEFT
+            raise NotSupportedYet(f"{name} in adapter_config.json", why=why, hint=hint)
     if settings.get("bias", "none") != "none":
         raise NotSupportedYet(
             f"bias {listed([str(settings['bias'])])} in adapter_config.json",
             why="biases were trained too, and a GGUF adapter has no place for them",
-            hint=_MERGE,
-        )
-    if (start := settings.get("init_lora_weights")) not in _LEAVES_THE_BASE:
-        raise NotSupportedYet(
-            f"init_lora_weights {listed([str(start)])} in adapter_config.json",
-            why="peft changes the base's own weights before it applies such an adapter",
-            hint="save it with path_initial_model_for_weight_conversion in peft, which makes a plain adapter of it",
-        )
-    alpha, rank = _number(settings, "lora_alpha"), _number(settings, "r")
-    patterns = settings.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict):
-        raise CheckpointError("alpha_pattern in adapter_config.json is no table", hint="save the adapter anew")
-    own = [(_pattern(name), _number(patterns, name)) for name in patterns]
-    stabilized = bool(settings.get("use_rslora"))  # alpha / sqrt(r) in the place of alpha / r
-
-    def of(module: str, rank: int) -> float:
-        found = next((value for pattern, value in own if pattern.match(module)), alpha)
-        return found * math.sqrt(rank) if stabilized else found
-
-    return Strength(alpha * math.sqrt(rank) if stabilized else alpha, of)
-
-
-def _number(settings: Mapping[str, Any], name: str) -> float:
-    value = settings.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1 << 31:
-        raise CheckpointError(
-            f"{name} in adapter_config.json is {listed([str(value)])}",
-            why="it must be a number above 0",
-            hint="save the adapter anew",
-        )
-    return float(value)
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    """As peft's get_pattern_key reads a key: it fits the end of a module's name."""
-    try:
-        if _PLAIN_PATTERN.fullmatch(text):
-            return re.compile(rf"(.*\.)?({text})$")
-    except re.error:
-        pass
-    raise NotSupportedYet(
-        f"the pattern {listed([text])} in adapter_config.json",
-        why="modules are found by their names, or the ends of these",
-        hint=_MERGE,
-    )
-
-
-def _pairs(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo, TensorInfo, bool]]:
-    """A and B of every module, by its name, and whether it is an embedding."""
-    found: dict[str, dict[str, TensorInfo]] = {}
-    embeddings = set()
-    for name, info in tensors.items():
-        match = _FACTOR.fullmatch(name)
-        if match is None:
-            raise NotSupportedYet(
-                f"{listed([name])} in the adapter",
-                why="it is neither an A nor a B of a matrix, and llama.cpp applies no others",
-                hint=_MERGE,
-            )
-        found.setdefault(match["module"], {})[match["linear"] or match["embedding"]] = info
-        if match["embedding"]:
-            embeddings.add(match["module"])
-    if not found:
-        raise CheckpointError("the adapter holds no tensors", hint="save it anew")
-    for module, pair in found.items():
-        if len(pair) < 2:
-            raise CheckpointError(f"{listed([module])} has no {'B' if 'A' in pair else 'A'}", hint="save it anew")
-        for info in pair.values():
-            if info.dtype not in (*FLOATS, "F64"):
-                raise NotSupportedYet(f"adapters stored as {info.dtype}", hint="save it in F32, F16 or BF16")
-        if any(len(info.shape) != 2 for info in pair.values()) or pair["A"].shape[0] != pair["B"].shape[1]:
-            raise CheckpointError(
-                f"A {list(pair['A'].shape)} and B {list(pair['B'].shape)} of {listed([module])} do not fit each other",
-                why="they are [r, columns] and [rows, r]",
-                hint="save the adapter anew",
-            )
-        if not pair["A"].shape[0]:
-            raise CheckpointError(f"{listed([module])} has rank 0", hint="save the adapter anew")
-    return {module: (pair["A"], pair["B"], module in embeddings) for module, pair in found.items()}
-
-
-def _check_text(headers: Mapping[str, TensorInfo], plain: Checkpoint) -> None:
-    kept = {info.name for info in plain.tensors.values()}
-    if others := [name for name, info in headers.items() if info.name not in kept]:
-        raise NotSupportedYet(
-            f"{counted(len(others), 'weight')} of what sees or hears: {listed(others)}",
-            why="the GGUF file of the base has the language model alone",
-            hint=_MERGE,
-        )
-
-
-def _check_tied(headers: Mapping[str, TensorInfo], architecture: Architecture, *, tied: bool) -> None:
-    ends = tuple(f"{module}.weight" for module in (architecture.output, architecture.embedding) if module)
-    if tied and (shared := [name for name in headers if name.endswith(ends)]):
-        raise NotSupportedYet(
-            f"{listed(shared)} in the adapter",
-            why="the embedding and the output layer of the base are one matrix, and it would change both",
             hint=_MERGE,
         )
 

@@ -226,7 +226,14 @@ class Architecture:
         }
 
 
-_NAMED_LIKE = {"deepseek32": "glm-dsa", "mellum": "qwen3moe"}
+_NAMED_LIKE = {
+    "cohere2moe": "exaone-moe",
+    "deepseek32": "glm-dsa",
+    "granite_swa": "granite",
+    "hy_v3": "exaone-moe",
+    "laguna": "exaone-moe",
+    "mellum": "qwen3moe",
+}
 """Families that the gguf package does not know yet, and one that it knows whose tensors have the same names."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from hubquant.checkpoint.modules import POOLING
 from hubquant.checkpoint.storage import QUANTIZATION
 from hubquant.convert.architectures import of_checkpoint
 from hubquant.convert.rules.rule import Rule, Settings, plain_setting, without_option
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from hubquant.convert.architecture import Architecture
 
 # Nothing that the conversion depends on, and each a way to make transformers stumble.
-_IRRELEVANT = ("architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "num_labels", "model_type")
+_IRRELEVANT = (
+    *("architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "num_labels", "model_type"),
+    POOLING,
+)
 
 _LAYERS = "per_layer_config"
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.finite import check_finite
 from hubquant.checkpoint.headers import TensorInfo
+from hubquant.checkpoint.modules import POOLING
 from hubquant.convert.ahead import AHEAD, BLOCKS, further_metadata, notes_ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import is_base_class
 from hubquant.convert.config import read_architecture
 from hubquant.convert.matching import check_tensors
 from hubquant.convert.plain import checkpoint_ahead, plain_checkpoint
-from hubquant.convert.rules.pooling import POOLING, pooling_metadata
-from hubquant.convert.rules.rule import integer, without_option
+from hubquant.convert.rules.pooling import pooling_metadata
+from hubquant.convert.rules.rule import full_key, integer, without_option
 from hubquant.convert.settings import check_answered, setting_notes
+from hubquant.convert.stored_blocks import exact_types
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file.metadata import Metadata, string
@@ -45,8 +47,9 @@ class Conversion:
     general.architecture, the architecture's and the tokenizer's keys. ``bundles`` make the tensors. ``taps`` tell where
     an importance matrix sees what flows into the GGUF weights. ``float_type`` is what llama.cpp's converter would
     choose for matrices that stay unquantized. ``notes`` say what is not converted, and ``cannot_run`` why the model can
-    be neither calibrated nor evaluated, if so. ``embeds`` tells an encoder, which predicts no next token.
-    ``strips_as_phi3`` is that of the vocabulary.
+    be neither calibrated nor evaluated, if so. ``embeds`` tells an encoder, which predicts no next token, or a decoder
+    that is made for embeddings. ``strips_as_phi3`` is that of the vocabulary. ``exact`` are the types that may hold
+    tensors without rounding which the checkpoint has in codes.
     """
 
     architecture: str
@@ -59,6 +62,7 @@ class Conversion:
     cannot_run: str | None = None
     embeds: bool = False
     strips_as_phi3: bool = False
+    exact: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -99,8 +103,7 @@ def plan_conversion(
     architecture = architecture.reading(plain.tensors, config, ahead=not no_mtp)
     metadata = architecture_metadata(architecture, config)
     check_answered(architecture, config)
-    if not architecture.generates or (folder / POOLING).is_file():
-        metadata |= {f"{architecture.name}.{key}": value for key, value in pooling_metadata(folder).items()}
+    metadata |= {f"{architecture.name}.{key}": value for key, value in pooling_metadata(plain.config).items()}
     bundles = tuple(sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets))))
     left_out = check_tensors(architecture, config, bundles, plain.tensors)
     facts = _facts(architecture, config, bundles)
@@ -121,8 +124,9 @@ def plan_conversion(
             *vocabulary.notes,
         ),
         architecture.cannot_run or headless,
-        not architecture.generates,
+        not architecture.generates or POOLING in plain.config,
         vocabulary.strips_as_phi3,
+        exact_types(bundles, plain.tensors),
     )
 
 
@@ -232,7 +236,7 @@ def architecture_metadata(architecture: Architecture, config: PreTrainedConfig) 
                 why=" ".join(str(error).split())[:200],
                 hint="compare config.json with the one of the original repository",
             ) from error
-        metadata |= {f"{architecture.name}.{key}": value for key, value in keys.items()}
+        metadata |= {full_key(architecture.name, key): value for key, value in keys.items()}
     if architecture.ahead and architecture.further:
         n_layer, by_layer = architecture.dimensions(config)["n_layer"], architecture.ahead.by_layer(config)
         metadata |= further_metadata(metadata, architecture.name, n_layer, len(architecture.further), by_layer)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.headers import FLOATS, TensorInfo, listed
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.tables import Bundle
+from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.models.unexpected import used_by_transformers
 from hubquant.units import counted
@@ -40,7 +40,16 @@ def check_tensors(
     extra = [name for name in found if name not in allowed and name not in further and not ignored.search(name)]
     if missing:
         raise _missing(missing, extra, architecture, config, len(allowed))
-    wanted = {name: shape for name, shape in allowed.items() if name in found}
+    packed = {name for bundle in bundles if bundle.quantized for name in bundle.sources}
+    check_shapes({name: shape for name, shape in allowed.items() if name in found}, found, packed)
+    return tuple(_left_out(extra, architecture, config))
+
+
+def check_shapes(
+    wanted: Mapping[str, Shape], found: Mapping[str, TensorInfo], packed: Collection[str] = frozenset()
+) -> None:
+    """Raises ``CheckpointError`` for headers of other shapes, and ``NotSupportedYet`` for what is stored neither as
+    floats nor, where it is ``packed``, as bytes."""
     if wrong := [name for name, shape in wanted.items() if found[name].shape != shape]:
         first = wrong[0]
         raise CheckpointError(
@@ -49,7 +58,6 @@ def check_tensors(
             why=f"{first} is {list(found[first].shape)} instead of {list(wanted[first])}",
             hint=_COMPARE,
         )
-    packed = {name for bundle in bundles if bundle.quantized for name in bundle.sources}
     if stored := [name for name in wanted if found[name].float_type not in (("U8",) if name in packed else FLOATS)]:
         dtypes = ", ".join(sorted({found[name].dtype for name in stored}))
         raise NotSupportedYet(
@@ -59,7 +67,12 @@ def check_tensors(
             if dtypes.startswith("F8_")
             else "use F32, F16 or BF16 weights",
         )
-    return tuple(_left_out(extra, architecture, config))
+
+
+def missing_tensors(names: Sequence[str], why: str | None = None) -> CheckpointError:
+    """What tells that tensors of ``names`` are not there."""
+    what = f"{counted(len(names), 'tensor is', 'tensors are')} missing: {listed(names)}"
+    return CheckpointError(what, why=why, hint=_COMPARE)
 
 
 def _left_out(extra: Sequence[str], architecture: Architecture, config: PreTrainedConfig) -> Iterator[str]:
@@ -106,7 +119,7 @@ def _missing(
         return CheckpointError(
             f"no tensor has a name that a {architecture.restored_as} model has", why=why, hint=_COMPARE
         )
-    return CheckpointError(what, why=why, hint=_COMPARE)
+    return missing_tensors(missing, why)
 
 
 def _layers_without_tensors(

@@ -61,16 +61,18 @@ class Each:
 
 @dataclass(frozen=True)
 class Stack:
-    """Tensors of equal shape [...], one of each expert, become one [experts, ...]."""
+    """Tensors of equal shape [...], such as those of each expert, become one with a new ``axis``: [experts, ...]."""
+
+    axis: int = 0
 
     def forward(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         import torch
 
-        return [torch.stack(list(tensors))]
+        return [torch.stack(list(tensors), self.axis)]
 
     def inverse(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         (stack,) = tensors
-        return list(stack)
+        return stack.unbind(self.axis)
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,45 @@ class PadRows(Each):
 
     def back(self, x: torch.Tensor) -> torch.Tensor:
         return x[: self.source]
+
+
+@dataclass(frozen=True)
+class Move(Each):
+    """The axis ``source`` of x becomes its axis ``target``."""
+
+    source: int
+    target: int
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x.movedim(self.source, self.target)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return x.movedim(self.target, self.source)
+
+
+@dataclass(frozen=True)
+class FirstLast(Each):
+    """x [n, …]: the first row goes behind all others."""
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x.roll(-1, 0)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return x.roll(1, 0)
+
+
+@dataclass(frozen=True)
+class Take(Each):
+    """The row of number ``row`` [...] of ``rows`` [rows, ...]. Back, every row is that one."""
+
+    row: int
+    rows: int
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x[self.row]
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return x.expand(self.rows, *x.shape)
 
 
 @dataclass(frozen=True)

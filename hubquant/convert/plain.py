@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.headers import listed
+from hubquant.checkpoint.modules import DENSE, POOLING
 from hubquant.checkpoint.packed import in_floats
 from hubquant.checkpoint.storage import method_of, refusal
 from hubquant.checkpoint.text_tower import TEXT_NAMES, as_alone, is_multimodal, is_text, text_settings
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hubquant.models.load import Placement
+
+_NO_OUTPUT = "there is no output layer: the file is good for embeddings"
+
+
+LANGUAGE_MODEL_ONLY = "only the language model is converted"
+"""How the note on what else a checkpoint has begins."""
 
 
 def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
@@ -38,8 +46,13 @@ def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     architecture, config = read_architecture(plain.config)
     if method_of(plain.config) not in (None, *architecture.quantized):
         raise refusal(plain.config, plain.base_model)
+    if DENSE in plain.config and DENSE not in architecture.reads(config):
+        plain = _without_dense(plain, architecture.name)
     plain = plain.renamed(architecture.renames_for(plain.tensors))
     embedding, output = f"{architecture.embedding}.weight", f"{architecture.output}.weight"
+    needs_output = architecture.generates and not config.tie_word_embeddings
+    if POOLING in plain.config and needs_output and output not in plain.tensors:
+        plain = replace(plain, config={**plain.config, "tie_word_embeddings": True}).noting(_NO_OUTPUT)
     if embedding not in plain.tensors and output in plain.tensors and config.tie_word_embeddings:
         plain = plain.renamed([(f"^{re.escape(output)}$", embedding)])  # the one that is stored is both
     return replace(plain, tensors=architecture.with_single_experts(config, plain.tensors))
@@ -87,6 +100,15 @@ def load_whole(
     return load_whole(plain, folder, device, quantization, dtype)
 
 
+def _without_dense(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    modules = [*checkpoint.config[DENSE]]
+    tensors = {k: v for k, v in checkpoint.tensors.items() if k.partition(".")[0] not in modules}
+    config = {k: v for k, v in checkpoint.config.items() if k != DENSE}
+    return replace(checkpoint, config=config, tensors=tensors).noting(
+        f"embeddings are those before {listed(modules)} of sentence-transformers, for which a {name} file has no place"
+    )
+
+
 def _language_model(checkpoint: Checkpoint) -> Checkpoint:
     text = {name: info for name, info in checkpoint.tensors.items() if is_text(name)}
     settings = text_settings(checkpoint.config, text)
@@ -94,4 +116,4 @@ def _language_model(checkpoint: Checkpoint) -> Checkpoint:
     n_others = len(checkpoint.tensors) - len(text)
     if not n_others:
         return plain
-    return plain.noting(f"only the language model is converted, not the {n_others} tensors for images or sound")
+    return plain.noting(f"{LANGUAGE_MODEL_ONLY}, not the {n_others} tensors for images or sound")

@@ -17,6 +17,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import of_gguf
 from hubquant.convert.config import make_config
 from hubquant.convert.rules.rope import FREQS, apply_freqs
+from hubquant.convert.rules.rule import rule_keys
 from hubquant.convert.tables import Bundle
 from hubquant.errors import CheckpointError, GGUFError
 from hubquant.gguf_file.reader import GGUFFile
@@ -78,9 +79,7 @@ def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
     name = _value(gguf, "general.architecture")
     if not isinstance(name, str):
         raise GGUFError("this file names no architecture", hint="only model files can be loaded")
-    prefix = f"{name}."
-    keys = {key.removeprefix(prefix): kv for key, kv in gguf.metadata.items() if key.startswith(prefix)}
-    keys = without_further(keys)
+    keys = without_further(rule_keys(name, gguf.metadata))
     architecture = of_gguf(name, keys, gguf.tensors.keys())
     settings: dict[str, Any] = {name: _value(gguf, key) for name, key in _TOKENS.items()}
     if "vocab_size" not in keys and "token_embd.weight" in gguf.tensors:

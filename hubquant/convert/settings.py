@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.headers import listed
+from hubquant.checkpoint.modules import MODULE_SETTINGS, SCORE
 from hubquant.convert.rules.rule import Fixed, Settings, plain_setting, without_option
 from hubquant.errors import NotSupportedYet
 
@@ -89,9 +90,12 @@ def canonical(config: PreTrainedConfig, name: str) -> str:
 def setting_notes(architecture: Architecture, config: PreTrainedConfig, given: Settings) -> Iterator[str]:
     """Where the file computes otherwise than the checkpoint, or may: ``given`` is its config.json."""
     yield from architecture.notes(config)
+    if SCORE in given and SCORE not in architecture.reads(config):
+        yield "sentence-transformers makes a score of two of its logits: the file is a language model, and no reranker"
     if "auto_map" not in given:
         return
-    known = {canonical(config, name) for name in (*architecture.reads(config), *(each.name for each in fields(config)))}
+    names = (*architecture.reads(config), *MODULE_SETTINGS, *(each.name for each in fields(config)))
+    known = {canonical(config, name) for name in names}
     unknown = [
         name
         for name, value in given.items()

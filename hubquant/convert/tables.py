@@ -175,6 +175,29 @@ class Tensors(WithoutBias):
 
 
 @dataclass(frozen=True)
+class Where:
+    """``rows`` that are there where the configuration turns a ``setting`` on."""
+
+    setting: str
+    rows: tuple[Row, ...]
+
+    def _rows(self, place: Place) -> tuple[Row, ...]:
+        return self.rows if getattr(place.config, self.setting, False) else ()
+
+    def bundles(self, place: Place) -> Iterator[Bundle]:
+        for row in self._rows(place):
+            yield from row.bundles(place)
+
+    def observed(self, place: Place) -> Iterator[tuple[str, Tap]]:
+        for row in self._rows(place):
+            yield from row.observed(place)
+
+    def bias_settings(self, place: Place) -> Iterator[tuple[str, str]]:
+        for row in self.rows:
+            yield from row.bias_settings(place)
+
+
+@dataclass(frozen=True)
 class Experts(WithoutBias):
     """A matrix of every expert, which GGUF holds as one stack [n_expert, rows, columns].
 

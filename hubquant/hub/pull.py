@@ -40,10 +40,12 @@ METADATA = re.compile(
     | tokenizer\.json | tokenizer\.model | tokenizer_config\.json | special_tokens_map\.json | added_tokens\.json
     | vocab\.json | vocab\.txt | merges\.txt | spiece\.model | sentencepiece\.bpe\.model | tekken\.json
     | chat_template\.jinja | chat_template\.json | additional_chat_templates/[\w.-]+\.jinja
-    | [\w.-]+\.safetensors\.index\.json | README\.md | 1_Pooling/config\.json
+    | [\w.-]+\.safetensors\.index\.json | pytorch_model\.bin\.index\.json | README\.md | 1_Pooling/config\.json
     """,
     re.VERBOSE,
 )
+PICKLED = re.compile(r"pytorch_model[\w.-]*\.bin")
+"""Weights that are downloaded where somebody allowed it."""
 PIPELINE_METADATA = re.compile(r"model_index\.json|README\.md|[\w.-]+/[\w.-]+\.(json|txt|model|jinja)")
 """Of a diffusers pipeline, whose components lie in folders of their own."""
 
@@ -186,7 +188,7 @@ def not_cached_bytes(model: RemoteModel, files: Iterable[str]) -> int:
 def fetch_weights(
     model: RemoteModel, files: Sequence[str], advance: Callable[[int], None] = ignore, *, retry: Retry = PATIENT
 ) -> Path:
-    """Download safetensors files into the cache; the snapshot folder they lie in.
+    """Download safetensors files, or pickles of a model, into the cache; the snapshot folder they lie in.
 
     Goes on where a broken or killed download stopped. ``advance`` is called with bytes, in sum the size of the files
     that are not in the cache.
@@ -194,7 +196,7 @@ def fetch_weights(
     do not fit.
     """
     for file in files:
-        if not file.endswith(".safetensors"):
+        if not file.endswith(".safetensors") and not PICKLED.fullmatch(file):
             raise NotSupportedYet(f"weights in {file}", why="only safetensors are read: other formats can run code")
     wanted = {file: _known(model, file) for file in files}
     with hub_errors(model.id, revision=model.revision, token=model.token):

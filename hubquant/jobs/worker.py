@@ -134,7 +134,7 @@ class _Work:
             return batch.carry_out(progress)
 
     def _check_room(self, plan: Plan) -> None:
-        check_room(sum(each.size for each in plan.work.made), self.given.disk_bytes)
+        check_room(sum(each.size for each in plan.work.written), self.given.disk_bytes)
 
     def _finished(self, results: Sequence[BatchResult]) -> None:
         failed = [result.record for result in results if result.record.error]

@@ -25,6 +25,7 @@ KEPT_SUBSTRINGS = (
     ".patch_merger",
     "a.rvq.codebook",
     "mm.a.code_embd",
+    "mm.input_projection",  # which llama.cpp's graph turns round, and its own program leaves to its users' luck
 )
 KEPT_NAMES = ("position_embd.weight", "token_types.weight")
 KEPT_TIME_MIX = re.compile(r"time_mix_(first|[wva][012]|g[12]|decay_w[12]|lerp_fused)\.weight")
@@ -35,6 +36,9 @@ FLOAT32_NAMES = re.compile(
     r"|time_mix_(first|w[12]|decay_w[12]|lerp_fused)\.weight$|posnet\.\d+\.norm[12]|^[va]\.position_embd"
     r"|altup_(correct|predict)_coef|indexer\.proj\.weight$"
 )
+
+# llama.cpp has no convolution, nor a copy that is turned round, of BF16.
+FLOAT16_NAMES = re.compile(r"\.patch_(embd|merger)\.weight|mm\.input_projection\.weight$|\.conv\dd?\.\d+\.weight$")
 
 
 def n_dims(shape: tuple[int, ...]) -> int:
@@ -54,7 +58,9 @@ def kept(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def storage_type(name: str, shape: tuple[int, ...], float_type: str) -> str:
-    """The type in which the converter writes a tensor that is not quantized: F32 or ``float_type``."""
-    if n_dims(shape) < 2 or not name.endswith(".weight") or FLOAT32_NAMES.search(name):
+    """The type in which the converter writes a tensor that is not quantized: F32, or ``float_type`` if it can be."""
+    if FLOAT16_NAMES.search(name) and n_dims(shape) > 1 and float_type == "BF16":
+        return "F16"
+    if n_dims(shape) < 2 or not name.endswith((".weight", ".weight.1")) or FLOAT32_NAMES.search(name):
         return "F32"
     return float_type

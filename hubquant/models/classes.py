@@ -4,15 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hubquant.checkpoint.modules import DENSE
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
+def causal_classes() -> dict[str, str]:
+    """Model type -> the name of its causal language model. transformers has some among the models that see."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    seeing = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items()
+    among_them = {kind: name for kind, name in seeing if isinstance(name, str) and name.endswith("ForCausalLM")}
+    return among_them | MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
 def model_class(config: PreTrainedConfig, generates: bool) -> Any:
-    """Of a causal language model, or of an encoder: of a model that has a decoder too, the encoder alone."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
+    """Of a causal language model, or of an encoder, with its dense modules if its config has any: of a model that has a
+    decoder too, the encoder alone."""
+    import transformers
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
 
     if generates:
-        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return getattr(transformers, causal_classes()[config.model_type])
     encoders: Any = MODEL_FOR_TEXT_ENCODING_MAPPING
-    return encoders[type(config)] if type(config) in encoders else MODEL_MAPPING[type(config)]
+    encoder: Any = encoders[type(config)] if type(config) in encoders else MODEL_MAPPING[type(config)]
+    if not hasattr(config, DENSE):
+        return encoder
+    from hubquant.models.dense import with_dense
+
+    return with_dense(encoder)

@@ -1,4 +1,4 @@
-"""An encoder of transformers as it is run: token ids in, one embedding out."""
+"""An encoder of transformers, or a decoder without its output layer, as it is run: token ids in, one embedding out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from hubquant.models.dense import project
 from hubquant.models.language_model import where_it_runs
 
 if TYPE_CHECKING:
@@ -33,5 +34,5 @@ class Encoder:
     def __call__(self, ids: Tensor) -> Tensor:
         model: Any = self.model
         with torch.inference_mode():
-            states: Tensor = model(where_it_runs(model, ids[None])).last_hidden_state[0]
-            return _POOLED[self.pooling](states.float()).cpu()
+            states: Tensor = model.base_model(where_it_runs(model, ids[None])).last_hidden_state[0]
+            return project(model, _POOLED[self.pooling](states.float())).float().cpu()

@@ -13,6 +13,7 @@ from hubquant.checkpoint.config_types import checked_config
 from hubquant.checkpoint.links import check_links
 from hubquant.checkpoint.text_tower import is_multimodal, text_settings
 from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.models.classes import causal_classes
 
 SUPPORTED_LIBRARY = "transformers"
 SUPPORTED_TASK = "text-generation"
@@ -77,9 +78,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def _type_hint(config: Mapping[str, Any]) -> str:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    types = {name: kind for kind, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()}
+    types = {name: kind for kind, name in causal_classes().items()}
     names = config.get("architectures")
     if isinstance(names, list) and names and isinstance(names[0], str) and names[0] in types:
         return f'add "model_type": "{types[names[0]]}" to it, which is the type of {names[0]}'
@@ -122,14 +121,14 @@ def _class_and_task(config: Mapping[str, Any], supported: Collection[str]) -> tu
     """The class of the model by name, and its Hub pipeline tag. The class is imported only where its name does not tell
     the task: that takes seconds."""
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as GENERATE
 
-    known = GENERATE.get(config["model_type"])
+    generating = causal_classes()
+    known = generating.get(config["model_type"])
     architectures = config.get("architectures") or [known]
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     if isinstance(name, str) and known and name.lower() == known.lower():  # as LLaMAForCausalLM
         name = known
-    if isinstance(name, str) and name in GENERATE.values():
+    if isinstance(name, str) and name in generating.values():
         return name, SUPPORTED_TASK
     found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
     if not isinstance(found, type):

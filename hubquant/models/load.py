@@ -79,7 +79,7 @@ def load(
     parts = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
     stored = stored_tensors(checkpoint)
     weights: dict[str, Any] = {"state_dict": stored}
-    if placement.disk is not None and stored.keys() == Checkpoint.from_folder(folder).tensors.keys():
+    if placement.disk is not None and _is_as_named(checkpoint, stored, folder):
         # Given the files, transformers leaves on disk what is there, and else writes float32 copies of it.
         place, weights = folder, {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     elif placement.disk is not None and config.tie_word_embeddings:  # copies need a name each
@@ -159,12 +159,17 @@ def _from_pretrained(kind: Any, place: Path | None, folder: Path, **options: Any
     return model
 
 
+def _is_as_named(checkpoint: Checkpoint, names: Mapping[str, Any], folder: Path) -> bool:
+    """Whether transformers finds these weights in the files of ``folder``, under the same names."""
+    return checkpoint.is_safetensors and names.keys() == Checkpoint.from_folder(folder).tensors.keys()
+
+
 def bytes_of_weight(checkpoint: Checkpoint) -> float:
     """That a weight takes in memory once it is loaded on a CPU, on average over the tensors of ``checkpoint``."""
     n_weights = n_bytes = 0
     for info in checkpoint.tensors.values():
         count = math.prod(info.shape) * (2 if info.dtype == "U8" else 1)  # MXFP4: two become bfloat16
-        in_half = info.dtype in ("F16", "BF16", "U8") and len(info.shape) > 1
+        in_half = info.dtype in ("F16", "BF16", "U8") and len(info.shape) > 1 and not info.coding
         n_weights, n_bytes = n_weights + count, n_bytes + count * (2 if in_half else 4)
     return n_bytes / max(1, n_weights)
 

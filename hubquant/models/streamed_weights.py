@@ -11,6 +11,7 @@ import torch
 
 from hubquant.checkpoint.finite import check_finite
 from hubquant.errors import CheckpointError
+from hubquant.models.classes import model_class
 from hubquant.models.load import quiet
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ class StreamedWeights:
         device: str,
     ) -> None:
         from accelerate import init_empty_weights
-        from transformers import AutoModelForCausalLM
         from transformers.conversion_mapping import get_model_conversion_mapping
 
-        auto: Any = AutoModelForCausalLM
         with quiet(), init_empty_weights(include_buffers=False):
-            self.skeleton: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+            self.skeleton: PreTrainedModel = model_class(config, generates=True)._from_config(
+                config, dtype=torch.float32
+            )
         self.skeleton.eval().requires_grad_(False)
         self.output: Any = self.skeleton.get_output_embeddings()
         self.blocks: list[Any] = list(self.skeleton.get_submodule(blocks_path))

@@ -27,7 +27,7 @@ QWEN2_PATTERN = (
 
 _T5 = ("t5", "mt5", "umt5")
 _ROBERTA = ("camembert", "roberta", "xlm-roberta")
-ENCODERS = ("bert", "modernbert", "nomic_bert", *_ROBERTA, *_T5)
+ENCODERS = ("bert", "distilbert", "eurobert", "jina_embeddings_v3", "modernbert", "nomic_bert", *_ROBERTA, *_T5)
 
 
 def build(family: str, folder: Path, **config: Any) -> Path:
@@ -60,7 +60,8 @@ def build(family: str, folder: Path, **config: Any) -> Path:
     torch.manual_seed(config.pop("seed", 0))
     given = {name: value for name, value in (settings | config).items() if value is not ...}
     made = AutoConfig.for_model(family, **given)
-    model = model_class(made, family not in ENCODERS)._from_config(made)
+    embeds = family in ENCODERS or getattr(made, "use_bidirectional_attention", False)
+    model = model_class(made, not embeds)._from_config(made)
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -185,8 +186,8 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "mistral": llama3_tokenizer,
     "qwen2": qwen2_tokenizer,
     "qwen3": qwen2_tokenizer,
-    **dict.fromkeys(("bert", "nomic_bert"), bert_tokenizer),
+    **dict.fromkeys(("bert", "distilbert", "nomic_bert"), bert_tokenizer),
     **dict.fromkeys(("modernbert", "roberta"), roberta_tokenizer),
-    **dict.fromkeys(("camembert", "xlm-roberta"), xlm_roberta_tokenizer),
+    **dict.fromkeys(("camembert", "jina_embeddings_v3", "xlm-roberta"), xlm_roberta_tokenizer),
     **dict.fromkeys(_T5, t5_tokenizer),
 }

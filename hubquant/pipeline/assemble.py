@@ -26,7 +26,8 @@ def assemble(plan: Plan, context: Context, output: OutputFolder) -> Report:
     Raises ``EvaluationError`` for a file that cannot be what its source is.
     """
     reports = file_reports(plan.tasks, context, plan.recipe.gates)
-    report = Report(plan.source.name, plan.output, reports)
+    projectors = [path for each in plan.work.projectors for path in each.paths]
+    report = Report(plan.source.name, plan.output, reports, projectors=projectors)
     context.progress.step("card", str(plan.output / CARD))
     before = measurements_in(output)
     paths = {file.label: file.paths for file in plan.files}
@@ -80,6 +81,8 @@ def _place_files(plan: Plan, context: Context, output: OutputFolder, labels: set
         if each.plan.label in labels:
             file = each.kept(context).file
             wanted |= dict(zip(file.plan.paths, file.paths(store.path(file)), strict=True))
+    for each in plan.tasks.projectors:
+        wanted |= dict(zip(each.plan.paths, each.file.paths(store.path(each.file)), strict=True))
     for folder in plan.tasks.folders:
         if folder.plan.label in labels:
             wanted |= _files_of(folder, context)

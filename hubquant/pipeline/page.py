@@ -29,7 +29,8 @@ from hubquant.recipe import dump_recipe
 from hubquant.recipe.backends import is_of_library
 from hubquant.recipe.pictures import PromptSource
 from hubquant.recipe.public import base_models, local_recipe, needed_files, placed, public_recipe
-from hubquant.recipe.schema import ModelReference, NamedType, Recipe, TextSource
+from hubquant.recipe.schema import NamedType, Recipe, TextSource
+from hubquant.sources.projector import MMPROJ
 from hubquant.version import __version__
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Page(BaseModel):
         """``matrix_sha256`` is that of the importance matrix as it is published."""
         recipe, source = plan.recipe, plan.source
         component = recipe.model.component
-        model = ModelReference(id=source.id, revision=source.revision, component=component) if source.id else None
+        model = source.reference(component)
         return cls(
             version=__version__,
             model_name=_model_name(plan),
@@ -151,7 +152,8 @@ class Page(BaseModel):
                 for file in files
                 if (differences := file.made_with.differences(made_with[file.type]))
             ),
-            others=tuple(others),
+            others=tuple(name for name in others if not is_projector(name)),
+            projectors=tuple(filter(is_projector, others)),
             reproduce=f"hubquant run hub:{to}" if to and not needs else f"hubquant run {RECIPE}",
             needs=needs,
             version=self.version,
@@ -188,6 +190,11 @@ def measurements_in(folder: OutputFolder) -> tuple[FileMeasurement, ...]:
     found = read_measurements((folder.root / MEASUREMENTS).read_bytes()).files
     digests = {path: folder.sha256(path) for path in folder}
     return tuple(file for file in found if file.is_what(digests))
+
+
+def is_projector(path: str) -> bool:
+    """Whether llama.cpp takes a file to be what a model sees or hears with, by its name."""
+    return path.rpartition("/")[2].startswith(f"{MMPROJ}-")
 
 
 def undescribed(names: Iterable[str], files: Sequence[FileMeasurement]) -> list[str]:
@@ -257,7 +264,7 @@ def _own_settings(recipe: Recipe) -> dict[str, str]:
 def _other_settings(recipe: Recipe) -> dict[str, Any]:
     chosen = {"layout": recipe.publish.layout, "component": recipe.model.component}
     named = {key: value for key, value in chosen.items() if value is not None}
-    return {**recipe.convert.model_dump(mode="json"), **names_in_files(recipe.publish), **named}
+    return {**recipe.convert.model_dump(mode="json", exclude={"mmproj"}), **names_in_files(recipe.publish), **named}
 
 
 def _usage(plan: Plan) -> Usage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from hubquant.pipeline.contents import CARD, CURVE, GRID, IMATRIX, PLOT, RECIPE,
 from hubquant.pipeline.output_folder import OutputFolder
 from hubquant.pipeline.plan_text import plan_html, plan_text
 from hubquant.pipeline.prepare import prepare
+from hubquant.pipeline.projectors import projector_tasks, seeing
 from hubquant.pipeline.publishing import card_template, check_license, names_in_files
 from hubquant.pipeline.tasks import RecipeTasks
 from hubquant.pipeline.work import Work, collects, open_model
@@ -95,6 +96,7 @@ class Plan:
             "tokenizer": None if self.work.component.denoises else self.work.checked.tokenizer,
             "steps": [{"name": s.name, "detail": s.detail, "done": s.done} for s in self.steps],
             "files": [file.as_dict() for file in self.files],
+            "projectors": [file.as_dict() for file in self.work.projectors],
             "budgets": [chosen.as_dict() for chosen in self.work.chosen],
             "folders": [folder.as_dict() for folder in self.work.folders],
             "peak_ram_bytes": self.estimate.ram_bytes,
@@ -133,7 +135,11 @@ def make_plan(
         check_license(component.source.card, component.source.full_name, recipe.publish)
     runs = collects(recipe) or not recipe.evaluate.skip
     backend = GGUF(Split(shard_bytes), "leave imatrix.skip out", compares=runs, named=names_in_files(recipe.publish))
+    projectors, without = projector_tasks(recipe, component, backend, progress)
+    component = seeing(component) if projectors else component
     work = prepare(recipe, component, backend, store, progress, device, decides=True, fresh=fresh)
+    tasks = replace(work.tasks, projectors=tuple(projectors))
+    work = replace(work, tasks=tasks, notes=[*work.notes, *without])
     asked, recipe = recipe, work.recipe
     folder = folder or OutputFolder(Path(f"{work.source.name}-GGUF"), store)
     results = tasks_of_results(recipe)
@@ -141,12 +147,13 @@ def make_plan(
     names = planned_names(
         recipe, work.made, has_imatrix=has_imatrix, has_results=bool(results), draws=component.denoises
     )
+    names += [path for each in work.projectors for path in each.paths]
     folder.check(names, _sources(work.tasks, store))
     names += [name for name in folder if name not in names]
     goals = work.tasks.goals
     found = estimate(work.tasks, list(closure(goals)) if fresh else missing(goals, store), store.rates())
     check_memory(found.ram_bytes, NO_SIZES if work.undecided else LESS_MEMORY)
-    check_room(found, [each.size for each in work.made], store, folder.root, "--out")
+    check_room(found, [each.size for each in work.written], store, folder.root, "--out")
     uploads = names if recipe.publish.to else ()
     notes = [*work.notes, *_foreign_note(folder), *(_published_notes(work, published) if published else [])]
     return Plan(work, folder.root, found, uploads, notes, template, results, asked, device)
@@ -161,7 +168,7 @@ def check_room(found: Estimate, placed: Sequence[int], store: Store, output: Pat
 def _sources(tasks: RecipeTasks, store: Store) -> Mapping[str, Sequence[Path]]:
     """Where the files of the output are in the store, of which they are links: of two that are compared either."""
     found = defaultdict[str, list[Path]](list)
-    for each in tasks.files:
+    for each in (*tasks.files, *tasks.projectors):
         for one in (each, each.plain) if each.plain else (each,):
             for path in one.plan.paths:
                 found[path].append(store.path(one.file) / Path(path).name)

@@ -29,7 +29,7 @@ def plan_text(plan: Plan) -> str:
         "",
         *step_lines(plan.steps),
         "",
-        *file_lines(plan.files, plan.work.folders),
+        *file_lines([*plan.files, *plan.work.projectors], plan.work.folders),
         *choice_lines(plan.work.chosen),
         "",
         *([] if plan.work.component.denoises else [f"tokenizer {plan.work.checked.tokenizer}"]),
@@ -70,7 +70,8 @@ def choice_lines(chosen: Iterable[Chosen]) -> Iterator[str]:
 
 def plan_html(plan: Plan) -> str:
     """For a notebook."""
-    files = [(file.name, size(file.size), f"{file.bpw:.3f}", count_types(file.types)) for file in plan.files]
+    shown = [*plan.files, *plan.work.projectors]
+    files = [(file.name, size(file.size), f"{file.bpw:.3f}", count_types(file.types)) for file in shown]
     files += [(f"{each.name}/", f"~{size(each.size)}", f"{each.bpw:.3f}", each.label) for each in plan.work.folders]
     steps = [(step.name, f"{step.detail}{' (done before)' if step.done else ''}".strip()) for step in plan.steps]
     chosen = [

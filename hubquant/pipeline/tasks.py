@@ -82,7 +82,7 @@ class RecipeTasks:
     """``imatrix`` is None where none is used, ``baseline`` where nothing is evaluated; ``folders`` are those of
     libraries, and ``speeds`` those of files beside them; ``sensitivity`` is what the types of files of a given size are
     chosen by, None where there are none. ``held_out`` is as ``baseline``, on calibration text: None where no files are
-    made both with error feedback and without."""
+    made both with error feedback and without. ``projectors`` are what a multimodal model sees or hears with."""
 
     imatrix: Task[ImportanceMatrix] | None
     baseline: BaselineTask | LastBlock | EmbeddingsTask | DrawnBySource | None
@@ -91,6 +91,7 @@ class RecipeTasks:
     speeds: tuple[SpeedInLlamaCpp, ...] = ()
     sensitivity: Task[Sensitivities] | None = None
     held_out: BaselineTask | LastBlock | None = None
+    projectors: tuple[FileTasks, ...] = ()
 
     @property
     def goals(self) -> list[Task[Any]]:
@@ -128,6 +129,7 @@ class RecipeTasks:
             ),
             *self.speeds,
             *(task for each in self.folders for task in (each.folder, each.reloaded, each.evaluation)),
+            *(task for each in self.projectors for task in each),
         ]
         return (task for task in found if task is not None)
 

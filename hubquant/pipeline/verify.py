@@ -54,7 +54,8 @@ class Verification(Task["TensorCheck"]):
 
     @property
     def shares(self) -> VerifyingPass:
-        return VerifyingPass(self.file.component.pulled, self.file.rounding, self.file.component)
+        component = self.file.component
+        return VerifyingPass(component.pulled, component.name, self.file.rounding, component)
 
     def make(self, folder: Path, context: Context) -> None:
         self.shares.make([(self, folder)], context)
@@ -67,9 +68,10 @@ class Verification(Task["TensorCheck"]):
 
 @dataclass(frozen=True)
 class VerifyingPass(Pass):
-    """Reads every weight once and compares it with all files."""
+    """Reads every weight of a ``part`` of the source once and compares it with all files."""
 
     pulled: Pulled
+    part: str
     mode: Rounding
     component: Component = field(compare=False)
 

@@ -64,6 +64,10 @@ class Work:
         return [each.plan for each in self.tasks.files]
 
     @property
+    def projectors(self) -> list[FilePlan]:
+        return [each.plan for each in self.tasks.projectors]
+
+    @property
     def folders(self) -> list[FolderPlan]:
         return [each.plan for each in self.tasks.folders]
 
@@ -80,6 +84,11 @@ class Work:
     @property
     def made(self) -> list[FilePlan | FolderPlan]:
         return [*self.files, *self.folders]
+
+    @property
+    def written(self) -> list[FilePlan | FolderPlan]:
+        """With what goes along with each of those that are measured."""
+        return [*self.made, *self.projectors]
 
     @property
     def names(self) -> set[str]:

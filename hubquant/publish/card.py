@@ -64,7 +64,8 @@ class Card:
 
     ``reproduce`` is the one line that makes the repository again, with ``needs`` in the current folder: names of files
     that are not in it. ``repo_id`` and ``model_id`` are ``None`` for a local folder and a local model; ``base_models``
-    are Hub ids. ``others`` are paths of files that nothing is known of. ``calibration`` is empty where no imatrix was
+    are Hub ids. ``others`` are paths of files that nothing is known of,
+    and ``projectors`` those that the model sees or hears with. ``calibration`` is empty where no imatrix was
     collected, ``evaluation`` where nothing was measured. ``imatrix``, ``plot``, and of pictures their ``grid`` and the
     ``curve`` over steps are paths in the repository; ``tokens_calibrated`` and ``tokens_scored`` count tokens.
     ``not_as_source`` says what the source model has or computes and the files do not. ``embeds`` tells an encoder,
@@ -78,6 +79,7 @@ class Card:
     version: str
     earlier: tuple[EarlierFile, ...] = ()
     others: tuple[str, ...] = ()
+    projectors: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     model_id: str | None = None
     revision: str | None = None

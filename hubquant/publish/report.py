@@ -60,12 +60,14 @@ class FileReport:
 
 @dataclass(frozen=True)
 class Report:
-    """``files`` from the largest to the smallest; ``url`` is where they were published."""
+    """``files`` from the largest to the smallest, and paths of the ``projectors`` beside them; ``url`` is where they
+    were published."""
 
     model: str
     output: Path
     files: Sequence[FileReport]
     url: str | None = None
+    projectors: Sequence[str] = ()
 
     @property
     def passed(self) -> list[FileReport]:
@@ -84,6 +86,7 @@ class Report:
             "output": str(self.output),
             "url": self.url,
             "files": [file.as_dict() for file in self.files],
+            "projectors": list(self.projectors),
         }
 
     @property
@@ -122,7 +125,8 @@ class Report:
         return [f"{file.measured.type} is not published: {file.refusal}" for file in self.failed_gates]
 
     def _places(self) -> list[str]:
-        return [f"files in {self.output}", *([self.url] if self.url else [])]
+        seeing = [f"to see or hear with: {name}" for name in self.projectors]
+        return [*seeing, f"files in {self.output}", *([self.url] if self.url else [])]
 
 
 @dataclass(frozen=True)

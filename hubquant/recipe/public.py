@@ -8,6 +8,7 @@ from typing import Any
 
 from hubquant.disk import without_folders
 from hubquant.recipe.names import HUB_ID, HUB_PREFIX
+from hubquant.recipe.references import is_local
 from hubquant.recipe.schema import Frozen, ModelReference, Publish, Recipe, name_of
 
 IMATRIX = "imatrix.gguf"
@@ -51,7 +52,8 @@ def _with_paths(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
         found = {field: getattr(settings, field) for field in fields}
         return settings.model_copy(update={field: change(path) for field, path in found.items() if path})
 
-    changed: dict[str, Any] = {"model": of(recipe.model, "folder", "file")}
+    bases = ("merge",) if recipe.model.merge and is_local(recipe.model.merge) else ()
+    changed: dict[str, Any] = {"model": of(recipe.model, "folder", "file", *bases)}
     for part in ("calibration", "evaluate"):
         settings = getattr(recipe, part)
         sources = tuple(of(source, "file", "plugin") for source in settings.sources)
@@ -87,7 +89,8 @@ def needed_files(recipe: Recipe) -> tuple[str, ...]:
     matrices = [name for name in recipe.imatrix.given if not name.startswith(HUB_PREFIX)]
     drawn = [*recipe.calibration.pictures.prompts, *recipe.evaluate.pictures.prompts]
     prompts = [source.file for source in drawn]
-    named = [recipe.model.folder, recipe.model.file, *texts, *prompts, *matrices]
+    base = recipe.model.merge if recipe.model.merge and is_local(recipe.model.merge) else None
+    named = [recipe.model.folder, recipe.model.file, base, *texts, *prompts, *matrices]
     return tuple(dict.fromkeys(name for name in named if name))
 
 

@@ -47,6 +47,14 @@ def model_reference(text: str) -> dict[str, str]:
     return _on_the_hub(text, address or text)
 
 
+def is_local(text: str) -> bool:
+    """Whether ``text`` names no model of the Hub, but what is or was on this machine."""
+    try:
+        return "id" not in model_reference(text)
+    except UserError:
+        return True
+
+
 def is_model(text: str) -> bool:
     """Whether ``text`` can be a model's name, address, folder or GGUF file."""
     plain = text.partition("@")[0].rstrip("/")

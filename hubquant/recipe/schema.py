@@ -42,8 +42,12 @@ class ModelReference(Frozen):
     has 3.4 M weights and draws coloured shapes."""
     revision: str = "main"
     """Of ``id``: a branch, tag or commit. Published recipes hold the commit."""
+    merge: Annotated[str, Field(min_length=1)] | None = None
+    """Where ``id`` or ``folder`` is a LoRA adapter: its base, a Hub id (with @revision) or a folder, whose weights the
+    adapter changes while they are read."""
     allow_pickle: bool = False
-    """A denoiser in a pickled ``file``: its tensors are read and no code of it is run. Others must be safetensors."""
+    """Weights in pytorch_model.bin where there are no safetensors, or a denoiser in a pickled ``file``: tensors are
+    read and no code is run."""
 
     @model_validator(mode="before")
     @classmethod
@@ -54,6 +58,8 @@ class ModelReference(Frozen):
     def _exactly_one(self) -> Self:
         if self.revision != "main" and self.id is None:
             raise ValueError("a revision is that of a repository on the Hub, and the model is none")
+        if self.merge and not (self.id or self.folder):
+            raise ValueError("what is merged into a base is an adapter in a repository or a folder")
         return exactly_one(self, ("id", "folder", "file", "bundled"))
 
     @property
@@ -68,6 +74,9 @@ class Convert(Frozen):
     """llama.cpp's name for the split before byte-level BPE. By default the tokenizer's structure tells."""
     no_mtp: bool = False
     """Leave out the layers behind the last one that predict further tokens, with which llama.cpp drafts."""
+    mmproj: tuple[Literal["F32", "F16", "BF16", "Q8_0"], ...] | None = None
+    """Of a multimodal model, the types of the files that it sees or hears with. By default one of F16; ``[]`` makes
+    none."""
 
 
 class Calibration(Frozen):
@@ -196,7 +205,7 @@ class Quantize(Frozen):
     allow_fork_types: bool = False
     """Types that only a fork of llama.cpp reads (Q3_K_HIFI)."""
     allow_requantize: bool = False
-    """A GGUF file as the source that is quantized already: its errors add up."""
+    """A source that is quantized already, a GGUF file, GPTQ, AWQ and the like: errors add up."""
     skip_modules: tuple[Part, ...] = ()
     """Of libraries: layers with one of these in their name in transformers stay in floats."""
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from hubquant.errors import RecipeError
 from hubquant.recipe.names import HUB_PREFIX
+from hubquant.recipe.references import is_local
 from hubquant.recipe.schema import Recipe
 
 SHOWN = 3
@@ -41,6 +42,7 @@ def _reaches(recipe: Recipe) -> Iterator[tuple[str, object]]:
     values = {
         "model.folder": model.folder,
         "model.file": model.file,
+        "model.merge": model.merge if model.merge and is_local(model.merge) else None,
         "model.allow_pickle": model.allow_pickle,
         "publish.to": publish.to,
         "publish.private": publish.private,

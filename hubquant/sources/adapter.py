@@ -15,7 +15,7 @@ from hubquant.errors import CheckpointError, UserError
 from hubquant.hub.front_matter import read_card
 from hubquant.recipe.references import model_reference
 from hubquant.recipe.schema import ModelReference
-from hubquant.sources.checkpoint import folder_name, hub_headers
+from hubquant.sources.checkpoint import folder_name, folder_of, hub_headers
 
 if TYPE_CHECKING:
     from hubquant.hub.access import Token
@@ -29,7 +29,7 @@ _NAME_IT = "name the folder or the Hub id of the base: --base BASE"
 @dataclass(frozen=True)
 class Adapter:
     """``settings`` is adapter_config.json; ``checkpoint`` has the tensors, and no config. ``folder`` holds the weights
-    once ``remote`` is None."""
+    once ``remote`` is None. ``id`` is that of a repository."""
 
     name: str
     full_name: str
@@ -37,6 +37,8 @@ class Adapter:
     settings: Mapping[str, Any]
     checkpoint: Checkpoint
     card: Mapping[str, Any]
+    id: str | None = None
+    revision: str = "local"
     remote: RemoteModel | None = None
 
     @property
@@ -79,9 +81,8 @@ def open_adapter(reference: ModelReference, token: Token = None) -> Adapter:
         _check_weights(remote.files)
         tensors = hub_headers(remote, [WEIGHTS])[WEIGHTS]
         name = remote.id.rsplit("/", 1)[-1]
-        return Adapter(name, remote.id, folder, _settings(folder), Checkpoint({}, tensors), remote.card, remote)
-    from hubquant.sources.open import folder_of
-
+        found = Adapter(name, remote.id, folder, _settings(folder), Checkpoint({}, tensors), remote.card)
+        return replace(found, id=remote.id, revision=remote.revision, remote=remote)
     folder = folder_of(reference)
     check_links(folder)
     _check_weights([path.name for path in folder.iterdir() if path.is_file()])

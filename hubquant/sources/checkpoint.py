@@ -6,18 +6,24 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, read_header
-from hubquant.checkpoint.weight_files import weight_files
+from hubquant.checkpoint.modules import with_dense
+from hubquant.checkpoint.pickle_headers import pickled_header
+from hubquant.checkpoint.pickled import PickledCheckpoint, pickles_of
+from hubquant.checkpoint.weight_files import local_files, weight_files
 from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.plain import load_plain
 from hubquant.devices import Device
+from hubquant.disk import user_path
 from hubquant.hub.front_matter import read_card
 from hubquant.models.identify import identify
 from hubquant.models.load import Placement
 from hubquant.recent import Recent
+from hubquant.recipe.schema import ModelReference
 from hubquant.sources.source import SourceModel
 
 if TYPE_CHECKING:
@@ -35,8 +41,17 @@ def folder_name(folder: Path) -> str:
     return names[-1] if names and kind == "models" and folder.parent.name == "snapshots" else folder.name
 
 
-def open_folder(folder: Path, name: str) -> SourceModel:
-    checkpoint = Checkpoint.from_folder(folder)
+def folder_of(reference: ModelReference) -> Path:
+    """That a reference to a folder or to a bundled model names."""
+    if reference.bundled is not None:
+        return Path(str(resources.files("hubquant") / "data" / reference.bundled))
+    return user_path(str(reference.folder))
+
+
+def open_folder(folder: Path, name: str, *, pickles: bool = False) -> SourceModel:
+    """With ``pickles`` also one whose weights are in pytorch_model.bin."""
+    files = pickles_of(folder, local_files(folder)) if pickles else None
+    checkpoint = PickledCheckpoint.from_pickles(folder, files) if files else Checkpoint.from_folder(folder)
     identify(folder, CLASSES, WITHOUT_CODE)
     return SourceModel(
         name=name,
@@ -57,31 +72,35 @@ def load_folder(folder: Path, device: Device = "auto", placement: Placement | No
     return load_plain(Checkpoint.from_folder(folder), folder, device, placement)
 
 
-_opened: Recent[tuple[str, str], SourceModel] = Recent(32)  # by repository and commit, with nobody's token
+_opened: Recent[tuple[str, str, bool], SourceModel] = Recent(32)  # by repository and commit, with nobody's token
 
 
-def open_hub(remote: RemoteModel) -> SourceModel:
-    """What the files hold of a repository that may be read: at one commit it never changes."""
+def open_hub(remote: RemoteModel, *, pickles: bool = False) -> SourceModel:
+    """What the files hold of a repository that may be read: at one commit it never changes. With ``pickles`` also one
+    whose weights are in pytorch_model.bin."""
     from hubquant.hub.pull import not_cached_bytes
 
-    source = _opened.get((remote.id, remote.revision), lambda: _read_hub(remote))
+    source = _opened.get((remote.id, remote.revision, pickles), lambda: _read_hub(remote, pickles))
     if not source.folder.is_dir():  # the cache was emptied
-        source = _read_hub(remote)
+        source = _read_hub(remote, pickles)
     return replace(source, remote=remote, download_bytes=not_cached_bytes(remote, source.weight_files))
 
 
-def _read_hub(remote: RemoteModel) -> SourceModel:
+def _read_hub(remote: RemoteModel, pickles: bool) -> SourceModel:
     from hubquant.hub.pull import fetch_metadata
 
     folder = fetch_metadata(remote)
-    files = weight_files(folder, remote.files)
+    pickled = pickles_of(folder, remote.files) if pickles else None
+    files = pickled or with_dense(weight_files(folder, remote.files), folder, remote.files)
     identify(folder, CLASSES, WITHOUT_CODE)
     return SourceModel(
         name=remote.id.rsplit("/", 1)[-1],
         id=remote.id,
         revision=remote.revision,
         folder=folder,
-        checkpoint=Checkpoint.from_headers(folder, files, hub_headers(remote, files.names)),
+        checkpoint=PickledCheckpoint.from_pickled_headers(folder, files, _pickled_headers(remote, files.names))
+        if pickled
+        else Checkpoint.from_headers(folder, files, hub_headers(remote, files.names)),
         card=remote.card,
         identity={"model": f"{remote.id}@{remote.revision}"},
         weight_files=files.names,
@@ -93,6 +112,13 @@ def hub_headers(remote: RemoteModel, files: Iterable[str]) -> dict[str, dict[str
     from hubquant.hub.pull import range_reader
 
     return {file: read_header(range_reader(remote, file), file, remote.files[file].size) for file in files}
+
+
+def _pickled_headers(remote: RemoteModel, files: Iterable[str]) -> dict[str, dict[str, TensorInfo]]:
+    """As :func:`hub_headers`, of pickles."""
+    from hubquant.hub.pull import range_reader
+
+    return {file: pickled_header(range_reader(remote, file), file, remote.files[file].size) for file in files}
 
 
 def _described(folder: Path) -> list[Path]:

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from gguf import PoolingType
+
 from hubquant.convert.conversion import Conversion
 from hubquant.convert.diffusion.importance import fit_denoiser, fit_text_encoder
 from hubquant.convert.rules.rule import integer
 from hubquant.errors import NotSupportedYet
 from hubquant.models.encoder import Pooling
+from hubquant.sources.projector import MMPROJ, ProjectorSource
 from hubquant.sources.pulled import Pulled
 
 if TYPE_CHECKING:
@@ -26,8 +29,12 @@ DENOISER = "denoiser"
 FIRST_STEPS = "transformer"
 """The denoiser that makes the first steps, in pipelines that have another one for the last."""
 Inputs = Literal["tokens", "prompts"]
-_POOLINGS: Mapping[Any, Pooling] = {1: "mean", 2: "cls", 3: "last", 4: "cls"}
-"""GGUF's ``pooling_type``; of a reranker, what its score is made of."""
+_POOLINGS: Mapping[Any, Pooling] = {
+    PoolingType.MEAN: "mean",
+    PoolingType.CLS: "cls",
+    PoolingType.LAST: "last",
+}
+"""GGUF's ``pooling_type``."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,19 @@ class Component:
         inputs: Inputs | None = None if conversion.cannot_run else "prompts"
         return cls(source.component or DENOISER, Pulled(source), conversion, (), inputs, 0, 0)
 
+    @classmethod
+    def projector(cls, source: ProjectorSource) -> Component:
+        """It is not run by itself."""
+        return cls(MMPROJ, Pulled(source), source.conversion(), ("v.blk", "a.blk"), None, 0, 0)
+
     @property
     def denoises(self) -> bool:
         """Whether it is the denoiser of pictures or videos."""
-        return self.name != LANGUAGE_MODEL
+        return self.name not in (LANGUAGE_MODEL, MMPROJ)
+
+    @property
+    def has_vocabulary(self) -> bool:
+        return self.name == LANGUAGE_MODEL
 
     @property
     def source(self) -> SourceModel:
@@ -128,17 +144,23 @@ class Component:
     @property
     def names_pooling(self) -> bool:
         """Whether the model says how a text's states become one embedding."""
-        return self._pooling_type in _POOLINGS
+        return self._pooling_type in (PoolingType.RANK, *_POOLINGS)
 
     @property
     def pooling(self) -> Pooling:
-        """That of the model, or the mean where it names none."""
-        return _POOLINGS.get(self._pooling_type, "mean")
+        """That of the model, or the mean where it names none; of a reranker, what its score is made of."""
+        if self._pooling_type != PoolingType.RANK:
+            return _POOLINGS.get(self._pooling_type, "mean")
+        usual = PoolingType.LAST if self._told("attention.causal") is None else PoolingType.CLS
+        return _POOLINGS.get(self._told("classifier.pooling_type"), _POOLINGS[usual])
 
     @property
     def _pooling_type(self) -> Any:
-        key = self.conversion.metadata.get(f"{self.conversion.architecture}.pooling_type")
-        return None if key is None else key.value
+        return self._told("pooling_type")
+
+    def _told(self, key: str) -> Any:
+        found = self.conversion.metadata.get(f"{self.conversion.architecture}.{key}")
+        return None if found is None else found.value
 
     @property
     def context_length(self) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,8 +78,9 @@ class GGUFSource(SourceModel):
     def shards(self) -> Mapping[str, int]:
         return self.file.shards
 
-    def stored(self, name: str, type: str) -> torch.Tensor | None:
-        return self.file.data(name) if self.file.tensors[name].type == type else None
+    def stored(self, conversion: Conversion) -> Callable[[str, str], torch.Tensor | None]:  # noqa: ARG002
+        file = self.file
+        return lambda name, type: file.data(name) if file.tensors[name].type == type else None
 
     @property
     def quantized_types(self) -> tuple[str, ...]:
@@ -115,7 +116,8 @@ class GGUFSource(SourceModel):
         name = str(self.file.metadata[ARCHITECTURE].value)
         try:
             architecture, config = read_config(self.file)
-            taps, cannot_run, embeds = architecture.taps(config), architecture.cannot_run, not architecture.generates
+            taps, cannot_run = architecture.taps(config), architecture.cannot_run
+            embeds = not architecture.generates or f"{name}.pooling_type" in self.file.metadata
         except HubquantError as error:
             taps, cannot_run, embeds = {}, str(error), False
         tensors = sorted(self.file.tensors.values(), key=lambda tensor: file_order(tensor.name))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubquant.checkpoint.pickled import PICKLES, refusal
+from hubquant.checkpoint.pickled import refusal
+from hubquant.checkpoint.weight_files import PICKLES
 from hubquant.disk import user_path
 from hubquant.errors import CheckpointError, NotSupportedYet, UserError
-from hubquant.recipe.references import GGUF_SUFFIX
+from hubquant.recipe.references import GGUF_SUFFIX, model_reference
 from hubquant.recipe.schema import Convert, ModelReference
-from hubquant.sources.checkpoint import folder_name, open_folder, open_hub
+from hubquant.sources.adapter import open_adapter
+from hubquant.sources.checkpoint import folder_name, folder_of, open_folder, open_hub
 from hubquant.sources.component import Component
 from hubquant.sources.denoiser import (
     DenoiserSource,
@@ -25,7 +26,9 @@ from hubquant.sources.denoiser import (
     open_single_file,
 )
 from hubquant.sources.gguf_denoiser import open_gguf_model
+from hubquant.sources.merged import merge
 from hubquant.sources.pipeline import is_pipeline, is_text_encoder
+from hubquant.sources.projector import MMPROJ, ProjectorSource, needed_projector
 from hubquant.sources.source import SourceModel
 from hubquant.sources.text_encoder import open_hub_text_encoder, open_text_encoder
 
@@ -38,6 +41,8 @@ def open_source(reference: ModelReference, convert: Convert | None = None, token
     """A repository of the Hub is read with ``token``. Raises ``HubAccessError``, ``CheckpointError`` or
     ``NotSupportedYet`` when the model cannot be used, ``UserError`` for a component of what has none."""
     source = _open(reference, token)
+    if reference.component == MMPROJ and not source.component:
+        source = needed_projector(source)
     if reference.component and not source.component:
         raise UserError(
             f"{reference.display_name} has no component {reference.component}",
@@ -49,19 +54,21 @@ def open_source(reference: ModelReference, convert: Convert | None = None, token
 
 
 def open_component(reference: ModelReference, convert: Convert | None = None, token: Token = None) -> Component:
-    """What of a source is quantized: a language model, which may be the text encoder of a pipeline, or the denoiser of
-    one."""
+    """What of a source is quantized: a language model, which may be the text encoder of a pipeline, the denoiser of
+    one, or the projector of a multimodal model."""
     return component_of(open_source(reference, convert, token))
 
 
 def component_of(source: SourceModel) -> Component:
+    if isinstance(source, ProjectorSource):
+        return Component.projector(source)
     return Component.denoiser(source) if isinstance(source, DenoiserSource) else Component.language_model(source)
 
 
-def open_remote(remote: RemoteModel, component: str | None = None) -> SourceModel:
-    """Of a repository that may be read."""
+def open_remote(remote: RemoteModel, component: str | None = None, *, pickles: bool = False) -> SourceModel:
+    """Of a repository that may be read; with ``pickles`` also pytorch_model.bin of one that is no pipeline."""
     if not is_pipeline(remote.files):
-        return open_hub(remote)
+        return open_hub(remote, pickles=pickles)
     if is_text_encoder(component or ""):
         return open_hub_text_encoder(remote, str(component))
     return open_hub_pipeline(remote, component)
@@ -69,16 +76,19 @@ def open_remote(remote: RemoteModel, component: str | None = None) -> SourceMode
 
 def _open(reference: ModelReference, token: Token) -> SourceModel:
     pickled = Path(reference.file or "").suffix in PICKLES
-    if reference.allow_pickle and not pickled:
+    if reference.allow_pickle and not (pickled or reference.id or reference.folder):
         raise NotSupportedYet(
-            "pickled weights of a folder or a repository",
-            why="allow_pickle is for a single file with a denoiser",
-            hint="name the file, or convert them to safetensors and remove allow_pickle",
+            "pickled weights in what is no pickle",
+            why="allow_pickle is for a repository, a folder or a pickled file",
+            hint="remove allow_pickle",
         )
+    if reference.merge is not None:
+        return _open_merged(reference, reference.merge, token)
     if reference.id is not None:
         from hubquant.hub.pull import resolve
 
-        return open_remote(resolve(reference.id, reference.revision, token=token), reference.component)
+        remote = resolve(reference.id, reference.revision, token=token)
+        return open_remote(remote, reference.component, pickles=reference.allow_pickle)
     if reference.file is not None:
         path = user_path(reference.file)
         if pickled and not reference.allow_pickle:
@@ -100,11 +110,13 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
         if is_text_encoder(reference.component or ""):
             return open_text_encoder(folder, name, str(reference.component))
         return open_pipeline(folder, name, reference.component)
-    return open_denoiser_folder(folder, name) if is_denoiser_folder(folder) else open_folder(folder, name)
+    if is_denoiser_folder(folder):
+        return open_denoiser_folder(folder, name)
+    return open_folder(folder, name, pickles=reference.allow_pickle)
 
 
-def folder_of(reference: ModelReference) -> Path:
-    """That a reference to a folder or to a bundled model names."""
-    if reference.bundled is not None:
-        return Path(str(resources.files("hubquant") / "data" / reference.bundled))
-    return user_path(str(reference.folder))
+def _open_merged(reference: ModelReference, base: str, token: Token) -> SourceModel:
+    """The adapter that is referred to, in ``base``."""
+    named = {**model_reference(base), "component": reference.component, "allow_pickle": reference.allow_pickle}
+    adapter = open_adapter(reference.model_copy(update={"merge": None}), token)
+    return merge(_open(ModelReference.model_validate(named), token), adapter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hubquant.engine.task import Context, Cost, Found
@@ -18,11 +18,11 @@ class Pulled(Found[SourceModel]):
 
     @property
     def step(self) -> str:
-        return "pull" if self.source.remote else ""
+        return "pull" if self.source.pulls else ""
 
     @property
     def detail(self) -> str:
-        return f"{self.source.id} at {self.source.revision[:12]}"
+        return " and ".join(f"{remote.id} at {remote.revision[:12]}" for remote, _ in self.source.pulls)
 
     @property
     def label(self) -> str:
@@ -40,27 +40,21 @@ class Pulled(Found[SourceModel]):
         return Cost(download_bytes=self.source.download_bytes)
 
     def is_there(self) -> bool:
-        if self.source.remote is None:
+        if not self.source.pulls:
             return True
         from hubquant.hub import cache
 
-        remote = self.source.remote
-        return all(cache.cached_file(remote.id, remote.revision, file) for file in self.source.weight_files)
+        wanted = [(remote, file) for remote, files in self.source.pulls for file in files]
+        return all(cache.cached_file(remote.id, remote.revision, file) for remote, file in wanted)
 
     def make(self, folder: Path, context: Context) -> None:  # noqa: ARG002
-        remote = self.source.remote
-        if remote is None:
+        if not self.source.pulls:
             return
         from hubquant.hub.pull import fetch_weights
 
         with context.progress.bar("pull", self.source.download_bytes, "B") as advance:
-            fetch_weights(remote, self.source.weight_files, advance)
+            for remote, files in self.source.pulls:
+                fetch_weights(remote, files, advance)
 
     def read(self, folder: Path) -> SourceModel:  # noqa: ARG002
-        source = self.source
-        if source.remote is None:
-            return source
-        from hubquant.hub.cache import snapshot_folder
-
-        place = snapshot_folder(source.remote.id, source.remote.revision)
-        return replace(source, folder=place, checkpoint=source.checkpoint.with_folder(place), remote=None)
+        return self.source.on_this_machine()

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.packed import quantized_before
 from hubquant.convert.conversion import Conversion, check_copies, plan_conversion
 from hubquant.gguf_file import Metadata
 from hubquant.recent import Recent
+from hubquant.recipe.schema import ModelReference
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +62,24 @@ class SourceModel:
         return (*sorted(self.identity.items()), *place, self.pre_tokenizer, self.no_mtp)
 
     @property
+    def pulls(self) -> tuple[tuple[RemoteModel, Sequence[str]], ...]:
+        """Repositories of which files have to be downloaded."""
+        return ((self.remote, self.weight_files),) if self.remote else ()
+
+    def on_this_machine(self) -> SourceModel:
+        """The same when these were downloaded."""
+        if self.remote is None:
+            return self
+        from hubquant.hub.cache import snapshot_folder
+
+        place = snapshot_folder(self.remote.id, self.remote.revision)
+        return replace(self, folder=place, checkpoint=self.checkpoint.with_folder(place), remote=None)
+
+    def reference(self, component: str | None) -> ModelReference | None:
+        """What names exactly this model on the Hub, if it is there."""
+        return ModelReference(id=self.id, revision=self.revision, component=component) if self.id else None
+
+    @property
     def model_folder(self) -> Path:
         """With config.json."""
         return self.folder
@@ -93,7 +113,9 @@ class SourceModel:
     @property
     def quantized_types(self) -> tuple[str, ...]:
         """What the weights were quantized to before, if that lost something."""
-        return ()
+        from hubquant.convert.plain import plain_checkpoint
+
+        return quantized_before(plain_checkpoint(self.checkpoint).tensors)
 
     def conversion(self) -> Conversion:
         """What becomes of the weights; see :func:`plan_conversion`."""
@@ -123,9 +145,12 @@ class SourceModel:
         """The number of the shard that each tensor of that file is in; None where there is no file."""
         return None
 
-    def stored(self, name: str, type: str) -> torch.Tensor | None:  # noqa: ARG002
-        """The bytes that the source itself has of a tensor of the file in that type, uint8 [rows, row_bytes]."""
-        return None
+    def stored(self, conversion: Conversion) -> Callable[[str, str], torch.Tensor | None]:
+        """What gives the bytes that the source itself has of a tensor of the file in a type, uint8 [rows, row_bytes],
+        or None; by their names. ``conversion`` is that of this source."""
+        from hubquant.convert.stored_blocks import stored_blocks
+
+        return stored_blocks(conversion, self.checkpoint)
 
     def general_metadata(self, shapes: Mapping[str, tuple[int, ...]]) -> Metadata:
         """The keys that come before those of the conversion, of a file with tensors of these ``shapes``."""

@@ -12,6 +12,8 @@ def known_differences(vocabulary: Vocabulary) -> frozenset[str]:
     """Names of the texts of ``hubquant.llamacpp.texts`` on which it may."""
     if vocabulary.model == "gpt2" and vocabulary.pre in _CASED:
         return frozenset({"Latin capitals", "marks"})
+    if vocabulary.model == "gpt2" and vocabulary.pre == "kimi-k2":
+        return frozenset({"marks"})
     if vocabulary.model == "bert" and vocabulary.strip_accents:
         # It takes vowels that follow a letter for accents.
         return frozenset({"Korean", "marks"})

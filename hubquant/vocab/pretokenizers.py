@@ -41,10 +41,19 @@ EXAONE_MOE = (
     rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
 )
-DEEPSEEK_V3 = (
-    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
-    rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
+_DEEPSEEK_WORD = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+DEEPSEEK_V3 = rf"{_DEEPSEEK_WORD}| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
+SPARK = rf"{_DEEPSEEK_WORD}| ?[\p{{P}}\p{{S}}]+|[\r\n]|\s+(?!\S)|\s+"
+YOUTU = GPT_4O.replace(r"\p{N}{1,3}", r"\p{N}")
+UFAKZEKA = rf"{_WORD}|\p{{N}}|{_REST}"
+_NO_HAN = tuple(part.replace("]", r"&&[^\p{Han}]]") for part in (_UPPER, _LOWER))
+_BEGINNING = r"[^\r\n\p{L}\p{N}]?"
+KIMI_K2 = (
+    rf"[\p{{Han}}]+|{_BEGINNING}{_NO_HAN[0]}*{_NO_HAN[1]}+{_CONTRACTIONS}?"
+    rf"|{_BEGINNING}{_NO_HAN[0]}+{_NO_HAN[1]}*{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_REST}"
 )
+_FROM_THE_END = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"
+_ASIAN = "[一-鿿㐀-䶿豈-\ufaff぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-\u0eff\u1780-\u17ff\u1000-\u109fꩠ-ꩿꧠ-\ua9ff가-\ud7afᄀ-ᇿ]+"
 # Cased letters; ranges that begin or end at characters with a canonical equivalent are written by number.
 DEEPSEEK_LETTERS = (
     r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝ"
@@ -112,15 +121,34 @@ _FALCON = (
     TokenizerStep("Digits", "runs"),
     TokenizerStep("Split", "[0-9][0-9][0-9]"),
 )
+_POLISHED = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+_KANA = "[一-龥぀-ゟ゠-ヿ]+"
+_SPARK = (TokenizerStep("Split", SPARK), DIGITS, PLAIN)
+_YOUTU_SCRIPTS = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"
+_CHAMELEON = (
+    TokenizerStep("Split", "<sentinel:[0-9]+>"),
+    TokenizerStep("Split", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z"),
+    TokenizerStep("Split", r"([\t\n]|    |  )"),
+    DIGITS,
+    TokenizerStep("Split", r"[\p{P}!-/:-@\[-`{-~]"),
+    WORDS,
+)
 
 PRE_TOKENIZERS = (
-    _known("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2", _split(LLAMA3), ignore_merges=True),
-    _known("dbrx smaug-bpe chatglm-bpe glm4", _split(LLAMA3), _split(_CL100K)),
+    _known(
+        "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano glm4 glm5",
+        _split(LLAMA3),
+        _split(_CL100K),
+        ignore_merges=True,
+    ),
+    _known("dbrx smaug-bpe chatglm-bpe", _split(LLAMA3), _split(_CL100K)),
     _known("qwen2 megrez", _split(QWEN2), normalizer="NFC"),
     _known("deepseek-r1-qwen stablelm2 hunyuan solar-open grok-2 kormo f2llmv2", _split(QWEN2)),
     _known("qwen35", _split(QWEN35), normalizer="NFC"),
     _known(
-        "gpt-2 phi-2 gigachat a.x-4.0 mellum modern-bert roberta-bpe exaone4 jais trillion granite-docling", (WORDS,)
+        "gpt-2 phi-2 gigachat a.x-4.0 mellum modern-bert roberta-bpe exaone4 jais trillion granite-docling "
+        "jina-v1-en jina-v2-code jina-v2-de jina-v2-es jina-de jina-es",
+        (WORDS,),
     ),
     _known("olmo mpt", (WORDS,), normalizer="NFC"),
     _known("smollm starcoder refact codeshell exaone minerva-7b mellum2", (DIGITS, WORDS)),
@@ -131,13 +159,24 @@ PRE_TOKENIZERS = (
     _known("jais-2", _split(JAIS2)),
     _known("deepseek-llm", (*_DEEPSEEK_LLM, DIGITS, PLAIN)),
     _known("deepseek-coder", (*_DEEPSEEK_CODER, DIGITS, PLAIN)),
-    _known("deepseek-v3 hunyuan-dense joyai-llm hy_v4", _split(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_V3)),
+    _known("deepseek-v3 hunyuan-dense joyai-llm hy_v4", _split(r"\p{N}{1,3}", _KANA, DEEPSEEK_V3)),
     _known("seed-coder", _split(SEED_CODER)),
     _known("bailingmoe bailingmoe2 llada-moe", _split(BAILING)),
     _known("exaone-moe", _split(EXAONE_MOE)),
     _known("minicpm5", _split(r"\p{N}{1,3}", MINICPM5), ignore_merges=True),
     _known("default", _DEFAULT),
-    _known("bloom poro-chat gpt3-finnish", _split(r" ?[^(\s|[.,!?…。，、।۔،])]+")),
+    _known("bloom poro-chat gpt3-finnish", _split(_POLISHED)),
+    _known("viking", (TokenizerStep("Split", _POLISHED), DIGITS, PLAIN)),
+    _known("granite-embed-multi-97m", _split(GPT_4O), ignore_merges=True),
+    _known("tiny_aya cohere2moe", _split(r"\d{1,3}(?=(?:\d{3})*\b)", GPT_4O)),
+    _known("youtu", _split(_YOUTU_SCRIPTS, YOUTU), ignore_merges=True),
+    _known("kimi-k2", _split(KIMI_K2)),
+    _known("superbpe", _split(r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
+    _known("laguna", _split(r"[^\n]+|[\n]+", QWEN2)),
+    _known("ufakzeka", _split(UFAKZEKA)),
+    _known("spark2_5", (TokenizerStep("Split", r"\p{N}{1,3}"), TokenizerStep("Split", _KANA), *_SPARK)),
+    _known("afmoe", _split(_FROM_THE_END, _ASIAN, DEEPSEEK_V3)),
+    _known("chameleon", _CHAMELEON),
 )
 
 

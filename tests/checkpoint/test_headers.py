@@ -272,7 +272,11 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
         r"config\.json and model\*\.safetensors",
     ),
     "GGUF": (["config.json", "tiny-Q8_0.gguf", "README.md"], "GGUF files and no safetensors", r"tiny-Q8_0\.gguf"),
-    "pickles": (["config.json", "pytorch_model.bin"], r"pickled weights only: pytorch_model\.bin", "save_pretrained"),
+    "pickles": (
+        ["config.json", "pytorch_model.bin"],
+        r"pickled weights only: pytorch_model\.bin",
+        "safetensors/convert",
+    ),
     "a folder below": (["out/config.json", "out/model.safetensors"], "the model lies below it: out", "name .*/out$"),
     "a cached repository": (
         ["refs/main", "snapshots/0af1/config.json", "snapshots/0af1/model.safetensors"],

@@ -149,9 +149,9 @@ def _pickled(adapter: Path) -> None:
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
 REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "another kind": (_settings(peft_type="LOHA"), "adapters of LOHA", "merge_and_unload"),
-    "DoRA": (_settings(use_dora=True), "use_dora", "merge_and_unload"),
-    "biases": (_settings(bias="lora_only"), "bias lora_only", "merge_and_unload"),
-    "whole modules": (_settings(modules_to_save=["lm_head"]), "modules_to_save", "merge_and_unload"),
+    "DoRA": (_settings(use_dora=True), "use_dora", "--merge BASE"),
+    "biases": (_settings(bias="lora_only"), "bias lora_only", "--merge BASE"),
+    "whole modules": (_settings(modules_to_save=["lm_head"]), "modules_to_save", "--merge BASE"),
     "parameters": (_settings(target_parameters=["mlp.experts.gate_up_proj"]), "target_parameters", "merge_and_unload"),
     "PiSSA": (_settings(init_lora_weights="pissa"), "init_lora_weights pissa", "path_initial_model"),
     "alpha 0": (_settings(lora_alpha=0), "lora_alpha in adapter_config.json is 0", "anew"),
@@ -165,7 +165,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a norm": (
         _tensors(lambda x: x.update({"base_model.model.model.norm.weight": torch.ones(256)})),
         "model.norm.weight in the adapter",
-        "merge_and_unload",
+        "--merge BASE",
     ),
     "another shape": (
         _tensors(lambda x: x.update({f"{Q}.lora_A.weight": torch.ones(4, 128)})),
@@ -203,9 +203,9 @@ def test_tied_embeddings_and_other_families_are_refused(tmp_path: Path) -> None:
         refused(save(tmp_path / end, tied, pair), f"{end}.weight in the adapter", "merge_and_unload")
     latent = build_uneven("deepseek_v3", tmp_path / "latent", **LATENT)
     adapter = save(tmp_path / "adapter", latent, factors(latent, ("kv_b_proj",)))
-    refused(adapter, "an adapter of model.layers.0.self_attn.kv_b_proj.weight", "merge_and_unload")
+    refused(adapter, "an adapter of model.layers.0.self_attn.kv_b_proj.weight", "--merge BASE")
     ignored = save(tmp_path / "ignored", latent, factors(latent, ("q_a_proj",)))
-    refused(ignored, "an adapter of model.layers.0.self_attn.q_a_proj.weight", "merge_and_unload")
+    refused(ignored, "an adapter of model.layers.0.self_attn.q_a_proj.weight", "--merge BASE")
     refused(adapter, "not in the base: model.layers.0.self_attn.kv_b_proj", "--base BASE", "--base", str(tied))
 
 

@@ -121,10 +121,11 @@ def test_a_class_alone_has_all_defaults(architecture: Architecture) -> None:
         pytest.skip("transformers has no defaults of this model's own")
     name, model_type = next(iter(architecture.classes.items()))
     whole = json.loads(json.dumps(AutoConfig.for_model(model_type).to_dict()))
+    named = {"architectures": [name], "model_type": model_type}
 
     def outcome(settings: Mapping[str, Any]) -> Metadata | str:
         try:
-            return architecture_metadata(*read_architecture({**settings, "architectures": [name]}))
+            return architecture_metadata(*read_architecture({**settings, **named}))
         except HubquantError as error:
             return str(error)
 

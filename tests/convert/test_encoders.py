@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTextEncoding,
     AutoTokenizer,
     T5ForConditionalGeneration,
 )
 
+from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.convert.conversion import plan_conversion, read_bundle
+from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.restore import load_model, read_state_dict
-from hubquant.errors import NotSupportedYet
+from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file import GGUFFile
 from hubquant.models.encoder import Encoder
 from hubquant.recipe.schema import ModelReference
@@ -48,11 +52,43 @@ T5: dict[str, Any] = {
     "initializer_factor": 0.5,
     "pad_token_id": 0,
 }
+GEMMA: dict[str, Any] = {
+    "use_bidirectional_attention": True,
+    "sliding_window": 32,
+    "num_hidden_layers": 7,
+    "query_pre_attn_scalar": 64,
+    "tie_word_embeddings": True,
+    "pad_token_id": 0,
+}
+DISTIL: dict[str, Any] = {
+    **dict.fromkeys(("head_dim", "num_key_value_heads", "intermediate_size", "hidden_size"), ...),
+    **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "tie_word_embeddings"), ...),
+    "dim": 256,
+    "hidden_dim": 512,
+    "n_heads": 4,
+    "n_layers": 2,
+    "pad_token_id": 0,
+}
+AS_BERT = {
+    "transformer.": "encoder.",
+    "attention.q_lin": "attention.self.query",
+    "attention.k_lin": "attention.self.key",
+    "attention.v_lin": "attention.self.value",
+    "attention.out_lin": "attention.output.dense",
+    "sa_layer_norm": "attention.output.LayerNorm",
+    "ffn.lin1": "intermediate.dense",
+    "ffn.lin2": "output.dense",
+    "output_layer_norm": "output.LayerNorm",
+}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", TINY),
     "camembert": ("camembert", ROBERTA),
     "roberta": ("roberta", ROBERTA),
     "xlm-roberta": ("xlm-roberta", ROBERTA),
+    "distilbert": ("distilbert", DISTIL),
+    "eurobert": ("eurobert", {"pad_token_id": 0}),
+    "gemma3_text": ("gemma3_text", GEMMA),
+    "jina_embeddings_v3": ("jina_embeddings_v3", TINY | {"type_vocab_size": 1, "pad_token_id": 1}),
     "modernbert": ("modernbert", MODERN),
     "modernbert with silu": ("modernbert", MODERN | {"hidden_activation": "silu"}),
     "nomic_bert": ("nomic_bert", TINY),
@@ -63,7 +99,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-RERANKERS = ("bert", "roberta", "xlm-roberta")
+RERANKERS = ("bert", "modernbert", "roberta", "xlm-roberta")
 
 
 def build(name: str, folder: Path) -> Path:
@@ -108,32 +144,212 @@ def test_pooled_embeddings_are_llama_cpps(mode: str, pooling: Any, tmp_path: Pat
     assert found @ expected > 0.9999 * np.linalg.norm(found) * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("family", RERANKERS)
-def test_scores_equal_transformers(family: str, tmp_path: Path) -> None:
+def modules(folder: Path, **settings: dict[str, Any]) -> Path:
+    """With modules of sentence-transformers by their folders, such as 1_Pooling; dense ones have random weights."""
+    names = ["", *settings]
+    kinds = {name: f"sentence_transformers.models.{name.partition('_')[2] or 'Transformer'}" for name in names}
+    listed = [{"idx": i, "name": str(i), "path": name, "type": kinds[name]} for i, name in enumerate(names)]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    torch.manual_seed(2)
+    for name, content in settings.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(content))
+        if name.endswith("Dense"):
+            shape = (content["out_features"], content["in_features"])
+            save_file({"linear.weight": torch.randn(shape) / 16}, folder / name / "model.safetensors")
+    return folder
+
+
+def dense(n_in: int, n_out: int, **other: Any) -> dict[str, Any]:
+    activation = "torch.nn.modules.linear.Identity"
+    return {"in_features": n_in, "out_features": n_out, "bias": False, "activation_function": activation, **other}
+
+
+MEAN = {"pooling_mode_mean_tokens": True}
+
+
+def test_dense_modules_are_llama_cpps(tmp_path: Path) -> None:
+    """What comes of a text goes through them in llama.cpp, in the source and in the file read back."""
+    pytest.importorskip("xllamacpp")
+    folder, file = build("gemma3_text", tmp_path / "model"), tmp_path / "model.gguf"
+    modules(folder, **{"1_Pooling": MEAN, "2_Dense": dense(256, 320), "3_Dense": dense(320, 256)})
+    conversion = write_gguf(folder, file, "F32")
+    sizes = {key: kv.value for key, kv in conversion.metadata.items() if "_feat_" in key}
+    assert [*sizes.values()] == [256, 320, 320, 256]
+    component = Component.language_model(open_source(ModelReference(folder=str(folder))))
+    ids = torch.tensor(IDS)
+    source = Encoder(component.source.load(device="cpu"), component.pooling)(ids)
+    weights = [load_file(folder / name / "model.safetensors")["linear.weight"] for name in ("2_Dense", "3_Dense")]
+    states = torch.from_numpy(hidden(AutoModel.from_pretrained(folder, dtype=torch.float32).eval()))
+    torch.testing.assert_close(source, weights[1] @ (weights[0] @ states.mean(0)))
+    torch.testing.assert_close(Encoder(load_model(file), "mean")(ids), source)
+    with LlamaCpp(file, pooled=True) as llama:
+        assert close(llama.pooled_embedding(IDS), source.numpy(), 2e-3)
+    found = dict(read_state_dict(GGUFFile.open(file)))
+    assert torch.equal(found["2_Dense.linear.weight"], weights[0])
+    assert torch.equal(found["3_Dense.linear.weight"], weights[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"2_Dense": dense(256, 256)}, "2_Dense, 3_Dense"),
+        ({"2_Dense": dense(256, 320), "3_Dense": dense(320, 128)}, "back to it"),
+        ({"2_Dense": dense(256, 320, bias=True), "3_Dense": dense(320, 256)}, "nothing else"),
+        ({"2_Dense": dense(256, 8), "3_Dense": dense(8, 256, activation_function="torch.nn.Tanh")}, "nothing else"),
+    ],
+)
+def test_dense_modules_that_llama_cpp_does_not_compute(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(NotSupportedYet, match=message):
+        plan(modules(build("gemma3_text", tmp_path), **settings))
+
+
+def test_dense_modules_without_a_place_are_noted(tmp_path: Path) -> None:
+    folder = modules(build("bert", tmp_path), **{"1_Pooling": MEAN, "2_Dense": dense(256, 64)})
+    conversion = plan(folder)
+    assert any("before 2_Dense" in note for note in conversion.notes)
+    assert not any("Dense" in name or "dense_2" in name for name in conversion.shapes)
+    (folder / "2_Dense" / "model.safetensors").unlink()
+    assert any("2_Dense has no model.safetensors" in note for note in plan(folder).notes)
+
+
+ANSWERS = {"true_token_id": 20, "false_token_id": 30}
+
+
+@pytest.mark.parametrize(
+    ("tied", "answers"),
+    [(True, ANSWERS), (False, ANSWERS), (False, {"true_token_id": 20, "false_token_id": None})],
+    ids=["tied", "untied", "one answer"],
+)
+def test_answers_of_a_reranker(tied: bool, answers: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    folder = build_uneven("qwen3", tmp_path / "model", tie_word_embeddings=tied)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
+    logits = model(torch.tensor([IDS])).logits[0, -1]
+    false = answers["false_token_id"]
+    expected = torch.sigmoid(logits[20] - (0 if false is None else logits[false]))
+    check_reranker(modules(folder, **{"1_LogitScore": answers}), float(expected))
+
+
+def test_one_score_of_a_reranker(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    folder = build_uneven("qwen3", tmp_path / "model")
+    config = AutoConfig.from_pretrained(folder, num_labels=1, pad_token_id=0)
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_config(config).eval().requires_grad_(False)
+    model.save_pretrained(folder)
+    head = check_reranker(folder, float(torch.sigmoid(model(torch.tensor([IDS])).logits)))
+    assert torch.equal(head, model.score.weight)
+
+
+def check_reranker(folder: Path, expected: float) -> torch.Tensor:
+    """The weights of its score, read back, after llama.cpp has given the ``expected`` score."""
+    file = folder.parent / "model.gguf"
+    conversion = write_gguf(folder, file, "F32")
+    assert conversion.metadata["qwen3.classifier.output_labels"].value == ("yes", "no")
+    assert "no template for pairs" in conversion.notes[0]
+    with LlamaCpp(file, pooled=True) as llama:
+        assert abs(llama.score(IDS) - expected) < 1e-4
+    component = Component.language_model(open_source(ModelReference(folder=str(folder))))
+    assert (component.embeds, component.pooling) == (True, "last")
+    assert close(hidden(load_model(file)), hidden(component.source.load(device="cpu")), 1e-6)
+    return dict(read_state_dict(GGUFFile.open(file)))["score.weight"]
+
+
+@pytest.mark.parametrize("told", ["card", "name"])
+def test_rerankers_of_qwen3_are_told_by_their_card_or_name(told: str, tmp_path: Path) -> None:
+    folder = build_uneven("qwen3", tmp_path / ("model" if told == "card" else "Qwen3-Reranker-0.6B"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    if told == "card":
+        (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Qwen3-Reranker-0.6B\n")
+    with pytest.raises(CheckpointError, match="no tokens yes and no"):
+        plan(folder)
+    for old, new in zip([*vocabulary][-2:], ("yes", "no"), strict=True):
+        vocabulary[new] = vocabulary.pop(old)
+    tokenizer["model"]["merges"] = [merge for merge in tokenizer["model"]["merges"] if "".join(merge) in vocabulary]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    checkpoint = Checkpoint.from_folder(folder)
+    assert checkpoint.config["score_module"]["true_token_id"] == vocabulary["yes"]
+    conversion = plan_conversion(folder, checkpoint)
+    assert conversion.metadata["tokenizer.chat_template.rerank"].value.endswith("</think>\n\n")
+    (head,) = (bundle for bundle in conversion.bundles if "cls.output.weight" in bundle.targets)
+    rows = read_bundle(head, plain_checkpoint(checkpoint))["cls.output.weight"]
+    output = load_file(folder / "model.safetensors")["lm_head.weight"]
+    assert torch.equal(rows, output[[vocabulary["yes"], vocabulary["no"]]])
+
+
+def test_a_decoder_with_a_pooling_is_measured_by_its_embeddings(tmp_path: Path) -> None:
+    """As Qwen3-Embedding is published: the whole model's class, without an output layer."""
+    pytest.importorskip("xllamacpp")
+    folder, file = build_uneven("qwen3", tmp_path / "model"), tmp_path / "model.gguf"
+    expected = hidden(AutoModel.from_pretrained(folder, dtype=torch.float32).eval())[-1]
+    edit_weights(folder, lambda weights: weights.pop("lm_head.weight"))
+    modules(folder, **{"1_Pooling": {"pooling_mode_lasttoken": True}})
+    write_gguf(folder, file, "F32")
+    for place in (folder, file):
+        reference = ModelReference(folder=str(place)) if place == folder else ModelReference(file=str(place))
+        component = Component.language_model(open_source(reference))
+        assert (component.embeds, component.pooling, component.inputs) == (True, "last", "tokens")
+        encoder = Encoder(component.source.load(device="cpu"), component.pooling)
+        assert close(encoder(torch.tensor(IDS)).numpy(), expected, 1e-5)
+    with LlamaCpp(file, pooled=True) as llama:
+        assert close(llama.pooled_embedding(IDS), expected, 1e-3)
+
+
+@pytest.mark.parametrize(("family", "pooling"), [*((family, "cls") for family in RERANKERS), ("modernbert", "mean")])
+def test_scores_equal_transformers(family: str, pooling: str, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     settings = MODELS[family][1]
     folder, file = build(family, tmp_path / "encoder"), tmp_path / "model.gguf"
-    config = AutoConfig.from_pretrained(folder, num_labels=1)
+    config = AutoConfig.from_pretrained(folder, num_labels=1, classifier_pooling=pooling)
     torch.manual_seed(1)
     model = AutoModelForSequenceClassification.from_config(config).eval()
     model.base_model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     model.save_pretrained(folder)
     converted = write_gguf(folder, file, "F32")
-    assert bool(converted.notes) == (settings["type_vocab_size"] > 1)
+    assert bool(converted.notes) == (settings["type_vocab_size"] not in (1, ...))
     with torch.no_grad():
         expected = float(model(torch.tensor([IDS])).logits)
     with LlamaCpp(file, pooled=True) as llama:
         assert abs(llama.score(IDS) - expected) < 0.01  # scores are about as large as 3
     assert close(hidden(load_model(file)), hidden(model.base_model), 1e-5)
     component = Component.language_model(open_source(ModelReference(folder=str(folder))))
-    assert (component.embeds, component.pooling) == (True, "cls")
+    assert (component.embeds, component.pooling) == (True, pooling)
     assert close(hidden(component.source.load(device="cpu")), hidden(model.base_model), 1e-5)
     found = dict(read_state_dict(GGUFFile.open(file)))
-    head = {name: x for name, x in model.state_dict().items() if re.search(r"pooler|classifier", name)}
-    names = {"dense": "pooler.dense", "out_proj": "classifier"}
+    head = {name: x for name, x in model.state_dict().items() if re.search(r"pooler|classifier|^head", name)}
+    names = {} if family == "modernbert" else {r".*\.dense": "pooler.dense", r"\.out_proj": ""}
     for name, x in head.items():
-        *_, module, part = name.split(".")
-        assert torch.equal(found[f"{names.get(module, module)}.{part}"], x)
+        for pattern, new in names.items():
+            name = re.sub(pattern, new, name)
+        assert torch.equal(found[name], x)
+
+
+def test_jina_v3_as_its_own_code_has_it(tmp_path: Path) -> None:
+    """Its adapters for tasks are left out."""
+    folder = build("jina_embeddings_v3", tmp_path)
+    converted = plan(folder)
+    rope = json.loads((folder / "config.json").read_text())["rope_parameters"]["rope_theta"]
+    own = {"architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta", "rope_parameters": ..., "lora_rank": 4}
+    own |= {"position_embedding_type": "rotary", "rotary_emb_base": rope, "lora_adaptations": ["retrieval.query"]}
+    configure(folder, **own, auto_map={"AutoModel": "modeling.Model"})
+
+    def parametrized(weights: Weights) -> None:
+        for name in list(weights):
+            x = weights.pop(name)
+            adapted = x.dim() > 1
+            weights[f"roberta.{name[:-7]}.parametrizations.weight.original" if adapted else f"roberta.{name}"] = x
+            if adapted:
+                weights[f"roberta.{name[:-7]}.parametrizations.weight.0.lora_A"] = torch.zeros(1, 4, x.shape[1])
+
+    edit_weights(folder, parametrized)
+    found = plan(folder)
+    assert found.metadata == converted.metadata
+    assert found.shapes == converted.shapes
+    assert [note for note in found.notes if "without a task" in note] == [*found.notes]
+    component = Component.language_model(open_source(ModelReference(folder=str(folder))))
+    assert hidden(component.source.load(device="cpu")).shape == (len(IDS), 256)
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -142,10 +358,16 @@ def test_reading_back_gives_the_same_weights(family: str, tmp_path: Path) -> Non
     write_gguf(folder, file, "F32")
     source = {name: x for name, x in load_file(folder / "model.safetensors").items() if not name.startswith("pooler.")}
     found = dict(read_state_dict(GGUFFile.open(file)))
+    if family == "distilbert":
+        for old, new in AS_BERT.items():
+            source = {name.replace(old, new): x for name, x in source.items()}
+        source["embeddings.token_type_embeddings.weight"] = torch.zeros(1, 256)
     if family in ("camembert", "roberta", "xlm-roberta"):  # whose first positions are of no text
         source[POSITIONS] = source[POSITIONS][2:]
     assert found.keys() == source.keys()
-    assert all(torch.equal(found[name], x) for name, x in source.items())
+    # Gemma's norms are stored as 1 + x
+    same = (lambda a, b: torch.allclose(a, b, atol=2**-22)) if family == "gemma3_text" else torch.equal
+    assert all((same if x.dim() == 1 else torch.equal)(found[name], x) for name, x in source.items())
 
 
 def test_checkpoints_of_older_code(tmp_path: Path) -> None:

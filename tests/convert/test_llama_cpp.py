@@ -63,11 +63,12 @@ NEOX: dict[str, Any] = {"num_key_value_heads": ..., "head_dim": ...}
 NEW_FALCON = {"new_decoder_architecture": True, "num_kv_heads": 2, "multi_query": True}
 STRETCHED = {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 1000.0, "factor": 1.0}
 PHI_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-LONGROPE = PHI_ROPE | {
+LONGROPE: dict[str, Any] = PHI_ROPE | {
     "rope_type": "longrope",
     "short_factor": [1 + 0.01 * i for i in range(32)],
     "long_factor": [1 + 0.5 * i for i in range(32)],
 }
+LONGROPE_HALF = LONGROPE | {name: LONGROPE[name][:16] for name in ("short_factor", "long_factor")}
 MAMBA2 = {"num_heads": 8, "n_groups": 2, "state_size": 32, "chunk_size": 32}
 JAMBA = {
     "num_hidden_layers": 5,
@@ -194,6 +195,50 @@ INDEXERS = {
     "index_head_dim": 64,
 }
 ERNIE_EXPERTS = {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 64, "head_dim": ...}
+DENSE_LATENT: dict[str, Any] = {
+    "head_dim": ...,
+    "num_key_value_heads": 4,
+    **{name: size for name, size in LATENT.items() if name.endswith(("_rank", "_head_dim"))},
+}
+SINKS = {"num_hidden_layers": 5, "sliding_window": 32, "layer_rope_theta": [0, *4 * [10000.0]]}
+MPT = {"num_key_value_heads": ..., "head_dim": ..., "n_heads": 6, "d_model": 192, "attn_config": {"clip_qkv": 2.0}}
+BAMBA: dict[str, Any] = {
+    "num_hidden_layers": 3,
+    "head_dim": ...,
+    "attn_layer_indices": [1],
+    "mamba_n_heads": 8,
+    "mamba_d_head": 64,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 32,
+    "mamba_chunk_size": 32,
+}
+MISTRAL4 = {name: size for name, size in LATENT.items() if name not in ("head_dim", "first_k_dense_replace")} | {
+    "qk_nope_head_dim": 32,
+    "rope_parameters": YARN
+    | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3, "partial_rotary_factor": 0.5},
+}
+LAGUNA: dict[str, Any] = QWEN_EXPERTS | {
+    "shared_expert_intermediate_size": 96,
+    "moe_routed_scaling_factor": 1.5,
+    "num_hidden_layers": 4,
+    "layer_types": ["full_attention", *3 * ["sliding_attention"]],
+    "num_attention_heads_per_layer": [4, 6, 6, 6],
+    "sliding_window": 32,
+    "rope_parameters": {
+        "full_attention": YARN | {"rope_theta": 500000.0, "partial_rotary_factor": 0.5},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+    },
+}
+COHERE_EXPERTS = {
+    "num_hidden_layers": 6,
+    "sliding_window": 32,
+    "first_k_dense_replace": 1,
+    "prefix_dense_intermediate_size": 384,
+    "num_experts": 4,
+    "num_shared_experts": 2,
+    "expert_selection_fn": "sigmoid",
+    "logit_scale": 0.25,
+}
 TEMPERED = YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.3}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -357,6 +402,32 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "seed_oss": ("seed_oss", {"head_dim": 32}),
     "solar_open": ("solar_open", GLM_EXPERTS | {"rope_parameters": YARN}),
     "qwen3_moe": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True}),
+    "iquestcoder": ("iquestcoder", {}),
+    "jais2": ("jais2", {}),
+    "youtu": ("youtu", TIED | DENSE_LATENT),
+    "granite_swa": ("granite_swa", TIED | GRANITE | SINKS),
+    "granitemoe_swa": ("granitemoe_swa", GRANITE | SINKS | EXPERTS | {"shared_intermediate_size": 96}),
+    "cohere2_moe": ("cohere2_moe", TIED | COHERE_EXPERTS),
+    "cohere2_moe without shared experts": (
+        "cohere2_moe",
+        TIED
+        | COHERE_EXPERTS
+        | {"num_shared_experts": 0, "rms_norm_eps": 1e-5, "expert_selection_fn": "softmax", "first_k_dense_replace": 0},
+    ),
+    "bloom": ("bloom", TIED | {"num_key_value_heads": ..., "head_dim": ..., "n_head": 6, "hidden_size": 192}),
+    "mpt": ("mpt", TIED | MPT),
+    "minicpm3": ("minicpm3", TIED | DENSE_LATENT | {"v_head_dim": 64}),
+    "minicpm3 in a long context": (
+        "minicpm3",
+        DENSE_LATENT | {"v_head_dim": 64, "rope_parameters": LONGROPE_HALF | {"original_max_position_embeddings": 64}},
+    ),
+    "bamba": ("bamba", BAMBA),
+    "laguna": ("laguna", LAGUNA),
+    "laguna with gates of elements": (
+        "laguna",
+        LAGUNA | {"gating": "per-element", "layer_types": 4 * ["full_attention"]},
+    ),
+    "hy_v3": ("hy_v3", QWEN_EXPERTS | {"num_hidden_layers": 3, "router_scaling_factor": 1.5}),
 }
 IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()
 # In normal form C, because llama.cpp does not normalize for Qwen as transformers does.

@@ -234,21 +234,25 @@ def test_experts_as_transformers_has_them_in_memory(family: str, tmp_path: Path)
     assert torch.allclose(load_folder(folder, "cpu")(IDS).logits, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "bloom", "lfm2"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_base_class(family: str, tied: bool, tmp_path: Path) -> None:
     folder = build(family, tmp_path / "model", tie_word_embeddings=tied, **SMALL)
     whole = converted(folder)
     AutoModel.from_pretrained(folder).save_pretrained(folder)
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
     conversion, found = plan(folder), converted(folder)
     assert equal(found, {name: x for name, x in whole.items() if name != "output.weight"})
-    assert conversion.metadata[f"{family}.pooling_type"].value == 3
+    assert not conversion.embeds
     if tied:
         assert conversion.cannot_run is None
-        assert load_folder(folder, "cpu")(IDS).logits.isfinite().all()
     else:
         assert "without its output layer" in str(conversion.cannot_run)
         with pytest.raises(CheckpointError, match=r"lacks 1 .* lm_head"):
             load_folder(folder, "cpu")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    conversion = plan(folder)
+    assert conversion.metadata[f"{family}.pooling_type"].value == 3
+    assert (conversion.cannot_run, conversion.embeds) == (None, True)
+    assert any("no output layer" in note for note in conversion.notes) is not tied
+    assert load_folder(folder, "cpu")(IDS).logits.isfinite().all()

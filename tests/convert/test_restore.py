@@ -35,6 +35,11 @@ DEEPSEEK: dict[str, Any] = {
     "qk_nope_head_dim": 32,
     "v_head_dim": 24,
 }
+LATENT: dict[str, Any] = {
+    "head_dim": ...,
+    "num_key_value_heads": 4,
+    **{name: size for name, size in DEEPSEEK.items() if name.endswith(("_rank", "_head_dim"))},
+}
 GLM_EXPERTS: dict[str, Any] = {"n_routed_experts": 4, "moe_intermediate_size": 32, "num_experts_per_tok": 2}
 EXPERTS: dict[str, Any] = {"num_experts": 4, "moe_intermediate_size": 32, "num_experts_per_tok": 2}
 BOTH_ROPES = {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")}
@@ -137,6 +142,32 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba2": ("mamba2", {"num_heads": 8, "n_groups": 2, "state_size": 16}),
     "llama4": ("llama4_text", {"num_hidden_layers": 2, "num_local_experts": 4, "interleave_moe_layer_step": 2}),
     "olmo3": ("olmo3", {}),
+    **{family: (family, {}) for family in ("iquestcoder", "jais2", "granite_swa")},
+    "granitemoe_swa": ("granitemoe_swa", {"num_local_experts": 4, "shared_intermediate_size": 48}),
+    "youtu": ("youtu", LATENT),
+    "laguna": (
+        "laguna",
+        EXPERTS
+        | {"shared_expert_intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads_per_layer": [4, 6]}
+        | {"layer_types": ["full_attention", "sliding_attention"]},
+    ),
+    "mistral4": (
+        "mistral4",
+        LATENT | {"moe_intermediate_size": 32, "n_routed_experts": 4, "qk_nope_head_dim": 16},
+    ),
+    "bloom": ("bloom", {"tie_word_embeddings": True, "head_dim": ...}),
+    "mpt": ("mpt", {"tie_word_embeddings": True, "d_model": 64, "n_heads": 4, "head_dim": ...}),
+    "minicpm3": ("minicpm3", LATENT | {"v_head_dim": 16}),
+    "bamba": (
+        "bamba",
+        {"num_hidden_layers": 2, "head_dim": ..., "attn_layer_indices": [0], "mamba_n_heads": 8, "mamba_d_state": 16},
+    ),
+    "hy_v3": ("hy_v3", EXPERTS | {"num_hidden_layers": 2}),
+    "cohere2_moe": (
+        "cohere2_moe",
+        {"num_hidden_layers": 2, "tie_word_embeddings": True, "first_k_dense_replace": 1}
+        | {"num_experts": 4, "num_shared_experts": 1, "prefix_dense_intermediate_size": 128},
+    ),
     "gpt_oss": ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "deepseek2": ("deepseek_v2", DEEPSEEK),
     "deepseek3": ("deepseek_v3", DEEPSEEK | {"n_group": 2, "topk_group": 1}),

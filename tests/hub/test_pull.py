@@ -209,8 +209,8 @@ def test_a_truncated_file_in_the_cache_is_fetched_again(hub: LocalHub, repositor
     assert hub.requests("GET /_cdn/")
 
 
-@pytest.mark.parametrize("file", ["pytorch_model.bin", "modeling_x.py", "training_args.bin"])
-def test_only_safetensors_are_weights(hub: LocalHub, repository: str, file: str) -> None:
+@pytest.mark.parametrize("file", ["optimizer.bin", "modeling_x.py", "training_args.bin"])
+def test_only_weights_are_downloaded_as_such(hub: LocalHub, repository: str, file: str) -> None:
     with pytest.raises(NotSupportedYet, match="can run code"):
         fetch_weights(resolve(repository), [file])
     assert not hub.requests("/resolve/")

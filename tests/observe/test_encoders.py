@@ -76,7 +76,21 @@ def test_sums_are_those_of_a_forward_pass_by_hand(tmp_path: Path) -> None:
         torch.testing.assert_close(entry.in_sum2[0], sums, rtol=1e-5, atol=1e-5 * float(sums.mean()))
 
 
-@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert", "nomic_bert", "t5", "umt5"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "bert",
+        "distilbert",
+        "eurobert",
+        "jina_embeddings_v3",
+        "xlm-roberta",
+        "gemma3_text",
+        "modernbert",
+        "nomic_bert",
+        "t5",
+        "umt5",
+    ],
+)
 def test_sums_are_llama_cpps_and_those_of_the_file(family: str, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     folder, file = build(family, tmp_path / "model"), tmp_path / "model.gguf"

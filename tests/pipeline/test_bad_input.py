@@ -163,7 +163,6 @@ def test_a_head_of_its_own_beside_tied_embeddings_is_found_in_the_plan(model: Pa
         (["--set", "calibration.sources=[{file: none.txt}]"], "none.txt"),
         (["--set", "imatrix.file=none.gguf"], "none.gguf"),
         (["--set", "gates.kld_mean={Q4_0: 0.1}"], "Q4_0"),
-        (["--set", "model.allow_pickle=true"], "not supported yet"),
         (["--set", "quantize.typs=[Q8_0]"], "types"),
         (["--set", "calibration.chunk_size=big"], "chunk_size"),
         (["--set", "model.x=!!python/name:os.system"], "YAML tag"),

@@ -44,6 +44,18 @@ def pulled(source: SourceModel, root: Path) -> SourceModel:
     return read
 
 
+def test_of_two_layouts_one_is_downloaded(tiny_llama: Path, hub: LocalHub, tmp_path: Path) -> None:
+    """As Mistral publishes models."""
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    (folder / "params.json").write_text("{}")
+    hub.add("org/both", folder)
+    source = open_source(reference(id="org/both"))
+    assert source.weight_files == ("model.safetensors",)
+    place = pulled(source, tmp_path).folder
+    assert not any(path.name.startswith(("consolidated", "params")) for path in place.iterdir())
+
+
 def gguf(folder: Path, max_bytes: int = 1 << 30) -> list[Path]:
     """A file, or its shards, with two tensors."""
     names = {"token_embd.weight": 2.0, "output_norm.weight": 3.0}

@@ -61,10 +61,15 @@ def write_gguf(folder: Path, path: Path, type: str) -> Conversion:
     """Convert a checkpoint; matrices get ``type``, the rest and those that llama.cpp reads as float get F32."""
     checkpoint = Checkpoint.from_folder(folder)
     conversion = plan_conversion(folder, checkpoint)
+    write_conversion(conversion, checkpoint, path, type)
+    return conversion
+
+
+def write_conversion(conversion: Conversion, checkpoint: Checkpoint, path: Path, type: str) -> None:
+    """As :func:`write_gguf` of what is planned."""
     types = {name: storage_type(name, shape, type) for name, shape in conversion.shapes.items()}
     entries = [TensorEntry(name, shape, types[name]) for name, shape in conversion.shapes.items()]
     with GGUFWriter(path, plan_layout(conversion.metadata, entries)) as writer:
         for name, x in stream(conversion, checkpoint):
             writer.write(name, quantize(x.reshape(-1, x.shape[-1]), types[name]))
         writer.finish()
-    return conversion

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from hubquant.models.tiny import TOKENIZERS, llama3_tokenizer
 from tests.support.conversion import Weights, edit_weights, uneven
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 VISION = {
     "hidden_size": 32,
@@ -51,35 +56,62 @@ SIZES = {
 }
 
 
-def build_multimodal(family: str, text: str, tower: str, folder: Path, *, tied: bool = False, **config: Any) -> Path:
-    """A tiny model of ``family`` with a language model of the type ``text`` and a ``tower`` of that type, for sound if
-    it is an encoder.
+def auto_class(family: str) -> Any:
+    """Transformers' class that builds and loads models of ``family``."""
+    from transformers import AutoModelForMultimodalLM, AutoModelForSeq2SeqLM
 
-    ``config`` is for the language model.
-    """
+    return AutoModelForSeq2SeqLM if family == "audioflamingo3" else AutoModelForMultimodalLM
+
+
+def build_multimodal(family: str, text: str, tower: str, folder: Path, **settings: Any) -> Path:
+    """A tiny model that :func:`describe` describes."""
     import torch
-    from transformers import AutoConfig, AutoModelForMultimodalLM
 
-    tokenizer = TOKENIZERS.get(text, llama3_tokenizer)()
+    torch.manual_seed(0)
+    auto = auto_class(family)
+    auto.from_config(describe(family, text, tower, **settings)).save_pretrained(folder)
+    _tokenizer(text).save_pretrained(folder)
+    return edit_weights(folder, uneven)
+
+
+def describe(
+    family: str,
+    text: str,
+    tower: str,
+    *,
+    tied: bool = False,
+    whole: Mapping[str, Any] = MappingProxyType({}),
+    seeing: Mapping[str, Any] = MappingProxyType({}),
+    **config: Any,
+) -> PreTrainedConfig:
+    """Of ``family`` with a language model of the type ``text`` and a ``tower`` of that type, for sound if it is an
+    encoder.
+
+    ``config`` is for the language model, ``seeing`` for the tower, and ``whole`` for both together.
+    """
+    from transformers import AutoConfig
+
+    tokenizer = _tokenizer(text)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
     settings = {"model_type": text, "vocab_size": len(tokenizer), "tie_word_embeddings": tied, **ids, **SIZES, **config}
-    torch.manual_seed(0)
     towers = (
-        {"audio_config": {"model_type": tower, **SOUND}}
+        {"audio_config": {"model_type": tower, **SOUND, **seeing}}
         if tower.endswith("encoder")
-        else {"vision_config": {"model_type": tower, **VISION}}
+        else {"vision_config": {"model_type": tower, **VISION, **seeing}}
     )
-    whole = AutoConfig.for_model(
+    described: PreTrainedConfig = AutoConfig.for_model(
         family,
         text_config=settings,
         **towers,
         tie_word_embeddings=tied,
         image_token_index=len(tokenizer) - 1,
+        **whole,
     )
-    auto: Any = AutoModelForMultimodalLM
-    auto.from_config(whole).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return edit_weights(folder, uneven)
+    return described
+
+
+def _tokenizer(text: str) -> Any:
+    return TOKENIZERS.get(text, llama3_tokenizer)()
 
 
 def rename(folder: Path, *prefixes: tuple[str, str]) -> Path:

@@ -17,8 +17,8 @@ from hubquant.checkpoint.checkpoint import TensorInfo, local_header
 from hubquant.checkpoint.diffusers_files import AGAIN, LEFT_OUT, NAME, PIPELINE, component_files
 from hubquant.checkpoint.json_files import CONFIG, read_table
 from hubquant.checkpoint.links import check_links
-from hubquant.checkpoint.pickled import PICKLES, refusal
-from hubquant.checkpoint.weight_files import INDEX, SINGLE, local_files, weight_files
+from hubquant.checkpoint.pickled import refusal
+from hubquant.checkpoint.weight_files import INDEX, PICKLES, SINGLE, local_files, weight_files
 from hubquant.disk import check_ends
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file import GGUFFile

@@ -14,6 +14,7 @@ from hubquant.backends.gguf.files import (
     Weights,
     assign_types,
     check_quantized,
+    exact_note,
     file_metadata,
     file_name,
     idle_rules,
@@ -129,7 +130,7 @@ class CheckedGGUF(Checked[QuantizedFile]):
             types=types,
             n_parameters=weights.n_parameters,
             layouts=layouts,
-            notes=notes,
+            notes=(*notes, *exact_note(weights, label, types)),
         )
 
 
@@ -152,7 +153,7 @@ class GGUF(Backend[Quantize, QuantizedFile]):
         if component.whole:
             weights = without_layers(weights, component)
         vocabulary = None
-        if not component.denoises and (source.converts_tokenizer or self.compares):
+        if component.has_vocabulary and (source.converts_tokenizer or self.compares):
             with progress.doing("comparing the tokenizer with llama.cpp's"):
                 vocabulary = check_tokenizer(source, weights)
         return CheckedGGUF(component, settings, weights, vocabulary, self)

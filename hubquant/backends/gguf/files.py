@@ -22,6 +22,7 @@ from hubquant.mix.storage import storage_type
 from hubquant.quants.formats import fork_of
 from hubquant.recipe.schema import NamedType, Quantize, Rule
 from hubquant.sources.source import SourceModel
+from hubquant.units import counted
 from hubquant.version import __version__
 
 MATRIX_KEY = "quantize.imatrix.file"
@@ -35,7 +36,8 @@ OF_NO_FILE = ("types", "skip_modules", "allow_fork_types", "allow_requantize")  
 class Weights:
     """What is written, whatever it was read from: a checkpoint in conversion or a GGUF file.
 
-    ``quantized`` are the types of tensors that a checkpoint has quantized already, and that they stay in; ``stored``
+    ``quantized`` are the types of tensors that a checkpoint has quantized already, and that they stay in; ``exact``
+    those that may hold without rounding what a checkpoint has in codes; ``stored``
     those of a GGUF file's tensors, whose bytes a file of the same type takes over, and ``stored_metadata`` its
     keys.
     """
@@ -49,6 +51,7 @@ class Weights:
     stored: Mapping[str, str] = field(default_factory=dict)
     stored_metadata: Metadata = field(default_factory=dict)
     quantized_by: str = "hubquant"
+    exact: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_parameters(self) -> int:
@@ -117,7 +120,7 @@ class FilePlan:
 
 
 def check_quantized(source: SourceModel, settings: Quantize) -> None:
-    """Raises ``GGUFError`` for a file that was quantized before, unless the settings allow to do it again, and where
+    """Raises ``GGUFError`` for weights that were quantized before, unless the settings allow to do it again, and where
     there is no file to copy."""
     types = {type for entry in settings.types for type in settings.of(entry).names}
     if COPY.name in types and not source.stored_types:
@@ -127,10 +130,15 @@ def check_quantized(source: SourceModel, settings: Quantize) -> None:
             hint="hubquant convert writes a GGUF file of it",
         )
     if source.quantized_types and not settings.allow_requantize and types != {COPY.name}:
+        found, is_file = ", ".join(source.quantized_types), bool(source.stored_types)
+        made_from = source.checkpoint.base_model
+        original = "the F16, BF16 or F32 file" if is_file else made_from or "the 16-bit model that they were made from"
         raise GGUFError(
-            f"the file is quantized already: it holds {', '.join(source.quantized_types)} tensors",
+            f"the file is quantized already: it holds {found} tensors"
+            if is_file
+            else f"the weights are quantized already ({found})",
             why="quantizing again loses more than quantizing the original",
-            hint="start from the F16, BF16 or F32 file, or add --set quantize.allow_requantize=true",
+            hint=f"start from {original}, or add --set quantize.allow_requantize=true",
         )
 
 
@@ -138,6 +146,17 @@ def fork_note(ftype: str, types: Mapping[str, str]) -> list[str]:
     """A warning when not every llama.cpp loads a file with these types of tensors."""
     fork = fork_of(types.values())
     return [f"{ftype}: only {fork}, a fork of llama.cpp, loads this file; llama.cpp itself does not"] if fork else []
+
+
+def exact_note(weights: Weights, label: str, types: Mapping[str, str]) -> list[str]:
+    """Of tensors whose codes a file takes over."""
+    kept = [name for name, type in types.items() if weights.exact.get(name) == type]
+    if not kept:
+        return []
+    return [
+        f"{label}: {counted(len(kept), 'tensor keeps', 'tensors keep')} the codes and scales of the source, first "
+        f"{kept[0]} ({types[kept[0]]}); one with a scale that F16 cannot hold is quantized anew"
+    ]
 
 
 def assign_types(weights: Weights, ftype: str, settings: Quantize, *, has_imatrix: bool) -> dict[str, str]:

@@ -54,7 +54,8 @@ def conversion_weights(
     if authorship and not source.converts_tokenizer:  # the keys of a GGUF file are those of its conversion
         metadata = replaced(metadata, authorship)
     metadata.setdefault("hubquant.source_revision", string(source.revision))
-    return replace(weights, metadata=metadata, quantized_by=named.get("quantized_by", "hubquant"))
+    by = named.get("quantized_by", "hubquant")
+    return replace(weights, metadata=metadata, quantized_by=by, exact=conversion.exact)
 
 
 def without_layers(weights: Weights, component: Component) -> Weights:
@@ -63,7 +64,8 @@ def without_layers(weights: Weights, component: Component) -> Weights:
     whole, now = component.complete.conversion.metadata, component.conversion.metadata
     changed = {key: kv for key, kv in now.items() if kv != whole.get(key)}
     stored = {name: type for name in weights.shapes if (type := weights.stored.get(component.origin(name)))}
-    return replace(weights, stored=stored, stored_metadata={**weights.stored_metadata, **changed})
+    exact = {name: type for name in weights.shapes if (type := weights.exact.get(component.origin(name)))}
+    return replace(weights, stored=stored, exact=exact, stored_metadata={**weights.stored_metadata, **changed})
 
 
 def check_tokenizer(source: SourceModel, weights: Weights) -> VocabularyCheck:

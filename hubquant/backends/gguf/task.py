@@ -112,6 +112,7 @@ class QuantizedFile(Task[Path]):
     def shares(self) -> WeightsPass:
         return WeightsPass(
             self.component.pulled,
+            self.component.name,
             self.imatrix,
             self.include,
             self.exclude,
@@ -139,13 +140,14 @@ class QuantizedFile(Task[Path]):
 
 @dataclass(frozen=True)
 class WeightsPass(Pass):
-    """Reads every weight once and writes it into all files.
+    """Reads every weight of a ``part`` of the source once and writes it into all files.
 
     ``as_sdcpp``: with stable-diffusion.cpp's bytes. It weighs columns by the values of a .dat file, which are the means
     times a number and round in another way, and by ones where it has none.
     """
 
     pulled: Pulled
+    part: str
     imatrix: Task[ImportanceMatrix] | None
     include: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -165,6 +167,7 @@ class WeightsPass(Pass):
             for task, folder in tasks
         ]
         total = sum(task.plan.tensor_bytes for task, _ in tasks)
+        stored = source.stored(self.component.complete.conversion)
         reading = _Reading(self, {folder: task.plan.types for task, folder in tasks}, context)
         try:
             with context.progress.bar("quantize", total, "B") as advance:
@@ -174,7 +177,7 @@ class WeightsPass(Pass):
                     lambda name: self._importance(matrix, name),
                     self.mode,
                     advance,
-                    lambda name, type: source.stored(self.component.origin(name), type),
+                    lambda name, type: stored(self.component.origin(name), type),
                     lambda name: self._importance(None, name),
                     reading.rounding,
                 )

@@ -21,8 +21,7 @@ from hubquant.errors import NotSupportedYet, UserError
 from hubquant.gguf_file import GGUFFile
 from hubquant.recipe.references import GGUF_SUFFIX
 from hubquant.recipe.schema import ModelReference
-from hubquant.sources.checkpoint import hub_headers
-from hubquant.sources.open import folder_of
+from hubquant.sources.checkpoint import folder_of, hub_headers
 from hubquant.sources.pipeline import is_pipeline
 
 if TYPE_CHECKING:

@@ -8,12 +8,20 @@ from dataclasses import replace
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.afmoe import AFMOE
 from hubquant.convert.architectures.arcee import ARCEE
-from hubquant.convert.architectures.bailing_moe import BAILING_MOE2
-from hubquant.convert.architectures.bert import BERT, BERT_RERANKER, NOMIC_BERT
+from hubquant.convert.architectures.bailing_moe import BAILING_MOE2, SARVAM_MOE
+from hubquant.convert.architectures.bamba import BAMBA
+from hubquant.convert.architectures.bert import BERT, BERT_RERANKER
+from hubquant.convert.architectures.bloom import BLOOM
+from hubquant.convert.architectures.chatglm import CHATGLM_OWN
+from hubquant.convert.architectures.codeshell import CODESHELL
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
+from hubquant.convert.architectures.cohere2_moe import COHERE2_MOE
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
+from hubquant.convert.architectures.deepseek_moe import BAILING_MOE, DEEPSEEK
+from hubquant.convert.architectures.distilbert import DISTILBERT
 from hubquant.convert.architectures.dots1 import DOTS1
 from hubquant.convert.architectures.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
+from hubquant.convert.architectures.eurobert import EUROBERT
 from hubquant.convert.architectures.exaone4 import EXAONE4
 from hubquant.convert.architectures.exaone_moe import EXAONE_MOE
 from hubquant.convert.architectures.falcon import FALCON
@@ -21,38 +29,55 @@ from hubquant.convert.architectures.falcon_h1 import FALCON_H1
 from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.gemma3n import GEMMA3N
 from hubquant.convert.architectures.gemma4 import GEMMA4
-from hubquant.convert.architectures.glm4 import CHATGLM, GLM4, GLM4_V
+from hubquant.convert.architectures.gemma_embedding import GEMMA_EMBEDDING
+from hubquant.convert.architectures.glm4 import CHATGLM, GLM4, GLM4_V, GLM_OCR
 from hubquant.convert.architectures.glm4_moe import GLM4_MOE, GLM4_V_MOE, SOLAR_OPEN
 from hubquant.convert.architectures.gpt2 import GPT2
 from hubquant.convert.architectures.gpt_oss import GPT_OSS
 from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED
 from hubquant.convert.architectures.granite_hybrid import GRANITE_4, GRANITE_HYBRID
-from hubquant.convert.architectures.hunyuan import HUNYUAN_DENSE, HUNYUAN_MOE
+from hubquant.convert.architectures.granite_swa import GRANITE_MOE_SWA, GRANITE_SWA
+from hubquant.convert.architectures.hunyuan import HUNYUAN_DENSE, HUNYUAN_MOE, HUNYUAN_VL
+from hubquant.convert.architectures.hy_v3 import HY_V3
 from hubquant.convert.architectures.internlm2 import INTERNLM2
 from hubquant.convert.architectures.internlm3 import INTERNLM3
+from hubquant.convert.architectures.iquestcoder import IQUESTCODER
+from hubquant.convert.architectures.jais2 import JAIS2
 from hubquant.convert.architectures.jamba import JAMBA
+from hubquant.convert.architectures.jina_bert import JINA_BERT_V2, JINA_BERT_V3
+from hubquant.convert.architectures.laguna import LAGUNA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.llama4 import LLAMA4
 from hubquant.convert.architectures.mamba import FALCON_MAMBA, MAMBA, MAMBA2
 from hubquant.convert.architectures.mellum import MELLUM
 from hubquant.convert.architectures.minicpm import MINICPM
+from hubquant.convert.architectures.minicpm3 import MINICPM3
 from hubquant.convert.architectures.minimax_m2 import MINIMAX_M2
 from hubquant.convert.architectures.ministral3 import MINISTRAL3
 from hubquant.convert.architectures.mistral import MISTRAL
+from hubquant.convert.architectures.mistral4 import MISTRAL4
 from hubquant.convert.architectures.mixtral import MIXTRAL
-from hubquant.convert.architectures.modern_bert import MODERN_BERT
+from hubquant.convert.architectures.modern_bert import MODERN_BERT, MODERN_BERT_RERANKER
+from hubquant.convert.architectures.mpt import MPT
 from hubquant.convert.architectures.nemotron import NEMOTRON
 from hubquant.convert.architectures.nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE
+from hubquant.convert.architectures.neo_bert import NEO_BERT
+from hubquant.convert.architectures.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
 from hubquant.convert.architectures.olmo import OLMO, OLMO2, OLMO3
 from hubquant.convert.architectures.olmoe import OLMOE
+from hubquant.convert.architectures.own_diffusion import DREAM, LLADA, LLADA_MOE, RND1
+from hubquant.convert.architectures.own_llamas import BAICHUAN, EXAONE, MAINCODER, ORION, PANGU, XVERSE
+from hubquant.convert.architectures.paddleocr import PADDLEOCR
 from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.phi3 import PHI3
-from hubquant.convert.architectures.qwen2 import QWEN2
+from hubquant.convert.architectures.qwen import QWEN
+from hubquant.convert.architectures.qwen2 import DOTS_OCR, QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
 from hubquant.convert.architectures.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from hubquant.convert.architectures.qwen3_next import QWEN3_NEXT
+from hubquant.convert.architectures.qwen3_reranker import QWEN3_RERANKER
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from hubquant.convert.architectures.seed_oss import SEED_OSS
@@ -62,30 +87,46 @@ from hubquant.convert.architectures.stablelm import STABLELM
 from hubquant.convert.architectures.starcoder import STARCODER
 from hubquant.convert.architectures.starcoder2 import STARCODER2
 from hubquant.convert.architectures.t5 import T5, UMT5
+from hubquant.convert.architectures.youtu import YOUTU
 from hubquant.convert.rules.rule import Settings
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata
 from hubquant.models.identify import nearest_hint
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, INTERNLM2, INTERNLM3, SMOLLM3),
-    *(QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
-    *(QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE),
+    *(LLAMA, LLAMA4, MISTRAL, MIXTRAL, IQUESTCODER, INTERNLM2, INTERNLM3, SMOLLM3),
+    *(QWEN2, QWEN2_MOE, QWEN3_RERANKER, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE),
+    *(QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE, GLM_OCR, HUNYUAN_VL, PADDLEOCR),
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
-    *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID),
+    *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID, BAMBA, GRANITE_SWA, GRANITE_MOE_SWA),
     *(OLMO, OLMO2, OLMO3, OLMOE),
-    *(FALCON, GPT2, GPTNEOX),
-    *(DEEPSEEK2, DEEPSEEK3, DEEPSEEK32, GLM4_MOE, GLM4_V_MOE, GLM4_MOE_LITE, GLM_MOE_DSA, GPT_OSS, MINISTRAL3),
+    *(BLOOM, FALCON, GPT2, GPTNEOX, MPT),
+    *(
+        DEEPSEEK2,
+        DEEPSEEK3,
+        DEEPSEEK32,
+        GLM4_MOE,
+        GLM4_V_MOE,
+        GLM4_MOE_LITE,
+        GLM_MOE_DSA,
+        YOUTU,
+        MISTRAL4,
+        GPT_OSS,
+        MINISTRAL3,
+    ),
     *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
-    *(HUNYUAN_DENSE, HUNYUAN_MOE, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
-    *(COHERE, COHERE2),
+    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, LAGUNA, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
+    *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
-    *(CHATGLM, EXAONE4, GLM4, GLM4_V, MINICPM, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
-    *(BERT, BERT_RERANKER, MODERN_BERT, NOMIC_BERT, T5, UMT5),
+    *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
+    *(BAICHUAN, CHATGLM_OWN, CODESHELL, EXAONE, MAINCODER, ORION, PANGU, QWEN, XVERSE),
+    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
+    *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
+    *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
 )
 
 
-_READ_AS = {"internlm2": LLAMA}
+_READ_AS = {"baichuan": LLAMA, "internlm2": LLAMA}
 """By llama.cpp's name, the family whose tensors a file has, where transformers lacks the code of its own."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)

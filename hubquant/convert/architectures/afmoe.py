@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
-from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Constant, Count, Fixed, Number
 from hubquant.convert.rules.windows import Windows
@@ -38,11 +37,6 @@ _EXPERTS: tuple[Row, ...] = (
 )
 
 
-def _dimensions(config: PreTrainedConfig) -> Dimensions:
-    width = config.moe_intermediate_size
-    return moe.dimensions(config, config.num_experts, width, width * config.num_shared_experts)
-
-
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
     return (*_ATTENTION, *(decoder.gated_mlp() if layer < config.num_dense_layers else _EXPERTS))
 
@@ -69,7 +63,7 @@ AFMOE = Architecture(
         Fixed("topk_group", 1),
         Fixed("attention_bias", False),
     ),
-    dimensions=_dimensions,
+    dimensions=moe.with_shared_experts,
     outside=decoder.OUTSIDE,
     block=_block,
     without_effect=("global_attn_every_n_layers",),  # layer_types are made of it

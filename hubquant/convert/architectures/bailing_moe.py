@@ -4,6 +4,7 @@ keys and values in one matrix.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.ahead import JOINED, Ahead
@@ -77,3 +78,9 @@ BAILING_MOE2 = Architecture(
     translated=(*_NAMES, _SHARED_WIDTH),
     own_code=True,
 )
+SARVAM_MOE = replace(
+    BAILING_MOE2,
+    classes=dict.fromkeys(("SarvamMoEForCausalLM", "modeling_sarvam_moe.SarvamMoEForCausalLM"), "glm4_moe"),
+    translate=lambda settings: _as_glm({"partial_rotary_factor": 1.0, **settings}),
+)
+"""Whole heads rotate. Its code takes the mean off the router's bias, which chooses the same experts."""

@@ -1,4 +1,4 @@
-"""BERT, its RoBERTa kin and nomic-bert: encoders for embeddings, which see the whole text at once."""
+"""BERT and its RoBERTa kin: encoders for embeddings, which see the whole text at once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from gguf import PoolingType
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions, Each, Operation
-from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import (
     GELU,
-    SILU,
     Constant,
     Count,
     Epsilon,
@@ -24,23 +22,21 @@ from hubquant.convert.rules.rule import (
     out_of_range,
 )
 from hubquant.convert.tables import Module, Row, linear, norm
-from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean, strings, u32
-from hubquant.models.taps.tap import ModuleInput
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
 # Older checkpoints call weights gamma and beta; those with a head put the encoder behind a prefix.
-_RENAMES = (
+RENAMES = (
     (r"^(?:bert\.)?(.*)\.gamma$", r"\1.weight"),
     (r"^(?:bert\.)?(.*)\.beta$", r"\1.bias"),
     (r"^(?:bert|roberta)\.", ""),
 )
-_HEADS = (r"^pooler\.", r"^cls\.", r"^lm_head\.", r"(^|\.)position_ids$")  # llama.cpp embeds without them
+HEADS = (r"^pooler\.", r"^cls\.", r"^lm_head\.", r"(^|\.)position_ids$")  # llama.cpp embeds without them
 
-_FROM_PADDING = ("camembert", "roberta", "xlm-roberta")
+_FROM_PADDING = ("camembert", "jina_embeddings_v3", "roberta", "xlm-roberta")
 """Model types whose first position is the one after the padding token's id."""
 
 
@@ -50,7 +46,7 @@ def _skipped(config: PreTrainedConfig) -> int:
 
 
 @dataclass(frozen=True)
-class _Positions(Rule):
+class Positions(Rule):
     """As many as a text may have."""
 
     reads = ("max_position_embeddings", "pad_token_id")
@@ -88,10 +84,10 @@ def _skip_positions(dimensions: Dimensions) -> Operation:
     return _SkipRows(dimensions["n_skipped"])
 
 
-_NO_OTHER = (Fixed("add_cross_attention", False), Fixed("position_embedding_type", "absolute"))
-_RULES: tuple[Rule, ...] = (
+NO_OTHER = (Fixed("add_cross_attention", False), Fixed("position_embedding_type", "absolute"))
+RULES: tuple[Rule, ...] = (
     Count("vocab_size", "vocab_size"),
-    _Positions(),
+    Positions(),
     Count("embedding_length", "hidden_size"),
     Count("block_count", "num_hidden_layers", most=10_000),
     Count("feed_forward_length", "intermediate_size"),
@@ -101,19 +97,7 @@ _RULES: tuple[Rule, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class _WholeHeads(Rule):
-    """Heads that are together as wide as the model."""
-
-    reads = ("head_dim",)
-
-    def metadata(self, config: PreTrainedConfig) -> Metadata:
-        if config.head_dim * config.num_attention_heads != config.hidden_size:
-            raise NotSupportedYet(f"head_dim {config.head_dim}", why="in llama.cpp heads are as wide as the model here")
-        return {}
-
-
-def _dimensions(config: PreTrainedConfig) -> Dimensions:
+def dimensions(config: PreTrainedConfig) -> Dimensions:
     return {
         "n_vocab": config.vocab_size,
         "n_positions": config.max_position_embeddings - _skipped(config),
@@ -130,62 +114,18 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
     }
 
 
-def _told_by_tensors(tensors: Mapping[str, torch.Tensor], _settings: Settings) -> dict[str, Any]:
+def told_by_tensors(tensors: Mapping[str, torch.Tensor], _settings: Settings) -> dict[str, Any]:
     return {"type_vocab_size": len(tensors["token_types.weight"]) if "token_types.weight" in tensors else 2}
 
 
-_NOMIC_NAMES = {  # in the config.json of nomic-ai's own code
-    "n_embd": "hidden_size",
-    "n_head": "num_attention_heads",
-    "n_inner": "intermediate_size",
-    "n_layer": "num_hidden_layers",
-    "max_trained_positions": "max_position_embeddings",
-    "layer_norm_epsilon": "layer_norm_eps",
-}
-_NOMIC_ONLY = (
-    Fixed("activation_function", "swiglu"),
-    Fixed("rotary_emb_fraction", 1.0),
-    Fixed("rotary_emb_scale_base", None),
-    Fixed("rotary_scaling_factor", None),
-    Fixed("scale_attn_weights", True),
-    *(Fixed(name, False) for name in ("causal", "prenorm", "rotary_emb_interleaved", "use_rms_norm")),
-    *(Fixed(name, False) for name in ("scale_attn_by_inverse_layer_idx", "parallel_block", "add_cross_attention")),
-    *(Fixed(name, False) for name in ("moe_every_n_layers", "qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias")),
-)
-
-
-_NOMIC_KEYS = (
-    *(*_NOMIC_NAMES, *(rule.setting for rule in _NOMIC_ONLY), "rotary_emb_base"),
-    *("n_positions", "attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_type", "summary_use_proj"),
-    *("summary_first_dropout", "summary_proj_to_labels", "reorder_and_upcast_attn", "parallel_block_tied_norm"),
-    *("mlp_multiple_of", "residual_in_fp32", "dense_seq_output", "shared_rope", "last_layer_subset"),
-)
-
-
-def _translate_nomic(settings: Settings) -> Settings:
-    if "n_embd" not in settings:
-        return settings
-    for rule in _NOMIC_ONLY:
-        rule.check(settings)
-    known = {new: settings[old] for old, new in _NOMIC_NAMES.items() if old in settings}
-    rope = {"rope_type": "default", "rope_theta": settings.get("rotary_emb_base", 1000.0)}
-    names = ("vocab_size", "type_vocab_size", "pad_token_id")
-    return {**known, "rope_parameters": rope, **{name: settings[name] for name in names if name in settings}}
-
-
-_EMBEDDINGS: tuple[Row, ...] = (
+EMBEDDINGS: tuple[Row, ...] = (
     Module("embeddings.word_embeddings", ("n_vocab", "n_embd")),
     Module("embeddings.token_type_embeddings", ("n_types", "n_embd")),
 )
 
 
-def _linear(name: str, rows: str, columns: str, module: str) -> Module:
-    """A matrix of nomic's own code, of which transformers calls the ``module`` of its layer otherwise."""
-    return Module(name, (rows, columns), tap=lambda place: ModuleInput(place.prefix.removeprefix("encoder.") + module))
-
-
 @dataclass(frozen=True)
-class _Rank(Rule):
+class Rank(Rule):
     """One score of a pair of texts, by its first token."""
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:  # noqa: ARG002
@@ -208,10 +148,10 @@ BERT = Architecture(
         **dict.fromkeys(("CamembertModel", "CamembertForMaskedLM"), "camembert"),
     },
     restored_as="bert",
-    rules=(*_RULES, Fixed("hidden_act", "gelu", same=GELU), Fixed("is_decoder", False), *_NO_OTHER),
-    dimensions=_dimensions,
+    rules=(*RULES, Fixed("hidden_act", "gelu", same=GELU), Fixed("is_decoder", False), *NO_OTHER),
+    dimensions=dimensions,
     outside=(
-        *_EMBEDDINGS,
+        *EMBEDDINGS,
         Module("embeddings.position_embeddings", ("n_positions", "n_embd"), operations=(_skip_positions,)),
         norm("embeddings.LayerNorm", bias=True),
     ),
@@ -226,9 +166,9 @@ BERT = Architecture(
         norm("output.LayerNorm", bias=True),
     ),
     blocks="encoder.layer",
-    ignored=_HEADS,
-    renames=_RENAMES,
-    told_by_tensors=_told_by_tensors,
+    ignored=HEADS,
+    renames=RENAMES,
+    told_by_tensors=told_by_tensors,
     layout=("type_vocab_size",),
     generates=False,
 )
@@ -239,38 +179,13 @@ BERT_RERANKER = replace(
         "RobertaForSequenceClassification": "roberta",
         "XLMRobertaForSequenceClassification": "xlm-roberta",
     },
-    rules=(*BERT.rules, _Rank()),
+    rules=(*BERT.rules, Rank()),
     outside=(
         *BERT.outside,
         Module("pooler.dense", ("n_embd", "n_embd"), bias=True, stem="cls"),
         Module("classifier", ("n_score", "n_embd"), bias=True, stem="cls.output"),
     ),
-    ignored=(*_HEADS, r"^classifier\."),  # where it is run, the states of the encoder count
-    renames=(*_RENAMES, (r"^classifier\.dense\.", "pooler.dense."), (r"^classifier\.out_proj\.", "classifier.")),
+    ignored=(*HEADS, r"^classifier\."),  # where it is run, the states of the encoder count
+    renames=(*RENAMES, (r"^classifier\.dense\.", "pooler.dense."), (r"^classifier\.out_proj\.", "classifier.")),
     marker="cls.output.weight",
-)
-NOMIC_BERT = Architecture(
-    name="nomic-bert",
-    classes={"NomicBertModel": "nomic_bert"},
-    restored_as="nomic_bert",
-    rules=(*_RULES, Rope(("default",)), SILU, _WholeHeads()),
-    dimensions=_dimensions,
-    outside=(*_EMBEDDINGS, norm("emb_ln", bias=True)),
-    block=every_layer(
-        _linear("attn.Wqkv", "n_qkv", "n_embd", "self_attn.q_proj"),
-        _linear("attn.out_proj", "n_embd", "n_embd", "self_attn.o_proj"),
-        norm("norm1", bias=True),
-        _linear("mlp.fc11", "n_ff", "n_embd", "mlp.up_proj"),
-        _linear("mlp.fc12", "n_ff", "n_embd", "mlp.gate_proj"),
-        _linear("mlp.fc2", "n_embd", "n_ff", "mlp.down_proj"),
-        norm("norm2", bias=True),
-    ),
-    blocks="encoder.layers",
-    ignored=_HEADS,
-    renames=_RENAMES,
-    told_by_tensors=_told_by_tensors,
-    layout=("type_vocab_size",),
-    translate=_translate_nomic,
-    translated=_NOMIC_KEYS,
-    generates=False,
 )

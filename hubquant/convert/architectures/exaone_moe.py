@@ -7,21 +7,12 @@ from typing import TYPE_CHECKING
 from hubquant.convert.ahead import HEAD, QWEN_NAMES, Ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe, qwen3
-from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import Rope, rope_freqs
 from hubquant.convert.rules.rule import Count, Number
 from hubquant.convert.rules.windows import Windows
-from hubquant.convert.tables import Tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-_BIAS = Tensors(("mlp.e_score_correction_bias",), {"exp_probs_b.bias": ("n_expert",)})
-
-
-def _dimensions(config: PreTrainedConfig) -> Dimensions:
-    width = config.moe_intermediate_size
-    return moe.dimensions(config, config.num_experts, width, width * config.num_shared_experts)
 
 
 def _beside_factors(config: PreTrainedConfig) -> str | None:
@@ -30,7 +21,7 @@ def _beside_factors(config: PreTrainedConfig) -> str | None:
 
 EXAONE_MOE = Architecture(
     name="exaone-moe",
-    classes={"ExaoneMoeForCausalLM": "exaone_moe"},
+    classes={"ExaoneMoeForCausalLM": "exaone_moe", "ExaoneMoEForCausalLM": "exaone_moe"},
     restored_as="exaone_moe",
     rules=(
         *decoder.RULES,
@@ -40,13 +31,13 @@ EXAONE_MOE = Architecture(
         *moe.counts("num_experts"),
         Count("expert_shared_count", "num_shared_experts", most=moe.MOST_EXPERTS),
         Count("expert_feed_forward_length", "moe_intermediate_size"),
-        moe.SharedWidth(_dimensions),
+        moe.SharedWidth(moe.with_shared_experts),
         Number("expert_weights_scale", "routed_scaling_factor"),
         *(moe.Groups("num_experts") if rule == moe.Groups() else rule for rule in moe.SIGMOID_IN_GROUPS),
     ),
-    dimensions=_dimensions,
+    dimensions=moe.with_shared_experts,
     outside=decoder.OUTSIDE_WITH_OUTPUT,
-    block=moe.behind_dense(qwen3.ATTENTION, (*moe.routed(), *moe.shared("mlp.shared_experts"), _BIAS)),
+    block=moe.behind_dense(qwen3.ATTENTION, (*moe.routed(), *moe.shared("mlp.shared_experts"), moe.BIAS_BESIDE)),
     constants=rope_freqs,
     ahead=Ahead(lambda _: (*qwen3.ATTENTION, *decoder.gated_mlp(), *HEAD), QWEN_NAMES, left_out=_beside_factors),
     renames=((r"\.mlp\.gate\.e_score_correction_bias", ".mlp.e_score_correction_bias"),),  # as it is in memory

@@ -22,9 +22,9 @@ _SIZES: tuple[Rule, ...] = (
     Heads(),
     Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
     Fixed("attention_bias", False),
-    Fixed("use_bidirectional_attention", False),
     Fixed("tie_word_embeddings", True),
 )
+_CAUSAL = Fixed("use_bidirectional_attention", False)
 _WINDOWED: tuple[Rule, ...] = (*_SIZES, Fixed("hidden_activation", "gelu_pytorch_tanh", same=GELU))
 
 
@@ -42,13 +42,13 @@ class _Cap(Number):
         return {} if found is None else {self.setting: None if found == self.none else found}
 
 
-def _norm(name: str, size: str = "n_embd") -> Module:
+def norm(name: str, size: str = "n_embd") -> Module:
     return Module(name, (size,), operations=(always(AddOne()),))
 
 
 def _block(*norms_of_heads: Row) -> tuple[Row, ...]:
     return (
-        _norm("input_layernorm"),
+        norm("input_layernorm"),
         *decoder.attention(),
         *norms_of_heads,
         *decoder.gated_mlp(),
@@ -57,20 +57,27 @@ def _block(*norms_of_heads: Row) -> tuple[Row, ...]:
 
 # the norms before and after both halves of a layer
 _SANDWICH: tuple[Row, ...] = (
-    _norm("post_attention_layernorm"),
-    _norm("pre_feedforward_layernorm"),
-    _norm("post_feedforward_layernorm"),
+    norm("post_attention_layernorm"),
+    norm("pre_feedforward_layernorm"),
+    norm("post_feedforward_layernorm"),
 )
-_OUTSIDE: tuple[Row, ...] = (Embeddings(), _norm("model.norm"))
+_OUTSIDE: tuple[Row, ...] = (Embeddings(), norm("model.norm"))
+PERIOD_OF_3 = 6  # of the layers that see the whole text
+RULES_OF_3: tuple[Rule, ...] = (
+    *_WINDOWED,
+    RopeByLayer(Rope(("default", "linear"))),
+    Fixed("attn_logit_softcapping", None),
+    Fixed("final_logit_softcapping", None),
+)
 
 GEMMA = Architecture(
     name="gemma",
     classes={"GemmaForCausalLM": "gemma"},
     restored_as="gemma",
-    rules=(*_SIZES, Rope(("default",)), Fixed("hidden_act", "gelu_pytorch_tanh", same=GELU)),
+    rules=(*_SIZES, _CAUSAL, Rope(("default",)), Fixed("hidden_act", "gelu_pytorch_tanh", same=GELU)),
     dimensions=decoder.dimensions,
     outside=_OUTSIDE,
-    block=every_layer(*_block(), _norm("post_attention_layernorm")),
+    block=every_layer(*_block(), norm("post_attention_layernorm")),
 )
 GEMMA2 = Architecture(
     name="gemma2",
@@ -78,6 +85,7 @@ GEMMA2 = Architecture(
     restored_as="gemma2",
     rules=(
         *_WINDOWED,
+        _CAUSAL,
         Rope(("default",)),
         Windows(period=2),
         QueryScale(n_layer_of_27b=46),
@@ -92,17 +100,10 @@ GEMMA3 = Architecture(
     name="gemma3",
     classes={"Gemma3ForCausalLM": "gemma3_text"},
     restored_as="gemma3_text",
-    rules=(
-        *_WINDOWED,
-        RopeByLayer(Rope(("default", "linear"))),
-        Windows(period=6),
-        QueryScale(n_layer_of_27b=62),
-        Fixed("attn_logit_softcapping", None),
-        Fixed("final_logit_softcapping", None),
-    ),
+    rules=(*RULES_OF_3, _CAUSAL, Windows(PERIOD_OF_3), QueryScale(n_layer_of_27b=62)),
     dimensions=decoder.dimensions,
     outside=_OUTSIDE,
     block=every_layer(
-        *_block(_norm("self_attn.q_norm", "n_embd_head"), _norm("self_attn.k_norm", "n_embd_head")), *_SANDWICH
+        *_block(norm("self_attn.q_norm", "n_embd_head"), norm("self_attn.k_norm", "n_embd_head")), *_SANDWICH
     ),
 )

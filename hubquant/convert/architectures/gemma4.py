@@ -15,11 +15,10 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.architectures.gemma3n import TableOfLayers, pad_to_vocabulary
 from hubquant.convert.operations import Dimensions
+from hubquant.convert.rules.by_layer import MOST_LAYERS, by_layer
 from hubquant.convert.rules.heads_by_kind import (
-    MOST_LAYERS,
     HeadsByKind,
     RopeByKind,
-    by_layer,
     frequency_divisors,
     of_kind,
     rotated_share,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hubquant.convert.ahead import HEAD, Ahead
 from hubquant.convert.architecture import Architecture, Block, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.head_order import halves_of_pairs
@@ -60,9 +61,16 @@ GLM4 = Architecture(
 )
 GLM4_V = replace(
     GLM4,
-    classes={"Glm4vForConditionalGeneration": "glm4"},
+    classes={"Glm4vForConditionalGeneration": "glm4", "GlmOcrForConditionalGeneration": "glm4"},
     rules=(*GLM4.rules, Sections((8, 12, 12))),
     block=_block(*((halves_of_pairs(heads, "n_rot"),) for heads in ("n_head", "n_head_kv")), around=True),
     marker=SECTIONS_KEY,
 )
 """llama.cpp rotates halves where there are sections."""
+GLM_OCR = replace(
+    GLM4,
+    classes={"GlmOcrForConditionalGeneration": "glm4"},
+    ahead=Ahead(lambda config: (*GLM4.block(config, 0), *HEAD)),
+)
+"""Without sections, as llama.cpp's converter has it, which keeps the layer that predicts a further token although
+llama.cpp does not run it."""

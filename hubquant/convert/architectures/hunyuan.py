@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +11,7 @@ from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rope import DYNAMIC, Rope, raw_parameters, rope_type, tells_rope
 from hubquant.convert.rules.rule import Count, Fixed, Rule, Settings, head_size, is_number, out_of_range
+from hubquant.convert.rules.sections import Sections
 from hubquant.convert.tables import Row, norm
 from hubquant.gguf_file.metadata import Metadata, u32
 
@@ -125,4 +126,10 @@ HUNYUAN_MOE = Architecture(
     translate=_alike,
     translated=_SHARED,
     without_effect=("eod_token_id", "sep_token_id"),
+)
+HUNYUAN_VL = replace(
+    HUNYUAN_DENSE,
+    name="hunyuan_vl",
+    classes={"HunYuanVLForConditionalGeneration": "hunyuan_v1_dense"},
+    rules=(*HUNYUAN_DENSE.rules, Sections((16, 16, 16, 16))),
 )

@@ -153,17 +153,22 @@ def _latent_means(place: Place) -> Tap:
     return LatentMeans(f"{place.prefix}self_attn", "kv_b_proj")
 
 
+COMPRESSED_QUERIES: tuple[Row, ...] = (
+    linear("self_attn.q_a_proj", "n_lora_q", "n_embd"),
+    norm("self_attn.q_a_layernorm", "n_lora_q"),
+    linear("self_attn.q_b_proj", "n_queries", "n_lora_q"),
+)
+COMPRESSED_KEYS: tuple[Row, ...] = (
+    linear("self_attn.kv_a_proj_with_mqa", "n_latent", "n_embd"),
+    norm("self_attn.kv_a_layernorm", "n_lora_kv"),
+)
+
+
 def attention(config: PreTrainedConfig) -> tuple[Row, ...]:
     whole: tuple[Row, ...] = (linear("self_attn.q_proj", "n_queries", "n_embd"),)
-    compressed: tuple[Row, ...] = (
-        linear("self_attn.q_a_proj", "n_lora_q", "n_embd"),
-        norm("self_attn.q_a_layernorm", "n_lora_q"),
-        linear("self_attn.q_b_proj", "n_queries", "n_lora_q"),
-    )
     return (
-        *(whole if config.q_lora_rank is None else compressed),
-        linear("self_attn.kv_a_proj_with_mqa", "n_latent", "n_embd"),
-        norm("self_attn.kv_a_layernorm", "n_lora_kv"),
+        *(whole if config.q_lora_rank is None else COMPRESSED_QUERIES),
+        *COMPRESSED_KEYS,
         Tensors(
             ("self_attn.kv_b_proj.weight",),
             {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from gguf import PoolingType
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.operations import Dimensions
@@ -24,11 +26,12 @@ from hubquant.convert.rules.rule import (
 from hubquant.convert.rules.windows import FULL, SLIDING, RopeByLayer
 from hubquant.convert.tables import Module, Row, linear, norm
 from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, boolean, string, u32
+from hubquant.gguf_file.metadata import Metadata, boolean, string, strings, u32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+_POOLINGS = {"cls": PoolingType.CLS, "mean": PoolingType.MEAN}
 _PERIOD = 3  # where a file names none
 
 
@@ -96,6 +99,28 @@ class _Activation(Rule):
         return {"hidden_activation": metadata["hidden_activation"].value if "hidden_activation" in metadata else "gelu"}
 
 
+@dataclass(frozen=True)
+class _Rank(Rule):
+    """One score of a pair of texts, by its first token or the mean of all."""
+
+    reads = ("classifier_pooling",)
+
+    def check(self, settings: Settings) -> None:
+        if settings.get("classifier_pooling") not in (None, *_POOLINGS):
+            raise out_of_range("classifier_pooling", settings["classifier_pooling"], " or ".join(_POOLINGS))
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        return {
+            "pooling_type": u32(int(PoolingType.RANK)),
+            "classifier.pooling_type": u32(int(_POOLINGS[config.classifier_pooling])),
+            "classifier.output_labels": strings(("LABEL_0",)),
+        }
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        of_first = integer(metadata, "classifier.pooling_type") == PoolingType.CLS
+        return {"classifier_pooling": "cls" if of_first else "mean"}
+
+
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
     return {
         "n_vocab": config.vocab_size,
@@ -107,6 +132,7 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
         "n_expert": 0,
         "n_qkv": 3 * config.hidden_size,
         "n_ff_both": 2 * config.intermediate_size,
+        "n_score": 1,
     }
 
 
@@ -157,4 +183,23 @@ MODERN_BERT = Architecture(
         *("classifier_pooling", "classifier_bias", "classifier_activation"),
         *("deterministic_flash_attn", "sparse_prediction", "sparse_pred_ignore_index"),
     ),
+)
+MODERN_BERT_RERANKER = replace(
+    MODERN_BERT,
+    classes={"ModernBertForSequenceClassification": "modernbert"},
+    rules=(
+        *MODERN_BERT.rules,
+        _Rank(),
+        Fixed("classifier_activation", "gelu", same=GELU),
+        Fixed("classifier_bias", False),
+    ),
+    outside=(
+        *MODERN_BERT.outside,
+        Module("head.dense", ("n_embd", "n_embd"), stem="cls"),
+        norm("head.norm", stem="cls.norm"),
+        Module("classifier", ("n_score", "n_embd"), bias=True, stem="cls.output"),
+    ),
+    ignored=(*MODERN_BERT.ignored, r"^classifier\."),  # where it is run, the states of the encoder count
+    marker="cls.output.weight",
+    without_effect=tuple(name for name in MODERN_BERT.without_effect if not name.startswith("classifier_")),
 )

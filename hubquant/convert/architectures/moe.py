@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 MOST_EXPERTS = 1 << 16
-SOFTMAX, SIGMOID = 1, 2  # expert_gating_func
+SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3  # expert_gating_func
 DENSE = "dense"
 
 
@@ -142,6 +142,8 @@ SIGMOID_IN_GROUPS: tuple[Rule, ...] = (
 )
 BIAS = Tensors(("mlp.gate.e_score_correction_bias",), {"exp_probs_b.bias": ("n_expert",)})
 """What the router adds to the scores when it chooses experts, but not when it weighs them."""
+BIAS_BESIDE = Tensors(("mlp.e_score_correction_bias",), BIAS.targets)
+"""The same, as a tensor of the block."""
 
 
 def dimensions(config: PreTrainedConfig, experts: int, n_ff_exp: int, n_ff_shexp: int = 0) -> Dimensions:
@@ -154,6 +156,12 @@ def with_dense_layers(config: PreTrainedConfig) -> Dimensions:
     """Of a decoder whose first layers have no experts."""
     width = config.moe_intermediate_size
     return dimensions(config, config.n_routed_experts or 0, width, width * (config.n_shared_experts or 0))
+
+
+def with_shared_experts(config: PreTrainedConfig) -> Dimensions:
+    """Of a decoder with experts that every token passes beside those that are chosen."""
+    width = config.moe_intermediate_size
+    return dimensions(config, config.num_experts, width, width * config.num_shared_experts)
 
 
 def given_to(experts: str, spread: bool = False) -> TapFor:
@@ -202,30 +210,39 @@ def routed(
     )
 
 
-def routed_stacked() -> tuple[Row, ...]:
-    """The router and experts that are one stack in the checkpoint too, with gates above the rest of each."""
+def stacked(experts: str = "mlp.experts") -> tuple[Row, ...]:
+    """Experts that are one stack in the checkpoint too, with gates above the rest of each."""
     stack = ("n_expert", "n_ff_exp", "n_embd")
     return (
-        linear("mlp.gate", "n_expert", "n_embd"),
         Tensors(
-            ("mlp.experts.gate_up_proj",),
+            (f"{experts}.gate_up_proj",),
             {"ffn_gate_exps.weight": stack, "ffn_up_exps.weight": stack},
             (split("n_ff_exp", "n_ff_exp", axis=1),),
-            taps=2 * (given_to("mlp.experts"),),
+            taps=2 * (given_to(experts),),
         ),
         Tensors(
-            ("mlp.experts.down_proj",),
+            (f"{experts}.down_proj",),
             {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")},
-            taps=(computed_in("mlp.experts"),),
+            taps=(computed_in(experts),),
         ),
     )
 
 
-def shared(module: str) -> tuple[Row, ...]:
-    """The experts that every token passes, as one."""
-    gate, up, down = (f"{module}.{name}" for name in decoder.GATED)
+def routed_stacked() -> tuple[Row, ...]:
+    """The router and such experts."""
+    return (linear("mlp.gate", "n_expert", "n_embd"), *stacked())
+
+
+def shared(module: str, computing: str | None = None) -> tuple[Row, ...]:
+    """The experts that every token passes, as one; ``computing`` is it in transformers where checkpoints call it
+    otherwise."""
+
+    def matrix(name: str, rows: str, columns: str) -> Module:
+        return Module(f"{module}.{name}", (rows, columns), tap=inputs_of(f"{computing or module}.{name}"))
+
+    gate, up, down = decoder.GATED
     return (
-        linear(gate, "n_ff_shexp", "n_embd"),
-        linear(up, "n_ff_shexp", "n_embd"),
-        linear(down, "n_embd", "n_ff_shexp"),
+        matrix(gate, "n_ff_shexp", "n_embd"),
+        matrix(up, "n_ff_shexp", "n_embd"),
+        matrix(down, "n_embd", "n_ff_shexp"),
     )

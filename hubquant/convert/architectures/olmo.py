@@ -15,7 +15,7 @@ from hubquant.gguf_file.metadata import f32
 
 OLMO = Architecture(
     name="olmo",
-    classes={"OlmoForCausalLM": "olmo"},
+    classes={"OlmoForCausalLM": "olmo", "OLMoForCausalLM": "olmo"},
     restored_as="olmo",
     rules=(
         *decoder.SIZES,

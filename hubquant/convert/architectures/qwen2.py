@@ -1,5 +1,7 @@
 """Qwen 1.5, 2 and 2.5."""
 
+from dataclasses import replace
+
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder
 from hubquant.convert.rules.rope import Rope
@@ -20,3 +22,10 @@ QWEN2 = Architecture(
     outside=decoder.OUTSIDE,
     block=every_layer(*ATTENTION, *decoder.gated_mlp()),
 )
+DOTS_OCR = replace(
+    QWEN2,
+    classes={"DotsOCRForCausalLM": "qwen2"},
+    ignored=(*QWEN2.ignored, r"^vision_tower\."),
+    own_code=True,
+)
+"""What reads in dots.ocr, whose config.json has the language model's settings at the top."""

@@ -149,6 +149,7 @@ T5 = Architecture(
     classes={
         "T5EncoderModel": "t5",
         "T5ForConditionalGeneration": "t5",
+        "T5WithLMHeadModel": "t5",
         "MT5EncoderModel": "mt5",
         "MT5ForConditionalGeneration": "mt5",
     },

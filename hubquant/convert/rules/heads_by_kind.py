@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hubquant.convert.rules.by_layer import MOST_LAYERS, PATTERN, by_layer
 from hubquant.convert.rules.rope import FREQS
 from hubquant.convert.rules.rule import Rule, Settings, check_count, integer, is_number, number, out_of_range
 from hubquant.convert.rules.windows import FULL, SLIDING
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
-MOST_LAYERS = 10_000
 _UNROTATED = 1e30  # what llama.cpp divides the frequencies by that do not rotate
-_PATTERN, _HEADS_KV = "attention.sliding_window_pattern", "attention.head_count_kv"
+_HEADS_KV = "attention.head_count_kv"
 
 
 def sees_all(config: PreTrainedConfig, layer: int) -> bool:
@@ -79,14 +79,14 @@ class HeadsByKind(Rule):
             "attention.key_length_swa": u32(size),
             "attention.value_length_swa": u32(size),
             "attention.sliding_window": u32(config.sliding_window),
-            _PATTERN: booleans(not here for here in whole),
+            PATTERN: booleans(not here for here in whole),
             "rope.dimension_count": u32(wide),
             "rope.dimension_count_swa": u32(size),
         }
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         n_layer = min(integer(metadata, "block_count") or 0, MOST_LAYERS)
-        windows = by_layer(metadata, _PATTERN, n_layer)
+        windows = by_layer(metadata, PATTERN, n_layer)
         kv_heads = by_layer(metadata, _HEADS_KV, n_layer)
         wide = integer(metadata, "attention.key_length")
         narrow = [count for count, here in zip(kv_heads, windows, strict=True) if here] or kv_heads
@@ -102,15 +102,6 @@ class HeadsByKind(Rule):
                 if not here
             },
         }
-
-
-def by_layer(metadata: Metadata, key: str, n_layer: int) -> tuple[Any, ...]:
-    """A number of each layer, from one for all or one for each. Raises ``CheckpointError`` for other values."""
-    found = metadata[key].value if key in metadata else 0
-    values = found if isinstance(found, tuple) else (found,) * n_layer
-    if len(values) != n_layer or not all(isinstance(value, int) for value in values):
-        raise out_of_range(key, found, f"one number or one for each of {n_layer} layers")
-    return values
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class LongRope(Rule):
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         result = {
             **self.plain.metadata(config),
-            "rope.scaling.original_context_length": u32(config.original_max_position_embeddings),
+            "rope.scaling.original_context_length": u32(_pretrained(config)),
         }
         if factors := rope_factors(config):
             pairs = (integer(result, "rope.dimension_count") or 0) // 2
@@ -54,7 +54,7 @@ class LongRope(Rule):
         return result
 
     def notes(self, config: PreTrainedConfig) -> Iterator[str]:
-        pretrained = config.original_max_position_embeddings
+        pretrained = _pretrained(config)
         if rope_factors(config) and pretrained < config.max_position_embeddings:
             yield (
                 f"texts of up to {pretrained:,} tokens come out as in transformers in a context (-c) of that size: in "
@@ -84,10 +84,16 @@ def told_by_factors(tensors: Mapping[str, torch.Tensor], settings: Settings) -> 
     return {"rope_parameters": {**settings["rope_parameters"], "rope_type": "longrope", **factors}}
 
 
+def _pretrained(config: PreTrainedConfig) -> int:
+    """The context of pretraining, which a config has beside the factors or among them."""
+    given = getattr(config, _PRETRAINED, None) or config.rope_parameters.get(_PRETRAINED)
+    return int(given or config.max_position_embeddings)
+
+
 def _attention_factor(config: PreTrainedConfig) -> float:
     """What transformers multiplies rotated queries and keys by."""
     given = config.rope_parameters.get("attention_factor")
-    pretrained = config.original_max_position_embeddings
+    pretrained = _pretrained(config)
     stretch = config.max_position_embeddings / pretrained
     if given is not None:
         return float(given)

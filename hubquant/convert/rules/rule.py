@@ -17,6 +17,22 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Any]
 
 
+_OF_NO_FAMILY = ("diffusion.", "tokenizer.", "xielu.")
+
+
+def full_key(architecture: str, key: str) -> str:
+    """A rule's key with llama.cpp's name of the architecture before it, where llama.cpp looks for one."""
+    return key if key.startswith(_OF_NO_FAMILY) else f"{architecture}.{key}"
+
+
+def rule_keys(architecture: str, metadata: Metadata) -> Metadata:
+    """What rules read of a file's metadata, by the keys that they know."""
+    prefix = f"{architecture}."
+    return {
+        key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith((prefix, *_OF_NO_FAMILY))
+    }
+
+
 class Rule:
     """``metadata`` and ``settings`` are each other's inverse; keys are without the architecture's prefix."""
 

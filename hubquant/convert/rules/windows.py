@@ -164,10 +164,10 @@ class LayersWithoutRope(Rule):
 class QueryScale(Rule):
     """Gemma's queries are divided by the root of the head size, in its largest model by that of width / heads.
 
-    llama.cpp knows the largest model by its number of layers.
+    llama.cpp knows the largest model by its number of layers, where there is one.
     """
 
-    n_layer_of_27b: int
+    n_layer_of_27b: int | None
     reads = ("query_pre_attn_scalar",)
 
     def check(self, settings: Settings) -> None:

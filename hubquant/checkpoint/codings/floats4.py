@@ -1,0 +1,95 @@
+"""4-bit floats: NVFP4 as compressed-tensors and ModelOpt store it, and MXFP4 as compressed-tensors does.
+
+NVFP4 has an FP8 scale for each 16 weights and one in F32 for all, which ModelOpt multiplies with (``weight_scale_2``)
+and compressed-tensors divides by (``weight_global_scale``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hubquant.checkpoint.codings.found import Found, floats, misfit
+from hubquant.checkpoint.codings.integers import scaled
+from hubquant.checkpoint.headers import TensorInfo
+from hubquant.checkpoint.mxfp4 import BLOCK_SIZE, MAGNITUDES, RepackMXFP4, UnpackMXFP4
+
+if TYPE_CHECKING:
+    import torch
+
+_GROUP = 16  # weights of NVFP4 with one scale
+
+
+@dataclass(frozen=True)
+class NVFP4:
+    """Codes [rows, columns / 2], the first of two in the low half; ``whole`` is a factor of all scales, or ``divides``
+    them."""
+
+    weight: TensorInfo
+    scales: TensorInfo
+    whole: TensorInfo
+    divides: bool
+    label: str = "NVFP4"
+    type: str | None = None  # GGUF's has no place for what all scales are multiplied with
+
+    def decode(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor:
+        import torch
+
+        codes, whole = read(self.weight), read(self.whole).float().reshape(())
+        scales = read(self.scales).float()
+        twice = torch.tensor([int(2 * x) for x in (*MAGNITUDES, *(-x for x in MAGNITUDES))], dtype=torch.int8)
+        numbers = twice[torch.stack([codes & 15, codes >> 4], -1).flatten(-2).int()]
+        return scaled(numbers, (scales / whole if self.divides else scales * whole) / 2, 0)
+
+    def blocks(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor | None:  # noqa: ARG002
+        return None
+
+
+@dataclass(frozen=True)
+class MXFP4:
+    """Codes [rows, columns / 2] and exponents [rows, columns / 32]."""
+
+    weight: TensorInfo
+    exponents: TensorInfo
+    label: str = "MXFP4"
+    type: str | None = "MXFP4"
+
+    def decode(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor:
+        return UnpackMXFP4().forward(self._parts(read))[0][0].float()
+
+    def blocks(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor | None:
+        return RepackMXFP4().forward(self._parts(read))[0][0]
+
+    def _parts(self, read: Callable[[TensorInfo], torch.Tensor]) -> list[torch.Tensor]:
+        exponents = read(self.exponents)[None]
+        return [read(self.weight).reshape(*exponents.shape, BLOCK_SIZE // 2), exponents]
+
+
+def find_floats(tensors: Mapping[str, TensorInfo]) -> Iterator[Found]:
+    """Raises ``CheckpointError`` for shapes that do not fit together."""
+    for name, info in tensors.items():
+        if info.dtype != "U8" or len(info.shape) != 2:
+            continue
+        if name.endswith(".weight_packed"):
+            stem, whole = name.removesuffix("_packed"), tensors.get(f"{name.removesuffix('packed')}global_scale")
+        elif name.endswith(".weight") and f"{name.removesuffix('weight')}pre_quant_scale" not in tensors:
+            stem, whole = name, tensors.get(f"{name}_scale_2")
+            if whole is None:
+                continue
+        else:
+            continue
+        scales = tensors.get(f"{stem}_scale")
+        if scales is None:
+            raise misfit(info)
+        shape = info.shape[0], 2 * info.shape[1]
+        coding: NVFP4 | MXFP4 = MXFP4(info, scales)
+        if whole is not None:
+            coding = NVFP4(info, scales, whole, divides=name != stem)
+        kind, group = ("F8_E4M3", _GROUP) if whole else ("U8", BLOCK_SIZE)
+        fits = scales.dtype == kind and scales.shape == (shape[0], shape[1] // group) and not shape[1] % group
+        if not fits or 0 in shape or (whole and (math.prod(whole.shape) != 1 or whole.dtype != "F32")):
+            raise misfit(info, scales, *([whole] if whole else []))
+        names = tuple(f"{stem}{part}" for part in ("_packed", "_scale", "_global_scale", "_scale_2"))
+        yield stem, floats(stem, shape, scales, coding), names

@@ -1,0 +1,56 @@
+"""PaddleOCR-VL: SigLIP with rotary embeddings for pictures of any size, of whose patches four become one embedding."""
+
+import math
+
+from hubquant.convert.operations import Dimensions
+from hubquant.convert.projectors import vision
+from hubquant.convert.projectors.projector import Multimodal, Projector
+from hubquant.convert.projectors.vision import weight
+from hubquant.convert.tables import Row, norm
+from hubquant.errors import NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, u32
+
+_MERGED = 2  # patches on a side that become one embedding; llama.cpp has this number alone
+_PIXELS = {"min_pixels": ("shortest_edge", 384**2), "max_pixels": ("longest_edge", 1536**2)}
+"""By an older processor's name: a newer one's within its size, and what transformers has without either."""
+
+
+def _metadata(model: Multimodal) -> Metadata:
+    vision.check_rope(model)
+    if (side := model.vision.spatial_merge_size) != _MERGED:
+        raise NotSupportedYet(f"spatial_merge_size {side}", why=f"llama.cpp merges {_MERGED} x {_MERGED} patches here")
+    sizes = model.processor.get("size") or {}
+    pixels = {
+        name: model.processor.get(name) or sizes.get(newer, default) for name, (newer, default) in _PIXELS.items()
+    }
+    return {
+        **vision.metadata(model, "paddleocr", image_size=math.isqrt(pixels["max_pixels"])),
+        **{f"vision.image_{name}": u32(count) for name, count in pixels.items()},
+    }
+
+
+def _dimensions(model: Multimodal) -> Dimensions:
+    return vision.merging(model, _MERGED)
+
+
+def _outside(_model: Multimodal) -> tuple[Row, ...]:
+    return (
+        vision.patches("vision_tower.embeddings.patch_embedding", bias=True),
+        vision.positions("vision_tower.embeddings.position_embedding.weight"),
+        norm("vision_tower.post_layernorm", bias=True, stem="v.post_ln"),
+        norm("mlp_AR.pre_norm", bias=True, stem="mm.input_norm"),
+        weight("mlp_AR.linear_1", "n_merged", "n_merged", "mm.1", bias=True),
+        weight("mlp_AR.linear_2", "n_out", "n_merged", "mm.2", bias=True),
+    )
+
+
+PADDLEOCR_VL = Projector(
+    classes=("PaddleOCRVLForConditionalGeneration",),
+    metadata=_metadata,
+    dimensions=_dimensions,
+    outside=_outside,
+    layer=vision.CLIP_LAYER,
+    layers="vision_tower.encoder.layers",
+    renames=((r"^(model\.)?visual\.vision_model\.", "vision_tower."), (r"^model\.(projector|mlp_AR)\.", "mlp_AR.")),
+    ignored=(r"^vision_tower\.head\.", r"packing_position_embedding"),
+)

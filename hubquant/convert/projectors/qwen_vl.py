@@ -1,0 +1,141 @@
+"""Qwen2-VL and 2.5-VL: patches of two frames, of which four become one embedding."""
+
+from dataclasses import replace
+
+from hubquant.convert.operations import Dimensions, Inverse, Stack, always
+from hubquant.convert.projectors import vision
+from hubquant.convert.projectors.projector import Multimodal, Projector
+from hubquant.convert.projectors.vision import thirds, weight
+from hubquant.convert.tables import Row, Tensors, norm
+from hubquant.errors import NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, u32
+
+_FRAMES = 2
+_MERGED = 2  # patches on a side that become one embedding; llama.cpp has this number alone
+_LARGEST = 560  # pixels of a side that llama.cpp makes room for at first
+
+
+def check_encoder(model: Multimodal) -> None:
+    """Raises ``NotSupportedYet`` for what llama.cpp has otherwise: frames, merged patches, rotary embeddings."""
+    vision.check_rope(model)
+    if (frames := model.vision.temporal_patch_size) != _FRAMES:
+        raise NotSupportedYet(f"temporal_patch_size {frames}", why=f"llama.cpp takes {_FRAMES} frames together")
+    if (merged := model.vision.spatial_merge_size) != _MERGED:
+        raise NotSupportedYet(f"spatial_merge_size {merged}", why="llama.cpp merges 2 x 2 patches here")
+
+
+def two_frames(name: str, *, bias: bool) -> tuple[Row, ...]:
+    """A convolution [n_embd, channels, frames, height, width] as one for each frame."""
+    shape = ("n_embd", "n_channels", "n_patch", "n_patch")
+    targets = {"v.patch_embd.weight": shape, "v.patch_embd.weight.1": shape}
+    weights = Tensors((f"{name}.weight",), targets, (always(Inverse(Stack(2))),))
+    return (weights, Tensors((f"{name}.bias",), {"v.patch_embd.bias": ("n_embd",)})) if bias else (weights,)
+
+
+def _metadata(model: Multimodal) -> Metadata:
+    seen = model.vision
+    check_encoder(model)
+    settings = {
+        "image_size": _LARGEST,
+        "hidden_size": seen.embed_dim,
+        "intermediate_size": int(seen.embed_dim * seen.mlp_ratio),
+        "num_hidden_layers": seen.depth,
+        "num_attention_heads": seen.num_heads,
+        "layer_norm_eps": 1e-6,
+    }
+    return vision.metadata(model, "qwen2vl_merger", **settings)
+
+
+def _metadata_2_5(model: Multimodal) -> Metadata:
+    seen = model.vision
+    check_encoder(model)
+    settings = {
+        "image_size": _LARGEST,
+        "num_hidden_layers": seen.depth,
+        "num_attention_heads": seen.num_heads,
+        "layer_norm_eps": 1e-6,
+    }
+    return {
+        **vision.metadata(model, "qwen2.5vl_merger", **settings),
+        "vision.n_wa_pattern": u32(_whole_attention(model)),
+    }
+
+
+def _whole_attention(model: Multimodal) -> int:
+    """Every which layer attends to the whole picture, and not to windows of it."""
+    found = list(model.vision.fullatt_block_indexes)
+    every = found[0] + 1 if found else 0
+    if not found or found != list(range(every - 1, found[-1] + 1, every)):
+        raise NotSupportedYet(f"fullatt_block_indexes {found}", why="llama.cpp has them at equal distances")
+    if (window := model.vision.window_size) != 112:  # pixels, of llama.cpp's code
+        raise NotSupportedYet(f"window_size {window}", why="llama.cpp has windows of 112 pixels")
+    return every
+
+
+def _dimensions(model: Multimodal) -> Dimensions:
+    seen = model.vision
+    return sizes(model, seen.embed_dim, int(seen.embed_dim * seen.mlp_ratio))
+
+
+def _dimensions_2_5(model: Multimodal) -> Dimensions:
+    return sizes(model, model.vision.hidden_size, model.vision.intermediate_size)
+
+
+def sizes(model: Multimodal, width: int, inner: int) -> Dimensions:
+    """Of an encoder of this ``width`` and ``inner`` width of its feed-forward networks."""
+    return {
+        "n_embd": width,
+        "n_ff": inner,
+        "n_layer": model.vision.depth,
+        "n_channels": 3,
+        "n_patch": model.vision.patch_size,
+        "n_merged": width * _MERGED**2,
+        "n_out": model.text.hidden_size,
+    }
+
+
+def _outside(*, bias: bool) -> tuple[Row, ...]:
+    return (
+        *two_frames("visual.patch_embed.proj", bias=False),
+        norm("visual.merger.ln_q", bias=bias, stem="v.post_ln"),
+        weight("visual.merger.mlp.0", "n_merged", "n_merged", "mm.0", bias=True),
+        weight("visual.merger.mlp.2", "n_out", "n_merged", "mm.2", bias=True),
+    )
+
+
+_ATTENTION: tuple[Row, ...] = (
+    thirds("attn.qkv", "weight"),
+    thirds("attn.qkv", "bias"),
+    weight("attn.proj", "n_embd", "n_embd", "attn_out", bias=True),
+)
+
+QWEN2_VL = Projector(
+    classes=("Qwen2VLForConditionalGeneration",),
+    metadata=_metadata,
+    dimensions=_dimensions,
+    outside=lambda _: _outside(bias=True),
+    layer=(
+        norm("norm1", bias=True, stem="ln1"),
+        *_ATTENTION,
+        norm("norm2", bias=True, stem="ln2"),
+        weight("mlp.fc1", "n_ff", "n_embd", "ffn_up", bias=True),
+        weight("mlp.fc2", "n_embd", "n_ff", "ffn_down", bias=True),
+    ),
+    layers="visual.blocks",
+    renames=(vision.TOWER,),
+)
+QWEN2_5_VL = replace(
+    QWEN2_VL,
+    classes=("Qwen2_5_VLForConditionalGeneration",),
+    metadata=_metadata_2_5,
+    dimensions=_dimensions_2_5,
+    outside=lambda _: _outside(bias=False),
+    layer=(
+        norm("norm1", stem="ln1"),
+        *_ATTENTION,
+        norm("norm2", stem="ln2"),
+        weight("mlp.gate_proj", "n_ff", "n_embd", "ffn_gate", bias=True),
+        weight("mlp.up_proj", "n_ff", "n_embd", "ffn_up", bias=True),
+        weight("mlp.down_proj", "n_embd", "n_ff", "ffn_down", bias=True),
+    ),
+)

@@ -1,0 +1,76 @@
+"""What a multimodal model sees or hears with, as a source of its own: the weights are those of the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hubquant.convert.conversion import Conversion
+from hubquant.convert.projectors.conversion import plan_projector, projector_of, tower
+from hubquant.convert.projectors.projector import Projector
+from hubquant.errors import NotSupportedYet
+from hubquant.gguf_file.metadata import Metadata, string
+from hubquant.sources.source import SourceModel
+
+MMPROJ = "mmproj"
+"""What llama.cpp calls it: the component's name, and how those of its files begin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectorSource(SourceModel):
+    """``config`` is that of the whole model; the checkpoint has what is beside its language model."""
+
+    projector: Projector
+    config: Mapping[str, Any]
+
+    @property
+    def converts_tokenizer(self) -> bool:
+        return False
+
+    @property
+    def names_as(self) -> str:
+        return MMPROJ
+
+    def conversion(self) -> Conversion:
+        """Raises ``CheckpointError`` and ``NotSupportedYet``."""
+        return plan_projector(self.projector, self.config, self.folder, self.checkpoint)
+
+    def general_metadata(self, n_parameters: int) -> Metadata:
+        return {**super().general_metadata(n_parameters), "general.type": string(MMPROJ)}
+
+
+def projector_source(source: SourceModel) -> ProjectorSource | None:
+    """The projector of a multimodal ``source``; None where it has none that can be converted."""
+    projector = projector_of(source.checkpoint.config)
+    if projector is None:
+        return None
+    return ProjectorSource(
+        name=f"{MMPROJ}-{source.name}",
+        id=source.id,
+        revision=source.revision,
+        folder=source.folder,
+        checkpoint=tower(projector, source.checkpoint),
+        card=source.card,
+        identity=source.identity,
+        remote=source.remote,
+        weight_files=source.weight_files,
+        download_bytes=source.download_bytes,
+        component=MMPROJ,
+        projector=projector,
+        config=source.checkpoint.config,
+    )
+
+
+def needed_projector(source: SourceModel) -> ProjectorSource:
+    """As :func:`projector_source`. Raises ``NotSupportedYet`` where there is none."""
+    if (found := projector_source(source)) is not None:
+        return found
+    from hubquant.convert.projectors import CLASSES
+
+    classes = ", ".join(source.checkpoint.config.get("architectures") or ["a model without a class"])
+    raise NotSupportedYet(
+        f"a projector of {source.name}",
+        why=f"it is {classes}, and projectors are converted of {', '.join(CLASSES)}",
+        hint="convert its language model without one",
+    )
