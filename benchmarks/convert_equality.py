@@ -213,6 +213,27 @@ REASONS: tuple[Reason, ...] = (
         r"\.rope\.dimension_count$", "the converter takes half of a head; all of it is rotated", models="^solar_open"
     ),
     Reason(
+        r"\.(full_attention_interval|attention\.recurrent_layers)$",
+        "llama.cpp makes the list of the interval, which the converter takes to be 4 where config.json has a list",
+        models="^qwen3_",
+    ),
+    Reason(r"\.final_logit_softcapping$", "0, with which nothing is capped", ours=r"^0\.0$", theirs=NONE),
+    Reason(
+        r"\.context_length$", "the converter takes the width where config.json has no seq_length", models="^chatglm"
+    ),
+    Reason(r"exp_probs_b\.bias shape$", "the same in ggml, which leaves leading ones out", models="^ernie4_5_moe"),
+    Reason(
+        r"^modern-bert\.(attention\.|classifier)",
+        "the converter looks for names that transformers 5 does not write (norm_eps is not among them, without which "
+        "llama.cpp loads no file) and tells of a classifier, which the file has not",
+        models="^modernbert",
+    ),
+    Reason(
+        r"\.(block_count|nextn_predict_layers)$",
+        "the converter counts the layer ahead that config.json tells of, though there is none",
+        models="^BailingMoeV2",
+    ),
+    Reason(
         r".",
         "the tests' tokenizer is one of unigrams, without the sentencepiece.bpe.model that the converter reads: it "
         "takes it for a WordPiece tokenizer, and leaves the positions of padding in",

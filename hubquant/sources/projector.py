@@ -36,8 +36,8 @@ class ProjectorSource(SourceModel):
         """Raises ``CheckpointError`` and ``NotSupportedYet``."""
         return plan_projector(self.projector, self.config, self.folder, self.checkpoint)
 
-    def general_metadata(self, n_parameters: int) -> Metadata:
-        return {**super().general_metadata(n_parameters), "general.type": string(MMPROJ)}
+    def general_metadata(self, shapes: Mapping[str, tuple[int, ...]]) -> Metadata:
+        return {**super().general_metadata(shapes), "general.type": string(MMPROJ)}
 
 
 def projector_source(source: SourceModel) -> ProjectorSource | None:
