@@ -278,8 +278,8 @@ REASONS: tuple[Reason, ...] = (
     ),
     Reason(
         r"(\.block_count|exp_probs_b\.bias values)$",
-        "the converter counts a layer ahead that is not there, and takes the mean from the router's bias, which chooses "
-        "the same experts",
+        "the converter counts a layer ahead that is not there, and takes the mean off the router's bias, which "
+        "chooses the same experts",
         models="^Sarvam",
     ),
     Reason(
