@@ -298,6 +298,69 @@ REASONS: tuple[Reason, ...] = (
         "the converter leaves DeepSeek V3's layer ahead out, with which llama.cpp drafts all the same",
         models=f"^deepseek3 .*{AHEAD}",
     ),
+    Reason(
+        r"^blk\.\d+\.ffn_(gate|up|gate_up)_exps\.weight presence$",
+        "llama.cpp reads experts' gates and up matrices in one or apart; they are apart here, as in other families",
+        models="^granitemoe_swa",
+    ),
+    Reason(r"\.attention\.rope_pattern$", "the converter does not know layer_rope_theta, by which layers have none"),
+    Reason(r"\.expert_shared_count$", "llama.cpp goes by the width of the experts that all tokens pass", theirs=NONE),
+    Reason(
+        r"\.attention\.layer_norm_epsilon$",
+        "the norms have no mean taken off, of which rms_norm_eps is the epsilon",
+        models="^cohere2_moe|^Exaone|^QWen",
+        ours=NONE,
+    ),
+    Reason(
+        r"\.attention\.layer_norm_rms_epsilon$",
+        "llama.cpp reads it under this name, the converter writes it by the setting's",
+        models="^Exaone|^QWen",
+        theirs=NONE,
+    ),
+    Reason(
+        r"\.expert_gating_func$",
+        "the softmax goes over the chosen experts, which llama.cpp has a number for",
+        models="^cohere2_moe",
+    ),
+    Reason(r"\.attention\.head_count_kv$", "as many as heads, which llama.cpp takes without it", "^bloom|^QWen"),
+    Reason(
+        r"\.context_length$",
+        "config.json has it as seq_length or not at all; BLOOM was trained with 2048 tokens",
+        models="^bloom|^QWen",
+    ),
+    Reason(
+        r"\.rope\.scaling\.(original_context_length|attn_factor)$",
+        "the converter leaves it out; with it the logits are those of transformers",
+        models="^minicpm3",
+        theirs=NONE,
+    ),
+    Reason(
+        r"(\.rope\.dimension_count|^blk\.\d+\.attn_[qk]\.weight values)$",
+        "transformers rotates the first half of each head, the converter pairs rows of the whole",
+        models="^bamba",
+    ),
+    Reason(r"\.attention\.sliding_window_pattern$", "the kind of each layer, as config.json has it", models="^laguna"),
+    Reason(
+        r"\.(attention\.sliding_window|rope\.dimension_count_swa)$",
+        "no layer has a window, and llama.cpp loads no file that tells of one",
+        models="^laguna",
+        ours=NONE,
+    ),
+    Reason(r"\.tensor_data_layout$", "llama.cpp does not read it", models="^(Xverse|Orion)", ours=NONE),
+    Reason(r"^tokenizer\.", "the converter knows XVERSE's tokenizer alone", models="^Xverse"),
+    Reason(r"\.feed_forward_length$", "the converter takes four times the width, not n_inner", models="^CodeShell"),
+    Reason(r"\.rope\.scaling\.factor$", "a factor of 1 scales nothing", models="^CodeShell", theirs=r"^1\.0$"),
+    Reason(
+        r"\.block_count$",
+        "the converter counts layers ahead that config.json tells of, though the files hold none",
+        models="^(Sarvam|BailingMoeV2)",
+    ),
+    Reason(
+        r"exp_probs_b\.bias values$",
+        "the converter takes the mean off, as the model's code does: the same experts are chosen",
+        models="^Sarvam",
+    ),
+    Reason(r"^tokenizer\.ggml\.mask_token_id$", "that of one model's vocabulary", models="^LLaDAMoE", ours=NONE),
 )
 
 
@@ -323,7 +386,7 @@ def _ahead(name: str, changes: Mapping[str, Any], folder: Path) -> Path:
 def _own_code(name: str, folder: Path) -> Path:
     theirs, own, rename = test_own_code.OWN[name]
     made = edit_weights(build_uneven(test_own_code.STAND_INS[name], folder, **theirs), rename)
-    return configure(made, architectures=[name], model_type="own", **own)
+    return configure(made, architectures=[name], model_type="own", is_causal=..., **own)
 
 
 def differences(ours: Path, theirs: Path, *, vocabularies: bool) -> Iterator[Difference]:

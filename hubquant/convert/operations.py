@@ -129,6 +129,19 @@ class NegativeExp(Each):
 
 
 @dataclass(frozen=True)
+class Softplus(Each):
+    """log(1 + exp(x)) in float32; back, x is exact up to rounding."""
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.nn.functional.softplus(x.float())
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return x.double().expm1().log().float()
+
+
+@dataclass(frozen=True)
 class Scale(Each):
     """x [n, …] with rows times ``factors``, float32 unless all are 1; each of several is for as many rows as ``rows``
     says, which are n together.

@@ -13,6 +13,7 @@ KEPT_SUBSTRINGS = (
     "per_layer_model_proj",
     "ssm_conv1d",
     "shortconv.conv.weight",
+    ".conv_dw.weight",
     "indexer.k_proj.weight",
     "indexer.q_proj.weight",
     "attn_rel_b.weight",
@@ -33,6 +34,7 @@ KEPT_TIME_MIX = re.compile(r"time_mix_(first|[wva][012]|g[12]|decay_w[12]|lerp_f
 # A kept matrix of these is F32 whatever the float type of the others: llama.cpp's graphs read them as float.
 FLOAT32_NAMES = re.compile(
     r"_norm\.weight$|ffn_gate_inp(_shexp)?\.weight$|^(position_embd|token_types)\.weight$|ssm_conv1d|shortconv\.conv\.weight$"
+    r"|\.conv_dw\.weight$"
     r"|time_mix_(first|w[12]|decay_w[12]|lerp_fused)\.weight$|posnet\.\d+\.norm[12]|^[va]\.position_embd"
     r"|altup_(correct|predict)_coef|indexer\.proj\.weight$"
 )

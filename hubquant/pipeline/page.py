@@ -70,6 +70,8 @@ class Page(BaseModel):
     gated: Literal["auto", "manual"] | None = None
     embeds: bool = False
     """Whether it is an encoder."""
+    ranks: bool = False
+    """Whether it gives pairs of texts a score."""
     drawing: Drawing | None = None
     """Of a denoiser; where it has prompts, the grid of their pictures is in the folder."""
     text_encoder: TextEncoder | None = None
@@ -103,6 +105,7 @@ class Page(BaseModel):
             template=plan.template,
             gated=gating(recipe.publish, source),
             embeds=plan.work.component.embeds,
+            ranks=plan.work.component.ranks,
             drawing=drawing_of(plan.work, context) if plan.work.component.denoises else None,
             text_encoder=text_encoder_of(plan.work.component),
             mixes=_mixes(plan),
@@ -173,6 +176,7 @@ class Page(BaseModel):
             usage=self.usage,
             quantized_by=self.recipe.publish.quantized_by,
             embeds=self.embeds,
+            ranks=self.ranks,
             drawing=self.drawing,
             text_encoder=self.text_encoder,
             grid=GRID if self.drawing and self.drawing.prompts else None,

@@ -31,6 +31,7 @@ BUNDLED = "hubquant:"  # begins the names of texts that come with the package
 OWN_TAGS = ("gguf", "quantized", "hubquant")
 FOREIGN_TAGS_LEFT_OUT = {"safetensors", "pytorch", "tf", "jax", "transformers", "diffusers", "onnx"}
 GATING = ("extra_gated_prompt", "extra_gated_heading", "extra_gated_description", "extra_gated_button_content")
+RANKING = "text-ranking"
 EMBEDDINGS = ("feature-extraction", "sentence-similarity")  # what the Hub calls the tasks of such models
 MADE_WITH = "Made with hubquant "
 LONGEST_TEXT = 20_000  # characters of an inherited text
@@ -69,8 +70,9 @@ class Card:
     collected, ``evaluation`` where nothing was measured. ``imatrix``, ``plot``, and of pictures their ``grid`` and the
     ``curve`` over steps are paths in the repository; ``tokens_calibrated`` and ``tokens_scored`` count tokens.
     ``not_as_source`` says what the source model has or computes and the files do not. ``embeds`` tells an encoder,
-    whose files give embeddings of texts; a denoiser, whose files make pictures, has a ``drawing``, and what reads its
-    prompts is a ``text_encoder``. ``mixes`` has by the name of a file with types of its own how many tensors of each.
+    whose files give embeddings of texts, and ``ranks`` one whose files score pairs of them; a denoiser, whose files
+    make pictures, has a ``drawing``, and what reads its prompts is a ``text_encoder``. ``mixes`` has by the name
+    of a file with types of its own how many tensors of each.
     """
 
     model_name: str
@@ -97,6 +99,7 @@ class Card:
     usage: Usage = field(default_factory=Usage)
     quantized_by: str | None = None
     embeds: bool = False
+    ranks: bool = False
     drawing: Drawing | None = None
     text_encoder: TextEncoder | None = None
     grid: str | None = None
@@ -154,7 +157,7 @@ def _parts(card: Card) -> dict[str, Any]:
         "pipeline_of": _pipeline(card),
         "per_thousand": per_thousand(card.usage),
         "example": example,
-        "options": " --embeddings" if card.embeds or card.source.get("pipeline_tag") in EMBEDDINGS else "",
+        "options": _options(card),
         "similarity": next((file.similarity for file in card.files if file.similarity), None),
         # the Hub refuses files in several parts to Ollama: https://github.com/huggingface/hub-docs/issues/2702
         "for_ollama": example if example in whole else next(iter(whole), None),
@@ -208,7 +211,15 @@ def front_matter(card: Card) -> dict[str, Any]:
 
 
 def _task(card: Card) -> str:
-    return card.drawing.tag if card.drawing else EMBEDDINGS[0] if card.embeds else "text-generation"
+    embedding = RANKING if card.ranks else EMBEDDINGS[0]
+    return card.drawing.tag if card.drawing else embedding if card.embeds else "text-generation"
+
+
+def _options(card: Card) -> str:
+    """Of llama-server, for what the files are for."""
+    if card.ranks:
+        return " --reranking"
+    return " --embeddings" if card.embeds or card.source.get("pipeline_tag") in EMBEDDINGS else ""
 
 
 def results(card: Card) -> list[Result]:

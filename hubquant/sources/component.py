@@ -142,14 +142,19 @@ class Component:
         return self.conversion.embeds
 
     @property
+    def ranks(self) -> bool:
+        """Whether what it makes of a text is a score of the pair that the text is."""
+        return bool(self._pooling_type == PoolingType.RANK)
+
+    @property
     def names_pooling(self) -> bool:
         """Whether the model says how a text's states become one embedding."""
-        return self._pooling_type in (PoolingType.RANK, *_POOLINGS)
+        return self.ranks or self._pooling_type in _POOLINGS
 
     @property
     def pooling(self) -> Pooling:
         """That of the model, or the mean where it names none; of a reranker, what its score is made of."""
-        if self._pooling_type != PoolingType.RANK:
+        if not self.ranks:
             return _POOLINGS.get(self._pooling_type, "mean")
         usual = PoolingType.LAST if self._told("attention.causal") is None else PoolingType.CLS
         return _POOLINGS.get(self._told("classifier.pooling_type"), _POOLINGS[usual])

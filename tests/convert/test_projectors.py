@@ -32,6 +32,14 @@ MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [11, 11
 SQUARE, STATES, ADAPTED, SIZED, PART = "square", "states", "adapted", "sized", "part"
 PATCHES, PLACED, STRIP, GRID, FRAMES = "patches", "placed", "strip", "grid", "frames"
 GEMMA4_SEEING = {"head_dim": 16, "num_key_value_heads": 2, "position_embedding_size": 32, "num_hidden_layers": 2}
+GEMMA4_HEARING = {
+    "model_type": "gemma4_audio",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "subsampling_conv_channels": [128, 4],
+    "output_proj_dims": 48,
+}
 GLM = {"depth": 2, "num_hidden_layers": 2, "image_size": 112}
 GLM_ROPE = MROPE | {"mrope_section": [8, 4, 4], "partial_rotary_factor": 0.5}
 PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
@@ -92,13 +100,14 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         PLACED,
         (336, 378),
     ),
-    "gemma4, clipped": (
+    "gemma4, with sound": (
         ("gemma4", "gemma4_text", "gemma4_vision"),
         GEMMA4
         | {
             "tied": True,
             "pad_token_id": 0,
             "seeing": GEMMA4_SEEING | {"use_clipped_linears": True, "pooling_kernel_size": 2},
+            "whole": {"audio_config": GEMMA4_HEARING},
         },
         PLACED,
         (224, 280),
@@ -237,6 +246,8 @@ OLDER: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "internvl": (("vision_tower.", "model.vision_tower."), ("multi_modal_", "model.multi_modal_")),
     "lfm2_vl": (("model.vision_tower.", "model.vision_tower.vision_model."),),
+    "janus": (("model.vision_model.", "vision_model."), ("model.aligner.", "aligner.")),
+    "paddleocr_vl": (("visual.", "model.visual."), ("mlp_AR.", "model.projector.")),
     "qwen2_vl": (("model.visual.", "visual."),),
 }
 """Names that the same tensors had in checkpoints of other versions of transformers."""
@@ -281,7 +292,7 @@ def build(name: str, folder: Path) -> Path:
     write_preprocessor(folder)
     if families[2] == "pixtral":
         add_break(folder / "tokenizer.json")
-    return edit_weights(folder, _fill)
+    return edit_weights(folder, fill)
 
 
 def write_preprocessor(folder: Path) -> None:
@@ -298,7 +309,7 @@ def add_break(path: Path) -> None:
     path.write_text(json.dumps(tokenizer))
 
 
-def _fill(weights: Weights) -> None:
+def fill(weights: Weights) -> None:
     """Matrices that transformers begins with zeros would hide all that comes before them."""
     generator = torch.Generator().manual_seed(1)
     for name, x in weights.items():

@@ -142,8 +142,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba2": ("mamba2", {"num_heads": 8, "n_groups": 2, "state_size": 16}),
     "llama4": ("llama4_text", {"num_hidden_layers": 2, "num_local_experts": 4, "interleave_moe_layer_step": 2}),
     "olmo3": ("olmo3", {}),
-    **{family: (family, {}) for family in ("iquestcoder", "jais2", "granite_swa")},
-    "granitemoe_swa": ("granitemoe_swa", {"num_local_experts": 4, "shared_intermediate_size": 48}),
+    **{family: (family, {}) for family in ("iquestcoder", "jais2")},
+    "granite_swa": ("granite_swa", {"num_hidden_layers": 2}),
+    "granitemoe_swa": (
+        "granitemoe_swa",
+        {"num_hidden_layers": 2, "num_local_experts": 4, "shared_intermediate_size": 48},
+    ),
     "youtu": ("youtu", LATENT),
     "laguna": (
         "laguna",

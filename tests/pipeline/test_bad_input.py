@@ -18,6 +18,7 @@ from hubquant.gguf_file import GGUFFile
 from hubquant.models.tiny import build
 from tests.support.cli import Outcome, hubquant
 from tests.support.localhub import LocalHub
+from tests.support.packing import gptq
 
 Spoil = Callable[[Path], None]
 
@@ -71,7 +72,9 @@ def _missing_shard(folder: Path) -> None:
 def _quantized(folder: Path) -> None:
     edit_config(folder, quantization_config={"quant_method": "gptq"})
     name = "model.layers.0.mlp.up_proj"
-    edit_weights(folder, **{f"{name}.weight": None, f"{name}.qweight": torch.zeros(32, 512, dtype=torch.int32)})
+    weight = load_file(folder / "model.safetensors")[f"{name}.weight"]
+    parts = {f"{name}.{part}": x for part, x in gptq(weight, 4, 32)[0].items()}
+    edit_weights(folder, **{f"{name}.weight": None, **parts})
 
 
 def _unknown_tokenizer(folder: Path) -> None:

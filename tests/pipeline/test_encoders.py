@@ -16,8 +16,9 @@ from hubquant.convert.restore import load_model
 from hubquant.gguf_file import GGUFFile
 from hubquant.models import load_tokenizer
 from hubquant.recipe.schema import TextSource
-from tests.convert.test_encoders import build
+from tests.convert.test_encoders import MEAN, build, dense, modules
 from tests.support.cli import hubquant
+from tests.support.conversion import build_uneven
 
 SMALL = ["--set", "calibration={chunks: 4, chunk_size: 64}", "--set", "evaluate={chunks: 40, chunk_size: 32}"]
 
@@ -85,6 +86,24 @@ def test_run(bert: Path, tmp_path: Path) -> None:
         refused = hubquant(*by_file, *option)
         assert refused.code == 2
         assert f"{option[0]} is not for bert models" in refused.err
+
+
+@pytest.mark.slow
+def test_run_of_embedding_gemma_and_of_a_reranker(tmp_path: Path) -> None:
+    """What comes of a text in the end, and what a score is made of, are compared."""
+    sizes = {"1_Pooling": MEAN, "2_Dense": dense(256, 512), "3_Dense": dense(512, 256)}
+    gemma = modules(build("gemma3_text", tmp_path / "gemma"), **sizes)
+    answers = {"1_LogitScore": {"true_token_id": 20, "false_token_id": 30}}
+    reranker = modules(build_uneven("qwen3", tmp_path / "reranker"), **answers)
+    for folder, pooling, option in ((gemma, "mean", "--embeddings"), (reranker, "last", "--reranking")):
+        out = tmp_path / f"{folder.name}-out"
+        outcome = hubquant("run", str(folder), "--types", "F32,Q8_0,IQ2_XS", "--out", str(out), *SMALL, "--json")
+        assert outcome.code == 0, outcome.err
+        files = {file["type"]: file["similarity"] for file in json.loads(outcome.out)["files"]}
+        assert files["F32"]["cosine"] == pytest.approx(1, abs=1e-6)
+        assert 1 > files["Q8_0"]["cosine"] > files["IQ2_XS"]["cosine"] > 0
+        assert files["Q8_0"]["pooling"] == pooling
+        assert f".gguf {option}\n" in (out / "README.md").read_text()
 
 
 def test_a_gate_on_the_cosine(bert: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,14 @@ def describe(
 
     tokenizer = _tokenizer(text)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    settings = {"model_type": text, "vocab_size": len(tokenizer), "tie_word_embeddings": tied, **ids, **SIZES, **config}
+    settings = {
+        "model_type": text,
+        "vocab_size": len(tokenizer),
+        "tie_word_embeddings": tied,
+        **ids,
+        **SIZES,
+        **deepcopy(config),
+    }
     towers = (
         {"audio_config": {"model_type": tower, **SOUND, **seeing}}
         if tower.endswith("encoder")

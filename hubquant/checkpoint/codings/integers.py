@@ -23,7 +23,7 @@ def unpacked(words: torch.Tensor, bits: int, *, padded: bool = False) -> torch.T
 
     step = max(1, _AT_A_TIME * bits // (WORD * max(1, words.shape[-1])))
     if len(words) > step:  # what is in between takes several times as much as the result
-        return torch.cat([unpacked(part, bits, padded=padded) for part in words.split(step)])
+        return torch.cat([unpacked(part, bits, padded=padded) for part in torch.split(words, step)])
     if bits in (4, 8):
         found = words.contiguous().view(torch.uint8)
         return found if bits == 8 else torch.stack([found & 15, found >> 4], -1).flatten(-2)

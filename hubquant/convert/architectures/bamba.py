@@ -81,5 +81,6 @@ BAMBA = Architecture(
     outside=(*decoder.OUTSIDE[:1], norm("model.final_layernorm")),
     block=_block,
     marker=(_ROTATES, True),
+    layout=("attention_bias",),
     without_effect=("attn_layer_indices", "z_loss_coefficient"),  # layer_types are made of the first
 )

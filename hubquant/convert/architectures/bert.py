@@ -19,9 +19,11 @@ from hubquant.convert.rules.rule import (
     Rule,
     Settings,
     check_count,
+    head_size,
     out_of_range,
 )
 from hubquant.convert.tables import Module, Row, linear, norm
+from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean, strings, u32
 
 if TYPE_CHECKING:
@@ -38,6 +40,18 @@ HEADS = (r"^pooler\.", r"^cls\.", r"^lm_head\.", r"(^|\.)position_ids$")  # llam
 
 _FROM_PADDING = ("camembert", "jina_embeddings_v3", "roberta", "xlm-roberta")
 """Model types whose first position is the one after the padding token's id."""
+
+
+@dataclass(frozen=True)
+class WholeHeads(Rule):
+    """Heads that are together as wide as the model."""
+
+    reads = ("head_dim",)
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        if (size := head_size(config)) * config.num_attention_heads != config.hidden_size:
+            raise NotSupportedYet(f"head_dim {size}", why="in llama.cpp heads are as wide as the model here")
+        return {}
 
 
 def _skipped(config: PreTrainedConfig) -> int:

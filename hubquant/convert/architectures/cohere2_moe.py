@@ -124,4 +124,5 @@ COHERE2_MOE = Architecture(
     outside=decoder.OUTSIDE,
     block=_block,
     ahead=Ahead(_ahead),
+    without_effect=("rope_scaling", "rope_theta"),  # rope_parameters are made of them
 )

@@ -24,6 +24,10 @@ _RULES: tuple[Rule, ...] = (
     Count("expert_feed_forward_length", "moe_intermediate_size"),
     Constant("expert_weights_scale", f32(1.0)),
     Fixed("attention_bias", False),
+    Fixed("n_group", 1),
+    Fixed("topk_group", 1),
+    Fixed("routed_scaling_factor", 1.0),
+    Fixed("use_qk_norm", False),
 )
 _EXPERTS: tuple[Row, ...] = (*moe.routed(), *moe.shared("mlp.shared_experts"))
 

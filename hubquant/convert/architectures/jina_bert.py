@@ -62,7 +62,13 @@ JINA_BERT_V3 = Architecture(
     name="jina-bert-v3",
     classes=dict.fromkeys(("JinaEmbeddingsV3Model", "XLMRobertaModel"), "jina_embeddings_v3"),
     restored_as="jina_embeddings_v3",
-    rules=(*bert.RULES, Rope(("default",)), Fixed("hidden_act", "gelu", same=GELU), _WithoutAdapters()),
+    rules=(
+        *bert.RULES,
+        Rope(("default",)),
+        Fixed("hidden_act", "gelu", same=GELU),
+        bert.WholeHeads(),
+        _WithoutAdapters(),
+    ),
     dimensions=bert.dimensions,
     outside=(*bert.EMBEDDINGS, norm("emb_ln", bias=True)),
     block=every_layer(

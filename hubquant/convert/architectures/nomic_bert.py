@@ -12,8 +12,6 @@ from hubquant.convert.operations import Dimensions, Transpose, always, reshape
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import GELU, SILU, Count, Fixed, Rule, Settings
 from hubquant.convert.tables import Module, Row, Tensors, inputs_of, linear, norm
-from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata
 from hubquant.models.taps.tap import ModuleInput
 
 if TYPE_CHECKING:
@@ -80,18 +78,6 @@ def _translate_sparse(settings: Settings) -> Settings:
 
 
 @dataclass(frozen=True)
-class _WholeHeads(Rule):
-    """Heads that are together as wide as the model."""
-
-    reads = ("head_dim",)
-
-    def metadata(self, config: PreTrainedConfig) -> Metadata:
-        if config.head_dim * config.num_attention_heads != config.hidden_size:
-            raise NotSupportedYet(f"head_dim {config.head_dim}", why="in llama.cpp heads are as wide as the model here")
-        return {}
-
-
-@dataclass(frozen=True)
 class _WithoutTheirBias(Rule):
     """llama.cpp has no place for the one bias of all experts of a layer."""
 
@@ -111,7 +97,7 @@ NOMIC_BERT = Architecture(
     name="nomic-bert",
     classes={"NomicBertModel": "nomic_bert"},
     restored_as="nomic_bert",
-    rules=(*bert.RULES, Rope(("default",)), SILU, _WholeHeads()),
+    rules=(*bert.RULES, Rope(("default",)), SILU, bert.WholeHeads()),
     dimensions=bert.dimensions,
     outside=(*bert.EMBEDDINGS, norm("emb_ln", bias=True)),
     block=every_layer(
@@ -135,8 +121,8 @@ NOMIC_BERT = Architecture(
 
 
 def _sparse_dimensions(config: PreTrainedConfig) -> Dimensions:
-    sizes = {**bert.dimensions(config), "n_expert": config.num_experts}
-    return {**sizes, "n_ff_all": config.num_experts * sizes["n_ff"]}
+    sizes, n_experts = bert.dimensions(config), getattr(config, "num_experts", 0)
+    return {**sizes, "n_expert": n_experts, "n_ff_all": n_experts * sizes["n_ff"]}
 
 
 def _experts(name: str, stem: str, shape: tuple[str, str], *, transposed: bool) -> Tensors:
@@ -167,7 +153,7 @@ def _sparse_block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
         linear("attn.Wqkv", "n_qkv", "n_embd", bias=True),
         linear("attn.out_proj", "n_embd", "n_embd", bias=True),
         norm("norm1", bias=True),
-        *(_SPARSE_FEED_FORWARD if layer % config.moe_every_n_layers == 1 else _DENSE_FEED_FORWARD),
+        *(_SPARSE_FEED_FORWARD if layer % getattr(config, _EVERY, 2) == 1 else _DENSE_FEED_FORWARD),
         norm("norm2", bias=True),
     )
 
@@ -179,7 +165,7 @@ NOMIC_BERT_MOE = replace(
         *bert.RULES,
         Rope(("default",)),
         Fixed("hidden_act", "gelu"),
-        _WholeHeads(),
+        bert.WholeHeads(),
         Count("moe_every_n_layers", _EVERY, most=2, least=2),
         Count("expert_count", "num_experts", most=1 << 16),
         Count("expert_used_count", "moe_top_k", most=1 << 16),

@@ -136,7 +136,6 @@ LLADA_MOE = replace(
         "mlp_only_layers",
         "sliding_window",
         "use_sliding_window",
-        "max_window_layers",
     ),
     own_code=True,
 )

@@ -101,7 +101,11 @@ ORION = replace(
     STABLELM,
     name="orion",
     classes={"OrionForCausalLM": "stablelm"},
-    rules=tuple(rule for rule in STABLELM.rules if getattr(rule, "setting", "") != "use_parallel_residual"),
+    rules=(
+        *(rule for rule in STABLELM.rules if getattr(rule, "setting", "") != "use_parallel_residual"),
+        Fixed("use_parallel_residual", False),
+        Fixed("use_qkv_bias", False),
+    ),
     block=every_layer(
         norm("input_layernorm", bias=True),
         *decoder.attention(),

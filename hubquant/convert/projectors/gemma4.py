@@ -1,18 +1,19 @@
-"""Gemma 4: patches with a place on each axis, of which squares become one embedding."""
+"""Gemma 4: patches with a place on each axis, of which squares become one embedding; some models hear as well."""
 
 from __future__ import annotations
 
 from hubquant.convert.operations import Dimensions, Move, always, reshape
 from hubquant.convert.projectors import vision
+from hubquant.convert.projectors.gemma4_sound import GEMMA4_SOUND, clipped
+from hubquant.convert.projectors.gemma4_sound import metadata as sound_metadata
 from hubquant.convert.projectors.projector import Multimodal, Projector
 from hubquant.convert.projectors.vision import weight
-from hubquant.convert.tables import Row, Tensors, Where, norm
+from hubquant.convert.tables import Row, Tensors, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, string, u32
 
 _POOLED = 3  # patches on a side, of which llama.cpp makes one unless it is told otherwise
 _THETA = 100.0
-_UNHEARD = "what hears is left out: the file is for pictures alone"
 _LARGEST = 224  # pixels of a side, which llama.cpp wants to be told, but does nothing with
 
 
@@ -35,7 +36,8 @@ def _metadata(model: Multimodal) -> Metadata:
     del keys["projector_type"]
     pooled = seen.pooling_kernel_size
     other = {"vision.projector.scale_factor": u32(pooled)} if pooled != _POOLED else {}
-    return {"vision.projector_type": string("gemma4v"), **keys, **other}
+    heard = {} if model.sound is None else sound_metadata(model)
+    return {"vision.projector_type": string("gemma4v"), **keys, **other, **heard}
 
 
 def _dimensions(model: Multimodal) -> Dimensions:
@@ -73,15 +75,6 @@ _STANDARD: tuple[Row, ...] = (
 )
 
 
-def _clipped(name: str, rows: str, columns: str, stem: str) -> tuple[Row, ...]:
-    """A matrix [rows, columns] whose inputs and outputs may have bounds."""
-    bounds = tuple(
-        Tensors((f"{name}.{end}",), {f"{stem}.{end}": ("one",)}, (reshape((), ("one",)),))
-        for end in ("input_min", "input_max", "output_min", "output_max")
-    )
-    return weight(f"{name}.linear", rows, columns, stem), Where("use_clipped_linears", bounds)
-
-
 GEMMA4 = Projector(
     classes=("Gemma4ForConditionalGeneration",),
     metadata=_metadata,
@@ -89,21 +82,20 @@ GEMMA4 = Projector(
     outside=_outside,
     layer=(
         norm("input_layernorm", stem="ln1"),
-        *_clipped("self_attn.q_proj", "n_embd", "n_embd", "attn_q"),
-        *_clipped("self_attn.k_proj", "n_embd", "n_embd", "attn_k"),
-        *_clipped("self_attn.v_proj", "n_embd", "n_embd", "attn_v"),
+        *clipped("self_attn.q_proj", "n_embd", "n_embd", "attn_q"),
+        *clipped("self_attn.k_proj", "n_embd", "n_embd", "attn_k"),
+        *clipped("self_attn.v_proj", "n_embd", "n_embd", "attn_v"),
         norm("self_attn.q_norm", "n_head_dim", stem="attn_q_norm"),
         norm("self_attn.k_norm", "n_head_dim", stem="attn_k_norm"),
-        *_clipped("self_attn.o_proj", "n_embd", "n_embd", "attn_out"),
+        *clipped("self_attn.o_proj", "n_embd", "n_embd", "attn_out"),
         norm("post_attention_layernorm", stem="attn_post_norm"),
         norm("pre_feedforward_layernorm", stem="ln2"),
-        *_clipped("mlp.gate_proj", "n_ff", "n_embd", "ffn_gate"),
-        *_clipped("mlp.up_proj", "n_ff", "n_embd", "ffn_up"),
-        *_clipped("mlp.down_proj", "n_embd", "n_ff", "ffn_down"),
+        *clipped("mlp.gate_proj", "n_ff", "n_embd", "ffn_gate"),
+        *clipped("mlp.up_proj", "n_ff", "n_embd", "ffn_up"),
+        *clipped("mlp.down_proj", "n_embd", "n_ff", "ffn_down"),
         norm("post_feedforward_layernorm", stem="ffn_post_norm"),
     ),
     layers="vision_tower.encoder.layers",
     renames=(vision.TOWER,),
-    ignored=(r"^(audio_tower|embed_audio)\.",),
-    notes=lambda model: (_UNHEARD,) if model.sound is not None else (),
+    beside=lambda model: None if model.sound is None else GEMMA4_SOUND,
 )

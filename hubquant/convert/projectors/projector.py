@@ -52,7 +52,8 @@ class Projector:
     the table, and names of what it has of the language model to others than that one's; ``ignored`` are regular
     expressions of tensors that nothing is computed with. ``takes`` tells by config.json which of several tables of one
     class it is for, ``as_transformers`` makes the config.json that transformers has of one that came with code of its
-    own, and ``notes`` say what llama.cpp computes otherwise.
+    own, ``notes`` say what llama.cpp computes otherwise, and ``beside`` is the table of a second encoder in the same
+    file, whose keys are among those of the first.
     """
 
     classes: tuple[str, ...]
@@ -67,6 +68,7 @@ class Projector:
     as_transformers: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     takes: Callable[[Mapping[str, Any]], bool] = lambda _: True
     notes: Callable[[Multimodal], tuple[str, ...]] = lambda _: ()
+    beside: Callable[[Multimodal], Projector | None] = lambda _: None
 
     def bundles(self, model: Multimodal) -> Iterator[Bundle]:
         """Every tensor of the file."""
@@ -79,3 +81,5 @@ class Projector:
             place = Place(described, dimensions, f"{self.layers}.{number}.", f"{self.encoder}.blk.{number}.", {})
             for row in self.layer:
                 yield from row.bundles(place)
+        if second := self.beside(model):
+            yield from second.bundles(model)

@@ -25,16 +25,22 @@ def metadata(model: Multimodal, projector: str) -> Metadata:
         raise NotSupportedYet(f"activation_function {name!r} of an encoder of sound", why="llama.cpp has GELU here")
     if heard.scale_embedding:
         raise NotSupportedYet("scale_embedding of an encoder of sound", why="llama.cpp has none here")
+    keys = encoder_keys(model, n_ff=heard.intermediate_size, n_mel=heard.num_mel_bins, epsilon=1e-5)
+    return {"projector_type": string(projector), **keys}
+
+
+def encoder_keys(model: Multimodal, *, n_ff: int, n_mel: int, epsilon: float) -> Metadata:
+    """Those of any encoder of sound: ``n_ff`` within a layer, ``n_mel`` bands of a spectrum, ``epsilon`` of norms."""
+    heard = model.sound
     return {
         "has_audio_encoder": boolean(True),
-        "projector_type": string(projector),
         "audio.projection_dim": u32(model.text.hidden_size),
         "audio.embedding_length": u32(heard.hidden_size),
-        "audio.feed_forward_length": u32(heard.intermediate_size),
+        "audio.feed_forward_length": u32(n_ff),
         "audio.block_count": u32(heard.num_hidden_layers),
         "audio.attention.head_count": u32(heard.num_attention_heads),
-        "audio.attention.layer_norm_epsilon": f32(1e-5),
-        "audio.num_mel_bins": u32(heard.num_mel_bins),
+        "audio.attention.layer_norm_epsilon": f32(epsilon),
+        "audio.num_mel_bins": u32(n_mel),
     }
 
 

@@ -1,0 +1,253 @@
+"""Settings of models whose code is their own, or of some years ago, as files on the Hub have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hubquant.convert.config import read_architecture
+from hubquant.convert.conversion import architecture_metadata
+from hubquant.convert.settings import check_answered, setting_notes
+from hubquant.gguf_file.metadata import Metadata
+from tests.convert.test_published_configs import code, model
+
+FACTORS = [1.0 + 0.01 * i for i in range(16)]
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "BLOOM 560M": {
+        "architectures": ["BloomForCausalLM"],
+        "apply_residual_connection_post_layernorm": False,
+        "attention_softmax_in_fp32": True,
+        "bias_dropout_fusion": True,
+        "layer_norm_epsilon": 1e-05,
+        "masked_softmax_fusion": True,
+        "model_type": "bloom",
+        "n_embed": 1024,
+        "n_inner": None,
+        "n_layer": 24,
+        "num_attention_heads": 16,
+        "offset_alibi": 100,
+        "pretraining_tp": 1,
+        "seq_length": 2048,
+        "skip_bias_add": True,
+        "skip_bias_add_qkv": False,
+        "vocab_size": 250880,
+    },
+    "MPT 7B": {
+        "architectures": ["MPTForCausalLM"],
+        "attn_config": {
+            "alibi": True,
+            "alibi_bias_max": 8,
+            "attn_impl": "torch",
+            "attn_pdrop": 0,
+            "attn_type": "multihead_attention",
+            "attn_uses_sequence_id": False,
+            "clip_qkv": None,
+            "prefix_lm": False,
+            "qk_ln": False,
+            "softmax_scale": None,
+        },
+        "d_model": 4096,
+        "emb_pdrop": 0,
+        "embedding_fraction": 1.0,
+        "expansion_ratio": 4,
+        "learned_pos_emb": True,
+        "logit_scale": None,
+        "max_seq_len": 2048,
+        "model_type": "mpt",
+        "n_heads": 32,
+        "n_layers": 32,
+        "no_bias": True,
+        "norm_type": "low_precision_layernorm",
+        "resid_pdrop": 0,
+        "vocab_size": 50432,
+    },
+    "MiniCPM3 4B": model(
+        *("MiniCPM3ForCausalLM", 62, 2560, 40, 40, 6400),
+        max_position_embeddings=32768,
+        qk_nope_head_dim=64,
+        qk_rope_head_dim=32,
+        q_lora_rank=768,
+        kv_lora_rank=256,
+        rms_norm_eps=1e-5,
+        rope_scaling={
+            "type": "longrope",
+            "long_factor": FACTORS,
+            "short_factor": FACTORS,
+            "original_max_position_embeddings": 32768,
+        },
+        scale_emb=12,
+        dim_model_base=256,
+        scale_depth=1.4,
+        **code("minicpm", "MiniCPM3ForCausalLM"),
+    ),
+    "EXAONE 3.5 2.4B": {
+        "architectures": ["ExaoneForCausalLM"],
+        "activation_function": "silu",
+        "attention_dropout": 0.0,
+        "embed_dropout": 0.0,
+        "head_dim": 80,
+        "hidden_size": 2560,
+        "intermediate_size": 7168,
+        "layer_norm_epsilon": 1e-05,
+        "max_position_embeddings": 32768,
+        "model_type": "exaone",
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_layers": 30,
+        "rope_scaling": {
+            "factor": 8.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": True,
+        "vocab_size": 102400,
+    },
+    "Baichuan 7B": model(
+        *("BaiChuanForCausalLM", 32, 4096, 32, 32, 11008),
+        hidden_act="silu",
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-06,
+        tie_word_embeddings=False,
+        model_type="baichuan",
+        **code("baichuan", "BaiChuanForCausalLM"),
+    ),
+    "GLM-4 9B of June 2024": {
+        "architectures": ["ChatGLMModel"],
+        "model_type": "chatglm",
+        "add_bias_linear": False,
+        "add_qkv_bias": True,
+        "apply_query_key_layer_scaling": True,
+        "apply_residual_connection_post_layernorm": False,
+        "attention_softmax_in_fp32": True,
+        "bias_dropout_fusion": True,
+        "ffn_hidden_size": 13696,
+        "fp32_residual_connection": False,
+        "hidden_size": 4096,
+        "kv_channels": 128,
+        "layernorm_epsilon": 1.5625e-07,
+        "multi_query_attention": True,
+        "multi_query_group_num": 2,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 40,
+        "num_layers": 40,
+        "original_rope": True,
+        "padded_vocab_size": 151552,
+        "post_layer_norm": True,
+        "rmsnorm": True,
+        "rope_ratio": 500,
+        "seq_length": 131072,
+        "tie_word_embeddings": False,
+    },
+    "Qwen 7B": {
+        "architectures": ["QWenLMHeadModel"],
+        "attn_dropout_prob": 0.0,
+        "emb_dropout_prob": 0.0,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "kv_channels": 128,
+        "layer_norm_epsilon": 1e-06,
+        "max_position_embeddings": 32768,
+        "model_type": "qwen",
+        "no_bias": True,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "rotary_emb_base": 10000,
+        "rotary_pct": 1.0,
+        "scale_attn_weights": True,
+        "seq_length": 8192,
+        "tie_word_embeddings": False,
+        "use_dynamic_ntk": True,
+        "use_logn_attn": True,
+        "vocab_size": 151936,
+    },
+    "DeepSeek MoE 16B": model(
+        *("DeepseekForCausalLM", 28, 2048, 16, 16, 10944),
+        first_k_dense_replace=1,
+        hidden_act="silu",
+        max_position_embeddings=4096,
+        model_type="deepseek",
+        moe_intermediate_size=1408,
+        moe_layer_freq=1,
+        n_routed_experts=64,
+        n_shared_experts=2,
+        norm_topk_prob=False,
+        num_experts_per_tok=6,
+        rms_norm_eps=1e-06,
+        rope_scaling=None,
+        rope_theta=10000,
+        scoring_func="softmax",
+        seq_aux=True,
+        tie_word_embeddings=False,
+    ),
+    "LLaDA 8B": {
+        "architectures": ["LLaDAModelLM"],
+        "activation_type": "silu",
+        "alibi": False,
+        "alibi_bias_max": 8.0,
+        "attention_layer_norm": False,
+        "block_type": "llama",
+        "d_model": 4096,
+        "embedding_size": 126464,
+        "include_bias": False,
+        "include_qkv_bias": False,
+        "input_emb_norm": False,
+        "layer_norm_type": "rms",
+        "mask_token_id": 126336,
+        "max_sequence_length": 4096,
+        "mlp_hidden_size": 12288,
+        "mlp_ratio": 4,
+        "model_type": "llada",
+        "multi_query_attention": None,
+        "n_heads": 32,
+        "n_kv_heads": 32,
+        "n_layers": 32,
+        "rms_norm_eps": 1e-05,
+        "rope": True,
+        "rope_full_precision": True,
+        "rope_theta": 500000.0,
+        "scale_logits": False,
+        "vocab_size": 126464,
+        "weight_tying": False,
+    },
+}
+LAYERS_AND_CONTEXT = {
+    "BLOOM 560M": ("bloom", 24, 2048),
+    "MPT 7B": ("mpt", 32, 2048),
+    "MiniCPM3 4B": ("minicpm3", 62, 32768),
+    "EXAONE 3.5 2.4B": ("exaone", 30, 32768),
+    "Baichuan 7B": ("baichuan", 32, 4096),
+    "GLM-4 9B of June 2024": ("chatglm", 40, 131072),
+    "Qwen 7B": ("qwen", 32, 8192),
+    "DeepSeek MoE 16B": ("deepseek", 28, 4096),
+    "LLaDA 8B": ("llada", 32, 4096),
+}
+
+
+def read(settings: dict[str, Any]) -> Metadata:
+    """And no setting is without an answer or a note."""
+    architecture, config = read_architecture(settings)
+    metadata = architecture_metadata(architecture, config)
+    check_answered(architecture, config)
+    assert not [*setting_notes(architecture, config, settings)]
+    return metadata
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_settings_of_published_models_are_known(name: str) -> None:
+    metadata = read(PUBLISHED[name])
+    architecture, n_layer, context = LAYERS_AND_CONTEXT[name]
+    assert metadata["general.architecture"].value == architecture
+    assert metadata[f"{architecture}.block_count"].value == n_layer
+    assert metadata[f"{architecture}.context_length"].value == context
+
+
+def test_a_ratio_stretches_the_base_of_rope() -> None:
+    assert read(PUBLISHED["GLM-4 9B of June 2024"])["chatglm.rope.freq_base"].value == 5e6
+
+
+def test_half_of_qwens_width_is_that_of_a_matrix() -> None:
+    assert read(PUBLISHED["Qwen 7B"])["qwen.feed_forward_length"].value == 22016
