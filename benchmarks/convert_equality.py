@@ -213,6 +213,76 @@ REASONS: tuple[Reason, ...] = (
         r"\.rope\.dimension_count$", "the converter takes half of a head; all of it is rotated", models="^solar_open"
     ),
     Reason(
+        r"\.(full_attention_interval|attention\.recurrent_layers)$",
+        "llama.cpp makes the list of the interval, which the converter takes to be 4 where config.json has a list",
+        models="^qwen3_",
+    ),
+    Reason(r"\.final_logit_softcapping$", "0, with which nothing is capped", ours=r"^0\.0$", theirs=NONE),
+    Reason(
+        r"\.context_length$", "the converter takes the width where config.json has no seq_length", models="^chatglm"
+    ),
+    Reason(r"exp_probs_b\.bias shape$", "the same in ggml, which leaves leading ones out", models="^ernie4_5_moe"),
+    Reason(
+        r"^modern-bert\.(attention\.|classifier)",
+        "the converter looks for names that transformers 5 does not write (norm_eps is not among them, without which "
+        "llama.cpp loads no file) and tells of a classifier, which the file has not",
+        models="^modernbert",
+    ),
+    Reason(
+        r"\.(block_count|nextn_predict_layers)$",
+        "the converter counts the layer ahead that config.json tells of, though there is none",
+        models="^BailingMoeV2",
+    ),
+    Reason(
+        r"(attn_[qk]\.weight values|rope\.dimension_count)$",
+        "rope turns the first half of a head, whose rows are put in pairs; the converter pairs those of whole heads",
+        models="^bamba",
+    ),
+    Reason(r"\.context_length$", "the converter takes the width", models="^bloom"),
+    Reason(
+        r"\.(rope\.scaling\.(attn_factor|original_context_length)|expert_shared_count|attention\.causal)$",
+        "said by hubquant: the results are those of transformers",
+        theirs=NONE,
+        models="^(minicpm3|cohere2_moe|hy_v3|t5)",
+    ),
+    Reason(
+        r"\.(attention\.(rope_pattern|sliding_window(_pattern)?)|rope\.dimension_count_swa)$",
+        "which layers have rope or a window is told layer by layer, and no window where none has one",
+        models="^(laguna|granite(moe)?_swa)",
+    ),
+    Reason(
+        r"_exps\.weight presence$",
+        "gates and what they gate are tensors of their own, which llama.cpp loads too",
+        models="^granitemoe_swa",
+    ),
+    Reason(
+        r"\.(expert_gating_func|attention\.layer_norm_epsilon)$",
+        "by expert_selection_fn, which the converter does not read; llama.cpp's logits are those of transformers",
+        models="^cohere2_moe",
+    ),
+    Reason(r"\.attention\.head_count_kv$", "as many as heads, where the key is absent", ours=NONE, models="^bloom"),
+    Reason(r"^token_types", "one kind of token, of zeros, so that the file is read back as BERT", models="^distilbert"),
+    Reason(
+        r"ffn_gate_inp\.weight type$",
+        "the converter knows what stays F32 by the layer's number, which is another one in the checkpoint",
+        models=f"^nemotron_h.*{AHEAD}",
+    ),
+    Reason(r"\.tensor_data_layout$", "llama.cpp reads it nowhere", ours=NONE),
+    Reason(r"^tokenizer\.", "by tokenizer.json, where the converter makes one of pieces", models="^Xverse"),
+    Reason(
+        r"\.(attention\.layer_norm(_rms)?_epsilon|attention\.head_count_kv|context_length|feed_forward_length"
+        r"|rope\.scaling\.factor)$",
+        "the test's config.json has names of transformers that this family's own lacks: the results are those of "
+        "the model with the same weights",
+        models="^(ExaoneForCausalLM|QWenLMHeadModel|CodeShellForCausalLM)$",
+    ),
+    Reason(
+        r"(\.block_count|exp_probs_b\.bias values)$",
+        "the converter counts a layer ahead that is not there, and takes the mean off the router's bias, which "
+        "chooses the same experts",
+        models="^Sarvam",
+    ),
+    Reason(
         r".",
         "the tests' tokenizer is one of unigrams, without the sentencepiece.bpe.model that the converter reads: it "
         "takes it for a WordPiece tokenizer, and leaves the positions of padding in",
@@ -221,7 +291,7 @@ REASONS: tuple[Reason, ...] = (
     Reason(
         r"^tokenizer\.",
         "as the tests' tokenizers are, by tokenizer.json: llama.cpp gives the tokens of transformers",
-        models="^(bert|xlm-roberta|roberta|t5|mt5|umt5|nomic_bert|modernbert)",
+        models="^(bert|distilbert|xlm-roberta|roberta|t5|mt5|umt5|nomic_bert|modernbert)",
     ),
     Reason(
         r"(^blk\.\d+\.|\.block_count$|\.nextn_predict_layers$|size_label$)",
