@@ -136,7 +136,7 @@ def make_plan(
     runs = collects(recipe) or not recipe.evaluate.skip
     backend = GGUF(Split(shard_bytes), "leave imatrix.skip out", compares=runs, named=names_in_files(recipe.publish))
     projectors, without = projector_tasks(recipe, component, backend, progress)
-    component = seeing(component) if projectors else component
+    component = seeing(component, projectors) if projectors else component
     work = prepare(recipe, component, backend, store, progress, device, decides=True, fresh=fresh)
     tasks = replace(work.tasks, projectors=tuple(projectors))
     work = replace(work, tasks=tasks, notes=[*work.notes, *without])

@@ -13,7 +13,7 @@ from hubquant.pipeline.tasks import FileTasks
 from hubquant.pipeline.verify import Verification
 from hubquant.recipe.schema import Quantize, Recipe
 from hubquant.sources.component import Component
-from hubquant.sources.projector import MMPROJ, needed_projector, projector_source
+from hubquant.sources.projector import MMPROJ, ProjectorSource, needed_projector, projector_source
 
 DEFAULT = ("F16",)
 _LEFT_OUT = "no {}, which it would see or hear with: {}"
@@ -32,22 +32,24 @@ def projector_tasks(
     if wanted == () or not is_whole or not recipe.quantize.of_gguf.types:
         return (), ()
     if wanted is not None:
-        return _made(wanted, Component.projector(needed_projector(component.source)), backend, progress), ()
+        return _made(wanted, needed_projector(component.source), backend, progress), ()
     try:
         source = projector_source(component.source)
-        return ((), ()) if source is None else (_made(DEFAULT, Component.projector(source), backend, progress), ())
+        return ((), ()) if source is None else (_made(DEFAULT, source, backend, progress), ())
     except (CheckpointError, NotSupportedYet) as error:
         return (), (_LEFT_OUT.format(MMPROJ, error),)
 
 
-def seeing(component: Component) -> Component:
-    """A language model whose projector is made as well: nothing of the checkpoint is left out."""
+def seeing(component: Component, projectors: Sequence[FileTasks]) -> Component:
+    """A language model whose ``projectors`` are made as well, with what there is to note of these: nothing of the
+    checkpoint is left out."""
     conversion = component.conversion
-    notes = tuple(note for note in conversion.notes if not note.startswith(LANGUAGE_MODEL_ONLY))
-    return replace(component, conversion=replace(conversion, notes=notes))
+    own = (note for note in conversion.notes if not note.startswith(LANGUAGE_MODEL_ONLY))
+    theirs = (note for each in projectors for note in each.file.component.conversion.notes)
+    return replace(component, conversion=replace(conversion, notes=tuple(dict.fromkeys([*own, *theirs]))))
 
 
-def _made(types: Sequence[str], component: Component, backend: GGUF, progress: Progress) -> Sequence[FileTasks]:
-    files = backend.check(component, Quantize(types=tuple(types)), progress).tasks(None)
+def _made(types: Sequence[str], source: ProjectorSource, backend: GGUF, progress: Progress) -> Sequence[FileTasks]:
+    files = backend.check(Component.projector(source), Quantize(types=tuple(types)), progress).tasks(None)
     named = [replace(file, plan=replace(file.plan, label=f"{MMPROJ}-{file.plan.label}")) for file in files]
     return [FileTasks(file, Verification(file), None, None, None) for file in named]

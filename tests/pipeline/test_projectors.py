@@ -47,6 +47,12 @@ def test_a_run_makes_what_the_model_sees_with(tmp_path: Path) -> None:
     assert "Files of earlier runs" not in (out / "README.md").read_text()
 
 
+def test_what_it_sees_otherwise_is_noted(tmp_path: Path) -> None:
+    plan = json.loads(hubquant("plan", str(build("llava", tmp_path / "tiny")), *SET, "--json").out)
+    assert [each["name"] for each in plan["projectors"]] == ["mmproj-tiny-F16.gguf"]
+    assert any("class token behind the patches" in note for note in plan["notes"])
+
+
 def test_without_what_it_sees_with(tmp_path: Path) -> None:
     folder, out = build("gemma3", tmp_path / "tiny"), tmp_path / "out"
     assert hubquant("run", str(folder), *SET, "--out", str(out), "--mmproj", "none").code == 0

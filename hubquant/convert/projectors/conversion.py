@@ -18,7 +18,7 @@ from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.projector import Multimodal, Projector
 from hubquant.convert.projectors.vision import PREPROCESSOR
 from hubquant.convert.tables import Bundle
-from hubquant.errors import CheckpointError, NotSupportedYet
+from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
 from hubquant.gguf_file.metadata import string
 
 CLIP = "clip"
@@ -48,7 +48,7 @@ def plan_projector(projector: Projector, config: Mapping[str, Any], folder: Path
     Raises ``CheckpointError`` where they contradict each other or something is missing, ``NotSupportedYet`` for what
     llama.cpp does not compute.
     """
-    model = _read(projector.as_transformers(config), folder)
+    model = _read(projector, config, folder)
     try:
         keys, bundles = projector.metadata(model), tuple(projector.bundles(model))
         n_layer = projector.dimensions(model)["n_layer"]
@@ -74,16 +74,19 @@ def _check(projector: Projector, bundles: Iterable[Bundle], checkpoint: Checkpoi
         )
 
 
-def _read(config: Mapping[str, Any], folder: Path) -> Multimodal:
+def _read(projector: Projector, config: Mapping[str, Any], folder: Path) -> Multimodal:
     from transformers import CONFIG_MAPPING
 
-    kind: Any = CONFIG_MAPPING[str(config["model_type"])]
     try:
-        whole = kind.from_dict(dict(config))
+        settings = dict(projector.as_transformers(config))
+        kind: Any = CONFIG_MAPPING[str(settings["model_type"])]
+        whole = kind.from_dict(settings)
+    except HubquantError:
+        raise
     except Exception as error:  # transformers raises almost anything for values it did not expect
         why = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"config.json is no {config['model_type']} configuration", why=why, hint=_CONFIG_HINT
+            f"config.json is no {config.get('model_type')} configuration", why=why, hint=_CONFIG_HINT
         ) from error
     return Multimodal(whole, _processor(folder), _tokens(folder))
 
