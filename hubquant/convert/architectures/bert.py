@@ -25,6 +25,7 @@ from hubquant.convert.rules.rule import (
 from hubquant.convert.tables import Module, Row, linear, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean, strings, u32
+from hubquant.models.taps.tap import ModuleInput
 
 if TYPE_CHECKING:
     import torch
@@ -126,6 +127,17 @@ def dimensions(config: PreTrainedConfig) -> Dimensions:
         "n_qkv": 3 * config.hidden_size,
         "n_score": 1,
     }
+
+
+def renamed_linear(name: str, rows: str, columns: str, module: str, *, bias: bool = False) -> Module:
+    """A matrix of a model's own code by its name in the files, of which transformers calls the ``module`` of its layer
+    otherwise."""
+    return Module(
+        name,
+        (rows, columns),
+        bias=bias,
+        tap=lambda place: ModuleInput(place.prefix.removeprefix("encoder.") + module),
+    )
 
 
 def told_by_tensors(tensors: Mapping[str, torch.Tensor], _settings: Settings) -> dict[str, Any]:

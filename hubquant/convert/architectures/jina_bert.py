@@ -14,22 +14,10 @@ from hubquant.convert.head_order import SwapHalves
 from hubquant.convert.operations import Dimensions, always
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import GELU, Fixed, Rule, Settings
-from hubquant.convert.tables import Module, Row, linear, norm
-from hubquant.models.taps.tap import ModuleInput
+from hubquant.convert.tables import Row, linear, norm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-
-def _linear(name: str, rows: str, columns: str, module: str) -> Module:
-    """A matrix with a bias by its name in the files, of which transformers calls the ``module`` of its layer
-    otherwise."""
-    return Module(
-        name,
-        (rows, columns),
-        bias=True,
-        tap=lambda place: ModuleInput(place.prefix.removeprefix("encoder.") + module),
-    )
 
 
 _ADAPTERS = "lora_adaptations"
@@ -72,11 +60,11 @@ JINA_BERT_V3 = Architecture(
     dimensions=bert.dimensions,
     outside=(*bert.EMBEDDINGS, norm("emb_ln", bias=True)),
     block=every_layer(
-        _linear("mixer.Wqkv", "n_qkv", "n_embd", "self_attn.q_proj"),
-        _linear("mixer.out_proj", "n_embd", "n_embd", "self_attn.o_proj"),
+        bert.renamed_linear("mixer.Wqkv", "n_qkv", "n_embd", "self_attn.q_proj", bias=True),
+        bert.renamed_linear("mixer.out_proj", "n_embd", "n_embd", "self_attn.o_proj", bias=True),
         norm("norm1", bias=True),
-        _linear("mlp.fc1", "n_ff", "n_embd", "mlp.fc1"),
-        _linear("mlp.fc2", "n_embd", "n_ff", "mlp.fc2"),
+        bert.renamed_linear("mlp.fc1", "n_ff", "n_embd", "mlp.fc1", bias=True),
+        bert.renamed_linear("mlp.fc2", "n_embd", "n_ff", "mlp.fc2", bias=True),
         norm("norm2", bias=True),
     ),
     blocks="encoder.layers",

@@ -12,7 +12,6 @@ from hubquant.convert.operations import Dimensions, Transpose, always, reshape
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import GELU, SILU, Count, Fixed, Rule, Settings
 from hubquant.convert.tables import Module, Row, Tensors, inputs_of, linear, norm
-from hubquant.models.taps.tap import ModuleInput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -88,11 +87,6 @@ class _WithoutTheirBias(Rule):
         )
 
 
-def _linear(name: str, rows: str, columns: str, module: str) -> Module:
-    """A matrix of nomic's own code, of which transformers calls the ``module`` of its layer otherwise."""
-    return Module(name, (rows, columns), tap=lambda place: ModuleInput(place.prefix.removeprefix("encoder.") + module))
-
-
 NOMIC_BERT = Architecture(
     name="nomic-bert",
     classes={"NomicBertModel": "nomic_bert"},
@@ -101,12 +95,12 @@ NOMIC_BERT = Architecture(
     dimensions=bert.dimensions,
     outside=(*bert.EMBEDDINGS, norm("emb_ln", bias=True)),
     block=every_layer(
-        _linear("attn.Wqkv", "n_qkv", "n_embd", "self_attn.q_proj"),
-        _linear("attn.out_proj", "n_embd", "n_embd", "self_attn.o_proj"),
+        bert.renamed_linear("attn.Wqkv", "n_qkv", "n_embd", "self_attn.q_proj"),
+        bert.renamed_linear("attn.out_proj", "n_embd", "n_embd", "self_attn.o_proj"),
         norm("norm1", bias=True),
-        _linear("mlp.fc11", "n_ff", "n_embd", "mlp.up_proj"),
-        _linear("mlp.fc12", "n_ff", "n_embd", "mlp.gate_proj"),
-        _linear("mlp.fc2", "n_embd", "n_ff", "mlp.down_proj"),
+        bert.renamed_linear("mlp.fc11", "n_ff", "n_embd", "mlp.up_proj"),
+        bert.renamed_linear("mlp.fc12", "n_ff", "n_embd", "mlp.gate_proj"),
+        bert.renamed_linear("mlp.fc2", "n_embd", "n_ff", "mlp.down_proj"),
         norm("norm2", bias=True),
     ),
     blocks="encoder.layers",
