@@ -244,12 +244,12 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
     "adapter": (
         ["adapter_config.json", "adapter_model.safetensors"],
         "an adapter, not a model",
-        "load org/base with this adapter, then merge_and_unload",
+        r"for one model of both add --set model\.merge=org/base",
     ),
     "adapter beside a config": (
         ["config.json", "tokenizer.json", "adapter_config.json", "adapter_model.bin"],
         "an adapter, not a model",
-        "load org/base",
+        r"model\.merge=org/base",
     ),
     "shards alone": (
         ["config.json", "model-00001-of-00002.safetensors"],

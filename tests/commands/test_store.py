@@ -18,7 +18,7 @@ from hubquant.commands.job import Job
 from hubquant.engine.progress import Silent
 from hubquant.engine.store import HOME, Store
 from hubquant.engine.task import Context
-from hubquant.recipe.schema import Imatrix, Quantize
+from hubquant.recipe.schema import Convert, Imatrix, Quantize
 from tests.support.cli import Outcome, hubquant
 from tests.support.disks import mounted
 from tests.support.processes import command, start
@@ -179,7 +179,7 @@ def said(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def job(tiny_llama: Path, out: Path, store: Path) -> Job[object]:
     settings = Quantize(types=("Q4_0",))
-    return quantize([reference(str(tiny_llama))], settings, Imatrix(), None, Placing(out), Store(store), Silent())  # type: ignore[return-value]
+    return quantize([reference(str(tiny_llama))], settings, Imatrix(), Convert(), Placing(out), Store(store), Silent())  # type: ignore[return-value]
 
 
 def test_what_another_process_makes_is_waited_for_and_not_pruned(

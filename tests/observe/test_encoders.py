@@ -108,7 +108,7 @@ def test_sums_are_llama_cpps_and_those_of_the_file(family: str, tmp_path: Path) 
         assert entry.counts.tolist() == counts.tolist()
         torch.testing.assert_close(entry.in_sum2, restored.entries[name].in_sum2, rtol=1e-5, atol=1e-6)
         # llama.cpp looks GELU up in a table of half precision: columns that hardly count are off by more of themselves
-        torch.testing.assert_close(entry.in_sum2, torch.from_numpy(sums), rtol=5e-3, atol=1e-5 * float(sums.mean()))
+        torch.testing.assert_close(entry.in_sum2, torch.from_numpy(sums), rtol=5e-3, atol=1e-4 * float(sums.mean()))
 
 
 def test_collect_command(tmp_path: Path) -> None:
