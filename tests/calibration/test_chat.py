@@ -33,6 +33,7 @@ def test_it_renders_as_transformers_does(tokenizer) -> None:  # type: ignore[no-
     assert template(HELLO) == template(HELLO) == tokenizer.apply_chat_template(HELLO, tokenize=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", HOSTILE)
 def test_a_hostile_template_is_one_error(tokenizer, template: str) -> None:  # type: ignore[no-untyped-def]
     tokenizer.chat_template = template + "{{ messages[0].content }}"

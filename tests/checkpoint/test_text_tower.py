@@ -97,7 +97,9 @@ def logits(model: Any) -> torch.Tensor:
     return result
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "speech" in name else ()) for name in MODELS]
+)
 def test_logits_equal_those_of_the_whole_model(name: str, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     folder = build(name, tmp_path / "model")

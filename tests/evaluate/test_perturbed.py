@@ -63,7 +63,9 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-@pytest.mark.parametrize("kind", BUILDERS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if "share more" in kind else ()) for kind in BUILDERS]
+)
 def test_the_divergence_is_that_of_loaded_models(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hubquant.models.spill._SMALLEST", 1)
     model = BUILDERS[kind](tmp_path / "model")

@@ -101,6 +101,7 @@ def test_as_far_as_loaded_models(name: str, tmp_path: Path) -> None:
     assert_close(measure(folder, file, tmp_path), loaded(folder, file))
 
 
+@pytest.mark.slow
 def test_layers_that_share_keys(tmp_path: Path) -> None:
     """Gemma 3n, whose blocks pass on more than hidden states: what the last one gave is all that is needed of them."""
     folder, file = test_gemma3n.build(tmp_path / "model"), tmp_path / "m.gguf"

@@ -175,6 +175,7 @@ def test_other_observers_go_on_from_nothing(folder: Path, tmp_path: Path) -> Non
         batches.clear()
 
 
+@pytest.mark.slow
 def test_orders_are_those_of_the_weights(tmp_path: Path) -> None:
     """Where columns change places, a weight and its inputs give what they gave in transformers."""
     reordering = set()

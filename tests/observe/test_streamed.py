@@ -94,6 +94,7 @@ def test_experts_in_mxfp4(packed: Path) -> None:
     assert_close(streamed(packed).matrix(), collect(load_folder(packed, "cpu"), CHUNKS, plan(packed).taps).matrix())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [in_memory, None])
 def test_layers_that_share_keys(keep: Any, tmp_path: Path) -> None:
     """Gemma 3n, whose blocks pass on more than hidden states: nothing is kept of an unfinished collection."""

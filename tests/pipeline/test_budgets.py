@@ -241,6 +241,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tensors_of_other_architectures_are_measured(family: str, tmp_path: Path) -> None:
     measured(build(family, tmp_path / family, **FAMILIES[family]), tmp_path)

@@ -53,6 +53,7 @@ def ratio(x: F32, type: str, importance: F32 | None, typical: bool = False) -> f
     return float(max(best.sum() - rounding.sum(), 0) / max(exact.sum(), 1e-300))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("type", "weighted", "plain"),
     [

@@ -17,6 +17,7 @@ from tests.support.matrices import IMPORTANCE, MATRICES, heavy_tails
 QUANTIZED = [name for name in TYPES if implemented(name)]
 SEARCHED = [name for name in QUANTIZED if TYPES[name].block_size > 1]
 NEED_IMPORTANCE = ("IQ1_S", "IQ2_XXS", "IQ2_XS")
+WITH_CODEBOOK = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 ABORTING = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")  # ggml aborts where sums of squares leave float32
 
 
@@ -29,7 +30,10 @@ def assert_same_bytes(x: NDArray[np.float32], type: str, importance: NDArray[np.
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("type", QUANTIZED)
+@pytest.mark.parametrize(
+    "type",
+    [pytest.param(type, marks=pytest.mark.slow if type in WITH_CODEBOOK else ()) for type in QUANTIZED],
+)
 def test_hard_matrices(type: str, matrix: str) -> None:
     rows, n = 7, 768  # 21 super-blocks: one whole tile and a part
     rng = np.random.default_rng(zlib.crc32(matrix.encode()))

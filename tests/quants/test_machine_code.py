@@ -58,6 +58,7 @@ def test_a_module_that_does_not_exist_is_no_reference() -> None:
         _ = exact.nothing
 
 
+@pytest.mark.slow
 def test_machine_code_serves_until_a_source_of_it_changes(tmp_path: Path) -> None:
     package = tmp_path / "hubquant"
     shutil.copytree(Path(hubquant.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
