@@ -79,6 +79,7 @@ class ModelStep:
                 recipe.outputs,
                 api_visibility="private",
                 trigger_mode="always_last",
+                queue=False,  # or its end may close the stream of answers that a look, begun meanwhile, waits on
             )
 
         def fit(found: Survey | None, ram: float | None, vram: float | None) -> object:
@@ -91,6 +92,7 @@ class ModelStep:
             self.about,
             api_visibility="private",
             show_progress="hidden",
+            queue=False,
         )
         # In the browser: the server may be busy with another look.
         self.go.click(None, None, tabs, js=SHOW_FILES, api_visibility="private")

@@ -46,7 +46,9 @@ def build(desk: Desk, *, memory: int) -> gr.Blocks:
             shown = gr.Tabs(selected="run") if asked else gr.skip()
             return header(visitor, by_token=user is not None), shown, asked or "", jobs.shown(visitor)
 
-        page.load(arrive, None, [top, tabs, job, jobs.table], api_visibility="private", show_progress="hidden")
+        page.load(
+            arrive, None, [top, tabs, job, jobs.table], api_visibility="private", show_progress="hidden", queue=False
+        )
         model.wire(survey, recipe, tabs)
         recipe.wire(survey, job, tabs)
         run.wire(job, tabs, jobs.table)

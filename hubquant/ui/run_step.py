@@ -58,7 +58,7 @@ class RunStep:
         def tick(id: str, seen: object, request: gr.Request) -> Updates:
             return self._show(id, seen, request)
 
-        job.change(show, job, self.outputs, **quiet)
+        job.change(show, job, self.outputs, queue=False, **quiet)
         self.timer.tick(tick, [job, self.seen], self.outputs, queue=False, **quiet)
 
         def cancel(id: str, request: gr.Request) -> Updates:
