@@ -16,8 +16,9 @@ import time
 from hubquant.bars import shown
 with shown("auto").bar("counting", 8, "chunks") as advance:
     for _ in range(8):
-        time.sleep(0.25)
+        time.sleep(0.5)
         advance(1)
+time.sleep(2)  # a kernel tells what was printed in a thread of its own: after the cell nobody listens
 """
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebook.ipynb"
 
