@@ -238,7 +238,6 @@ REASONS: tuple[Reason, ...] = (
         "rope turns the first half of a head, whose rows are put in pairs; the converter pairs those of whole heads",
         models="^bamba",
     ),
-    Reason(r"\.context_length$", "the converter takes the width", models="^bloom"),
     Reason(
         r"\.(rope\.scaling\.(attn_factor|original_context_length)|expert_shared_count|attention\.causal)$",
         "said by hubquant: the results are those of transformers",
@@ -317,34 +316,11 @@ REASONS: tuple[Reason, ...] = (
         models="^Exaone|^QWen",
         theirs=NONE,
     ),
-    Reason(
-        r"\.expert_gating_func$",
-        "the softmax goes over the chosen experts, which llama.cpp has a number for",
-        models="^cohere2_moe",
-    ),
     Reason(r"\.attention\.head_count_kv$", "as many as heads, which llama.cpp takes without it", "^bloom|^QWen"),
     Reason(
         r"\.context_length$",
         "config.json has it as seq_length or not at all; BLOOM was trained with 2048 tokens",
         models="^bloom|^QWen",
-    ),
-    Reason(
-        r"\.rope\.scaling\.(original_context_length|attn_factor)$",
-        "the converter leaves it out; with it the logits are those of transformers",
-        models="^minicpm3",
-        theirs=NONE,
-    ),
-    Reason(
-        r"(\.rope\.dimension_count|^blk\.\d+\.attn_[qk]\.weight values)$",
-        "transformers rotates the first half of each head, the converter pairs rows of the whole",
-        models="^bamba",
-    ),
-    Reason(r"\.attention\.sliding_window_pattern$", "the kind of each layer, as config.json has it", models="^laguna"),
-    Reason(
-        r"\.(attention\.sliding_window|rope\.dimension_count_swa)$",
-        "no layer has a window, and llama.cpp loads no file that tells of one",
-        models="^laguna",
-        ours=NONE,
     ),
     Reason(r"\.tensor_data_layout$", "llama.cpp does not read it", models="^(Xverse|Orion)", ours=NONE),
     Reason(r"^tokenizer\.", "the converter knows XVERSE's tokenizer alone", models="^Xverse"),

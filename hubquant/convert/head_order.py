@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hubquant.convert.operations import Each, OperationFor
+from hubquant.convert.operations import Each, OperationFor, Split
 
 if TYPE_CHECKING:
     import torch
@@ -184,3 +184,9 @@ def tile_heads(axis: int = 0, start: str | None = None) -> OperationFor:
 def ungroup_heads(groups: str, queries: str) -> OperationFor:
     """Names of the dimensions that count the groups and the heads of queries in one of them."""
     return lambda dimensions: UngroupHeads(dimensions[groups], dimensions[queries])
+
+
+MOVES_ROWS = (HalvesOfPairs, InterleaveHalves, SwapHalves, Ungroup, UngroupHeads)
+"""What puts the rows of a matrix in another order, each as it is."""
+ALONG_AN_AXIS = (Deinterleave, Split, TileHeads)
+"""What does so along the ``axis`` that it has."""

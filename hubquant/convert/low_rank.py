@@ -6,22 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hubquant.convert.head_order import (
-    Deinterleave,
-    HalvesOfPairs,
-    InterleaveHalves,
-    SwapHalves,
-    TileHeads,
-    Ungroup,
-    UngroupHeads,
-)
-from hubquant.convert.operations import Each, Operation, PadRows, Scale, Split, Stack, Transpose
+from hubquant.convert.head_order import ALONG_AN_AXIS, MOVES_ROWS
+from hubquant.convert.operations import Each, Operation, PadRows, Scale, Stack, Transpose
 
 if TYPE_CHECKING:
     import torch
 
-_OF_ROWS = (HalvesOfPairs, InterleaveHalves, PadRows, Scale, SwapHalves, Ungroup, UngroupHeads)
-_ALONG_AN_AXIS = (Deinterleave, Split, TileHeads)
+_OF_ROWS = (*MOVES_ROWS, PadRows, Scale)
 
 
 class NotLowRankError(Exception):
@@ -72,8 +63,8 @@ def carried(operation: Operation, changes: Sequence[LowRank]) -> list[LowRank]:
     if isinstance(operation, _OF_ROWS) and n_dims == 2:
         assert isinstance(operation, Each)
         return [LowRank(change.a, operation.there(change.b))]
-    if isinstance(operation, _ALONG_AN_AXIS) and operation.axis == n_dims - 1:
+    if isinstance(operation, ALONG_AN_AXIS) and operation.axis == n_dims - 1:
         return [LowRank(a, change.b) for a in operation.forward([change.a])]
-    if isinstance(operation, _ALONG_AN_AXIS) and operation.axis == n_dims - 2:
+    if isinstance(operation, ALONG_AN_AXIS) and operation.axis == n_dims - 2:
         return [LowRank(change.a, b) for b in operation.forward([change.b])]
     raise NotLowRankError

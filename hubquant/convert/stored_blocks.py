@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.headers import TensorInfo
-from hubquant.convert.head_order import (
-    Deinterleave,
-    HalvesOfPairs,
-    InterleaveHalves,
-    SwapHalves,
-    TileHeads,
-    Ungroup,
-    UngroupHeads,
-)
-from hubquant.convert.operations import Operation, Split, Stack
+from hubquant.convert.head_order import ALONG_AN_AXIS, MOVES_ROWS
+from hubquant.convert.operations import Operation, Stack
 from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.tables import Bundle
 
@@ -24,9 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from hubquant.convert.conversion import Conversion
-
-_OF_ROWS = (HalvesOfPairs, InterleaveHalves, SwapHalves, Ungroup, UngroupHeads)
-_ALONG_AN_AXIS = (Deinterleave, Split, TileHeads)
 
 
 def exact_types(bundles: Iterable[Bundle], tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
@@ -70,4 +59,4 @@ def _targets(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, torch.Tensor] 
 
 def _moves_rows(operation: Operation) -> bool:
     """Whether it leaves the numbers of a row [columns] of a matrix together and in their order."""
-    return isinstance(operation, (*_OF_ROWS, Stack)) or (isinstance(operation, _ALONG_AN_AXIS) and operation.axis == 0)
+    return isinstance(operation, (*MOVES_ROWS, Stack)) or (isinstance(operation, ALONG_AN_AXIS) and operation.axis == 0)

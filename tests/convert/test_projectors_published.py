@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -255,6 +256,6 @@ def test_published_configurations(name: str) -> None:
     assert projector is not None
     known = projector.as_transformers(config)
     described: Any = CONFIG_MAPPING[known["model_type"]]
-    model = Multimodal(described.from_dict(dict(known)), COLOURS | processor, {})
+    model = Multimodal(described.from_dict(dict(known)), COLOURS | processor, Path())
     metadata = projector.metadata(model)
     assert {key: metadata[key].value for key in expected} == expected

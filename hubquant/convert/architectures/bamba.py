@@ -11,8 +11,7 @@ from hubquant.convert.head_order import HalvesOfPairs
 from hubquant.convert.operations import Dimensions, Inverse, OperationFor
 from hubquant.convert.rules.heads_by_layer import HeadsByLayer, attends, first_layer
 from hubquant.convert.rules.rope import Rope
-from hubquant.convert.rules.rule import SILU, Constant, Count, Epsilon, Fixed
-from hubquant.convert.rules.state_space import StateHeads, StepsWithoutLimit, TwiceAsWide
+from hubquant.convert.rules.rule import SILU, Constant, Epsilon
 from hubquant.convert.tables import Row, linear, norm
 from hubquant.gguf_file.metadata import boolean
 
@@ -69,13 +68,7 @@ BAMBA = Architecture(
         Constant(_ROTATES, boolean(True)),
         Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
         SILU,
-        Count("ssm.conv_kernel", "mamba_d_conv", most=1 << 10),
-        TwiceAsWide("mamba_expand"),
-        Count("ssm.state_size", "mamba_d_state", most=1 << 16),
-        StateHeads("mamba_n_heads", "mamba_d_head", "mamba_n_groups"),
-        StepsWithoutLimit(),
-        Fixed("mamba_conv_bias", True),
-        Fixed("mamba_proj_bias", False),
+        *mamba.STATES_BESIDE_ATTENTION,
     ),
     dimensions=_dimensions,
     outside=(*decoder.OUTSIDE[:1], norm("model.final_layernorm")),

@@ -14,7 +14,7 @@ from hubquant.convert.architectures import decoder, latent, moe
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rule import SILU, Constant, Fixed, Rule
 from hubquant.convert.rules.yarn import LatentYarn
-from hubquant.convert.tables import Row, norm
+from hubquant.convert.tables import Row
 from hubquant.gguf_file.metadata import u32
 
 if TYPE_CHECKING:
@@ -32,19 +32,15 @@ _RULES: tuple[Rule, ...] = (
 )
 
 
-def _dimensions(config: PreTrainedConfig) -> Dimensions:
+def dimensions(config: PreTrainedConfig) -> Dimensions:
     return {**moe.with_dense_layers(config), **latent.dimensions(config)}
 
 
 _EXPERTS: tuple[Row, ...] = (*moe.routed(), *moe.shared("mlp.shared_experts"))
 
 
-def _attention(config: PreTrainedConfig) -> tuple[Row, ...]:
-    return (norm("input_layernorm"), *latent.attention(config), norm("post_attention_layernorm"))
-
-
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
-    return (*_attention(config), *(decoder.gated_mlp() if moe.is_dense(config, layer) else _EXPERTS))
+    return (*latent.between_norms(config), *(decoder.gated_mlp() if moe.is_dense(config, layer) else _EXPERTS))
 
 
 def _block_with_bias(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
@@ -53,7 +49,7 @@ def _block_with_bias(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
 
 def rows_ahead(config: PreTrainedConfig) -> tuple[Row, ...]:
     """Of a layer that predicts further tokens, which has experts."""
-    return (*_attention(config), *_EXPERTS, moe.BIAS, *ahead.HEAD)
+    return (*latent.between_norms(config), *_EXPERTS, moe.BIAS, *ahead.HEAD)
 
 
 DEEPSEEK2 = Architecture(
@@ -68,7 +64,7 @@ DEEPSEEK2 = Architecture(
         Fixed("norm_topk_prob", False),
         Fixed("mlp_bias", False),
     ),
-    dimensions=_dimensions,
+    dimensions=dimensions,
     outside=decoder.OUTSIDE,
     block=_block,
     without_effect=("head_dim", "n_group", "topk_group"),  # the greedy choice knows no groups
@@ -78,7 +74,7 @@ DEEPSEEK3 = Architecture(
     classes={"DeepseekV3ForCausalLM": "deepseek_v3"},
     restored_as="deepseek_v3",
     rules=(*_RULES, *moe.SIGMOID_IN_GROUPS, Fixed("rope_interleave", True)),
-    dimensions=_dimensions,
+    dimensions=dimensions,
     outside=decoder.OUTSIDE,
     block=_block_with_bias,
     ahead=Ahead(rows_ahead),

@@ -14,7 +14,6 @@ from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.heads_by_layer import FULL, LINEAR, HeadsByLayer, attends, first_layer
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import SILU, Constant, Count, Epsilon, Fixed, Rule, Settings, integer
-from hubquant.convert.rules.state_space import StateHeads, StepsWithoutLimit, TwiceAsWide
 from hubquant.convert.tables import Module, Row, norm
 from hubquant.gguf_file.metadata import Metadata, boolean, u32
 
@@ -104,13 +103,7 @@ GRANITE_HYBRID = Architecture(
         Count("expert_count", "num_local_experts", most=moe.MOST_EXPERTS, least=0),
         _Used("expert_used_count", "num_experts_per_tok", most=moe.MOST_EXPERTS, least=0),
         Count("expert_shared_feed_forward_length", "shared_intermediate_size"),
-        Count("ssm.conv_kernel", "mamba_d_conv", most=1 << 10),
-        TwiceAsWide("mamba_expand"),
-        Count("ssm.state_size", "mamba_d_state", most=1 << 16),
-        StateHeads("mamba_n_heads", "mamba_d_head", "mamba_n_groups"),
-        StepsWithoutLimit(),
-        Fixed("mamba_conv_bias", True),
-        Fixed("mamba_proj_bias", False),
+        *mamba.STATES_BESIDE_ATTENTION,
     ),
     dimensions=_dimensions,
     outside=decoder.OUTSIDE,

@@ -180,3 +180,8 @@ def attention(config: PreTrainedConfig) -> tuple[Row, ...]:
         ),
         linear("self_attn.o_proj", "n_embd", "n_values"),
     )
+
+
+def between_norms(config: PreTrainedConfig) -> tuple[Row, ...]:
+    """The attention of a layer with the norms before it and before what follows."""
+    return (norm("input_layernorm"), *attention(config), norm("post_attention_layernorm"))

@@ -36,6 +36,16 @@ _RULES: tuple[Rule, ...] = (
     Fixed("use_conv_bias", True),
     SILU,
 )
+STATES_BESIDE_ATTENTION: tuple[Rule, ...] = (
+    Count("ssm.conv_kernel", "mamba_d_conv", most=1 << 10),
+    TwiceAsWide("mamba_expand"),
+    Count("ssm.state_size", "mamba_d_state", most=1 << 16),
+    StateHeads("mamba_n_heads", "mamba_d_head", "mamba_n_groups"),
+    StepsWithoutLimit(),
+    Fixed("mamba_conv_bias", True),
+    Fixed("mamba_proj_bias", False),
+)
+"""Of Mamba 2's layers among others."""
 _NORMED = "ssm.dt_b_c_rms"
 _OUTSIDE: tuple[Row, ...] = (Embeddings("backbone.embeddings"), norm("backbone.norm_f"))
 

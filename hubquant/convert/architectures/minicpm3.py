@@ -10,7 +10,7 @@ from hubquant.convert.architectures import decoder, latent
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.longrope import LongRope, rope_factors, told_by_factors
 from hubquant.convert.rules.rope import Rope
-from hubquant.convert.rules.rule import SILU, Fixed, Rule, Settings, check_count, integer, out_of_range
+from hubquant.convert.rules.rule import SILU, Fixed, integer
 from hubquant.convert.tables import linear, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
@@ -20,16 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Heads(Rule):
+class _Heads(latent.LatentHeads):
     """The ranks, and sizes of heads: values are as wide as the model, shared among the heads."""
-
-    reads = latent.LatentHeads.reads
-
-    def check(self, settings: Settings) -> None:
-        for setting in self.reads:
-            check_count(settings, setting, 1 << 20)
-        if (settings.get("qk_rope_head_dim") or 0) % 2:
-            raise out_of_range("qk_rope_head_dim", settings["qk_rope_head_dim"], "even, because rope rotates pairs")
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         heads, size = config.num_attention_heads, config.qk_nope_head_dim + config.qk_rope_head_dim

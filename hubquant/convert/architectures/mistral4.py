@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.architectures import decoder, latent, moe
-from hubquant.convert.operations import Dimensions
+from hubquant.convert.architectures import decoder, deepseek, latent, moe
 from hubquant.convert.rules.rope import Rope, raw_parameters, tells_rope
 from hubquant.convert.rules.rule import (
     SILU,
@@ -20,7 +19,7 @@ from hubquant.convert.rules.rule import (
     out_of_range,
 )
 from hubquant.convert.rules.yarn import LatentYarn
-from hubquant.convert.tables import Row, norm
+from hubquant.convert.tables import Row
 from hubquant.gguf_file.metadata import Metadata, f32, u32
 
 if TYPE_CHECKING:
@@ -58,16 +57,10 @@ class _TemperedLatentYarn(LatentYarn):
         return {"rope_parameters": parameters | {"partial_rotary_factor": share, _BETA: beta}}
 
 
-def _dimensions(config: PreTrainedConfig) -> Dimensions:
-    return {**moe.with_dense_layers(config), **latent.dimensions(config)}
-
-
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
     experts = (*moe.routed_stacked(), *moe.shared("mlp.shared_experts"))
     return (
-        norm("input_layernorm"),
-        *latent.attention(config),
-        norm("post_attention_layernorm"),
+        *latent.between_norms(config),
         *(decoder.gated_mlp() if moe.is_dense(config, layer) else experts),
     )
 
@@ -90,7 +83,7 @@ MISTRAL4 = Architecture(
         Fixed("attention_bias", False),
         SILU,
     ),
-    dimensions=_dimensions,
+    dimensions=deepseek.dimensions,
     outside=decoder.OUTSIDE,
     block=_block,
 )

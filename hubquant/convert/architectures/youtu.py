@@ -9,7 +9,7 @@ from hubquant.convert.architectures import decoder, latent
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.rule import SILU, Computed, Constant, Count, Fixed
 from hubquant.convert.rules.yarn import LatentYarn
-from hubquant.convert.tables import Row, norm
+from hubquant.convert.tables import Row
 from hubquant.gguf_file.metadata import u32
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
 
 def _block(config: PreTrainedConfig, _layer: int) -> tuple[Row, ...]:
     return (
-        norm("input_layernorm"),
-        *latent.attention(config),
-        norm("post_attention_layernorm"),
+        *latent.between_norms(config),
         *decoder.gated_mlp(),
     )
 

@@ -15,7 +15,7 @@ from hubquant.checkpoint.wrappers import without_wrappers
 from hubquant.convert.conversion import Conversion
 from hubquant.convert.matching import check_shapes, missing_tensors
 from hubquant.convert.projectors import PROJECTORS
-from hubquant.convert.projectors.projector import Multimodal, Projector
+from hubquant.convert.projectors.projector import AGAIN, Multimodal, Projector
 from hubquant.convert.projectors.vision import PREPROCESSOR
 from hubquant.convert.tables import Bundle
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
@@ -23,9 +23,8 @@ from hubquant.gguf_file.metadata import string
 
 CLIP = "clip"
 """llama.cpp's architecture of them all."""
-_PROCESSOR, _TOKENIZER = "processor_config.json", "tokenizer.json"
+_PROCESSOR = "processor_config.json"
 _INNER = ("media_proc_cfg", "image_processor", "feature_extractor")
-_AGAIN = "take the file from the repository that the model comes from"
 _CONFIG_HINT = "compare config.json with the one of the original repository"
 
 
@@ -88,7 +87,7 @@ def _read(projector: Projector, config: Mapping[str, Any], folder: Path) -> Mult
         raise CheckpointError(
             f"config.json is no {config.get('model_type')} configuration", why=why, hint=_CONFIG_HINT
         ) from error
-    return Multimodal(whole, _processor(folder), _tokens(folder))
+    return Multimodal(whole, _processor(folder), folder)
 
 
 def _processor(folder: Path) -> dict[str, Any]:
@@ -96,16 +95,8 @@ def _processor(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in (PREPROCESSOR, _PROCESSOR):
         if (folder / name).is_file():
-            table = read_table(folder / name, _AGAIN)
+            table = read_table(folder / name, AGAIN)
             found |= table
             for inner in _INNER:
                 found |= table[inner] if isinstance(table.get(inner), dict) else {}
     return found
-
-
-def _tokens(folder: Path) -> dict[str, int]:
-    """The tokens that were added to the vocabulary."""
-    if not (folder / _TOKENIZER).is_file():
-        return {}
-    added = read_table(folder / _TOKENIZER, _AGAIN).get("added_tokens") or []
-    return {each["content"]: each["id"] for each in added if isinstance(each, dict) and "content" in each}

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hubquant.checkpoint.json_files import read_table
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.tables import Bundle, Place, Row
 from hubquant.gguf_file.metadata import Metadata
@@ -14,15 +17,26 @@ from hubquant.gguf_file.metadata import Metadata
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+TOKENIZER = "tokenizer.json"
+AGAIN = "take the file from the repository that the model comes from"
+
 
 @dataclass(frozen=True)
 class Multimodal:
     """A multimodal model as its files describe it: ``config`` with transformers' defaults, what its processor is told
-    (``processor``, of preprocessor_config.json and processor_config.json), and the number of each special token."""
+    (``processor``, of preprocessor_config.json and processor_config.json), and its ``folder``."""
 
     config: PreTrainedConfig
     processor: Mapping[str, Any]
-    tokens: Mapping[str, int]
+    folder: Path
+
+    @cached_property
+    def tokens(self) -> Mapping[str, int]:
+        """The number of each token that was added to the vocabulary."""
+        if not (self.folder / TOKENIZER).is_file():
+            return {}
+        added = read_table(self.folder / TOKENIZER, AGAIN).get("added_tokens") or []
+        return {each["content"]: each["id"] for each in added if isinstance(each, dict) and "content" in each}
 
     @property
     def vision(self) -> Any:
