@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.conversion import Conversion
 from hubquant.convert.projectors.conversion import plan_projector, projector_of, tower
@@ -13,16 +13,26 @@ from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, string
 from hubquant.sources.source import SourceModel
 
+if TYPE_CHECKING:
+    from hubquant.hub.pull import RemoteModel
+
 MMPROJ = "mmproj"
 """What llama.cpp calls it: the component's name, and how those of its files begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectorSource(SourceModel):
-    """``config`` is that of the whole model; the checkpoint has what is beside its language model."""
+    """Of the ``whole`` model; the checkpoint has what is beside its language model."""
 
+    whole: SourceModel
     projector: Projector
-    config: Mapping[str, Any]
+
+    @property
+    def pulls(self) -> tuple[tuple[RemoteModel, Sequence[str]], ...]:
+        return self.whole.pulls
+
+    def on_this_machine(self) -> ProjectorSource:
+        return _part_of(self.whole.on_this_machine(), self.projector)
 
     @property
     def converts_tokenizer(self) -> bool:
@@ -34,7 +44,7 @@ class ProjectorSource(SourceModel):
 
     def conversion(self) -> Conversion:
         """Raises ``CheckpointError`` and ``NotSupportedYet``."""
-        return plan_projector(self.projector, self.config, self.folder, self.checkpoint)
+        return plan_projector(self.projector, self.whole.checkpoint.config, self.folder, self.checkpoint)
 
     def general_metadata(self, shapes: Mapping[str, tuple[int, ...]]) -> Metadata:
         return {**super().general_metadata(shapes), "general.type": string(MMPROJ)}
@@ -43,23 +53,17 @@ class ProjectorSource(SourceModel):
 def projector_source(source: SourceModel) -> ProjectorSource | None:
     """The projector of a multimodal ``source``; None where it has none that can be converted."""
     projector = projector_of(source.checkpoint.config)
-    if projector is None:
-        return None
-    return ProjectorSource(
-        name=f"{MMPROJ}-{source.name}",
-        id=source.id,
-        revision=source.revision,
-        folder=source.folder,
-        checkpoint=tower(projector, source.checkpoint),
-        card=source.card,
-        identity=source.identity,
-        remote=source.remote,
-        weight_files=source.weight_files,
-        download_bytes=source.download_bytes,
-        component=MMPROJ,
-        projector=projector,
-        config=source.checkpoint.config,
-    )
+    return None if projector is None else _part_of(source, projector)
+
+
+def _part_of(whole: SourceModel, projector: Projector) -> ProjectorSource:
+    given: dict[str, Any] = {each.name: getattr(whole, each.name) for each in fields(SourceModel)}
+    own = {
+        "name": f"{MMPROJ}-{whole.name}",
+        "checkpoint": tower(projector, whole.checkpoint),
+        "component": MMPROJ,
+    }
+    return ProjectorSource(**{**given, **own}, whole=whole, projector=projector)
 
 
 def needed_projector(source: SourceModel) -> ProjectorSource:

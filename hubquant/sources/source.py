@@ -6,7 +6,6 @@ Opening a source reads metadata only: config, tokenizer files and headers.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from hubquant.models.streamed_weights import StreamedWeights
 
 _conversions: Recent[tuple[Hashable, ...], Conversion] = Recent(8)  # one may hold hundreds of thousands of tokens
-
-METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|(vocab|merges)\.txt$|README\.md$")
-LARGEST_METADATA = 100 << 20  # bytes
 
 
 @dataclass(frozen=True)
