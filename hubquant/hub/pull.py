@@ -36,7 +36,7 @@ LARGEST_METADATA = 256 << 20  # bytes; the largest tokenizer.json and index file
 
 METADATA = re.compile(
     r"""
-    config\.json | generation_config\.json | model_index\.json | adapter_config\.json
+    config\.json | preprocessor_config\.json | processor_config\.json | generation_config\.json | model_index\.json | adapter_config\.json
     | tokenizer\.json | tokenizer\.model | tokenizer_config\.json | special_tokens_map\.json | added_tokens\.json
     | vocab\.json | vocab\.txt | merges\.txt | spiece\.model | sentencepiece\.bpe\.model | tekken\.json
     | chat_template\.jinja | chat_template\.json | additional_chat_templates/[\w.-]+\.jinja

@@ -15,6 +15,7 @@ from hubquant.gguf_file import GGUFFile
 from tests.convert.test_projectors import MODELS, build, embeddings
 from tests.support.cli import hubquant
 from tests.support.conversion import relative_error, write_gguf
+from tests.support.localhub import LocalHub
 from tests.support.mtmd import Multimodal
 
 DEMO = Path(str(resources.files("hubquant"))) / "data" / "demo"
@@ -51,6 +52,14 @@ def test_what_it_sees_otherwise_is_noted(tmp_path: Path) -> None:
     plan = json.loads(hubquant("plan", str(build("llava", tmp_path / "tiny")), *SET, "--json").out)
     assert [each["name"] for each in plan["projectors"]] == ["mmproj-tiny-F16.gguf"]
     assert any("class token behind the patches" in note for note in plan["notes"])
+
+
+def test_from_the_hub_to_the_hub(hub: LocalHub, tmp_path: Path) -> None:
+    hub.add("org/seeing", build("gemma3", tmp_path / "tiny"))
+    found = hubquant("run", "org/seeing", *SET, "--push", "alice/seeing-GGUF", "--out", str(tmp_path / "out"))
+    assert found.code == 0, found.err
+    assert "mmproj-seeing-F16.gguf" in hub.repository("alice/seeing-GGUF").files
+    assert "llama-server -hf` takes `mmproj-seeing-F16.gguf" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_without_what_it_sees_with(tmp_path: Path) -> None:
