@@ -36,11 +36,12 @@ LARGEST_METADATA = 256 << 20  # bytes; the largest tokenizer.json and index file
 
 METADATA = re.compile(
     r"""
-    config\.json | preprocessor_config\.json | processor_config\.json | generation_config\.json | model_index\.json | adapter_config\.json
+    config\.json | (pre)?processor_config\.json | generation_config\.json | model_index\.json | adapter_config\.json
     | tokenizer\.json | tokenizer\.model | tokenizer_config\.json | special_tokens_map\.json | added_tokens\.json
     | vocab\.json | vocab\.txt | merges\.txt | spiece\.model | sentencepiece\.bpe\.model | tekken\.json
     | chat_template\.jinja | chat_template\.json | additional_chat_templates/[\w.-]+\.jinja
-    | [\w.-]+\.safetensors\.index\.json | pytorch_model\.bin\.index\.json | README\.md | 1_Pooling/config\.json
+    | [\w.-]+\.safetensors\.index\.json | pytorch_model\.bin\.index\.json | README\.md
+    | modules\.json | \d+_\w+/config\.json
     """,
     re.VERBOSE,
 )
