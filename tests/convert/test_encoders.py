@@ -34,6 +34,7 @@ from hubquant.sources.component import Component
 from hubquant.sources.open import open_source
 from tests.support.conversion import Weights, build_uneven, configure, edit_weights, plan, write_gguf
 from tests.support.llamacpp import LlamaCpp
+from tests.support.localhub import LocalHub
 
 IDS = [2, *range(5, 90), 3]
 POSITIONS = "embeddings.position_embeddings.weight"
@@ -188,6 +189,17 @@ def test_dense_modules_are_llama_cpps(tmp_path: Path) -> None:
     found = dict(read_state_dict(GGUFFile.open(file)))
     assert torch.equal(found["2_Dense.linear.weight"], weights[0])
     assert torch.equal(found["3_Dense.linear.weight"], weights[1])
+
+
+def test_dense_modules_on_the_hub(hub: LocalHub, tmp_path: Path) -> None:
+    folder = modules(
+        build("gemma3_text", tmp_path / "model"),
+        **{"1_Pooling": MEAN, "2_Dense": dense(256, 320), "3_Dense": dense(320, 256)},
+    )
+    hub.add("org/embedding", folder)
+    found = open_source(ModelReference(id="org/embedding")).conversion()
+    assert found.shapes == plan(folder).shapes
+    assert found.shapes["dense_2.weight"] == (320, 256)
 
 
 @pytest.mark.parametrize(
