@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING, Any
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.finite import check_finite
 from hubquant.checkpoint.headers import TensorInfo, listed
-from hubquant.checkpoint.storage import QUANTIZATION
-from hubquant.convert.config import read_architecture
 from hubquant.convert.conversion import file_order
-from hubquant.convert.lora import BY_PEFT, MERGED, WRAPPED, check_text, check_tied, read_pairs, read_strength
+from hubquant.convert.lora import BY_PEFT, MERGED, WRAPPED, in_base, read_pairs, read_strength
 from hubquant.convert.low_rank import LowRank, NotLowRankError, carried
 from hubquant.convert.operations import Transpose
-from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.tables import Bundle
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, f32, string
@@ -140,21 +137,13 @@ def plan_adapter(
     strength = read_strength(settings)
     _check_expressible(settings)
     stored = read_pairs(tensors, _MERGE)
-    # The names of the weights that are changed, put through what the base's own names go through.
-    headers = {f"{module}.weight": pair[0] for module, pair in stored.items()}
-    config_json = {name: value for name, value in base.items() if name not in QUANTIZATION}
-    plain = plain_checkpoint(Checkpoint(config_json, headers))
-    architecture, config = read_architecture(plain.config)
-    check_text(headers, plain)
-    check_tied(headers, architecture, tied=bool(config.tie_word_embeddings))
-    modules = {info.name: name for name, info in plain.tensors.items()}
+    changed = {f"{module}.weight": pair[0] for module, pair in stored.items()}
+    architecture, config, names = in_base(base, changed)
     factors = {
-        modules[a.name]: _Factors(
-            a, b, strength.of(module.removeprefix(WRAPPED), a.shape[0]) / strength.alpha, embedding
-        )
+        names[a.name]: _Factors(a, b, strength.of(module.removeprefix(WRAPPED), a.shape[0]) / strength.alpha, embedding)
         for module, (a, b, embedding) in stored.items()
     }
-    architecture = architecture.reading(plain.tensors, config, ahead=False)
+    architecture = architecture.reading({*names.values()}, config, ahead=False)
     bundles = sorted(architecture.bundles(config), key=lambda bundle: min(map(file_order, bundle.targets)))
     changes = tuple(
         _Change(bundle, tuple(factors.get(source) for source in bundle.sources))

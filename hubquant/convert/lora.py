@@ -6,13 +6,19 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.headers import FLOATS, TensorInfo, listed
+from hubquant.checkpoint.storage import QUANTIZATION
 from hubquant.convert.architecture import Architecture
+from hubquant.convert.config import read_architecture
+from hubquant.convert.plain import plain_checkpoint
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.units import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 FACTOR = re.compile(r"(?P<module>.+?)\.(lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))")
 WRAPPED = "base_model.model."
@@ -115,7 +121,23 @@ def read_pairs(tensors: Mapping[str, TensorInfo], hint: str) -> dict[str, tuple[
     return {module: (pair["A"], pair["B"], module in embeddings) for module, pair in found.items()}
 
 
-def check_text(headers: Mapping[str, TensorInfo], plain: Checkpoint) -> None:
+def in_base(
+    base: Mapping[str, Any], changed: Mapping[str, TensorInfo]
+) -> tuple[Architecture, PreTrainedConfig, dict[str, str]]:
+    """What config.json of a ``base`` describes, and each name of a header of what is ``changed`` -> that of a plain
+    checkpoint; ``changed`` has them by the base's own names, which are put through what those go through.
+
+    Raises ``NotSupportedYet`` for changes of what is no text, and of weights that are two in one.
+    """
+    config_json = {name: value for name, value in base.items() if name not in QUANTIZATION}
+    plain = plain_checkpoint(Checkpoint(config_json, changed))
+    architecture, config = read_architecture(plain.config)
+    _check_text(changed, plain)
+    _check_tied(changed, architecture, tied=bool(config.tie_word_embeddings))
+    return architecture, config, {info.name: name for name, info in plain.tensors.items()}
+
+
+def _check_text(headers: Mapping[str, TensorInfo], plain: Checkpoint) -> None:
     kept = {info.name for info in plain.tensors.values()}
     if others := [name for name, info in headers.items() if info.name not in kept]:
         raise NotSupportedYet(
@@ -125,7 +147,7 @@ def check_text(headers: Mapping[str, TensorInfo], plain: Checkpoint) -> None:
         )
 
 
-def check_tied(headers: Mapping[str, TensorInfo], architecture: Architecture, *, tied: bool) -> None:
+def _check_tied(headers: Mapping[str, TensorInfo], architecture: Architecture, *, tied: bool) -> None:
     ends = tuple(f"{module}.weight" for module in (architecture.output, architecture.embedding) if module)
     if tied and (shared := [name for name in headers if name.endswith(ends)]):
         raise NotSupportedYet(

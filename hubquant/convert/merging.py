@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.headers import FLOATS, TensorInfo, listed
-from hubquant.checkpoint.storage import QUANTIZATION
-from hubquant.convert.config import read_architecture
 from hubquant.convert.lora import (
     BY_PEFT,
     FACTOR,
     WRAPPED,
-    check_text,
-    check_tied,
+    in_base,
     read_pairs,
     read_strength,
 )
@@ -136,14 +133,8 @@ def plan_changes(settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo],
         for name, info in tensors.items()
         if name not in factors and not _MAGNITUDE.fullmatch(name)
     }
-    # The names of the weights that are changed, put through what the base's own names go through.
-    headers = whole | {f"{module}.weight": pair[0] for module, pair in pairs.items()}
-    config_json = {name: value for name, value in base.config.items() if name not in QUANTIZATION}
-    plain = plain_checkpoint(Checkpoint(config_json, headers))
-    architecture, config = read_architecture(plain.config)
-    check_text(headers, plain)
-    check_tied(headers, architecture, tied=bool(config.tie_word_embeddings))
-    names = {info.name: name for name, info in plain.tensors.items()}
+    changed = whole | {f"{module}.weight": pair[0] for module, pair in pairs.items()}
+    architecture, config, names = in_base(base.config, changed)
     stored = plain_checkpoint(base).tensors
     if unknown := [name for name in names.values() if name not in stored]:
         raise CheckpointError(

@@ -67,7 +67,7 @@ class PackedIntegers:
                 why=f"with the scales that it has it is {[rows, columns]}",
                 hint="compare the files with those of the repository that the model comes from",
             )
-        padded = self.weight.shape[1] != math.ceil(columns * self.bits / WORD)
+        padded = self.weight.shape[1] != _words(columns, self.bits)[0]
         return unpacked(read(self.weight), self.bits, padded=padded)[:, :columns]
 
     def _scales(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor:
@@ -80,7 +80,7 @@ class PackedIntegers:
         x = read(self.zeros)
         if self.zeros.dtype == "I8":
             return x.reshape(self._scales(read).shape).int() + middle
-        padded = self.zeros.shape[0] != math.ceil(rows * self.bits / WORD)
+        padded = self.zeros.shape[0] != _words(rows, self.bits)[0]
         return unpacked(x.T, self.bits, padded=padded)[:, :rows].T
 
     def _order(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor | None:
@@ -153,7 +153,7 @@ def _packed(stem: str, tensors: Mapping[str, TensorInfo], kinds: set[tuple[int, 
     found = set()
     for bits, group in kinds:
         columns = n_groups * group if group else words * WORD // bits
-        if words in (math.ceil(columns * bits / WORD), math.ceil(columns / (WORD // bits))):
+        if words in _words(columns, bits):
             found.add((bits, columns))
     if len(found) != 1:
         return None
@@ -170,5 +170,9 @@ def _packed(stem: str, tensors: Mapping[str, TensorInfo], kinds: set[tuple[int, 
 def _zeros_fit(zeros: TensorInfo, rows: int, bits: int, n_groups: int) -> bool:
     if zeros.dtype == "I8":
         return math.prod(zeros.shape) in (1, rows * n_groups)
-    words = (math.ceil(rows * bits / WORD), math.ceil(rows / (WORD // bits)))
-    return zeros.dtype == "I32" and zeros.shape[1:] == (n_groups,) and zeros.shape[0] in words
+    return zeros.dtype == "I32" and zeros.shape[1:] == (n_groups,) and zeros.shape[0] in _words(rows, bits)
+
+
+def _words(count: int, bits: int) -> tuple[int, int]:
+    """How many hold ``count`` numbers: without a gap, and padded."""
+    return math.ceil(count * bits / WORD), math.ceil(count / (WORD // bits))

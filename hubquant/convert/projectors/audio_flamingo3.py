@@ -3,14 +3,12 @@
 from hubquant.convert.projectors import vision, whisper
 from hubquant.convert.projectors.projector import Multimodal, Projector
 from hubquant.convert.projectors.vision import weight
-from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata
 
 
 def _metadata(model: Multimodal) -> Metadata:
     vision.check_gelu(model)
-    if not model.config.projector_bias:
-        raise NotSupportedYet("projector_bias false", why="llama.cpp has a projector with biases here")
+    vision.check_projector_bias(model)
     return whisper.metadata(model, "musicflamingo")
 
 
@@ -26,5 +24,5 @@ AUDIO_FLAMINGO3 = Projector(
     layer=whisper.LAYER,
     layers=whisper.LAYERS,
     encoder="a",
-    renames=(whisper.TOWER,),
+    renames=(vision.TOWER,),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hubquant.convert.operations import Dimensions, Move, always, reshape
+from hubquant.convert.operations import Dimensions
 from hubquant.convert.projectors import vision
 from hubquant.convert.projectors.gemma4_sound import GEMMA4_SOUND, clipped
 from hubquant.convert.projectors.gemma4_sound import metadata as sound_metadata
@@ -48,18 +48,12 @@ def _dimensions(model: Multimodal) -> Dimensions:
         "one": 1,
         "n_axes": 2,
         "n_places": seen.position_embedding_size,
-        "n_pixels": 3 * seen.patch_size**2,
     }
 
 
 def _outside(model: Multimodal) -> tuple[Row, ...]:
-    lines = reshape(("n_embd", "n_pixels"), ("n_embd", "n_patch", "n_patch", "n_channels"))
     return (
-        Tensors(
-            ("vision_tower.patch_embedder.input_proj.weight",),
-            {"v.patch_embd.weight": ("n_embd", "n_channels", "n_patch", "n_patch")},
-            (lines, always(Move(-1, 1))),
-        ),
+        vision.flat_patches("vision_tower.patch_embedder.input_proj"),
         Tensors(
             ("vision_tower.patch_embedder.position_embedding_table",),
             {"v.position_embd.weight": ("n_axes", "n_places", "n_embd")},

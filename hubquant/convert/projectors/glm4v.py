@@ -3,24 +3,16 @@
 from dataclasses import replace
 
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.projectors import vision
+from hubquant.convert.projectors import qwen_vl, vision
 from hubquant.convert.projectors.projector import Multimodal, Projector
-from hubquant.convert.projectors.qwen_vl import check_encoder, two_frames
 from hubquant.convert.projectors.vision import weight
 from hubquant.convert.tables import Module, Row, norm
 from hubquant.gguf_file.metadata import Metadata
 
 
 def _metadata(model: Multimodal) -> Metadata:
-    seen = model.vision
-    check_encoder(model)
-    settings = {
-        "intermediate_size": _inner(model),
-        "num_hidden_layers": seen.depth,
-        "num_attention_heads": seen.num_heads,
-        "layer_norm_eps": seen.rms_norm_eps,
-    }
-    return vision.metadata(model, "glm4v", **settings)
+    settings = {"intermediate_size": _inner(model), "layer_norm_eps": model.vision.rms_norm_eps}
+    return qwen_vl.metadata(model, "glm4v", **settings)
 
 
 def _of_ocr(model: Multimodal) -> bool:
@@ -35,23 +27,18 @@ def _inner(model: Multimodal) -> int:
 def _dimensions(model: Multimodal) -> Dimensions:
     seen = model.vision
     return {
-        "n_embd": seen.hidden_size,
-        "n_ff": _inner(model),
-        "n_layer": seen.depth,
+        **qwen_vl.sizes(model, seen.hidden_size, _inner(model)),
         "n_head_dim": seen.hidden_size // seen.num_heads,
-        "n_channels": 3,
-        "n_patch": seen.patch_size,
         "n_patches": (vision.size(seen.image_size, "image_size") // seen.patch_size) ** 2,
         "n_merge": seen.spatial_merge_size,
         "n_qkv": 3 * seen.hidden_size,
-        "n_out": model.text.hidden_size,
         "n_between": seen.out_hidden_size * seen.in_channels if _of_ocr(model) else seen.intermediate_size,
     }
 
 
 def _outside(_: Multimodal) -> tuple[Row, ...]:
     return (
-        *two_frames("visual.patch_embed.proj", bias=True),
+        *qwen_vl.two_frames("visual.patch_embed.proj", bias=True),
         norm("visual.post_layernorm", stem="v.post_ln"),
         Module("visual.downsample", ("n_out", "n_embd", "n_merge", "n_merge"), bias=True, stem="mm.patch_merger"),
         weight("visual.merger.proj", "n_out", "n_out", "mm.model.fc"),

@@ -77,8 +77,7 @@ def _layer(norms: tuple[str, str], attention: tuple[Row, ...], normed: str, scal
         ),
         Tensors((f"{scale}1",), {"ls1.weight": ("n_embd",)}),
         norm(norms[1], bias=True, stem="ln2"),
-        weight("mlp.fc1", "n_ff", "n_embd", "ffn_up", bias=True),
-        weight("mlp.fc2", "n_embd", "n_ff", "ffn_down", bias=True),
+        *vision.FEED_FORWARD,
         Tensors((f"{scale}2",), {"ls2.weight": ("n_embd",)}),
     )
 

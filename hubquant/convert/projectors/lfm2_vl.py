@@ -1,11 +1,10 @@
 """LFM2-VL: SigLIP 2 for pictures of any size, of whose patches four become one embedding."""
 
-from hubquant.convert.operations import Dimensions, Move, always, reshape
+from hubquant.convert.operations import Dimensions
 from hubquant.convert.projectors import vision
 from hubquant.convert.projectors.projector import Multimodal, Projector
 from hubquant.convert.projectors.vision import weight
 from hubquant.convert.tables import Row, Tensors, Where, norm
-from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
 
 _SIDE = 256  # pixels, which llama.cpp needs to be told although it takes pictures of any size
@@ -16,8 +15,7 @@ def _metadata(model: Multimodal) -> Metadata:
     vision.check_gelu(model)
     vision.check_last_layer(model)
     vision.check_processor(model, _PROCESSOR)
-    if not model.config.projector_bias:
-        raise NotSupportedYet("projector_bias false", why="llama.cpp has a projector with biases here")
+    vision.check_projector_bias(model)
     return {
         **vision.metadata(model, "lfm2", image_size=_SIDE),
         "vision.projector.scale_factor": u32(model.config.downsample_factor),
@@ -26,18 +24,13 @@ def _metadata(model: Multimodal) -> Metadata:
 
 def _dimensions(model: Multimodal) -> Dimensions:
     sizes = vision.merging(model, model.config.downsample_factor, image_size=_SIDE)
-    patches = {"n_patches": model.vision.num_patches, "n_pixels": sizes["n_channels"] * sizes["n_patch"] ** 2}
-    return {**sizes, **patches, "n_inner": model.config.projector_hidden_size}
+    return {**sizes, "n_patches": model.vision.num_patches, "n_inner": model.config.projector_hidden_size}
 
 
 def _outside(_model: Multimodal) -> tuple[Row, ...]:
     patch = "vision_tower.embeddings.patch_embedding"
     return (
-        Tensors(
-            (f"{patch}.weight",),
-            {"v.patch_embd.weight": ("n_embd", "n_channels", "n_patch", "n_patch")},
-            (reshape(("n_embd", "n_pixels"), ("n_embd", "n_patch", "n_patch", "n_channels")), always(Move(3, 1))),
-        ),
+        vision.flat_patches(patch),
         Tensors((f"{patch}.bias",), {"v.patch_embd.bias": ("n_embd",)}),
         vision.positions("vision_tower.embeddings.position_embedding.weight"),
         norm("vision_tower.post_layernorm", bias=True, stem="v.post_ln"),

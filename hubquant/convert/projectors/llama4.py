@@ -29,7 +29,6 @@ def _dimensions(model: Multimodal) -> Dimensions:
     seen, sizes = model.vision, vision.dimensions(model)
     return {
         **sizes,
-        "n_pixels": sizes["n_channels"] * sizes["n_patch"] ** 2,
         "n_positions": sizes["n_patches"] + 1,
         "n_merged": sizes["n_embd"] * _side(model) ** 2,
         "n_inner": seen.projector_input_dim,

@@ -7,18 +7,15 @@ from hubquant.convert.projectors import vision
 from hubquant.convert.projectors.projector import Multimodal, Projector
 from hubquant.convert.projectors.vision import weight
 from hubquant.convert.tables import Row, norm
-from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
 
-_MERGED = 2  # patches on a side that become one embedding; llama.cpp has this number alone
 _PIXELS = {"min_pixels": ("shortest_edge", 384**2), "max_pixels": ("longest_edge", 1536**2)}
 """By an older processor's name: a newer one's within its size, and what transformers has without either."""
 
 
 def _metadata(model: Multimodal) -> Metadata:
     vision.check_rope(model)
-    if (side := model.vision.spatial_merge_size) != _MERGED:
-        raise NotSupportedYet(f"spatial_merge_size {side}", why=f"llama.cpp merges {_MERGED} x {_MERGED} patches here")
+    vision.check_merging(model)
     sizes = model.processor.get("size") or {}
     pixels = {
         name: model.processor.get(name) or sizes.get(newer, default) for name, (newer, default) in _PIXELS.items()
@@ -30,7 +27,7 @@ def _metadata(model: Multimodal) -> Metadata:
 
 
 def _dimensions(model: Multimodal) -> Dimensions:
-    return vision.merging(model, _MERGED)
+    return vision.merging(model, vision.MERGED)
 
 
 def _outside(_model: Multimodal) -> tuple[Row, ...]:

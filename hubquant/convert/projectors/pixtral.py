@@ -4,7 +4,7 @@ patches but the last; Mistral 3 merges patches before."""
 from hubquant.convert.head_order import InterleaveHalves
 from hubquant.convert.operations import Dimensions, Take, always
 from hubquant.convert.projectors import vision
-from hubquant.convert.projectors.projector import Multimodal, Projector
+from hubquant.convert.projectors.projector import AGAIN, Multimodal, Projector
 from hubquant.convert.projectors.vision import weight
 from hubquant.convert.tables import Module, Row, Tensors, norm
 from hubquant.errors import CheckpointError, NotSupportedYet
@@ -42,7 +42,7 @@ def _outside(model: Multimodal) -> tuple[Row, ...]:
         raise CheckpointError(
             f"tokenizer.json has no token {_BREAK}",
             why="its embedding stands between rows of a picture",
-            hint="take the file from the repository that the model comes from",
+            hint=AGAIN,
         )
     row = always(Take(model.tokens[_BREAK], model.text.vocab_size))
     return (

@@ -2,7 +2,7 @@
 
 from hubquant.convert.projectors import whisper
 from hubquant.convert.projectors.projector import Projector
-from hubquant.convert.projectors.vision import weight
+from hubquant.convert.projectors.vision import TOWER, weight
 
 QWEN2_AUDIO = Projector(
     classes=("Qwen2AudioForConditionalGeneration",),
@@ -15,5 +15,5 @@ QWEN2_AUDIO = Projector(
     layer=whisper.LAYER,
     layers=whisper.LAYERS,
     encoder="a",
-    renames=(whisper.TOWER,),
+    renames=(TOWER,),
 )

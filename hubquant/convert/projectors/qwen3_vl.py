@@ -1,9 +1,8 @@
 """Qwen3-VL and Qwen3.5: what Qwen2-VL has, with learned positions, and in Qwen3-VL embeddings of some layers too, which
 the first layers of the language model are given (DeepStack)."""
 
-from hubquant.convert.projectors import vision
+from hubquant.convert.projectors import qwen_vl, vision
 from hubquant.convert.projectors.projector import Multimodal, Projector
-from hubquant.convert.projectors.qwen_vl import check_encoder, sizes, two_frames
 from hubquant.convert.projectors.vision import weight
 from hubquant.convert.tables import Row, norm
 from hubquant.gguf_file.metadata import Metadata, booleans, u32
@@ -13,16 +12,9 @@ _EPSILON = 1e-6  # of all norms, in transformers' code
 
 def _metadata(model: Multimodal) -> Metadata:
     seen = model.vision
-    check_encoder(model)
-    settings = {
-        "image_size": int(seen.num_position_embeddings**0.5) * seen.patch_size,
-        "num_hidden_layers": seen.depth,
-        "num_attention_heads": seen.num_heads,
-        "layer_norm_eps": _EPSILON,
-    }
-    stacked = _stacked(model)
+    side, stacked = int(seen.num_position_embeddings**0.5) * seen.patch_size, _stacked(model)
     return {
-        **vision.metadata(model, "qwen3vl_merger", **settings),
+        **qwen_vl.metadata(model, "qwen3vl_merger", image_size=side, layer_norm_eps=_EPSILON),
         "vision.spatial_merge_size": u32(seen.spatial_merge_size),
         "vision.is_deepstack_layers": booleans([number in stacked for number in range(seen.depth)]),
     }
@@ -38,7 +30,7 @@ def _stacked(model: Multimodal) -> list[int]:
 
 def _outside(model: Multimodal) -> tuple[Row, ...]:
     return (
-        *two_frames("visual.patch_embed.proj", bias=True),
+        *qwen_vl.two_frames("visual.patch_embed.proj", bias=True),
         vision.positions("visual.pos_embed.weight"),
         *(row for i, layer in enumerate(_stacked(model)) for row in _merger(i, layer)),
         norm("visual.merger.norm", bias=True, stem="v.post_ln"),
@@ -65,7 +57,7 @@ QWEN3_VL = Projector(
     ),
     metadata=_metadata,
     dimensions=lambda model: {
-        **sizes(model, model.vision.hidden_size, model.vision.intermediate_size),
+        **qwen_vl.sizes(model, model.vision.hidden_size, model.vision.intermediate_size),
         "n_patches": model.vision.num_position_embeddings,
         "n_qkv": 3 * model.vision.hidden_size,
     },

@@ -1,6 +1,7 @@
 """Qwen2-VL and 2.5-VL: patches of two frames, of which four become one embedding."""
 
 from dataclasses import replace
+from typing import Any
 
 from hubquant.convert.operations import Dimensions, Inverse, Stack, always
 from hubquant.convert.projectors import vision
@@ -11,17 +12,22 @@ from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
 
 _FRAMES = 2
-_MERGED = 2  # patches on a side that become one embedding; llama.cpp has this number alone
-_LARGEST = 560  # pixels of a side that llama.cpp makes room for at first
+_CONSTANTS = {
+    "image_size": 560,  # pixels of a side that llama.cpp makes room for at first
+    "layer_norm_eps": 1e-6,  # in transformers' code
+}
 
 
-def check_encoder(model: Multimodal) -> None:
-    """Raises ``NotSupportedYet`` for what llama.cpp has otherwise: frames, merged patches, rotary embeddings."""
+def metadata(model: Multimodal, projector: str, **settings: Any) -> Metadata:
+    """As :func:`vision.metadata`. Raises ``NotSupportedYet`` besides for what llama.cpp has otherwise: frames, merged
+    patches, rotary embeddings."""
     vision.check_rope(model)
     if (frames := model.vision.temporal_patch_size) != _FRAMES:
         raise NotSupportedYet(f"temporal_patch_size {frames}", why=f"llama.cpp takes {_FRAMES} frames together")
-    if (merged := model.vision.spatial_merge_size) != _MERGED:
-        raise NotSupportedYet(f"spatial_merge_size {merged}", why="llama.cpp merges 2 x 2 patches here")
+    vision.check_merging(model)
+    seen = model.vision
+    named = {"num_hidden_layers": seen.depth, "num_attention_heads": seen.num_heads}
+    return vision.metadata(model, projector, **named, **settings)
 
 
 def two_frames(name: str, *, bias: bool) -> tuple[Row, ...]:
@@ -34,29 +40,13 @@ def two_frames(name: str, *, bias: bool) -> tuple[Row, ...]:
 
 def _metadata(model: Multimodal) -> Metadata:
     seen = model.vision
-    check_encoder(model)
-    settings = {
-        "image_size": _LARGEST,
-        "hidden_size": seen.embed_dim,
-        "intermediate_size": int(seen.embed_dim * seen.mlp_ratio),
-        "num_hidden_layers": seen.depth,
-        "num_attention_heads": seen.num_heads,
-        "layer_norm_eps": 1e-6,
-    }
-    return vision.metadata(model, "qwen2vl_merger", **settings)
+    width = {"hidden_size": seen.embed_dim, "intermediate_size": int(seen.embed_dim * seen.mlp_ratio)}
+    return metadata(model, "qwen2vl_merger", **_CONSTANTS, **width)
 
 
 def _metadata_2_5(model: Multimodal) -> Metadata:
-    seen = model.vision
-    check_encoder(model)
-    settings = {
-        "image_size": _LARGEST,
-        "num_hidden_layers": seen.depth,
-        "num_attention_heads": seen.num_heads,
-        "layer_norm_eps": 1e-6,
-    }
     return {
-        **vision.metadata(model, "qwen2.5vl_merger", **settings),
+        **metadata(model, "qwen2.5vl_merger", **_CONSTANTS),
         "vision.n_wa_pattern": u32(_whole_attention(model)),
     }
 
@@ -89,7 +79,7 @@ def sizes(model: Multimodal, width: int, inner: int) -> Dimensions:
         "n_layer": model.vision.depth,
         "n_channels": 3,
         "n_patch": model.vision.patch_size,
-        "n_merged": width * _MERGED**2,
+        "n_merged": width * vision.MERGED**2,
         "n_out": model.text.hidden_size,
     }
 
@@ -118,8 +108,7 @@ QWEN2_VL = Projector(
         norm("norm1", bias=True, stem="ln1"),
         *_ATTENTION,
         norm("norm2", bias=True, stem="ln2"),
-        weight("mlp.fc1", "n_ff", "n_embd", "ffn_up", bias=True),
-        weight("mlp.fc2", "n_embd", "n_ff", "ffn_down", bias=True),
+        *vision.FEED_FORWARD,
     ),
     layers="visual.blocks",
     renames=(vision.TOWER,),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from hubquant.convert.operations import Dimensions, split
-from hubquant.convert.projectors.projector import Multimodal
+from hubquant.convert.operations import Dimensions, Move, always, reshape, split
+from hubquant.convert.projectors.projector import AGAIN, Multimodal
 from hubquant.convert.tables import Module, Row, Tensors, norm
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean, f32, f32s, string, u32
@@ -19,6 +19,8 @@ TOWER = (
 """Checkpoints of transformers 4.52 and later have one module around everything."""
 SIGLIP = (r"^(model\.)?vision_tower\.(vision_model\.)?", "vision_tower.")
 """Transformers 5 has one module less around SigLIP's and CLIP's encoders; before :data:`TOWER`, because both fit."""
+MERGED = 2
+"""Patches on a side that become one embedding, where llama.cpp has this number alone."""
 _GELU = ("gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "quick_gelu")
 
 
@@ -31,8 +33,9 @@ def size(value: Any, setting: str) -> int:
 
 
 def dimensions(model: Multimodal, image_size: int | None = None, n_ff: int | None = None) -> Dimensions:
-    """n_embd, n_ff, n_layer, n_patch (pixels of a patch's side) and n_patches of the encoder, and n_out, which is the
-    width of the language model. ``image_size`` and ``n_ff`` are for encoders without such settings."""
+    """n_embd, n_ff, n_layer, n_patch (pixels of a patch's side), n_pixels (numbers of a patch) and n_patches of the
+    encoder, and n_out, which is the width of the language model. ``image_size`` and ``n_ff`` are for encoders without
+    such settings."""
     vision = model.vision
     side = size(vision.image_size, "image_size") if image_size is None else image_size
     patch = size(vision.patch_size, "patch_size")
@@ -42,6 +45,7 @@ def dimensions(model: Multimodal, image_size: int | None = None, n_ff: int | Non
         "n_layer": vision.num_hidden_layers,
         "n_channels": 3,
         "n_patch": patch,
+        "n_pixels": 3 * patch**2,
         "n_patches": (side // patch) ** 2,
         "n_out": model.text.hidden_size,
     }
@@ -112,6 +116,18 @@ def check_gelu(model: Multimodal) -> None:
         raise NotSupportedYet(f"projector_hidden_act {name!r}", why="llama.cpp has GELU here")
 
 
+def check_projector_bias(model: Multimodal) -> None:
+    """Raises ``NotSupportedYet`` for a projector without biases."""
+    if not model.config.projector_bias:
+        raise NotSupportedYet("projector_bias false", why="llama.cpp has a projector with biases here")
+
+
+def check_merging(model: Multimodal) -> None:
+    """Raises ``NotSupportedYet`` where other squares of patches become one embedding than llama.cpp's."""
+    if (side := model.vision.spatial_merge_size) != MERGED:
+        raise NotSupportedYet(f"spatial_merge_size {side}", why=f"llama.cpp merges {MERGED} x {MERGED} patches here")
+
+
 def check_rope(model: Multimodal, theta: float = 10000.0) -> None:
     """Raises ``NotSupportedYet`` for rotary embeddings of another base than llama.cpp's ``theta``."""
     found = getattr(model.vision, "rope_parameters", None) or {}
@@ -135,7 +151,7 @@ def _colours(model: Multimodal, name: str) -> list[float]:
         raise CheckpointError(
             f"{PREPROCESSOR} has no {name} of three colours",
             why="pictures are brought to it before they are encoded",
-            hint="take the file from the repository that the model comes from",
+            hint=AGAIN,
         )
     return found
 
@@ -143,6 +159,13 @@ def _colours(model: Multimodal, name: str) -> list[float]:
 def patches(name: str, *, bias: bool) -> Module:
     """Of a picture [channels, height, width]."""
     return Module(name, ("n_embd", "n_channels", "n_patch", "n_patch"), bias, stem="v.patch_embd")
+
+
+def flat_patches(name: str) -> Row:
+    """As :func:`patches`, of the numbers of a patch in a row, which are [height, width, channels]."""
+    whole = ("n_embd", "n_channels", "n_patch", "n_patch")
+    apart = reshape(("n_embd", "n_pixels"), ("n_embd", "n_patch", "n_patch", "n_channels"))
+    return Tensors((f"{name}.weight",), {"v.patch_embd.weight": whole}, (apart, always(Move(3, 1))))
 
 
 def positions(name: str, count: str = "n_patches") -> Row:

@@ -9,8 +9,6 @@ from hubquant.convert.tables import Row, Tensors, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean, f32, string, u32
 
-TOWER = (r"^model\.(audio_tower|multi_modal_projector)\.", r"\1.")
-"""Checkpoints of transformers 5 have one module around everything."""
 _POSITIONS = 1500  # of half a minute, which llama.cpp takes a sound in parts of
 _SPECTRUM = {"chunk_length": 30, "sampling_rate": 16000, "n_fft": 400, "hop_length": 160}
 
