@@ -21,7 +21,7 @@ from hubquant.errors import NotSupportedYet
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
 from tests.convert.test_llama_cpp import DELTA_NET, GEMMA4, GLM_EXPERTS, LLAMA4, QWEN_EXPERTS
-from tests.support.conversion import Weights, edit_weights, relative_error, write_conversion, write_gguf
+from tests.support.conversion import Weights, assert_same, edit_weights, relative_error, write_conversion, write_gguf
 from tests.support.mtmd import Multimodal
 from tests.support.multimodal import build_multimodal, describe, rename
 
@@ -334,8 +334,7 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     elif way == PLACED:
         given = placed(x, model.config.vision_config.patch_size)
     elif way == GRID:
-        side = model.config.vision_config.patch_size
-        patches = x.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4)
+        patches = cut(x, model.config.vision_config.patch_size)
         given = {"pixel_values": patches.flatten(0, 1), "image_grid_thw": torch.tensor([[1, *patches.shape[:2]]])}
     elif way == STRIP:
         side = model.config.vision_config.patch_size
@@ -369,9 +368,14 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     return torch.cat([result, *map(flat, stacked)], -1)
 
 
+def cut(x: torch.Tensor, side: int) -> torch.Tensor:
+    """[channels, height, width] -> patches [rows, columns, channels, side, side]."""
+    return x.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4)
+
+
 def placed(x: torch.Tensor, side: int) -> dict[str, torch.Tensor]:
     """[3, height, width] -> patches [1, n, side * side * 3] and their places [1, n, 2], the first from the left."""
-    patches = x.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 3, 4, 0)
+    patches = cut(x, side).movedim(2, -1)
     rows, columns = torch.meshgrid(*map(torch.arange, patches.shape[:2]), indexing="ij")
     places = torch.stack([columns.flatten(), rows.flatten()], -1)
     return {"pixel_values": patches.reshape(1, len(places), -1), "image_position_ids": places[None]}
@@ -410,7 +414,7 @@ def flat(found: Any) -> torch.Tensor:
 
 def patched(x: torch.Tensor, side: int) -> dict[str, torch.Tensor]:
     """[channels, height, width] -> as SigLIP 2 takes it: [1, n, side * side * channels]."""
-    patches = x.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 3, 4, 0)
+    patches = cut(x, side).movedim(2, -1)
     pixels = patches.reshape(1, -1, side * side * x.shape[0])
     mask = torch.ones(pixels.shape[:2], dtype=torch.long)
     return {
@@ -438,9 +442,7 @@ def test_llama_cpp_sees_what_transformers_sees(name: str, tmp_path: Path) -> Non
 def test_names_of_other_versions_are_the_same_encoder(name: str, tmp_path: Path) -> None:
     folder = build(name, tmp_path / "model")
     expected = tensors(folder)
-    found = tensors(rename(folder, *OLDER[name]))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_same(tensors(rename(folder, *OLDER[name])), expected)
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from hubquant.gguf_file.metadata import Metadata
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
 from tests.convert.test_projectors import build
-from tests.support.conversion import Weights, configure, edit_weights, plan
+from tests.support.conversion import Weights, assert_same, configure, edit_weights, plan
 
 LAYER = re.compile(r"^vision_tower\.encoder\.layer\.(\d+)\.")
 INTERNVL = (
@@ -48,8 +48,7 @@ def check_same(folder: Path, edit: Any) -> None:
     assert plan(folder).metadata == language_model.metadata
     found = convert(folder)
     assert found[0] == metadata
-    assert found[1].keys() == expected.keys()
-    assert all(torch.equal(found[1][name], expected[name]) for name in expected)
+    assert_same(found[1], expected)
 
 
 def rename(weights: Weights, names: tuple[tuple[str, str], ...]) -> None:

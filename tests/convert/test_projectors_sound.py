@@ -18,7 +18,7 @@ from hubquant.errors import NotSupportedYet
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
 from tests.convert.test_projectors import tensors, write_projector
-from tests.support.conversion import relative_error, write_gguf
+from tests.support.conversion import assert_same, relative_error, write_gguf
 from tests.support.llamacpp import F32
 from tests.support.mtmd import Multimodal
 from tests.support.multimodal import auto_class, build_multimodal, describe, rename
@@ -96,9 +96,7 @@ def test_llama_cpp_hears_what_transformers_hears(name: str, tmp_path: Path) -> N
 def test_names_of_other_versions_are_the_same_encoder(name: str, tmp_path: Path) -> None:
     folder = build(name, tmp_path / "model")
     expected = tensors(folder)
-    found = tensors(rename(folder, *OLDER[name]))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_same(tensors(rename(folder, *OLDER[name])), expected)
 
 
 @pytest.mark.parametrize(("name", "changes", "message"), REFUSED)

@@ -22,6 +22,7 @@ from hubquant.sources.open import open_source
 from hubquant.sources.source import SourceModel
 from tests.sources.test_open import pulled
 from tests.support.cli import hubquant
+from tests.support.conversion import assert_same
 from tests.support.localhub import LocalHub
 
 SMALL: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
@@ -69,10 +70,9 @@ SAVED = {save.__name__: save for save in (one, older, shared, sharded)}
 
 def assert_converts(source: SourceModel, llama: Path) -> None:
     expected = open_source(ModelReference(folder=str(llama)))
-    found = dict(stream(source.conversion(), source.checkpoint))
-    wanted = dict(stream(expected.conversion(), expected.checkpoint))
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert_same(
+        dict(stream(source.conversion(), source.checkpoint)), dict(stream(expected.conversion(), expected.checkpoint))
+    )
 
 
 @pytest.mark.parametrize("save", SAVED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,14 @@ def configure(folder: Path, **changes: Any) -> Path:
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference, relative to the largest value expected."""
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+def assert_same(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """The same tensors under the same names, to the last bit and in the same dtypes."""
+    assert found.keys() == expected.keys()
+    for name, x in expected.items():
+        assert found[name].dtype == x.dtype, name
+        assert torch.equal(found[name], x), name
 
 
 def plan(folder: Path) -> Conversion:
