@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hubquant.devices import in_full_float32, torch_threads
+from hubquant.devices import in_full_float32, torch_threads, where_float64_is
 from hubquant.quants.feedback.sizes import PANEL, SLAB
 
 Array = np.ndarray[Any, Any]
@@ -107,20 +107,19 @@ def turned(of_panels: Tensor, rows: slice, columns: slice) -> Tensor:
 
 
 def factorize(moment: Tensor, damping: float, threads: int = 1) -> Factor:
-    """The factor of ``moment`` float [n, n], found where that is if it is on a GPU.
+    """The factor of ``moment`` float [n, n], found where that is if there is float64.
 
     Ten times more damping is tried as long as the moment is not positive definite, up to the mean diagonal itself.
     ValueError where that is not enough. The same for any number of ``threads``: each tile of a product
     is made by one.
     """
-    device = moment.device if moment.device.type == "cuda" else "cpu"
-    moment = moment.detach().to(device, torch.float32)
+    moment = where_float64_is(moment.detach()).float()
     mean = float(moment.diagonal().double().mean())
     strength = damping
     with torch_threads(1), in_full_float32(), ThreadPoolExecutor(threads) as pool:
         share: Share = pool.map if threads > 1 else map
         while True:
-            damped = moment / mean if mean > 0 else torch.eye(len(moment), device=device)
+            damped = moment / mean if mean > 0 else torch.eye(len(moment), device=moment.device)
             damped.diagonal().add_(strength)
             damped /= 1 + strength
             upper = damped.clone()
