@@ -153,8 +153,14 @@ class Factors:
                 self._known.popitem(last=False)
             return known.by_damping[damping], known.held_out
 
+    def renewed(self) -> Factors:
+        """For other moments, with the turns of these, which some threads may still be at."""
+        found = Factors(self._n_threads)
+        found._turn = self._turn
+        return found
+
     def turn(self, device: torch.device) -> AbstractContextManager[object]:
-        """While a thread works on ``device``: on a GPU one at a time, whose memory is not shared then."""
+        """While a thread works on ``device``: on a GPU one at a time does, which has its memory for itself."""
         return nullcontext() if device.type == "cpu" else self._turn
 
 

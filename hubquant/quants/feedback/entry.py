@@ -71,7 +71,7 @@ class Feedback:
             return quantize(x, type)
         if x.device.type != "cpu" and fmt.name in GRIDS:
             assert traits.search is not None
-            return TensorScalar(fmt, GRIDS[fmt.name], traits.search, self.factor, x.device).quantize(x)[0]
+            return TensorScalar(fmt, GRIDS[fmt.name], traits.search, self.factor, x.device).quantize(x)
         method = _method(fmt, traits, self.factor.on_cpu)
         data, _ = _with_values(x, method, fmt, threads or torch.get_num_threads())
         return data.to(x.device)

@@ -19,7 +19,7 @@ from hubquant.quants.tensor import TensorSearch, checked
 
 ROWS = 8192
 """That are rounded at a time, and fewer of more than 4096 columns."""
-_WEIGHTS = 1 << 25  # at a time: in all about a gigabyte
+_WEIGHTS = 1 << 25  # at a time: some of them ten times, in all one or two gigabytes
 
 
 class TensorScalar:
@@ -37,26 +37,25 @@ class TensorScalar:
             for places, inner in factor.inside(order)
         ]
 
-    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """float ``x`` [rows, n] -> their bytes uint8 [rows, row_bytes] and what these stand for, float32 [rows, n].
+    def quantize(self, x: Tensor) -> Tensor:
+        """float ``x`` [rows, n] -> uint8 [rows, row_bytes] on its device.
 
         Rows go in parts of so many, filled up with zeros: what becomes of one does not depend on the others. ValueError
         for NaN or infinity, naming the row.
         """
         rows, n = x.shape
         data = torch.empty(rows, self._fmt.row_bytes(n), dtype=torch.uint8, device=x.device)
-        values = torch.empty(rows, n, device=x.device)
         width = max(1, min(ROWS, _WEIGHTS // n))
         with torch.no_grad(), in_full_float32():
             for start in range(0, rows, width):
                 part = checked(x[start : start + width], start)
                 filled = torch.nn.functional.pad(part, (0, 0, 0, width - len(part)))
-                of_part = slice(start, start + len(part))
-                data[of_part], values[of_part] = (each[: len(part)] for each in self.round(filled))
-        return data, values
+                data[start : start + width] = self.round(filled)[0][: len(part)]
+        return data
 
     def round(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of float32 [rows, n] at once, whose numbers are finite: nothing waits for the device."""
+        """float32 [rows, n] -> their bytes uint8 [rows, row_bytes] and what these stand for, float32 [rows, n]: all
+        rows at once, whose numbers are finite. Nothing waits for the device."""
         rows, n = x.shape
         weights = x.T.contiguous()
         left = weights.clone()
