@@ -37,7 +37,7 @@ def timed(work: Callable[[], object]) -> float:
     work()
     end.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1000
+    return float(start.elapsed_time(end)) / 1000
 
 
 def matrix(rows: int, n: int, generator: torch.Generator) -> Tensor:

@@ -46,7 +46,7 @@ def more_rows(n: int) -> Tensor:
     return 0.05 * torch.randn(120, n, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("type", types("Q2_K", "Q4_K", "Q5_0", "IQ4_XS", "MXFP4", "NVFP4", "Q1_0"))
+@pytest.mark.parametrize("type", types("Q4_K", "Q5_0", "MXFP4", "Q1_0"))
 @pytest.mark.parametrize("n", [512, pytest.param(576, marks=pytest.mark.slow)])
 def test_bytes_hold_what_was_optimized_with_the_error_of_the_cpu_kernels(type: str, n: int) -> None:
     if n % lookup(type).block_size:
@@ -69,7 +69,8 @@ def test_how_rows_are_parted_does_not_change_them(type: str, monkeypatch: pytest
     assert torch.equal(rounding.quantize(x), whole)
 
 
-@pytest.mark.parametrize("type", types("Q4_0"))
+@pytest.mark.slow
+@pytest.mark.parametrize("type", GRIDS)
 def test_nothing_waits_for_the_device_or_lies_elsewhere(type: str) -> None:
     """The device "meta" knows shapes alone: asking it for a number fails, and so does a tensor of another device."""
     n = 512 if 320 % lookup(type).block_size else 320

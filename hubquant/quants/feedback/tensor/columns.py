@@ -94,12 +94,11 @@ class Columns:
         """The levels of ``y`` [group, rows] for each ``step`` and ``low`` [trials, rows], and the errors that are made
         then, each [group, trials, rows]."""
         inverse = inverse_of(step)
-        errors = y.unsqueeze(1).repeat(1, len(step), 1)
+        errors = y.unsqueeze(1) + low  # what is left of targets, until a level is subtracted
         levels = torch.empty_like(errors)
         factors = passed_on.unsqueeze(2).unsqueeze(3)
         for i, (error, level) in enumerate(zip(errors.unbind(), levels.unbind(), strict=True)):
-            self.nearest(((error + low) if self.grid.has_minima else error) * inverse, level)
-            value = step * level
-            error -= value.sub_(low) if self.grid.has_minima else value
+            self.nearest(error * inverse, level)
+            error.addcmul_(step, level, value=-1)
             errors[i + 1 :].addcmul_(error, factors[i, i + 1 :], value=-1)
         return levels, errors

@@ -12,7 +12,7 @@ from hubquant.quants.feedback.factor import turned
 from hubquant.quants.feedback.sizes import SLAB
 from hubquant.quants.feedback.tensor.columns import Columns, Numbers
 from hubquant.quants.feedback.tensor.steps import inverse_of
-from hubquant.quants.tensor.arithmetic import reciprocal, to_half
+from hubquant.quants.tensor.arithmetic import LARGEST, reciprocal, to_half
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class _Descent:
         step, low = steps.step(d, scale), steps.low(dmin, minimum)
         levels, values, gradient = self.levels[group], self.values[group], self.gradient[group]
         own, before = self.h[group, group], values.clone()
-        self._codes(levels, values, gradient, own, step, low)
+        self._codes(levels, gradient, own, step)
         products = own @ levels
         change = Change((levels * gradient).sum(0), (levels * products).sum(0))
         other = steps.fit(grid, d, step + change.least)
@@ -100,23 +100,17 @@ class _Descent:
         for others in (slice(0, group.start), slice(group.stop, len(self.h))):
             self.gradient[others].addmm_(self.h[others, group], difference)
 
-    def _codes(self, levels: Tensor, values: Tensor, gradient: Tensor, own: Tensor, step: Tensor, low: Tensor) -> None:
-        inverse, per_curve = inverse_of(step), -1 / own.diagonal()
-        for i, (old, slope) in enumerate(zip(values.unbind(), gradient.unbind(), strict=True)):
-            wanted = torch.addcmul(old, slope, per_curve[i])
-            if self.columns.grid.has_minima:
-                wanted += low
-            self.columns.nearest(wanted.mul_(inverse), levels[i])
-            change = step * levels[i]
-            if self.columns.grid.has_minima:
-                change -= low
-            change -= old
+    def _codes(self, levels: Tensor, gradient: Tensor, own: Tensor, step: Tensor) -> None:
+        per_slope = (inverse_of(step) / -own.diagonal().unsqueeze(1)).clamp(-LARGEST, LARGEST)
+        undone = -step * levels
+        for i, (level, slope) in enumerate(zip(levels.unbind(), gradient.unbind(), strict=True)):
+            self.columns.nearest(torch.addcmul(level, slope, per_slope[i]), level)
+            change = torch.addcmul(undone[i], step, level)
             gradient.addcmul_(change, own[i].unsqueeze(1))
 
     def _renew(self, levels: Tensor, values: Tensor, step: Tensor, low: Tensor) -> None:
         torch.mul(step, levels, out=values)
-        if self.columns.grid.has_minima:
-            values -= low
+        values -= low
 
     def _super(self, which: int) -> None:
         """d, or dmin for ``which`` = 1."""

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from hubquant.quants.feedback.grids import Grid
 from hubquant.quants.levels import FLOAT4, IQ4
-from hubquant.quants.tensor.arithmetic import reciprocal, rounded, to_half
+from hubquant.quants.tensor.arithmetic import LARGEST, reciprocal, rounded, to_half
 from hubquant.quants.tensor.searches import half_of_e4m3, half_of_power
-
-_LARGEST = 3e38
 
 # values, and where the nearest level of each is put
 Nearest = Callable[[Tensor, Tensor], None]
@@ -42,7 +40,7 @@ class Steps(NamedTuple):
 
 def inverse_of(step: Tensor) -> Tensor:
     """1 / step, 0 for 0, and finite for numbers so small that it would not be."""
-    return reciprocal(step).clamp(-_LARGEST, _LARGEST)
+    return reciprocal(step).clamp(-LARGEST, LARGEST)
 
 
 # ---- levels ---------------------------------------------------------------------------------------------------------
