@@ -20,6 +20,9 @@ from hubquant.quants.formats import lookup
 from hubquant.quants.traits import TRAITS
 from tests.quants.test_feedback import layer, stored
 
+SAME = 0.02
+"""Errors of many rows. Those of one row differ by a tenth where a last bit made the first scales others."""
+
 
 def types(*fast: str) -> list[object]:
     """All, of which those that are not ``fast`` are slow."""
@@ -43,7 +46,7 @@ def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def more_rows(n: int) -> Tensor:
-    return 0.05 * torch.randn(120, n, generator=torch.Generator().manual_seed(3))
+    return 0.05 * torch.randn(480, n, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize("type", types("Q4_K", "Q5_0", "MXFP4", "Q1_0"))
@@ -56,7 +59,7 @@ def test_bytes_hold_what_was_optimized_with_the_error_of_the_cpu_kernels(type: s
     assert torch.equal(dequantize(data, type, n), values)
     moment = layer(n)[1]
     expected = weighted_error(x, stored(x, type, moment)[1], moment)
-    assert weighted_error(x, values, moment) == pytest.approx(expected, rel=0.01)
+    assert weighted_error(x, values, moment) == pytest.approx(expected, rel=SAME)
 
 
 @pytest.mark.parametrize("type", types("Q4_1"))
@@ -130,7 +133,7 @@ def test_cuda_tensors_stay_on_their_device(type: str) -> None:
         weighted_error(x, dequantize(each.cpu(), type, 512), moment)
         for each in (data, quantize_with_feedback(x, type, moment))
     ]
-    assert errors[0] == pytest.approx(errors[1], rel=0.01)
+    assert errors[0] == pytest.approx(errors[1], rel=SAME)
     assert torch.equal(feedback.quantize(x[:50].cuda(), type), data[:50])
 
 
