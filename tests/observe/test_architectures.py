@@ -23,13 +23,15 @@ from tests.support.llamacpp import LlamaCpp
 DEEP = ("deepseek2 lite",)  # of 27 layers
 NAMES = [name for name in MODELS if name not in DEEP and not alike(name)]
 KINDS = (  # each with something that another block has not; the rest is made of these
-    "llama", "gemma2", "gpt2", "falcon 40b", "mixtral", "qwen3_moe", "gpt_oss", "llama4", "deepseek32", "mamba2", "jamba",
-    "lfm2_moe", "falcon_h1", "nemotron_h, experts", "qwen3_5_moe", "gemma4",
+    "llama", "gemma2", "gpt2", "falcon 40b", "mixtral", "qwen3_moe", "gpt_oss", "llama4", "deepseek32", "mamba2",
+    "jamba", "lfm2_moe", "falcon_h1", "nemotron_h, experts", "qwen3_5_moe", "gemma4",
 )  # fmt: skip
 FACTORS = ("falcon_h1",)  # multipliers that llama.cpp's weights hold and transformers' inputs
 
 
-@pytest.mark.parametrize("name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
+@pytest.mark.parametrize(
+    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_loaded_streamed_and_llama_cpp(name: str, tmp_path: Path) -> None:
     family, config = MODELS[name]
     folder = build_uneven(family, tmp_path / "model", **config)
