@@ -7,6 +7,7 @@ from hubquant.convert.projectors.glm4v import GLM4V, GLM_OCR
 from hubquant.convert.projectors.idefics3 import IDEFICS3
 from hubquant.convert.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from hubquant.convert.projectors.janus import JANUS
+from hubquant.convert.projectors.kimi import KIMI_K2_5, KIMI_VL
 from hubquant.convert.projectors.lfm2_vl import LFM2_VL
 from hubquant.convert.projectors.lighton_ocr import LIGHTON_OCR
 from hubquant.convert.projectors.llama4 import LLAMA4
@@ -29,6 +30,8 @@ PROJECTORS: tuple[Projector, ...] = (
     INTERNVL,
     INTERNVL_CHAT,
     JANUS,
+    KIMI_K2_5,
+    KIMI_VL,
     LFM2_VL,
     LIGHTON_OCR,
     LLAMA4,
