@@ -24,6 +24,7 @@ from hubquant.convert.architectures import ARCHITECTURES
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
 from hubquant.convert.projectors.projector import Multimodal
+from hubquant.convert.projectors.ultravox import ULTRAVOX
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
 from tests.convert import (
@@ -217,13 +218,15 @@ classes the language model alone:
 
 "embeddings": llama.cpp's of a picture, of a size that it does not change, or of a sound differ from those of
 transformers by at most 2·10⁻³ of the largest. "the same file": as the checkpoint of the class that transformers has, of
-the same weights. "stand-in": as the embeddings of another class with the same weights, where transformers has no code.
-Names of other versions are read as well. What llama.cpp's code computes otherwise than config.json says is refused by
-the name of the setting. Gaps that no setting tells are noted in the plan, and the embeddings are compared with them:
-llama.cpp sets the class token of CLIP, in LLaVA, behind the patches, gives the parts of LLaVA-NeXT's pictures without
-ends of rows, and the embeddings of Llama 4 column by column. Kimi-VL is compared where a picture has as many patches as
-the model has places, which llama.cpp interpolates linearly instead of cubically; its own converter leaves the order of
-queries and keys, in which llama.cpp turns other pairs than the model does.
+the same weights. "stand-in": as the embeddings of another class with the same weights, where transformers has no code,
+"written out": as those of a projector that a test writes out behind an encoder of transformers. Names of other versions
+are read as well. What llama.cpp's code computes otherwise than config.json says is refused by the name of the setting.
+Gaps that no setting tells are noted in the plan, and the embeddings are compared with them: llama.cpp sets the class
+token of CLIP, in LLaVA, behind the patches, gives the parts of LLaVA-NeXT's pictures without ends of rows, and the
+embeddings of Llama 4 column by column. Kimi-VL is compared where a picture has as many patches as the model has places,
+which llama.cpp interpolates linearly instead of cubically; its own converter leaves the order of queries and keys, in
+which llama.cpp turns other pairs than the model does. Of a sound it gives the embeddings of whole half minutes, with
+silence behind it.
 """
 
 
@@ -328,7 +331,7 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         projector = projector_of({**described.to_dict(), "architectures": [kind]})
         assert projector is not None, kind
         found = PROJECTORS.index(projector)
-        keys = projector.metadata(Multimodal(described, _PROCESSOR, {}))
+        keys = projector.metadata(Multimodal(described, _PROCESSOR, Path(), {}))
         types[found] |= {str(value.value) for key, value in keys.items() if key.endswith("projector_type")}
         proven[found].add(kind)
         cases[found] += filter(None, [_variant(name)])
@@ -339,9 +342,11 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         projector = projector_of(config)
         assert projector is not None, kind
         known = dict(projector.as_transformers(config))
-        model = Multimodal(CONFIG_MAPPING[known["model_type"]].from_dict(known), _PROCESSOR, Path())
+        model = Multimodal(CONFIG_MAPPING[known["model_type"]].from_dict(known), _PROCESSOR, Path(), {})
         types[PROJECTORS.index(projector)].add(str(projector.metadata(model)["projector_type"].value))
-        stand_ins[kind] = families[0]
+        stand_ins[kind] = f"stand-in: {families[0]}"
+    types[PROJECTORS.index(ULTRAVOX)].add("ultravox")
+    stand_ins |= dict.fromkeys(ULTRAVOX.classes, "written out")
     for number, each in enumerate(PROJECTORS):
         # of a checkpoint with code of its own, the table has what that of transformers has
         same = next(other for other in types if PROJECTORS[other].metadata is each.metadata)
@@ -350,7 +355,7 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         alike = [name for name in each.classes if name in stand_ins]
         proofs = (
             ("embeddings", compared),
-            (f"stand-in: {', '.join(stand_ins[name] for name in alike)}", alike),
+            (", ".join(stand_ins[name] for name in alike), alike),
             ("the same file", others),
         )
         for proof, names in proofs:

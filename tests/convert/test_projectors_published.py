@@ -12,6 +12,7 @@ from hubquant.convert.projectors.conversion import projector_of
 from hubquant.convert.projectors.projector import Multimodal
 
 COLOURS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+SHAPES = {"multi_modal_projector.linear_2.weight": (2048, 2048)}
 PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "SmolVLM2, which leaves out the encoder's layers": (
         {
@@ -304,6 +305,40 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
             "vision.is_deepstack_layers": tuple(number in (5, 11, 17) for number in range(24)),
         },
     ),
+    "Ultravox 0.5, whose language model is elsewhere": (
+        {
+            "architectures": ["UltravoxModel"],
+            "model_type": "ultravox",
+            "audio_config": {
+                "_name_or_path": "openai/whisper-large-v3-turbo",
+                "activation_function": "gelu",
+                "architectures": ["WhisperForConditionalGeneration"],
+                "d_model": 1280,
+                "decoder_layers": 4,
+                "encoder_attention_heads": 20,
+                "encoder_ffn_dim": 5120,
+                "encoder_layers": 32,
+                "max_source_positions": 1500,
+                "model_type": "whisper",
+                "num_hidden_layers": 32,
+                "num_mel_bins": 128,
+                "scale_embedding": False,
+            },
+            "audio_model_id": None,
+            "hidden_size": 4096,
+            "projector_act": "swiglu",
+            "projector_ln_mid": True,
+            "stack_factor": 8,
+            "text_model_id": "meta-llama/Llama-3.2-1B-Instruct",
+        },
+        {},
+        {
+            "audio.projection_dim": 2048,
+            "audio.block_count": 32,
+            "audio.num_mel_bins": 128,
+            "audio.projector.stack_factor": 8,
+        },
+    ),
 }
 
 
@@ -314,6 +349,6 @@ def test_published_configurations(name: str) -> None:
     assert projector is not None
     known = projector.as_transformers(config)
     described: Any = CONFIG_MAPPING[known["model_type"]]
-    model = Multimodal(described.from_dict(dict(known)), COLOURS | processor, Path())
+    model = Multimodal(described.from_dict(dict(known)), COLOURS | processor, Path(), SHAPES)
     metadata = projector.metadata(model)
     assert {key: metadata[key].value for key in expected} == expected

@@ -19,6 +19,7 @@ from hubquant.convert.projectors.projector import Projector
 from hubquant.convert.projectors.qwen2_audio import QWEN2_AUDIO
 from hubquant.convert.projectors.qwen3_vl import QWEN3_VL
 from hubquant.convert.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL
+from hubquant.convert.projectors.ultravox import ULTRAVOX
 
 PROJECTORS: tuple[Projector, ...] = (
     AUDIO_FLAMINGO3,
@@ -44,6 +45,9 @@ PROJECTORS: tuple[Projector, ...] = (
     QWEN2_VL,
     QWEN2_5_VL,
     QWEN3_VL,
+    ULTRAVOX,
 )
 CLASSES = tuple(sorted({name for each in PROJECTORS for name in each.classes}))
 """Transformers' names of whole models."""
+ELSEWHERE = ULTRAVOX.classes
+"""Of these the language model may be in another repository."""
