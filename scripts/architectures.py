@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -23,6 +24,7 @@ from hubquant.convert.architectures import ARCHITECTURES
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
 from hubquant.convert.projectors.projector import Multimodal
+from hubquant.convert.projectors.ultravox import ULTRAVOX
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
 from tests.convert import (
@@ -33,14 +35,16 @@ from tests.convert import (
     test_own_code,
     test_own_encoders,
     test_projectors,
+    test_projectors_own_code,
     test_projectors_sound,
     test_restore,
 )
 from tests.support.multimodal import auto_class, describe
+from tests.support.seeing import MEAN, STD
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
 NOTHING = "–"
-_PROCESSOR = {"image_mean": test_projectors.MEAN, "image_std": test_projectors.STD}
+_PROCESSOR = {"image_mean": MEAN, "image_std": STD}
 TEXT = """\
 # Architectures
 
@@ -214,10 +218,15 @@ classes the language model alone:
 
 "embeddings": llama.cpp's of a picture, of a size that it does not change, or of a sound differ from those of
 transformers by at most 2·10⁻³ of the largest. "the same file": as the checkpoint of the class that transformers has, of
-the same weights. Names of other versions are read as well. What llama.cpp's code computes otherwise than config.json
-says is refused by the name of the setting. Gaps that no setting tells are noted in the plan, and the embeddings are
-compared with them: llama.cpp sets the class token of CLIP, in LLaVA, behind the patches, gives the parts of
-LLaVA-NeXT's pictures without ends of rows, and the embeddings of Llama 4 column by column.
+the same weights. "stand-in": as the embeddings of another class with the same weights, where transformers has no code,
+"written out": as those of a projector that a test writes out behind an encoder of transformers. Names of other versions
+are read as well. What llama.cpp's code computes otherwise than config.json says is refused by the name of the setting.
+Gaps that no setting tells are noted in the plan, and the embeddings are compared with them: llama.cpp sets the class
+token of CLIP, in LLaVA, behind the patches, gives the parts of LLaVA-NeXT's pictures without ends of rows, and the
+embeddings of Llama 4 column by column. Kimi-VL is compared where a picture has as many patches as the model has places,
+which llama.cpp interpolates linearly instead of cubically; its own converter leaves the order of queries and keys, in
+which llama.cpp turns other pairs than the model does. Of a sound it gives the embeddings of whole half minutes, with
+silence behind it.
 """
 
 
@@ -322,16 +331,33 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         projector = projector_of({**described.to_dict(), "architectures": [kind]})
         assert projector is not None, kind
         found = PROJECTORS.index(projector)
-        keys = projector.metadata(Multimodal(described, _PROCESSOR, {}))
+        keys = projector.metadata(Multimodal(described, _PROCESSOR, Path(), {}))
         types[found] |= {str(value.value) for key, value in keys.items() if key.endswith("projector_type")}
         proven[found].add(kind)
         cases[found] += filter(None, [_variant(name)])
+    stand_ins: dict[str, str] = {}
+    for kind, (name, _, as_other, _) in test_projectors_own_code.STAND_INS.items():
+        families, settings, *_ = test_projectors.MODELS[name]
+        config = as_other(describe(*families, **settings).to_dict())
+        projector = projector_of(config)
+        assert projector is not None, kind
+        known = dict(projector.as_transformers(config))
+        model = Multimodal(CONFIG_MAPPING[known["model_type"]].from_dict(known), _PROCESSOR, Path(), {})
+        types[PROJECTORS.index(projector)].add(str(projector.metadata(model)["projector_type"].value))
+        stand_ins[kind] = f"stand-in: {families[0]}"
+    types[PROJECTORS.index(ULTRAVOX)].add("ultravox")
+    stand_ins |= dict.fromkeys(ULTRAVOX.classes, "written out")
     for number, each in enumerate(PROJECTORS):
         # of a checkpoint with code of its own, the table has what that of transformers has
         same = next(other for other in types if PROJECTORS[other].metadata is each.metadata)
         compared = [name for name in each.classes if name in proven[number]]
-        others = [name for name in each.classes if name not in compared]
-        proofs = ("embeddings", compared), ("the same file", others)
+        others = [name for name in each.classes if name not in compared and name not in stand_ins]
+        alike = [name for name in each.classes if name in stand_ins]
+        proofs = (
+            ("embeddings", compared),
+            (", ".join(stand_ins[name] for name in alike), alike),
+            ("the same file", others),
+        )
         for proof, names in proofs:
             if names:
                 yield _code(sorted(types[same])), _code(names), proof, "; ".join(cases[number]) or NOTHING

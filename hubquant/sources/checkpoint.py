@@ -17,6 +17,7 @@ from hubquant.checkpoint.pickled import PickledCheckpoint, pickles_of
 from hubquant.checkpoint.weight_files import local_files, weight_files
 from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.plain import load_plain
+from hubquant.convert.projectors import ELSEWHERE
 from hubquant.devices import Device
 from hubquant.disk import user_path
 from hubquant.hub.front_matter import read_card
@@ -52,7 +53,7 @@ def open_folder(folder: Path, name: str, *, pickles: bool = False) -> SourceMode
     """With ``pickles`` also one whose weights are in pytorch_model.bin."""
     files = pickles_of(folder, local_files(folder)) if pickles else None
     checkpoint = PickledCheckpoint.from_pickles(folder, files) if files else Checkpoint.from_folder(folder)
-    identify(folder, CLASSES, WITHOUT_CODE)
+    identify(folder, CLASSES, (*WITHOUT_CODE, *ELSEWHERE))
     return SourceModel(
         name=name,
         id=None,
@@ -92,7 +93,7 @@ def _read_hub(remote: RemoteModel, pickles: bool) -> SourceModel:
     folder = fetch_metadata(remote)
     pickled = pickles_of(folder, remote.files) if pickles else None
     files = pickled or with_dense(weight_files(folder, remote.files), folder, remote.files)
-    identify(folder, CLASSES, WITHOUT_CODE)
+    identify(folder, CLASSES, (*WITHOUT_CODE, *ELSEWHERE))
     return SourceModel(
         name=remote.id.rsplit("/", 1)[-1],
         id=remote.id,

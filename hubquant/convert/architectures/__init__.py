@@ -145,6 +145,12 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
             return known[names[0]]
         if same := [each for name, each in known.items() if name.lower() == names[0].lower()]:
             return same[0]
+        if isinstance(other := settings.get("text_model_id"), str):  # as Ultravox has it
+            raise NotSupportedYet(
+                f"the language model of {names[0]} in a repository of its own",
+                why=f"it is {other}, and this one has what hears for it",
+                hint=f"convert {other}, and this one with --mmproj",
+            )
         if not is_base_class(settings):
             raise _unknown(names[0], CLASSES)
     by_type = {kind: (each, kind) for each, kind in known.values() if not each.own_code}
