@@ -67,14 +67,14 @@ they were made from, which is the better source where it is published:
 * AWQ of version gemm;
 * compressed-tensors: integers of 1 to 8 bits in words (`pack-quantized`) and of 8 in bytes (`int-quantized`), by
   groups, rows or the whole, with and without zero points, and `nvfp4-pack-quantized` and `mxfp4-pack-quantized`;
-* NVFP4 of ModelOpt, and LLM.int8 of bitsandbytes.
+* NVFP4 of ModelOpt;
+* LLM.int8 of bitsandbytes, and its 4 bits (nf4, fp4), doubly quantized or not.
 
 A matrix in 4-bit integers without zero points in groups of 32 or a multiple (as the experts of Kimi K2) is written as
 Q4_0 with the same codes and scales, one in 8 bits as Q8_0, and MXFP4 as MXFP4, wherever a file has that type for it and
 F16 holds each of its scales exactly; the plan says for how many. Scales in BF16 are such down to 2^-17. The other
 floats are products in float32: a file of F32 holds them all, F16 and BF16 round them. Rotated inputs
-(`transform_config`), sparse weights, AWQ of other versions, GPTQ in the layouts of single kernels and 4 bits of
-bitsandbytes are refused.
+(`transform_config`), sparse weights, AWQ of other versions and GPTQ in the layouts of single kernels are refused.
 
 The files that are read are those that transformers takes: what config.json names as `transformers_weights`, else
 model.safetensors, else the files that model.safetensors.index.json lists; calibration loads the same. Names without the
@@ -86,6 +86,13 @@ adapter that is not merged and weights that are quantized otherwise, whatever co
 Where there are no safetensors, pytorch_model.bin and its shards are read with `--allow-pickle` (`model.allow_pickle` in
 a recipe): torch's reader of weights takes tensors and plain containers out of them and runs nothing; what needs more is
 refused. Of a repository of the Hub their table of tensors is read first, as the headers of safetensors are.
+
+Where there are none at all, Mistral's own format is read: params.json with consolidated.safetensors or its shards, and
+tekken.json or tokenizer.model with a version behind it (`tokenizer.model.v3`). It is the model that transformers would
+have: Mistral, Mixtral and Ministral 3, and the projector of Pixtral and Mistral 3, in floats or FP8. A window is told
+of and not computed, as with other Mistral models; of a model without `max_position_embeddings` in params.json the file
+says 32,768 tokens, with a note. Chat templates are those of files beside it: what Mistral's own code writes for a chat
+is in no file. Latent attention with shared experts (Mistral Large 3), Mamba and sound in this format are refused.
 
 A LoRA adapter of peft alone (adapter_config.json, adapter_model.safetensors) becomes a GGUF adapter, which llama.cpp
 loads beside its base: `hubquant convert ADAPTER`, with `--base BASE` where it is not the model that the adapter names.
