@@ -239,6 +239,26 @@ COHERE_EXPERTS = {
     "expert_selection_fn": "sigmoid",
     "logit_scale": 0.25,
 }
+KIMI_LINEAR: dict[str, Any] = {name: LATENT[name] for name in LATENT if name.endswith("head_dim")} | {
+    "head_dim": ...,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 4,
+    "linear_attn_config": {
+        "full_attn_layers": [2, 4],
+        "kda_layers": [1, 3],
+        "num_heads": 4,
+        "head_dim": 32,
+        "short_conv_kernel_size": 4,
+    },
+    "kv_lora_rank": 64,
+    "num_experts": 8,
+    "num_experts_per_token": 2,
+    "num_shared_experts": 2,
+    "moe_intermediate_size": 64,
+    "num_expert_group": 4,
+    "topk_group": 2,
+    "pad_token_id": 0,
+}
 TEMPERED = YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.3}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -427,6 +447,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "laguna",
         LAGUNA | {"gating": "per-element", "layer_types": 4 * ["full_attention"]},
     ),
+    "kimi_linear": ("kimi_linear", KIMI_LINEAR),
     "hy_v3": ("hy_v3", QWEN_EXPERTS | {"num_hidden_layers": 3, "router_scaling_factor": 1.5}),
 }
 ALIKE = ("with", "without", "tied", "in ", "as configured", "11b")  # variants of one that is there

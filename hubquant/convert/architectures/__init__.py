@@ -46,6 +46,7 @@ from hubquant.convert.architectures.iquestcoder import IQUESTCODER
 from hubquant.convert.architectures.jais2 import JAIS2
 from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.jina_bert import JINA_BERT_V2, JINA_BERT_V3
+from hubquant.convert.architectures.kimi_linear import KIMI_LINEAR
 from hubquant.convert.architectures.laguna import LAGUNA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
 from hubquant.convert.architectures.llama import LLAMA
@@ -115,7 +116,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         MINISTRAL3,
     ),
     *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
-    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, LAGUNA, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
+    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, KIMI_LINEAR, LAGUNA, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
