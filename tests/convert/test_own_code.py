@@ -46,6 +46,7 @@ STAND_INS = {
     "LLaDAModelLM": "llama",
     "LLaDAMoEModelLM": "qwen3_moe",
     "RND1": "qwen3_moe",
+    "DeciLMForCausalLM": "llama",
 }
 FILL_MASKS = ("DreamModel", "LLaDAModelLM", "LLaDAMoEModelLM", "RND1")
 
@@ -321,6 +322,7 @@ OWN: dict[str, tuple[dict[str, Any], dict[str, Any], Callable[[Weights], None]]]
         {},
         as_they_are,
     ),
+    "DeciLMForCausalLM": ({}, {"num_key_value_heads_per_layer": [2, 2], "num_key_value_heads": ...}, as_they_are),
     "BailingMoeV2ForCausalLM": (GLM | {"use_qk_norm": True}, BAILING, as_bailing),
 }
 
