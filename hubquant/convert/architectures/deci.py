@@ -61,7 +61,8 @@ class _Layers(Rule):
 
 def _layers(config: PreTrainedConfig) -> list[tuple[int, int, int]]:
     same = (config.num_attention_heads, config.num_key_value_heads, config.intermediate_size)
-    return getattr(config, _LAYERS, config.num_hidden_layers * [same])
+    found: list[tuple[int, int, int]] = getattr(config, _LAYERS, config.num_hidden_layers * [same])
+    return found
 
 
 def _other(layer: int, what: str, llama_cpp: str) -> NotSupportedYet:
