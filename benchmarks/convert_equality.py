@@ -326,7 +326,7 @@ REASONS: tuple[Reason, ...] = (
     Reason(r"\.tensor_data_layout$", "llama.cpp does not read it", models="^(Xverse|Orion)", ours=NONE),
     Reason(r"^tokenizer\.", "the converter knows XVERSE's tokenizer alone", models="^Xverse"),
     Reason(r"\.feed_forward_length$", "the converter takes four times the width, not n_inner", models="^CodeShell"),
-    Reason(r"\.rope\.scaling\.factor$", "a factor of 1 scales nothing", models="^CodeShell", theirs=r"^1\.0$"),
+    Reason(r"\.rope\.scaling\.factor$", "a factor of 1 scales nothing", models="^(Bitnet|CodeShell)", theirs=r"^1\.0$"),
     Reason(
         r"\.block_count$",
         "the converter counts layers ahead that config.json tells of, though the files hold none",
@@ -350,6 +350,7 @@ def models() -> Iterator[tuple[str, Callable[[Path], Path]]]:
     for name, changes in test_ahead.AHEAD.items():
         yield f"{name}, {AHEAD}", partial(_ahead, name, changes)
     yield "minicpm", test_own_code.minicpm
+    yield "BitnetForCausalLM", test_own_code.bitnet
     for name in test_own_code.OWN:
         yield name, partial(_own_code, name)
     yield "Nemotron-NAS", lambda folder: test_deci.searched(folder)[0]

@@ -1,1 +1,2 @@
-"""How quantized checkpoints store matrices: GPTQ, AWQ, compressed-tensors, ModelOpt and 8 bits of bitsandbytes."""
+"""How quantized checkpoints store matrices: GPTQ, AWQ, compressed-tensors, ModelOpt, 8 bits of bitsandbytes and
+BitNet."""
