@@ -68,7 +68,9 @@ they were made from, which is the better source where it is published:
 * compressed-tensors: integers of 1 to 8 bits in words (`pack-quantized`) and of 8 in bytes (`int-quantized`), by
   groups, rows or the whole, with and without zero points, and `nvfp4-pack-quantized` and `mxfp4-pack-quantized`;
 * NVFP4 of ModelOpt;
-* LLM.int8 of bitsandbytes, and its 4 bits (nf4, fp4), doubly quantized or not.
+* LLM.int8 of bitsandbytes, and its 4 bits (nf4, fp4), doubly quantized or not;
+* BitNet's weights of −1, 0 and 1 in bytes of four, in any family, without norms in each layer: TQ1_0 and TQ2_0 have the
+  same ones. Its layers round their inputs to 8 bits too; what runs a file does not, or in its own way.
 
 A matrix in 4-bit integers without zero points in groups of 32 or a multiple (as the experts of Kimi K2) is written as
 Q4_0 with the same codes and scales, one in 8 bits as Q8_0, and MXFP4 as MXFP4, wherever a file has that type for it and

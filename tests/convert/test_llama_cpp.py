@@ -309,6 +309,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm": ("stablelm", {"use_qkv_bias": True}),
     "stablelm in parallel": ("stablelm", {"use_parallel_residual": True}),
     "starcoder2": ("starcoder2", TIED),
+    "bitnet": ("bitnet", TIED | {"hidden_act": "silu"}),
     "gpt2": ("gpt2", TIED),
     "starcoder": ("gpt_bigcode", TIED | {"num_key_value_heads": ..., "head_dim": ..., "seed": 1}),
     "gptneox": ("gpt_neox", NEOX | {"use_parallel_residual": False}),

@@ -137,6 +137,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "gpt_bigcode",
         {"tie_word_embeddings": True, "head_dim": ..., "num_key_value_heads": ..., "intermediate_size": ...},
     ),
+    "bitnet": ("bitnet", {"tie_word_embeddings": True, "hidden_act": "silu"}),
     "gpt2": ("gpt2", {"tie_word_embeddings": True}),
     "gptneox": ("gpt_neox", {"head_dim": ..., "num_key_value_heads": ...}),
     "falcon": ("falcon", {"tie_word_embeddings": True, "head_dim": ...}),

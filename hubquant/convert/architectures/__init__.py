@@ -11,11 +11,13 @@ from hubquant.convert.architectures.arcee import ARCEE
 from hubquant.convert.architectures.bailing_moe import BAILING_MOE2, SARVAM_MOE
 from hubquant.convert.architectures.bamba import BAMBA
 from hubquant.convert.architectures.bert import BERT, BERT_RERANKER
+from hubquant.convert.architectures.bitnet import BITNET, BITNET_OWN
 from hubquant.convert.architectures.bloom import BLOOM
 from hubquant.convert.architectures.chatglm import CHATGLM_OWN
 from hubquant.convert.architectures.codeshell import CODESHELL
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.cohere2_moe import COHERE2_MOE
+from hubquant.convert.architectures.deci import DECI
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from hubquant.convert.architectures.deepseek_moe import BAILING_MOE, DEEPSEEK
 from hubquant.convert.architectures.distilbert import DISTILBERT
@@ -101,7 +103,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID, BAMBA, GRANITE_SWA, GRANITE_MOE_SWA),
     *(OLMO, OLMO2, OLMO3, OLMOE),
-    *(BLOOM, FALCON, GPT2, GPTNEOX, MPT),
+    *(BITNET, BLOOM, FALCON, GPT2, GPTNEOX, MPT),
     *(
         DEEPSEEK2,
         DEEPSEEK3,
@@ -120,7 +122,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
-    *(BAICHUAN, CHATGLM_OWN, CODESHELL, EXAONE, MAINCODER, ORION, PANGU, QWEN, XVERSE),
+    *(BAICHUAN, BITNET_OWN, CHATGLM_OWN, CODESHELL, DECI, EXAONE, MAINCODER, ORION, PANGU, QWEN, XVERSE),
     *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
     *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
