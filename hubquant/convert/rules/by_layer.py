@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from hubquant.convert.rules.rule import (
 )
 from hubquant.convert.rules.windows import FULL, SLIDING
 from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, booleans, u32
+from hubquant.gguf_file.metadata import KV, Metadata, booleans, i32s, u32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -89,6 +90,11 @@ class RopeOrNone(Rule):
         theta = number(metadata, "rope.freq_base")
         rotated = by_layer(metadata, _ROTATED, n_layer) if _ROTATED in metadata else (True,) * n_layer
         return {"layer_rope_theta": [theta if here else 0 for here in rotated]}
+
+
+def one_or_each(counts: Sequence[int]) -> KV:
+    """What :func:`by_layer` reads: one number where all layers have the same."""
+    return u32(counts[0]) if len({*counts}) == 1 else i32s(counts)
 
 
 def by_layer(metadata: Metadata, key: str, n_layer: int) -> tuple[Any, ...]:
