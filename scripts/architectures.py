@@ -182,7 +182,10 @@ bit. Each difference has its reason in a table there, which the script prints; o
 code 1. Most are keys that say what llama.cpp takes where they are absent, and settings that transformers 5 calls
 otherwise than the converter. Tensors differ in the last bit of what is computed (the decay of state-space models,
 factors of rope, Falcon-H1's multipliers), where the converter takes layers with attention for others (Granite 4 and
-Nemotron-H in transformers 5's names), and by an output layer without which llama.cpp loads no file.
+Nemotron-H in transformers 5's names), and by an output layer without which llama.cpp loads no file. A layer of
+MiMo-V2-Flash with a window sees 128 tokens before the one that asks, as transformers computes it, where the converter
+counts that one in; and its layers ahead have one matrix for queries, keys and values, without which llama.cpp does not
+draft.
 
 ## Language models in multimodal checkpoints
 

@@ -119,6 +119,16 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "layer_types": ("Llama4ForCausalLM", {"layer_types": ["full_attention"] * 4}),
     "head_dim": ("NomicBertModel", {"head_dim": 32}),
     "position_embedding_type": ("BertModel", {"position_embedding_type": "relative_key"}),
+    "swa_num_key_value_heads": ("MiMoV2FlashForCausalLM", {"swa_num_key_value_heads": 4}),
+    "another share of a head": (
+        "MiMoV2FlashForCausalLM",
+        {"rope_parameters": {"full_attention": ROPE | {"partial_rotary_factor": 0.5}, "sliding_attention": ROPE}},
+    ),
+    "rotated numbers": (
+        "MiMoV2FlashForCausalLM",
+        {"head_dim": 64, "rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
+    ),
+    "routed_scaling_factor": ("MiMoV2FlashForCausalLM", {"routed_scaling_factor": 2.5}),
     "rotary_scaling_factor": ("NomicBertModel", {"n_embd": 768, "n_head": 12, "rotary_scaling_factor": 2.0}),
 }
 

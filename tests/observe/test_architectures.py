@@ -23,7 +23,8 @@ from tests.support.llamacpp import LlamaCpp
 ALIKE = ("with", "without", "tied", "in ", "as configured", "11b")  # variants of one that is there
 DEEP = ("deepseek2 lite",)  # of 27 layers
 NAMES = [name for name in MODELS if name not in DEEP and not any(word in name for word in ALIKE)]
-FACTORS = ("falcon_h1",)  # multipliers that llama.cpp's weights hold and transformers' inputs
+# multipliers that llama.cpp has in the weights, or behind them, and transformers in the inputs
+FACTORS = ("falcon_h1", "mimo_v2_flash")
 
 
 @pytest.mark.parametrize("name", NAMES)
