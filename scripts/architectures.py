@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import (
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
+from hubquant.convert.architectures.step35 import STEP35
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
 from hubquant.convert.projectors.projector import Multimodal
@@ -292,6 +293,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
                 proof = f"stand-in: {stand_ins[0]}"
             elif written_out & {*each.classes}:
                 proof = "written out"
+            elif each.name == STEP35.name:
+                proof = "stand-in: step3p7"
         elif {*each.classes} & ranked:
             proof = "scores"
         elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY} | within:

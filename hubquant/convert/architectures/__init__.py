@@ -87,6 +87,7 @@ from hubquant.convert.architectures.sparse_attention import DEEPSEEK32, GLM_MOE_
 from hubquant.convert.architectures.stablelm import STABLELM
 from hubquant.convert.architectures.starcoder import STARCODER
 from hubquant.convert.architectures.starcoder2 import STARCODER2
+from hubquant.convert.architectures.step35 import STEP35
 from hubquant.convert.architectures.t5 import T5, UMT5
 from hubquant.convert.architectures.youtu import YOUTU
 from hubquant.convert.rules.rule import Settings
@@ -121,7 +122,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
     *(BAICHUAN, CHATGLM_OWN, CODESHELL, EXAONE, MAINCODER, ORION, PANGU, QWEN, XVERSE),
-    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
+    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
     *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
 )

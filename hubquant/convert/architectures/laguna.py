@@ -83,9 +83,8 @@ def _told_by_tensors(tensors: Mapping[str, torch.Tensor], settings: Settings) ->
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
     width, size = config.shared_expert_intermediate_size, config.head_dim
     sizes = moe.dimensions(config, config.num_experts, config.moe_intermediate_size, width)
-    counts = {int(heads) for heads in getattr(config, _BY_LAYER)}
-    queries = {f"n_embd_q_{heads}": heads * size for heads in counts} | {f"n_head_{heads}": heads for heads in counts}
-    return {**sizes, "n_head": getattr(config, _BY_LAYER)[0], **queries}
+    counts = [int(heads) for heads in getattr(config, _BY_LAYER)]
+    return {**sizes, "n_head": counts[0], **decoder.by_heads(counts, size)}
 
 
 _EXPERTS: tuple[Row, ...] = (

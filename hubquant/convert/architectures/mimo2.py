@@ -173,9 +173,7 @@ def _by_layer_ahead(config: PreTrainedConfig) -> dict[str, int]:
 
 
 def _told_by_tensors(tensors: Mapping[str, torch.Tensor], settings: Settings) -> Mapping[str, Any]:
-    layers = range(len(settings["layer_types"]))
-    kinds = ["sparse" if f"blk.{layer}.ffn_gate_inp.weight" in tensors else moe.DENSE for layer in layers]
-    return {"mlp_layer_types": kinds}
+    return {"mlp_layer_types": moe.kinds_by_tensors(tensors, len(settings["layer_types"]))}
 
 
 MIMO2 = Architecture(
