@@ -130,6 +130,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 
 _READ_AS = {"baichuan": LLAMA, "internlm2": LLAMA}
 """By llama.cpp's name, the family whose tensors a file has, where transformers lacks the code of its own."""
+COMPUTED_OTHERWISE = {
+    "PhiMoEForCausalLM": "its norms take the mean off and its router masks what is far from the best expert "
+    "(sparsemixer), while llama.cpp does neither",
+}
+"""Classes that llama.cpp has under the same name, and what it computes otherwise, as its logits show."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
 QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.quantized}))
@@ -147,6 +152,10 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
             return known[names[0]]
         if same := [each for name, each in known.items() if name.lower() == names[0].lower()]:
             return same[0]
+        if why := next((why for name, why in COMPUTED_OTHERWISE.items() if name.lower() == names[0].lower()), None):
+            raise NotSupportedYet(
+                f"architecture {names[0]!r}", why=why, hint="no option helps: every token would come out otherwise"
+            )
         if not is_base_class(settings):
             raise _unknown(names[0], CLASSES)
     by_type = {kind: (each, kind) for each, kind in known.values() if not each.own_code}
