@@ -20,7 +20,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.architectures import ARCHITECTURES
+from hubquant.convert.architectures import ARCHITECTURES, COMPUTED_OTHERWISE
+from hubquant.convert.architectures.step35 import STEP35
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
 from hubquant.convert.projectors.projector import Multimodal
@@ -129,6 +130,7 @@ tokenizer's files and the headers of the weights, before any weight is downloade
 and what to do instead; the exit code is 2:
 
 * other classes and model types, with the nearest ones that are known;
+{otherwise}
 * settings in config.json that llama.cpp's code for the architecture does not compute, each by its name and value, and
   those that hubquant does not know: every field of transformers' config classes is in a table or read
   (`hubquant/convert/settings.py`), and a test fails when a new version adds one;
@@ -195,7 +197,10 @@ bit. Each difference has its reason in a table there, which the script prints; o
 code 1. Most are keys that say what llama.cpp takes where they are absent, and settings that transformers 5 calls
 otherwise than the converter. Tensors differ in the last bit of what is computed (the decay of state-space models,
 factors of rope, Falcon-H1's multipliers), where the converter takes layers with attention for others (Granite 4 and
-Nemotron-H in transformers 5's names), and by an output layer without which llama.cpp loads no file.
+Nemotron-H in transformers 5's names), and by an output layer without which llama.cpp loads no file. A layer of
+MiMo-V2-Flash with a window sees 128 tokens before the one that asks, as transformers computes it, where the converter
+counts that one in; and its layers ahead have one matrix for queries, keys and values, without which llama.cpp does not
+draft.
 
 ## Language models in multimodal checkpoints
 
@@ -246,6 +251,7 @@ def document() -> str:
         mxfp4=_names(each for each in ARCHITECTURES if "mxfp4" in each.quantized),
         own_code=_names(each for each in ARCHITECTURES if each.own_code),
         encoders=_encoders(),
+        otherwise="\n".join(_otherwise()),
         ahead=_ahead(),
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
@@ -272,6 +278,12 @@ def _ahead() -> str:
         "others, as the plan tells. Of a file of a given size they are as in the file type that is nearest."
     )
     return textwrap.fill(text, 120, break_on_hyphens=False)
+
+
+def _otherwise() -> Iterator[str]:
+    for name, why in COMPUTED_OTHERWISE.items():
+        text = f"* `{name}`, which llama.cpp computes otherwise: {why};"
+        yield textwrap.fill(text, 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _windows() -> str:
@@ -307,6 +319,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
                 proof = f"stand-in: {stand_ins[0]}"
             elif written_out & {*each.classes}:
                 proof = "written out"
+            elif each.name == STEP35.name:
+                proof = "stand-in: step3p7"
         elif {*each.classes} & ranked:
             proof = "scores"
         elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY} | within:

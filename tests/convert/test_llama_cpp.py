@@ -261,6 +261,20 @@ KIMI_LINEAR: dict[str, Any] = {name: LATENT[name] for name in LATENT if name.end
 }
 TEMPERED = YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.3}
 
+MIMO: dict[str, Any] = {
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "n_routed_experts": 8,
+    "num_hidden_layers": 4,
+    "v_head_dim": 32,
+    "sliding_window": 32,
+    "layer_types": ["full_attention", *3 * ["sliding_attention"]],
+    "mlp_layer_types": ["dense", "sparse", "sparse", "dense"],
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.35},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.35},
+    },
+}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama with llama3 rope": ("llama", {"rope_parameters": LLAMA3}),
@@ -419,6 +433,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         QWEN_EXPERTS
         | {"num_hidden_layers": 5, "sliding_window": 32, "layer_types": WINDOWED, "rope_parameters": OLMO3_ROPE},
     ),
+    "mimo_v2_flash": ("mimo_v2_flash", MIMO),
     "minimax_m2": ("minimax_m2", EXPERTS | {"rotary_dim": 32}),
     "seed_oss": ("seed_oss", {"head_dim": 32}),
     "solar_open": ("solar_open", GLM_EXPERTS | {"rope_parameters": YARN}),

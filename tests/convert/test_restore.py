@@ -205,6 +205,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm_moe_dsa": ("glm_moe_dsa", DEEPSEEK | {"index_n_heads": 4, "index_head_dim": 32}),
     "hunyuan_moe": ("hunyuan_v1_moe", {"num_experts": 4, "moe_topk": 2}),
     "mellum": ("mellum", EXPERTS | {"layer_types": ["sliding_attention"], "rope_parameters": BOTH_ROPES}),
+    "mimo_v2_flash": (
+        "mimo_v2_flash",
+        GLM_EXPERTS
+        | {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"], "head_dim": 24}
+        | {"v_head_dim": 16},
+    ),
     "minimax_m2": ("minimax_m2", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "solar_open": ("solar_open", GLM_EXPERTS),
     "ministral3": ("ministral3", {}),

@@ -26,7 +26,8 @@ KINDS = (  # each with something that another block has not; the rest is made of
     "llama", "gemma2", "gpt2", "falcon 40b", "mixtral", "qwen3_moe", "gpt_oss", "llama4", "deepseek32", "mamba2",
     "jamba", "lfm2_moe", "falcon_h1", "nemotron_h, experts", "qwen3_5_moe", "gemma4",
 )  # fmt: skip
-FACTORS = ("falcon_h1",)  # multipliers that llama.cpp's weights hold and transformers' inputs
+# multipliers that llama.cpp has in the weights, or behind them, and transformers in the inputs
+FACTORS = ("falcon_h1", "mimo_v2_flash")
 
 
 @pytest.mark.parametrize(
