@@ -55,6 +55,7 @@ from hubquant.convert.architectures.mellum import MELLUM
 from hubquant.convert.architectures.minicpm import MINICPM
 from hubquant.convert.architectures.minicpm3 import MINICPM3
 from hubquant.convert.architectures.minimax_m2 import MINIMAX_M2
+from hubquant.convert.architectures.minimax_m3 import MINIMAX_M3
 from hubquant.convert.architectures.ministral3 import MINISTRAL3
 from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mistral4 import MISTRAL4
@@ -115,7 +116,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         MINISTRAL3,
     ),
     *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
-    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, LAGUNA, MELLUM, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
+    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, LAGUNA, MELLUM, MINIMAX_M2, MINIMAX_M3, SEED_OSS, SOLAR_OPEN),
     *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
