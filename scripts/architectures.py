@@ -134,6 +134,8 @@ NaN and infinite weights stop the conversion itself, because only the weights te
 
 * Vision and sound towers that no projector is known for, with a note in the plan; see below for the others.
 {windows}
+* Of MiniMax-Text-01 and M1 the list of tokens that must not be drawn, those without an embedding, which llama.cpp's
+  converter writes. Which layers have lightning attention a file tells, as that converter does not.
 * What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
 * Poolers and heads of encoders but those of rerankers, which have one score: llama.cpp embeds without them. Of a
   reranker the encoder is calibrated and measured, by the state that its score is made of. llama.cpp gives both texts of

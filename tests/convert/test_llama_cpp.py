@@ -133,6 +133,15 @@ DELTA_NET = {
     "linear_value_head_dim": 32,
 }
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [3, 3, 2]}
+MINIMAX_01: dict[str, Any] = {
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "intermediate_size": 64,
+    "block_size": 64,
+    **{f"{part}_alpha_factor": 1.75 for part in ("full_attn", "linear_attn", "mlp")},
+}
 MINIMAX_M3: dict[str, Any] = {
     "num_local_experts": 4,
     "num_experts_per_tok": 2,
@@ -415,6 +424,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         QWEN_EXPERTS
         | {"num_hidden_layers": 5, "sliding_window": 32, "layer_types": WINDOWED, "rope_parameters": OLMO3_ROPE},
     ),
+    "minimax": ("minimax", MINIMAX_01),
     "minimax_m2": ("minimax_m2", EXPERTS | {"rotary_dim": 32}),
     "minimax_m3": ("minimax_m3_vl_text", MINIMAX_M3 | {"index_block_size": 16, "index_topk_blocks": 3}),
     "minimax_m3 with a dense layer": ("minimax_m3_vl_text", MINIMAX_M3 | MINIMAX_M3_DENSE),
