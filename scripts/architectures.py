@@ -149,6 +149,8 @@ NaN and infinite weights stop the conversion itself, because only the weights te
 
 * Vision and sound towers that no projector is known for, with a note in the plan; see below for the others.
 {windows}
+* Of MiniMax-Text-01 and M1 the list of tokens that must not be drawn, those without an embedding, which llama.cpp's
+  converter writes. Which layers have lightning attention a file tells, as that converter does not.
 * What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
 * Poolers and heads of encoders but those of rerankers, which have one score: llama.cpp embeds without them. Of a
   reranker the encoder is calibrated and measured, by the state that its score is made of. llama.cpp gives both texts of
@@ -173,18 +175,20 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
 
 * **llama.cpp**, "logits": llama.cpp's logits of a converted F32 file of 160 random tokens differ from those of
   transformers by at most 10⁻³ of the largest logit, the highest logit is the same at every position, and the model that
-  hubquant reads back from the file gives transformers' logits to 10⁻⁴. "embeddings": the states of all tokens, to
-  2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of the model read back to 10⁻⁵. "scores":
-  those of rerankers, to 0.01 where they are about as large as 3, and the states of the model read back. "stand-in":
-  transformers lacks the model's code; llama.cpp's logits equal those of the named transformers model, which is read
-  back from the same file. "written out": the same, and llama.cpp's states of all tokens are, to 2·10⁻³, those that the
-  test computes as the model's code does.
+  hubquant reads back from the file gives transformers' logits to 10⁻⁴. (MiniMax-M3's blocks of attention llama.cpp
+  chooses with flash attention alone, which it uses unless told otherwise; without it, it attends to everything.)
+  "embeddings": the states of all tokens, to 2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of
+  the model read back to 10⁻⁵. "scores": those of rerankers, to 0.01 where they are about as large as 3, and the states
+  of the model read back. "stand-in": transformers lacks the model's code; llama.cpp's logits equal those of the named
+  transformers model, which is read back from the same file. "written out": the same, and llama.cpp's states of all
+  tokens are, to 2·10⁻³, those that the test computes as the model's code does.
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
   those that it does not run.
 * **read back**, "bit for bit": the tensors read back from the file are the checkpoint's, from F32 and (but for
-  encoders) from BF16. Vectors that llama.cpp stores as 1 + x or −exp(x) (norms of Gemma, Nemotron, Qwen3-Next and
-  Qwen3.5; `A_log`) may be off by 2⁻²² where they were F32. "–": only the logits of the model read back are compared.
+  encoders) from BF16. Vectors that llama.cpp stores as 1 + x or −exp(x) (norms of Gemma, Nemotron, Qwen3-Next, Qwen3.5
+  and MiniMax-M3; `A_log`) may be off by 2⁻²² where they were F32. "–": only the logits of the model read back are
+  compared.
 
 {table}
 

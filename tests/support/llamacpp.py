@@ -105,6 +105,7 @@ class LlamaCpp(binding.LoadedFile):
     """A GGUF file loaded by llama.cpp; ``n_ctx`` is the longest sequence in tokens.
 
     An ``encoder`` gives embeddings of tokens instead of logits, or if ``pooled`` one of all by the file's pooling.
+    ``flash`` attention is what some families' sparse attention needs.
     """
 
     def __init__(
@@ -115,7 +116,9 @@ class LlamaCpp(binding.LoadedFile):
         *,
         encoder: bool = False,
         pooled: bool = False,
+        flash: bool = False,
     ) -> None:
+        self.flash = flash
         self.encoder, self.pooled = encoder or pooled, pooled
         self._sums: Sums | None = None
         self._error: BaseException | None = None
@@ -134,7 +137,7 @@ class LlamaCpp(binding.LoadedFile):
     def _context_params(self) -> binding.ContextParams:
         params = super()._context_params()
         params.n_ubatch = self.n_ctx
-        params.flash_attn_type = 0
+        params.flash_attn_type = int(self.flash)
         params.type_k = params.type_v = 0  # GGML_TYPE_F32
         params.cb_eval = ctypes.cast(self._callback, c_void_p)
         if self.encoder:
