@@ -137,13 +137,23 @@ and what to do instead; the exit code is 2:
 * tensors that are missing, left over, of another shape than config.json says, or of another type;
 * weights quantized in other ways than those above, and those without `--allow-requantize`, with the model they were
   made from if named;
-* commands that would have to run a model whose code transformers lacks ({own_code}): an importance matrix and an
-  evaluation. `convert` and `quantize` work;
+* of a model whose code transformers lacks ({own_code}) what llama.cpp does not do in its place: error feedback, files
+  of a given size, folders of other libraries, and commands that run a model without a recipe. See below;
 * what an encoder ({encoders}) cannot have, or a decoder with a pooling of `sentence-transformers`, such as
   Qwen3-Embedding: perplexity, KL divergence, scores of tests, `refine` and `tune`. It is calibrated, and
   [measured by its embeddings](evaluation.md#encoders).
 
 NaN and infinite weights stop the conversion itself, because only the weights tell.
+
+## Models whose code transformers lacks
+
+With the extra `llamacpp`, `hubquant run` and `hubquant imatrix collect` let llama.cpp run such a model: they make its
+F16 file first. Importance is summed in llama.cpp's callback at each node of its graph, with a float32 cache and without
+flash attention, for the weights and with the counts that llama-imatrix has. The sums equal those of transformers' hooks
+where both run a model: to 1e-5 from an F32 file, to 5e-3 from one in F16. Files are measured by llama.cpp too, against
+the F16 file there. The callback is set through ctypes: the layout of llama.cpp's structs is checked against the wheel
+each time, and another one is refused. Models that fill in masked tokens are calibrated so, but not measured. Encoders
+are neither.
 
 ## What is left out
 
