@@ -48,6 +48,7 @@ from hubquant.convert.architectures.iquestcoder import IQUESTCODER
 from hubquant.convert.architectures.jais2 import JAIS2
 from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.jina_bert import JINA_BERT_V2, JINA_BERT_V3
+from hubquant.convert.architectures.jina_v5 import JINA_V5_NANO, JINA_V5_SMALL
 from hubquant.convert.architectures.laguna import LAGUNA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
 from hubquant.convert.architectures.llama import LLAMA
@@ -123,7 +124,17 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
     *(BAICHUAN, BITNET_OWN, CHATGLM_OWN, CODESHELL, DECI, EXAONE, MAINCODER, ORION, PANGU, QWEN, XVERSE),
     *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
-    *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
+    *(
+        JINA_BERT_V3,
+        JINA_BERT_V2,
+        JINA_V5_NANO,
+        JINA_V5_SMALL,
+        BERT,
+        BERT_RERANKER,
+        DISTILBERT,
+        EUROBERT,
+        GEMMA_EMBEDDING,
+    ),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
 )
 
