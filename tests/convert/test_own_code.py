@@ -50,6 +50,7 @@ STAND_INS = {
     "RND1": "qwen3_moe",
     "DeciLMForCausalLM": "llama",
     "BitnetForCausalLM": "bitnet",
+    "OpenELMForCausalLM": "qwen3",
 }
 FILL_MASKS = ("DreamModel", "LLaDAModelLM", "LLaDAMoEModelLM", "RND1")
 

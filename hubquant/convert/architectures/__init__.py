@@ -70,6 +70,7 @@ from hubquant.convert.architectures.neo_bert import NEO_BERT
 from hubquant.convert.architectures.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
 from hubquant.convert.architectures.olmo import OLMO, OLMO2, OLMO3
 from hubquant.convert.architectures.olmoe import OLMOE
+from hubquant.convert.architectures.openelm import OPENELM
 from hubquant.convert.architectures.own_diffusion import DREAM, LLADA, LLADA_MOE, RND1
 from hubquant.convert.architectures.own_llamas import BAICHUAN, EXAONE, MAINCODER, ORION, PANGU, XVERSE
 from hubquant.convert.architectures.paddleocr import PADDLEOCR
@@ -122,7 +123,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
-    *(BAICHUAN, BITNET_OWN, CHATGLM_OWN, CODESHELL, DECI, EXAONE, MAINCODER, ORION, PANGU, QWEN, XVERSE),
+    *(BAICHUAN, BITNET_OWN, CHATGLM_OWN, CODESHELL, DECI, EXAONE, MAINCODER, OPENELM, ORION, PANGU, QWEN, XVERSE),
     *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
     *(
         JINA_BERT_V3,
