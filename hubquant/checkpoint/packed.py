@@ -13,6 +13,7 @@ from hubquant.checkpoint.codings.compressed import find_compressed, is_known
 from hubquant.checkpoint.codings.floats4 import find_floats
 from hubquant.checkpoint.codings.found import Found
 from hubquant.checkpoint.codings.gptq import find_awq, find_gptq
+from hubquant.checkpoint.codings.levels4 import find_four_bits
 from hubquant.checkpoint.codings.ternary import find_ternary
 from hubquant.checkpoint.float8 import FLOAT8, SCALES, with_scales
 from hubquant.checkpoint.headers import FLOATS, TensorInfo
@@ -91,6 +92,7 @@ def _codings(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> It
         yield from find_floats(tensors)
     elif method == "bitsandbytes":
         yield from find_bitsandbytes(tensors)
+        yield from find_four_bits(tensors)
     elif method == "bitnet":
         yield from find_ternary(tensors, settings)
 

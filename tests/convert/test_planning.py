@@ -239,6 +239,13 @@ def test_unknown_architectures_list_the_nearest(name: str, folder: Path) -> None
     assert name == "gptj" or nearest in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("name", ["PhiMoEForCausalLM", "PhimoeForCausalLM"])
+def test_what_llama_cpp_computes_otherwise_is_refused_with_the_reason(name: str, folder: Path) -> None:
+    with pytest.raises(NotSupportedYet, match=rf"{name}'.*sparsemixer") as caught:
+        plan(configure(folder, architectures=[name], model_type="phimoe"))
+    assert caught.value.hint is not None
+
+
 def test_a_config_without_architectures(folder: Path) -> None:
     assert plan(configure(folder, architectures=...)).architecture == "llama"
     with pytest.raises(CheckpointError, match="neither architectures nor a model_type"):

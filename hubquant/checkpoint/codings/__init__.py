@@ -1,2 +1,1 @@
-"""How quantized checkpoints store matrices: GPTQ, AWQ, compressed-tensors, ModelOpt, 8 bits of bitsandbytes and
-BitNet."""
+"""How quantized checkpoints store matrices: GPTQ, AWQ, compressed-tensors, ModelOpt, bitsandbytes and BitNet."""
