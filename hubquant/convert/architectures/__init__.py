@@ -168,6 +168,8 @@ _READ_AS = {"baichuan": LLAMA, "internlm2": LLAMA}
 COMPUTED_OTHERWISE = {
     "PhiMoEForCausalLM": "its norms take the mean off and its router masks what is far from the best expert "
     "(sparsemixer), while llama.cpp does neither",
+    "Grok1ForCausalLM": "Grok 2 caps its router's logits (router_logit_softcapping), while llama.cpp's are the same "
+    "whatever the cap",
 }
 """Classes that llama.cpp has under the same name, and what it computes otherwise, as its logits show."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
