@@ -9,7 +9,9 @@ from gguf import TokenType
 
 from hubquant.panics import tokenizer_errors
 from hubquant.vocab.pretokenizers import structure_of
+from hubquant.vocab.rwkv import END, unescaped
 from hubquant.vocab.spm import SPACE
+from hubquant.vocab.tiktoken import visible
 from hubquant.vocab.unigram import EDGES
 from hubquant.vocab.vocabulary import DEFAULT_TEMPLATE, Vocabulary
 from hubquant.vocab.wordpiece import without_phantom_space
@@ -94,6 +96,20 @@ def _halves(merge: str) -> tuple[str, str, str]:
     # llama.cpp separates at the first space after the first byte.
     left, space, right = merge[1:].partition(" ")
     return merge[:1] + left, space, right
+
+
+def _rwkv(vocabulary: Vocabulary) -> Tokenizer:
+    """WordPiece takes the longest token that fits, as RWKV does, but looks for it from the end of a text: good for
+    texts of some thousand bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    ids = {visible(unescaped(text)): id for id, text in enumerate(vocabulary.tokens)}
+    backend = Tokenizer(
+        models.WordPiece(vocab=ids, unk_token=END, continuing_subword_prefix="", max_input_chars_per_word=1 << 30)
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
 
 
 def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
@@ -204,4 +220,5 @@ _BUILD: Mapping[str, Callable[[Vocabulary], Tokenizer]] = {
     "gemma4": _gemma4,
     "t5": _unigram,
     "bert": _wordpiece,
+    "rwkv": _rwkv,
 }

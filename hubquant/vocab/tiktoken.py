@@ -34,14 +34,13 @@ def pre_tokenizer_of(files: Files) -> str:
 def tokenizer_json(files: Files) -> dict[str, Any]:
     """With merges for what two shorter sequences make, and Kimi's names for embeddings without a token."""
     ranks = _read(files.folder / FILE)
-    texts = _byte_texts()
     named = {int(id) for id in files.tokenizer_config.added_tokens_decoder or {}}
     reserved = (id for id in range(len(ranks), files.facts.rows or 0) if id not in named)
     return {
         "model": {
             "type": "BPE",
-            "vocab": {_text(token, texts): rank for token, rank in ranks.items()},
-            "merges": [[_text(half, texts) for half in halves] for halves in _merges(ranks)],
+            "vocab": {visible(token): rank for token, rank in ranks.items()},
+            "merges": [[*map(visible, halves)] for halves in _merges(ranks)],
         },
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
         "added_tokens": [{"id": id, "content": f"<|reserved_token_{id}|>", "special": True} for id in reserved],
@@ -75,12 +74,15 @@ def _merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
             yield parts[0], parts[1]
 
 
-def _byte_texts() -> list[str]:
-    """GPT-2's visible character for each byte: those that are visible stand for themselves."""
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+def _characters() -> list[str]:
+    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in visible else next(others)) for byte in range(0x100)]
+    return [chr(byte if byte in shown else next(others)) for byte in range(0x100)]
 
 
-def _text(token: bytes, texts: list[str]) -> str:
-    return "".join(texts[byte] for byte in token)
+_CHARACTERS = _characters()
+
+
+def visible(token: bytes) -> str:
+    """With a character for each byte as GPT-2 has them: those that are visible stand for themselves."""
+    return "".join(_CHARACTERS[byte] for byte in token)

@@ -81,6 +81,7 @@ from hubquant.convert.architectures.qwen3_next import QWEN3_NEXT
 from hubquant.convert.architectures.qwen3_reranker import QWEN3_RERANKER
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
+from hubquant.convert.architectures.rwkv import RWKV6, RWKV7
 from hubquant.convert.architectures.seed_oss import SEED_OSS
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.sparse_attention import DEEPSEEK32, GLM_MOE_DSA
@@ -120,7 +121,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
-    *(BAICHUAN, CHATGLM_OWN, CODESHELL, EXAONE, MAINCODER, ORION, PANGU, QWEN, XVERSE),
+    *(BAICHUAN, CHATGLM_OWN, CODESHELL, EXAONE, MAINCODER, ORION, PANGU, QWEN, RWKV6, RWKV7, XVERSE),
     *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
     *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
