@@ -190,7 +190,7 @@ def _config(settings: Mapping[str, Any]) -> Any:
         ) from error
 
 
-VOCABULARIES = ("tokenizer.model", "tiktoken.model", "rwkv_vocab_v20230424.txt")
+VOCABULARIES = ("tokenizer.model", "tiktoken.model", "tokenizer.jsonl", "rwkv_vocab_v20230424.txt")
 """Vocabularies that the ids come from where there is no tokenizer.json."""
 
 

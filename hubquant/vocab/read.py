@@ -10,7 +10,7 @@ from typing import Any
 
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.panics import tokenizer_errors
-from hubquant.vocab import rwkv, spm, tiktoken, unigram
+from hubquant.vocab import plamo, rwkv, spm, tiktoken, unigram
 from hubquant.vocab.bpe import read_byte_level
 from hubquant.vocab.files import ROLES, Files, ModelFacts
 from hubquant.vocab.gemma4 import read_gemma4
@@ -50,6 +50,9 @@ def _read(files: Files, config: Mapping[str, Any], pre_tokenizer: str | None) ->
     if not files.tokenizer and (folder / rwkv.FILE).is_file():
         _refuse_override(pre_tokenizer)
         return rwkv.read_rwkv(files)
+    if not files.tokenizer and (folder / plamo.FILE).is_file():
+        _refuse_override(pre_tokenizer)
+        return plamo.read_plamo(files)
     if not files.tokenizer and (folder / tiktoken.FILE).is_file():
         pre_tokenizer = pre_tokenizer or tiktoken.pre_tokenizer_of(files)
         files = Files.read(folder, config, files.facts, tokenizer=tiktoken.tokenizer_json(files))

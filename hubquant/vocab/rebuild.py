@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+_COST_OF_BYTES = -1000.0
+
+
 def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     """The transformers tokenizer that gives the ids of the one the vocabulary was read from.
 
@@ -40,17 +43,19 @@ def _build(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     for special, types in ((True, control), (False, (TokenType.USER_DEFINED,))):
         found = [text for text, type in zip(texts, vocabulary.types, strict=True) if type in types]
         backend.add_tokens([AddedToken(text, special=special, normalized=False) for text in found])
-    before = [texts[specials["bos"]]] if vocabulary.add_bos and "bos" in specials else []
+    # A colon would part a name from a number there.
+    names = {role: role if ":" in texts[id] else texts[id] for role, id in specials.items()}
+    before = [names["bos"]] if vocabulary.add_bos and "bos" in specials else []
     last = "sep" if vocabulary.model == "bert" else "eos"
-    after = [texts[specials[last]]] if vocabulary.add_eos and last in specials else []
+    after = [names[last]] if vocabulary.add_eos and last in specials else []
     if before or after:
         one = [*before, "$A", *after]
         parted = after if vocabulary.add_sep else before
-        ids = {text: specials[role] for role, used in (("bos", before), (last, after)) for text in used}
+        ids = {name: specials[role] for role, used in (("bos", before), (last, after)) for name in used}
         backend.post_processor = processors.TemplateProcessing(
             single=one,
             pair=[*one, *(f"{text}:1" for text in parted), "$B:1", *(f"{text}:1" for text in after)],
-            special_tokens=[*ids.items()],
+            special_tokens=[{"id": name, "ids": [id], "tokens": [texts[id]]} for name, id in ids.items()],
         )
     roles = {f"{role}_token": texts[id] for role, id in specials.items() if role not in ("eot", "eom")}
     if vocabulary.model == "bert":
@@ -96,6 +101,17 @@ def _halves(merge: str) -> tuple[str, str, str]:
     # llama.cpp separates at the first space after the first byte.
     left, space, right = merge[1:].partition(" ")
     return merge[:1] + left, space, right
+
+
+def _plamo(vocabulary: Vocabulary) -> Tokenizer:
+    """A character that no piece has costs nearly what it does in PLaMo, and becomes its bytes."""
+    from tokenizers import Tokenizer, decoders, models
+
+    pieces = zip(vocabulary.tokens, vocabulary.scores, vocabulary.types, strict=True)
+    scores = [(text, _COST_OF_BYTES if type == TokenType.BYTE else score) for text, score, type in pieces]
+    backend = Tokenizer(models.Unigram(scores, unk_id=vocabulary.specials.get("unk", 0), byte_fallback=True))
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return backend
 
 
 def _rwkv(vocabulary: Vocabulary) -> Tokenizer:
@@ -220,5 +236,6 @@ _BUILD: Mapping[str, Callable[[Vocabulary], Tokenizer]] = {
     "gemma4": _gemma4,
     "t5": _unigram,
     "bert": _wordpiece,
+    "plamo2": _plamo,
     "rwkv": _rwkv,
 }

@@ -73,6 +73,7 @@ from hubquant.convert.architectures.own_llamas import BAICHUAN, EXAONE, MAINCODE
 from hubquant.convert.architectures.paddleocr import PADDLEOCR
 from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.phi3 import PHI3
+from hubquant.convert.architectures.plamo import PLAMO2
 from hubquant.convert.architectures.qwen import QWEN
 from hubquant.convert.architectures.qwen2 import DOTS_OCR, QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
@@ -121,7 +122,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
-    *(BAICHUAN, CHATGLM_OWN, CODESHELL, EXAONE, MAINCODER, ORION, PANGU, QWEN, RWKV6, RWKV7, XVERSE),
+    *(BAICHUAN, CHATGLM_OWN, CODESHELL, EXAONE, MAINCODER, ORION, PANGU, PLAMO2, QWEN, RWKV6, RWKV7, XVERSE),
     *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
     *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
