@@ -190,22 +190,20 @@ def _config(settings: Mapping[str, Any]) -> Any:
         ) from error
 
 
-VOCABULARIES = ("tokenizer.model", "tiktoken.model", "tokenizer.jsonl", "rwkv_vocab_v20230424.txt")
-"""Vocabularies that the ids come from where there is no tokenizer.json."""
-
-
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``; ``TokenizerError`` when there is none or it cannot be read.
 
     tokenizer.json is taken as it stands: ``AutoTokenizer`` puts the steps of the model's usual tokenizer in the place
-    of some, such as the way to split numbers. A folder with only tokenizer.model gives SentencePiece's ids,
-    and so for the other ``VOCABULARIES``.
+    of some, such as the way to split numbers. A folder with only tokenizer.model gives SentencePiece's ids, one with
+    tekken.json Mistral's, one with tiktoken.model those of its ranks; RWKV and PLaMo have files of their own, too.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    from hubquant.vocab import has_own_file
+
     check_links(folder)
     as_it_stands = (folder / "tokenizer.json").is_file()
-    if not as_it_stands and any((folder / name).is_file() for name in VOCABULARIES):
+    if not as_it_stands and has_own_file(folder):
         return _of_its_own_file(folder)
     auto: Any = PreTrainedTokenizerFast if as_it_stands else AutoTokenizer
     hint = "the folder needs tokenizer.json or tokenizer.model as its repository has them"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from gguf import TokenType
 
 from hubquant.panics import tokenizer_errors
+from hubquant.vocab.letters import written
 from hubquant.vocab.pretokenizers import structure_of
 from hubquant.vocab.rwkv import END, unescaped
 from hubquant.vocab.spm import SPACE
-from hubquant.vocab.tiktoken import visible
 from hubquant.vocab.unigram import EDGES
 from hubquant.vocab.vocabulary import DEFAULT_TEMPLATE, Vocabulary
 from hubquant.vocab.wordpiece import without_phantom_space
@@ -119,7 +119,7 @@ def _rwkv(vocabulary: Vocabulary) -> Tokenizer:
     texts of some thousand bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    ids = {visible(unescaped(text)): id for id, text in enumerate(vocabulary.tokens)}
+    ids = {written(unescaped(text)): id for id, text in enumerate(vocabulary.tokens)}
     backend = Tokenizer(
         models.WordPiece(vocab=ids, unk_token=END, continuing_subword_prefix="", max_input_chars_per_word=1 << 30)
     )

@@ -12,6 +12,7 @@ from typing import Any
 from hubquant.errors import TokenizerError
 from hubquant.vocab.bpe import MAX_TOKENS
 from hubquant.vocab.files import MAX_FILE_BYTES, Files
+from hubquant.vocab.letters import written
 
 FILE = "tiktoken.model"
 _KIMI = "tokenization_kimi."  # the module that config files name, in which Kimi's regex stands
@@ -39,8 +40,8 @@ def tokenizer_json(files: Files) -> dict[str, Any]:
     return {
         "model": {
             "type": "BPE",
-            "vocab": {visible(token): rank for token, rank in ranks.items()},
-            "merges": [[*map(visible, halves)] for halves in _merges(ranks)],
+            "vocab": {written(token): rank for token, rank in ranks.items()},
+            "merges": [[written(half) for half in halves] for halves in _merges(ranks)],
         },
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
         "added_tokens": [{"id": id, "content": f"<|reserved_token_{id}|>", "special": True} for id in reserved],
@@ -72,17 +73,3 @@ def _merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         if len(parts) == 2:
             yield parts[0], parts[1]
-
-
-def _characters() -> list[str]:
-    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in shown else next(others)) for byte in range(0x100)]
-
-
-_CHARACTERS = _characters()
-
-
-def visible(token: bytes) -> str:
-    """With a character for each byte as GPT-2 has them: those that are visible stand for themselves."""
-    return "".join(_CHARACTERS[byte] for byte in token)
