@@ -323,6 +323,7 @@ def test_rope_settings_out_of_range(case: str, folder: Path) -> None:
     [
         ("qwen3", {"attention_bias": True}),
         ("qwen2", {"hidden_act": "gelu"}),
+        ("bitnet", {"hidden_act": "relu2", "tie_word_embeddings": True}),
         ("deepseek_v2", {"topk_method": "group_limited_greedy"} | LATENT),
         ("deepseek_v2", {"q_lora_rank": None} | LATENT),
         ("deepseek_v3", {"rope_interleave": False} | LATENT),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules.by_layer import MOST_LAYERS, PartialRopeByKind, WindowsByLayer, by_layer
+from hubquant.convert.rules.by_layer import MOST_LAYERS, PartialRopeByKind, WindowsByLayer, by_layer, one_or_each
 from hubquant.convert.rules.rule import (
     SILU,
     Constant,
@@ -26,7 +26,7 @@ from hubquant.convert.rules.rule import (
 )
 from hubquant.convert.tables import Row, Tensors, linear, norm
 from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, boolean, i32s, u32
+from hubquant.gguf_file.metadata import Metadata, boolean, u32
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +49,7 @@ class _Heads(Rule):
         counts, kv_heads = getattr(config, _BY_LAYER), config.num_key_value_heads
         if not all(type(heads) is int and heads > 0 and heads % kv_heads == 0 for heads in counts):
             raise out_of_range(_BY_LAYER, counts, f"multiples of the {kv_heads} key-value heads")
-        same = len({*counts}) == 1
-        return {**Heads().metadata(config), "attention.head_count": u32(counts[0]) if same else i32s(counts)}
+        return {**Heads().metadata(config), "attention.head_count": one_or_each(counts)}
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         n_layer = min(integer(metadata, "block_count") or 0, MOST_LAYERS)

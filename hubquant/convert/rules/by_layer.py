@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +21,7 @@ from hubquant.convert.rules.rule import (
 )
 from hubquant.convert.rules.windows import FULL, SLIDING
 from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, booleans, f32s, u32
+from hubquant.gguf_file.metadata import KV, Metadata, booleans, f32s, i32s, u32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -163,6 +164,11 @@ class NumberOfLayers(Rule):
     def numbers(self, config: PreTrainedConfig) -> dict[str, Numbers]:
         names = tuple(self.tensor.format(layer) for layer in range(config.num_hidden_layers))
         return {self.key: Numbers(names, self.shape)}
+
+
+def one_or_each(counts: Sequence[int]) -> KV:
+    """What :func:`by_layer` reads: one number where all layers have the same."""
+    return u32(counts[0]) if len({*counts}) == 1 else i32s(counts)
 
 
 def by_layer(metadata: Metadata, key: str, n_layer: int) -> tuple[Any, ...]:
