@@ -196,7 +196,7 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
             raise NotSupportedYet(
                 f"architecture {names[0]!r}",
                 why=why,
-                hint="no option helps: only what llama.cpp computes as the model does is written",
+                hint="no option helps: llama.cpp would compute another model",
             )
         if not is_base_class(settings):
             raise _unknown(names[0], CLASSES)
