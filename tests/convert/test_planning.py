@@ -244,6 +244,7 @@ def test_unknown_architectures_list_the_nearest(name: str, folder: Path) -> None
     [
         ("PhiMoEForCausalLM", "sparsemixer"),
         ("PhimoeForCausalLM", "sparsemixer"),
+        ("Grok1ForCausalLM", "its router's"),
         ("MiMoV2ForCausalLM", "one FP8 matrix"),
     ],
 )
