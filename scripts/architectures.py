@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.architectures import ARCHITECTURES, COMPUTED_OTHERWISE
+from hubquant.convert.architectures import ARCHITECTURES, REFUSED
 from hubquant.convert.architectures.step35 import STEP35
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
@@ -132,7 +132,7 @@ tokenizer's files and the headers of the weights, before any weight is downloade
 and what to do instead; the exit code is 2:
 
 * other classes and model types, with the nearest ones that are known;
-{otherwise}
+{refused}
 * settings in config.json that llama.cpp's code for the architecture does not compute, each by its name and value, and
   those that hubquant does not know: every field of transformers' config classes is in a table or read
   (`hubquant/convert/settings.py`), and a test fails when a new version adds one;
@@ -270,7 +270,7 @@ def document() -> str:
         mxfp4=_names(each for each in ARCHITECTURES if "mxfp4" in each.quantized),
         own_code=_names(each for each in ARCHITECTURES if each.own_code),
         encoders=_encoders(),
-        otherwise="\n".join(_otherwise()),
+        refused="\n".join(_refused()),
         ahead=_ahead(),
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
@@ -299,9 +299,9 @@ def _ahead() -> str:
     return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
-def _otherwise() -> Iterator[str]:
-    for name, why in COMPUTED_OTHERWISE.items():
-        text = f"* `{name}`, which llama.cpp computes otherwise: {why};"
+def _refused() -> Iterator[str]:
+    for name, why in REFUSED.items():
+        text = f"* `{name}`, which llama.cpp's converter takes: {why};"
         yield textwrap.fill(text, 120, subsequent_indent="  ", break_on_hyphens=False)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.checkpoint.headers import TensorInfo
 from hubquant.convert.ahead import Ahead, names_behind, sources_of, targets_of
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules.rule import Rule, Settings
+from hubquant.convert.rules.rule import Numbers, Rule, Settings, full_key
 from hubquant.convert.tables import Bundle, Embeddings, Experts, Module, Place, Row
 from hubquant.gguf_file.metadata import Metadata
 from hubquant.models.taps.tap import Tap
@@ -202,6 +202,11 @@ class Architecture:
         """Whether the ``marker`` is in a file's metadata, or among the names of its ``tensors``."""
         key, value = self.marker if isinstance(self.marker, tuple) else (self.marker, None)
         return key in tensors or (key in metadata and value in (None, metadata[key].value))
+
+    def numbers(self, config: PreTrainedConfig) -> dict[str, Numbers]:
+        """The tensors of a checkpoint that are lists in the metadata, by their keys."""
+        found = (item for rule in self.rules for item in rule.numbers(config).items())
+        return {full_key(self.name, key): numbers for key, numbers in found}
 
     def sizes(self, config: PreTrainedConfig) -> Dimensions:
         """The dimensions with the layers behind the last."""
