@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.codings.floats4 import FACTOR
 from hubquant.checkpoint.stored import CheckpointWeights
 from hubquant.convert.config import read_architecture
 from hubquant.convert.plain import plain_checkpoint
@@ -56,7 +57,7 @@ class GGUFWeights:
 
     def __init__(self, gguf: GGUFFile, bundles: Sequence[Bundle]) -> None:
         self._gguf, self._bundles = gguf, [bundle for bundle in bundles if bundle.sources]
-        self._bundle_of = {name: bundle for bundle in self._bundles for name in bundle.sources}
+        self._bundle_of = {x: bundle for bundle in self._bundles for x in bundle.sources if not x.endswith(FACTOR)}
 
     @property
     def names(self) -> Collection[str]:
@@ -71,7 +72,8 @@ class GGUFWeights:
         for bundle in self._bundles:
             if bundle.targets.keys() <= stored.keys():
                 tensors = [self._floats(name, stored.pop(name)) for name in bundle.targets]
-                decoded |= {name: x.contiguous() for name, x in bundle.inverse(tensors).items()}
+                restored = bundle.inverse(tensors).items()
+                decoded |= {name: x.contiguous() for name, x in restored if name in self._bundle_of}
         return decoded
 
     def matrix(self, name: str) -> _Matrix:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hubquant.checkpoint.codings.floats4 import FACTOR
 from hubquant.checkpoint.headers import listed
 from hubquant.convert.ahead import without_further
 from hubquant.convert.architecture import Architecture
@@ -69,7 +70,7 @@ def read_state_dict(
     for bundle in (architecture if ahead else replace(architecture, further=())).bundles(config):
         if bundle.sources:
             restored = bundle.inverse([read(gguf, name) for name in bundle.targets])
-            yield from ((name, x.contiguous()) for name, x in restored.items())
+            yield from ((name, x.contiguous()) for name, x in restored.items() if not name.endswith(FACTOR))
 
 
 def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
