@@ -12,6 +12,7 @@ from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.codings.floats4 import FACTOR
 from hubquant.checkpoint.stored import CheckpointWeights
 from hubquant.convert.config import read_architecture
+from hubquant.convert.factored import weights_alone
 from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.restore import check_tensors, read_config, read_tensor
 from hubquant.convert.rules.rope import FREQS, apply_freqs
@@ -72,8 +73,8 @@ class GGUFWeights:
         for bundle in self._bundles:
             if bundle.targets.keys() <= stored.keys():
                 tensors = [self._floats(name, stored.pop(name)) for name in bundle.targets]
-                restored = bundle.inverse(tensors).items()
-                decoded |= {name: x.contiguous() for name, x in restored if name in self._bundle_of}
+                restored = weights_alone(bundle.inverse(tensors))
+                decoded |= {name: x.contiguous() for name, x in restored.items()}
         return decoded
 
     def matrix(self, name: str) -> _Matrix:

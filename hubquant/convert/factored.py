@@ -5,7 +5,7 @@ for it. llama.cpp multiplies what such a matrix makes of its inputs by ``NAME.sc
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -75,3 +75,8 @@ def factored(bundle: Bundle, names: Collection[str]) -> Bundle:
         targets={target: shape, beside: (n,)},
         operations=(operation,),
     )
+
+
+def weights_alone(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Those of a checkpoint by name, without factors, which no model of transformers has."""
+    return {name: x for name, x in tensors.items() if not name.endswith(FACTOR)}

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hubquant.checkpoint.codings.floats4 import FACTOR
 from hubquant.checkpoint.headers import listed
 from hubquant.convert.ahead import without_further
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import of_gguf
 from hubquant.convert.config import make_config
+from hubquant.convert.factored import weights_alone
 from hubquant.convert.rules.rope import FREQS, apply_freqs
 from hubquant.convert.rules.rule import rule_keys
 from hubquant.convert.tables import Bundle
@@ -70,7 +70,7 @@ def read_state_dict(
     for bundle in (architecture if ahead else replace(architecture, further=())).bundles(config):
         if bundle.sources:
             restored = bundle.inverse([read(gguf, name) for name in bundle.targets])
-            yield from ((name, x.contiguous()) for name, x in restored.items() if not name.endswith(FACTOR))
+            yield from ((name, x.contiguous()) for name, x in weights_alone(restored).items())
 
 
 def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
