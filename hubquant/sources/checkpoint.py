@@ -18,6 +18,7 @@ from hubquant.checkpoint.pickled import PickledCheckpoint, pickles_of
 from hubquant.checkpoint.weight_files import WeightFiles, local_files, weight_files
 from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.plain import load_plain
+from hubquant.convert.projectors import ELSEWHERE
 from hubquant.devices import Device
 from hubquant.disk import user_path
 from hubquant.hub.front_matter import read_card
@@ -53,7 +54,7 @@ def open_folder(folder: Path, name: str, *, pickles: bool = False) -> SourceMode
     """With ``pickles`` also one whose weights are in pytorch_model.bin."""
     checkpoint = _checkpoint(folder, pickles)
     if not isinstance(checkpoint, ConsolidatedCheckpoint):
-        identify(folder, CLASSES, WITHOUT_CODE)
+        identify(folder, CLASSES, (*WITHOUT_CODE, *ELSEWHERE))
     return SourceModel(
         name=name,
         id=None,
@@ -103,7 +104,7 @@ def _read_hub(remote: RemoteModel, pickles: bool) -> SourceModel:
     folder = fetch_metadata(remote)
     files, checkpoint = _remote_checkpoint(remote, folder, pickles)
     if not isinstance(checkpoint, ConsolidatedCheckpoint):
-        identify(folder, CLASSES, WITHOUT_CODE)
+        identify(folder, CLASSES, (*WITHOUT_CODE, *ELSEWHERE))
     return SourceModel(
         name=remote.id.rsplit("/", 1)[-1],
         id=remote.id,

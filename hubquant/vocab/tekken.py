@@ -15,6 +15,7 @@ from typing import Any
 from hubquant.errors import TokenizerError
 from hubquant.typed import Typed, read_typed
 from hubquant.vocab.files import load_json
+from hubquant.vocab.letters import written
 from hubquant.vocab.pretokenizers import PLAIN
 from hubquant.vocab.structure import TokenizerStep
 
@@ -70,8 +71,8 @@ def read_tekken(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     specials = _specials(tekken)
     size = tekken.config.default_vocab_size or len(tekken.vocab) + len(specials)
     ranks = _ranks(tekken.vocab[: max(0, size - len(specials))])
-    written = {token: _written(token) for token in ranks}
-    vocab = {written[token]: rank + len(specials) for token, rank in ranks.items()}
+    texts = {token: written(token) for token in ranks}
+    vocab = {texts[token]: rank + len(specials) for token, rank in ranks.items()}
     vocab |= {text: id for id, text in enumerate(specials)}
     added = [{"id": id, "content": text, "special": True} for id, text in enumerate(specials)]
     steps = [TokenizerStep("Split", tekken.config.pattern), PLAIN]
@@ -84,7 +85,7 @@ def read_tekken(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         "model": {
             "type": "BPE",
             "vocab": vocab,
-            "merges": [[written[half] for half in pair] for pair in _merges(ranks)],
+            "merges": [[texts[half] for half in pair] for pair in _merges(ranks)],
             "ignore_merges": True,
         },
         "added_tokens": added,
@@ -128,20 +129,6 @@ def _merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
         pairs = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
         known = [pair for pair in pairs if pair[0] in ranks and pair[1] in ranks]
         yield from sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
-
-
-def _written(token: bytes) -> str:
-    return "".join(_LETTERS[byte] for byte in token)
-
-
-def _letters() -> tuple[str, ...]:
-    """GPT-2's for the 256 bytes: those that can be seen stand for themselves, the others follow after them."""
-    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return tuple(chr(byte if byte in seen else next(others)) for byte in range(0x100))
-
-
-_LETTERS = _letters()
 
 
 def _unsound(why: str) -> TokenizerError:

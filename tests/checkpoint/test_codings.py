@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hubquant.convert.blocks import open_checkpoint
 from hubquant.convert.conversion import stream
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file import GGUFFile
-from hubquant.quants import dequantize
+from hubquant.quants import dequantize, quantize
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.checkpoint import load_folder
 from hubquant.sources.open import open_source
@@ -69,9 +70,23 @@ def four_bits(kind: str, **options: Any) -> Pack:
     return pack
 
 
+def bitnet(x: torch.Tensor, **settings: str) -> tuple[Parts, torch.Tensor]:
+    """Packed by transformers itself."""
+    from transformers.integrations.bitnet import pack_weights
+
+    scale = (1 / x.float().abs().mean()).to(x.dtype)
+    codes = (x * scale).round().clamp(-1, 1)
+    packed = pack_weights(codes.float().clone())
+    if settings:
+        scale = 1 / scale
+    expected = codes.float() * scale.float() if settings else codes.float() / scale.float()
+    return {"weight": packed, "weight_scale": scale.reshape(1)}, expected
+
+
 NVFP4: dict[str, Any] = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 FOUR_BITS = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 INT4: dict[str, Any] = {"num_bits": 4, "strategy": "group", "group_size": 32}
+AUTO = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
 SOURCES: dict[str, tuple[dict[str, Any], Pack]] = {
     **{f"GPTQ, {bits} bits": (GPTQ | {"bits": bits}, lambda x, bits=bits: gptq(x, bits, 32)) for bits in (2, 3, 4, 8)},
     "GPTQ, in the order of activations": (GPTQ | {"desc_act": True}, lambda x: gptq(x, 4, 32, act_order=True)),
@@ -93,6 +108,8 @@ SOURCES: dict[str, tuple[dict[str, Any], Pack]] = {
     "nf4": (FOUR_BITS, four_bits("nf4")),
     "nf4, doubly quantized": (FOUR_BITS, four_bits("nf4", compress_statistics=True)),
     "fp4": (FOUR_BITS, four_bits("fp4")),
+    "BitNet": ({"quant_method": "bitnet"}, bitnet),
+    "BitNet, times the scale": (AUTO, lambda x: bitnet(x, **AUTO)),
     "LLM.int8": ({"quant_method": "bitsandbytes", "load_in_8bit": True}, llm_int8),
 }
 ROUNDED = ("int", "NVFP4", "MXFP4")
@@ -138,6 +155,38 @@ def test_the_floats_are_those_that_the_codes_stand_for(source: str, tmp_path: Pa
         assert same(source, found[weight].float() * factor, expected[f"{tap.module}.weight"]), weight
     for name, x in load_folder(folder, "cpu").state_dict().items():
         assert same(source, x, expected[name]), name
+
+
+@pytest.mark.parametrize("settings", [{}, AUTO])
+def test_layers_of_bitnet_compute_with_these_floats(settings: dict[str, str]) -> None:
+    from transformers.integrations.bitnet import AutoBitLinear, BitLinear
+
+    parts, expected = bitnet(torch.randn(8, 16, generator=torch.Generator().manual_seed(5)), **settings)
+    layer: Any = BitLinear(16, 8, bias=False, dtype=torch.float32)
+    if settings:
+        layer = AutoBitLinear(16, 8, bias=False)
+        layer.weight.data, layer.weight_scale = (expected / parts["weight_scale"]).round(), parts["weight_scale"]
+    else:
+        layer.weight, layer.weight_scale = parts["weight"], parts["weight_scale"]
+    with torch.compiler.set_stance("force_eager"), torch.no_grad():
+        found = layer(torch.eye(16)).T  # which 8 bits hold
+    assert torch.allclose(found, expected, rtol=1e-6)
+    rows = expected.repeat(1, 16)
+    assert torch.equal(dequantize(quantize(rows, "TQ2_0"), "TQ2_0", 256).sign(), rows.sign())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"linear_class": "autobitlinear", "quantization_mode": "online"}, "whenever they are used"),
+        ({"use_rms_norm": True}, "already quantized (bitnet)"),
+    ],
+)
+def test_layers_of_bitnet_that_compute_more(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder, _ = build("BitNet", tmp_path)
+    configure(folder, quantization_config={"quant_method": "bitnet", **settings})
+    with pytest.raises(NotSupportedYet, match=re.escape(message)):
+        plan(folder)
 
 
 EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}

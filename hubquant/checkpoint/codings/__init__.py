@@ -1,1 +1,1 @@
-"""How quantized checkpoints store matrices: GPTQ, AWQ, compressed-tensors, ModelOpt and bitsandbytes."""
+"""How quantized checkpoints store matrices: GPTQ, AWQ, compressed-tensors, ModelOpt, bitsandbytes and BitNet."""

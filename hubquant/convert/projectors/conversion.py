@@ -53,7 +53,7 @@ def plan_projector(projector: Projector, config: Mapping[str, Any], folder: Path
     Raises ``CheckpointError`` where they contradict each other or something is missing, ``NotSupportedYet`` for what
     llama.cpp does not compute.
     """
-    model = _read(projector, config, folder)
+    model = _read(projector, config, folder, tensors)
     try:
         keys, bundles = projector.metadata(model), tuple(projector.bundles(model))
         n_layer = projector.dimensions(model)["n_layer"]
@@ -79,7 +79,7 @@ def _check(projector: Projector, bundles: Iterable[Bundle], checkpoint: Checkpoi
         )
 
 
-def _read(projector: Projector, config: Mapping[str, Any], folder: Path) -> Multimodal:
+def _read(projector: Projector, config: Mapping[str, Any], folder: Path, tensors: Checkpoint) -> Multimodal:
     from transformers import CONFIG_MAPPING
 
     try:
@@ -93,7 +93,8 @@ def _read(projector: Projector, config: Mapping[str, Any], folder: Path) -> Mult
         raise CheckpointError(
             f"config.json is no {config.get('model_type')} configuration", why=why, hint=_CONFIG_HINT
         ) from error
-    return Multimodal(whole, _processor(folder), folder)
+    shapes = {name: info.shape for name, info in tensors.tensors.items()}
+    return Multimodal(whole, _processor(folder), folder, shapes)
 
 
 def _processor(folder: Path) -> dict[str, Any]:

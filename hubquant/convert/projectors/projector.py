@@ -24,11 +24,13 @@ AGAIN = "take the file from the repository that the model comes from"
 @dataclass(frozen=True)
 class Multimodal:
     """A multimodal model as its files describe it: ``config`` with transformers' defaults, what its processor is told
-    (``processor``, of preprocessor_config.json and processor_config.json), and its ``folder``."""
+    (``processor``, of preprocessor_config.json and processor_config.json), its ``folder``, and the ``shapes`` of the
+    tensors that it has beside the language model."""
 
     config: PreTrainedConfig
     processor: Mapping[str, Any]
     folder: Path
+    shapes: Mapping[str, tuple[int, ...]]
 
     @cached_property
     def tokens(self) -> Mapping[str, int]:
