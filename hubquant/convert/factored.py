@@ -24,6 +24,8 @@ ARCHITECTURES = frozenset(
 )
 """Of llama.cpp, whose graphs multiply by the factors of all these matrices: others load them and leave some out, as
 those of qwen2, granite, glm4 and deepseek2 do."""
+UNUSED = ".input_scale"
+"""What llama.cpp's converter writes beside such factors, and no graph of llama.cpp computes with."""
 _MATRICES = re.compile(r"blk\.\d+\.(attn_(q|k|v|output)|ffn_(gate|up|down)(_exps)?)\.weight")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ from hubquant.convert.blocks import open_checkpoint, open_file
 from hubquant.convert.conversion import stream
 from hubquant.convert.factored import ARCHITECTURES
 from hubquant.convert.restore import load_model
+from hubquant.convert.tables import Bundle
 from hubquant.gguf_file import GGUFFile
 from hubquant.quants import dequantize
 from hubquant.sources.checkpoint import load_folder
 from tests.checkpoint.test_codings import build
 from tests.convert.test_llama_cpp import IDS, MODELS, LlamaCpp, logits, relative_error
 from tests.support.cli import hubquant
-from tests.support.conversion import plan, write_gguf
+from tests.support.conversion import plan, write_conversion, write_gguf
 
 NAMES = (
     *("mixtral", "ministral3", "qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_moe", "qwen3_next", "cohere2", "cohere2_moe"),
@@ -72,6 +74,19 @@ def test_blocks_of_gguf_hold_the_same_codes(name: str, tmp_path: Path) -> None:
         streamed.blocks[1].named_parameters(), of_checkpoint.blocks[1].named_parameters(), strict=True
     ):
         assert torch.allclose(x.float(), other.float(), rtol=1e-5, atol=0), weight
+
+
+def test_scales_of_inputs(tmp_path: Path) -> None:
+    """A file of llama.cpp's converter may have them."""
+    folder, _ = build("NVFP4 of ModelOpt", tmp_path / "model", "llama")
+    checkpoint, conversion = Checkpoint.from_folder(folder), plan(folder)
+    further = Bundle((), {"blk.0.attn_q.input_scale": (1,)}, values=(2.0,))
+    write_conversion(conversion, checkpoint, tmp_path / "plain.gguf", "F32")
+    with_further = replace(conversion, bundles=(*conversion.bundles, further))
+    write_conversion(with_further, checkpoint, tmp_path / "model.gguf", "F32")
+    with LlamaCpp(tmp_path / "model.gguf") as llama, LlamaCpp(tmp_path / "plain.gguf") as plain:
+        assert np.array_equal(llama.logits(IDS), plain.logits(IDS))
+    assert relative_error(logits(load_model(tmp_path / "model.gguf")), logits(load_folder(folder, "cpu"))) <= 1e-4
 
 
 def test_where_llama_cpp_leaves_factors_out(tmp_path: Path) -> None:
