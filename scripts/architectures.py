@@ -148,18 +148,30 @@ and what to do instead; the exit code is 2:
 * tensors that are missing, left over, of another shape than config.json says, or of another type;
 * weights quantized in other ways than those above, and those without `--allow-requantize`, with the model they were
   made from if named;
-* commands that would have to run a model whose code transformers lacks ({own_code}): an importance matrix and an
-  evaluation. `convert` and `quantize` work;
+* of a model whose code transformers lacks ({own_code}) what llama.cpp does not do in its place: error feedback, files
+  of a given size, folders of other libraries, and commands that run a model without a recipe. See below;
 * what an encoder ({encoders}) cannot have, or a decoder with a pooling of `sentence-transformers`, such as
   Qwen3-Embedding: perplexity, KL divergence, scores of tests, `refine` and `tune`. It is calibrated, and
   [measured by its embeddings](evaluation.md#encoders).
 
 NaN and infinite weights stop the conversion itself, because only the weights tell.
 
+## Models whose code transformers lacks
+
+With the extra `llamacpp`, `hubquant run` and `hubquant imatrix collect` let llama.cpp run such a model: they make its
+F16 file first. Importance is summed in llama.cpp's callback at each node of its graph, with a float32 cache and without
+flash attention, for the weights and with the counts that llama-imatrix has. The sums equal those of transformers' hooks
+where both run a model: to 1e-5 from an F32 file, to 5e-3 from one in F16. Files are measured by llama.cpp too, against
+the F16 file there. The callback is set through ctypes: the layout of llama.cpp's structs is checked against the wheel
+each time, and another one is refused. Models that fill in masked tokens are calibrated so, but not measured. Encoders
+are neither.
+
 ## What is left out
 
 * Vision and sound towers that no projector is known for, with a note in the plan; see below for the others.
 {windows}
+* Of MiniMax-Text-01 and M1 the list of tokens that must not be drawn, those without an embedding, which llama.cpp's
+  converter writes. Which layers have lightning attention a file tells, as that converter does not.
 * What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
 * Poolers and heads of encoders but those of rerankers, which have one score: llama.cpp embeds without them. Of a
   reranker the encoder is calibrated and measured, by the state that its score is made of. llama.cpp gives both texts of
@@ -184,18 +196,20 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
 
 * **llama.cpp**, "logits": llama.cpp's logits of a converted F32 file of 160 random tokens differ from those of
   transformers by at most 10⁻³ of the largest logit, the highest logit is the same at every position, and the model that
-  hubquant reads back from the file gives transformers' logits to 10⁻⁴. "embeddings": the states of all tokens, to
-  2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of the model read back to 10⁻⁵. "scores":
-  those of rerankers, to 0.01 where they are about as large as 3, and the states of the model read back. "stand-in":
-  transformers lacks the model's code; llama.cpp's logits equal those of the named transformers model, which is read
-  back from the same file. "written out": the same, and llama.cpp's states of all tokens are, to 2·10⁻³, those that the
-  test computes as the model's code does.
+  hubquant reads back from the file gives transformers' logits to 10⁻⁴. (MiniMax-M3's blocks of attention llama.cpp
+  chooses with flash attention alone, which it uses unless told otherwise; without it, it attends to everything.)
+  "embeddings": the states of all tokens, to 2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of
+  the model read back to 10⁻⁵. "scores": those of rerankers, to 0.01 where they are about as large as 3, and the states
+  of the model read back. "stand-in": transformers lacks the model's code; llama.cpp's logits equal those of the named
+  transformers model, which is read back from the same file. "written out": the same, and llama.cpp's states of all
+  tokens are, to 2·10⁻³, those that the test computes as the model's code does.
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
   those that it does not run.
 * **read back**, "bit for bit": the tensors read back from the file are the checkpoint's, from F32 and (but for
-  encoders) from BF16. Vectors that llama.cpp stores as 1 + x or −exp(x) (norms of Gemma, Nemotron, Qwen3-Next and
-  Qwen3.5; `A_log`) may be off by 2⁻²² where they were F32. "–": only the logits of the model read back are compared.
+  encoders) from BF16. Vectors that llama.cpp stores as 1 + x or −exp(x) (norms of Gemma, Nemotron, Qwen3-Next, Qwen3.5
+  and MiniMax-M3; `A_log`) may be off by 2⁻²² where they were F32. "–": only the logits of the model read back are
+  compared.
 
 {table}
 

@@ -133,6 +133,32 @@ DELTA_NET = {
     "linear_value_head_dim": 32,
 }
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [3, 3, 2]}
+MINIMAX_01: dict[str, Any] = {
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "intermediate_size": 64,
+    "block_size": 64,
+    **{f"{part}_alpha_factor": 1.75 for part in ("full_attn", "linear_attn", "mlp")},
+}
+MINIMAX_M3: dict[str, Any] = {
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "intermediate_size": 64,
+    "dense_intermediate_size": 96,
+    "shared_intermediate_size": 128,
+    "routed_scaling_factor": 1.5,
+    "rotary_dim": 32,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    "index_n_heads": 2,
+    "index_head_dim": 32,
+    "layer_types": ["minimax_m3_sparse"] * 2,
+}
+MINIMAX_M3_DENSE = {
+    "mlp_layer_types": ["dense", "sparse"],
+    "layer_types": ["full_attention", "minimax_m3_sparse"],
+}
 LFM2 = {
     "num_hidden_layers": 3,
     "layer_types": ["conv", "full_attention", "conv"],
@@ -434,7 +460,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"num_hidden_layers": 5, "sliding_window": 32, "layer_types": WINDOWED, "rope_parameters": OLMO3_ROPE},
     ),
     "mimo_v2_flash": ("mimo_v2_flash", MIMO),
+    "minimax": ("minimax", MINIMAX_01),
     "minimax_m2": ("minimax_m2", EXPERTS | {"rotary_dim": 32}),
+    "minimax_m3": ("minimax_m3_vl_text", MINIMAX_M3 | {"index_block_size": 16, "index_topk_blocks": 3}),
+    "minimax_m3 with a dense layer": ("minimax_m3_vl_text", MINIMAX_M3 | MINIMAX_M3_DENSE),
     "seed_oss": ("seed_oss", {"head_dim": 32}),
     "solar_open": ("solar_open", GLM_EXPERTS | {"rope_parameters": YARN}),
     "qwen3_moe": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True}),
@@ -474,6 +503,8 @@ def alike(name: str) -> bool:
 
 
 VARIANTS_SLOW = [pytest.param(name, marks=pytest.mark.slow) if alike(name) else name for name in MODELS]
+FLASH = ("minimax_m3",)
+"""Whose sparse attention llama.cpp computes with flash attention alone."""
 IDS = torch.randint(3, 380, (160,), generator=torch.Generator().manual_seed(0)).tolist()
 # In normal form C, because llama.cpp does not normalize for Qwen as transformers does.
 TEXT = (
@@ -505,7 +536,7 @@ def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
     expected = logits(model)
     file = tmp_path / "model.gguf"
     write_gguf(folder, file, "F32")
-    with LlamaCpp(file) as llama:
+    with LlamaCpp(file, flash=name in FLASH) as llama:
         found = llama.logits(IDS)
     assert relative_error(found, expected) <= 1e-3
     assert np.array_equal(found.argmax(-1), expected.argmax(-1))

@@ -16,7 +16,7 @@ from hubquant.observe import CollectionRequest, collect
 from hubquant.observe.streamed import collect_streamed
 from hubquant.sources.checkpoint import load_folder
 from hubquant.sources.gguf import open_gguf
-from tests.convert.test_llama_cpp import IDS, MODELS, alike
+from tests.convert.test_llama_cpp import FLASH, IDS, MODELS, alike
 from tests.support.conversion import build_uneven, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
@@ -44,7 +44,7 @@ def test_loaded_streamed_and_llama_cpp(name: str, tmp_path: Path) -> None:
     streamed = collect_streamed(stream, chunks, conversion.taps, wanted).matrix()
     source = open_gguf(tmp_path / "model.gguf")
     restored = collect_streamed(BlockStream(source.open_weights("cpu")), chunks, source.conversion().taps, wanted)
-    with LlamaCpp(tmp_path / "model.gguf") as llama:
+    with LlamaCpp(tmp_path / "model.gguf", flash=name in FLASH) as llama:
         expected = llama.imatrix(chunks.ids.tolist())
     others = [streamed, restored.matrix()]
     assert all(loaded.entries.keys() == other.entries.keys() == expected.keys() for other in others)

@@ -58,7 +58,9 @@ from hubquant.convert.architectures.mellum import MELLUM
 from hubquant.convert.architectures.mimo2 import MIMO2
 from hubquant.convert.architectures.minicpm import MINICPM
 from hubquant.convert.architectures.minicpm3 import MINICPM3
+from hubquant.convert.architectures.minimax_01 import MINIMAX_01, MINIMAX_01_OWN
 from hubquant.convert.architectures.minimax_m2 import MINIMAX_M2
+from hubquant.convert.architectures.minimax_m3 import MINIMAX_M3
 from hubquant.convert.architectures.ministral3 import MINISTRAL3
 from hubquant.convert.architectures.mistral import MISTRAL
 from hubquant.convert.architectures.mistral4 import MISTRAL4
@@ -120,11 +122,37 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         MINISTRAL3,
     ),
     *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
-    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, KIMI_LINEAR, LAGUNA, MELLUM, MIMO2, MINIMAX_M2, SEED_OSS, SOLAR_OPEN),
+    *(
+        HUNYUAN_DENSE,
+        HUNYUAN_MOE,
+        HY_V3,
+        KIMI_LINEAR,
+        LAGUNA,
+        MELLUM,
+        MIMO2,
+        MINIMAX_01,
+        MINIMAX_M2,
+        MINIMAX_M3,
+        SEED_OSS,
+        SOLAR_OPEN,
+    ),
     *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
-    *(BAICHUAN, BITNET_OWN, CHATGLM_OWN, CODESHELL, DECI, EXAONE, MAINCODER, ORION, PANGU, QWEN, XVERSE),
+    *(
+        BAICHUAN,
+        BITNET_OWN,
+        CHATGLM_OWN,
+        CODESHELL,
+        DECI,
+        EXAONE,
+        MAINCODER,
+        MINIMAX_01_OWN,
+        ORION,
+        PANGU,
+        QWEN,
+        XVERSE,
+    ),
     *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
     *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),

@@ -110,17 +110,20 @@ class LatentHeads(Rule):
 
 @dataclass(frozen=True)
 class LatentEpsilon(Epsilon):
-    """The norms' epsilon, which llama.cpp has in latents too, where transformers always has 1e-6.
+    """The norms' epsilon, which llama.cpp has in latents (``where``) too, where transformers always has 1e-6.
 
     Up to 1e-5, as models have it, that is no difference.
     """
 
+    where: str = "latents"
     most = 1e-5
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         value = getattr(config, self.setting)
         if value > self.most:
-            raise NotSupportedYet(f"{self.setting} {value}", why="transformers computes latents with 1e-6 all the same")
+            raise NotSupportedYet(
+                f"{self.setting} {value}", why=f"transformers computes {self.where} with 1e-6 all the same"
+            )
         return super().metadata(config)
 
 
