@@ -78,8 +78,19 @@ they were made from, which is the better source where it is published:
 A matrix in 4-bit integers without zero points in groups of 32 or a multiple (as the experts of Kimi K2) is written as
 Q4_0 with the same codes and scales, one in 8 bits as Q8_0, and MXFP4 as MXFP4, wherever a file has that type for it and
 F16 holds each of its scales exactly; the plan says for how many. Scales in BF16 are such down to 2^-17. The other
-floats are products in float32: a file of F32 holds them all, F16 and BF16 round them. Rotated inputs
-(`transform_config`), sparse weights, AWQ of other versions and GPTQ in the layouts of single kernels are refused.
+floats are products in float32: a file of F32 holds them all, F16 and BF16 round them.
+
+NVFP4 has a factor for each matrix beside the scales of its blocks. llama.cpp has it in a tensor of its own,
+`blk.N.NAME.scale`, and multiplies what the matrix makes of its inputs by it, whatever the matrix's type is. Files of
+llama, mistral3, qwen3, qwen3moe, qwen3next, qwen35, qwen35moe, cohere2, cohere2moe, nemotron_h, nemotron_h_moe, hy_v3
+and mellum have it so: there matrices keep codes and scales where a rule names NVFP4 for them
+(`--tensor-type blk=NVFP4`), and files of F16 and BF16 hold them without rounding. The graphs of llama.cpp's other
+architectures load such factors and leave some of them out without a word (measured for qwen2, qwen2moe, granite,
+smollm3, arcee, seed_oss, glm4, glm4moe, deepseek2, ernie4_5, afmoe, llama4, hunyuan-moe, exaone-moe, olmoe, laguna,
+dots1, lfm2moe and phi3; of gemma4 logits differ a little): there the weights are floats with the factor in them.
+
+Rotated inputs (`transform_config`), sparse weights, AWQ of other versions and GPTQ in the layouts of single kernels are
+refused.
 
 The files that are read are those that transformers takes: what config.json names as `transformers_weights`, else
 model.safetensors, else the files that model.safetensors.index.json lists; calibration loads the same. Names without the
