@@ -23,6 +23,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import ARCHITECTURES
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
+from hubquant.convert.projectors.otherwise import OTHERWISE
 from hubquant.convert.projectors.projector import Multimodal
 from hubquant.convert.projectors.ultravox import ULTRAVOX
 from hubquant.convert.rules.windows import DroppedWindow
@@ -216,6 +217,10 @@ classes the language model alone:
 
 {projectors}
 
+None is made of these, with the reason in the message or in the plan's notes:
+
+{otherwise}
+
 "embeddings": llama.cpp's of a picture, of a size that it does not change, or of a sound differ from those of
 transformers by at most 2·10⁻³ of the largest. "the same file": as the checkpoint of the class that transformers has, of
 the same weights. "stand-in": as the embeddings of another class with the same weights, where transformers has no code,
@@ -241,6 +246,7 @@ def document() -> str:
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
+        otherwise=";\n".join(f"* `{name}`: {reason}" for name, reason in OTHERWISE.items()) + ".",
         projectors=_table(("llama.cpp's type", "transformers classes", "llama.cpp", "cases"), _projectors()),
     )
 

@@ -116,3 +116,17 @@ def test_another_spectrum(tmp_path: Path) -> None:
     (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": {"hop_length": 320}}))
     with pytest.raises(NotSupportedYet, match="hop_length 320"):
         needed_projector(open_folder(folder, "tiny")).conversion()
+
+
+@pytest.mark.parametrize(
+    ("families", "reason"),
+    [
+        (("voxtral", "llama", "voxtral_encoder"), "averages pairs of an encoder's states"),
+        (("glmasr", "llama", "glmasr_encoder"), "adds learned places"),
+    ],
+)
+def test_what_llama_cpp_hears_otherwise(families: tuple[str, str, str], reason: str, tmp_path: Path) -> None:
+    source = open_folder(build_multimodal(*families, tmp_path, seeing=SEEN), "tiny")
+    with pytest.raises(NotSupportedYet, match=reason) as caught:
+        needed_projector(source)
+    assert caught.value.hint == "convert its language model without one"
