@@ -246,7 +246,7 @@ def document() -> str:
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
-        otherwise=";\n".join(f"* `{name}`: {reason}" for name, reason in OTHERWISE.items()) + ".",
+        otherwise="\n".join(_otherwise()),
         projectors=_table(("llama.cpp's type", "transformers classes", "llama.cpp", "cases"), _projectors()),
     )
 
@@ -367,6 +367,12 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         for proof, names in proofs:
             if names:
                 yield _code(sorted(types[same])), _code(names), proof, "; ".join(cases[number]) or NOTHING
+
+
+def _otherwise() -> Iterator[str]:
+    for reason in dict.fromkeys(OTHERWISE.values()):
+        names = _code(name for name, each in OTHERWISE.items() if each == reason)
+        yield textwrap.fill(f"* {names}: {reason}.", 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _float8() -> Iterator[str]:

@@ -127,6 +127,19 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         PLACED,
         (224, 280),
     ),
+    "gemma4_unified": (
+        ("gemma4_unified", "gemma4_unified_text", "gemma4_unified_vision"),
+        {name: value for name, value in GEMMA4.items() if name != "hidden_size_per_layer_input"}
+        | {
+            "tied": True,
+            "pad_token_id": 0,
+            "use_bidirectional_attention": None,
+            "seeing": {"patch_size": 4, "mm_embed_dim": 96, "output_proj_dims": 96, "mm_posemb_size": 16},
+            "whole": {"audio_config": {"model_type": "gemma4_unified_audio"}},
+        },
+        PLACED,
+        (96, 108),
+    ),
     "glm4v": (
         ("glm4v", "glm4v_text", "glm4v_vision"),
         {"seeing": GLM, "rope_parameters": GLM_ROPE},

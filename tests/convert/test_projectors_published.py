@@ -91,6 +91,23 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
             "vision.projection_dim": 2048,
         },
     ),
+    "Gemma 4 12B, whose audio_config has no sizes": (
+        {
+            "architectures": ["Gemma4UnifiedForConditionalGeneration"],
+            "model_type": "gemma4_unified",
+            "audio_config": {"model_type": "gemma4_unified_audio"},
+            "text_config": {"model_type": "gemma4_unified_text", "hidden_size": 3840},
+            "vision_config": {"model_type": "gemma4_unified_vision"},
+        },
+        {"patch_size": 16, "pooling_kernel_size": 3, "sampling_rate": 16000},
+        {
+            "vision.patch_size": 16,
+            "vision.embedding_length": 3840,
+            "vision.block_count": 0,
+            "audio.embedding_length": 640,
+            "audio.projection_dim": 3840,
+        },
+    ),
     "Kimi-VL, whose encoder has a type that transformers does not know": (
         {
             "architectures": ["KimiVLForConditionalGeneration"],

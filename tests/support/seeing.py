@@ -25,7 +25,8 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     if way == PATCHES:
         given = patched(x, model.config.vision_config.patch_size)
     elif way == PLACED:
-        given = placed(x, model.config.vision_config.patch_size)
+        seen = model.config.vision_config
+        given = placed(x, getattr(seen, "model_patch_size", seen.patch_size))
     elif way == GRID:
         patches = cut(x, model.config.vision_config.patch_size)
         given = {"pixel_values": patches.flatten(0, 1), "image_grid_thw": torch.tensor([[1, *patches.shape[:2]]])}

@@ -3,6 +3,7 @@
 from hubquant.convert.projectors.audio_flamingo3 import AUDIO_FLAMINGO3
 from hubquant.convert.projectors.gemma3 import GEMMA3
 from hubquant.convert.projectors.gemma4 import GEMMA4
+from hubquant.convert.projectors.gemma4_unified import GEMMA4_UNIFIED
 from hubquant.convert.projectors.glm4v import GLM4V, GLM_OCR
 from hubquant.convert.projectors.idefics3 import IDEFICS3
 from hubquant.convert.projectors.internvl import INTERNVL, INTERNVL_CHAT
@@ -25,6 +26,7 @@ PROJECTORS: tuple[Projector, ...] = (
     AUDIO_FLAMINGO3,
     GEMMA3,
     GEMMA4,
+    GEMMA4_UNIFIED,
     GLM4V,
     GLM_OCR,
     IDEFICS3,
