@@ -231,7 +231,8 @@ token of CLIP, in LLaVA, behind the patches, gives the parts of LLaVA-NeXT's pic
 embeddings of Llama 4 column by column. Kimi-VL is compared where a picture has as many patches as the model has places,
 which llama.cpp interpolates linearly instead of cubically; its own converter leaves the order of queries and keys, in
 which llama.cpp turns other pairs than the model does. Of a sound it gives the embeddings of whole half minutes, with
-silence behind it.
+silence behind it. Places of Hunyuan-VL are compared with those of its own code, which llama.cpp's are: transformers has
+a factor that is a little smaller.
 """
 
 

@@ -21,6 +21,7 @@ from tests.support.multimodal import build_multimodal, rename
 from tests.support.seeing import (
     ADAPTED,
     BREAK,
+    FLAT,
     FRAMES,
     GRID,
     MEAN,
@@ -61,6 +62,21 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         },
         SQUARE,
         (56, 56),
+    ),
+    "hunyuan_vl": (
+        ("hunyuan_vl", "hunyuan_vl_text", "hunyuan_vl_vision"),
+        {
+            "rope_parameters": MROPE | {"mrope_section": [8, 8, 8, 8]},
+            "tied": True,
+            "seeing": {
+                "max_image_size": 112,
+                "text_hidden_size": 256,
+                "num_hidden_layers": 2,
+                "initializer_range": 0.3,
+            },
+        },
+        FLAT,
+        (504, 532),
     ),
     "idefics3": (("idefics3", "llama", "idefics3_vision"), {"seeing": {"num_hidden_layers": 2}}, PART, (56, 56)),
     "smolvlm": (

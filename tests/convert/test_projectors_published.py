@@ -108,6 +108,38 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
             "audio.projection_dim": 3840,
         },
     ),
+    "HunyuanOCR, whose language model's settings are at the top": (
+        {
+            "architectures": ["HunYuanVLForConditionalGeneration"],
+            "model_type": "hunyuan_vl",
+            "head_dim": 128,
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "rope_scaling": {"alpha": 1000.0, "factor": 1.0, "type": "xdrope", "xdrope_section": [16, 16, 16, 16]},
+            "vision_config": {
+                "hidden_act": "gelu",
+                "hidden_size": 1152,
+                "img_max_token_num": 4096,
+                "intermediate_size": 4304,
+                "interpolate_mode": "bilinear",
+                "max_image_size": 2048,
+                "num_attention_heads": 16,
+                "num_hidden_layers": 27,
+                "out_hidden_size": 1024,
+                "patch_size": 16,
+                "rms_norm_eps": 1e-05,
+                "spatial_merge_size": 2,
+                "text_hidden_size": 1024,
+            },
+        },
+        {"min_pixels": 262144, "max_pixels": 4194304},
+        {
+            "vision.image_size": 2048,
+            "vision.projection_dim": 1024,
+            "vision.block_count": 27,
+            "vision.image_max_pixels": 4194304,
+        },
+    ),
     "Kimi-VL, whose encoder has a type that transformers does not know": (
         {
             "architectures": ["KimiVLForConditionalGeneration"],

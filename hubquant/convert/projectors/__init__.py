@@ -5,6 +5,7 @@ from hubquant.convert.projectors.gemma3 import GEMMA3
 from hubquant.convert.projectors.gemma4 import GEMMA4
 from hubquant.convert.projectors.gemma4_unified import GEMMA4_UNIFIED
 from hubquant.convert.projectors.glm4v import GLM4V, GLM_OCR
+from hubquant.convert.projectors.hunyuan_vl import HUNYUAN_VL
 from hubquant.convert.projectors.idefics3 import IDEFICS3
 from hubquant.convert.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from hubquant.convert.projectors.janus import JANUS
@@ -29,6 +30,7 @@ PROJECTORS: tuple[Projector, ...] = (
     GEMMA4_UNIFIED,
     GLM4V,
     GLM_OCR,
+    HUNYUAN_VL,
     IDEFICS3,
     INTERNVL,
     INTERNVL_CHAT,
