@@ -25,6 +25,7 @@ from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
 from hubquant.convert.projectors.otherwise import OTHERWISE
 from hubquant.convert.projectors.projector import Multimodal
+from hubquant.convert.projectors.qwen3_asr import QWEN3_ASR
 from hubquant.convert.projectors.ultravox import ULTRAVOX
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
@@ -353,6 +354,8 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         types[PROJECTORS.index(projector)].add(str(projector.metadata(model)["projector_type"].value))
         stand_ins[kind] = f"stand-in: {families[0]}"
     types[PROJECTORS.index(ULTRAVOX)].add("ultravox")
+    types[PROJECTORS.index(QWEN3_ASR)].add("qwen3a")
+    proven[PROJECTORS.index(QWEN3_ASR)].update(QWEN3_ASR.classes)
     stand_ins |= dict.fromkeys(ULTRAVOX.classes, "written out")
     for number, each in enumerate(PROJECTORS):
         # of a checkpoint with code of its own, the table has what that of transformers has

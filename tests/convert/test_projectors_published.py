@@ -354,6 +354,31 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
             "vision.is_deepstack_layers": tuple(number in (5, 11, 17) for number in range(24)),
         },
     ),
+    "Qwen3-ASR in transformers' layout": (
+        {
+            "architectures": ["Qwen3ASRForConditionalGeneration"],
+            "model_type": "qwen3_asr",
+            "audio_config": {
+                "activation_function": "gelu",
+                "d_model": 896,
+                "downsample_hidden_size": 480,
+                "encoder_attention_heads": 14,
+                "encoder_ffn_dim": 3584,
+                "encoder_layers": 18,
+                "model_type": "qwen3_asr_encoder",
+                "output_dim": 1024,
+            },
+            "text_config": {"model_type": "qwen3", "hidden_size": 1024},
+        },
+        {"feature_size": 128, "hop_length": 160, "n_fft": 400, "sampling_rate": 16000},
+        {
+            "audio.projector_type": "qwen3a",
+            "audio.projection_dim": 1024,
+            "audio.block_count": 18,
+            "audio.feed_forward_length": 3584,
+            "audio.num_mel_bins": 128,
+        },
+    ),
     "Ultravox 0.5, whose language model is elsewhere": (
         {
             "architectures": ["UltravoxModel"],

@@ -19,6 +19,7 @@ from hubquant.convert.projectors.paddleocr_vl import PADDLEOCR_VL
 from hubquant.convert.projectors.pixtral import PIXTRAL
 from hubquant.convert.projectors.projector import Projector
 from hubquant.convert.projectors.qwen2_audio import QWEN2_AUDIO
+from hubquant.convert.projectors.qwen3_asr import QWEN3_ASR
 from hubquant.convert.projectors.qwen3_vl import QWEN3_VL
 from hubquant.convert.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL
 from hubquant.convert.projectors.ultravox import ULTRAVOX
@@ -46,6 +47,7 @@ PROJECTORS: tuple[Projector, ...] = (
     PADDLEOCR_VL,
     PIXTRAL,
     QWEN2_AUDIO,
+    QWEN3_ASR,
     QWEN2_VL,
     QWEN2_5_VL,
     QWEN3_VL,
