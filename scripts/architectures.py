@@ -20,7 +20,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.architectures import ARCHITECTURES
+from hubquant.convert.architectures import ARCHITECTURES, COMPUTED_OTHERWISE
+from hubquant.convert.architectures.step35 import STEP35
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
 from hubquant.convert.projectors.otherwise import OTHERWISE
@@ -69,14 +70,16 @@ they were made from, which is the better source where it is published:
 * AWQ of version gemm;
 * compressed-tensors: integers of 1 to 8 bits in words (`pack-quantized`) and of 8 in bytes (`int-quantized`), by
   groups, rows or the whole, with and without zero points, and `nvfp4-pack-quantized` and `mxfp4-pack-quantized`;
-* NVFP4 of ModelOpt, and LLM.int8 of bitsandbytes.
+* NVFP4 of ModelOpt;
+* LLM.int8 of bitsandbytes, and its 4 bits (nf4, fp4), doubly quantized or not;
+* BitNet's weights of −1, 0 and 1 in bytes of four, in any family, without norms in each layer: TQ1_0 and TQ2_0 have the
+  same ones. Its layers round their inputs to 8 bits too; what runs a file does not, or in its own way.
 
 A matrix in 4-bit integers without zero points in groups of 32 or a multiple (as the experts of Kimi K2) is written as
 Q4_0 with the same codes and scales, one in 8 bits as Q8_0, and MXFP4 as MXFP4, wherever a file has that type for it and
 F16 holds each of its scales exactly; the plan says for how many. Scales in BF16 are such down to 2^-17. The other
 floats are products in float32: a file of F32 holds them all, F16 and BF16 round them. Rotated inputs
-(`transform_config`), sparse weights, AWQ of other versions, GPTQ in the layouts of single kernels and 4 bits of
-bitsandbytes are refused.
+(`transform_config`), sparse weights, AWQ of other versions and GPTQ in the layouts of single kernels are refused.
 
 The files that are read are those that transformers takes: what config.json names as `transformers_weights`, else
 model.safetensors, else the files that model.safetensors.index.json lists; calibration loads the same. Names without the
@@ -88,6 +91,13 @@ adapter that is not merged and weights that are quantized otherwise, whatever co
 Where there are no safetensors, pytorch_model.bin and its shards are read with `--allow-pickle` (`model.allow_pickle` in
 a recipe): torch's reader of weights takes tensors and plain containers out of them and runs nothing; what needs more is
 refused. Of a repository of the Hub their table of tensors is read first, as the headers of safetensors are.
+
+Where there are none at all, Mistral's own format is read: params.json with consolidated.safetensors or its shards, and
+tekken.json or tokenizer.model with a version behind it (`tokenizer.model.v3`). It is the model that transformers would
+have: Mistral, Mixtral and Ministral 3, and the projector of Pixtral and Mistral 3, in floats or FP8. A window is told
+of and not computed, as with other Mistral models; of a model without `max_position_embeddings` in params.json the file
+says 32,768 tokens, with a note. Chat templates are those of files beside it: what Mistral's own code writes for a chat
+is in no file. Latent attention with shared experts (Mistral Large 3), Mamba and sound in this format are refused.
 
 A LoRA adapter of peft alone (adapter_config.json, adapter_model.safetensors) becomes a GGUF adapter, which llama.cpp
 loads beside its base: `hubquant convert ADAPTER`, with `--base BASE` where it is not the model that the adapter names.
@@ -122,24 +132,37 @@ tokenizer's files and the headers of the weights, before any weight is downloade
 and what to do instead; the exit code is 2:
 
 * other classes and model types, with the nearest ones that are known;
+{otherwise}
 * settings in config.json that llama.cpp's code for the architecture does not compute, each by its name and value, and
   those that hubquant does not know: every field of transformers' config classes is in a table or read
   (`hubquant/convert/settings.py`), and a test fails when a new version adds one;
 * tensors that are missing, left over, of another shape than config.json says, or of another type;
 * weights quantized in other ways than those above, and those without `--allow-requantize`, with the model they were
   made from if named;
-* commands that would have to run a model whose code transformers lacks ({own_code}): an importance matrix and an
-  evaluation. `convert` and `quantize` work;
+* of a model whose code transformers lacks ({own_code}) what llama.cpp does not do in its place: error feedback, files
+  of a given size, folders of other libraries, and commands that run a model without a recipe. See below;
 * what an encoder ({encoders}) cannot have, or a decoder with a pooling of `sentence-transformers`, such as
   Qwen3-Embedding: perplexity, KL divergence, scores of tests, `refine` and `tune`. It is calibrated, and
   [measured by its embeddings](evaluation.md#encoders).
 
 NaN and infinite weights stop the conversion itself, because only the weights tell.
 
+## Models whose code transformers lacks
+
+With the extra `llamacpp`, `hubquant run` and `hubquant imatrix collect` let llama.cpp run such a model: they make its
+F16 file first. Importance is summed in llama.cpp's callback at each node of its graph, with a float32 cache and without
+flash attention, for the weights and with the counts that llama-imatrix has. The sums equal those of transformers' hooks
+where both run a model: to 1e-5 from an F32 file, to 5e-3 from one in F16. Files are measured by llama.cpp too, against
+the F16 file there. The callback is set through ctypes: the layout of llama.cpp's structs is checked against the wheel
+each time, and another one is refused. Models that fill in masked tokens are calibrated so, but not measured. Encoders
+are neither.
+
 ## What is left out
 
 * Vision and sound towers that no projector is known for, with a note in the plan; see below for the others.
 {windows}
+* Of MiniMax-Text-01 and M1 the list of tokens that must not be drawn, those without an embedding, which llama.cpp's
+  converter writes. Which layers have lightning attention a file tells, as that converter does not.
 * What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
 * Poolers and heads of encoders but those of rerankers, which have one score: llama.cpp embeds without them. Of a
   reranker the encoder is calibrated and measured, by the state that its score is made of. llama.cpp gives both texts of
@@ -164,18 +187,20 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
 
 * **llama.cpp**, "logits": llama.cpp's logits of a converted F32 file of 160 random tokens differ from those of
   transformers by at most 10⁻³ of the largest logit, the highest logit is the same at every position, and the model that
-  hubquant reads back from the file gives transformers' logits to 10⁻⁴. "embeddings": the states of all tokens, to
-  2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of the model read back to 10⁻⁵. "scores":
-  those of rerankers, to 0.01 where they are about as large as 3, and the states of the model read back. "stand-in":
-  transformers lacks the model's code; llama.cpp's logits equal those of the named transformers model, which is read
-  back from the same file. "written out": the same, and llama.cpp's states of all tokens are, to 2·10⁻³, those that the
-  test computes as the model's code does.
+  hubquant reads back from the file gives transformers' logits to 10⁻⁴. (MiniMax-M3's blocks of attention llama.cpp
+  chooses with flash attention alone, which it uses unless told otherwise; without it, it attends to everything.)
+  "embeddings": the states of all tokens, to 2·10⁻³ (llama.cpp computes GELU from a table of half floats), and those of
+  the model read back to 10⁻⁵. "scores": those of rerankers, to 0.01 where they are about as large as 3, and the states
+  of the model read back. "stand-in": transformers lacks the model's code; llama.cpp's logits equal those of the named
+  transformers model, which is read back from the same file. "written out": the same, and llama.cpp's states of all
+  tokens are, to 2·10⁻³, those that the test computes as the model's code does.
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
   those that it does not run.
 * **read back**, "bit for bit": the tensors read back from the file are the checkpoint's, from F32 and (but for
-  encoders) from BF16. Vectors that llama.cpp stores as 1 + x or −exp(x) (norms of Gemma, Nemotron, Qwen3-Next and
-  Qwen3.5; `A_log`) may be off by 2⁻²² where they were F32. "–": only the logits of the model read back are compared.
+  encoders) from BF16. Vectors that llama.cpp stores as 1 + x or −exp(x) (norms of Gemma, Nemotron, Qwen3-Next, Qwen3.5
+  and MiniMax-M3; `A_log`) may be off by 2⁻²² where they were F32. "–": only the logits of the model read back are
+  compared.
 
 {table}
 
@@ -188,7 +213,10 @@ bit. Each difference has its reason in a table there, which the script prints; o
 code 1. Most are keys that say what llama.cpp takes where they are absent, and settings that transformers 5 calls
 otherwise than the converter. Tensors differ in the last bit of what is computed (the decay of state-space models,
 factors of rope, Falcon-H1's multipliers), where the converter takes layers with attention for others (Granite 4 and
-Nemotron-H in transformers 5's names), and by an output layer without which llama.cpp loads no file.
+Nemotron-H in transformers 5's names), and by an output layer without which llama.cpp loads no file. A layer of
+MiMo-V2-Flash with a window sees 128 tokens before the one that asks, as transformers computes it, where the converter
+counts that one in; and its layers ahead have one matrix for queries, keys and values, without which llama.cpp does not
+draft.
 
 ## Language models in multimodal checkpoints
 
@@ -244,6 +272,7 @@ def document() -> str:
         mxfp4=_names(each for each in ARCHITECTURES if "mxfp4" in each.quantized),
         own_code=_names(each for each in ARCHITECTURES if each.own_code),
         encoders=_encoders(),
+        otherwise="\n".join(_otherwise()),
         ahead=_ahead(),
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
@@ -271,6 +300,12 @@ def _ahead() -> str:
         "others, as the plan tells. Of a file of a given size they are as in the file type that is nearest."
     )
     return textwrap.fill(text, 120, break_on_hyphens=False)
+
+
+def _otherwise() -> Iterator[str]:
+    for name, why in COMPUTED_OTHERWISE.items():
+        text = f"* `{name}`, which llama.cpp computes otherwise: {why};"
+        yield textwrap.fill(text, 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _windows() -> str:
@@ -306,6 +341,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
                 proof = f"stand-in: {stand_ins[0]}"
             elif written_out & {*each.classes}:
                 proof = "written out"
+            elif each.name == STEP35.name:
+                proof = "stand-in: step3p7"
         elif {*each.classes} & ranked:
             proof = "scores"
         elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY} | within:

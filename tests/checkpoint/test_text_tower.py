@@ -31,6 +31,7 @@ from tests.convert.test_llama_cpp import (
     LATENT,
     LFM2,
     LLAMA4,
+    MINIMAX_M3,
     MISTRAL4,
     MROPE,
     QWEN_EXPERTS,
@@ -86,10 +87,17 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str]] = {
         GRANITE_IN_SPEECH,
         "granite",
     ),
+    "minimax_m3_vl": (("minimax_m3_vl", "minimax_m3_vl_text", "minimax_m3_vl_vision"), MINIMAX_M3, "minimax-m3"),
     "voxtral": (("voxtral", "llama", "voxtral_encoder"), {}, "llama"),
     "qwen2_audio": (("qwen2_audio", "qwen2", "qwen2_audio_encoder"), {}, "qwen2"),
 }
-WITH_OTHERS = ("llama4", "qwen3_5_moe", "mistral3 with mistral4", "kimi_k25")  # experts that are no linear layers
+WITH_OTHERS = (
+    "llama4",
+    "qwen3_5_moe",
+    "mistral3 with mistral4",
+    "kimi_k25",
+    "minimax_m3_vl",
+)  # experts that are no linear layers
 OLDER = ("language_model.model.", "model.language_model."), ("language_model.lm_head.", "lm_head.")
 
 

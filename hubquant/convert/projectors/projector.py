@@ -35,9 +35,14 @@ class Multimodal:
     @cached_property
     def tokens(self) -> Mapping[str, int]:
         """The number of each token that was added to the vocabulary."""
-        if not (self.folder / TOKENIZER).is_file():
+        from hubquant.vocab.tekken import NAME, read_tekken
+
+        if (self.folder / TOKENIZER).is_file():
+            added = read_table(self.folder / TOKENIZER, AGAIN).get("added_tokens") or []
+        elif (self.folder / NAME).is_file():
+            added = read_tekken(self.folder / NAME)[0]["added_tokens"]
+        else:
             return {}
-        added = read_table(self.folder / TOKENIZER, AGAIN).get("added_tokens") or []
         return {each["content"]: each["id"] for each in added if isinstance(each, dict) and "content" in each}
 
     @property
