@@ -248,7 +248,7 @@ classes the language model alone:
 
 None is made of these, with the reason in the message or in the plan's notes:
 
-{otherwise}
+{projectors_otherwise}
 
 "embeddings": llama.cpp's of a picture, of a size that it does not change, or of a sound differ from those of
 transformers by at most 2·10⁻³ of the largest. "the same file": as the checkpoint of the class that transformers has, of
@@ -277,7 +277,7 @@ def document() -> str:
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
-        otherwise="\n".join(_otherwise()),
+        projectors_otherwise="\n".join(_projectors_otherwise()),
         projectors=_table(("llama.cpp's type", "transformers classes", "llama.cpp", "cases"), _projectors()),
     )
 
@@ -410,7 +410,7 @@ def _projectors() -> Iterator[tuple[str, ...]]:
                 yield _code(sorted(types[same])), _code(names), proof, "; ".join(cases[number]) or NOTHING
 
 
-def _otherwise() -> Iterator[str]:
+def _projectors_otherwise() -> Iterator[str]:
     for reason in dict.fromkeys(OTHERWISE.values()):
         names = _code(name for name, each in OTHERWISE.items() if each == reason)
         yield textwrap.fill(f"* {names}: {reason}.", 120, subsequent_indent="  ", break_on_hyphens=False)
