@@ -24,7 +24,9 @@ from hubquant.convert.architectures import ARCHITECTURES, REFUSED
 from hubquant.convert.architectures.step35 import STEP35
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
+from hubquant.convert.projectors.otherwise import OTHERWISE
 from hubquant.convert.projectors.projector import Multimodal
+from hubquant.convert.projectors.qwen3_asr import QWEN3_ASR
 from hubquant.convert.projectors.ultravox import ULTRAVOX
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
@@ -260,6 +262,10 @@ classes the language model alone:
 
 {projectors}
 
+None is made of these, with the reason in the message or in the plan's notes:
+
+{projectors_otherwise}
+
 "embeddings": llama.cpp's of a picture, of a size that it does not change, or of a sound differ from those of
 transformers by at most 2·10⁻³ of the largest. "the same file": as the checkpoint of the class that transformers has, of
 the same weights. "stand-in": as the embeddings of another class with the same weights, where transformers has no code,
@@ -270,7 +276,8 @@ token of CLIP, in LLaVA, behind the patches, gives the parts of LLaVA-NeXT's pic
 embeddings of Llama 4 column by column. Kimi-VL is compared where a picture has as many patches as the model has places,
 which llama.cpp interpolates linearly instead of cubically; its own converter leaves the order of queries and keys, in
 which llama.cpp turns other pairs than the model does. Of a sound it gives the embeddings of whole half minutes, with
-silence behind it.
+silence behind it. Places of Hunyuan-VL are compared with those of its own code, which llama.cpp's are: transformers has
+a factor that is a little smaller.
 """
 
 
@@ -286,6 +293,7 @@ def document() -> str:
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
+        projectors_otherwise="\n".join(_projectors_otherwise()),
         projectors=_table(("llama.cpp's type", "transformers classes", "llama.cpp", "cases"), _projectors()),
     )
 
@@ -401,6 +409,8 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         types[PROJECTORS.index(projector)].add(str(projector.metadata(model)["projector_type"].value))
         stand_ins[kind] = f"stand-in: {families[0]}"
     types[PROJECTORS.index(ULTRAVOX)].add("ultravox")
+    types[PROJECTORS.index(QWEN3_ASR)].add("qwen3a")
+    proven[PROJECTORS.index(QWEN3_ASR)].update(QWEN3_ASR.classes)
     stand_ins |= dict.fromkeys(ULTRAVOX.classes, "written out")
     for number, each in enumerate(PROJECTORS):
         # of a checkpoint with code of its own, the table has what that of transformers has
@@ -416,6 +426,12 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         for proof, names in proofs:
             if names:
                 yield _code(sorted(types[same])), _code(names), proof, "; ".join(cases[number]) or NOTHING
+
+
+def _projectors_otherwise() -> Iterator[str]:
+    for reason in dict.fromkeys(OTHERWISE.values()):
+        names = _code(name for name, each in OTHERWISE.items() if each == reason)
+        yield textwrap.fill(f"* {names}: {reason}.", 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _float8() -> Iterator[str]:
