@@ -20,6 +20,7 @@ from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_M
 from hubquant.convert.architectures.deepseek_moe import BAILING_MOE, DEEPSEEK
 from hubquant.convert.architectures.distilbert import DISTILBERT
 from hubquant.convert.architectures.dots1 import DOTS1
+from hubquant.convert.architectures.eagle3 import EAGLE3
 from hubquant.convert.architectures.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
 from hubquant.convert.architectures.eurobert import EUROBERT
 from hubquant.convert.architectures.exaone4 import EXAONE4
@@ -120,7 +121,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
     *(BAICHUAN, CHATGLM_OWN, CODESHELL, EXAONE, MAINCODER, ORION, PANGU, QWEN, XVERSE),
-    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
+    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1, EAGLE3),
     *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
 )
@@ -130,6 +131,7 @@ _READ_AS = {"baichuan": LLAMA, "internlm2": LLAMA}
 """By llama.cpp's name, the family whose tensors a file has, where transformers lacks the code of its own."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
+DRAFTERS = tuple(name for each in ARCHITECTURES if each.drafts for name in each.classes)
 QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.quantized}))
 """Methods of quantization whose weights some architecture reads as they are."""
 
