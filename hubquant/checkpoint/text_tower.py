@@ -43,10 +43,13 @@ _ALIKE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "gemma4_unified_text": (
             "gemma4_text",
             {"hidden_size_per_layer_input": 0, "max_position_embeddings": 1 << 18, "sliding_window": 1024},
-        )
+        ),
+        "kimi_k2": ("deepseek_v3", {}),
     }
 )
 """Language models that are another one, and the defaults that they have instead of its own."""
+_TYPES = {"minimax_m3_vl": "minimax_m3_vl_text"}
+"""Of language models that published multimodal ones do not name the type of."""
 _OF_THE_WHOLE = (*QUANTIZATION, *MODULE_SETTINGS)
 _SECTIONS, _DEEPSTACK = "mrope_section", "deepstack_visual_indexes"
 _OF_IMAGES = (_SECTIONS, "mrope_interleaved", "type")
@@ -88,6 +91,8 @@ def text_settings(config: Mapping[str, Any], tensors: Collection[str] | None = N
     part = next(part for part in TEXT_PARTS if isinstance(config.get(part), dict))
     settings = dict(config[part])
     settings.pop("architectures", None)  # the model type tells it; this may be the multimodal class
+    if config.get("model_type") in _TYPES:
+        settings.setdefault("model_type", _TYPES[config["model_type"]])
     if not isinstance(settings.get("model_type"), str):
         raise CheckpointError(
             f"{part} in config.json names no model_type", hint="compare it with the one of the original repository"

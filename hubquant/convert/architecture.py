@@ -237,6 +237,8 @@ _NAMED_LIKE = {
     "hy_v3": "exaone-moe",
     "laguna": "exaone-moe",
     "mellum": "qwen3moe",
+    "minimax-01": "exaone-moe",
+    "minimax-m3": "exaone-moe",
 }
 """Families that the gguf package does not know yet, and one that it knows whose tensors have the same names."""
 

@@ -36,7 +36,7 @@ FLOAT32_NAMES = re.compile(
     r"_norm\.weight$|ffn_gate_inp(_shexp)?\.weight$|^(position_embd|token_types)\.weight$|ssm_conv1d|shortconv\.conv\.weight$"
     r"|\.conv_dw\.weight$"
     r"|time_mix_(first|w[12]|decay_w[12]|lerp_fused)\.weight$|posnet\.\d+\.norm[12]|^[va]\.position_embd"
-    r"|altup_(correct|predict)_coef|indexer\.proj\.weight$"
+    r"|altup_(correct|predict)_coef|indexer\.([qk]_)?proj\.weight$"
 )
 
 # llama.cpp has no convolution, nor a copy that is turned round, of BF16.

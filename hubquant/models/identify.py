@@ -126,7 +126,7 @@ def _class_and_task(config: Mapping[str, Any], supported: Collection[str]) -> tu
     known = generating.get(config["model_type"])
     architectures = config.get("architectures") or [known]
     name = architectures[0] if isinstance(architectures, list) and architectures else None
-    if isinstance(name, str) and known and name.lower() == known.lower():  # as LLaMAForCausalLM
+    if isinstance(name, str) and known and _is_called(name, known, supported):
         name = known
     if isinstance(name, str) and name in generating.values():
         return name, SUPPORTED_TASK
@@ -142,6 +142,13 @@ def _class_and_task(config: Mapping[str, Any], supported: Collection[str]) -> tu
             hint="pip install -U transformers" if newer else nearest_hint(str(name or config["model_type"]), supported),
         )
     return found.__name__, _task(found)
+
+
+def _is_called(name: str, known: str, supported: Collection[str]) -> bool:
+    """Whether a class ``known`` to transformers is meant: LLaMAForCausalLM, or the class of code that it had before."""
+    import transformers
+
+    return name.lower() == known.lower() or (name in supported and not hasattr(transformers, name))
 
 
 def nearest_hint(name: str, supported: Collection[str]) -> str:

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.integrations.bitnet import WeightQuant
 
+from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.convert.head_order import InterleaveHalves
 from hubquant.convert.restore import load_model
 from hubquant.errors import CheckpointError
+from tests.convert.test_llama_cpp import MINIMAX_01
 from tests.support.ahead import add_ahead
 from tests.support.cli import hubquant
 from tests.support.conversion import Weights, build_uneven, configure, edit_weights, plan, write_gguf
@@ -46,6 +49,9 @@ STAND_INS = {
     "LLaDAModelLM": "llama",
     "LLaDAMoEModelLM": "qwen3_moe",
     "RND1": "qwen3_moe",
+    "DeciLMForCausalLM": "llama",
+    "BitnetForCausalLM": "bitnet",
+    "MiniMaxM1ForCausalLM": "minimax",
 }
 FILL_MASKS = ("DreamModel", "LLaDAModelLM", "LLaDAMoEModelLM", "RND1")
 
@@ -234,6 +240,22 @@ GLM = {"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size":
 SHARED = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64} | {
     "shared_expert_intermediate_size": 128
 }
+MINIMAX = {
+    f"layernorm_{part}_{factor}": value
+    for part in ("full_attention", "linear_attention", "mlp")
+    for factor, value in (("alpha", 1.75), ("beta", 1.0))
+} | {
+    "attn_type_list": [0, 1, 0],
+    "rotary_dim": 64,
+    "rope_theta": 1e6,
+    "postnorm": True,
+    "shared_intermediate_size": 0,
+}
+OWN_OF_MINIMAX = dict.fromkeys(
+    [f"{part}_{factor}_factor" for part in ("full_attn", "linear_attn", "mlp") for factor in ("alpha", "beta")]
+    + ["layer_types", "rope_parameters"],
+    ...,
+)
 OWN: dict[str, tuple[dict[str, Any], dict[str, Any], Callable[[Weights], None]]] = {
     "InternLM2ForCausalLM": ({}, {"bias": False}, as_internlm2),
     "XverseForCausalLM": ({}, {}, as_they_are),
@@ -321,6 +343,8 @@ OWN: dict[str, tuple[dict[str, Any], dict[str, Any], Callable[[Weights], None]]]
         {},
         as_they_are,
     ),
+    "DeciLMForCausalLM": ({}, {"num_key_value_heads_per_layer": [2, 2], "num_key_value_heads": ...}, as_they_are),
+    "MiniMaxM1ForCausalLM": (MINIMAX_01, MINIMAX | OWN_OF_MINIMAX, as_they_are),
     "BailingMoeV2ForCausalLM": (GLM | {"use_qk_norm": True}, BAILING, as_bailing),
 }
 
@@ -346,6 +370,28 @@ def test_the_same_weights_by_other_names(name: str, tmp_path: Path) -> None:
     assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
     if STAND_INS[name] == "llama" and name not in FILL_MASKS:  # and the file has Llama's tensors
         assert np.array_equal(load_model(file)(torch.tensor([IDS])).logits[0].detach().numpy(), expected)
+
+
+def bitnet(folder: Path) -> Path:
+    """Of 1bitLLM, which rounds its matrices to -1, 0 and 1 times a number whenever it uses them."""
+    build_uneven("bitnet", folder, hidden_act="silu", tie_word_embeddings=True)
+    edit_weights(folder, lambda x: renamed(x, {"attn_sub_norm": "inner_attn_ln", "ffn_sub_norm": "ffn_layernorm"}))
+    return configure(folder, architectures=["BitnetForCausalLM"], model_type="llama", weight_bits=1, input_bits=8)
+
+
+def test_matrices_of_bitnet_are_rounded_as_it_rounds_them(tmp_path: Path) -> None:
+    folder, file = bitnet(tmp_path / "model"), tmp_path / "model.gguf"
+    checkpoint = Checkpoint.from_folder(folder)
+    conversion = write_gguf(folder, file, "F32")
+    assert "transformers lacks its code" in str(conversion.cannot_run)
+    restored = load_model(file)
+    with torch.compiler.set_stance("force_eager"), torch.no_grad():
+        rounded = WeightQuant.apply(checkpoint.read("model.layers.1.mlp.up_proj.weight"))
+        expected = restored(torch.tensor([IDS])).logits[0].numpy()
+    assert torch.equal(restored.model.layers[1].mlp.up_proj.weight, rounded)
+    with LlamaCpp(file) as llama:
+        found = llama.logits(IDS)
+    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
 def test_quantizing_alone_is_possible(tmp_path: Path) -> None:

@@ -179,8 +179,9 @@ def test_float_files_keep_vectors_in_f32(ftype: str) -> None:
 
 
 def test_what_llama_cpp_reads_as_float_stays_f32_in_float_files() -> None:
-    indexer: Shapes = {"blk.0.indexer.proj.weight": (4, 256)}
-    assert assign(indexer, "F16", "glm-dsa", SMALL, has_imatrix=False) == dict.fromkeys(indexer, "F32")
+    names = ("proj", "k_proj", "q_proj")
+    indexer: Shapes = {f"blk.0.indexer.{name}.weight": (4, 256) for name in names}
+    assert assign(indexer, "F16", "minimax-m3", SMALL, has_imatrix=False) == dict.fromkeys(indexer, "F32")
 
 
 def test_unquantized_tensors() -> None:

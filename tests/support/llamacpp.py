@@ -78,6 +78,7 @@ class LlamaCpp(WatchedFile):
     """A GGUF file loaded by llama.cpp; ``n_ctx`` is the longest sequence in tokens.
 
     An ``encoder`` gives embeddings of tokens instead of logits, or if ``pooled`` one of all by the file's pooling.
+    ``flash`` attention is what some families' sparse attention needs.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class LlamaCpp(WatchedFile):
         *,
         encoder: bool = False,
         pooled: bool = False,
+        flash: bool = False,
     ) -> None:
+        self.flash = flash
         self.encoder, self.pooled = encoder or pooled, pooled
         library()  # with the log that is asked for
         try:
@@ -98,6 +101,7 @@ class LlamaCpp(WatchedFile):
 
     def _context_params(self) -> binding.ContextParams:
         params = super()._context_params()
+        params.flash_attn_type = int(self.flash)
         if self.encoder:
             params.embeddings, params.pooling_type = True, -1 if self.pooled else 0  # the file's, or none
         return params

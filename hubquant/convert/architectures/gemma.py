@@ -42,8 +42,8 @@ class _Cap(Number):
         return {} if found is None else {self.setting: None if found == self.none else found}
 
 
-def norm(name: str, size: str = "n_embd") -> Module:
-    return Module(name, (size,), operations=(always(AddOne()),))
+def norm(name: str, size: str = "n_embd", stem: str | None = None) -> Module:
+    return Module(name, (size,), operations=(always(AddOne()),), stem=stem)
 
 
 def _block(*norms_of_heads: Row) -> tuple[Row, ...]:

@@ -3,9 +3,17 @@
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, mixtral, moe
 from hubquant.convert.rules.rope import Rope
-from hubquant.convert.rules.rule import Constant, Count, Fixed
+from hubquant.convert.rules.rule import Constant, Count, Fixed, Rule
 from hubquant.convert.tables import Tensors, norm
 from hubquant.gguf_file.metadata import u32
+
+ROUTING: tuple[Rule, ...] = (
+    Constant("expert_gating_func", u32(moe.SIGMOID)),
+    Fixed("scoring_func", "sigmoid"),
+    Fixed("use_routing_bias", True),
+    Fixed("use_qk_norm", True),
+)
+BIAS = Tensors(("block_sparse_moe.e_score_correction_bias",), moe.BIAS.targets)
 
 MINIMAX_M2 = Architecture(
     name="minimax-m2",
@@ -16,10 +24,7 @@ MINIMAX_M2 = Architecture(
         Rope(("default",), partial=True),
         *mixtral.COUNTS,
         Count("expert_feed_forward_length", "intermediate_size"),
-        Constant("expert_gating_func", u32(moe.SIGMOID)),
-        Fixed("scoring_func", "sigmoid"),
-        Fixed("use_routing_bias", True),
-        Fixed("use_qk_norm", True),
+        *ROUTING,
         Fixed("qk_norm_type", "per_layer"),
         Fixed("shared_intermediate_size", 0),
     ),
@@ -32,7 +37,7 @@ MINIMAX_M2 = Architecture(
         norm("self_attn.k_norm", "n_embd_kv"),
         norm("post_attention_layernorm"),
         *mixtral.EXPERTS,
-        Tensors(("block_sparse_moe.e_score_correction_bias",), {"exp_probs_b.bias": ("n_expert",)}),
+        BIAS,
     ),
     renames=(
         (r"\.mlp\.(gate\.|e_score_correction_bias)", r".block_sparse_moe.\1"),
