@@ -11,13 +11,14 @@ import torch
 from hubquant.calibration.chunks import build
 from hubquant.gguf_file import GGUFFile
 from hubquant.imatrix import load_imatrix
+from hubquant.llamacpp.inputs import WatchedFile
 from hubquant.models import load_tokenizer
 from hubquant.observe import collect
 from hubquant.recipe.schema import TextSource
 from hubquant.sources.checkpoint import load_folder
 from tests.convert.test_own_code import OWN, STAND_INS
 from tests.support.cli import hubquant
-from tests.support.conversion import build_uneven, configure, edit_weights, plan
+from tests.support.conversion import build_uneven, configure, edit_weights, plan, write_gguf
 
 pytest.importorskip("xllamacpp")
 
@@ -110,3 +111,13 @@ def test_what_fills_in_masked_tokens_is_calibrated_alone(tmp_path: Path) -> None
     planned = hubquant("plan", str(folder), *SMALL, *skipping, "--store", str(tmp_path / "store"))
     assert planned.code == 0, planned.err
     assert "(in llama.cpp)" in planned.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN)
+def test_llama_cpp_multiplies_with_each_weight_that_has_importance(name: str, tmp_path: Path) -> None:
+    folder = without_code(name, tmp_path / "model")
+    taps = write_gguf(folder, tmp_path / "model.gguf", "F32").taps
+    with WatchedFile(tmp_path / "model.gguf", 64, 1) as file, file.watching(lambda weight: weight in taps) as found:
+        file.logits(list(range(3, 67)))
+    assert {weight for weight in found if weight.startswith("blk.")} == {w for w in taps if w.startswith("blk.")}
