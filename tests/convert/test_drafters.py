@@ -12,9 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hubquant.gguf_file import GGUFFile
+from hubquant.recipe.schema import ModelReference
+from hubquant.sources.open import open_source
 from tests.support.cli import hubquant
 from tests.support.conversion import build_uneven, configure, edit_weights, write_gguf
 from tests.support.drafters import N_DRAFT, DraftingBeside, build_eagle3, drafts_by_formula
+from tests.support.localhub import LocalHub
 
 pytest.importorskip("xllamacpp")
 
@@ -166,6 +169,26 @@ def test_what_cannot_be_is_refused(target: Path, tmp_path: Path) -> None:
     save_file({**weights, "layers.1.mlp.up_proj.weight": torch.zeros(2, 2)}, folder / "model.safetensors")
     assert "has no place for them" in refusal(*beside)
     save_file({k: x for k, x in weights.items() if k != "lm_head.weight"}, folder / "model.safetensors")
+
+
+def test_both_on_the_hub(target: Path, hub: LocalHub, tmp_path: Path) -> None:
+    """Of the target no weights are downloaded."""
+    folder = build_eagle3(tmp_path / "drafter", target)
+    hub.add("org/target", target)
+    hub.add("me/drafter", folder)
+    source = open_source(ModelReference(id="me/drafter", target="org/target"))
+    assert source.download_bytes == (folder / "model.safetensors").stat().st_size
+    commits = [hub.repository(id).head for id in ("org/target", "me/drafter")]
+    reference = source.reference(None)
+    assert reference
+    assert (reference.target, reference.revision) == (f"org/target@{commits[0]}", commits[1])
+    assert open_source(reference).identity == source.identity
+    made = hubquant(
+        *("convert", "me/drafter", "--target", "org/target", "--type", "F32", "-o", str(tmp_path / "m.gguf")),
+        *("--store", str(tmp_path / "store")),
+    )
+    assert made.code == 0, made.err
+    assert_drafts(folder, tmp_path / "m.gguf")
 
 
 def test_a_drafter_is_not_calibrated(target: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -100,6 +101,22 @@ def test_run(name: str, tmp_path: Path) -> None:
     )
     again = hubquant("run", str(folder), *types, *SMALL, *places, "--dry-run")
     assert again.out.count("(done before)") == 5
+
+
+@pytest.mark.parametrize("setting", ["imatrix.offload=stream", "evaluate.way=streamed"])
+def test_ways_of_transformers_are_refused(setting: str, xverse: Path, tmp_path: Path) -> None:
+    outcome = hubquant("plan", str(xverse), "--set", setting, "--store", str(tmp_path))
+    assert outcome.code == 2
+    assert f"{setting.replace('=', ': ')} is not for this model" in outcome.err
+
+
+def test_without_llama_cpp_it_is_named(xverse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "xllamacpp" else find(name))
+    for command in (("plan", str(xverse)), ("imatrix", "collect", str(xverse), "-o", str(tmp_path / "i.gguf"))):
+        outcome = hubquant(*command, "--store", str(tmp_path))
+        assert outcome.code == 2
+        assert "llama.cpp runs it, to add it: pip install 'hubquant[llamacpp]'" in " ".join(outcome.err.split())
 
 
 def test_what_fills_in_masked_tokens_is_calibrated_alone(tmp_path: Path) -> None:
