@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,34 @@ def test_both_on_the_hub(target: Path, hub: LocalHub, tmp_path: Path) -> None:
     )
     assert made.code == 0, made.err
     assert_drafts(folder, tmp_path / "m.gguf")
+
+
+SERVER = """
+import json, sys, xllamacpp
+from hubquant.llamacpp.probe import post
+target, drafter = sys.argv[1:]
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.n_parallel, params.warmup, params.n_gpu_layers = target, 256, 1, False, 0
+params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3]
+params.speculative.draft.mparams.path, params.speculative.draft.p_min = drafter, 0.0
+server = xllamacpp.Server(params)
+body = {"prompt": [3, 4, 5, 6, 7], "n_predict": 16, "temperature": 0, "ignore_eos": True}
+print(json.dumps(post(server, "/completion", body)["timings"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [True, False])
+def test_llama_cpps_server_drafts_beside_the_target(own: bool, target: Path, tmp_path: Path) -> None:
+    folder = build_eagle3(tmp_path / "drafter", target, own=own)
+    converted(folder, target, tmp_path / "drafter.gguf")
+    write_gguf(target, tmp_path / "target.gguf", "F32")
+    files = (str(tmp_path / "target.gguf"), str(tmp_path / "drafter.gguf"))
+    done = subprocess.run([sys.executable, "-c", SERVER, *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    timings = json.loads(done.stdout.splitlines()[-1])
+    assert timings["predicted_n"] == 16
+    assert timings["draft_n"] > 0
 
 
 def test_a_drafter_is_not_calibrated(target: Path, tmp_path: Path) -> None:
