@@ -170,6 +170,15 @@ the F16 file there. The callback is set through ctypes: the layout of llama.cpp'
 each time, and another one is refused. Models that fill in masked tokens are calibrated so, but not measured. Encoders
 are neither.
 
+## Drafters
+
+`hubquant convert DRAFTER --target MODEL` (and `quantize`) converts an EAGLE-3 drafter ({drafters}) for the model that
+it drafts for, of which config and tokenizer alone are read; llama.cpp takes the file as `--model-draft`. What it drafts
+there equals its formula to 10⁻⁴. A file without an embedding or an output layer of its own takes the target's. The
+table of its tokens (`d2t`) stays as it is in files of every type. A drafter has no importance and is not measured: it
+computes from the states of its target. Refused are more than one layer, states of other than three layers, and settings
+of `eagle_config`, which llama.cpp does not read. DFlash, DSpark and Gemma 4's assistants are not converted.
+
 ## What is left out
 
 * Vision and sound towers that no projector is known for, with a note in the plan; see below for the others.
@@ -210,6 +219,7 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   transformers model, which is read back from the same file. "written out": the same, and llama.cpp's states of all
   tokens are, to 2·10⁻³, or its logits, to 10⁻³, those that the test computes as the model's code does (the tensors of
   RWKV and PLaMo are read back, too).
+  "drafts": llama.cpp's of 40 tokens and random states are, to 10⁻⁴, those of the paper's formula.
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
   those that it does not run.
@@ -286,7 +296,8 @@ def document() -> str:
     return TEXT.format(
         float8="\n".join(_float8()),
         mxfp4=_names(each for each in ARCHITECTURES if "mxfp4" in each.quantized),
-        own_code=_names(each for each in ARCHITECTURES if each.own_code),
+        own_code=_names(each for each in ARCHITECTURES if each.own_code and not each.drafts),
+        drafters=_names(each for each in ARCHITECTURES if each.drafts),
         encoders=_encoders(),
         refused="\n".join(_refused()),
         ahead=_ahead(),
@@ -352,6 +363,9 @@ def _rows() -> Iterator[tuple[str, ...]]:
         proof = NOTHING
         if seeing & {*each.classes}:
             yield f"`{each.name}`", _code(each.classes), "logits", "bit for bit", NOTHING
+            continue
+        if each.drafts:
+            yield f"`{each.name}`", _code(each.classes), "drafts", NOTHING, NOTHING
             continue
         if each.own_code:
             cases, types = [], set()

@@ -128,7 +128,7 @@ def plan_conversion(
             *vocabulary.notes,
         ),
         architecture.cannot_run or headless,
-        architecture.own_code and not headless,
+        architecture.own_code and not architecture.drafts and not headless,
         not architecture.generates or POOLING in plain.config,
         vocabulary.strips_as_phi3,
         exact_types(bundles, plain.tensors),
@@ -278,7 +278,7 @@ def _facts(architecture: Architecture, config: PreTrainedConfig, bundles: Iterab
     ids = {role: getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")}
     return ModelFacts(
         architecture=architecture.name,
-        rows=shapes["token_embd.weight"][0],
+        rows=shapes.get("token_embd.weight", (architecture.dimensions(config)["n_vocab"],))[0],
         n_token_types=shapes["token_types.weight"][0] if "token_types.weight" in shapes else 0,
         ids={role: id for role, id in ids.items() if isinstance(id, int)},
     )

@@ -23,6 +23,7 @@ from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_M
 from hubquant.convert.architectures.deepseek_moe import BAILING_MOE, DEEPSEEK
 from hubquant.convert.architectures.distilbert import DISTILBERT
 from hubquant.convert.architectures.dots1 import DOTS1
+from hubquant.convert.architectures.eagle3 import EAGLE3
 from hubquant.convert.architectures.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
 from hubquant.convert.architectures.eurobert import EUROBERT
 from hubquant.convert.architectures.exaone4 import EXAONE4
@@ -162,7 +163,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         RWKV7,
         XVERSE,
     ),
-    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
+    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1, EAGLE3),
     *(JINA_BERT_V3, JINA_BERT_V2, JINA_V5_NANO, JINA_V5_SMALL),
     *(BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
@@ -182,6 +183,7 @@ REFUSED = {
 """Classes that llama.cpp's converter takes, and why they are not converted."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
+DRAFTERS = tuple(name for each in ARCHITECTURES if each.drafts for name in each.classes)
 QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.quantized}))
 """Methods of quantization whose weights some architecture reads as they are."""
 
