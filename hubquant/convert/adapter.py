@@ -45,6 +45,7 @@ _EMBEDDING = "token_embd.weight"
 # say nothing.
 _NOT_ADAPTED = re.compile(
     r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b|kv_b)\.weight$|^(deepseek2|mistral4) (.*\.attn_q|output)\.weight$"
+    r"|^deepseek4 (.*\.attn_output_a|output)\.weight$"
 )
 
 

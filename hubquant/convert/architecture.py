@@ -229,6 +229,7 @@ class Architecture:
 _NAMED_LIKE = {
     "cohere2moe": "exaone-moe",
     "deepseek32": "glm-dsa",
+    "deepseek4": "glm-dsa",
     "granite_swa": "granite",
     "hy_v3": "exaone-moe",
     "laguna": "exaone-moe",
