@@ -33,7 +33,7 @@ from hubquant import HubquantError, convert
 from hubquant.convert.restore import read_tensor
 from hubquant.gguf_file import GGUFFile
 from hubquant.gguf_file.metadata import KV
-from tests.convert import test_ahead, test_encoders, test_llama_cpp, test_own_code
+from tests.convert import test_ahead, test_deci, test_encoders, test_llama_cpp, test_own_code
 from tests.support.ahead import add_ahead
 from tests.support.conversion import build_uneven, configure, edit_weights
 
@@ -266,6 +266,7 @@ REASONS: tuple[Reason, ...] = (
         "the converter knows what stays F32 by the layer's number, which is another one in the checkpoint",
         models=f"^nemotron_h.*{AHEAD}",
     ),
+    Reason(r"\.head_count_kv$", "one number where all layers have the same, which llama.cpp reads too", models="^Deci"),
     Reason(r"\.tensor_data_layout$", "llama.cpp reads it nowhere", ours=NONE),
     Reason(r"^tokenizer\.", "by tokenizer.json, where the converter makes one of pieces", models="^Xverse"),
     Reason(
@@ -325,7 +326,7 @@ REASONS: tuple[Reason, ...] = (
     Reason(r"\.tensor_data_layout$", "llama.cpp does not read it", models="^(Xverse|Orion)", ours=NONE),
     Reason(r"^tokenizer\.", "the converter knows XVERSE's tokenizer alone", models="^Xverse"),
     Reason(r"\.feed_forward_length$", "the converter takes four times the width, not n_inner", models="^CodeShell"),
-    Reason(r"\.rope\.scaling\.factor$", "a factor of 1 scales nothing", models="^CodeShell", theirs=r"^1\.0$"),
+    Reason(r"\.rope\.scaling\.factor$", "a factor of 1 scales nothing", models="^(Bitnet|CodeShell)", theirs=r"^1\.0$"),
     Reason(
         r"\.block_count$",
         "the converter counts layers ahead that config.json tells of, though the files hold none",
@@ -349,8 +350,10 @@ def models() -> Iterator[tuple[str, Callable[[Path], Path]]]:
     for name, changes in test_ahead.AHEAD.items():
         yield f"{name}, {AHEAD}", partial(_ahead, name, changes)
     yield "minicpm", test_own_code.minicpm
+    yield "BitnetForCausalLM", test_own_code.bitnet
     for name in test_own_code.OWN:
         yield name, partial(_own_code, name)
+    yield "Nemotron-NAS", lambda folder: test_deci.searched(folder)[0]
 
 
 def _ahead(name: str, changes: Mapping[str, Any], folder: Path) -> Path:

@@ -57,14 +57,20 @@ class Weight:
 
 
 def moment_of(n: int, make: torch.Generator) -> Inputs:
-    strengths = torch.logspace(0, -1.5, n // 8).unsqueeze(1) * torch.randn(n // 8, n, generator=make)
-    strengths *= torch.logspace(-0.5, 0.5, n)[torch.randperm(n, generator=make)]
+    """On the device of ``make``."""
+
+    def normal(rows: int, columns: int) -> Tensor:
+        return torch.randn(rows, columns, generator=make, device=make.device)
+
+    strengths = torch.logspace(0, -1.5, n // 8, device=make.device).unsqueeze(1) * normal(n // 8, n)
+    order = torch.randperm(n, generator=make, device=make.device)
+    strengths *= torch.logspace(-0.5, 0.5, n, device=make.device)[order]
 
     def moment(count: int) -> Tensor:
-        total = torch.zeros(n, n)
+        total = torch.zeros(n, n, device=make.device)
         for start in range(0, count, 4096):
-            rows = torch.randn(min(4096, count - start), n // 8, generator=make) @ strengths
-            rows += 0.1 * torch.randn(rows.shape, generator=make)
+            rows = normal(min(4096, count - start), n // 8) @ strengths
+            rows += 0.1 * normal(*rows.shape)
             total.addmm_(rows.T, rows)
         return total / count
 

@@ -59,9 +59,14 @@ def free_device_memory_bytes() -> int:
     )
 
 
+def where_float64_is(x: torch.Tensor) -> torch.Tensor:
+    """``x`` on its device or, where that lacks float64 (Apple's), on the CPU."""
+    return x.cpu() if x.device.type == "mps" else x
+
+
 def in_float64(x: torch.Tensor) -> torch.Tensor:
-    """``x`` of any shape in float64, on its device or, where that lacks float64 (Apple's), on the CPU."""
-    return (x.cpu() if x.device.type == "mps" else x).double()
+    """``x`` of any shape in float64, :func:`where_float64_is`."""
+    return where_float64_is(x).double()
 
 
 @contextmanager
@@ -78,3 +83,16 @@ def torch_threads(n: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def in_full_float32() -> Iterator[None]:
+    """While products of float32 matrices keep its precision, also on GPUs that have a faster one with ten bits."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -19,10 +20,12 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.architectures import ARCHITECTURES
+from hubquant.convert.architectures import ARCHITECTURES, COMPUTED_OTHERWISE
+from hubquant.convert.architectures.step35 import STEP35
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
 from hubquant.convert.projectors.projector import Multimodal
+from hubquant.convert.projectors.ultravox import ULTRAVOX
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
 from tests.convert import (
@@ -33,14 +36,16 @@ from tests.convert import (
     test_own_code,
     test_own_encoders,
     test_projectors,
+    test_projectors_own_code,
     test_projectors_sound,
     test_restore,
 )
 from tests.support.multimodal import auto_class, describe
+from tests.support.seeing import MEAN, STD
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
 NOTHING = "–"
-_PROCESSOR = {"image_mean": test_projectors.MEAN, "image_std": test_projectors.STD}
+_PROCESSOR = {"image_mean": MEAN, "image_std": STD}
 TEXT = """\
 # Architectures
 
@@ -64,14 +69,16 @@ they were made from, which is the better source where it is published:
 * compressed-tensors: integers of 1 to 8 bits in words (`pack-quantized`) and of 8 in bytes (`int-quantized`), by
   groups, rows or the whole, with and without zero points, and `nvfp4-pack-quantized` and `mxfp4-pack-quantized`;
 * MXFP4 of DeepSeek V4's experts, beside FP8;
-* NVFP4 of ModelOpt, and LLM.int8 of bitsandbytes.
+* NVFP4 of ModelOpt;
+* LLM.int8 of bitsandbytes, and its 4 bits (nf4, fp4), doubly quantized or not;
+* BitNet's weights of −1, 0 and 1 in bytes of four, in any family, without norms in each layer: TQ1_0 and TQ2_0 have the
+  same ones. Its layers round their inputs to 8 bits too; what runs a file does not, or in its own way.
 
 A matrix in 4-bit integers without zero points in groups of 32 or a multiple (as the experts of Kimi K2) is written as
 Q4_0 with the same codes and scales, one in 8 bits as Q8_0, and MXFP4 as MXFP4, wherever a file has that type for it and
 F16 holds each of its scales exactly; the plan says for how many. Scales in BF16 are such down to 2^-17. The other
 floats are products in float32: a file of F32 holds them all, F16 and BF16 round them. Rotated inputs
-(`transform_config`), sparse weights, AWQ of other versions, GPTQ in the layouts of single kernels and 4 bits of
-bitsandbytes are refused.
+(`transform_config`), sparse weights, AWQ of other versions and GPTQ in the layouts of single kernels are refused.
 
 The files that are read are those that transformers takes: what config.json names as `transformers_weights`, else
 model.safetensors, else the files that model.safetensors.index.json lists; calibration loads the same. Names without the
@@ -83,6 +90,13 @@ adapter that is not merged and weights that are quantized otherwise, whatever co
 Where there are no safetensors, pytorch_model.bin and its shards are read with `--allow-pickle` (`model.allow_pickle` in
 a recipe): torch's reader of weights takes tensors and plain containers out of them and runs nothing; what needs more is
 refused. Of a repository of the Hub their table of tensors is read first, as the headers of safetensors are.
+
+Where there are none at all, Mistral's own format is read: params.json with consolidated.safetensors or its shards, and
+tekken.json or tokenizer.model with a version behind it (`tokenizer.model.v3`). It is the model that transformers would
+have: Mistral, Mixtral and Ministral 3, and the projector of Pixtral and Mistral 3, in floats or FP8. A window is told
+of and not computed, as with other Mistral models; of a model without `max_position_embeddings` in params.json the file
+says 32,768 tokens, with a note. Chat templates are those of files beside it: what Mistral's own code writes for a chat
+is in no file. Latent attention with shared experts (Mistral Large 3), Mamba and sound in this format are refused.
 
 A LoRA adapter of peft alone (adapter_config.json, adapter_model.safetensors) becomes a GGUF adapter, which llama.cpp
 loads beside its base: `hubquant convert ADAPTER`, with `--base BASE` where it is not the model that the adapter names.
@@ -117,19 +131,30 @@ tokenizer's files and the headers of the weights, before any weight is downloade
 and what to do instead; the exit code is 2:
 
 * other classes and model types, with the nearest ones that are known;
+{otherwise}
 * settings in config.json that llama.cpp's code for the architecture does not compute, each by its name and value, and
   those that hubquant does not know: every field of transformers' config classes is in a table or read
   (`hubquant/convert/settings.py`), and a test fails when a new version adds one;
 * tensors that are missing, left over, of another shape than config.json says, or of another type;
 * weights quantized in other ways than those above, and those without `--allow-requantize`, with the model they were
   made from if named;
-* commands that would have to run a model whose code transformers lacks ({own_code}): an importance matrix and an
-  evaluation. `convert` and `quantize` work;
+* of a model whose code transformers lacks ({own_code}) what llama.cpp does not do in its place: error feedback, files
+  of a given size, folders of other libraries, and commands that run a model without a recipe. See below;
 * what an encoder ({encoders}) cannot have, or a decoder with a pooling of `sentence-transformers`, such as
   Qwen3-Embedding: perplexity, KL divergence, scores of tests, `refine` and `tune`. It is calibrated, and
   [measured by its embeddings](evaluation.md#encoders).
 
 NaN and infinite weights stop the conversion itself, because only the weights tell.
+
+## Models whose code transformers lacks
+
+With the extra `llamacpp`, `hubquant run` and `hubquant imatrix collect` let llama.cpp run such a model: they make its
+F16 file first. Importance is summed in llama.cpp's callback at each node of its graph, with a float32 cache and without
+flash attention, for the weights and with the counts that llama-imatrix has. The sums equal those of transformers' hooks
+where both run a model: to 1e-5 from an F32 file, to 5e-3 from one in F16. Files are measured by llama.cpp too, against
+the F16 file there. The callback is set through ctypes: the layout of llama.cpp's structs is checked against the wheel
+each time, and another one is refused. Models that fill in masked tokens are calibrated so, but not measured. Encoders
+are neither.
 
 ## What is left out
 
@@ -189,7 +214,10 @@ bit. Each difference has its reason in a table there, which the script prints; o
 code 1. Most are keys that say what llama.cpp takes where they are absent, and settings that transformers 5 calls
 otherwise than the converter. Tensors differ in the last bit of what is computed (the decay of state-space models,
 factors of rope, Falcon-H1's multipliers), where the converter takes layers with attention for others (Granite 4 and
-Nemotron-H in transformers 5's names), and by an output layer without which llama.cpp loads no file.
+Nemotron-H in transformers 5's names), and by an output layer without which llama.cpp loads no file. A layer of
+MiMo-V2-Flash with a window sees 128 tokens before the one that asks, as transformers computes it, where the converter
+counts that one in; and its layers ahead have one matrix for queries, keys and values, without which llama.cpp does not
+draft.
 
 ## Language models in multimodal checkpoints
 
@@ -221,10 +249,15 @@ classes the language model alone:
 
 "embeddings": llama.cpp's of a picture, of a size that it does not change, or of a sound differ from those of
 transformers by at most 2·10⁻³ of the largest. "the same file": as the checkpoint of the class that transformers has, of
-the same weights. Names of other versions are read as well. What llama.cpp's code computes otherwise than config.json
-says is refused by the name of the setting. Gaps that no setting tells are noted in the plan, and the embeddings are
-compared with them: llama.cpp sets the class token of CLIP, in LLaVA, behind the patches, gives the parts of
-LLaVA-NeXT's pictures without ends of rows, and the embeddings of Llama 4 column by column.
+the same weights. "stand-in": as the embeddings of another class with the same weights, where transformers has no code,
+"written out": as those of a projector that a test writes out behind an encoder of transformers. Names of other versions
+are read as well. What llama.cpp's code computes otherwise than config.json says is refused by the name of the setting.
+Gaps that no setting tells are noted in the plan, and the embeddings are compared with them: llama.cpp sets the class
+token of CLIP, in LLaVA, behind the patches, gives the parts of LLaVA-NeXT's pictures without ends of rows, and the
+embeddings of Llama 4 column by column. Kimi-VL is compared where a picture has as many patches as the model has places,
+which llama.cpp interpolates linearly instead of cubically; its own converter leaves the order of queries and keys, in
+which llama.cpp turns other pairs than the model does. Of a sound it gives the embeddings of whole half minutes, with
+silence behind it.
 """
 
 
@@ -235,6 +268,7 @@ def document() -> str:
         mxfp4=_names(each for each in ARCHITECTURES if "mxfp4" in each.quantized),
         own_code=_names(each for each in ARCHITECTURES if each.own_code),
         encoders=_encoders(),
+        otherwise="\n".join(_otherwise()),
         ahead=_ahead(),
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
@@ -261,6 +295,12 @@ def _ahead() -> str:
         "others, as the plan tells. Of a file of a given size they are as in the file type that is nearest."
     )
     return textwrap.fill(text, 120, break_on_hyphens=False)
+
+
+def _otherwise() -> Iterator[str]:
+    for name, why in COMPUTED_OTHERWISE.items():
+        text = f"* `{name}`, which llama.cpp computes otherwise: {why};"
+        yield textwrap.fill(text, 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _windows() -> str:
@@ -296,6 +336,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
                 proof = f"stand-in: {stand_ins[0]}"
             elif written_out & {*each.classes}:
                 proof = "written out"
+            elif each.name == STEP35.name:
+                proof = "stand-in: step3p7"
         elif {*each.classes} & ranked:
             proof = "scores"
         elif each.generates and types <= {family for family, _ in compared.values()} | {test_gemma3n.FAMILY} | within:
@@ -329,16 +371,33 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         projector = projector_of({**described.to_dict(), "architectures": [kind]})
         assert projector is not None, kind
         found = PROJECTORS.index(projector)
-        keys = projector.metadata(Multimodal(described, _PROCESSOR, {}))
+        keys = projector.metadata(Multimodal(described, _PROCESSOR, Path(), {}))
         types[found] |= {str(value.value) for key, value in keys.items() if key.endswith("projector_type")}
         proven[found].add(kind)
         cases[found] += filter(None, [_variant(name)])
+    stand_ins: dict[str, str] = {}
+    for kind, (name, _, as_other, _) in test_projectors_own_code.STAND_INS.items():
+        families, settings, *_ = test_projectors.MODELS[name]
+        config = as_other(describe(*families, **settings).to_dict())
+        projector = projector_of(config)
+        assert projector is not None, kind
+        known = dict(projector.as_transformers(config))
+        model = Multimodal(CONFIG_MAPPING[known["model_type"]].from_dict(known), _PROCESSOR, Path(), {})
+        types[PROJECTORS.index(projector)].add(str(projector.metadata(model)["projector_type"].value))
+        stand_ins[kind] = f"stand-in: {families[0]}"
+    types[PROJECTORS.index(ULTRAVOX)].add("ultravox")
+    stand_ins |= dict.fromkeys(ULTRAVOX.classes, "written out")
     for number, each in enumerate(PROJECTORS):
         # of a checkpoint with code of its own, the table has what that of transformers has
         same = next(other for other in types if PROJECTORS[other].metadata is each.metadata)
         compared = [name for name in each.classes if name in proven[number]]
-        others = [name for name in each.classes if name not in compared]
-        proofs = ("embeddings", compared), ("the same file", others)
+        others = [name for name in each.classes if name not in compared and name not in stand_ins]
+        alike = [name for name in each.classes if name in stand_ins]
+        proofs = (
+            ("embeddings", compared),
+            (", ".join(stand_ins[name] for name in alike), alike),
+            ("the same file", others),
+        )
         for proof, names in proofs:
             if names:
                 yield _code(sorted(types[same])), _code(names), proof, "; ".join(cases[number]) or NOTHING

@@ -10,6 +10,7 @@ from hubquant.errors import CheckpointError
 
 LARGEST_TEMPLATE = 16 << 20  # bytes
 READ = frozenset((".json", ".jinja", ".model", ".txt", ".md", ".safetensors", ".tiktoken"))
+_VERSIONED = "tokenizer.model."  # and Mistral's name of its version
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 
 
@@ -24,7 +25,8 @@ def check_links(folder: Path, others: Collection[Path] = ()) -> None:
     own = [real, *(place.parent / _BLOBS for place in snapshots)]
     for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
         target = Path(os.path.realpath(path))
-        if (path.suffix not in READ and path not in others) or target.is_dir() or not target.exists():
+        read = path.suffix in READ or path.name.startswith(_VERSIONED) or path in others
+        if not read or target.is_dir() or not target.exists():
             continue
         if not any(target.is_relative_to(place) for place in own):
             raise CheckpointError(

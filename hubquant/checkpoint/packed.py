@@ -13,6 +13,8 @@ from hubquant.checkpoint.codings.compressed import find_compressed, is_known
 from hubquant.checkpoint.codings.floats4 import find_deepseek, find_floats
 from hubquant.checkpoint.codings.found import Found
 from hubquant.checkpoint.codings.gptq import find_awq, find_gptq
+from hubquant.checkpoint.codings.levels4 import find_four_bits
+from hubquant.checkpoint.codings.ternary import find_ternary
 from hubquant.checkpoint.float8 import FLOAT8, SCALES, with_scales
 from hubquant.checkpoint.headers import FLOATS, TensorInfo
 from hubquant.checkpoint.storage import QUANTIZATION, block_size, method_of, quantization_of, refusal
@@ -92,6 +94,9 @@ def _codings(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> It
         yield from find_deepseek(tensors)
     elif method == "bitsandbytes":
         yield from find_bitsandbytes(tensors)
+        yield from find_four_bits(tensors)
+    elif method == "bitnet":
+        yield from find_ternary(tensors, settings)
 
 
 def _packed(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:

@@ -43,7 +43,8 @@ _ALIKE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "gemma4_unified_text": (
             "gemma4_text",
             {"hidden_size_per_layer_input": 0, "max_position_embeddings": 1 << 18, "sliding_window": 1024},
-        )
+        ),
+        "kimi_k2": ("deepseek_v3", {}),
     }
 )
 """Language models that are another one, and the defaults that they have instead of its own."""

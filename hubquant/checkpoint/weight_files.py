@@ -2,7 +2,7 @@
 
 transformers takes the file or index that config.json names as ``transformers_weights``, else model.safetensors, else
 the files that model.safetensors.index.json lists. Of an index it uses the file names only: which tensors there are
-is told by the files.
+is told by the files. Where there is none of them, those of Mistral's own format are.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ _PIPELINE = "model_index.json"
 _SAFETENSORS = ".safetensors"
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 _ADAPTER_WEIGHTS = re.compile(r"adapter_model\.(safetensors|bin)")
+PARAMS = "params.json"
+CONSOLIDATED = re.compile(r"consolidated(-\d{5}-of-\d{5})?\.safetensors")
+"""Weights in Mistral's own format, which params.json tells of."""
+_CONSOLIDATED_INDEX = "consolidated.safetensors.index.json"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 PICKLED_INDEX = "pytorch_model.bin.index.json"
 _PICKLED = "pytorch_model.bin"
@@ -62,11 +66,32 @@ def weight_files(folder: Path, available: Collection[str], *, pickles: bool = Fa
         names = (_PICKLED,)
     elif pickles and PICKLED_INDEX in available:
         names = _listed_in(folder, PICKLED_INDEX, available, ".bin")
+    elif names_of_mistral := _consolidated(folder, available):
+        return WeightFiles(names_of_mistral, tuple(_beside_mistral(available)))
     else:
         raise _no_weights(folder, available)
     if ADAPTER in available and CONFIG not in available:
         raise _adapter(folder)
     return WeightFiles(names, tuple(_notes(names, available)))
+
+
+def _consolidated(folder: Path, available: Collection[str]) -> tuple[str, ...]:
+    """Those of Mistral's own format; none where params.json is missing."""
+    if PARAMS not in available:
+        return ()
+    if _CONSOLIDATED_INDEX in available:
+        return _listed_in(folder, _CONSOLIDATED_INDEX, available)
+    names = sorted(name for name in available if CONSOLIDATED.fullmatch(name))
+    if shards := [name for name in names if _SHARD.fullmatch(name)]:
+        whole = _shards(shards[0])
+        _require(whole, available, f"{shards[0]} is one of {len(whole)}")
+        return whole
+    return tuple(names)
+
+
+def _beside_mistral(available: Collection[str]) -> Iterator[str]:
+    if CONFIG in available:
+        yield f"{CONFIG} is not read: it belongs to weights for transformers, which are not there"
 
 
 def local_files(folder: Path) -> set[str]:
@@ -148,14 +173,14 @@ def _no_weights(folder: Path, available: Collection[str]) -> HubquantError:
             if (folder / gguf[0]).is_file()
             else f"download the file that is meant, such as {gguf[0]}, and name it",
         )
+    if consolidated := [name for name in safetensors if CONSOLIDATED.fullmatch(name)]:
+        return CheckpointError(
+            f"there is no {PARAMS} in {folder}",
+            why=f"it tells of {listed(consolidated)}, which are in Mistral's own format",
+            hint="get it from where the model comes from",
+        )
     if shards := [name for name in safetensors if _SHARD.fullmatch(name)]:
         return _without_index(shards)
-    if consolidated := [name for name in safetensors if name.startswith("consolidated")]:
-        return CheckpointError(
-            "these weights are in Mistral's own format, which transformers does not read",
-            why=f"{listed(consolidated)} and params.json name tensors otherwise than {SINGLE} does",
-            hint="use the repository's files for transformers: config.json and model*.safetensors",
-        )
     if safetensors:
         return CheckpointError(
             f"this model has neither {SINGLE} nor {INDEX}",
@@ -187,15 +212,19 @@ def _models_below(folder: Path, available: Collection[str]) -> list[str]:
 
 
 def _without_index(shards: list[str]) -> HubquantError:
-    match = _SHARD.fullmatch(shards[0])
-    assert match is not None
-    whole = [f"{match[1]}-{number:05}-of-{match[3]}.safetensors" for number in range(1, min(int(match[3]), 999) + 1)]
-    missing = [name for name in whole if name not in shards]
+    missing = [name for name in _shards(shards[0]) if name not in shards]
     return CheckpointError(
         f"this model has no {INDEX}" + (f", and {listed(missing)} are missing" if missing else ""),
         why=f"it tells transformers what belongs to the model of {listed(shards)}",
         hint="get what is missing from where the model comes from",
     )
+
+
+def _shards(name: str) -> tuple[str, ...]:
+    """All of the model that the shard ``name`` is of."""
+    match = _SHARD.fullmatch(name)
+    assert match is not None
+    return tuple(f"{match[1]}-{n:05}-of-{match[3]}.safetensors" for n in range(1, min(int(match[3]), 999) + 1))
 
 
 def _adapter(folder: Path) -> HubquantError:

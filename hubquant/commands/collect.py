@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from hubquant.backends.gguf.backend import GGUF
 from hubquant.commands.collect_drawn import Drawing, collect_drawn
 from hubquant.commands.flags import Text
 from hubquant.commands.flags import model as reference
@@ -15,6 +17,7 @@ from hubquant.engine.progress import Progress
 from hubquant.engine.store import Store
 from hubquant.engine.task import Context
 from hubquant.errors import UserError
+from hubquant.gguf_file import Split
 from hubquant.imatrix import CALIBRATION, ImportanceMatrix, lost_in_dat, merge, save
 from hubquant.imatrix.files import DAT
 from hubquant.observe.collector import BATCH_TOKENS, batch_chunks
@@ -24,12 +27,15 @@ from hubquant.pipeline.given_imatrix import imatrix_path, read_sum
 from hubquant.pipeline.importance import CollectedImatrix, Saving
 from hubquant.pipeline.offload import choose_offload
 from hubquant.pipeline.tuning import TUNED, tuned_batch
+from hubquant.pipeline.without_code import NOTE, ImatrixInLlamaCpp, floats_of, how_to_run, runs_in_llamacpp
 from hubquant.pipeline.work import open_model
 from hubquant.recipe.schema import Convert, Imatrix
 from hubquant.sources.component import Component
 
 if TYPE_CHECKING:
     from hubquant.calibration import Chunks
+
+_FLOATS = GGUF(Split(), "", compares=True)
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,12 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
         raise UserError(
             "a language model draws no pictures", why=f"{request.model} is one", hint="name text with --file"
         )
-    component.check_runs("running")
+    alone = runs_in_llamacpp(component)
+    if not alone:
+        component.check_runs("running", how_to_run(component).removesuffix("; or ") or None)
     check_collects(component, request.settings)
     given = _given(request, component)
-    offload = choose_offload(request.settings, component, request.device)
+    offload = "none" if alone else choose_offload(request.settings, component, request.device)
     if offload == "stream" and request.saving:
         raise UserError(
             "a streamed collection has no matrix before its end",
@@ -80,10 +88,12 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
     with progress.doing("tokenizing"):
         whole = request.text.tokenize(component)
     tuned = None
-    if request.batch_tokens is None and request.shard is None and offload == "none":
+    if request.batch_tokens is None and request.shard is None and offload == "none" and not alone:
         tuned = tuned_batch(component, request.text.chunk_size, request.device, store)
-    scored = request.perplexity and not component.embeds
-    task = CollectedImatrix(
+    scored = request.perplexity and not component.embeds and not component.fills_in
+    floats = floats_of(component, _FLOATS, progress) if alone else None
+    collected_by = partial(ImatrixInLlamaCpp, file=floats) if floats else CollectedImatrix
+    task = collected_by(
         component,
         whole if request.shard is None else _shard(whole, *request.shard, request.batch_tokens or BATCH_TOKENS),
         request.settings,
@@ -120,6 +130,7 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
         placed_bytes=task.cost.disk_bytes,
         notes=[
             *([TUNED.format(tuned)] if tuned else []),
+            *([NOTE] if alone else []),
             *context_notes(component, request.text.chunk_size),
             *(["an encoder predicts no next token: perplexity is not measured"] if component.embeds else []),
         ],

@@ -56,7 +56,7 @@ def never(config: PreTrainedConfig) -> str | None:  # noqa: ARG001
     return None
 
 
-def no_lists(config: PreTrainedConfig) -> Mapping[str, int]:  # noqa: ARG001
+def no_lists(config: PreTrainedConfig) -> Mapping[str, float]:  # noqa: ARG001
     return {}
 
 
@@ -73,7 +73,7 @@ class Ahead:
 
     rows: RowsAhead
     renames: tuple[tuple[str, str], ...] = ()
-    by_layer: Callable[[PreTrainedConfig], Mapping[str, int]] = no_lists
+    by_layer: Callable[[PreTrainedConfig], Mapping[str, float]] = no_lists
     otherwise: tuple[str, RowsAhead] | None = None
     optional: tuple[Row, ...] = TABLES
     left_out: Callable[[PreTrainedConfig], str | None] = never
@@ -141,7 +141,7 @@ def names_behind(blocks: str, n_layer: int, names: Collection[str]) -> dict[int,
 
 
 def further_metadata(
-    metadata: Metadata, architecture: str, n_layer: int, n_ahead: int, by_layer: Mapping[str, int]
+    metadata: Metadata, architecture: str, n_layer: int, n_ahead: int, by_layer: Mapping[str, float]
 ) -> Metadata:
     """The keys that ``n_ahead`` layers behind the last of ``n_layer`` change."""
     lists = {key: metadata[key] for key in (f"{architecture}.{name}" for name in by_layer)}

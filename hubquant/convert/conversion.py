@@ -47,9 +47,9 @@ class Conversion:
     general.architecture, the architecture's and the tokenizer's keys. ``bundles`` make the tensors. ``taps`` tell where
     an importance matrix sees what flows into the GGUF weights. ``float_type`` is what llama.cpp's converter would
     choose for matrices that stay unquantized. ``notes`` say what is not converted, and ``cannot_run`` why the model can
-    be neither calibrated nor evaluated, if so. ``embeds`` tells an encoder, which predicts no next token, or a decoder
-    that is made for embeddings. ``strips_as_phi3`` is that of the vocabulary. ``exact`` are the types that may hold
-    tensors without rounding which the checkpoint has in codes.
+    be neither calibrated nor evaluated, if so: where transformers ``lacks_code``, llama.cpp can run it. ``embeds``
+    tells an encoder, which predicts no next token, or a decoder that is made for embeddings. ``strips_as_phi3`` is that
+    of the vocabulary. ``exact`` are the types that may hold tensors without rounding which the checkpoint has in codes.
     """
 
     architecture: str
@@ -60,6 +60,7 @@ class Conversion:
     float_type: str
     notes: tuple[str, ...] = ()
     cannot_run: str | None = None
+    lacks_code: bool = False
     embeds: bool = False
     strips_as_phi3: bool = False
     exact: Mapping[str, str] = field(default_factory=dict)
@@ -124,6 +125,7 @@ def plan_conversion(
             *vocabulary.notes,
         ),
         architecture.cannot_run or headless,
+        architecture.own_code and not headless,
         not architecture.generates or POOLING in plain.config,
         vocabulary.strips_as_phi3,
         exact_types(bundles, plain.tensors),

@@ -54,6 +54,23 @@ class HalvesOfPairs(Each):
 
 
 @dataclass(frozen=True)
+class PairsByAxis(Each):
+    """Rows of each head from pairs that are turned by a patch's column and by its row in turn to all of the first, then
+    all of the others.
+
+    x is [heads * 4 * n, …], where a pair lies together.
+    """
+
+    heads: int
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(self.heads, -1, 2, 2, *x.shape[1:]).transpose(1, 2).reshape(x.shape)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(self.heads, 2, -1, 2, *x.shape[1:]).transpose(1, 2).reshape(x.shape)
+
+
+@dataclass(frozen=True)
 class SwapHalves(Each):
     """The first and the second half of the rows change places. x is [2 * n, …]."""
 

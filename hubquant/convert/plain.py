@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.codings.levels4 import flat, in_shape
 from hubquant.checkpoint.headers import listed
 from hubquant.checkpoint.modules import DENSE, POOLING
 from hubquant.checkpoint.packed import in_floats
@@ -55,7 +56,12 @@ def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
         plain = replace(plain, config={**plain.config, "tie_word_embeddings": True}).noting(_NO_OUTPUT)
     if embedding not in plain.tensors and output in plain.tensors and config.tie_word_embeddings:
         plain = plain.renamed([(f"^{re.escape(output)}$", embedding)])  # the one that is stored is both
-    return replace(plain, tensors=architecture.with_single_experts(config, plain.tensors))
+    plain = replace(plain, tensors=architecture.with_single_experts(config, plain.tensors))
+    if not flat(plain.tensors):
+        return plain
+    bundles = architecture.reading(plain.tensors, config).bundles(config)
+    shapes = {name: shape for bundle in bundles for name, shape in bundle.source_shapes().items()}
+    return replace(plain, tensors=in_shape(plain.tensors, shapes))
 
 
 def checkpoint_ahead(checkpoint: Checkpoint) -> Checkpoint:

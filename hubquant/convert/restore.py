@@ -21,6 +21,7 @@ from hubquant.convert.rules.rule import rule_keys
 from hubquant.convert.tables import Bundle
 from hubquant.errors import CheckpointError, GGUFError
 from hubquant.gguf_file.reader import GGUFFile
+from hubquant.mix.storage import n_dims
 from hubquant.models.classes import model_class
 from hubquant.models.load import quiet
 from hubquant.models.widened import Widened
@@ -152,13 +153,18 @@ def check_tensors(gguf: GGUFFile, bundles: Iterable[Bundle]) -> None:
             f"{counted(len(names), 'is', 'are')} {word}: {listed(names)}" for word, names in what.items() if names
         )
         raise GGUFError("the tensors are not those of the metadata's model", why=why)
-    if wrong := [name for name, shape in shapes.items() if gguf.tensors[name].shape != shape]:
+    if wrong := [name for name, shape in shapes.items() if _sizes(gguf.tensors[name].shape) != _sizes(shape)]:
         first = wrong[0]
         raise GGUFError(
             f"{counted(len(wrong), 'tensor has another shape', 'tensors have other shapes')} than the metadata says: "
             f"{listed(wrong)}",
             why=f"{first} is {list(gguf.tensors[first].shape)} instead of {list(shapes[first])}",
         )
+
+
+def _sizes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without leading ones, which llama-quantize drops."""
+    return shape[-n_dims(shape) :]
 
 
 def _value(gguf: GGUFFile, key: str) -> Any:

@@ -45,6 +45,8 @@ METADATA = re.compile(
     """,
     re.VERBOSE,
 )
+CONSOLIDATED_METADATA = re.compile(r"params\.json|tokenizer\.model\.v\w+")
+"""What a model in Mistral's own format has besides."""
 PICKLED = re.compile(r"pytorch_model[\w.-]*\.bin")
 """Weights that are downloaded where somebody allowed it."""
 PIPELINE_METADATA = re.compile(r"model_index\.json|README\.md|[\w.-]+/[\w.-]+\.(json|txt|model|jinja)")

@@ -194,14 +194,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``; ``TokenizerError`` when there is none or it cannot be read.
 
     tokenizer.json is taken as it stands: ``AutoTokenizer`` puts the steps of the model's usual tokenizer in the place
-    of some, such as the way to split numbers. A folder with only tokenizer.model gives SentencePiece's ids.
+    of some, such as the way to split numbers. A folder with only tokenizer.model gives SentencePiece's ids, one with
+    tekken.json Mistral's, one with tiktoken.model those of its ranks.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    from hubquant.vocab import has_own_file
+
     check_links(folder)
     as_it_stands = (folder / "tokenizer.json").is_file()
-    if not as_it_stands and (folder / "tokenizer.model").is_file():
-        return _of_sentencepiece(folder)
+    if not as_it_stands and has_own_file(folder):
+        return _of_its_own_file(folder)
     auto: Any = PreTrainedTokenizerFast if as_it_stands else AutoTokenizer
     hint = "the folder needs tokenizer.json or tokenizer.model as its repository has them"
     with quiet(), tokenizer_errors(f"the tokenizer in {folder} cannot be loaded", hint):
@@ -211,7 +214,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _of_sentencepiece(folder: Path) -> PreTrainedTokenizerBase:
+def _of_its_own_file(folder: Path) -> PreTrainedTokenizerBase:
     from hubquant.vocab import build_tokenizer, read_vocabulary
     from hubquant.vocab.files import load_json
 

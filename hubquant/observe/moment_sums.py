@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from hubquant.devices import where_float64_is
+
 HELD_OUT_EVERY = 8
 """Of so many chunks the last one tells how good is what was made of the others."""
 
@@ -40,9 +42,9 @@ class MomentSum:
         return self.sum.sum(0) / self.counts.sum().clamp(min=1)
 
     def moment(self, index: int) -> Tensor:
-        """float32 [n_in, n_in] on the CPU. That of an expert that saw few rows is drawn towards that of all experts,
-        which counts as much as one row for each column."""
+        """float32 [n_in, n_in], where the model runs if that has float64. That of an expert that saw few rows is drawn
+        towards that of all experts, which counts as much as one row for each column."""
         total, count = self.sum[index], float(self.counts[index])
         if len(self.counts) > 1:
             total, count = total + len(total) * self._pooled, count + len(total)
-        return (total / max(count, 1)).cpu()
+        return where_float64_is(total / max(count, 1))

@@ -84,6 +84,10 @@ class InputSums:
         sums = self._sums_of(x)
         if self.weight != 1:
             sums = Sums(sums.sum2 * self.weight, sums.sum * self.weight, sums.counts.double() * self.weight)
+        self.add(key, sums)
+
+    def add(self, key: str, sums: Sums) -> None:
+        """What was summed elsewhere."""
         found = self._batch.get(key)
         if found is None:
             self._batch[key] = Sums(sums.sum2, sums.sum, sums.counts)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from hubquant.engine.task import Context, Cost, Task
 from hubquant.evaluate.forms import Form, stored_bytes, usual_form
 from hubquant.evaluate.scoring import n_scored
+from hubquant.llamacpp.process import installed_version
 from hubquant.pipeline.held import LoadedModel, other_device, rate_on
 from hubquant.pipeline.results import SNAPSHOT, Measurement, describe
 from hubquant.pipeline.streamed import LastBlock, predicting_cost, predicting_inputs, predictions
+from hubquant.pipeline.without_code import RunInLlamaCpp
 from hubquant.sources.component import Component
 from hubquant.version import __version__
 
@@ -25,22 +27,22 @@ BASELINE = "baseline.h5"
 
 @dataclass(frozen=True, eq=False)
 class BaselineTask(Task[Path]):
-    """Distributions of the next token over ``chunks``, by ``model``, which is the component's, as a whole or streamed
-    over these chunks. ``form`` is how they are stored if not as usual; ``first_chunk`` is the number of the first in
-    the text."""
+    """Distributions of the next token over ``chunks``, by ``model``, which is the component's, as a whole, in
+    llama.cpp, or streamed over these chunks. ``form`` is how they are stored if not as usual; ``first_chunk`` is the
+    number of the first in the text."""
 
     kind = "baseline"
     version = 2
 
     component: Component
     chunks: Chunks
-    model: LoadedModel | LastBlock
+    model: LoadedModel | LastBlock | RunInLlamaCpp
     form: Form | None = None
     first_chunk: int = 1
 
     @property
     def detail(self) -> str:
-        return describe(self.chunks)
+        return describe(self.chunks) + (" (in llama.cpp)" if isinstance(self.model, RunInLlamaCpp) else "")
 
     @property
     def stored_form(self) -> Form:
@@ -60,10 +62,16 @@ class BaselineTask(Task[Path]):
             "tokens": self.chunks.fingerprint,
             "name": self.component.source.full_name,
             "hubquant": __version__,
-            **other_device(self.model.device),
+            **self._engine,
             "form": self.stored_form,
             **({} if self.first_chunk == 1 else {"first_chunk": self.first_chunk}),
         }
+
+    @property
+    def _engine(self) -> Mapping[str, Any]:
+        if isinstance(self.model, RunInLlamaCpp):
+            return {"llamacpp": installed_version()}
+        return other_device(self.model.device)
 
     @property
     def cost(self) -> Cost:
@@ -73,6 +81,8 @@ class BaselineTask(Task[Path]):
 
     @property
     def rate(self) -> str:
+        if isinstance(self.model, RunInLlamaCpp):
+            return f"{self.kind} in llama.cpp"
         streamed = isinstance(self.model, LastBlock)
         return rate_on(f"{self.kind} after streaming" if streamed else self.kind, self.model.device)
 

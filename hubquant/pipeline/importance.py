@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hubquant.calibration import Chunks
     from hubquant.evaluate import Perplexity
     from hubquant.imatrix import ImportanceMatrix
-    from hubquant.observe import Collection
+    from hubquant.observe import Collection, CollectionRequest, SnapshotPlace
 
 PERPLEXITY = "perplexity.json"
 PERPLEXITY_EVERY = 10  # chunks between two notes
@@ -161,21 +161,27 @@ class CollectedImatrix(ImatrixTask):
 
         return read_value(folder / PERPLEXITY, Perplexity)
 
-    def _collect(self, keeping: Any, context: Context) -> Collection:
-        from hubquant.observe import OUTPUT, CollectionRequest, collect
-        from hubquant.observe.streamed import collect_streamed
+    def _collect(self, keeping: SnapshotPlace, context: Context) -> Collection:
+        from hubquant.observe import OUTPUT, CollectionRequest
 
         source, taps, progress = context.read(self.component.pulled), self.component.conversion.taps, context.progress
         if self.settings.process_output and OUTPUT not in taps:
             progress.note("the output layer is the token embedding, of which llama-imatrix has no entry either")
         facts = {"model": source.full_name, "model_identity": source.identity["model"], **self.provenance}
-        wanted = CollectionRequest(self.settings.process_output, score if self.score else None, facts)
+        return self._run(
+            keeping, CollectionRequest(self.settings.process_output, score if self.score else None, facts), context
+        )
+
+    def _run(self, keeping: SnapshotPlace, wanted: CollectionRequest, context: Context) -> Collection:
+        from hubquant.observe import collect
+        from hubquant.observe.streamed import collect_streamed
+
+        source, taps, progress = context.read(self.component.pulled), self.component.conversion.taps, context.progress
         if self.offload == "stream":
             weights, n_tokens = source.open_weights(self.device), self.chunks.n_tokens
             stream = stream_of(weights, self.component, n_tokens, keeping.path.parent, self.device)
             with progress.bar("imatrix", len(self.chunks) * stream.n_blocks, "layers") as advance:
                 return collect_streamed(stream, self.chunks, taps, wanted, keeping=keeping, advance=advance)
-        watch = _Watch(self.saving, progress)
         with progress.bar("imatrix", len(self.chunks), "chunks") as advance:
             return collect(
                 context.held,
@@ -185,8 +191,12 @@ class CollectedImatrix(ImatrixTask):
                 keeping=keeping,
                 batch_tokens=self.tokens_at_once,
                 advance=advance,
-                watch=watch,
+                watch=self._watch(progress),
             )
+
+    def _watch(self, progress: Progress) -> Callable[[Collection], None]:
+        """What is told and written of the collection so far."""
+        return _Watch(self.saving, progress)
 
     def _finish(self, collection: Collection, progress: Progress) -> ImportanceMatrix:
         """With estimates where nothing was seen; what is wrong with it is told."""

@@ -70,6 +70,8 @@ class Page(BaseModel):
     gated: Literal["auto", "manual"] | None = None
     embeds: bool = False
     """Whether it is an encoder."""
+    in_llamacpp_alone: bool = False
+    """Whether nothing else runs the model."""
     ranks: bool = False
     """Whether it gives pairs of texts a score."""
     drawing: Drawing | None = None
@@ -105,6 +107,7 @@ class Page(BaseModel):
             template=plan.template,
             gated=gating(recipe.publish, source),
             embeds=plan.work.component.embeds,
+            in_llamacpp_alone=plan.work.component.conversion.lacks_code,
             ranks=plan.work.component.ranks,
             drawing=drawing_of(plan.work, context) if plan.work.component.denoises else None,
             text_encoder=text_encoder_of(plan.work.component),
@@ -176,6 +179,7 @@ class Page(BaseModel):
             usage=self.usage,
             quantized_by=self.recipe.publish.quantized_by,
             embeds=self.embeds,
+            in_llamacpp_alone=self.in_llamacpp_alone,
             ranks=self.ranks,
             drawing=self.drawing,
             text_encoder=self.text_encoder,

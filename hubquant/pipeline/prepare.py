@@ -35,6 +35,15 @@ from hubquant.pipeline.sensitivity import SensitivityTask, measured_before
 from hubquant.pipeline.streamed import LastBlock
 from hubquant.pipeline.tasks import RecipeTasks, Texts
 from hubquant.pipeline.tuning import TUNED, tuned_batch
+from hubquant.pipeline.without_code import (
+    NOTE,
+    ImatrixInLlamaCpp,
+    RunInLlamaCpp,
+    check_predicts_next,
+    floats_of,
+    how_to_run,
+    runs_in_llamacpp,
+)
 from hubquant.pipeline.work import Work, collects, text_names
 from hubquant.recipe.schema import Imatrix, Recipe
 from hubquant.sources.component import Component
@@ -66,19 +75,29 @@ def prepare(
     if component.denoises:
         return prepare_drawing(recipe, component, backend, progress, device)
     hint = "add --set imatrix.skip=true --set evaluate.skip=true"
+    alone = runs_in_llamacpp(component)
     if collects(recipe):
-        component.check_runs("calibrating or evaluating", hint)
+        if not alone:
+            component.check_runs("calibrating or evaluating", how_to_run(component) + hint)
         check_collects(component, recipe.imatrix)
     if not recipe.evaluate.skip:
-        component.check_runs("evaluating", hint)
+        if not alone or recipe.evaluate.engine == "torch":
+            component.check_runs("evaluating", how_to_run(component) + hint)
+        check_predicts_next(component)
         check_measured(component, recipe, None)
+    if recipe.quantize.rounding == "feedback" and recipe.quantize.of_gguf.types:
+        component.check_runs("rounding with error feedback", "leave quantize.rounding at nearest")
     checked = backend.check(component, recipe.quantize.of_gguf, progress)
     importance, n_entries, tuned = None, 0, None
     offload: Offload = "none"
     if recipe.imatrix.given:
         importance, n_entries = open_imatrix(recipe.imatrix, component)
     texts = _tokenize(recipe, component, progress)
-    if texts.calibration is not None and collects(recipe):
+    floats = floats_of(component, backend, progress) if alone and (texts.calibration or texts.evaluation) else None
+    if floats is not None and texts.calibration is not None and collects(recipe):
+        there = ImatrixInLlamaCpp(component, texts.calibration, recipe.imatrix, offload, file=floats)
+        importance, n_entries = _to_be_collected(there, recipe.imatrix)
+    elif texts.calibration is not None and collects(recipe):
         offload = choose_offload(recipe.imatrix, component, device)
         if offload == "none":
             tuned = tuned_batch(component, texts.calibration.chunk_size, device, store)
@@ -91,6 +110,9 @@ def prepare(
     if texts.evaluation is not None and component.embeds:
         check_measured(component, recipe, texts.evaluation)
         baseline = EmbeddingsTask(component, texts.evaluation, model)
+    elif texts.evaluation is not None and floats is not None:
+        n_ctx = texts.evaluation.chunk_size
+        baseline = BaselineTask(component, texts.evaluation, RunInLlamaCpp(floats, n_ctx))
     elif texts.evaluation is not None:
         baseline = _baseline(component, texts.evaluation, recipe, model)
     moments = held_out = None
@@ -128,6 +150,7 @@ def prepare(
             *context_notes(component, *_chunk_sizes(recipe, texts)),
             *(pooling_note(component) if texts.evaluation else []),
             *([TUNED.format(tuned)] if tuned else []),
+            *([NOTE] if floats is not None else []),
             *work.drafting_notes,
             *use_notes(n_entries, len(importance.covered) if importance else 0, recipe.imatrix),
             *(note for f in files for note in (*f.plan.notes, *fork_note(f.plan.label, f.plan.types))),

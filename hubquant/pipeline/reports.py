@@ -16,6 +16,7 @@ from hubquant.llamacpp.runtime import RuntimeCheck
 from hubquant.pipeline.drawing.measured import Chosen
 from hubquant.pipeline.drawing.page import programs_of
 from hubquant.pipeline.folders import FolderTasks
+from hubquant.pipeline.in_llamacpp import EvaluationInLlamaCpp
 from hubquant.pipeline.tasks import FileTasks, RecipeTasks
 from hubquant.publish.fed_back import FedBack
 from hubquant.publish.in_library import InLibrary
@@ -107,7 +108,7 @@ def _fed_back(made: FileTasks, context: Context) -> FedBack | None:
 
 
 def _runtime(tasks: FileTasks, context: Context) -> RuntimeCheck | None:
-    if tasks.file.component.denoises:
+    if tasks.file.component.denoises or isinstance(tasks.evaluation, EvaluationInLlamaCpp):
         return None
     why_not = "nothing was evaluated" if tasks.evaluation is None else "encoders are not run in it here"
     return context.read(tasks.runtime) if tasks.runtime else RuntimeCheck(skipped=why_not)

@@ -18,6 +18,7 @@ from hubquant.pipeline.evaluate import FileDivergence
 from hubquant.pipeline.held import LoadedModel, other_device, rate_on
 from hubquant.pipeline.offload import hidden_bytes, output_bytes, scratch_bytes, stream_of, streaming_bytes
 from hubquant.pipeline.results import REPORT, SNAPSHOT, describe
+from hubquant.pipeline.without_code import RunInLlamaCpp
 from hubquant.sources.component import Component
 from hubquant.version import __version__
 
@@ -83,14 +84,18 @@ class LastBlock(Task[Path]):
 
 
 @contextmanager
-def predictions(model: LoadedModel | LastBlock, folder: Path, context: Context) -> Iterator[Runner]:
-    """What runs a model: all of it, or on the chunks of a ``LastBlock`` what comes after that; ``folder`` is for what
-    does not fit in memory."""
+def predictions(model: LoadedModel | LastBlock | RunInLlamaCpp, folder: Path, context: Context) -> Iterator[Runner]:
+    """What runs a model: all of it, in llama.cpp too, or on the chunks of a ``LastBlock`` what comes after that;
+    ``folder`` is for what does not fit in memory."""
     from hubquant.evaluate.streamed import predicting
     from hubquant.models.language_model import LanguageModel
 
     if isinstance(model, LoadedModel):
         yield LanguageModel(context.held)
+        return
+    if isinstance(model, RunInLlamaCpp):
+        with model.open(context) as runner:
+            yield runner
         return
     weights = context.read(model.component.pulled).open_weights(model.device)
     stream = stream_of(weights, model.component, model.chunks.n_tokens, folder, model.device)
@@ -98,10 +103,14 @@ def predictions(model: LoadedModel | LastBlock, folder: Path, context: Context) 
         yield runner
 
 
-def predicting_cost(model: LoadedModel | LastBlock, component: Component, chunks: Chunks, disk_bytes: int = 0) -> Cost:
+def predicting_cost(
+    model: LoadedModel | LastBlock | RunInLlamaCpp, component: Component, chunks: Chunks, disk_bytes: int = 0
+) -> Cost:
     """Of looking at what ``model``, which is the ``component``'s, predicts for ``chunks``."""
     if isinstance(model, LoadedModel):
         return evaluating_cost(component, chunks, disk_bytes, model.device, component.source.bytes_of_weight)
+    if isinstance(model, RunInLlamaCpp):
+        return model.cost(chunks, disk_bytes)
     logits = FP32_BYTES * LOGIT_COPIES * chunks.chunk_size * component.n_vocab
     return Cost(
         ram_bytes=LIBRARIES_BYTES + output_bytes(component) + logits,
@@ -111,9 +120,11 @@ def predicting_cost(model: LoadedModel | LastBlock, component: Component, chunks
     )
 
 
-def predicting_inputs(model: LoadedModel | LastBlock, component: Component) -> dict[str, Task[Any]]:
-    """The weights, and what their last block gave where they are streamed."""
-    last = {"outputs": model} if isinstance(model, LastBlock) else {}
+def predicting_inputs(model: LoadedModel | LastBlock | RunInLlamaCpp, component: Component) -> dict[str, Task[Any]]:
+    """The weights, and what their last block gave where they are streamed, or the file that llama.cpp runs."""
+    last: dict[str, Task[Any]] = {"outputs": model} if isinstance(model, LastBlock) else {}
+    if isinstance(model, RunInLlamaCpp):
+        last = {"file": model.file}
     return {"weights": component.pulled, **last}
 
 

@@ -22,6 +22,7 @@ from hubquant.pipeline.gate import EVALUATION, HELD_OUT, BothWays
 from hubquant.pipeline.in_llamacpp import IN_A_RUN, EvaluationInLlamaCpp
 from hubquant.pipeline.streamed import LastBlock, StreamedEvaluation
 from hubquant.pipeline.verify import Verification
+from hubquant.pipeline.without_code import RunInLlamaCpp
 from hubquant.publish.fed_back import is_better
 
 if TYPE_CHECKING:
@@ -194,6 +195,11 @@ def recipe_tasks(
         if isinstance(baseline, EmbeddingsTask):
             embedded = EmbeddingEvaluation(file, baseline, file.plan.label, baseline.model.device)
             return FileTasks(file, Verification(file), embedded, None, None)
+        if isinstance(baseline, BaselineTask) and isinstance(baseline.model, RunInLlamaCpp):
+            cost = baseline.model.cost(baseline.chunks, REPORT_BYTES * baseline.chunks.n_tokens)
+            there = Evaluation(file, baseline, file.plan.label, cost, "cpu", texts, until)
+            n_chunks = len(baseline.chunks)
+            return FileTasks(file, Verification(file), EvaluationInLlamaCpp.beside(there, n_chunks), None, None)
         evaluation, in_it = divergence(file, baseline, texts, until), None
         if in_llamacpp and file.plan.fork is None and isinstance(evaluation, Evaluation):
             in_it = EvaluationInLlamaCpp.beside(evaluation, len(baseline.chunks), IN_A_RUN)

@@ -69,10 +69,11 @@ class Card:
     and ``projectors`` those that the model sees or hears with. ``calibration`` is empty where no imatrix was
     collected, ``evaluation`` where nothing was measured. ``imatrix``, ``plot``, and of pictures their ``grid`` and the
     ``curve`` over steps are paths in the repository; ``tokens_calibrated`` and ``tokens_scored`` count tokens.
-    ``not_as_source`` says what the source model has or computes and the files do not. ``embeds`` tells an encoder,
-    whose files give embeddings of texts, and ``ranks`` one whose files score pairs of them; a denoiser, whose files
-    make pictures, has a ``drawing``, and what reads its prompts is a ``text_encoder``. ``mixes`` has by the name
-    of a file with types of its own how many tensors of each.
+    ``not_as_source`` says what the source model has or computes and the files do not. A model is run
+    ``in_llamacpp_alone`` where transformers lacks its code. ``embeds`` tells an encoder, whose files give embeddings of
+    texts, and ``ranks`` one whose files score pairs of them; a denoiser, whose files make pictures, has a ``drawing``,
+    and what reads its prompts is a ``text_encoder``. ``mixes`` has by the name of a file with types of its own how many
+    tensors of each.
     """
 
     model_name: str
@@ -96,6 +97,7 @@ class Card:
     plot: str | None = None
     verified: bool = False
     not_as_source: tuple[str, ...] = ()
+    in_llamacpp_alone: bool = False
     usage: Usage = field(default_factory=Usage)
     quantized_by: str | None = None
     embeds: bool = False

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint, TensorInfo, read_header
+from hubquant.checkpoint.consolidated import ConsolidatedCheckpoint, is_consolidated
 from hubquant.checkpoint.modules import with_dense
 from hubquant.checkpoint.pickle_headers import pickled_header
 from hubquant.checkpoint.pickled import PickledCheckpoint, pickles_of
-from hubquant.checkpoint.weight_files import local_files, weight_files
+from hubquant.checkpoint.weight_files import WeightFiles, local_files, weight_files
 from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.plain import load_plain
+from hubquant.convert.projectors import ELSEWHERE
 from hubquant.devices import Device
 from hubquant.disk import user_path
 from hubquant.hub.front_matter import read_card
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from hubquant.hub.pull import RemoteModel
 
-METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|(vocab|merges)\.txt$|README\.md$")
+METADATA_PATTERN = re.compile(r".*\.(json|jinja|model)$|tokenizer\.model\.v\w+$|(vocab|merges)\.txt$|README\.md$")
 LARGEST_METADATA = 100 << 20  # bytes
 
 
@@ -50,9 +52,9 @@ def folder_of(reference: ModelReference) -> Path:
 
 def open_folder(folder: Path, name: str, *, pickles: bool = False) -> SourceModel:
     """With ``pickles`` also one whose weights are in pytorch_model.bin."""
-    files = pickles_of(folder, local_files(folder)) if pickles else None
-    checkpoint = PickledCheckpoint.from_pickles(folder, files) if files else Checkpoint.from_folder(folder)
-    identify(folder, CLASSES, WITHOUT_CODE)
+    checkpoint = _checkpoint(folder, pickles)
+    if not isinstance(checkpoint, ConsolidatedCheckpoint):
+        identify(folder, CLASSES, (*WITHOUT_CODE, *ELSEWHERE))
     return SourceModel(
         name=name,
         id=None,
@@ -67,9 +69,19 @@ def open_folder(folder: Path, name: str, *, pickles: bool = False) -> SourceMode
     )
 
 
+def _checkpoint(folder: Path, pickles: bool) -> Checkpoint:
+    available = local_files(folder)
+    if pickles and (files := pickles_of(folder, available)):
+        return PickledCheckpoint.from_pickles(folder, files)
+    files = weight_files(folder, available)
+    if is_consolidated(files.names):
+        return ConsolidatedCheckpoint.from_files(folder, files)
+    return Checkpoint.from_folder(folder)
+
+
 def load_folder(folder: Path, device: Device = "auto", placement: Placement | None = None) -> PreTrainedModel:
     """The language model of a folder as it is converted; see :func:`hubquant.models.load`."""
-    return load_plain(Checkpoint.from_folder(folder), folder, device, placement)
+    return load_plain(_checkpoint(folder, pickles=False), folder, device, placement)
 
 
 _opened: Recent[tuple[str, str, bool], SourceModel] = Recent(32)  # by repository and commit, with nobody's token
@@ -90,21 +102,34 @@ def _read_hub(remote: RemoteModel, pickles: bool) -> SourceModel:
     from hubquant.hub.pull import fetch_metadata
 
     folder = fetch_metadata(remote)
-    pickled = pickles_of(folder, remote.files) if pickles else None
-    files = pickled or with_dense(weight_files(folder, remote.files), folder, remote.files)
-    identify(folder, CLASSES, WITHOUT_CODE)
+    files, checkpoint = _remote_checkpoint(remote, folder, pickles)
+    if not isinstance(checkpoint, ConsolidatedCheckpoint):
+        identify(folder, CLASSES, (*WITHOUT_CODE, *ELSEWHERE))
     return SourceModel(
         name=remote.id.rsplit("/", 1)[-1],
         id=remote.id,
         revision=remote.revision,
         folder=folder,
-        checkpoint=PickledCheckpoint.from_pickled_headers(folder, files, _pickled_headers(remote, files.names))
-        if pickled
-        else Checkpoint.from_headers(folder, files, hub_headers(remote, files.names)),
+        checkpoint=checkpoint,
         card=remote.card,
         identity={"model": f"{remote.id}@{remote.revision}"},
         weight_files=files.names,
     )
+
+
+def _remote_checkpoint(remote: RemoteModel, folder: Path, pickles: bool) -> tuple[WeightFiles, Checkpoint]:
+    """``folder`` has the small files."""
+    if pickles and (files := pickles_of(folder, remote.files)):
+        headers = _pickled_headers(remote, files.names)
+        return files, PickledCheckpoint.from_pickled_headers(folder, files, headers)
+    files = weight_files(folder, remote.files)
+    if is_consolidated(files.names):
+        from hubquant.hub.pull import CONSOLIDATED_METADATA, fetch_metadata
+
+        fetch_metadata(remote, CONSOLIDATED_METADATA)
+        return files, ConsolidatedCheckpoint.of_headers(folder, files, hub_headers(remote, files.names))
+    files = with_dense(files, folder, remote.files)
+    return files, Checkpoint.from_headers(folder, files, hub_headers(remote, files.names))
 
 
 def hub_headers(remote: RemoteModel, files: Iterable[str]) -> dict[str, dict[str, TensorInfo]]:

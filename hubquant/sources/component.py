@@ -142,6 +142,11 @@ class Component:
         return self.conversion.embeds
 
     @property
+    def fills_in(self) -> bool:
+        """Whether it sees the whole text and fills in masked tokens of it."""
+        return not self.embeds and self._told("attention.causal") is False
+
+    @property
     def ranks(self) -> bool:
         """Whether what it makes of a text is a score of the pair that the text is."""
         return bool(self._pooling_type == PoolingType.RANK)

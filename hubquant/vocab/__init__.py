@@ -2,8 +2,16 @@
 
 from hubquant.vocab.differences import known_differences
 from hubquant.vocab.files import ModelFacts
-from hubquant.vocab.read import read_vocabulary
+from hubquant.vocab.read import has_own_file, read_vocabulary
 from hubquant.vocab.rebuild import build_tokenizer
 from hubquant.vocab.vocabulary import Vocabulary, with_pre_tokenizer
 
-__all__ = ["ModelFacts", "Vocabulary", "build_tokenizer", "known_differences", "read_vocabulary", "with_pre_tokenizer"]
+__all__ = [
+    "ModelFacts",
+    "Vocabulary",
+    "build_tokenizer",
+    "has_own_file",
+    "known_differences",
+    "read_vocabulary",
+    "with_pre_tokenizer",
+]

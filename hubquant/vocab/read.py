@@ -10,13 +10,15 @@ from typing import Any
 
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.panics import tokenizer_errors
-from hubquant.vocab import spm, unigram
+from hubquant.vocab import spm, tiktoken, unigram
 from hubquant.vocab.bpe import read_byte_level
 from hubquant.vocab.files import ROLES, Files, ModelFacts
 from hubquant.vocab.gemma4 import read_gemma4
 from hubquant.vocab.phi3 import strips_as_phi3
 from hubquant.vocab.sentencepiece import UNIGRAM, read_model
 from hubquant.vocab.structure import flatten
+from hubquant.vocab.tekken import NAME as TEKKEN
+from hubquant.vocab.tekken import NO_TEMPLATE, read_tekken, sentencepiece_file
 from hubquant.vocab.vocabulary import Vocabulary, no_pre_tokenizer
 from hubquant.vocab.wordpiece import read_wordpiece
 
@@ -38,15 +40,25 @@ def read_vocabulary(
     return replace(vocabulary, strips_as_phi3=strips_as_phi3(files.added_tokens))
 
 
+def has_own_file(folder: Path) -> bool:
+    """Whether there is a file of SentencePiece, Mistral or tiktoken, from which a tokenizer can be made."""
+    return bool(sentencepiece_file(folder)) or any((folder / name).is_file() for name in (TEKKEN, tiktoken.FILE))
+
+
 def _read(files: Files, config: Mapping[str, Any], pre_tokenizer: str | None) -> Vocabulary:
     folder = files.folder
-    sentencepiece = folder / "tokenizer.model"
-    if not files.tokenizer and sentencepiece.is_file():
+    if not files.tokenizer and (folder / TEKKEN).is_file():
+        return _of_mistral(files, config, pre_tokenizer)
+    sentencepiece = sentencepiece_file(folder)
+    if not files.tokenizer and sentencepiece:
         _refuse_override(pre_tokenizer)
         pieces = read_model(sentencepiece)
         if pieces.algorithm == UNIGRAM:
             return unigram.read_from_model(files, pieces)
         return spm.read_from_model(files, pieces)
+    if not files.tokenizer and (folder / tiktoken.FILE).is_file():
+        pre_tokenizer = pre_tokenizer or tiktoken.pre_tokenizer_of(files)
+        files = Files.read(folder, config, files.facts, tokenizer=tiktoken.tokenizer_json(files))
     if not files.tokenizer:
         files = _converted(files, config)
     model = files.tokenizer.get("model")
@@ -66,8 +78,17 @@ def _read(files: Files, config: Mapping[str, Any], pre_tokenizer: str | None) ->
     if model.get("byte_fallback") and files.facts.architecture == "gemma4":
         return read_gemma4(files)
     if model.get("byte_fallback"):
-        return spm.read_from_json(files, sentencepiece)
+        return spm.read_from_json(files, folder / "tokenizer.model")
     raise NotSupportedYet("BPE tokenizers that are neither byte-level nor SentencePiece's")
+
+
+def _of_mistral(files: Files, config: Mapping[str, Any], pre_tokenizer: str | None) -> Vocabulary:
+    tokenizer, named = read_tekken(files.folder / TEKKEN)
+    given = Files.read(files.folder, config, files.facts, tokenizer=tokenizer, named=named)
+    vocabulary = read_byte_level(given, pre_tokenizer)
+    if vocabulary.chat_templates:
+        return vocabulary
+    return replace(vocabulary, notes=(*vocabulary.notes, NO_TEMPLATE))
 
 
 def _refuse_override(pre_tokenizer: str | None) -> None:
@@ -82,11 +103,6 @@ _OLDER = (("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",), ("sen
 def _converted(files: Files, config: Mapping[str, Any]) -> Files:
     """The tokenizer.json that transformers makes of older files."""
     folder = files.folder
-    if (folder / "tekken.json").is_file():
-        raise NotSupportedYet(
-            "tokenizers in Mistral's own format (tekken.json)",
-            hint="take the repository's version for transformers, which has tokenizer.json",
-        )
     if not any(all((folder / name).is_file() for name in names) for names in _OLDER):
         raise TokenizerError(
             f"{folder} has no tokenizer that can be read",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hubquant.convert.blocks import open_checkpoint
 from hubquant.convert.conversion import stream
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file import GGUFFile
-from hubquant.quants import dequantize
+from hubquant.quants import dequantize, quantize
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.checkpoint import load_folder
 from hubquant.sources.open import open_source
@@ -54,8 +55,38 @@ def llm_int8(x: torch.Tensor) -> tuple[Parts, torch.Tensor]:
     return parts, codes.float() * (largest / 127)[:, None]
 
 
+def four_bits(kind: str, **options: Any) -> Pack:
+    """By the library, and the floats that it has for the codes."""
+
+    def pack(x: torch.Tensor) -> tuple[Parts, torch.Tensor]:
+        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+        codes, state = quantize_4bit(x.float(), quant_type=kind, blocksize=64, **options)
+        parts = state.as_dict(packed=True)
+        return {"weight": codes, **{f"weight.{name}": part for name, part in parts.items()}}, dequantize_4bit(
+            codes, state
+        )
+
+    return pack
+
+
+def bitnet(x: torch.Tensor, **settings: str) -> tuple[Parts, torch.Tensor]:
+    """Packed by transformers itself."""
+    from transformers.integrations.bitnet import pack_weights
+
+    scale = (1 / x.float().abs().mean()).to(x.dtype)
+    codes = (x * scale).round().clamp(-1, 1)
+    packed = pack_weights(codes.float().clone())
+    if settings:
+        scale = 1 / scale
+    expected = codes.float() * scale.float() if settings else codes.float() / scale.float()
+    return {"weight": packed, "weight_scale": scale.reshape(1)}, expected
+
+
 NVFP4: dict[str, Any] = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
+FOUR_BITS = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 INT4: dict[str, Any] = {"num_bits": 4, "strategy": "group", "group_size": 32}
+AUTO = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
 SOURCES: dict[str, tuple[dict[str, Any], Pack]] = {
     **{f"GPTQ, {bits} bits": (GPTQ | {"bits": bits}, lambda x, bits=bits: gptq(x, bits, 32)) for bits in (2, 3, 4, 8)},
     "GPTQ, in the order of activations": (GPTQ | {"desc_act": True}, lambda x: gptq(x, 4, 32, act_order=True)),
@@ -74,6 +105,11 @@ SOURCES: dict[str, tuple[dict[str, Any], Pack]] = {
     "NVFP4": by_library("nvfp4-pack-quantized", **NVFP4),
     "NVFP4 of ModelOpt": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, modelopt),
     "MXFP4": by_library("mxfp4-pack-quantized", **(NVFP4 | {"strategy": "group", "group_size": 32})),
+    "nf4": (FOUR_BITS, four_bits("nf4")),
+    "nf4, doubly quantized": (FOUR_BITS, four_bits("nf4", compress_statistics=True)),
+    "fp4": (FOUR_BITS, four_bits("fp4")),
+    "BitNet": ({"quant_method": "bitnet"}, bitnet),
+    "BitNet, times the scale": (AUTO, lambda x: bitnet(x, **AUTO)),
     "LLM.int8": ({"quant_method": "bitsandbytes", "load_in_8bit": True}, llm_int8),
 }
 ROUNDED = ("int", "NVFP4", "MXFP4")
@@ -100,6 +136,8 @@ def build(source: str, folder: Path, family: str = "qwen3", **config: Any) -> tu
 
 
 def same(source: str, found: torch.Tensor, expected: torch.Tensor) -> bool:
+    if source == "fp4":  # a CPU has 0.0052 for one in 192 there
+        return torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
     if source.startswith(ROUNDED):
         return torch.equal(found.bfloat16(), expected.bfloat16())
     return torch.equal(found, expected)
@@ -118,10 +156,42 @@ def test_the_floats_are_those_that_the_codes_stand_for(source: str, tmp_path: Pa
         assert same(source, x, expected[name]), name
 
 
+@pytest.mark.parametrize("settings", [{}, AUTO])
+def test_layers_of_bitnet_compute_with_these_floats(settings: dict[str, str]) -> None:
+    from transformers.integrations.bitnet import AutoBitLinear, BitLinear
+
+    parts, expected = bitnet(torch.randn(8, 16, generator=torch.Generator().manual_seed(5)), **settings)
+    layer: Any = BitLinear(16, 8, bias=False, dtype=torch.float32)
+    if settings:
+        layer = AutoBitLinear(16, 8, bias=False)
+        layer.weight.data, layer.weight_scale = (expected / parts["weight_scale"]).round(), parts["weight_scale"]
+    else:
+        layer.weight, layer.weight_scale = parts["weight"], parts["weight_scale"]
+    with torch.compiler.set_stance("force_eager"), torch.no_grad():
+        found = layer(torch.eye(16)).T  # which 8 bits hold
+    assert torch.allclose(found, expected, rtol=1e-6)
+    rows = expected.repeat(1, 16)
+    assert torch.equal(dequantize(quantize(rows, "TQ2_0"), "TQ2_0", 256).sign(), rows.sign())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"linear_class": "autobitlinear", "quantization_mode": "online"}, "whenever they are used"),
+        ({"use_rms_norm": True}, "already quantized (bitnet)"),
+    ],
+)
+def test_layers_of_bitnet_that_compute_more(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder, _ = build("BitNet", tmp_path)
+    configure(folder, quantization_config={"quant_method": "bitnet", **settings})
+    with pytest.raises(NotSupportedYet, match=re.escape(message)):
+        plan(folder)
+
+
 EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
 
 
-@pytest.mark.parametrize("source", ["GPTQ, 4 bits", "int4"])
+@pytest.mark.parametrize("source", ["GPTQ, 4 bits", "int4", "nf4"])
 def test_experts_and_blocks_that_are_streamed(source: str, tmp_path: Path) -> None:
     folder, expected = build(source, tmp_path, "qwen3_moe", **EXPERTS)
     checkpoint = Checkpoint.from_folder(folder)
@@ -182,12 +252,13 @@ def test_the_switch_and_what_it_says(tmp_path: Path) -> None:
         assert "--allow-requantize" in outcome.err
 
 
-def test_a_repository_tells_before_it_is_downloaded(hub: LocalHub, tmp_path: Path) -> None:
-    folder, _ = build("int4", tmp_path / "model")
-    hub.add("org/int4", folder)
-    source = open_source(ModelReference(id="org/int4"))
+@pytest.mark.parametrize(("name", "label"), [("int4", "compressed-tensors, int4"), ("nf4", "bitsandbytes, nf4")])
+def test_a_repository_tells_before_it_is_downloaded(name: str, label: str, hub: LocalHub, tmp_path: Path) -> None:
+    folder, _ = build(name, tmp_path / "model")
+    hub.add("org/quantized", folder)
+    source = open_source(ModelReference(id="org/quantized"))
     assert source.conversion().shapes == plan(folder).shapes
-    assert source.quantized_types == ("compressed-tensors, int4",)
+    assert source.quantized_types == (label,)
     assert source.download_bytes == (folder / "model.safetensors").stat().st_size
 
 
@@ -222,6 +293,12 @@ def _other_groups(weights: Weights) -> None:
     weights["model.layers.0.mlp.up_proj.g_idx"] += 1
 
 
+def _turned(weights: Weights) -> None:
+    name = "model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__fp4"
+    state = bytes(weights[name].tolist()).replace(b"[128, 64]", b"[64, 128]")
+    weights[name] = torch.tensor([*state], dtype=torch.uint8)
+
+
 BROKEN: dict[str, tuple[str, Callable[[Weights], None], str]] = {
     "no scales": ("GPTQ, 4 bits", _without("scales"), "has no scales beside it"),
     "no zero points": ("AWQ", _without("qzeros"), "has no qzeros beside it"),
@@ -231,6 +308,12 @@ BROKEN: dict[str, tuple[str, Callable[[Weights], None], str]] = {
     "few scales": ("NVFP4", _cut("weight_scale"), "do not fit together"),
     "few exponents": ("MXFP4", _cut("weight_scale"), "do not fit together"),
     "few factors": ("LLM.int8", _cut("SCB"), "do not fit together"),
+    "few blocks": ("nf4", _cut("weight.absmax"), "do not fit together"),
+    "few factors of blocks": ("nf4, doubly quantized", _cut("weight.nested_absmax"), "do not fit together"),
+    "few numbers": ("nf4", _cut("weight.quant_map"), "do not fit together"),
+    "few codes": ("nf4", _cut("weight"), r"is \[1, 8190\] instead of \[128, 64\]"),
+    "a matrix that is turned": ("fp4", _turned, r"tells of a matrix \[64, 128\] in blocks of 64"),
+    "no JSON": ("fp4", _cut("weight.quant_state.bitsandbytes__fp4"), "is not sound JSON"),
     "another shape": ("int4", _other_shape, r"is said to be \[129, 65\]"),
     "groups that are not there": ("GPTQ, 4 bits", _other_groups, "names groups that are not there"),
 }

@@ -267,9 +267,9 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
         r"name it model\.safetensors",
     ),
     "Mistral's own": (
-        ["params.json", "consolidated.safetensors", "tekken.json"],
-        "Mistral's own format",
-        r"config\.json and model\*\.safetensors",
+        ["consolidated.safetensors", "tekken.json"],
+        r"there is no params\.json .* Mistral's own format",
+        "get it from where the model comes from",
     ),
     "GGUF": (["config.json", "tiny-Q8_0.gguf", "README.md"], "GGUF files and no safetensors", r"tiny-Q8_0\.gguf"),
     "pickles": (

@@ -27,6 +27,8 @@ from tests.convert.test_llama_cpp import (
     GEMMA4,
     GLM_EXPERTS,
     GRANITE,
+    GROUPS,
+    LATENT,
     LFM2,
     LLAMA4,
     MINIMAX_M3,
@@ -67,6 +69,11 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str]] = {
     "internvl": (("internvl", "qwen2", "internvl_vision"), {}, "qwen2"),
     "idefics3": (("idefics3", "llama", "idefics3_vision"), {}, "llama"),
     "smolvlm": (("smolvlm", "llama", "smolvlm_vision"), {}, "llama"),
+    "kimi_k25": (
+        ("kimi_k25", "deepseek_v3", "kimi_k25_vision"),
+        LATENT | GROUPS | {"whole": {"projection_hidden_size": 32}},
+        "deepseek2",
+    ),
     "lfm2_vl": (("lfm2_vl", "lfm2", "siglip2_vision_model"), LFM2 | {"tied": True}, "lfm2"),
     "minicpmv4_6": (
         ("minicpmv4_6", "qwen3_5_text", "minicpmv4_6_vision"),
@@ -84,7 +91,13 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str]] = {
     "voxtral": (("voxtral", "llama", "voxtral_encoder"), {}, "llama"),
     "qwen2_audio": (("qwen2_audio", "qwen2", "qwen2_audio_encoder"), {}, "qwen2"),
 }
-WITH_OTHERS = ("llama4", "qwen3_5_moe", "mistral3 with mistral4", "minimax_m3_vl")  # experts that are no linear layers
+WITH_OTHERS = (
+    "llama4",
+    "qwen3_5_moe",
+    "mistral3 with mistral4",
+    "kimi_k25",
+    "minimax_m3_vl",
+)  # experts that are no linear layers
 OLDER = ("language_model.model.", "model.language_model."), ("language_model.lm_head.", "lm_head.")
 
 

@@ -30,6 +30,7 @@ AHEAD: dict[str, dict[str, Any]] = {  # of the models in MODELS, and what is oth
     "glm4_moe": {},
     "glm4_moe_lite": {},
     "glm_moe_dsa": SPARSE,
+    "mimo_v2_flash": {},
     "nemotron_h with latent experts": {},
     "qwen3_5": {},
     "qwen3_5_moe": {},

@@ -239,6 +239,13 @@ def test_unknown_architectures_list_the_nearest(name: str, folder: Path) -> None
     assert name == "gptj" or nearest in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("name", ["PhiMoEForCausalLM", "PhimoeForCausalLM"])
+def test_what_llama_cpp_computes_otherwise_is_refused_with_the_reason(name: str, folder: Path) -> None:
+    with pytest.raises(NotSupportedYet, match=rf"{name}'.*sparsemixer") as caught:
+        plan(configure(folder, architectures=[name], model_type="phimoe"))
+    assert caught.value.hint is not None
+
+
 def test_a_config_without_architectures(folder: Path) -> None:
     assert plan(configure(folder, architectures=...)).architecture == "llama"
     with pytest.raises(CheckpointError, match="neither architectures nor a model_type"):
@@ -316,6 +323,7 @@ def test_rope_settings_out_of_range(case: str, folder: Path) -> None:
     [
         ("qwen3", {"attention_bias": True}),
         ("qwen2", {"hidden_act": "gelu"}),
+        ("bitnet", {"hidden_act": "relu2", "tie_word_embeddings": True}),
         ("deepseek_v2", {"topk_method": "group_limited_greedy"} | LATENT),
         ("deepseek_v2", {"q_lora_rank": None} | LATENT),
         ("deepseek_v3", {"rope_interleave": False} | LATENT),

@@ -12,6 +12,7 @@ from hubquant.convert.projectors.conversion import projector_of
 from hubquant.convert.projectors.projector import Multimodal
 
 COLOURS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+SHAPES = {"multi_modal_projector.linear_2.weight": (2048, 2048)}
 PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "SmolVLM2, which leaves out the encoder's layers": (
         {
@@ -88,6 +89,64 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
             "vision.preproc_max_tiles": 12,
             "vision.projector.scale_factor": 2,
             "vision.projection_dim": 2048,
+        },
+    ),
+    "Kimi-VL, whose encoder has a type that transformers does not know": (
+        {
+            "architectures": ["KimiVLForConditionalGeneration"],
+            "model_type": "kimi_vl",
+            "auto_map": {"AutoConfig": "configuration_kimi_vl.KimiVLConfig"},
+            "ignore_index": -100,
+            "media_placeholder_token_id": 163605,
+            "text_config": {"model_type": "deepseek_v3", "hidden_size": 2048, "q_lora_rank": None},
+            "vision_config": {
+                "hidden_size": 1152,
+                "init_pos_emb_height": 64,
+                "init_pos_emb_width": 64,
+                "intermediate_size": 4304,
+                "merge_kernel_size": [2, 2],
+                "model_type": "moonvit",
+                "num_attention_heads": 16,
+                "num_hidden_layers": 27,
+                "patch_size": 14,
+            },
+        },
+        {"in_token_limit": 4096, "patch_size": 14},
+        {"projector_type": "kimivl", "vision.image_size": 896, "vision.projector.scale_factor": 2},
+    ),
+    "Kimi-K2.5, with settings of its own code": (
+        {
+            "architectures": ["KimiK25ForConditionalGeneration"],
+            "model_type": "kimi_k25",
+            "media_placeholder_token_id": 163605,
+            "text_config": {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "kimi_k2", "hidden_size": 7168},
+            "vision_config": {
+                "init_pos_emb_height": 64,
+                "init_pos_emb_time": 4,
+                "init_pos_emb_width": 64,
+                "merge_kernel_size": [2, 2],
+                "merge_type": "sd2_tpool",
+                "mm_hidden_size": 1152,
+                "mm_projector_type": "patchmerger",
+                "patch_size": 14,
+                "pos_emb_type": "divided_fixed",
+                "projector_hidden_act": "gelu",
+                "projector_ln_eps": 1e-05,
+                "text_hidden_size": 7168,
+                "video_attn_type": "spatial_temporal",
+                "vt_hidden_size": 1152,
+                "vt_intermediate_size": 4304,
+                "vt_num_attention_heads": 16,
+                "vt_num_hidden_layers": 27,
+            },
+        },
+        {"in_patch_limit": 16384, "patch_limit_on_one_side": 512},
+        {
+            "projector_type": "kimik25",
+            "vision.block_count": 27,
+            "vision.embedding_length": 1152,
+            "vision.projection_dim": 7168,
+            "vision.image_max_pixels": 16384 * 196,
         },
     ),
     "LFM2-VL, with its processor's settings in config.json": (
@@ -246,6 +305,40 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
             "vision.is_deepstack_layers": tuple(number in (5, 11, 17) for number in range(24)),
         },
     ),
+    "Ultravox 0.5, whose language model is elsewhere": (
+        {
+            "architectures": ["UltravoxModel"],
+            "model_type": "ultravox",
+            "audio_config": {
+                "_name_or_path": "openai/whisper-large-v3-turbo",
+                "activation_function": "gelu",
+                "architectures": ["WhisperForConditionalGeneration"],
+                "d_model": 1280,
+                "decoder_layers": 4,
+                "encoder_attention_heads": 20,
+                "encoder_ffn_dim": 5120,
+                "encoder_layers": 32,
+                "max_source_positions": 1500,
+                "model_type": "whisper",
+                "num_hidden_layers": 32,
+                "num_mel_bins": 128,
+                "scale_embedding": False,
+            },
+            "audio_model_id": None,
+            "hidden_size": 4096,
+            "projector_act": "swiglu",
+            "projector_ln_mid": True,
+            "stack_factor": 8,
+            "text_model_id": "meta-llama/Llama-3.2-1B-Instruct",
+        },
+        {},
+        {
+            "audio.projection_dim": 2048,
+            "audio.block_count": 32,
+            "audio.num_mel_bins": 128,
+            "audio.projector.stack_factor": 8,
+        },
+    ),
 }
 
 
@@ -256,6 +349,6 @@ def test_published_configurations(name: str) -> None:
     assert projector is not None
     known = projector.as_transformers(config)
     described: Any = CONFIG_MAPPING[known["model_type"]]
-    model = Multimodal(described.from_dict(dict(known)), COLOURS | processor, Path())
+    model = Multimodal(described.from_dict(dict(known)), COLOURS | processor, Path(), SHAPES)
     metadata = projector.metadata(model)
     assert {key: metadata[key].value for key in expected} == expected

@@ -50,9 +50,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 """Settings that llama.cpp does not compute."""
 
 
-def build(name: str, folder: Path) -> Path:
+def build(name: str, folder: Path, **seen: int) -> Path:
     families, settings = MODELS[name]
-    build_multimodal(*families, folder, seeing=SEEN, **settings)
+    build_multimodal(*families, folder, seeing=SEEN | seen, **settings)
     (folder / "preprocessor_config.json").write_text(json.dumps(spectrum().to_dict()))
     return folder
 

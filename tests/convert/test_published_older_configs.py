@@ -183,6 +183,59 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         seq_aux=True,
         tie_word_embeddings=False,
     ),
+    "DeciLM 7B": model(
+        *("DeciLMForCausalLM", 32, 4096, 32, 32, 14336),
+        hidden_act="silu",
+        max_position_embeddings=8192,
+        model_type="deci",
+        num_key_value_heads_per_layer=[4] * 15 + [2] * 17,
+        rms_norm_eps=1e-05,
+        rope_scaling=None,
+        rope_theta=10000.0,
+        tie_word_embeddings=False,
+    ),
+    "Nemotron Super 49B": {
+        "architectures": ["DeciLMForCausalLM"],
+        "attention_bias": False,
+        "block_configs": [
+            {
+                "attention": {
+                    "n_heads_in_group": 8 if seen else None,
+                    "no_op": not seen,
+                    "num_sink_tokens": None,
+                    "replace_with_linear": False,
+                    "sparsify": None,
+                    "unshifted_sink": False,
+                    "use_prefill_window_in_sink_attention": False,
+                    "window_length": None,
+                },
+                "ffn": {"ffn_mult": width, "no_op": False, "replace_with_linear": False, "sparsify": None},
+            }
+            for seen, width in [*5 * [(True, 2.625)], (True, 5.25), *39 * [(False, 1.3125)], *35 * [(True, 5.25)]]
+        ],
+        "hidden_act": "silu",
+        "hidden_size": 8192,
+        "initializer_range": 0.02,
+        "intermediate_size": None,
+        "max_position_embeddings": 131072,
+        "mlp_bias": False,
+        "model_type": "nemotron-nas",
+        "num_attention_heads": 64,
+        "num_hidden_layers": 80,
+        "num_key_value_heads": None,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "factor": 8.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": False,
+        "vocab_size": 128256,
+    },
     "LLaDA 8B": {
         "architectures": ["LLaDAModelLM"],
         "activation_type": "silu",
@@ -223,6 +276,8 @@ LAYERS_AND_CONTEXT = {
     "GLM-4 9B of June 2024": ("chatglm", 40, 131072),
     "Qwen 7B": ("qwen", 32, 8192),
     "DeepSeek MoE 16B": ("deepseek", 28, 4096),
+    "DeciLM 7B": ("deci", 32, 8192),
+    "Nemotron Super 49B": ("deci", 80, 131072),
     "LLaDA 8B": ("llada", 32, 4096),
 }
 
@@ -251,3 +306,9 @@ def test_a_ratio_stretches_the_base_of_rope() -> None:
 
 def test_half_of_qwens_width_is_that_of_a_matrix() -> None:
     assert read(PUBLISHED["Qwen 7B"])["qwen.feed_forward_length"].value == 22016
+
+
+def test_widths_of_a_searched_model() -> None:
+    widths = read(PUBLISHED["Nemotron Super 49B"])["deci.feed_forward_length"].value
+    assert isinstance(widths, tuple)
+    assert (*widths[4:7], widths[-1]) == (14336, 28672, 7168, 28672)

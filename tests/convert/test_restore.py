@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -96,6 +97,17 @@ NEMOTRON_H: dict[str, Any] = {
     "n_groups": 2,
     "ssm_state_size": 16,
 }
+KIMI_LINEAR: dict[str, Any] = LATENT | {
+    "num_hidden_layers": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+    "q_lora_rank": None,
+    "linear_num_heads": 4,
+    "linear_head_dim": 16,
+    "num_experts": 4,
+    "num_experts_per_token": 2,
+    "moe_intermediate_size": 32,
+    "pad_token_id": 0,
+}
 Entries = dict[str, tuple[int, ...]]
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -125,6 +137,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "gpt_bigcode",
         {"tie_word_embeddings": True, "head_dim": ..., "num_key_value_heads": ..., "intermediate_size": ...},
     ),
+    "bitnet": ("bitnet", {"tie_word_embeddings": True, "hidden_act": "silu"}),
     "gpt2": ("gpt2", {"tie_word_embeddings": True}),
     "gptneox": ("gpt_neox", {"head_dim": ..., "num_key_value_heads": ...}),
     "falcon": ("falcon", {"tie_word_embeddings": True, "head_dim": ...}),
@@ -167,6 +180,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"num_hidden_layers": 2, "head_dim": ..., "attn_layer_indices": [0], "mamba_n_heads": 8, "mamba_d_state": 16},
     ),
     "hy_v3": ("hy_v3", EXPERTS | {"num_hidden_layers": 2}),
+    "kimi_linear": ("kimi_linear", KIMI_LINEAR),
     "cohere2_moe": (
         "cohere2_moe",
         {"num_hidden_layers": 2, "tie_word_embeddings": True, "first_k_dense_replace": 1}
@@ -198,6 +212,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "hunyuan_moe": ("hunyuan_v1_moe", {"num_experts": 4, "moe_topk": 2}),
     "mellum": ("mellum", EXPERTS | {"layer_types": ["sliding_attention"], "rope_parameters": BOTH_ROPES}),
+    "mimo_v2_flash": (
+        "mimo_v2_flash",
+        GLM_EXPERTS
+        | {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"], "head_dim": 24}
+        | {"v_head_dim": 16},
+    ),
     "minimax": (
         "minimax",
         {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"], "num_local_experts": 4},
@@ -219,6 +239,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_5_moe": ("qwen3_5_moe_text", DELTA_NET | MROPE | {"num_experts": 4, "moe_intermediate_size": 32}),
     "qwen3_moe": ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 32, "norm_topk_prob": True}),
 }
+NAMES = {
+    "nemotron_h": (r"^backbone\.", "model."),
+    "kimi_linear": (r"block_sparse_moe\.(\w+_proj)", r"mlp.\1"),
+}
+"""What transformers saves under another name than the family's checkpoints have."""
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -227,8 +252,8 @@ def test_reading_back_gives_the_same_weights(name: str, dtype: torch.dtype, tmp_
     family, config = MODELS[name]
     folder = build_uneven(family, tmp_path / "model", dtype=dtype, **(SHALLOW | config))
     write_gguf(folder, tmp_path / "model.gguf", "F32" if dtype == torch.float32 else "BF16")
-    older = ("backbone.", "model.") if name.startswith("nemotron_h") else ("", "")
-    source = {key.replace(*older, 1): x for key, x in load_file(folder / "model.safetensors").items()}
+    older = NAMES.get(name.partition(" ")[0], ("^", ""))
+    source = {re.sub(*older, key): x for key, x in load_file(folder / "model.safetensors").items()}
     source = {key: x for key, x in source.items() if not key.endswith(("_decay", "slope_rate"))}  # MiniMax's, computed
     if name == "deepseek4":
         names = {".attn.norm.": ".attn.kv_norm.", "head.weight": "lm_head.weight"}

@@ -16,17 +16,23 @@ from hubquant.observe import CollectionRequest, collect
 from hubquant.observe.streamed import collect_streamed
 from hubquant.sources.checkpoint import load_folder
 from hubquant.sources.gguf import open_gguf
-from tests.convert.test_llama_cpp import FLASH, IDS, MODELS
+from tests.convert.test_llama_cpp import FLASH, IDS, MODELS, alike
 from tests.support.conversion import build_uneven, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
-ALIKE = ("with", "without", "tied", "in ", "as configured", "11b")  # variants of one that is there
 DEEP = ("deepseek2 lite",)  # of 27 layers
-NAMES = [name for name in MODELS if name not in DEEP and not any(word in name for word in ALIKE)]
-FACTORS = ("falcon_h1",)  # multipliers that llama.cpp's weights hold and transformers' inputs
+NAMES = [name for name in MODELS if name not in DEEP and not alike(name)]
+KINDS = (  # each with something that another block has not; the rest is made of these
+    "llama", "gemma2", "gpt2", "falcon 40b", "mixtral", "qwen3_moe", "gpt_oss", "llama4", "deepseek32", "mamba2",
+    "jamba", "lfm2_moe", "falcon_h1", "nemotron_h, experts", "qwen3_5_moe", "gemma4",
+)  # fmt: skip
+# multipliers that llama.cpp has in the weights, or behind them, and transformers in the inputs
+FACTORS = ("falcon_h1", "mimo_v2_flash")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_loaded_streamed_and_llama_cpp(name: str, tmp_path: Path) -> None:
     family, config = MODELS[name]
     folder = build_uneven(family, tmp_path / "model", **config)

@@ -12,11 +12,12 @@ import torch
 from transformers import AutoModelForMultimodalLM
 
 from hubquant.gguf_file import GGUFFile
-from tests.convert.test_projectors import MODELS, build, embeddings
+from tests.convert.test_projectors import MODELS, build
 from tests.support.cli import hubquant
 from tests.support.conversion import relative_error, write_gguf
 from tests.support.localhub import LocalHub
 from tests.support.mtmd import Multimodal
+from tests.support.seeing import embeddings
 
 DEMO = Path(str(resources.files("hubquant"))) / "data" / "demo"
 FEW = ["calibration.chunk_size=64", "calibration.chunks=2", "evaluate.skip=true", "quantize.types=[Q8_0]"]

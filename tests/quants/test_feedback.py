@@ -12,7 +12,7 @@ from torch import Tensor
 from hubquant.quants import TYPES, dequantize, implemented, quantize, quantize_with_feedback, weighted_error
 from hubquant.quants.feedback.damping import chosen_damping
 from hubquant.quants.feedback.entry import _method, _with_values
-from hubquant.quants.feedback.factor import DAMPING, factorize
+from hubquant.quants.feedback.factor import DAMPING, factorize, turned
 from hubquant.quants.formats import FORK_TYPES, lookup
 from hubquant.quants.traits import TRAITS
 from tests.support.llamacpp import ggml_dequantize, library
@@ -174,9 +174,9 @@ def test_errors_that_later_columns_make_up_for_cost_what_the_factor_says(threads
     make = torch.Generator().manual_seed(1)
     order = torch.cat([start + torch.randperm(min(256, n - start), generator=make) for start in range(0, n, 256)])
     made = torch.randn(n, generator=make, dtype=torch.float64)
-    passed_on, damped = (torch.from_numpy(each.transpose(1, 0, 2).reshape(n, n)).double() for each in (
-        factor.passed_on, factor.moment
-    ))  # fmt: skip
+    passed_on, damped = (
+        turned(each, slice(0, n), slice(0, n)).T.double() for each in (factor.passed_on, factor.moment)
+    )
     left, total = made.clone(), 0.0  # what is still to be lost when those before are
     for start, (inside, inner) in zip(range(0, n, 256), factor.inside(order), strict=True):
         places = start + torch.from_numpy(inside)
@@ -194,7 +194,7 @@ def test_errors_that_later_columns_make_up_for_cost_what_the_factor_says(threads
 def test_threads_find_the_same_factor() -> None:
     _, moment = layer(2048)
     one, three = (factorize(moment, DAMPING, threads) for threads in (1, 3))
-    assert (one.passed_on == three.passed_on).all()
+    assert torch.equal(one.passed_on, three.passed_on)
     assert all(torch.equal(*pair) for pair in zip(one.slabs, three.slabs, strict=True))
 
 

@@ -24,6 +24,7 @@ _QWEN_HEAD = ("fc", "pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")
 _OF_QWEN = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "exaone_moe")
 _CENTERED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 _NEMOTRON = "nemotron_h"
+_MIMO = "mimo_v2_flash"
 
 
 def add_ahead(folder: Path, family: str, *, own_tables: bool = False) -> Path:
@@ -59,6 +60,8 @@ def block_names(family: str, config: Mapping[str, Any], weights: Weights) -> dic
 
     if family == _NEMOTRON:
         return behind("mtp.layers.0.", ".q_proj.") | behind("mtp.layers.1.", ".experts.")
+    if family == _MIMO:
+        return behind("model.mtp.layers.0.", ".mlp.up_proj.")
     if family in _OF_QWEN:
         return behind("mtp.layers.0.", ".mlp.up_proj." if family == "exaone_moe" else ".self_attn.")
     return behind(f"model.layers.{n_layer}.", ".experts.")
@@ -135,4 +138,6 @@ def _head_name(family: str, config: Mapping[str, Any], name: str) -> str:
         return f"mtp.{_QWEN_HEAD[HEAD.index(name)]}"
     if family == _NEMOTRON:
         return "mtp.layers.1.final_layernorm" if name == HEAD[-1] else f"mtp.layers.0.{name}"
+    if family == _MIMO:
+        return f"model.mtp.layers.0.{'final_layernorm' if name == HEAD[-1] else name}"
     return f"model.layers.{config['num_hidden_layers']}.{name}"

@@ -12,9 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from ctypes import (
     POINTER,
-    Structure,
     c_bool,
-    c_char,
     c_char_p,
     c_float,
     c_int32,
@@ -29,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubquant.llamacpp import binding
+from hubquant.llamacpp.inputs import WatchedFile
 
 F32 = NDArray[np.float32]
 Sums = dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
@@ -36,33 +35,7 @@ Sums = dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
 _ERROR_LEVEL = 4
 
 
-class _Tensor(Structure):
-    """struct ggml_tensor"""
-
-
-_Tensor._fields_ = [
-    ("type", c_int32),
-    ("buffer", c_void_p),
-    ("ne", c_int64 * 4),
-    ("nb", c_size_t * 4),
-    ("op", c_int32),
-    ("op_params", c_int32 * 16),
-    ("flags", c_int32),
-    ("src", POINTER(_Tensor) * 10),
-    ("view_src", c_void_p),
-    ("view_offs", c_size_t),
-    ("data", c_void_p),
-    ("name", c_char * 64),
-    ("extra", c_void_p),
-    ("padding", c_char * 8),
-]
-
-_EvalCallback = ctypes.CFUNCTYPE(c_bool, POINTER(_Tensor), c_bool, c_void_p)
-
 _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
-    "ggml_backend_tensor_get": (None, POINTER(_Tensor), c_void_p, c_size_t, c_size_t),
-    "ggml_nbytes": (c_size_t, POINTER(_Tensor)),
-    "ggml_op_name": (c_char_p, c_int32),
     "ggml_quantize_chunk": (c_size_t, c_int32, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p),
     "ggml_quantize_init": (None, c_int32),
     "ggml_row_size": (c_size_t, c_int32, c_int64),
@@ -101,7 +74,7 @@ def _log(level: int, text: bytes, _data: int | None) -> None:
 _LOG = binding.LogCallback(_log)  # llama.cpp keeps a bare pointer to it
 
 
-class LlamaCpp(binding.LoadedFile):
+class LlamaCpp(WatchedFile):
     """A GGUF file loaded by llama.cpp; ``n_ctx`` is the longest sequence in tokens.
 
     An ``encoder`` gives embeddings of tokens instead of logits, or if ``pooled`` one of all by the file's pooling.
@@ -120,26 +93,15 @@ class LlamaCpp(binding.LoadedFile):
     ) -> None:
         self.flash = flash
         self.encoder, self.pooled = encoder or pooled, pooled
-        self._sums: Sums | None = None
-        self._error: BaseException | None = None
-        self._callback = _EvalCallback(self._evaluated)
         library()  # with the log that is asked for
         try:
             super().__init__(path, n_ctx, n_threads)
         except binding.BindingError as error:
             raise RuntimeError(f"{error} (LLAMA_LOG=1 prints its reason)") from None
 
-    def _model_params(self) -> binding.ModelParams:
-        params = super()._model_params()
-        params.use_extra_bufts = False  # repacked weights would hide their names and types from imatrix()
-        return params
-
     def _context_params(self) -> binding.ContextParams:
         params = super()._context_params()
-        params.n_ubatch = self.n_ctx
         params.flash_attn_type = int(self.flash)
-        params.type_k = params.type_v = 0  # GGML_TYPE_F32
-        params.cb_eval = ctypes.cast(self._callback, c_void_p)
         if self.encoder:
             params.embeddings, params.pooling_type = True, -1 if self.pooled else 0  # the file's, or none
         return params
@@ -215,70 +177,14 @@ class LlamaCpp(binding.LoadedFile):
         The rule of llama-imatrix, without its lower bound on rows: every matrix multiplication with a block's weight,
         the output.
         """
-        self._sums, self._error = {}, None
-        try:
+
+        def wanted(name: str) -> bool:
+            return name.startswith(("blk.", "enc.blk.")) or name == "output.weight"
+
+        with self.watching(wanted) as sums:
             for ids in chunks:
                 _ = self.embeddings(ids) if self.encoder else self.logits(ids)
-            sums = self._sums
-        finally:
-            self._sums = None
-        if self._error is not None:
-            raise self._error
-        return sums
-
-    def _evaluated(self, pointer: Any, ask: bool, _data: int | None) -> bool:
-        """ggml asks before a node (is it wanted?) and calls again after it."""
-        if self._sums is None or self._error is not None:
-            return not ask
-        try:
-            node = pointer.contents
-            op = self._lib.ggml_op_name(node.op)
-            name = node.src[0].contents.name.decode() if op in (b"MUL_MAT", b"MUL_MAT_ID") else ""
-            if not name.startswith(("blk.", "enc.blk.")) and name != "output.weight":
-                return not ask
-            if not ask:
-                self._accumulate(name, node, experts=op == b"MUL_MAT_ID")
-            return True
-        except BaseException as error:  # an exception must not cross the C frames; imatrix() raises it
-            self._error = error
-            return False
-
-    def _accumulate(self, name: str, node: Any, *, experts: bool) -> None:
-        assert self._sums is not None
-        activation, n_in = node.src[1], node.src[1].contents.ne[0]
-        x = self._floats(activation).reshape(-1, activation.contents.ne[1], n_in).astype(np.float64)
-        matrices = node.src[0].contents.ne[2]
-        sums, counts = self._sums.setdefault(
-            name,
-            (np.zeros((matrices, n_in)), np.zeros(matrices, np.int64))
-            if experts
-            else (np.zeros((1, matrices * n_in)), np.zeros(1, np.int64)),
-        )
-        if not experts:  # matrix i of several gets the slices i, i + matrices, …
-            sums[0] += (x**2).sum(axis=1).reshape(-1, matrices * n_in).sum(axis=0)
-            counts[0] += x.shape[0] * x.shape[1] // matrices
-            return
-        for rows, chosen in zip(x, self._expert_ids(node.src[2]), strict=True):
-            for slot, expert in enumerate(chosen):
-                sums[expert] += rows[slot % len(rows)] ** 2
-                counts[expert] += 1
-
-    def _expert_ids(self, pointer: Any) -> NDArray[np.int32]:
-        """int32 [tokens, used experts]; the tensor is a view, so its rows may lie apart."""
-        ids, raw = pointer.contents, self._bytes(pointer)
-        rows = [raw[i * ids.nb[1] :][: 4 * ids.ne[0]].view(np.int32) for i in range(ids.ne[1])]
-        return np.stack(rows)
-
-    def _floats(self, pointer: Any) -> NDArray[np.float32]:
-        """float32 [ne3, ne2, ne1, ne0]; the tensor may be a view with gaps."""
-        tensor = pointer.contents
-        shape, strides = tuple(reversed(tensor.ne[:4])), tuple(reversed(tensor.nb[:4]))
-        return np.lib.stride_tricks.as_strided(self._bytes(pointer).view(np.float32), shape, strides)
-
-    def _bytes(self, pointer: Any) -> NDArray[np.uint8]:
-        data = np.empty(self._lib.ggml_nbytes(pointer), np.uint8)
-        self._lib.ggml_backend_tensor_get(pointer, data.ctypes.data, 0, data.size)
-        return data
+        return {name: (found.sum2, found.counts) for name, found in sums.items()}
 
 
 def ggml_quantize(x: NDArray[Any], ggml_type: int, imatrix: NDArray[Any] | None = None) -> NDArray[np.uint8]:

@@ -72,6 +72,8 @@ def build_multimodal(family: str, text: str, tower: str, folder: Path, **setting
     auto = auto_class(family)
     auto.from_config(describe(family, text, tower, **settings)).save_pretrained(folder)
     _tokenizer(text).save_pretrained(folder)
+    if family == "kimi_k25":  # transformers gives the language model the name that the encoder's layers had
+        rename(folder, ("language_model.model.blocks.", "language_model.model.layers."))
     return edit_weights(folder, uneven)
 
 
@@ -88,7 +90,8 @@ def describe(
     """Of ``family`` with a language model of the type ``text`` and a ``tower`` of that type, for sound if it is an
     encoder.
 
-    ``config`` is for the language model, ``seeing`` for the tower, and ``whole`` for both together.
+    ``config`` is for the language model, where ``...`` removes a setting, ``seeing`` for the tower, and ``whole`` for
+    both together.
     """
     from transformers import AutoConfig
 
@@ -109,7 +112,7 @@ def describe(
     )
     described: PreTrainedConfig = AutoConfig.for_model(
         family,
-        text_config=settings,
+        text_config={name: value for name, value in settings.items() if value is not ...},
         **towers,
         tie_word_embeddings=tied,
         image_token_index=len(tokenizer) - 1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hubquant.engine.task import Context
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from hubquant.quants.feedback.entry import Feedback
@@ -127,7 +128,7 @@ class Factors:
     """
 
     def __init__(self, n_threads: int) -> None:
-        self._n_threads, self._lock = n_threads, Lock()
+        self._n_threads, self._lock, self._turn = n_threads, Lock(), Lock()
         self._known: OrderedDict[tuple[Hashable, int], _Known] = OrderedDict()
 
     def of(self, moments: Moments, matrix: int, type: str) -> tuple[Feedback, Tensor]:
@@ -152,6 +153,16 @@ class Factors:
                 self._known.popitem(last=False)
             return known.by_damping[damping], known.held_out
 
+    def renewed(self) -> Factors:
+        """For other moments, with the turns of these, which some threads may still be at."""
+        found = Factors(self._n_threads)
+        found._turn = self._turn
+        return found
+
+    def turn(self, device: torch.device) -> AbstractContextManager[object]:
+        """While a thread works on ``device``: on a GPU one at a time does, which has its memory for itself."""
+        return nullcontext() if device.type == "cpu" else self._turn
+
 
 def rounded_with_feedback(
     name: str,
@@ -165,17 +176,23 @@ def rounded_with_feedback(
     threads: int,
 ) -> Tensor:
     """uint8 [rows, row_bytes] of ``x`` [rows, n], a matrix of the weight ``name``, as :func:`hubquant.quants.quantize`
-    gives it: with error feedback where the outputs on held-out text come nearer to the source's so."""
+    gives it: with error feedback where the outputs on held-out text come nearer to the source's so.
+
+    Where the moments are, if the type can be rounded there; the bytes are on the CPU."""
     from hubquant.quants import dequantize, quantize
     from hubquant.quants.feedback.entry import weighted_errors
 
     feedback, held_out = factors.of(moments, number, type)
-    nearest = quantize(x, type, importance, "best", threads)
-    data = feedback.quantize(x, type, threads)
-    found = [dequantize(_some(each, JUDGED_ROWS), type, x.shape[1]) for each in (nearest, data)]
-    rounded = Rounded(name, number, type, *weighted_errors(_some(x, JUDGED_ROWS), found, held_out))
+    device = feedback.device_for(type)
+    with factors.turn(device):
+        x = x.to(device)
+        nearest = quantize(x, type, importance, "best", threads)
+        data = feedback.quantize(x, type, threads)
+        found = [dequantize(_some(each, JUDGED_ROWS), type, x.shape[1]) for each in (nearest, data)]
+        rounded = Rounded(name, number, type, *weighted_errors(_some(x, JUDGED_ROWS), found, held_out))
+        chosen = (data if rounded.is_kept else nearest).cpu()
     journal.add(rounded)
-    return data if rounded.is_kept else nearest
+    return chosen
 
 
 def _some(rows: Tensor, n: int) -> Tensor:

@@ -227,7 +227,7 @@ class _Reading:
             self._moments = {names[origin]: moments for origin, moments in found.items()}
             here = {name: left.pop(name) for name in self._moments}
             yield from stream(component.conversion, source.checkpoint, here)
-            self._moments, self._factors = {}, Factors(self._n_threads)
+            self._moments, self._factors = {}, self._factors.renewed()
             del found  # before the moments of the next block are there
         yield from stream(component.conversion, source.checkpoint, left)  # of which nothing was seen
 

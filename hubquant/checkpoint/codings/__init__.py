@@ -1,1 +1,1 @@
-"""How quantized checkpoints store matrices: GPTQ, AWQ, compressed-tensors, ModelOpt and 8 bits of bitsandbytes."""
+"""How quantized checkpoints store matrices: GPTQ, AWQ, compressed-tensors, ModelOpt, bitsandbytes and BitNet."""

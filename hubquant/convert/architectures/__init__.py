@@ -11,11 +11,13 @@ from hubquant.convert.architectures.arcee import ARCEE
 from hubquant.convert.architectures.bailing_moe import BAILING_MOE2, SARVAM_MOE
 from hubquant.convert.architectures.bamba import BAMBA
 from hubquant.convert.architectures.bert import BERT, BERT_RERANKER
+from hubquant.convert.architectures.bitnet import BITNET, BITNET_OWN
 from hubquant.convert.architectures.bloom import BLOOM
 from hubquant.convert.architectures.chatglm import CHATGLM_OWN
 from hubquant.convert.architectures.codeshell import CODESHELL
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.cohere2_moe import COHERE2_MOE
+from hubquant.convert.architectures.deci import DECI
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from hubquant.convert.architectures.deepseek4 import DEEPSEEK4
 from hubquant.convert.architectures.deepseek_moe import BAILING_MOE, DEEPSEEK
@@ -47,12 +49,14 @@ from hubquant.convert.architectures.iquestcoder import IQUESTCODER
 from hubquant.convert.architectures.jais2 import JAIS2
 from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.jina_bert import JINA_BERT_V2, JINA_BERT_V3
+from hubquant.convert.architectures.kimi_linear import KIMI_LINEAR
 from hubquant.convert.architectures.laguna import LAGUNA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
 from hubquant.convert.architectures.llama import LLAMA
 from hubquant.convert.architectures.llama4 import LLAMA4
 from hubquant.convert.architectures.mamba import FALCON_MAMBA, MAMBA, MAMBA2
 from hubquant.convert.architectures.mellum import MELLUM
+from hubquant.convert.architectures.mimo2 import MIMO2
 from hubquant.convert.architectures.minicpm import MINICPM
 from hubquant.convert.architectures.minicpm3 import MINICPM3
 from hubquant.convert.architectures.minimax_01 import MINIMAX_01, MINIMAX_01_OWN
@@ -89,6 +93,7 @@ from hubquant.convert.architectures.sparse_attention import DEEPSEEK32, GLM_MOE_
 from hubquant.convert.architectures.stablelm import STABLELM
 from hubquant.convert.architectures.starcoder import STARCODER
 from hubquant.convert.architectures.starcoder2 import STARCODER2
+from hubquant.convert.architectures.step35 import STEP35
 from hubquant.convert.architectures.t5 import T5, UMT5
 from hubquant.convert.architectures.youtu import YOUTU
 from hubquant.convert.rules.rule import Settings
@@ -103,7 +108,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID, BAMBA, GRANITE_SWA, GRANITE_MOE_SWA),
     *(OLMO, OLMO2, OLMO3, OLMOE),
-    *(BLOOM, FALCON, GPT2, GPTNEOX, MPT),
+    *(BITNET, BLOOM, FALCON, GPT2, GPTNEOX, MPT),
     *(
         DEEPSEEK2,
         DEEPSEEK3,
@@ -119,12 +124,38 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         MINISTRAL3,
     ),
     *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
-    *(HUNYUAN_DENSE, HUNYUAN_MOE, HY_V3, LAGUNA, MELLUM, MINIMAX_01, MINIMAX_M2, MINIMAX_M3, SEED_OSS, SOLAR_OPEN),
+    *(
+        HUNYUAN_DENSE,
+        HUNYUAN_MOE,
+        HY_V3,
+        KIMI_LINEAR,
+        LAGUNA,
+        MELLUM,
+        MIMO2,
+        MINIMAX_01,
+        MINIMAX_M2,
+        MINIMAX_M3,
+        SEED_OSS,
+        SOLAR_OPEN,
+    ),
     *(COHERE, COHERE2, COHERE2_MOE),
     *(MAMBA, FALCON_MAMBA, MAMBA2, JAMBA, LFM2, LFM2_MOE, FALCON_H1, NEMOTRON_H_MOE, NEMOTRON_H),
     *(CHATGLM, EXAONE4, GLM4, GLM4_V, JAIS2, MINICPM, MINICPM3, NEMOTRON, PHI2, PHI3, STABLELM, STARCODER, STARCODER2),
-    *(BAICHUAN, CHATGLM_OWN, CODESHELL, EXAONE, MAINCODER, MINIMAX_01_OWN, ORION, PANGU, QWEN, XVERSE),
-    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
+    *(
+        BAICHUAN,
+        BITNET_OWN,
+        CHATGLM_OWN,
+        CODESHELL,
+        DECI,
+        EXAONE,
+        MAINCODER,
+        MINIMAX_01_OWN,
+        ORION,
+        PANGU,
+        QWEN,
+        XVERSE,
+    ),
+    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
     *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
 )
@@ -132,6 +163,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 
 _READ_AS = {"baichuan": LLAMA, "internlm2": LLAMA}
 """By llama.cpp's name, the family whose tensors a file has, where transformers lacks the code of its own."""
+COMPUTED_OTHERWISE = {
+    "PhiMoEForCausalLM": "its norms take the mean off and its router masks what is far from the best expert "
+    "(sparsemixer), while llama.cpp does neither",
+}
+"""Classes that llama.cpp has under the same name, and what it computes otherwise, as its logits show."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
 QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.quantized}))
@@ -149,6 +185,16 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
             return known[names[0]]
         if same := [each for name, each in known.items() if name.lower() == names[0].lower()]:
             return same[0]
+        if isinstance(other := settings.get("text_model_id"), str):  # as Ultravox has it
+            raise NotSupportedYet(
+                f"the language model of {names[0]} in a repository of its own",
+                why=f"it is {other}, and this one has what hears for it",
+                hint=f"convert {other}, and this one with --mmproj",
+            )
+        if why := next((why for name, why in COMPUTED_OTHERWISE.items() if name.lower() == names[0].lower()), None):
+            raise NotSupportedYet(
+                f"architecture {names[0]!r}", why=why, hint="no option helps: every token would come out otherwise"
+            )
         if not is_base_class(settings):
             raise _unknown(names[0], CLASSES)
     by_type = {kind: (each, kind) for each, kind in known.values() if not each.own_code}

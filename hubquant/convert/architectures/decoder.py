@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hubquant.convert.operations import Dimensions
+from hubquant.convert.operations import AddOne, Dimensions, always
 from hubquant.convert.rules.rule import SILU, Count, Epsilon, Heads, Rule, head_size, key_value_heads
 from hubquant.convert.tables import Embeddings, Module, Row, linear, norm
 
@@ -44,6 +46,20 @@ def dimensions(config: PreTrainedConfig) -> Dimensions:
         "n_embd_q": config.num_attention_heads * size,
         "n_embd_kv": kv_heads * size,
     }
+
+
+def by_heads(counts: Iterable[int], size: int) -> Dimensions:
+    """Of layers with different numbers of heads of queries: n_head_N and n_embd_q_N for N heads."""
+    heads = {*counts}
+    return {f"n_head_{n}": n for n in heads} | {f"n_embd_q_{n}": n * size for n in heads}
+
+
+def around_one(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """With norms that are stored without their 1."""
+    return tuple(
+        replace(row, operations=(always(AddOne()),)) if isinstance(row, Module) and len(row.shape) == 1 else row
+        for row in rows
+    )
 
 
 def gated_mlp(bias: bool | str = False) -> tuple[Module, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert import ahead
@@ -123,11 +123,7 @@ _ATTENTION: tuple[Row, ...] = (
 )
 
 
-_HEAD: tuple[Row, ...] = tuple(
-    replace(row, operations=(always(AddOne()),)) if isinstance(row, Module) and len(row.shape) == 1 else row
-    for row in ahead.HEAD
-)
-"""With norms that are stored without their 1."""
+_HEAD = decoder.around_one(ahead.HEAD)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,12 @@ without groups behind dense layers."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules.by_layer import MOST_LAYERS, WindowsByLayer, by_layer
-from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.by_layer import MOST_LAYERS, PartialRopeByKind, WindowsByLayer, by_layer, one_or_each
 from hubquant.convert.rules.rule import (
     SILU,
     Constant,
@@ -25,13 +22,11 @@ from hubquant.convert.rules.rule import (
     Settings,
     check_list,
     integer,
-    number,
     out_of_range,
 )
-from hubquant.convert.rules.windows import FULL, SLIDING
 from hubquant.convert.tables import Row, Tensors, linear, norm
 from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, boolean, i32s, u32
+from hubquant.gguf_file.metadata import Metadata, boolean, u32
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +49,7 @@ class _Heads(Rule):
         counts, kv_heads = getattr(config, _BY_LAYER), config.num_key_value_heads
         if not all(type(heads) is int and heads > 0 and heads % kv_heads == 0 for heads in counts):
             raise out_of_range(_BY_LAYER, counts, f"multiples of the {kv_heads} key-value heads")
-        same = len({*counts}) == 1
-        return {**Heads().metadata(config), "attention.head_count": u32(counts[0]) if same else i32s(counts)}
+        return {**Heads().metadata(config), "attention.head_count": one_or_each(counts)}
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:
         n_layer = min(integer(metadata, "block_count") or 0, MOST_LAYERS)
@@ -66,46 +60,6 @@ class _Heads(Rule):
             "num_key_value_heads": integer(metadata, "attention.head_count_kv"),
             "head_dim": integer(metadata, "attention.key_length"),
         }
-
-
-@dataclass(frozen=True)
-class _RopeByKind(Rule):
-    """Each kind of layer rotates a share of its heads, with a frequency base of its own; windows have no scaling."""
-
-    full = Rope(("default", "yarn"), partial=True)
-    window = Rope(("default",), partial=True)
-    reads = Rope.reads
-
-    def check(self, settings: Settings) -> None:
-        parameters = settings.get("rope_parameters")
-        if parameters is None:
-            return
-        if not isinstance(parameters, dict) or not {FULL} <= parameters.keys() <= {FULL, SLIDING}:
-            raise out_of_range("rope_parameters", parameters, "a table for each kind of layer")
-        self.full.check({"rope_parameters": parameters[FULL]})
-        self.window.check({"rope_parameters": parameters.get(SLIDING)})
-
-    def metadata(self, config: PreTrainedConfig) -> Metadata:
-        def of(rule: Rope, kind: str) -> Metadata:
-            given = SimpleNamespace(rope_parameters=config.rope_parameters[kind], head_dim=config.head_dim)
-            return rule.metadata(cast("PreTrainedConfig", given))
-
-        result = of(self.full, FULL)
-        if SLIDING not in config.layer_types:
-            return result
-        if SLIDING not in config.rope_parameters:
-            raise out_of_range("rope_parameters", config.rope_parameters, "with a table for layers with a window")
-        window = of(self.window, SLIDING)
-        return result | {f"{key}_swa": value for key, value in window.items()}
-
-    def settings(self, metadata: Metadata) -> dict[str, Any]:
-        size = integer(metadata, "attention.key_length")
-        window: dict[str, Any] = {
-            "rope_type": "default",
-            "rope_theta": number(metadata, "rope.freq_base_swa") or 10000.0,
-            "partial_rotary_factor": (integer(metadata, "rope.dimension_count_swa") or size or 1) / (size or 1),
-        }
-        return {"rope_parameters": {FULL: self.full.settings(metadata)["rope_parameters"], SLIDING: window}}
 
 
 class _Gating(Rule):
@@ -128,9 +82,8 @@ def _told_by_tensors(tensors: Mapping[str, torch.Tensor], settings: Settings) ->
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
     width, size = config.shared_expert_intermediate_size, config.head_dim
     sizes = moe.dimensions(config, config.num_experts, config.moe_intermediate_size, width)
-    counts = {int(heads) for heads in getattr(config, _BY_LAYER)}
-    queries = {f"n_embd_q_{heads}": heads * size for heads in counts} | {f"n_head_{heads}": heads for heads in counts}
-    return {**sizes, "n_head": getattr(config, _BY_LAYER)[0], **queries}
+    counts = [int(heads) for heads in getattr(config, _BY_LAYER)]
+    return {**sizes, "n_head": counts[0], **decoder.by_heads(counts, size)}
 
 
 _EXPERTS: tuple[Row, ...] = (
@@ -167,7 +120,7 @@ LAGUNA = Architecture(
         _Heads(),
         Epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
         SILU,
-        _RopeByKind(),
+        PartialRopeByKind(("default", "yarn")),
         WindowsByLayer(optional=True),
         _Gating(),
         moe.DenseLayersFirst(),

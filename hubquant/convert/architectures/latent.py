@@ -48,8 +48,12 @@ class SplitLatent:
 
 @dataclass(frozen=True)
 class LatentHeads(Rule):
-    """The heads' number, the ranks, and the sizes of heads compressed and expanded (``*_mla``)."""
+    """The heads' number, the ranks, and the sizes of heads compressed and expanded (``*_mla``).
 
+    Without ``query_rank`` llama.cpp computes queries that are not compressed, in models of any depth.
+    """
+
+    query_rank: bool = True
     reads = (
         *("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
         *("num_attention_heads", "num_key_value_heads"),
@@ -67,11 +71,13 @@ class LatentHeads(Rule):
                 f"{config.num_key_value_heads} key-value heads for {config.num_attention_heads} heads",
                 why="latent attention has one for each",
             )
-        if config.q_lora_rank is None and config.num_hidden_layers not in _WITHOUT_QUERY_RANK:
+        if config.q_lora_rank is None and self.query_rank and config.num_hidden_layers not in _WITHOUT_QUERY_RANK:
             raise NotSupportedYet(
                 f"{config.num_hidden_layers} layers without q_lora_rank",
                 why="llama.cpp expects it except in models of 26 or 27 layers",
             )
+        if config.q_lora_rank is not None and not self.query_rank:
+            raise NotSupportedYet(f"q_lora_rank {config.q_lora_rank}", why="llama.cpp compresses no queries here")
         rank, rope = config.kv_lora_rank, config.qk_rope_head_dim
         query = {} if config.q_lora_rank is None else {"attention.q_lora_rank": u32(config.q_lora_rank)}
         return query | {

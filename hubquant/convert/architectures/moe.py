@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +100,11 @@ class SharedWidth(Rule):
 
 def _kinds(dense: int, n_layer: int) -> list[str]:
     return [DENSE if layer < dense else "sparse" for layer in range(n_layer)]
+
+
+def kinds_by_tensors(tensors: Collection[str], n_layer: int) -> list[str]:
+    """Which layers have experts, by the names of a file's tensors."""
+    return ["sparse" if f"blk.{layer}.ffn_gate_inp.weight" in tensors else DENSE for layer in range(n_layer)]
 
 
 def is_dense(config: PreTrainedConfig, layer: int) -> bool:

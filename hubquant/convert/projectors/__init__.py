@@ -7,6 +7,7 @@ from hubquant.convert.projectors.glm4v import GLM4V, GLM_OCR
 from hubquant.convert.projectors.idefics3 import IDEFICS3
 from hubquant.convert.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from hubquant.convert.projectors.janus import JANUS
+from hubquant.convert.projectors.kimi import KIMI_K2_5, KIMI_VL
 from hubquant.convert.projectors.lfm2_vl import LFM2_VL
 from hubquant.convert.projectors.lighton_ocr import LIGHTON_OCR
 from hubquant.convert.projectors.llama4 import LLAMA4
@@ -18,6 +19,7 @@ from hubquant.convert.projectors.projector import Projector
 from hubquant.convert.projectors.qwen2_audio import QWEN2_AUDIO
 from hubquant.convert.projectors.qwen3_vl import QWEN3_VL
 from hubquant.convert.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL
+from hubquant.convert.projectors.ultravox import ULTRAVOX
 
 PROJECTORS: tuple[Projector, ...] = (
     AUDIO_FLAMINGO3,
@@ -29,6 +31,8 @@ PROJECTORS: tuple[Projector, ...] = (
     INTERNVL,
     INTERNVL_CHAT,
     JANUS,
+    KIMI_K2_5,
+    KIMI_VL,
     LFM2_VL,
     LIGHTON_OCR,
     LLAMA4,
@@ -41,6 +45,9 @@ PROJECTORS: tuple[Projector, ...] = (
     QWEN2_VL,
     QWEN2_5_VL,
     QWEN3_VL,
+    ULTRAVOX,
 )
 CLASSES = tuple(sorted({name for each in PROJECTORS for name in each.classes}))
 """Transformers' names of whole models."""
+ELSEWHERE = ULTRAVOX.classes
+"""Of these the language model may be in another repository."""

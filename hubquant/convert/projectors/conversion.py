@@ -11,6 +11,7 @@ from typing import Any
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.json_files import read_table
 from hubquant.checkpoint.text_tower import is_text
+from hubquant.checkpoint.weight_files import PARAMS
 from hubquant.checkpoint.wrappers import without_wrappers
 from hubquant.convert.conversion import Conversion
 from hubquant.convert.matching import check_shapes, missing_tensors
@@ -24,6 +25,11 @@ from hubquant.gguf_file.metadata import string
 CLIP = "clip"
 """llama.cpp's architecture of them all."""
 _PROCESSOR = "processor_config.json"
+_OF_MISTRAL = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+"""What mistral-common has in its code: beside params.json there need be no such file."""
 _INNER = ("media_proc_cfg", "image_processor", "feature_extractor")
 _CONFIG_HINT = "compare config.json with the one of the original repository"
 
@@ -47,7 +53,7 @@ def plan_projector(projector: Projector, config: Mapping[str, Any], folder: Path
     Raises ``CheckpointError`` where they contradict each other or something is missing, ``NotSupportedYet`` for what
     llama.cpp does not compute.
     """
-    model = _read(projector, config, folder)
+    model = _read(projector, config, folder, tensors)
     try:
         keys, bundles = projector.metadata(model), tuple(projector.bundles(model))
         n_layer = projector.dimensions(model)["n_layer"]
@@ -73,7 +79,7 @@ def _check(projector: Projector, bundles: Iterable[Bundle], checkpoint: Checkpoi
         )
 
 
-def _read(projector: Projector, config: Mapping[str, Any], folder: Path) -> Multimodal:
+def _read(projector: Projector, config: Mapping[str, Any], folder: Path, tensors: Checkpoint) -> Multimodal:
     from transformers import CONFIG_MAPPING
 
     try:
@@ -87,12 +93,13 @@ def _read(projector: Projector, config: Mapping[str, Any], folder: Path) -> Mult
         raise CheckpointError(
             f"config.json is no {config.get('model_type')} configuration", why=why, hint=_CONFIG_HINT
         ) from error
-    return Multimodal(whole, _processor(folder), folder)
+    shapes = {name: info.shape for name, info in tensors.tensors.items()}
+    return Multimodal(whole, _processor(folder), folder, shapes)
 
 
 def _processor(folder: Path) -> dict[str, Any]:
     """What newer files say counts more; they have the settings of pictures and of sound in tables of their own."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(_OF_MISTRAL) if (folder / PARAMS).is_file() else {}
     for name in (PREPROCESSOR, _PROCESSOR):
         if (folder / name).is_file():
             table = read_table(folder / name, AGAIN)

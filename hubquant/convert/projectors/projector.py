@@ -24,18 +24,25 @@ AGAIN = "take the file from the repository that the model comes from"
 @dataclass(frozen=True)
 class Multimodal:
     """A multimodal model as its files describe it: ``config`` with transformers' defaults, what its processor is told
-    (``processor``, of preprocessor_config.json and processor_config.json), and its ``folder``."""
+    (``processor``, of preprocessor_config.json and processor_config.json), its ``folder``, and the ``shapes`` of the
+    tensors that it has beside the language model."""
 
     config: PreTrainedConfig
     processor: Mapping[str, Any]
     folder: Path
+    shapes: Mapping[str, tuple[int, ...]]
 
     @cached_property
     def tokens(self) -> Mapping[str, int]:
         """The number of each token that was added to the vocabulary."""
-        if not (self.folder / TOKENIZER).is_file():
+        from hubquant.vocab.tekken import NAME, read_tekken
+
+        if (self.folder / TOKENIZER).is_file():
+            added = read_table(self.folder / TOKENIZER, AGAIN).get("added_tokens") or []
+        elif (self.folder / NAME).is_file():
+            added = read_tekken(self.folder / NAME)[0]["added_tokens"]
+        else:
             return {}
-        added = read_table(self.folder / TOKENIZER, AGAIN).get("added_tokens") or []
         return {each["content"]: each["id"] for each in added if isinstance(each, dict) and "content" in each}
 
     @property

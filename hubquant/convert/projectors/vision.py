@@ -178,7 +178,7 @@ def weight(name: str, rows: str, columns: str, stem: str, *, bias: bool | str = 
     return Module(name, (rows, columns), bias, stem=stem)
 
 
-def thirds(name: str, suffix: Literal["weight", "bias"]) -> Row:
+def thirds(name: str, suffix: Literal["weight", "bias"]) -> Tensors:
     """Queries, keys and values of a layer, which are one tensor in the checkpoint."""
     shape = ("n_embd", "n_embd") if suffix == "weight" else ("n_embd",)
     targets = dict.fromkeys([f"attn_{part}.{suffix}" for part in "qkv"], shape)

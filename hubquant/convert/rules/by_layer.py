@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
+from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import (
     Rule,
     Settings,
@@ -17,7 +20,7 @@ from hubquant.convert.rules.rule import (
 )
 from hubquant.convert.rules.windows import FULL, SLIDING
 from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, booleans, u32
+from hubquant.gguf_file.metadata import KV, Metadata, booleans, i32s, u32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 MOST_LAYERS = 10_000
 PATTERN = "attention.sliding_window_pattern"
 _ROTATED = "attention.rope_pattern"
+_OF_ROPE = ("rope.dimension_count", "rope.freq_base")
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,64 @@ class RopeOrNone(Rule):
         theta = number(metadata, "rope.freq_base")
         rotated = by_layer(metadata, _ROTATED, n_layer) if _ROTATED in metadata else (True,) * n_layer
         return {"layer_rope_theta": [theta if here else 0 for here in rotated]}
+
+
+@dataclass(frozen=True)
+class PartialRopeByKind(Rule):
+    """Each kind of layer rotates a share of its heads, with a frequency base of its own; windows have no scaling.
+
+    ``types`` are the rope types of layers that see the whole text, ``share`` what transformers rotates where the table
+    of a kind tells none.
+    """
+
+    types: tuple[str, ...] = ("default",)
+    share: float = 1.0
+    reads = Rope.reads
+
+    @property
+    def _full(self) -> Rope:
+        return Rope(self.types, partial=True)
+
+    @property
+    def _window(self) -> Rope:
+        return Rope(("default",), partial=True)
+
+    def check(self, settings: Settings) -> None:
+        parameters = settings.get("rope_parameters")
+        if parameters is None:
+            return
+        if not isinstance(parameters, dict) or not {FULL} <= parameters.keys() <= {FULL, SLIDING}:
+            raise out_of_range("rope_parameters", parameters, "a table for each kind of layer")
+        self._full.check({"rope_parameters": parameters[FULL]})
+        self._window.check({"rope_parameters": parameters.get(SLIDING)})
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        def of(rule: Rope, kind: str) -> Metadata:
+            parameters = {"partial_rotary_factor": self.share, **config.rope_parameters[kind]}
+            given = SimpleNamespace(rope_parameters=parameters, head_dim=config.head_dim)
+            keys = rule.metadata(cast("PreTrainedConfig", given))
+            if (count := integer(keys, "rope.dimension_count") or 0) % 2:
+                raise NotSupportedYet(f"{count} rotated numbers of each head", why="llama.cpp rotates pairs")
+            return keys
+
+        result = of(self._full, FULL)
+        if SLIDING not in config.layer_types:
+            return result
+        if SLIDING not in config.rope_parameters:
+            raise out_of_range("rope_parameters", config.rope_parameters, "with a table for layers with a window")
+        window = of(self._window, SLIDING)
+        return result | {f"{key}_swa": value for key, value in window.items()}
+
+    def settings(self, metadata: Metadata) -> dict[str, Any]:
+        windows = {key: metadata[f"{key}_swa"] for key in _OF_ROPE if f"{key}_swa" in metadata}
+        of_windows = {key: value for key, value in metadata.items() if not key.startswith("rope.scaling.")} | windows
+        tables = {FULL: self._full.settings(metadata), SLIDING: self._window.settings(of_windows)}
+        return {"rope_parameters": {kind: each["rope_parameters"] for kind, each in tables.items()}}
+
+
+def one_or_each(counts: Sequence[int]) -> KV:
+    """What :func:`by_layer` reads: one number where all layers have the same."""
+    return u32(counts[0]) if len({*counts}) == 1 else i32s(counts)
 
 
 def by_layer(metadata: Metadata, key: str, n_layer: int) -> tuple[Any, ...]:

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hubquant.convert.rules.by_layer import MOST_LAYERS, PATTERN, by_layer
+from hubquant.convert.rules.by_layer import MOST_LAYERS, PATTERN, by_layer, one_or_each
 from hubquant.convert.rules.rope import FREQS
 from hubquant.convert.rules.rule import Rule, Settings, check_count, integer, is_number, number, out_of_range
 from hubquant.convert.rules.windows import FULL, SLIDING
 from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, booleans, f32, i32s, u32
+from hubquant.gguf_file.metadata import Metadata, booleans, f32, u32
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ class HeadsByKind(Rule):
         counts = [wide_kv_heads if here else kv_heads for here in whole]
         return {
             "attention.head_count": u32(config.num_attention_heads),
-            _HEADS_KV: u32(kv_heads) if kv_heads == wide_kv_heads else i32s(counts),
+            _HEADS_KV: one_or_each(counts),
             "attention.key_length": u32(wide),
             "attention.value_length": u32(wide),
             "attention.key_length_swa": u32(size),

@@ -30,7 +30,7 @@ class Codebook:
         self._start = Start(fmt, kernels, book.read, factor.importance)
         order = falling_order(factor.importance, book.group, together=True)
         self._slabs = [
-            (places, inner.passed_on[0], panels(torch.from_numpy(inner.passed_on[0])), inner.cost[0])
+            (places, inner.passed_on[0], panels(torch.from_numpy(inner.passed_on[0])).numpy(), inner.cost[0])
             for places, inner in factor.inside(order)
         ]
 
@@ -69,12 +69,12 @@ class Codebook:
                 found,
                 errors,
             )
-            passing.pass_on(x, errors, factor.passed_on, np.array([stop, n, start]))
+            passing.pass_on(x, errors, factor.passed_on.numpy(), np.array([stop, n, start]))
         all_supers = np.stack(supers, axis=1)
         if book.sweeps:
             book.descend(
                 weights,
-                factor.moment,
+                factor.moment.numpy(),
                 self._eights.inverse,
                 self._eights.passed_on,
                 self._eights.cost,

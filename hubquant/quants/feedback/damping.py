@@ -31,7 +31,7 @@ def chosen_damping(seen: Tensor, held_out: Tensor) -> float:
     whatever the weights and their type.
     """
     columns = (torch.arange(min(len(seen), _COLUMNS)) * len(seen) // min(len(seen), _COLUMNS)).to(seen.device)
-    moment, other = (each[columns][:, columns].double().cpu() for each in (seen, held_out))
+    moment, other = (each[columns][:, columns].cpu().double() for each in (seen, held_out))
     mean = moment.diagonal().mean()
     losses = []
     with torch_threads(1):

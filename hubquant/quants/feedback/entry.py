@@ -18,6 +18,7 @@ from hubquant.quants.feedback.factor import DAMPING, Factor, check_moment, facto
 from hubquant.quants.feedback.grids import GRIDS
 from hubquant.quants.feedback.scalar import Scalar
 from hubquant.quants.feedback.slabs import Slabs
+from hubquant.quants.feedback.tensor.scalar import TensorScalar
 from hubquant.quants.formats import LANES, TypeFormat, lookup
 from hubquant.quants.traits import TypeTraits
 
@@ -40,7 +41,8 @@ class Feedback:
 
     ``moment`` float [n, n] is H = E[x xᵀ], in any unit. ``damping`` · its mean diagonal is added to its diagonal, so
     that what was seen by chance counts for little. It is factorized once, in ``threads``, on the GPU where it is on
-    one: that takes n³ / 3 multiplications, and 8 n² bytes of memory as long as this lives, half as much again before.
+    one: that takes n³ / 3 multiplications, and 8 n² bytes of memory there as long as this lives, half as much again
+    before.
 
     ValueError: damping that is not positive; a moment that is no square matrix, not finite, or so far from a second
     moment that no damping up to its mean diagonal makes it positive definite.
@@ -55,6 +57,10 @@ class Feedback:
             raise ValueError(f"damping must be positive, not {damping}")
         return cls(factorize(moment, damping, threads or torch.get_num_threads()))
 
+    def device_for(self, type: str) -> torch.device:
+        """Where weights are rounded to a type without a copy of the factor: that of the moment, or the CPU."""
+        return self.factor.moment.device if lookup(type).name in GRIDS else torch.device("cpu")
+
     def quantize(self, x: Tensor, type: str, threads: int | None = None) -> Tensor:
         """As :func:`quantize_with_feedback`."""
         traits, fmt = written(type), lookup(type)
@@ -63,7 +69,11 @@ class Feedback:
             raise ValueError(f"weights {list(x.shape)} do not fit a moment of {self.factor.columns} columns")
         if traits.dtype is not None:
             return quantize(x, type)
-        data, _ = _with_values(x, _method(fmt, traits, self.factor), fmt, threads or torch.get_num_threads())
+        if x.device.type != "cpu" and fmt.name in GRIDS:
+            assert traits.search is not None
+            return TensorScalar(fmt, GRIDS[fmt.name], traits.search, self.factor, x.device).quantize(x)
+        method = _method(fmt, traits, self.factor.on_cpu)
+        data, _ = _with_values(x, method, fmt, threads or torch.get_num_threads())
         return data.to(x.device)
 
 
@@ -74,9 +84,10 @@ def quantize_with_feedback(
     for inputs of the second ``moment`` [n, n]. Of several matrices with the same inputs, or types, :class:`Feedback`
     shares the work.
 
-    The same bytes for any number of ``threads``, which defaults to torch's. On the CPU; the result is on the device of
-    ``x``. Types of plain numbers are converted as by :func:`quantize`. ValueError: what :func:`quantize` and
-    :class:`Feedback` raise, and a moment of other columns.
+    The same bytes for any number of ``threads`` of the CPU, which defaults to torch's. On the device of ``x``, but for
+    types with codebooks and those without a :class:`Grid` on the CPU; the result is on the device of ``x``. Types of
+    plain numbers are converted as by :func:`quantize`. ValueError: what :func:`quantize` and :class:`Feedback` raise,
+    and a moment of other columns.
     """
     check_matrix(x, lookup(type), None)
     check_moment(moment, x.shape[1])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hubquant.devices import torch_threads
+from hubquant.devices import in_full_float32, torch_threads, where_float64_is
 from hubquant.quants.feedback.sizes import PANEL, SLAB
 
 Array = np.ndarray[Any, Any]
@@ -28,15 +28,15 @@ class Factor:
     """Of a damped moment H whose mean diagonal is 1, by slabs of ``SLAB`` neighbouring columns (the last one may have
     fewer). It serves any order in which the columns of a slab are rounded.
 
-    ``moment`` is H and ``passed_on`` what slabs pass on, both as :func:`panels` of float32 [n, n]. Once errors e
-    [rows, SLAB] were made in a slab, subtracting e · ``passed_on``[slab, rest] from the columns after it makes those
-    the best that they can be: it is U_bb⁻¹ · U_b,rest with H⁻¹ = Uᵀ U, U upper triangular. ``slabs`` float64 [SLAB,
-    SLAB] are the moments of slabs when the columns after each one make up for its errors so, (U_bbᵀ U_bb)⁻¹:
-    tr(E H Eᵀ) is the sum of tr(e · slab · eᵀ) over all slabs.
+    ``moment`` is H and ``passed_on`` what slabs pass on, both as :func:`panels` of float32 [n, n], on the device that
+    found them. Once errors e [rows, SLAB] were made in a slab, subtracting e · ``passed_on``[slab, rest] from the
+    columns after it makes those the best that they can be: it is U_bb⁻¹ · U_b,rest with H⁻¹ = Uᵀ U, U upper triangular.
+    ``slabs`` float64 [SLAB, SLAB], on the CPU, are the moments of slabs when the columns after each one make up for its
+    errors so, (U_bbᵀ U_bb)⁻¹: tr(E H Eᵀ) is the sum of tr(e · slab · eᵀ) over all slabs.
     """
 
-    moment: Array
-    passed_on: Array
+    moment: Tensor
+    passed_on: Tensor
     slabs: tuple[Tensor, ...]
 
     @property
@@ -44,10 +44,17 @@ class Factor:
         return len(self.moment) * PANEL
 
     @cached_property
+    def on_cpu(self) -> Factor:
+        """The same for kernels."""
+        if self.moment.device.type == "cpu":
+            return self
+        return Factor(self.moment.cpu(), self.passed_on.cpu(), self.slabs)
+
+    @cached_property
     def importance(self) -> Tensor:
         """The damped mean square of each input, float32 [n]: never 0."""
-        columns = np.arange(self.columns)
-        return torch.from_numpy(self.moment[columns // PANEL, columns, columns % PANEL])
+        columns = torch.arange(self.columns, device=self.moment.device)
+        return self.moment[columns // PANEL, columns, columns % PANEL]
 
     def inside(self, order: Tensor) -> list[tuple[Array, Inner]]:
         """For each slab, whose columns are rounded in the ``order`` int64 [n]: their places in it, and how they pass
@@ -62,7 +69,7 @@ class Factor:
     def of_neighbours(self, k: int) -> Inner:
         """Of the moments of each ``k`` columns by themselves; ``k`` is a multiple of ``PANEL``."""
         groups = self.columns // k
-        blocks = torch.from_numpy(self.moment).view(groups, k // PANEL, groups, k, PANEL)
+        blocks = self.moment.view(groups, k // PANEL, groups, k, PANEL)
         own = blocks.diagonal(dim1=0, dim2=2).permute(3, 1, 0, 2)
         with torch_threads(1):
             return _inner(own.reshape(groups, k, k).double())
@@ -88,26 +95,31 @@ def _inner(moments: Tensor) -> Inner:
     return Inner(_array(upper.mT @ upper), _array(upper / diagonal.unsqueeze(2)), _array(1 / diagonal.square()))
 
 
-def panels(matrix: Tensor) -> Array:
+def panels(matrix: Tensor) -> Tensor:
     """[rows, n] -> float32 [n / PANEL, rows, PANEL]"""
-    return _array(matrix.reshape(len(matrix), -1, PANEL).transpose(0, 1))
+    return matrix.reshape(len(matrix), -1, PANEL).transpose(0, 1).float().contiguous()
+
+
+def turned(of_panels: Tensor, rows: slice, columns: slice) -> Tensor:
+    """Some ``rows`` and ``columns``, which begin and end with panels, of what :func:`panels` made: [columns, rows]."""
+    some = of_panels[columns.start // PANEL : columns.stop // PANEL, rows]
+    return some.transpose(1, 2).reshape(-1, some.shape[1])
 
 
 def factorize(moment: Tensor, damping: float, threads: int = 1) -> Factor:
-    """The factor of ``moment`` float [n, n], found where that is if it is on a GPU.
+    """The factor of ``moment`` float [n, n], found where that is if there is float64.
 
     Ten times more damping is tried as long as the moment is not positive definite, up to the mean diagonal itself.
     ValueError where that is not enough. The same for any number of ``threads``: each tile of a product
     is made by one.
     """
-    device = moment.device if moment.device.type == "cuda" else "cpu"
-    moment = moment.detach().to(device, torch.float32)
+    moment = where_float64_is(moment.detach()).float()
     mean = float(moment.diagonal().double().mean())
     strength = damping
-    with torch_threads(1), ThreadPoolExecutor(threads) as pool:
+    with torch_threads(1), in_full_float32(), ThreadPoolExecutor(threads) as pool:
         share: Share = pool.map if threads > 1 else map
         while True:
-            damped = moment / mean if mean > 0 else torch.eye(len(moment), device=device)
+            damped = moment / mean if mean > 0 else torch.eye(len(moment), device=moment.device)
             damped.diagonal().add_(strength)
             damped /= 1 + strength
             upper = damped.clone()

@@ -28,7 +28,7 @@ class Scalar:
         self._start = Start(fmt, kernels, grid.storage.read, factor.importance)
         order = falling_order(factor.importance, grid.group, together=False)
         self._slabs = [
-            (places, panels(torch.from_numpy(inner.passed_on[0])), inner.cost[0])
+            (places, panels(torch.from_numpy(inner.passed_on[0])).numpy(), inner.cost[0])
             for places, inner in factor.inside(order)
         ]
 
@@ -50,12 +50,12 @@ class Scalar:
             errors = np.empty((tiles, stop - start, 16), np.float32)
             shape = np.array([start, stop, grid.group, grid.reach, grid.low_reach])
             grid.round(x, places, passed_on, cost, shape, grid.limits, over, scales, minima, levels, found, errors)
-            passing.pass_on(x, errors, factor.passed_on, np.array([stop, n, start]))
+            passing.pass_on(x, errors, factor.passed_on.numpy(), np.array([stop, n, start]))
         all_supers = np.stack(supers, 1)
         if grid.sweeps:
             grid.descend(
                 weights,
-                factor.moment,
+                factor.moment.numpy(),
                 np.array([grid.group, grid.sweeps, grid.has_minima]),
                 grid.limits,
                 all_supers,

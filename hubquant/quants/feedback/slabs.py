@@ -38,7 +38,7 @@ class Slabs:
             decoded = dequantize_rows(held, self._fmt, self._decoder, stop - start, threads=1).numpy()
             errors = slab - decoded
             errors[~np.isfinite(errors)] = 0  # beyond half precision: others cannot make up for it
-            passing.pass_on(x, to_tiles(errors), self._factor.passed_on, np.array([stop, n, start]))
+            passing.pass_on(x, to_tiles(errors), self._factor.passed_on.numpy(), np.array([stop, n, start]))
             data.append(held.numpy())
             found.append(decoded)
         return np.concatenate(data, axis=1), np.concatenate(found, axis=1)

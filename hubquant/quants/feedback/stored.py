@@ -66,13 +66,13 @@ def counted(low: float, distance: float = 1) -> Callable[[Tensor], Tensor]:
 
 
 def iq4_codes(levels: Tensor) -> Tensor:
-    return torch.bucketize(levels.contiguous(), torch.tensor(IQ4, dtype=torch.float32))
+    return torch.bucketize(levels.contiguous(), levels.new_tensor(IQ4))
 
 
 def float4_codes(levels: Tensor) -> Tensor:
     """Of twice the numbers of E2M1; zero is positive."""
-    places = torch.tensor([2 * level for level in FLOAT4], dtype=torch.float32)
-    return torch.tensor(_FLOAT4_CODES)[torch.bucketize(levels, places)]
+    places = levels.new_tensor([2 * level for level in FLOAT4])
+    return torch.tensor(_FLOAT4_CODES, device=levels.device)[torch.bucketize(levels, places)]
 
 
 # ---- super-scales with whole scales ---------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def q6_k_numbers(s: Scales) -> dict[str, Tensor]:
 def read_iq4_xs(p: Parts) -> Scales:
     """The scale −32 … 31 of group j: its low bits are nibble j of ``scales_l``, the top two bits 2j of ``scales_h``."""
     low = torch.stack([p["scales_l"] & 15, p["scales_l"] >> 4], dim=2).flatten(1).int()
-    high = (p["scales_h"].int() >> 2 * torch.arange(8)) & 3
+    high = (p["scales_h"].int() >> torch.arange(0, 16, 2, device=low.device)) & 3
     return signed(p, (low | high << 4) - 32)
 
 
@@ -139,7 +139,7 @@ def iq4_xs_numbers(s: Scales) -> dict[str, Tensor]:
 
 def alone(scales: Tensor, minima: Tensor | None = None) -> Scales:
     scales = scales.float()
-    supers = torch.ones(len(scales), 2)
+    supers = scales.new_ones(len(scales), 2)
     return Scales(supers, scales, torch.zeros_like(scales) if minima is None else minima)
 
 

@@ -55,9 +55,17 @@ def quantize_tensor(x: Tensor, fmt: TypeFormat, search: TensorSearch, importance
     out = torch.empty(rows, fmt.row_bytes(n), dtype=torch.uint8, device=x.device)
     with torch.no_grad():
         for start in range(0, rows, step):
-            values = x[start : start + step].float()
-            finite = torch.isfinite(values).all(dim=1)
-            if not finite.all():
-                raise ValueError(f"row {start + int((~finite).nonzero()[0])} holds NaN or infinity")
-            out[start : start + step] = search.blocks(values.clamp(-_LIMIT, _LIMIT), importance, fmt)
+            out[start : start + step] = search.blocks(checked(x[start : start + step], start), importance, fmt)
     return out
+
+
+def checked(x: Tensor, start: int) -> Tensor:
+    """Rows from number ``start`` on, float [rows, n], in float32 and no larger than a type can be asked for.
+
+    ValueError for NaN or infinity, naming the row.
+    """
+    values = x.float()
+    finite = torch.isfinite(values).all(dim=1)
+    if not finite.all():
+        raise ValueError(f"row {start + int((~finite).nonzero()[0])} holds NaN or infinity")
+    return values.clamp(-_LIMIT, _LIMIT)

@@ -141,7 +141,7 @@ def _best_scale(x: Tensor, w: Tensor, candidates: list[Tensor], decode: Callable
     return best
 
 
-def _power_of_two(code: Tensor) -> Tensor:
+def half_of_power(code: Tensor) -> Tensor:
     """The half of 2^(code − 127), as MXFP4 stores its scales."""
     return torch.exp2(code - 128)
 
@@ -151,11 +151,11 @@ def mxfp4(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     magnitude = extreme(x).abs()
     middle = torch.floor(torch.log2(magnitude.clamp(min=1e-38))) + 125
     middle = torch.where(magnitude > 0, middle, 0)
-    e = _best_scale(x, w, [(middle + k).clamp(2, 254) for k in (0, -1, 1)], _power_of_two)
-    return packing.pack(fmt, {"e": e}, scaled.codes_of(x, _power_of_two(e), _FLOAT4))
+    e = _best_scale(x, w, [(middle + k).clamp(2, 254) for k in (0, -1, 1)], half_of_power)
+    return packing.pack(fmt, {"e": e}, scaled.codes_of(x, half_of_power(e), _FLOAT4))
 
 
-def _half_of_e4m3(code: Tensor) -> Tensor:
+def half_of_e4m3(code: Tensor) -> Tensor:
     """The half of an unsigned float with 4 exponent and 3 mantissa bits, as NVFP4 stores its scales."""
     exponent, mantissa = torch.div(code, 8, rounding_mode="floor"), torch.remainder(code, 8)
     return torch.where(exponent == 0, mantissa / 1024, (1 + mantissa / 8) * torch.exp2(exponent - 8))
@@ -164,10 +164,10 @@ def _half_of_e4m3(code: Tensor) -> Tensor:
 def nvfp4(x: Tensor, w: Tensor, _weighted: bool, fmt: TypeFormat) -> Tensor:
     """4-bit floats of an 8-bit float for each 16 weights: the one that suits the largest weight, or one near it."""
     x, w = x.view(-1, 4, 16), w.view(-1, 4, 16)
-    known = _half_of_e4m3(torch.arange(127.0, device=x.device))
+    known = half_of_e4m3(torch.arange(127.0, device=x.device))
     middle = torch.bucketize(extreme(x).abs() / 12, known).float()
-    scales = _best_scale(x, w, [(middle + k).clamp(0, 126) for k in range(-4, 8)], _half_of_e4m3)
-    codes = scaled.codes_of(x, _half_of_e4m3(scales), _FLOAT4)
+    scales = _best_scale(x, w, [(middle + k).clamp(0, 126) for k in range(-4, 8)], half_of_e4m3)
+    codes = scaled.codes_of(x, half_of_e4m3(scales), _FLOAT4)
     return packing.pack(fmt, {"scales": scales}, codes.flatten(1))
 
 
