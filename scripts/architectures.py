@@ -72,6 +72,7 @@ they were made from, which is the better source where it is published:
 * AWQ of version gemm;
 * compressed-tensors: integers of 1 to 8 bits in words (`pack-quantized`) and of 8 in bytes (`int-quantized`), by
   groups, rows or the whole, with and without zero points, and `nvfp4-pack-quantized` and `mxfp4-pack-quantized`;
+* MXFP4 of DeepSeek V4's experts, beside FP8;
 * NVFP4 of ModelOpt;
 * LLM.int8 of bitsandbytes, and its 4 bits (nf4, fp4), doubly quantized or not;
 * BitNet's weights of −1, 0 and 1 in bytes of four, in any family, without norms in each layer: TQ1_0 and TQ2_0 have the
@@ -185,6 +186,8 @@ of `eagle_config`, which llama.cpp does not read. DFlash, DSpark and Gemma 4's a
 {windows}
 * Of MiniMax-Text-01 and M1 the list of tokens that must not be drawn, those without an embedding, which llama.cpp's
   converter writes. Which layers have lightning attention a file tells, as that converter does not.
+* The layers of DeepSeek V4 that predict further tokens, which llama.cpp's converter puts into a file of their own. The
+  matrix of its groups of heads has one importance for all of them.
 * What a config.json with code of its own (`auto_map`) has for that code alone: named in the plan. It never runs here.
 * Poolers and heads of encoders but those of rerankers, which have one score: llama.cpp embeds without them. Of a
   reranker the encoder is calibrated and measured, by the state that its score is made of. llama.cpp gives both texts of

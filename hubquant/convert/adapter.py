@@ -46,6 +46,7 @@ _EMBEDDING = "token_embd.weight"
 _NOT_ADAPTED = re.compile(
     r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b|kv_b)\.weight$|^(deepseek2|mistral4) (.*\.attn_q|output)\.weight$"
     r"|\.time_mix_([wavg][012]|decay_w[12])\.weight$"
+    r"|^deepseek4 (.*\.attn_output_a|output)\.weight$"
     r"|^kimi-linear (.*\.(attn_(q|k|v|output)|ssm_\w+)|output)\.weight$"
 )
 

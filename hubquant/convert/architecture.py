@@ -251,6 +251,7 @@ class Architecture:
 _NAMED_LIKE = {
     "cohere2moe": "exaone-moe",
     "deepseek32": "glm-dsa",
+    "deepseek4": "glm-dsa",
     "eagle3": "llama",
     "granite_swa": "granite",
     "hy_v3": "exaone-moe",

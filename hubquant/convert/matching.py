@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _COMPARE = "compare config.json and the files with those of the repository that the model comes from"
+_QUANTIZED = ("U8", "I64", "I32")
 _OF_META = ("tok_embeddings.weight", ".attention.wq.weight")
 
 
@@ -63,7 +64,7 @@ def check_shapes(
             why=f"{first} is {list(found[first].shape)} instead of {list(wanted[first])}",
             hint=_COMPARE,
         )
-    if stored := [name for name in wanted if found[name].float_type not in (("U8",) if name in packed else FLOATS)]:
+    if stored := [name for name in wanted if found[name].float_type not in (_QUANTIZED if name in packed else FLOATS)]:
         dtypes = ", ".join(sorted({found[name].dtype for name in stored}))
         raise NotSupportedYet(
             f"weights stored as {dtypes}",

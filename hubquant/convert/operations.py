@@ -93,6 +93,32 @@ class Split:
 
 
 @dataclass(frozen=True)
+class ToFloat(Each):
+    """Whole numbers as float32, which holds them up to 2^24."""
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float()
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@dataclass(frozen=True)
+class ToBytes(Each):
+    """Whole numbers [..., n] as the bytes of int32, uint8 [..., 4 * n]."""
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return x.to(torch.int32).view(torch.uint8)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return x.contiguous().view(torch.int32)
+
+
+@dataclass(frozen=True)
 class Transpose(Each):
     """[..., m, n] becomes [..., n, m], as between ``Conv1D`` and ``nn.Linear``; a bias [n] stays as it is."""
 

@@ -133,6 +133,31 @@ DELTA_NET = {
     "linear_value_head_dim": 32,
 }
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [3, 3, 2]}
+DEEPSEEK4: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "layer_types": [
+        "sliding_attention",
+        "compressed_sparse_attention",
+        "heavily_compressed_attention",
+        "compressed_sparse_attention",
+    ],
+    "mlp_layer_types": ["hash_moe", "moe", "moe", "moe"],
+    "num_key_value_heads": 1,
+    "head_dim": 128,
+    "partial_rotary_factor": 0.25,
+    "q_lora_rank": 48,
+    "o_groups": 2,
+    "o_lora_rank": 32,
+    "sliding_window": 32,
+    "index_n_heads": 16,
+    "index_head_dim": 64,
+    "index_topk": 8,
+    "intermediate_size": ...,
+    "moe_intermediate_size": 64,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "swiglu_limit": 3.0,
+}
 MINIMAX_01: dict[str, Any] = {
     "num_hidden_layers": 3,
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
@@ -456,6 +481,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         QWEN_EXPERTS
         | {"num_hidden_layers": 5, "sliding_window": 32, "layer_types": WINDOWED, "rope_parameters": OLMO3_ROPE},
     ),
+    "deepseek4": ("deepseek_v4", DEEPSEEK4),
+    "deepseek4 with yarn": ("deepseek_v4", DEEPSEEK4 | {"index_topk": 64, "rope_parameters": YARN}),
     "mimo_v2_flash": ("mimo_v2_flash", MIMO),
     "minimax": ("minimax", MINIMAX_01),
     "minimax_m2": ("minimax_m2", EXPERTS | {"rotary_dim": 32}),

@@ -28,7 +28,9 @@ def build_uneven(family: str, folder: Path, **config: Any) -> Path:
 def uneven(weights: Weights) -> None:
     generator = torch.Generator().manual_seed(1)
     for name, x in weights.items():
-        if x.dim() == 1:
+        if not x.is_floating_point():  # experts that tokens choose, of which there are four at least
+            weights[name] = (torch.arange(len(x))[:, None] + torch.arange(x.shape[1])) % 4
+        elif x.dim() == 1 or name.endswith(".ape"):
             weights[name] = x + 0.3 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
 
@@ -79,6 +81,8 @@ def write_conversion(conversion: Conversion, checkpoint: Checkpoint, path: Path,
     entries = [TensorEntry(name, shape, types[name]) for name, shape in conversion.shapes.items()]
     metadata = conversion.metadata | read_numbers(conversion, checkpoint)
     with GGUFWriter(path, plan_layout(metadata, entries)) as writer:
-        for name, x in stream(conversion, checkpoint):
-            writer.write(name, quantize(x.reshape(-1, x.shape[-1]), types[name]))
+        wanted = {name: {type} for name, type in types.items()}
+        for name, x in stream(conversion, checkpoint, wanted):
+            rows = x.reshape(-1, x.shape[-1])
+            writer.write(name, rows if rows.dtype == torch.uint8 else quantize(rows, types[name]))
         writer.finish()

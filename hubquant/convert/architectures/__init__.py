@@ -20,6 +20,7 @@ from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.cohere2_moe import COHERE2_MOE
 from hubquant.convert.architectures.deci import DECI
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
+from hubquant.convert.architectures.deepseek4 import DEEPSEEK4
 from hubquant.convert.architectures.deepseek_moe import BAILING_MOE, DEEPSEEK
 from hubquant.convert.architectures.distilbert import DISTILBERT
 from hubquant.convert.architectures.dots1 import DOTS1
@@ -118,6 +119,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         DEEPSEEK2,
         DEEPSEEK3,
         DEEPSEEK32,
+        DEEPSEEK4,
         GLM4_MOE,
         GLM4_V_MOE,
         GLM4_MOE_LITE,
