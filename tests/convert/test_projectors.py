@@ -14,7 +14,7 @@ from transformers import AutoModelForMultimodalLM
 from hubquant.convert.conversion import stream
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
-from tests.convert.test_llama_cpp import DELTA_NET, GEMMA4, GLM_EXPERTS, GROUPS, LATENT, LLAMA4, QWEN_EXPERTS
+from tests.convert.test_llama_cpp import DELTA_NET, GEMMA4, GLM_EXPERTS, GROUPS, LATENT, LLAMA4, QWEN_EXPERTS, WHOLE
 from tests.support.conversion import Weights, assert_same, edit_weights, relative_error, write_conversion, write_gguf
 from tests.support.mtmd import Multimodal
 from tests.support.multimodal import build_multimodal, rename
@@ -52,6 +52,23 @@ PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
 PIXTRAL = {"num_hidden_layers": 2, "head_dim": 16}
 MINICPM = DELTA_NET | {"rope_parameters": MROPE, "seeing": {"num_hidden_layers": 4, "image_size": 980}}
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, int]]] = {
+    "exaone4_5": (
+        ("exaone4_5", "exaone4", "exaone4_5_vision"),
+        WHOLE
+        | {
+            "seeing": {
+                "hidden_size": 64,
+                "fullatt_block_indexes": [1, 3],
+                "depth": 4,
+                "num_heads": 4,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "initializer_range": 0.1,
+            }
+        },
+        FRAMES,
+        (252, 168),
+    ),
     "gemma3": (
         ("gemma3", "gemma3_text", "siglip_vision_model"),
         {

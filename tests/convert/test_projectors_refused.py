@@ -18,6 +18,7 @@ from tests.support.multimodal import describe
 
 TURNED = {"rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("exaone4_5", {"seeing": {"window_size": 56}}, "window_size 56"),
     ("gemma3", {"seeing": {"hidden_act": "relu"}}, "hidden_act 'relu'"),
     ("gemma3", {"seeing": {"image_size": [56, 70]}}, "image_size"),
     ("gemma4", {"seeing": {"num_key_value_heads": 1}}, "num_key_value_heads 1"),

@@ -21,11 +21,12 @@ from hubquant.convert.projectors.projector import Projector
 from hubquant.convert.projectors.qwen2_audio import QWEN2_AUDIO
 from hubquant.convert.projectors.qwen3_asr import QWEN3_ASR
 from hubquant.convert.projectors.qwen3_vl import QWEN3_VL
-from hubquant.convert.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL
+from hubquant.convert.projectors.qwen_vl import EXAONE4_5, QWEN2_5_VL, QWEN2_VL
 from hubquant.convert.projectors.ultravox import ULTRAVOX
 
 PROJECTORS: tuple[Projector, ...] = (
     AUDIO_FLAMINGO3,
+    EXAONE4_5,
     GEMMA3,
     GEMMA4,
     GEMMA4_UNIFIED,
