@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.finite import check_finite
 from hubquant.checkpoint.headers import TensorInfo
-from hubquant.checkpoint.modules import POOLING
 from hubquant.convert.ahead import AHEAD, BLOCKS, further_metadata, notes_ahead
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import is_base_class
@@ -129,7 +128,7 @@ def plan_conversion(
         ),
         architecture.cannot_run or headless,
         architecture.own_code and not architecture.drafts and not headless,
-        not architecture.generates or POOLING in plain.config,
+        not architecture.generates or f"{architecture.name}.pooling_type" in metadata,
         vocabulary.strips_as_phi3,
         exact_types(bundles, plain.tensors),
         architecture.numbers(config),
