@@ -39,7 +39,9 @@ from tests.convert import (
     test_projectors_own_code,
     test_projectors_sound,
     test_restore,
+    test_rwkv,
 )
+from tests.support import plamo
 from tests.support.multimodal import auto_class, describe
 from tests.support.seeing import MEAN, STD
 
@@ -193,7 +195,8 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   the model read back to 10⁻⁵. "scores": those of rerankers, to 0.01 where they are about as large as 3, and the states
   of the model read back. "stand-in": transformers lacks the model's code; llama.cpp's logits equal those of the named
   transformers model, which is read back from the same file. "written out": the same, and llama.cpp's states of all
-  tokens are, to 2·10⁻³, those that the test computes as the model's code does.
+  tokens are, to 2·10⁻³, or its logits, to 10⁻³, those that the test computes as the model's code does (the tensors of
+  RWKV and PLaMo are read back, too).
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
   those that it does not run.
@@ -321,6 +324,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
     rerankers = (*test_encoders.RERANKERS, "qwen3")
     ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in rerankers}
     written_out = {settings["architectures"][0] for settings, *_ in test_own_encoders.MODELS.values()}
+    written_out |= {config["architectures"][0] for config, *_ in test_rwkv.MODELS.values()}
+    written_out.add(plamo.CONFIG["architectures"][0])
     within = {text for (_, text, _), *_ in test_text_tower.MODELS.values()}
     for each in ARCHITECTURES:
         types = set(each.classes.values())

@@ -81,6 +81,7 @@ from hubquant.convert.architectures.own_llamas import BAICHUAN, EXAONE, MAINCODE
 from hubquant.convert.architectures.paddleocr import PADDLEOCR
 from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.phi3 import PHI3
+from hubquant.convert.architectures.plamo import PLAMO2
 from hubquant.convert.architectures.qwen import QWEN
 from hubquant.convert.architectures.qwen2 import DOTS_OCR, QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
@@ -89,6 +90,7 @@ from hubquant.convert.architectures.qwen3_next import QWEN3_NEXT
 from hubquant.convert.architectures.qwen3_reranker import QWEN3_RERANKER
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
+from hubquant.convert.architectures.rwkv import RWKV6, RWKV7
 from hubquant.convert.architectures.seed_oss import SEED_OSS
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.sparse_attention import DEEPSEEK32, GLM_MOE_DSA
@@ -154,7 +156,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         OPENELM,
         ORION,
         PANGU,
+        PLAMO2,
         QWEN,
+        RWKV6,
+        RWKV7,
         XVERSE,
     ),
     *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
