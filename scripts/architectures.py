@@ -24,7 +24,9 @@ from hubquant.convert.architectures import ARCHITECTURES, REFUSED
 from hubquant.convert.architectures.step35 import STEP35
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
+from hubquant.convert.projectors.otherwise import OTHERWISE
 from hubquant.convert.projectors.projector import Multimodal
+from hubquant.convert.projectors.qwen3_asr import QWEN3_ASR
 from hubquant.convert.projectors.ultravox import ULTRAVOX
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
@@ -78,8 +80,19 @@ they were made from, which is the better source where it is published:
 A matrix in 4-bit integers without zero points in groups of 32 or a multiple (as the experts of Kimi K2) is written as
 Q4_0 with the same codes and scales, one in 8 bits as Q8_0, and MXFP4 as MXFP4, wherever a file has that type for it and
 F16 holds each of its scales exactly; the plan says for how many. Scales in BF16 are such down to 2^-17. The other
-floats are products in float32: a file of F32 holds them all, F16 and BF16 round them. Rotated inputs
-(`transform_config`), sparse weights, AWQ of other versions and GPTQ in the layouts of single kernels are refused.
+floats are products in float32: a file of F32 holds them all, F16 and BF16 round them.
+
+NVFP4 has a factor for each matrix beside the scales of its blocks. llama.cpp has it in a tensor of its own,
+`blk.N.NAME.scale`, and multiplies what the matrix makes of its inputs by it, whatever the matrix's type is. Files of
+llama, mistral3, qwen3, qwen3moe, qwen3next, qwen35, qwen35moe, cohere2, cohere2moe, nemotron_h, nemotron_h_moe, hy_v3
+and mellum have it so: there matrices keep codes and scales where a rule names NVFP4 for them
+(`--tensor-type blk=NVFP4`), and files of F16 and BF16 hold them without rounding. The graphs of llama.cpp's other
+architectures load such factors and leave some of them out without a word (measured for qwen2, qwen2moe, granite,
+smollm3, arcee, seed_oss, glm4, glm4moe, deepseek2, ernie4_5, afmoe, llama4, hunyuan-moe, exaone-moe, olmoe, laguna,
+dots1, lfm2moe and phi3; of gemma4 logits differ a little): there the weights are floats with the factor in them.
+
+Rotated inputs (`transform_config`), sparse weights, AWQ of other versions and GPTQ in the layouts of single kernels are
+refused.
 
 The files that are read are those that transformers takes: what config.json names as `transformers_weights`, else
 model.safetensors, else the files that model.safetensors.index.json lists; calibration loads the same. Names without the
@@ -249,6 +262,10 @@ classes the language model alone:
 
 {projectors}
 
+None is made of these, with the reason in the message or in the plan's notes:
+
+{projectors_otherwise}
+
 "embeddings": llama.cpp's of a picture, of a size that it does not change, or of a sound differ from those of
 transformers by at most 2·10⁻³ of the largest. "the same file": as the checkpoint of the class that transformers has, of
 the same weights. "stand-in": as the embeddings of another class with the same weights, where transformers has no code,
@@ -259,7 +276,8 @@ token of CLIP, in LLaVA, behind the patches, gives the parts of LLaVA-NeXT's pic
 embeddings of Llama 4 column by column. Kimi-VL is compared where a picture has as many patches as the model has places,
 which llama.cpp interpolates linearly instead of cubically; its own converter leaves the order of queries and keys, in
 which llama.cpp turns other pairs than the model does. Of a sound it gives the embeddings of whole half minutes, with
-silence behind it.
+silence behind it. Places of Hunyuan-VL are compared with those of its own code, which llama.cpp's are: transformers has
+a factor that is a little smaller.
 """
 
 
@@ -275,6 +293,7 @@ def document() -> str:
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
+        projectors_otherwise="\n".join(_projectors_otherwise()),
         projectors=_table(("llama.cpp's type", "transformers classes", "llama.cpp", "cases"), _projectors()),
     )
 
@@ -390,6 +409,8 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         types[PROJECTORS.index(projector)].add(str(projector.metadata(model)["projector_type"].value))
         stand_ins[kind] = f"stand-in: {families[0]}"
     types[PROJECTORS.index(ULTRAVOX)].add("ultravox")
+    types[PROJECTORS.index(QWEN3_ASR)].add("qwen3a")
+    proven[PROJECTORS.index(QWEN3_ASR)].update(QWEN3_ASR.classes)
     stand_ins |= dict.fromkeys(ULTRAVOX.classes, "written out")
     for number, each in enumerate(PROJECTORS):
         # of a checkpoint with code of its own, the table has what that of transformers has
@@ -405,6 +426,12 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         for proof, names in proofs:
             if names:
                 yield _code(sorted(types[same])), _code(names), proof, "; ".join(cases[number]) or NOTHING
+
+
+def _projectors_otherwise() -> Iterator[str]:
+    for reason in dict.fromkeys(OTHERWISE.values()):
+        names = _code(name for name, each in OTHERWISE.items() if each == reason)
+        yield textwrap.fill(f"* {names}: {reason}.", 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _float8() -> Iterator[str]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.codings.floats4 import FACTOR
 from hubquant.checkpoint.stored import CheckpointWeights
 from hubquant.convert.config import read_architecture
+from hubquant.convert.factored import weights_alone
 from hubquant.convert.plain import plain_checkpoint
 from hubquant.convert.restore import check_tensors, read_config, read_numbers, read_tensor
 from hubquant.convert.rules.rope import FREQS, apply_freqs
@@ -58,7 +60,7 @@ class GGUFWeights:
     def __init__(self, gguf: GGUFFile, bundles: Sequence[Bundle], numbers: Mapping[str, torch.Tensor]) -> None:
         self._numbers = numbers
         self._gguf, self._bundles = gguf, [bundle for bundle in bundles if bundle.sources]
-        self._bundle_of = {name: bundle for bundle in self._bundles for name in bundle.sources}
+        self._bundle_of = {x: bundle for bundle in self._bundles for x in bundle.sources if not x.endswith(FACTOR)}
 
     @property
     def names(self) -> Collection[str]:
@@ -75,7 +77,8 @@ class GGUFWeights:
         for bundle in self._bundles:
             if bundle.targets.keys() <= stored.keys():
                 tensors = [self._floats(name, stored.pop(name)) for name in bundle.targets]
-                decoded |= {name: x.contiguous() for name, x in bundle.inverse(tensors).items()}
+                restored = weights_alone(bundle.inverse(tensors))
+                decoded |= {name: x.contiguous() for name, x in restored.items()}
         return decoded
 
     def matrix(self, name: str) -> _Matrix:

@@ -208,7 +208,8 @@ def read_bundle(bundle: Bundle, checkpoint: Checkpoint, stay: Set[str] = frozens
 
     if not bundle.sources:
         ((name, shape),) = bundle.targets.items()
-        return {name: torch.tensor(bundle.values, dtype=torch.float32).expand(shape).contiguous()}
+        x = torch.tensor(bundle.values, dtype=torch.float32)
+        return {name: x.expand(shape).contiguous() if len(x) == 1 else x.reshape(shape)}
     sources = []
     for source in bundle.sources:
         x = checkpoint.read(source)

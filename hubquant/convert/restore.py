@@ -16,6 +16,7 @@ from hubquant.convert.ahead import without_further
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import of_gguf
 from hubquant.convert.config import make_config
+from hubquant.convert.factored import UNUSED, weights_alone
 from hubquant.convert.rules.rope import FREQS, apply_freqs
 from hubquant.convert.rules.rule import is_number, rule_keys
 from hubquant.convert.tables import Bundle
@@ -70,7 +71,7 @@ def read_state_dict(
     for bundle in (architecture if ahead else replace(architecture, further=())).bundles(config):
         if bundle.sources:
             restored = bundle.inverse([read(gguf, name) for name in bundle.targets])
-            yield from ((name, x.contiguous()) for name, x in restored.items())
+            yield from ((name, x.contiguous()) for name, x in weights_alone(restored).items())
     yield from read_numbers(gguf, architecture, config).items()
 
 
@@ -159,7 +160,7 @@ def check_tensors(gguf: GGUFFile, bundles: Iterable[Bundle]) -> None:
     """Raises ``GGUFError`` where tensors are missing, unknown, or of other shapes than the ``bundles`` have."""
     shapes = {name: shape for bundle in bundles for name, shape in bundle.targets.items()}
     missing = [name for name in shapes if name not in gguf.tensors]
-    unknown = [name for name in gguf.tensors if name not in shapes and name != FREQS]
+    unknown = [name for name in gguf.tensors if name not in shapes and name != FREQS and not name.endswith(UNUSED)]
     if missing or unknown:
         what = {"missing": missing, "unknown": unknown}
         why = "; ".join(
