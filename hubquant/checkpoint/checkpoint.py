@@ -38,7 +38,7 @@ _DTYPES = {  # of safetensors, in torch
     "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu",
 }
-_READ_AS_THEY_ARE = (*FLOATS, "F64", "U8")
+_READ_AS_THEY_ARE = (*FLOATS, "F64", "U8", "I32", "I64")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
 SCALES = ("_scale_inv", "_scale")  # of the matrix's name; both are factors
-_OF_COMFYUI = ("weight", "scale_weight")  # a matrix and its factor
+_BESIDE = ("scale_weight", "scale")  # what ComfyUI and DeepSeek V4 call the factors of a "weight"
 SCALE_TYPES = ("F32", "F16", "BF16", "F8_E8M0")
 # scales of activations and of the cache, and ComfyUI's marks, which only a runtime that computes in FP8 uses
 _OF_RUNTIMES = re.compile(
@@ -52,8 +52,7 @@ def as_floats(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
 
 
 def _names_of_scales(name: str) -> list[str]:
-    matrix, factor = _OF_COMFYUI
-    return [*(name + suffix for suffix in SCALES), name.removesuffix(matrix) + factor]
+    return [*(name + suffix for suffix in SCALES), *(name.removesuffix("weight") + other for other in _BESIDE)]
 
 
 def apply_scales(x: torch.Tensor, scales: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:

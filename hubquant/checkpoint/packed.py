@@ -10,7 +10,7 @@ from typing import Any
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.codings.bytes8 import find_bitsandbytes
 from hubquant.checkpoint.codings.compressed import find_compressed, is_known
-from hubquant.checkpoint.codings.floats4 import find_floats
+from hubquant.checkpoint.codings.floats4 import find_deepseek, find_floats
 from hubquant.checkpoint.codings.found import Found
 from hubquant.checkpoint.codings.gptq import find_awq, find_gptq
 from hubquant.checkpoint.codings.levels4 import find_four_bits
@@ -27,7 +27,7 @@ _TRACES = tuple(
         (r"\.weight_packed$", "compressed-tensors"),
         (r"\.weight_scale_2$", "NVFP4"),
         (r"\.scales$", "MLX"),
-        (r"\.(q_weight|trellis)$", "ExLlama"),
+        (r"(?<!\.mixer)\.q_weight$|\.trellis$", "ExLlama"),  # but PLaMo's norm of queries
         (r"\.codebooks$", "AQLM"),
         (r"\.W_q$", "HQQ"),
         (r"\.weight\._(data|packed)$", "quanto"),
@@ -90,6 +90,8 @@ def _codings(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> It
         yield from find_floats(tensors)
     elif method == "modelopt":
         yield from find_floats(tensors)
+    elif method == "fp8":
+        yield from find_deepseek(tensors)
     elif method == "bitsandbytes":
         yield from find_bitsandbytes(tensors)
         yield from find_four_bits(tensors)
@@ -108,5 +110,6 @@ def _packed(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
 
 
 def _has_integers(tensors: Mapping[str, TensorInfo]) -> bool:
-    matrices = (info for name, info in tensors.items() if len(info.shape) > 1 and not name.endswith(SCALES))
+    others = (*SCALES, ".scale", ".tid2eid")  # DeepSeek V4's factors, and the experts that its tokens choose
+    matrices = (info for name, info in tensors.items() if len(info.shape) > 1 and not name.endswith(others))
     return any(info.dtype not in (*FLOATS, *FLOAT8, "F64", "BOOL") for info in matrices)

@@ -14,7 +14,7 @@ from hubquant.checkpoint.headers import TensorInfo
 from hubquant.convert.ahead import Ahead, names_behind, sources_of, targets_of
 from hubquant.convert.factored import ARCHITECTURES, factored
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules.rule import Rule, Settings
+from hubquant.convert.rules.rule import Numbers, Rule, Settings, full_key
 from hubquant.convert.tables import Bundle, Embeddings, Experts, Module, Place, Row
 from hubquant.gguf_file.metadata import Metadata
 from hubquant.models.taps.tap import Tap
@@ -76,7 +76,7 @@ class Architecture:
     ``takes`` tells by config.json which of several architectures with the same class it is for; the first counts.
     ``beside`` are the factors of weights that a checkpoint or file has.
     ``generates`` is False for encoders, which predict no next token; ``own_code`` is True where transformers lacks
-    the model's code.
+    the model's code; ``drafts`` is True for models that llama.cpp runs only beside a target.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Architecture:
     takes: Callable[[Settings], bool] = any_settings
     generates: bool = True
     own_code: bool = False
+    drafts: bool = False
     otherwise: tuple[str, Block] | None = None
     layout: tuple[str, ...] = ()
     without_effect: tuple[str, ...] = ()
@@ -109,6 +110,8 @@ class Architecture:
     @property
     def cannot_run(self) -> str | None:
         """Why a checkpoint can be neither calibrated nor evaluated, if so."""
+        if self.drafts:
+            return "a drafter computes from the states of its target, beside which llama.cpp runs it"
         return "transformers lacks its code, and hubquant never runs remote code" if self.own_code else None
 
     def reading(self, tensors: Collection[str], config: PreTrainedConfig, *, ahead: bool = True) -> Architecture:
@@ -217,6 +220,11 @@ class Architecture:
         key, value = self.marker if isinstance(self.marker, tuple) else (self.marker, None)
         return key in tensors or (key in metadata and value in (None, metadata[key].value))
 
+    def numbers(self, config: PreTrainedConfig) -> dict[str, Numbers]:
+        """The tensors of a checkpoint that are lists in the metadata, by their keys."""
+        found = (item for rule in self.rules for item in rule.numbers(config).items())
+        return {full_key(self.name, key): numbers for key, numbers in found}
+
     def sizes(self, config: PreTrainedConfig) -> Dimensions:
         """The dimensions with the layers behind the last."""
         found, n_ahead = self.dimensions(config), len(self.further)
@@ -243,6 +251,8 @@ class Architecture:
 _NAMED_LIKE = {
     "cohere2moe": "exaone-moe",
     "deepseek32": "glm-dsa",
+    "deepseek4": "glm-dsa",
+    "eagle3": "llama",
     "granite_swa": "granite",
     "hy_v3": "exaone-moe",
     "laguna": "exaone-moe",

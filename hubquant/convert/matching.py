@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _COMPARE = "compare config.json and the files with those of the repository that the model comes from"
+_QUANTIZED = ("U8", "I64", "I32")
 _OF_META = ("tok_embeddings.weight", ".attention.wq.weight")
 
 
@@ -34,10 +35,13 @@ def check_tensors(
     """
     bundles = tuple(bundles)
     allowed = {name: shape for bundle in bundles for name, shape in bundle.source_shapes().items()}
+    numbers = list(architecture.numbers(config).values())
+    allowed |= {name: each.shape for each in numbers for name in each.names}
     ignored = re.compile("|".join(architecture.ignored))
     behind = architecture.behind(config, found) if architecture.ahead else {}
     further = {*(name for names in behind.values() for name in names.values()), *architecture.unused(config)}
-    missing = [name for bundle in bundles for name in bundle.sources if name not in found]
+    wanted = [*(name for bundle in bundles for name in bundle.sources), *(n for each in numbers for n in each.names)]
+    missing = [name for name in wanted if name not in found]
     known = {*allowed, *further, *(name for name in found if name.endswith(FACTOR))}
     extra = [name for name in found if name not in known and not ignored.search(name)]
     if missing:
@@ -60,7 +64,7 @@ def check_shapes(
             why=f"{first} is {list(found[first].shape)} instead of {list(wanted[first])}",
             hint=_COMPARE,
         )
-    if stored := [name for name in wanted if found[name].float_type not in (("U8",) if name in packed else FLOATS)]:
+    if stored := [name for name in wanted if found[name].float_type not in (_QUANTIZED if name in packed else FLOATS)]:
         dtypes = ", ".join(sorted({found[name].dtype for name in stored}))
         raise NotSupportedYet(
             f"weights stored as {dtypes}",

@@ -20,7 +20,13 @@ from hubquant.evaluate.bands import VERIFIED, ErrorSums, Rounding
 from hubquant.gguf_file import GGUFFile
 from hubquant.quants import dequantize
 
-FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+STORED = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
 _SLICE = 1 << 18  # weights of one job: enough that calls cost little, and few enough for the processor's cache
 NOT_FINITE = "it holds NaN or infinite values"
 AGAIN = "delete the file and quantize again; if it happens again, report it with the names of the model and the tensor"
@@ -64,7 +70,7 @@ def verify_files(
 ) -> list[FileCheck]:
     """Check the files at ``paths`` against ``source``: GGUF names and float tensors [..., n], read once for all files.
 
-    Names and shapes must be those of the source; F32, F16 and BF16 tensors must be its rounded values; quantized ones
+    Names and shapes must be those of the source; tensors of plain numbers must be its rounded values; quantized ones
     must be finite and, as a whole and row by row, as near as what was quantized in that ``mode`` (see ``bands``).
     Slices of a tensor are compared in as many threads as torch has, while the next tensor is read; no more than two
     tensors are in memory. ``advance`` is called once per tensor of the source. Raises VerificationError naming the file
@@ -123,7 +129,7 @@ def _submit(
         raise _failure(path, name, "the file lacks this tensor")
     if entry.shape != tuple(tensor.shape):
         raise _failure(path, name, f"its shape is {list(entry.shape)}, the source's {list(tensor.shape)}")
-    if entry.type not in FLOATS and entry.type not in VERIFIED:
+    if entry.type not in STORED and entry.type not in VERIFIED:
         raise _failure(path, name, f"tensors of type {entry.type} are not verified")
     n_in = entry.shape[-1]
     step = max(1, _SLICE // n_in)
@@ -134,11 +140,11 @@ def _submit(
 def _compare(path: Path, name: str, type: str, x: Tensor, stored: Tensor, mode: Rounding) -> ErrorSums:
     """Some rows of the source [rows, n_in] with the file's bytes uint8 [rows, row_bytes]."""
     sums = ErrorSums(type, mode)
-    if floats := FLOATS.get(type):
-        y = stored.view(floats)
+    if dtype := STORED.get(type):
+        y = stored.view(dtype)
         if not torch.stack(y.aminmax()).isfinite().all():
             raise _failure(path, name, NOT_FINITE)
-        if not torch.equal(y, x.to(floats)):
+        if not torch.equal(y, x.to(dtype)):
             raise _failure(path, name, f"it is not the source rounded to {type}")
     else:
         sums.add(x.float(), dequantize(stored, type, x.shape[1]), stored)

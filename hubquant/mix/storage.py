@@ -28,6 +28,8 @@ KEPT_SUBSTRINGS = (
     "mm.a.code_embd",
     "mm.input_projection",  # which llama.cpp's graph turns round, and its own program leaves to its users' luck
 )
+WHOLE_NUMBERS = ("I32", "I64")
+"""Types of ids, which are copied from the source."""
 KEPT_NAMES = ("position_embd.weight", "token_types.weight")
 KEPT_TIME_MIX = re.compile(r"time_mix_(first|[wva][012]|g[12]|decay_w[12]|lerp_fused)\.weight")
 
@@ -60,7 +62,10 @@ def kept(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def storage_type(name: str, shape: tuple[int, ...], float_type: str) -> str:
-    """The type in which the converter writes a tensor that is not quantized: F32, or ``float_type`` if it can be."""
+    """The type in which the converter writes a tensor that is not quantized: F32, or ``float_type`` if it can be; whole
+    numbers are I32."""
+    if name.endswith("ffn_gate_tid2eid.weight"):
+        return "I32"
     if FLOAT16_NAMES.search(name) and n_dims(shape) > 1 and float_type == "BF16":
         return "F16"
     if n_dims(shape) < 2 or not name.endswith((".weight", ".weight.1")) or FLOAT32_NAMES.search(name):

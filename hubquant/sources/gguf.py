@@ -84,7 +84,7 @@ class GGUFSource(SourceModel):
 
     @property
     def quantized_types(self) -> tuple[str, ...]:
-        return tuple(sorted({tensor.type for tensor in self.file.tensors.values()} - set(FLOATS)))
+        return tuple(sorted({tensor.type for tensor in self.file.tensors.values()} - {*FLOATS, "I32"}))
 
     @cached_property
     def metadata(self) -> Metadata:

@@ -14,13 +14,14 @@ from transformers import AutoModelForMultimodalLM
 from hubquant.convert.conversion import stream
 from hubquant.sources.checkpoint import open_folder
 from hubquant.sources.projector import needed_projector
-from tests.convert.test_llama_cpp import DELTA_NET, GEMMA4, GLM_EXPERTS, GROUPS, LATENT, LLAMA4, QWEN_EXPERTS
+from tests.convert.test_llama_cpp import DELTA_NET, GEMMA4, GLM_EXPERTS, GROUPS, LATENT, LLAMA4, QWEN_EXPERTS, WHOLE
 from tests.support.conversion import Weights, assert_same, edit_weights, relative_error, write_conversion, write_gguf
 from tests.support.mtmd import Multimodal
 from tests.support.multimodal import build_multimodal, rename
 from tests.support.seeing import (
     ADAPTED,
     BREAK,
+    FLAT,
     FRAMES,
     GRID,
     MEAN,
@@ -51,6 +52,23 @@ PARTS = {"image_grid_pinpoints": [[56, 112], [112, 56]]}
 PIXTRAL = {"num_hidden_layers": 2, "head_dim": 16}
 MINICPM = DELTA_NET | {"rope_parameters": MROPE, "seeing": {"num_hidden_layers": 4, "image_size": 980}}
 MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, int]]] = {
+    "exaone4_5": (
+        ("exaone4_5", "exaone4", "exaone4_5_vision"),
+        WHOLE
+        | {
+            "seeing": {
+                "hidden_size": 64,
+                "fullatt_block_indexes": [1, 3],
+                "depth": 4,
+                "num_heads": 4,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "initializer_range": 0.1,
+            }
+        },
+        FRAMES,
+        (252, 168),
+    ),
     "gemma3": (
         ("gemma3", "gemma3_text", "siglip_vision_model"),
         {
@@ -61,6 +79,21 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         },
         SQUARE,
         (56, 56),
+    ),
+    "hunyuan_vl": (
+        ("hunyuan_vl", "hunyuan_vl_text", "hunyuan_vl_vision"),
+        {
+            "rope_parameters": MROPE | {"mrope_section": [8, 8, 8, 8]},
+            "tied": True,
+            "seeing": {
+                "max_image_size": 112,
+                "text_hidden_size": 256,
+                "num_hidden_layers": 2,
+                "initializer_range": 0.3,
+            },
+        },
+        FLAT,
+        (504, 532),
     ),
     "idefics3": (("idefics3", "llama", "idefics3_vision"), {"seeing": {"num_hidden_layers": 2}}, PART, (56, 56)),
     "smolvlm": (
@@ -126,6 +159,19 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         },
         PLACED,
         (224, 280),
+    ),
+    "gemma4_unified": (
+        ("gemma4_unified", "gemma4_unified_text", "gemma4_unified_vision"),
+        {name: value for name, value in GEMMA4.items() if name != "hidden_size_per_layer_input"}
+        | {
+            "tied": True,
+            "pad_token_id": 0,
+            "use_bidirectional_attention": None,
+            "seeing": {"patch_size": 4, "mm_embed_dim": 96, "output_proj_dims": 96, "mm_posemb_size": 16},
+            "whole": {"audio_config": {"model_type": "gemma4_unified_audio"}},
+        },
+        PLACED,
+        (96, 108),
     ),
     "glm4v": (
         ("glm4v", "glm4v_text", "glm4v_vision"),

@@ -18,6 +18,7 @@ from tests.support.multimodal import describe
 
 TURNED = {"rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("exaone4_5", {"seeing": {"window_size": 56}}, "window_size 56"),
     ("gemma3", {"seeing": {"hidden_act": "relu"}}, "hidden_act 'relu'"),
     ("gemma3", {"seeing": {"image_size": [56, 70]}}, "image_size"),
     ("gemma4", {"seeing": {"num_key_value_heads": 1}}, "num_key_value_heads 1"),
@@ -35,6 +36,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("internvl", {"seeing": {"norm_type": "rms_norm"}}, "norm_type rms_norm"),
     ("internvl", {"seeing": {"use_qk_norm": True}}, "norm_type layer_norm with use_qk_norm"),
     ("janus", {"seeing": {"depth": 3}}, "depth 3"),
+    ("hunyuan_vl", {"seeing": {"hidden_act": "silu"}}, "hidden_act silu"),
+    ("hunyuan_vl", {"seeing": {"interpolate_mode": "bicubic"}}, "interpolate_mode bicubic"),
+    ("hunyuan_vl", {"seeing": {"num_key_value_heads": 1}}, "num_key_value_heads 1"),
+    ("hunyuan_vl", {"seeing": {"spatial_merge_size": 4}}, "spatial_merge_size 4"),
     ("kimi_k25", {"seeing": {"merge_kernel_size": [2, 4]}}, "merge_kernel_size [2, 4]"),
     ("kimi_k25", {"seeing": {"pos_emb_width": 16}}, "pos_emb_height, pos_emb_width [8, 16]"),
     ("kimi_k25", {"seeing": {"merge_type": "sd2"}}, "merge_type sd2"),

@@ -53,6 +53,7 @@ TOGETHER = {  # of no effect alone
     *("feed_forward_proj",),  # of T5 where dense_act_fn and is_gated_act are told too
     *("num_kv_heads",),  # of the older Falcon
     *("tie_word_embeddings",),  # of encoders
+    *("rope_theta", "compress_rope_theta", "partial_rotary_factor"),  # of DeepSeek V4 where rope_parameters tells both
     *("position_embedding_type",),  # of Granite 4, which layer_types may contradict
 }
 

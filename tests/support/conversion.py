@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hubquant.checkpoint.checkpoint import Checkpoint
-from hubquant.convert.conversion import Conversion, plan_conversion, stream
+from hubquant.convert.conversion import Conversion, plan_conversion, read_numbers, stream
 from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
 from hubquant.mix.storage import storage_type
 from hubquant.models.tiny import build
@@ -28,7 +28,9 @@ def build_uneven(family: str, folder: Path, **config: Any) -> Path:
 def uneven(weights: Weights) -> None:
     generator = torch.Generator().manual_seed(1)
     for name, x in weights.items():
-        if x.dim() == 1:
+        if not x.is_floating_point():  # experts that tokens choose, of which there are four at least
+            weights[name] = (torch.arange(len(x))[:, None] + torch.arange(x.shape[1])) % 4
+        elif x.dim() == 1 or name.endswith(".ape"):
             weights[name] = x + 0.3 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
 
@@ -77,7 +79,10 @@ def write_conversion(conversion: Conversion, checkpoint: Checkpoint, path: Path,
     """As :func:`write_gguf` of what is planned."""
     types = {name: storage_type(name, shape, type) for name, shape in conversion.shapes.items()}
     entries = [TensorEntry(name, shape, types[name]) for name, shape in conversion.shapes.items()]
-    with GGUFWriter(path, plan_layout(conversion.metadata, entries)) as writer:
-        for name, x in stream(conversion, checkpoint):
-            writer.write(name, quantize(x.reshape(-1, x.shape[-1]), types[name]))
+    metadata = conversion.metadata | read_numbers(conversion, checkpoint)
+    with GGUFWriter(path, plan_layout(metadata, entries)) as writer:
+        wanted = {name: {type} for name, type in types.items()}
+        for name, x in stream(conversion, checkpoint, wanted):
+            rows = x.reshape(-1, x.shape[-1])
+            writer.write(name, rows if rows.dtype == torch.uint8 else quantize(rows, types[name]))
         writer.finish()

@@ -13,6 +13,7 @@ from hubquant.convert.rules.authorship import replaced
 from hubquant.errors import ImatrixError, NotSupportedYet, OtherTokensError
 from hubquant.gguf_file.metadata import Metadata, string
 from hubquant.mix import requires_imatrix, without_importance
+from hubquant.mix.storage import WHOLE_NUMBERS
 from hubquant.quants import implemented, needs_importance
 from hubquant.recent import Recent
 from hubquant.sources.component import Component
@@ -97,7 +98,7 @@ def settle_types(
     Raises ``NotSupportedYet`` for what no kernel can write, and ``ImatrixError`` when data is needed and there is none
     at all.
     """
-    missing_kernel = sorted({type for type in types.values() if not implemented(type)})
+    missing_kernel = sorted({type for type in types.values() if type not in WHOLE_NUMBERS and not implemented(type)})
     if missing_kernel:
         raise NotSupportedYet(
             f"files of type {label}",
@@ -107,7 +108,9 @@ def settle_types(
     hungry = [
         name
         for name, type in types.items()
-        if name not in covered and (requires_imatrix(name, type, ftype) or needs_importance(type))
+        if name not in covered
+        and type not in WHOLE_NUMBERS
+        and (requires_imatrix(name, type, ftype) or needs_importance(type))
     ]
     if hungry and not covered:
         raise ImatrixError(

@@ -1,4 +1,4 @@
-"""4-bit floats: NVFP4 as compressed-tensors and ModelOpt store it, and MXFP4 as compressed-tensors does.
+"""4-bit floats: NVFP4 as compressed-tensors and ModelOpt store it, and MXFP4 as compressed-tensors and DeepSeek do.
 
 NVFP4 has an FP8 scale for each 16 weights and one in F32 for all, which ModelOpt multiplies with (``weight_scale_2``)
 and compressed-tensors divides by (``weight_global_scale``).
@@ -98,8 +98,10 @@ class MXFP4:
         return RepackMXFP4().forward(self._parts(read))[0][0]
 
     def _parts(self, read: Callable[[TensorInfo], torch.Tensor]) -> list[torch.Tensor]:
-        exponents = read(self.exponents)[None]
-        return [read(self.weight).reshape(*exponents.shape, BLOCK_SIZE // 2), exponents]
+        import torch
+
+        codes, exponents = (read(each).view(torch.uint8) for each in (self.weight, self.exponents))
+        return [codes.reshape(1, *exponents.shape, BLOCK_SIZE // 2), exponents[None]]
 
 
 def find_floats(tensors: Mapping[str, TensorInfo]) -> Iterator[Found]:
@@ -131,3 +133,16 @@ def find_floats(tensors: Mapping[str, TensorInfo]) -> Iterator[Found]:
             yield f"{stem}{FACTOR}", TensorInfo(f"{stem}{FACTOR}", "F32", (1,), whole.file, 0, 0, coding=factor), ()
         names = tuple(f"{stem}{part}" for part in ("_packed", "_scale", "_global_scale", "_scale_2"))
         yield stem, floats(stem, shape, scales, coding), names
+
+
+def find_deepseek(tensors: Mapping[str, TensorInfo]) -> Iterator[Found]:
+    """MXFP4 of DeepSeek V4's experts, whose bytes are called integers. Raises ``CheckpointError`` for shapes that do
+    not fit together."""
+    for name, info in tensors.items():
+        scales = tensors.get(f"{name.removesuffix('weight')}scale")
+        if info.dtype != "I8" or not name.endswith(".weight") or scales is None or scales.dtype != "F8_E8M0":
+            continue
+        rows, columns = (info.shape[0], 2 * info.shape[1]) if len(info.shape) == 2 else (0, 0)
+        if not rows * columns or scales.shape != (rows, columns // BLOCK_SIZE) or columns % BLOCK_SIZE:
+            raise misfit(info, scales)
+        yield name, floats(name, (rows, columns), scales, MXFP4(info, scales)), (scales.name,)

@@ -1,4 +1,4 @@
-"""Qwen2-VL and 2.5-VL: patches of two frames, of which four become one embedding."""
+"""Qwen2-VL, 2.5-VL and EXAONE 4.5: patches of two frames, of which four become one embedding."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ _CONSTANTS = {
     "image_size": 560,  # pixels of a side that llama.cpp makes room for at first
     "layer_norm_eps": 1e-6,  # in transformers' code
 }
+_PIXELS = (56**2, 28**2 * 1280)
 
 
 def metadata(model: Multimodal, projector: str, **settings: Any) -> Metadata:
@@ -44,9 +45,9 @@ def _metadata(model: Multimodal) -> Metadata:
     return metadata(model, "qwen2vl_merger", **_CONSTANTS, **width)
 
 
-def _metadata_2_5(model: Multimodal) -> Metadata:
+def _metadata_2_5(model: Multimodal, projector: str = "qwen2.5vl_merger") -> Metadata:
     return {
-        **metadata(model, "qwen2.5vl_merger", **_CONSTANTS),
+        **metadata(model, projector, **_CONSTANTS),
         "vision.n_wa_pattern": u32(_whole_attention(model)),
     }
 
@@ -69,6 +70,19 @@ def _dimensions(model: Multimodal) -> Dimensions:
 
 def _dimensions_2_5(model: Multimodal) -> Dimensions:
     return sizes(model, model.vision.hidden_size, model.vision.intermediate_size)
+
+
+def _metadata_exaone(model: Multimodal) -> Metadata:
+    return {
+        **_metadata_2_5(model, "exaone4_5"),
+        "vision.attention.head_count_kv": u32(model.vision.num_key_value_heads),
+        **vision.pixel_keys(*vision.pixels(model, *_PIXELS)),
+    }
+
+
+def _dimensions_exaone(model: Multimodal) -> Dimensions:
+    seen, known = model.vision, _dimensions_2_5(model)
+    return {**known, "n_qkv": known["n_embd"] * (seen.num_heads + 2 * seen.num_key_value_heads) // seen.num_heads}
 
 
 def sizes(model: Multimodal, width: int, inner: int) -> Dimensions:
@@ -113,18 +127,29 @@ QWEN2_VL = Projector(
     layers="visual.blocks",
     renames=(vision.TOWER,),
 )
+_GATED: tuple[Row, ...] = (
+    weight("mlp.gate_proj", "n_ff", "n_embd", "ffn_gate", bias=True),
+    weight("mlp.up_proj", "n_ff", "n_embd", "ffn_up", bias=True),
+    weight("mlp.down_proj", "n_embd", "n_ff", "ffn_down", bias=True),
+)
 QWEN2_5_VL = replace(
     QWEN2_VL,
     classes=("Qwen2_5_VLForConditionalGeneration",),
     metadata=_metadata_2_5,
     dimensions=_dimensions_2_5,
     outside=lambda _: _outside(bias=False),
+    layer=(norm("norm1", stem="ln1"), *_ATTENTION, norm("norm2", stem="ln2"), *_GATED),
+)
+EXAONE4_5 = replace(
+    QWEN2_5_VL,
+    classes=("Exaone4_5_ForConditionalGeneration",),
+    metadata=_metadata_exaone,
+    dimensions=_dimensions_exaone,
     layer=(
         norm("norm1", stem="ln1"),
-        *_ATTENTION,
+        weight("attn.qkv", "n_qkv", "n_embd", "attn_qkv", bias=True),
+        weight("attn.proj", "n_embd", "n_embd", "attn_out", bias=True),
         norm("norm2", stem="ln2"),
-        weight("mlp.gate_proj", "n_ff", "n_embd", "ffn_gate", bias=True),
-        weight("mlp.up_proj", "n_ff", "n_embd", "ffn_up", bias=True),
-        weight("mlp.down_proj", "n_embd", "n_ff", "ffn_down", bias=True),
+        *_GATED,
     ),
 )
