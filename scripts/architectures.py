@@ -172,6 +172,8 @@ are neither.
 * The output layer of Qwen3-Reranker but for the rows of "yes" and "no", and of other rerankers of `qwen3` but for those
   of their `LogitScore`; one score (`Qwen3ForSequenceClassification`) becomes a row beside zeros, so that llama.cpp's
   softmax of both is its sigmoid. A reranker of Qwen3 is known by its name, its card's heading, or that module.
+* The adapters of Jina's version 5 (nano is a EuroBERT, small a Qwen3): `run MODEL/adapters/TASK --merge MODEL` makes
+  the model of a task.
 * The adapters of Jina's version 3, which lie among its own weights: a file embeds as the model does without a task. The
   bias that the experts of a layer of nomic-bert's version 2 share, for which llama.cpp has no place. Both with a note.
   NeoBERT's queries, keys and values lie head by head, and the gate of Jina's version 2 for code behind what it gates:

@@ -48,6 +48,7 @@ from hubquant.convert.architectures.iquestcoder import IQUESTCODER
 from hubquant.convert.architectures.jais2 import JAIS2
 from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.jina_bert import JINA_BERT_V2, JINA_BERT_V3
+from hubquant.convert.architectures.jina_v5 import JINA_V5_NANO, JINA_V5_SMALL
 from hubquant.convert.architectures.kimi_linear import KIMI_LINEAR
 from hubquant.convert.architectures.laguna import LAGUNA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
@@ -73,6 +74,7 @@ from hubquant.convert.architectures.neo_bert import NEO_BERT
 from hubquant.convert.architectures.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
 from hubquant.convert.architectures.olmo import OLMO, OLMO2, OLMO3
 from hubquant.convert.architectures.olmoe import OLMOE
+from hubquant.convert.architectures.openelm import OPENELM
 from hubquant.convert.architectures.own_diffusion import DREAM, LLADA, LLADA_MOE, RND1
 from hubquant.convert.architectures.own_llamas import BAICHUAN, EXAONE, MAINCODER, ORION, PANGU, XVERSE
 from hubquant.convert.architectures.paddleocr import PADDLEOCR
@@ -150,6 +152,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         EXAONE,
         MAINCODER,
         MINIMAX_01_OWN,
+        OPENELM,
         ORION,
         PANGU,
         PLAMO2,
@@ -159,7 +162,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         XVERSE,
     ),
     *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
-    *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
+    *(JINA_BERT_V3, JINA_BERT_V2, JINA_V5_NANO, JINA_V5_SMALL),
+    *(BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
 )
 
@@ -169,6 +173,8 @@ _READ_AS = {"baichuan": LLAMA, "internlm2": LLAMA}
 COMPUTED_OTHERWISE = {
     "PhiMoEForCausalLM": "its norms take the mean off and its router masks what is far from the best expert "
     "(sparsemixer), while llama.cpp does neither",
+    "Grok1ForCausalLM": "Grok 2 caps its router's logits (router_logit_softcapping), while llama.cpp's are the same "
+    "whatever the cap",
 }
 """Classes that llama.cpp has under the same name, and what it computes otherwise, as its logits show."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
