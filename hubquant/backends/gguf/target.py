@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hubquant.llamacpp.vocabulary import VocabularyCheck
 
 
+_IDS = "I64"  # copied from the source, not quantized
 _checks: Recent[tuple[Hashable, ...], VocabularyCheck] = Recent(256)
 
 
@@ -97,7 +98,7 @@ def settle_types(
     Raises ``NotSupportedYet`` for what no kernel can write, and ``ImatrixError`` when data is needed and there is none
     at all.
     """
-    missing_kernel = sorted({type for type in types.values() if not implemented(type)})
+    missing_kernel = sorted({type for type in types.values() if type != _IDS and not implemented(type)})
     if missing_kernel:
         raise NotSupportedYet(
             f"files of type {label}",
@@ -107,7 +108,7 @@ def settle_types(
     hungry = [
         name
         for name, type in types.items()
-        if name not in covered and (requires_imatrix(name, type, ftype) or needs_importance(type))
+        if name not in covered and type != _IDS and (requires_imatrix(name, type, ftype) or needs_importance(type))
     ]
     if hungry and not covered:
         raise ImatrixError(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.afmoe import AFMOE
+from hubquant.convert.architectures.apertus import APERTUS
 from hubquant.convert.architectures.arcee import ARCEE
 from hubquant.convert.architectures.bailing_moe import BAILING_MOE2, SARVAM_MOE
 from hubquant.convert.architectures.bamba import BAMBA
@@ -22,6 +23,7 @@ from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_M
 from hubquant.convert.architectures.deepseek_moe import BAILING_MOE, DEEPSEEK
 from hubquant.convert.architectures.distilbert import DISTILBERT
 from hubquant.convert.architectures.dots1 import DOTS1
+from hubquant.convert.architectures.eagle3 import EAGLE3
 from hubquant.convert.architectures.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
 from hubquant.convert.architectures.eurobert import EUROBERT
 from hubquant.convert.architectures.exaone4 import EXAONE4
@@ -125,7 +127,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         GPT_OSS,
         MINISTRAL3,
     ),
-    *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
+    *(AFMOE, APERTUS, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
     *(
         HUNYUAN_DENSE,
         HUNYUAN_MOE,
@@ -161,7 +163,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         RWKV7,
         XVERSE,
     ),
-    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
+    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1, EAGLE3),
     *(JINA_BERT_V3, JINA_BERT_V2, JINA_V5_NANO, JINA_V5_SMALL),
     *(BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
@@ -170,15 +172,18 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 
 _READ_AS = {"baichuan": LLAMA, "internlm2": LLAMA}
 """By llama.cpp's name, the family whose tensors a file has, where transformers lacks the code of its own."""
-COMPUTED_OTHERWISE = {
+REFUSED = {
     "PhiMoEForCausalLM": "its norms take the mean off and its router masks what is far from the best expert "
     "(sparsemixer), while llama.cpp does neither",
+    "MiMoV2ForCausalLM": "queries, keys and values are one FP8 matrix, cut and scaled by the devices that it was "
+    "trained on, of which no setting tells how many, and transformers lacks its code",
     "Grok1ForCausalLM": "Grok 2 caps its router's logits (router_logit_softcapping), while llama.cpp's are the same "
     "whatever the cap",
 }
-"""Classes that llama.cpp has under the same name, and what it computes otherwise, as its logits show."""
+"""Classes that llama.cpp's converter takes, and why they are not converted."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
+DRAFTERS = tuple(name for each in ARCHITECTURES if each.drafts for name in each.classes)
 QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.quantized}))
 """Methods of quantization whose weights some architecture reads as they are."""
 
@@ -200,9 +205,11 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
                 why=f"it is {other}, and this one has what hears for it",
                 hint=f"convert {other}, and this one with --mmproj",
             )
-        if why := next((why for name, why in COMPUTED_OTHERWISE.items() if name.lower() == names[0].lower()), None):
+        if why := next((why for name, why in REFUSED.items() if name.lower() == names[0].lower()), None):
             raise NotSupportedYet(
-                f"architecture {names[0]!r}", why=why, hint="no option helps: every token would come out otherwise"
+                f"architecture {names[0]!r}",
+                why=why,
+                hint="no option helps: llama.cpp would compute another model",
             )
         if not is_base_class(settings):
             raise _unknown(names[0], CLASSES)
