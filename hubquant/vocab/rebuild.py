@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from gguf import TokenType
@@ -115,17 +117,35 @@ def _plamo(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def _rwkv(vocabulary: Vocabulary) -> Tokenizer:
-    """WordPiece takes the longest token that fits, as RWKV does, but looks for it from the end of a text: good for
-    texts of some thousand bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    """WordPiece takes the longest token that fits, as RWKV does, but looks for it from the end: so the text is split
+    before, between bytes that lie side by side in no token."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     ids = {written(unescaped(text)): id for id, text in enumerate(vocabulary.tokens)}
     backend = Tokenizer(
         models.WordPiece(vocab=ids, unk_token=END, continuing_subword_prefix="", max_input_chars_per_word=1 << 30)
     )
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([in_bytes, pre_tokenizers.Split(Regex(_joined(ids)), "isolated")])
     backend.decoder = decoders.ByteLevel()
     return backend
+
+
+def _joined(tokens: Iterable[str]) -> str:
+    """A regex for characters as long as the next follows in one of ``tokens``."""
+    following: defaultdict[str, set[str]] = defaultdict(set)
+    for first, second in {pair for token in tokens for pair in pairwise(token)}:
+        following[first].add(second)
+    alike: defaultdict[str, set[str]] = defaultdict(set)
+    for first, seconds in following.items():
+        alike[_any_of(seconds)].add(first)
+    inner = "|".join(f"{_any_of(firsts)}(?={seconds})" for seconds, firsts in alike.items())
+    return f"(?>{inner})*."
+
+
+def _any_of(characters: Iterable[str]) -> str:
+    codes = (f"\\x{{{ord(each):X}}}" for each in sorted(characters))
+    return f"[{''.join(codes)}]"
 
 
 def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:

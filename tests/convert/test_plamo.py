@@ -12,9 +12,12 @@ import torch
 from hubquant.convert.restore import read_state_dict
 from hubquant.errors import HubquantError
 from hubquant.gguf_file import GGUFFile
+from hubquant.imatrix import load_imatrix
 from hubquant.models.load import load_tokenizer
+from hubquant.observe.collection import collected_names
 from hubquant.vocab import Vocabulary, build_tokenizer
 from tests.support import plamo
+from tests.support.cli import hubquant
 from tests.support.conversion import configure, plan, relative_error, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
@@ -78,6 +81,24 @@ def test_logits_text_and_what_is_read_back(tmp_path: Path) -> None:
     for name, x in weights.items():
         lossy = name.endswith(("norm.weight", "A_log"))
         assert torch.equal(restored[name], x) or (lossy and (restored[name] - x).abs().max() <= 2**-22), name
+
+
+@pytest.mark.slow
+def test_llama_cpp_collects_what_flows_into_its_matrices(tmp_path: Path) -> None:
+    folder, out = vocabulary(plamo.write(tmp_path / "model", plamo.CONFIG, plamo.weights2())), tmp_path / "imatrix.gguf"
+    args = (
+        "--chunks",
+        "2",
+        "--chunk-size",
+        "64",
+        "--process-output",
+        "-o",
+        str(out),
+        "--store",
+        str(tmp_path / "store"),
+    )
+    assert hubquant("imatrix", "collect", str(folder), *args).code == 0
+    assert load_imatrix(out).entries.keys() == {*collected_names(plan(folder).taps, process_output=True)}
 
 
 def test_a_window_that_llama_cpp_has_not_is_told(tmp_path: Path) -> None:

@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hubquant.convert.restore import read_state_dict
 from hubquant.errors import HubquantError
 from hubquant.gguf_file import GGUFFile
+from hubquant.imatrix import load_imatrix
 from hubquant.models.load import load_tokenizer
+from hubquant.observe.collection import collected_names
 from hubquant.vocab import Vocabulary, build_tokenizer
 from tests.support import rwkv
+from tests.support.cli import hubquant
 from tests.support.conversion import Weights, assert_same, configure, edit_weights, plan, relative_error, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
@@ -26,6 +31,43 @@ MODELS: dict[str, tuple[dict[str, Any], Callable[[], Weights], Callable[[Weights
     "rwkv7": (rwkv.CONFIG7, rwkv.weights7, rwkv.logits7),
 }
 TEXTS = ['hello world, the other\n\nit\'s "naïve" café  日本語 🙂', "\\n\t\r\x00", "<s>the end<s>"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_tokenizer(rwkv.write(tmp_path_factory.mktemp("words") / "model", rwkv.CONFIG6, {"x": torch.zeros(1)}))
+
+
+@given(st.lists(st.sampled_from(rwkv.WORDS + rwkv.BYTES[9:128]) | st.characters().map(str.encode), max_size=30))
+def test_the_longest_token_is_taken(tokenizer: Any, parts: list[bytes]) -> None:
+    text = b"".join(parts).decode(errors="ignore").replace("<s>", "")
+    rest, longest_first = text.encode(), sorted(enumerate(rwkv.TOKENS, 1), key=lambda item: -len(item[1]))
+    expected = []
+    while rest:
+        id, token = next(item for item in longest_first if rest.startswith(item[1]))
+        expected.append(id)
+        rest = rest[len(token) :]
+    assert tokenizer.encode(text) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_llama_cpp_collects_what_flows_into_its_matrices(name: str, tmp_path: Path) -> None:
+    config, make, _ = MODELS[name]
+    folder, out = rwkv.write(tmp_path / "model", config, make()), tmp_path / "imatrix.gguf"
+    args = (
+        "--chunks",
+        "2",
+        "--chunk-size",
+        "64",
+        "--process-output",
+        "-o",
+        str(out),
+        "--store",
+        str(tmp_path / "store"),
+    )
+    assert hubquant("imatrix", "collect", str(folder), *args).code == 0
+    assert load_imatrix(out).entries.keys() == {*collected_names(plan(folder).taps, process_output=True)}
 
 
 def together(weights: Weights) -> None:

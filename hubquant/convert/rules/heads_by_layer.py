@@ -20,7 +20,8 @@ _KV = "attention.head_count_kv"
 
 def attends(config: PreTrainedConfig, layer: int) -> bool:
     """Whether the layer has attention."""
-    return bool(config.layer_types and config.layer_types[layer] == FULL)
+    kinds = getattr(config, "layer_types", None)
+    return bool(kinds and kinds[layer] == FULL)
 
 
 def first_layer(dimensions: Dimensions, config: PreTrainedConfig) -> Dimensions:
@@ -59,8 +60,9 @@ class HeadsByLayer(Rule):
 
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         kv_heads = key_value_heads(config)
-        if len(config.layer_types or ()) != config.num_hidden_layers:
-            raise out_of_range("layer_types", config.layer_types, f"{config.num_hidden_layers} kinds of layers")
+        kinds = getattr(config, "layer_types", None)
+        if len(kinds or ()) != config.num_hidden_layers:
+            raise out_of_range("layer_types", kinds, f"{config.num_hidden_layers} kinds of layers")
         by_layer = [kv_heads * attends(config, layer) for layer in range(config.num_hidden_layers)]
         return {**Heads(whole=True).metadata(config), _KV: i32s(by_layer)}
 
