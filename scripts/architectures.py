@@ -39,7 +39,9 @@ from tests.convert import (
     test_projectors_own_code,
     test_projectors_sound,
     test_restore,
+    test_rwkv,
 )
+from tests.support import plamo
 from tests.support.multimodal import auto_class, describe
 from tests.support.seeing import MEAN, STD
 
@@ -179,6 +181,8 @@ of `eagle_config`, which llama.cpp does not read. DFlash, DSpark and Gemma 4's a
 * The output layer of Qwen3-Reranker but for the rows of "yes" and "no", and of other rerankers of `qwen3` but for those
   of their `LogitScore`; one score (`Qwen3ForSequenceClassification`) becomes a row beside zeros, so that llama.cpp's
   softmax of both is its sigmoid. A reranker of Qwen3 is known by its name, its card's heading, or that module.
+* The adapters of Jina's version 5 (nano is a EuroBERT, small a Qwen3): `run MODEL/adapters/TASK --merge MODEL` makes
+  the model of a task.
 * The adapters of Jina's version 3, which lie among its own weights: a file embeds as the model does without a task. The
   bias that the experts of a layer of nomic-bert's version 2 share, for which llama.cpp has no place. Both with a note.
   NeoBERT's queries, keys and values lie head by head, and the gate of Jina's version 2 for code behind what it gates:
@@ -200,8 +204,9 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   the model read back to 10⁻⁵. "scores": those of rerankers, to 0.01 where they are about as large as 3, and the states
   of the model read back. "stand-in": transformers lacks the model's code; llama.cpp's logits equal those of the named
   transformers model, which is read back from the same file. "written out": the same, and llama.cpp's states of all
-  tokens are, to 2·10⁻³, those that the test computes as the model's code does. "drafts": llama.cpp's of 40 tokens and
-  random states are, to 10⁻⁴, those of the paper's formula.
+  tokens are, to 2·10⁻³, or its logits, to 10⁻³, those that the test computes as the model's code does (the tensors of
+  RWKV and PLaMo are read back, too). "drafts": llama.cpp's of 40 tokens and random states are, to 10⁻⁴, those of the
+  paper's formula.
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
   those that it does not run.
@@ -330,6 +335,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
     rerankers = (*test_encoders.RERANKERS, "qwen3")
     ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in rerankers}
     written_out = {settings["architectures"][0] for settings, *_ in test_own_encoders.MODELS.values()}
+    written_out |= {config["architectures"][0] for config, *_ in test_rwkv.MODELS.values()}
+    written_out.add(plamo.CONFIG["architectures"][0])
     within = {text for (_, text, _), *_ in test_text_tower.MODELS.values()}
     for each in ARCHITECTURES:
         types = set(each.classes.values())

@@ -104,13 +104,18 @@ class Transpose(Each):
 
 @dataclass(frozen=True)
 class AddOne(Each):
-    """A norm's weight as the factor that it stands for, in float32; back, the last bits of small float32 are lost."""
+    """A norm's weight as the factor that it stands for, in float32; back, the last bits of small float32 are lost.
+
+    A ``part`` of one is added where the factor of a new model is that.
+    """
+
+    part: float = 1.0
 
     def there(self, x: torch.Tensor) -> torch.Tensor:
-        return x.float() + 1
+        return x.float() + self.part
 
     def back(self, x: torch.Tensor) -> torch.Tensor:
-        return x - 1
+        return x - self.part
 
 
 @dataclass(frozen=True)

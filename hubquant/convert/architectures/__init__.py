@@ -49,6 +49,7 @@ from hubquant.convert.architectures.iquestcoder import IQUESTCODER
 from hubquant.convert.architectures.jais2 import JAIS2
 from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.jina_bert import JINA_BERT_V2, JINA_BERT_V3
+from hubquant.convert.architectures.jina_v5 import JINA_V5_NANO, JINA_V5_SMALL
 from hubquant.convert.architectures.kimi_linear import KIMI_LINEAR
 from hubquant.convert.architectures.laguna import LAGUNA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
@@ -74,11 +75,13 @@ from hubquant.convert.architectures.neo_bert import NEO_BERT
 from hubquant.convert.architectures.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
 from hubquant.convert.architectures.olmo import OLMO, OLMO2, OLMO3
 from hubquant.convert.architectures.olmoe import OLMOE
+from hubquant.convert.architectures.openelm import OPENELM
 from hubquant.convert.architectures.own_diffusion import DREAM, LLADA, LLADA_MOE, RND1
 from hubquant.convert.architectures.own_llamas import BAICHUAN, EXAONE, MAINCODER, ORION, PANGU, XVERSE
 from hubquant.convert.architectures.paddleocr import PADDLEOCR
 from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.phi3 import PHI3
+from hubquant.convert.architectures.plamo import PLAMO2
 from hubquant.convert.architectures.qwen import QWEN
 from hubquant.convert.architectures.qwen2 import DOTS_OCR, QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
@@ -87,6 +90,7 @@ from hubquant.convert.architectures.qwen3_next import QWEN3_NEXT
 from hubquant.convert.architectures.qwen3_reranker import QWEN3_RERANKER
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
+from hubquant.convert.architectures.rwkv import RWKV6, RWKV7
 from hubquant.convert.architectures.seed_oss import SEED_OSS
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.sparse_attention import DEEPSEEK32, GLM_MOE_DSA
@@ -149,13 +153,18 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         EXAONE,
         MAINCODER,
         MINIMAX_01_OWN,
+        OPENELM,
         ORION,
         PANGU,
+        PLAMO2,
         QWEN,
+        RWKV6,
+        RWKV7,
         XVERSE,
     ),
     *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1, EAGLE3),
-    *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
+    *(JINA_BERT_V3, JINA_BERT_V2, JINA_V5_NANO, JINA_V5_SMALL),
+    *(BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
 )
 
@@ -165,6 +174,8 @@ _READ_AS = {"baichuan": LLAMA, "internlm2": LLAMA}
 COMPUTED_OTHERWISE = {
     "PhiMoEForCausalLM": "its norms take the mean off and its router masks what is far from the best expert "
     "(sparsemixer), while llama.cpp does neither",
+    "Grok1ForCausalLM": "Grok 2 caps its router's logits (router_logit_softcapping), while llama.cpp's are the same "
+    "whatever the cap",
 }
 """Classes that llama.cpp has under the same name, and what it computes otherwise, as its logits show."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
