@@ -20,11 +20,13 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.architectures import ARCHITECTURES, COMPUTED_OTHERWISE
+from hubquant.convert.architectures import ARCHITECTURES, REFUSED
 from hubquant.convert.architectures.step35 import STEP35
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
+from hubquant.convert.projectors.otherwise import OTHERWISE
 from hubquant.convert.projectors.projector import Multimodal
+from hubquant.convert.projectors.qwen3_asr import QWEN3_ASR
 from hubquant.convert.projectors.ultravox import ULTRAVOX
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
@@ -78,8 +80,19 @@ they were made from, which is the better source where it is published:
 A matrix in 4-bit integers without zero points in groups of 32 or a multiple (as the experts of Kimi K2) is written as
 Q4_0 with the same codes and scales, one in 8 bits as Q8_0, and MXFP4 as MXFP4, wherever a file has that type for it and
 F16 holds each of its scales exactly; the plan says for how many. Scales in BF16 are such down to 2^-17. The other
-floats are products in float32: a file of F32 holds them all, F16 and BF16 round them. Rotated inputs
-(`transform_config`), sparse weights, AWQ of other versions and GPTQ in the layouts of single kernels are refused.
+floats are products in float32: a file of F32 holds them all, F16 and BF16 round them.
+
+NVFP4 has a factor for each matrix beside the scales of its blocks. llama.cpp has it in a tensor of its own,
+`blk.N.NAME.scale`, and multiplies what the matrix makes of its inputs by it, whatever the matrix's type is. Files of
+llama, mistral3, qwen3, qwen3moe, qwen3next, qwen35, qwen35moe, cohere2, cohere2moe, nemotron_h, nemotron_h_moe, hy_v3
+and mellum have it so: there matrices keep codes and scales where a rule names NVFP4 for them
+(`--tensor-type blk=NVFP4`), and files of F16 and BF16 hold them without rounding. The graphs of llama.cpp's other
+architectures load such factors and leave some of them out without a word (measured for qwen2, qwen2moe, granite,
+smollm3, arcee, seed_oss, glm4, glm4moe, deepseek2, ernie4_5, afmoe, llama4, hunyuan-moe, exaone-moe, olmoe, laguna,
+dots1, lfm2moe and phi3; of gemma4 logits differ a little): there the weights are floats with the factor in them.
+
+Rotated inputs (`transform_config`), sparse weights, AWQ of other versions and GPTQ in the layouts of single kernels are
+refused.
 
 The files that are read are those that transformers takes: what config.json names as `transformers_weights`, else
 model.safetensors, else the files that model.safetensors.index.json lists; calibration loads the same. Names without the
@@ -132,7 +145,7 @@ tokenizer's files and the headers of the weights, before any weight is downloade
 and what to do instead; the exit code is 2:
 
 * other classes and model types, with the nearest ones that are known;
-{otherwise}
+{refused}
 * settings in config.json that llama.cpp's code for the architecture does not compute, each by its name and value, and
   those that hubquant does not know: every field of transformers' config classes is in a table or read
   (`hubquant/convert/settings.py`), and a test fails when a new version adds one;
@@ -205,8 +218,8 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   of the model read back. "stand-in": transformers lacks the model's code; llama.cpp's logits equal those of the named
   transformers model, which is read back from the same file. "written out": the same, and llama.cpp's states of all
   tokens are, to 2·10⁻³, or its logits, to 10⁻³, those that the test computes as the model's code does (the tensors of
-  RWKV and PLaMo are read back, too). "drafts": llama.cpp's of 40 tokens and random states are, to 10⁻⁴, those of the
-  paper's formula.
+  RWKV and PLaMo are read back, too).
+  "drafts": llama.cpp's of 40 tokens and random states are, to 10⁻⁴, those of the paper's formula.
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
   those that it does not run.
@@ -259,6 +272,10 @@ classes the language model alone:
 
 {projectors}
 
+None is made of these, with the reason in the message or in the plan's notes:
+
+{projectors_otherwise}
+
 "embeddings": llama.cpp's of a picture, of a size that it does not change, or of a sound differ from those of
 transformers by at most 2·10⁻³ of the largest. "the same file": as the checkpoint of the class that transformers has, of
 the same weights. "stand-in": as the embeddings of another class with the same weights, where transformers has no code,
@@ -269,7 +286,8 @@ token of CLIP, in LLaVA, behind the patches, gives the parts of LLaVA-NeXT's pic
 embeddings of Llama 4 column by column. Kimi-VL is compared where a picture has as many patches as the model has places,
 which llama.cpp interpolates linearly instead of cubically; its own converter leaves the order of queries and keys, in
 which llama.cpp turns other pairs than the model does. Of a sound it gives the embeddings of whole half minutes, with
-silence behind it.
+silence behind it. Places of Hunyuan-VL are compared with those of its own code, which llama.cpp's are: transformers has
+a factor that is a little smaller.
 """
 
 
@@ -281,11 +299,12 @@ def document() -> str:
         own_code=_names(each for each in ARCHITECTURES if each.own_code and not each.drafts),
         drafters=_names(each for each in ARCHITECTURES if each.drafts),
         encoders=_encoders(),
-        otherwise="\n".join(_otherwise()),
+        refused="\n".join(_refused()),
         ahead=_ahead(),
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
+        projectors_otherwise="\n".join(_projectors_otherwise()),
         projectors=_table(("llama.cpp's type", "transformers classes", "llama.cpp", "cases"), _projectors()),
     )
 
@@ -310,9 +329,9 @@ def _ahead() -> str:
     return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
-def _otherwise() -> Iterator[str]:
-    for name, why in COMPUTED_OTHERWISE.items():
-        text = f"* `{name}`, which llama.cpp computes otherwise: {why};"
+def _refused() -> Iterator[str]:
+    for name, why in REFUSED.items():
+        text = f"* `{name}`, which llama.cpp's converter takes: {why};"
         yield textwrap.fill(text, 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
@@ -404,6 +423,8 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         types[PROJECTORS.index(projector)].add(str(projector.metadata(model)["projector_type"].value))
         stand_ins[kind] = f"stand-in: {families[0]}"
     types[PROJECTORS.index(ULTRAVOX)].add("ultravox")
+    types[PROJECTORS.index(QWEN3_ASR)].add("qwen3a")
+    proven[PROJECTORS.index(QWEN3_ASR)].update(QWEN3_ASR.classes)
     stand_ins |= dict.fromkeys(ULTRAVOX.classes, "written out")
     for number, each in enumerate(PROJECTORS):
         # of a checkpoint with code of its own, the table has what that of transformers has
@@ -419,6 +440,12 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         for proof, names in proofs:
             if names:
                 yield _code(sorted(types[same])), _code(names), proof, "; ".join(cases[number]) or NOTHING
+
+
+def _projectors_otherwise() -> Iterator[str]:
+    for reason in dict.fromkeys(OTHERWISE.values()):
+        names = _code(name for name, each in OTHERWISE.items() if each == reason)
+        yield textwrap.fill(f"* {names}: {reason}.", 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _float8() -> Iterator[str]:

@@ -245,6 +245,19 @@ class FirstLast(Each):
 
 
 @dataclass(frozen=True)
+class WithoutFirst(Each):
+    """x [n + 1, …] becomes [n, …]: the first row is left out. Back, it is zeros."""
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x[1:]
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.cat([torch.zeros_like(x[:1]), x])
+
+
+@dataclass(frozen=True)
 class Take(Each):
     """The row of number ``row`` [...] of ``rows`` [rows, ...]. Back, every row is that one."""
 

@@ -438,6 +438,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "afmoe",
         QWEN_EXPERTS | {"num_hidden_layers": 5, "sliding_window": 32, "mup_enabled": True, "route_scale": 2.5},
     ),
+    "apertus": ("apertus", {"rope_parameters": LLAMA3}),
     "arcee": ("arcee", {"rope_parameters": YARN}),
     "chatglm": ("glm", {"rope_parameters": PHI_ROPE | {"partial_rotary_factor": 0.5}}),
     "dots1": ("dots1", GLM_EXPERTS | GROUPS | {"num_key_value_heads": 4, "first_k_dense_replace": 1}),

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.afmoe import AFMOE
+from hubquant.convert.architectures.apertus import APERTUS
 from hubquant.convert.architectures.arcee import ARCEE
 from hubquant.convert.architectures.bailing_moe import BAILING_MOE2, SARVAM_MOE
 from hubquant.convert.architectures.bamba import BAMBA
@@ -126,7 +127,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         GPT_OSS,
         MINISTRAL3,
     ),
-    *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
+    *(AFMOE, APERTUS, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
     *(
         HUNYUAN_DENSE,
         HUNYUAN_MOE,
@@ -171,13 +172,15 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 
 _READ_AS = {"baichuan": LLAMA, "internlm2": LLAMA}
 """By llama.cpp's name, the family whose tensors a file has, where transformers lacks the code of its own."""
-COMPUTED_OTHERWISE = {
+REFUSED = {
     "PhiMoEForCausalLM": "its norms take the mean off and its router masks what is far from the best expert "
     "(sparsemixer), while llama.cpp does neither",
+    "MiMoV2ForCausalLM": "queries, keys and values are one FP8 matrix, cut and scaled by the devices that it was "
+    "trained on, of which no setting tells how many, and transformers lacks its code",
     "Grok1ForCausalLM": "Grok 2 caps its router's logits (router_logit_softcapping), while llama.cpp's are the same "
     "whatever the cap",
 }
-"""Classes that llama.cpp has under the same name, and what it computes otherwise, as its logits show."""
+"""Classes that llama.cpp's converter takes, and why they are not converted."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
 DRAFTERS = tuple(name for each in ARCHITECTURES if each.drafts for name in each.classes)
@@ -202,9 +205,11 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
                 why=f"it is {other}, and this one has what hears for it",
                 hint=f"convert {other}, and this one with --mmproj",
             )
-        if why := next((why for name, why in COMPUTED_OTHERWISE.items() if name.lower() == names[0].lower()), None):
+        if why := next((why for name, why in REFUSED.items() if name.lower() == names[0].lower()), None):
             raise NotSupportedYet(
-                f"architecture {names[0]!r}", why=why, hint="no option helps: every token would come out otherwise"
+                f"architecture {names[0]!r}",
+                why=why,
+                hint="no option helps: llama.cpp would compute another model",
             )
         if not is_base_class(settings):
             raise _unknown(names[0], CLASSES)
