@@ -33,7 +33,7 @@ from hubquant import HubquantError, convert
 from hubquant.convert.restore import read_tensor
 from hubquant.gguf_file import GGUFFile
 from hubquant.gguf_file.metadata import KV
-from tests.convert import test_ahead, test_deci, test_encoders, test_llama_cpp, test_own_code
+from tests.convert import test_ahead, test_deci, test_encoders, test_llama_cpp, test_openelm, test_own_code
 from tests.support.ahead import add_ahead
 from tests.support.conversion import build_uneven, configure, edit_weights
 
@@ -266,6 +266,7 @@ REASONS: tuple[Reason, ...] = (
         "the converter knows what stays F32 by the layer's number, which is another one in the checkpoint",
         models=f"^nemotron_h.*{AHEAD}",
     ),
+    Reason(r"^tokenizer\.", "Llama 2's vocabulary, which the converter brings along for OpenELM", models="^OpenELM"),
     Reason(r"\.head_count_kv$", "one number where all layers have the same, which llama.cpp reads too", models="^Deci"),
     Reason(r"\.tensor_data_layout$", "llama.cpp reads it nowhere", ours=NONE),
     Reason(r"^tokenizer\.", "by tokenizer.json, where the converter makes one of pieces", models="^Xverse"),
@@ -353,6 +354,7 @@ def models() -> Iterator[tuple[str, Callable[[Path], Path]]]:
     yield "BitnetForCausalLM", test_own_code.bitnet
     for name in test_own_code.OWN:
         yield name, partial(_own_code, name)
+    yield "OpenELMForCausalLM", lambda folder: test_openelm.build(folder)[0]
     yield "Nemotron-NAS", lambda folder: test_deci.searched(folder)[0]
 
 

@@ -22,6 +22,7 @@ from hubquant.quants import TYPES, dequantize, implemented, quantize
 from hubquant.quants.feedback.entry import Feedback, weighted_errors
 from hubquant.quants.feedback.grids import GRIDS
 
+DEVICE = "cuda"
 # shape of each matrix and how many of it: query and output, key and value, gate and up, down, embedding and head
 MATRICES = {(4096, 4096): 64, (1024, 4096): 64, (14336, 4096): 64, (4096, 14336): 32, (128256, 4096): 2}
 LAYERS = 32
@@ -42,16 +43,16 @@ def timed(work: Callable[[], object]) -> float:
 
 def matrix(rows: int, n: int, generator: torch.Generator) -> Tensor:
     """0.02 · gaussian weights."""
-    return (0.02 * torch.randn(rows, n, device="cuda", generator=generator)).bfloat16()
+    return (0.02 * torch.randn(rows, n, device=DEVICE, generator=generator)).bfloat16()
 
 
 def seconds(type: str) -> float:
     """Device seconds for all matrices with log-normal importance."""
-    generator = torch.Generator("cuda").manual_seed(0)
+    generator = torch.Generator(DEVICE).manual_seed(0)
     total = 0.0
     for (rows, n), count in MATRICES.items():
         x = matrix(rows, n, generator)
-        importance = torch.randn(n, device="cuda", generator=generator).exp()
+        importance = torch.randn(n, device=DEVICE, generator=generator).exp()
         quantize(x, type, importance)
         total += count * timed(lambda: quantize(x, type, importance))  # noqa: B023
     return total
@@ -61,7 +62,7 @@ class FedBack:
     """Error feedback with one moment for each number of columns."""
 
     def __init__(self) -> None:
-        generator = torch.Generator("cuda").manual_seed(0)
+        generator = torch.Generator(DEVICE).manual_seed(0)
         self._moments = {n: moment_of(n, generator).seen for n in INPUTS}
         self._feedback = {n: Feedback.of(moment) for n, moment in self._moments.items()}  # warms up
         self.factoring = sum(
@@ -71,7 +72,7 @@ class FedBack:
 
     def seconds(self, type: str) -> float:
         """Device seconds for all matrices, without the factors."""
-        generator = torch.Generator("cuda").manual_seed(0)
+        generator = torch.Generator(DEVICE).manual_seed(0)
         total = 0.0
         for (rows, n), count in MATRICES.items():
             x, feedback = matrix(rows, n, generator), self._feedback[n]
@@ -82,7 +83,7 @@ class FedBack:
     def of_cpu(self, type: str) -> float:
         """The error, as a share of that of the CPU's kernels."""
         n = min(INPUTS)
-        x = matrix(CHECKED_ROWS, n, torch.Generator("cuda").manual_seed(1))
+        x = matrix(CHECKED_ROWS, n, torch.Generator(DEVICE).manual_seed(1))
         here = self._feedback[n].quantize(x, type)
         there = Feedback(self._feedback[n].factor.on_cpu).quantize(x.cpu(), type)
         found = [dequantize(each.cpu(), type, n) for each in (here, there)]
@@ -103,7 +104,7 @@ def main() -> None:
     fed_back = FedBack() if args.feedback else None
     if fed_back:
         print(f"factors: {fed_back.factoring:.1f} s\n")
-    print(f"| type | device seconds | peak GB |{' error of the CPU |' if fed_back else ''}")
+    print(f"| type | device seconds | peak GB |{' error, of that of the CPU |' if fed_back else ''}")
     print(f"|---|---|---|{'---|' if fed_back else ''}")
     total = 0.0
     with warnings.catch_warnings(record=True) as unfused:

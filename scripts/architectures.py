@@ -20,11 +20,13 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from hubquant.convert.architecture import Architecture
-from hubquant.convert.architectures import ARCHITECTURES, COMPUTED_OTHERWISE
+from hubquant.convert.architectures import ARCHITECTURES, REFUSED
 from hubquant.convert.architectures.step35 import STEP35
 from hubquant.convert.projectors import PROJECTORS
 from hubquant.convert.projectors.conversion import projector_of
+from hubquant.convert.projectors.otherwise import OTHERWISE
 from hubquant.convert.projectors.projector import Multimodal
+from hubquant.convert.projectors.qwen3_asr import QWEN3_ASR
 from hubquant.convert.projectors.ultravox import ULTRAVOX
 from hubquant.convert.rules.windows import DroppedWindow
 from tests.checkpoint import test_float8, test_text_tower
@@ -39,7 +41,9 @@ from tests.convert import (
     test_projectors_own_code,
     test_projectors_sound,
     test_restore,
+    test_rwkv,
 )
+from tests.support import plamo
 from tests.support.multimodal import auto_class, describe
 from tests.support.seeing import MEAN, STD
 
@@ -77,8 +81,19 @@ they were made from, which is the better source where it is published:
 A matrix in 4-bit integers without zero points in groups of 32 or a multiple (as the experts of Kimi K2) is written as
 Q4_0 with the same codes and scales, one in 8 bits as Q8_0, and MXFP4 as MXFP4, wherever a file has that type for it and
 F16 holds each of its scales exactly; the plan says for how many. Scales in BF16 are such down to 2^-17. The other
-floats are products in float32: a file of F32 holds them all, F16 and BF16 round them. Rotated inputs
-(`transform_config`), sparse weights, AWQ of other versions and GPTQ in the layouts of single kernels are refused.
+floats are products in float32: a file of F32 holds them all, F16 and BF16 round them.
+
+NVFP4 has a factor for each matrix beside the scales of its blocks. llama.cpp has it in a tensor of its own,
+`blk.N.NAME.scale`, and multiplies what the matrix makes of its inputs by it, whatever the matrix's type is. Files of
+llama, mistral3, qwen3, qwen3moe, qwen3next, qwen35, qwen35moe, cohere2, cohere2moe, nemotron_h, nemotron_h_moe, hy_v3
+and mellum have it so: there matrices keep codes and scales where a rule names NVFP4 for them
+(`--tensor-type blk=NVFP4`), and files of F16 and BF16 hold them without rounding. The graphs of llama.cpp's other
+architectures load such factors and leave some of them out without a word (measured for qwen2, qwen2moe, granite,
+smollm3, arcee, seed_oss, glm4, glm4moe, deepseek2, ernie4_5, afmoe, llama4, hunyuan-moe, exaone-moe, olmoe, laguna,
+dots1, lfm2moe and phi3; of gemma4 logits differ a little): there the weights are floats with the factor in them.
+
+Rotated inputs (`transform_config`), sparse weights, AWQ of other versions and GPTQ in the layouts of single kernels are
+refused.
 
 The files that are read are those that transformers takes: what config.json names as `transformers_weights`, else
 model.safetensors, else the files that model.safetensors.index.json lists; calibration loads the same. Names without the
@@ -131,7 +146,7 @@ tokenizer's files and the headers of the weights, before any weight is downloade
 and what to do instead; the exit code is 2:
 
 * other classes and model types, with the nearest ones that are known;
-{otherwise}
+{refused}
 * settings in config.json that llama.cpp's code for the architecture does not compute, each by its name and value, and
   those that hubquant does not know: every field of transformers' config classes is in a table or read
   (`hubquant/convert/settings.py`), and a test fails when a new version adds one;
@@ -156,6 +171,15 @@ the F16 file there. The callback is set through ctypes: the layout of llama.cpp'
 each time, and another one is refused. Models that fill in masked tokens are calibrated so, but not measured. Encoders
 are neither.
 
+## Drafters
+
+`hubquant convert DRAFTER --target MODEL` (and `quantize`) converts an EAGLE-3 drafter ({drafters}) for the model that
+it drafts for, of which config and tokenizer alone are read; llama.cpp takes the file as `--model-draft`. What it drafts
+there equals its formula to 10⁻⁴. A file without an embedding or an output layer of its own takes the target's. The
+table of its tokens (`d2t`) stays as it is in files of every type. A drafter has no importance and is not measured: it
+computes from the states of its target. Refused are more than one layer, states of other than three layers, and settings
+of `eagle_config`, which llama.cpp does not read. DFlash, DSpark and Gemma 4's assistants are not converted.
+
 ## What is left out
 
 * Vision and sound towers that no projector is known for, with a note in the plan; see below for the others.
@@ -173,6 +197,8 @@ are neither.
 * The output layer of Qwen3-Reranker but for the rows of "yes" and "no", and of other rerankers of `qwen3` but for those
   of their `LogitScore`; one score (`Qwen3ForSequenceClassification`) becomes a row beside zeros, so that llama.cpp's
   softmax of both is its sigmoid. A reranker of Qwen3 is known by its name, its card's heading, or that module.
+* The adapters of Jina's version 5 (nano is a EuroBERT, small a Qwen3): `run MODEL/adapters/TASK --merge MODEL` makes
+  the model of a task.
 * The adapters of Jina's version 3, which lie among its own weights: a file embeds as the model does without a task. The
   bias that the experts of a layer of nomic-bert's version 2 share, for which llama.cpp has no place. Both with a note.
   NeoBERT's queries, keys and values lie head by head, and the gate of Jina's version 2 for code behind what it gates:
@@ -194,7 +220,9 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   the model read back to 10⁻⁵. "scores": those of rerankers, to 0.01 where they are about as large as 3, and the states
   of the model read back. "stand-in": transformers lacks the model's code; llama.cpp's logits equal those of the named
   transformers model, which is read back from the same file. "written out": the same, and llama.cpp's states of all
-  tokens are, to 2·10⁻³, those that the test computes as the model's code does.
+  tokens are, to 2·10⁻³, or its logits, to 10⁻³, those that the test computes as the model's code does (the tensors of
+  RWKV and PLaMo are read back, too).
+  "drafts": llama.cpp's of 40 tokens and random states are, to 10⁻⁴, those of the paper's formula.
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
   those that it does not run.
@@ -247,6 +275,10 @@ classes the language model alone:
 
 {projectors}
 
+None is made of these, with the reason in the message or in the plan's notes:
+
+{projectors_otherwise}
+
 "embeddings": llama.cpp's of a picture, of a size that it does not change, or of a sound differ from those of
 transformers by at most 2·10⁻³ of the largest. "the same file": as the checkpoint of the class that transformers has, of
 the same weights. "stand-in": as the embeddings of another class with the same weights, where transformers has no code,
@@ -257,7 +289,8 @@ token of CLIP, in LLaVA, behind the patches, gives the parts of LLaVA-NeXT's pic
 embeddings of Llama 4 column by column. Kimi-VL is compared where a picture has as many patches as the model has places,
 which llama.cpp interpolates linearly instead of cubically; its own converter leaves the order of queries and keys, in
 which llama.cpp turns other pairs than the model does. Of a sound it gives the embeddings of whole half minutes, with
-silence behind it.
+silence behind it. Places of Hunyuan-VL are compared with those of its own code, which llama.cpp's are: transformers has
+a factor that is a little smaller.
 """
 
 
@@ -266,13 +299,15 @@ def document() -> str:
     return TEXT.format(
         float8="\n".join(_float8()),
         mxfp4=_names(each for each in ARCHITECTURES if "mxfp4" in each.quantized),
-        own_code=_names(each for each in ARCHITECTURES if each.own_code),
+        own_code=_names(each for each in ARCHITECTURES if each.own_code and not each.drafts),
+        drafters=_names(each for each in ARCHITECTURES if each.drafts),
         encoders=_encoders(),
-        otherwise="\n".join(_otherwise()),
+        refused="\n".join(_refused()),
         ahead=_ahead(),
         windows=_windows(),
         table=_table(("llama.cpp's name", "transformers classes", "llama.cpp", "read back", "cases"), _rows()),
         towers=_table(("transformers class", "language model", "llama.cpp's name"), _towers()),
+        projectors_otherwise="\n".join(_projectors_otherwise()),
         projectors=_table(("llama.cpp's type", "transformers classes", "llama.cpp", "cases"), _projectors()),
     )
 
@@ -297,9 +332,9 @@ def _ahead() -> str:
     return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
-def _otherwise() -> Iterator[str]:
-    for name, why in COMPUTED_OTHERWISE.items():
-        text = f"* `{name}`, which llama.cpp computes otherwise: {why};"
+def _refused() -> Iterator[str]:
+    for name, why in REFUSED.items():
+        text = f"* `{name}`, which llama.cpp's converter takes: {why};"
         yield textwrap.fill(text, 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
@@ -322,6 +357,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
     rerankers = (*test_encoders.RERANKERS, "qwen3")
     ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in rerankers}
     written_out = {settings["architectures"][0] for settings, *_ in test_own_encoders.MODELS.values()}
+    written_out |= {config["architectures"][0] for config, *_ in test_rwkv.MODELS.values()}
+    written_out.add(plamo.CONFIG["architectures"][0])
     within = {text for (_, text, _), *_ in test_text_tower.MODELS.values()}
     for each in ARCHITECTURES:
         types = set(each.classes.values())
@@ -329,6 +366,9 @@ def _rows() -> Iterator[tuple[str, ...]]:
         proof = NOTHING
         if seeing & {*each.classes}:
             yield f"`{each.name}`", _code(each.classes), "logits", "bit for bit", NOTHING
+            continue
+        if each.drafts:
+            yield f"`{each.name}`", _code(each.classes), "drafts", NOTHING, NOTHING
             continue
         if each.own_code:
             cases, types = [], set()
@@ -386,6 +426,8 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         types[PROJECTORS.index(projector)].add(str(projector.metadata(model)["projector_type"].value))
         stand_ins[kind] = f"stand-in: {families[0]}"
     types[PROJECTORS.index(ULTRAVOX)].add("ultravox")
+    types[PROJECTORS.index(QWEN3_ASR)].add("qwen3a")
+    proven[PROJECTORS.index(QWEN3_ASR)].update(QWEN3_ASR.classes)
     stand_ins |= dict.fromkeys(ULTRAVOX.classes, "written out")
     for number, each in enumerate(PROJECTORS):
         # of a checkpoint with code of its own, the table has what that of transformers has
@@ -401,6 +443,12 @@ def _projectors() -> Iterator[tuple[str, ...]]:
         for proof, names in proofs:
             if names:
                 yield _code(sorted(types[same])), _code(names), proof, "; ".join(cases[number]) or NOTHING
+
+
+def _projectors_otherwise() -> Iterator[str]:
+    for reason in dict.fromkeys(OTHERWISE.values()):
+        names = _code(name for name, each in OTHERWISE.items() if each == reason)
+        yield textwrap.fill(f"* {names}: {reason}.", 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _float8() -> Iterator[str]:

@@ -28,6 +28,8 @@ evaluate: {skip: true}
 ---
 model: {id: me/my-adapter, merge: Qwen/Qwen3-0.6B}
 ---
+model: {id: me/my-drafter, target: meta-llama/Llama-3.1-8B-Instruct}
+---
 version: 1
 model: {id: Qwen/Qwen3-0.6B, revision: main, allow_pickle: false}
 convert: {pre_tokenizer: qwen2, no_mtp: true, mmproj: [F16, Q8_0]}

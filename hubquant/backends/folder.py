@@ -38,7 +38,15 @@ CALIBRATION_CHUNKS = 64
 """Of the recipe's, where the rounding of a library is calibrated: it runs each layer on them many times."""
 OF_TOKENIZERS = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"),
+    *(
+        "tiktoken.model",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "chat_template.jinja",
+        "chat_template.json",
+        "generation_config.json",
+    ),
 )
 SPOILED = (("sdnq", "float8_e5m2"),)
 """What diffusers loads as something else."""

@@ -27,7 +27,7 @@ _TRACES = tuple(
         (r"\.weight_packed$", "compressed-tensors"),
         (r"\.weight_scale_2$", "NVFP4"),
         (r"\.scales$", "MLX"),
-        (r"\.(q_weight|trellis)$", "ExLlama"),
+        (r"(?<!\.mixer)\.q_weight$|\.trellis$", "ExLlama"),  # but PLaMo's norm of queries
         (r"\.codebooks$", "AQLM"),
         (r"\.W_q$", "HQQ"),
         (r"\.weight\._(data|packed)$", "quanto"),

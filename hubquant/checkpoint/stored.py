@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.codings.floats4 import FACTOR
 from hubquant.checkpoint.mxfp4 import BLOCKS, SCALES, UnpackMXFP4
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def stored_tensors(checkpoint: Checkpoint) -> dict[str, Stored]:
     """By the names that transformers' model has for them."""
     packed = {name.removesuffix(BLOCKS) for name in checkpoint.tensors if name.endswith(BLOCKS)}
     parts = {name + suffix for name in packed for suffix in (BLOCKS, SCALES)}
+    parts |= {name for name in checkpoint.tensors if name.endswith(FACTOR)}
     plain = {name: Stored(checkpoint, name) for name in checkpoint.tensors if name not in parts}
     return plain | {name: StoredMXFP4(checkpoint, name) for name in packed}
 

@@ -48,6 +48,8 @@ _ALIKE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 """Language models that are another one, and the defaults that they have instead of its own."""
+_NOT_ALONE: Mapping[str, str] = MappingProxyType({"step3p7": "step3p5"})
+"""Models whose language model transformers has in them alone, known by their class, and its type."""
 _TYPES = {"minimax_m3_vl": "minimax_m3_vl_text"}
 """Of language models that published multimodal ones do not name the type of."""
 _OF_THE_WHOLE = (*QUANTIZATION, *MODULE_SETTINGS)
@@ -91,6 +93,8 @@ def text_settings(config: Mapping[str, Any], tensors: Collection[str] | None = N
     part = next(part for part in TEXT_PARTS if isinstance(config.get(part), dict))
     settings = dict(config[part])
     settings.pop("architectures", None)  # the model type tells it; this may be the multimodal class
+    if (kind := _NOT_ALONE.get(str(config.get("model_type")))) is not None:
+        settings |= {"architectures": config.get("architectures"), "model_type": kind}
     if config.get("model_type") in _TYPES:
         settings.setdefault("model_type", _TYPES[config["model_type"]])
     if not isinstance(settings.get("model_type"), str):

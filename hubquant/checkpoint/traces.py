@@ -27,7 +27,7 @@ _FLOAT8_NAMES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 _BY_NAME = (
     (re.compile(r"\.W_q$"), "hqq"),
     (re.compile(r"\.codebooks$"), "aqlm"),
-    (re.compile(r"\.(q_weight|trellis)$"), "exl"),
+    (re.compile(r"(?<!\.mixer)\.q_weight$|\.trellis$"), "exl"),
     (re.compile(r"\.weight\._packed$"), "quanto"),
 )
 

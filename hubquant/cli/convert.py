@@ -9,7 +9,14 @@ from typer import Argument, Option
 
 from hubquant.cli.job import DryRunOption, SplitMaxSizeOption, SplitMaxTensorsOption, StoreOption, finish
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.run import AllowPickleOption, ComponentOption, MergeOption, NoMtpOption, PreTokenizerOption
+from hubquant.cli.run import (
+    AllowPickleOption,
+    ComponentOption,
+    MergeOption,
+    NoMtpOption,
+    PreTokenizerOption,
+    TargetOption,
+)
 from hubquant.cli.settings import converted_type
 from hubquant.errors import UserError
 from hubquant.units import size
@@ -43,6 +50,7 @@ def convert(
         Option("--base", "--base-model-id", help="Of an adapter, its base model (default: the one that it names)."),
     ] = None,
     merge: MergeOption = None,
+    target: TargetOption = None,
     component: ComponentOption = None,
     mmproj: Annotated[
         bool, Option("--mmproj", help="Of a multimodal model, convert what it sees or hears with instead.")
@@ -87,7 +95,11 @@ def convert(
     placing = Placing(out or Path(), split=split)
     finish(
         lambda store, progress: plan_convert(
-            reference(model, component, pickles=allow_pickle, merge=merge), wanted, placing, store, progress
+            reference(model, component, pickles=allow_pickle, merge=merge, target=target),
+            wanted,
+            placing,
+            store,
+            progress,
         ),
         store,
         dry_run,

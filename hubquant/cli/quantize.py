@@ -16,7 +16,7 @@ from hubquant.cli.job import (
     finish,
 )
 from hubquant.cli.output import JsonOption, Output, QuietOption
-from hubquant.cli.run import AllowPickleOption, MergeOption, NoMtpOption, PreTokenizerOption
+from hubquant.cli.run import AllowPickleOption, MergeOption, NoMtpOption, PreTokenizerOption, TargetOption
 from hubquant.cli.settings import imatrix_settings, layer_numbers, quantize_settings, read_rules
 from hubquant.units import size
 
@@ -93,6 +93,7 @@ def quantize(
         Option("--allow-requantize", help="Quantize what is quantized already: a GGUF file, GPTQ, AWQ and the like."),
     ] = False,
     merge: MergeOption = None,
+    target: TargetOption = None,
     allow_pickle: AllowPickleOption = False,
     pre_tokenizer: PreTokenizerOption = None,
     no_mtp: NoMtpOption = False,
@@ -129,7 +130,7 @@ def quantize(
     use_threads(threads)
     finish(
         lambda store, progress: plan_quantize(
-            models(model, component or (), pickles=allow_pickle, merge=merge),
+            models(model, component or (), pickles=allow_pickle, merge=merge, target=target),
             settings,
             matrix,
             how,

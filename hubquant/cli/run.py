@@ -73,6 +73,10 @@ MergeOption = Annotated[
     str | None,
     typer.Option("--merge", metavar="BASE", help="Of a LoRA adapter: read this base with it, a Hub id or a folder."),
 ]
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--target", metavar="MODEL", help="Of a drafter: the model it drafts for, a Hub id or a folder."),
+]
 AllowPickleOption = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read weights from pytorch_model.bin where there are no safetensors."),

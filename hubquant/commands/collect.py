@@ -27,7 +27,7 @@ from hubquant.pipeline.given_imatrix import imatrix_path, read_sum
 from hubquant.pipeline.importance import CollectedImatrix, Saving
 from hubquant.pipeline.offload import choose_offload
 from hubquant.pipeline.tuning import TUNED, tuned_batch
-from hubquant.pipeline.without_code import NOTE, ImatrixInLlamaCpp, floats_of, how_to_run, runs_in_llamacpp
+from hubquant.pipeline.without_code import NOTE, ImatrixInLlamaCpp, check_ways, floats_of, how_to_run, runs_in_llamacpp
 from hubquant.pipeline.work import open_model
 from hubquant.recipe.schema import Convert, Imatrix
 from hubquant.sources.component import Component
@@ -74,7 +74,9 @@ def collect(request: Request, store: Store, progress: Progress) -> Job[Importanc
             "a language model draws no pictures", why=f"{request.model} is one", hint="name text with --file"
         )
     alone = runs_in_llamacpp(component)
-    if not alone:
+    if alone:
+        check_ways(request.settings.offload, "auto")
+    else:
         component.check_runs("running", how_to_run(component).removesuffix("; or ") or None)
     check_collects(component, request.settings)
     given = _given(request, component)

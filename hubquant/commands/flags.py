@@ -129,15 +129,23 @@ def picture_size(text: str) -> int | list[int]:
 
 
 def model(
-    text: str, component: str | None = None, *, pickles: bool = False, merge: str | None = None
+    text: str,
+    component: str | None = None,
+    *,
+    pickles: bool = False,
+    merge: str | None = None,
+    target: str | None = None,
 ) -> ModelReference:
     """A Hub id, a folder, a GGUF file or "demo", and of a pipeline one ``component``; with ``pickles`` weights may be
-    such, and with ``merge`` it is an adapter in that base. Raises ``UserError`` for anything else."""
+    such, with ``merge`` it is an adapter in that base, and with ``target`` a drafter for that. Raises ``UserError`` for
+    anything else."""
     named = {"bundled": "demo"} if text == "demo" else model_reference(text)
+    if target and (merge or not named.keys() & {"id", "folder"}):
+        raise UserError(f"{text} is no drafter", why="--target names what it drafts for", hint="leave --target out")
     if merge and not named.keys() & {"id", "folder"}:
         raise UserError(f"{text} is no adapter", why="--merge names its base", hint="leave --merge out")
     try:
-        given = {**named, "component": component, "allow_pickle": pickles, "merge": merge}
+        given = {**named, "component": component, "allow_pickle": pickles, "merge": merge, "target": target}
         return ModelReference.model_validate(given)
     except ValidationError:
         raise UserError(
@@ -148,14 +156,19 @@ def model(
 
 
 def models(
-    text: str, components: Sequence[str], *, pickles: bool = False, merge: str | None = None
+    text: str,
+    components: Sequence[str],
+    *,
+    pickles: bool = False,
+    merge: str | None = None,
+    target: str | None = None,
 ) -> tuple[ModelReference, ...]:
     """As :func:`model`, one for each of ``components``, by default one alone. They may stand between commas. Raises
     ``UserError`` for one that is named twice."""
     named = [name for each in components for part in each.split(",") if (name := part.strip())]
     if twice := [name for name in named if named.count(name) > 1]:
         raise UserError(f"{twice[0]} is named twice", hint="name each component once")
-    return tuple(model(text, name, pickles=pickles, merge=merge) for name in (named or (None,)))
+    return tuple(model(text, name, pickles=pickles, merge=merge, target=target) for name in (named or (None,)))
 
 
 def fill(template: str, option: str, **values: str) -> str:

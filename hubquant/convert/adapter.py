@@ -41,11 +41,12 @@ _UNSUPPORTED = {
     "arrow_config": "it chooses among several adapters",
 }
 _EMBEDDING = "token_embd.weight"
-# llama.cpp multiplies with these without looking for an adapter (src/models/deepseek2.cpp, kimi-linear.cpp and
-# minicpm3.cpp), and would say nothing.
+# llama.cpp multiplies with these without looking for an adapter (src/models/deepseek2.cpp, kimi-linear.cpp,
+# minicpm3.cpp, rwkv6-base.cpp and rwkv7-base.cpp), and would say nothing.
 _NOT_ADAPTED = re.compile(
     r"\.attn_(q_a|q_b|kv_a_mqa|k_b|v_b|kv_b)\.weight$|^(deepseek2|mistral4) (.*\.attn_q|output)\.weight$"
     r"|^deepseek4 (.*\.attn_output_a|output)\.weight$"
+    r"|\.time_mix_([wavg][012]|decay_w[12])\.weight$"
     r"|^kimi-linear (.*\.(attn_(q|k|v|output)|ssm_\w+)|output)\.weight$"
 )
 

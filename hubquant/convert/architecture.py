@@ -9,10 +9,12 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from hubquant.checkpoint.codings.floats4 import FACTOR
 from hubquant.checkpoint.headers import TensorInfo
 from hubquant.convert.ahead import Ahead, names_behind, sources_of, targets_of
+from hubquant.convert.factored import ARCHITECTURES, factored
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules.rule import Rule, Settings
+from hubquant.convert.rules.rule import Numbers, Rule, Settings, full_key
 from hubquant.convert.tables import Bundle, Embeddings, Experts, Module, Place, Row
 from hubquant.gguf_file.metadata import Metadata
 from hubquant.models.taps.tap import Tap
@@ -72,8 +74,9 @@ class Architecture:
     change nothing in this family. ``translated`` are the names that only ``translate`` knows.
     ``unused`` names tensors that checkpoints may hold although no layer computes with them.
     ``takes`` tells by config.json which of several architectures with the same class it is for; the first counts.
+    ``beside`` are the factors of weights that a checkpoint or file has.
     ``generates`` is False for encoders, which predict no next token; ``own_code`` is True where transformers lacks
-    the model's code.
+    the model's code; ``drafts`` is True for models that llama.cpp runs only beside a target.
     """
 
     name: str
@@ -97,14 +100,18 @@ class Architecture:
     takes: Callable[[Settings], bool] = any_settings
     generates: bool = True
     own_code: bool = False
+    drafts: bool = False
     otherwise: tuple[str, Block] | None = None
     layout: tuple[str, ...] = ()
     without_effect: tuple[str, ...] = ()
     translated: tuple[str, ...] = ()
+    beside: frozenset[str] = frozenset()
 
     @property
     def cannot_run(self) -> str | None:
         """Why a checkpoint can be neither calibrated nor evaluated, if so."""
+        if self.drafts:
+            return "a drafter computes from the states of its target, beside which llama.cpp runs it"
         return "transformers lacks its code, and hubquant never runs remote code" if self.own_code else None
 
     def reading(self, tensors: Collection[str], config: PreTrainedConfig, *, ahead: bool = True) -> Architecture:
@@ -113,13 +120,22 @@ class Architecture:
         block = self.block if self.otherwise is None or self.otherwise[0] not in tensors else self.otherwise[1]
         kept = self.ahead if ahead and self.ahead and not self.ahead.left_out(config) else None
         further = kept.whole_layers(partial(self.place_ahead, config), tensors, sources_of) if kept else ()
-        return replace(self, block=block, further=further)
+        return replace(self, block=block, further=further, beside=self._factors(tensors, FACTOR))
 
     def reading_file(self, tensors: Collection[str], config: PreTrainedConfig) -> Architecture:
         """The architecture with the layers behind the last that a file with these tensors holds whole."""
+        told = replace(self, beside=self._factors(tensors, ".scale"))
         if self.ahead is None:
-            return self
-        return replace(self, further=self.ahead.whole_layers(partial(self.place_ahead, config), tensors, targets_of))
+            return told
+        return replace(told, further=self.ahead.whole_layers(partial(self.place_ahead, config), tensors, targets_of))
+
+    def _factors(self, tensors: Collection[str], ending: str) -> frozenset[str]:
+        """Those of a weight with a bias do not count: llama.cpp has no place for both in feed-forward networks."""
+        if self.name not in ARCHITECTURES:
+            return frozenset()
+        found = {x for x in tensors if x.endswith(ending)}
+        biased = {f"{x.removesuffix('bias')}weight{ending}" for x in tensors if x.endswith(".bias")}
+        return frozenset(found - biased)
 
     @property
     def output(self) -> str | None:
@@ -173,7 +189,8 @@ class Architecture:
     def bundles(self, config: PreTrainedConfig) -> Iterator[Bundle]:
         """Every tensor of the GGUF file, in the order of the table."""
         for row, place in self.placed(config):
-            yield from row.bundles(place)
+            for bundle in row.bundles(place):
+                yield factored(bundle, self.beside) if self.beside else bundle
         yield from self.bundles_ahead(config)
         for name, values in self.constants(config).items():
             yield Bundle((), {name: (len(values),)}, values=values)
@@ -203,6 +220,11 @@ class Architecture:
         key, value = self.marker if isinstance(self.marker, tuple) else (self.marker, None)
         return key in tensors or (key in metadata and value in (None, metadata[key].value))
 
+    def numbers(self, config: PreTrainedConfig) -> dict[str, Numbers]:
+        """The tensors of a checkpoint that are lists in the metadata, by their keys."""
+        found = (item for rule in self.rules for item in rule.numbers(config).items())
+        return {full_key(self.name, key): numbers for key, numbers in found}
+
     def sizes(self, config: PreTrainedConfig) -> Dimensions:
         """The dimensions with the layers behind the last."""
         found, n_ahead = self.dimensions(config), len(self.further)
@@ -230,6 +252,7 @@ _NAMED_LIKE = {
     "cohere2moe": "exaone-moe",
     "deepseek32": "glm-dsa",
     "deepseek4": "glm-dsa",
+    "eagle3": "llama",
     "granite_swa": "granite",
     "hy_v3": "exaone-moe",
     "laguna": "exaone-moe",

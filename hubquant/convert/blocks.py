@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.codings.floats4 import FACTOR
 from hubquant.checkpoint.stored import CheckpointWeights
 from hubquant.convert.config import read_architecture
+from hubquant.convert.factored import weights_alone
 from hubquant.convert.plain import plain_checkpoint
-from hubquant.convert.restore import check_tensors, read_config, read_tensor
+from hubquant.convert.restore import check_tensors, read_config, read_numbers, read_tensor
 from hubquant.convert.rules.rope import FREQS, apply_freqs
 from hubquant.convert.tables import Bundle
 from hubquant.devices import Device, chosen_device
@@ -44,7 +46,7 @@ def open_file(gguf: GGUFFile, device: Device = "auto") -> StreamedWeights:
     check_tensors(gguf, architecture.bundles(config))
     bundles = list(replace(architecture, further=()).bundles(config))
     tables, output = architecture.token_tables(config), str(architecture.output)
-    reader = GGUFWeights(gguf, bundles)
+    reader = GGUFWeights(gguf, bundles, read_numbers(gguf, architecture, config))
     weights = StreamedWeights(reader, config, architecture.blocks, output, tables, chosen_device(device))
     if FREQS in gguf.tensors:
         apply_freqs(weights.skeleton, read_tensor(gguf, FREQS))
@@ -52,26 +54,31 @@ def open_file(gguf: GGUFFile, device: Device = "auto") -> StreamedWeights:
 
 
 class GGUFWeights:
-    """Weights of a file by the names of a checkpoint. What is stored of them are the bytes of the file's tensors."""
+    """Weights of a file by the names of a checkpoint. What is stored of them are the bytes of the file's tensors, and
+    of ``numbers`` they themselves."""
 
-    def __init__(self, gguf: GGUFFile, bundles: Sequence[Bundle]) -> None:
+    def __init__(self, gguf: GGUFFile, bundles: Sequence[Bundle], numbers: Mapping[str, torch.Tensor]) -> None:
+        self._numbers = numbers
         self._gguf, self._bundles = gguf, [bundle for bundle in bundles if bundle.sources]
-        self._bundle_of = {name: bundle for bundle in self._bundles for name in bundle.sources}
+        self._bundle_of = {x: bundle for bundle in self._bundles for x in bundle.sources if not x.endswith(FACTOR)}
 
     @property
     def names(self) -> Collection[str]:
-        return self._bundle_of.keys()
+        return self._bundle_of.keys() | self._numbers.keys()
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        targets = dict.fromkeys(target for name in names for target in self._bundle_of[name].targets)
-        return {name: self._gguf.data(name).clone() for name in targets}
+        bundles = [self._bundle_of[name] for name in names if name not in self._numbers]
+        targets = dict.fromkeys(target for bundle in bundles for target in bundle.targets)
+        numbers = {name: self._numbers[name].clone() for name in names if name in self._numbers}
+        return {name: self._gguf.data(name).clone() for name in targets} | numbers
 
     def decode(self, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        decoded: dict[str, torch.Tensor] = {}
+        decoded = {name: stored.pop(name) for name in self._numbers if name in stored}
         for bundle in self._bundles:
             if bundle.targets.keys() <= stored.keys():
                 tensors = [self._floats(name, stored.pop(name)) for name in bundle.targets]
-                decoded |= {name: x.contiguous() for name, x in bundle.inverse(tensors).items()}
+                restored = weights_alone(bundle.inverse(tensors))
+                decoded |= {name: x.contiguous() for name, x in restored.items()}
         return decoded
 
     def matrix(self, name: str) -> _Matrix:

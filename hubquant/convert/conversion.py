@@ -19,12 +19,12 @@ from hubquant.convert.config import read_architecture
 from hubquant.convert.matching import check_tensors
 from hubquant.convert.plain import checkpoint_ahead, plain_checkpoint
 from hubquant.convert.rules.pooling import pooling_metadata
-from hubquant.convert.rules.rule import full_key, integer, without_option
+from hubquant.convert.rules.rule import Numbers, full_key, integer, without_option
 from hubquant.convert.settings import check_answered, setting_notes
 from hubquant.convert.stored_blocks import exact_types
 from hubquant.convert.tables import Bundle, Shape
 from hubquant.errors import CheckpointError
-from hubquant.gguf_file.metadata import Metadata, string
+from hubquant.gguf_file.metadata import Metadata, f32s, string
 from hubquant.models.taps.tap import Tap
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Conversion:
     be neither calibrated nor evaluated, if so: where transformers ``lacks_code``, llama.cpp can run it. ``embeds``
     tells an encoder, which predicts no next token, or a decoder that is made for embeddings. ``strips_as_phi3`` is that
     of the vocabulary. ``exact`` are the types that may hold tensors without rounding which the checkpoint has in codes.
+    ``numbers`` are tensors that are values of the metadata, which has zeros in their place until they are read
+    (:func:`read_numbers`).
     """
 
     architecture: str
@@ -64,6 +66,7 @@ class Conversion:
     embeds: bool = False
     strips_as_phi3: bool = False
     exact: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, Numbers] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -125,10 +128,11 @@ def plan_conversion(
             *vocabulary.notes,
         ),
         architecture.cannot_run or headless,
-        architecture.own_code and not headless,
+        architecture.own_code and not architecture.drafts and not headless,
         not architecture.generates or POOLING in plain.config,
         vocabulary.strips_as_phi3,
         exact_types(bundles, plain.tensors),
+        architecture.numbers(config),
     )
 
 
@@ -153,6 +157,19 @@ def stream(
                     yield name, tensors.pop(name)
                 else:
                     del tensors[name]
+
+
+def read_numbers(conversion: Conversion, checkpoint: Checkpoint) -> Metadata:
+    """The keys whose values are ``conversion.numbers``. Raises ``CheckpointError`` for numbers that are not finite."""
+    if not conversion.numbers:
+        return {}
+    plain, found = plain_checkpoint(checkpoint), {}
+    for key, numbers in conversion.numbers.items():
+        values = [(name, plain.read(name)) for name in numbers.names]
+        for name, x in values:
+            check_finite(name, x)
+        found[key] = f32s(float(x) for _, x in values)
+    return found
 
 
 def check_copies(conversion: Conversion, checkpoint: Checkpoint) -> None:
@@ -191,7 +208,8 @@ def read_bundle(bundle: Bundle, checkpoint: Checkpoint, stay: Set[str] = frozens
 
     if not bundle.sources:
         ((name, shape),) = bundle.targets.items()
-        return {name: torch.tensor(bundle.values, dtype=torch.float32).expand(shape).contiguous()}
+        x = torch.tensor(bundle.values, dtype=torch.float32)
+        return {name: x.expand(shape).contiguous() if len(x) == 1 else x.reshape(shape)}
     sources = []
     for source in bundle.sources:
         x = checkpoint.read(source)
@@ -260,7 +278,7 @@ def _facts(architecture: Architecture, config: PreTrainedConfig, bundles: Iterab
     ids = {role: getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")}
     return ModelFacts(
         architecture=architecture.name,
-        rows=shapes["token_embd.weight"][0],
+        rows=shapes.get("token_embd.weight", (architecture.dimensions(config)["n_vocab"],))[0],
         n_token_types=shapes["token_types.weight"][0] if "token_types.weight" in shapes else 0,
         ids={role: id for role, id in ids.items() if isinstance(id, int)},
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from hubquant.checkpoint.codings.floats4 import FACTOR
 from hubquant.checkpoint.headers import FLOATS, TensorInfo, listed
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.tables import Bundle, Shape
@@ -34,11 +35,15 @@ def check_tensors(
     """
     bundles = tuple(bundles)
     allowed = {name: shape for bundle in bundles for name, shape in bundle.source_shapes().items()}
+    numbers = list(architecture.numbers(config).values())
+    allowed |= {name: each.shape for each in numbers for name in each.names}
     ignored = re.compile("|".join(architecture.ignored))
     behind = architecture.behind(config, found) if architecture.ahead else {}
     further = {*(name for names in behind.values() for name in names.values()), *architecture.unused(config)}
-    missing = [name for bundle in bundles for name in bundle.sources if name not in found]
-    extra = [name for name in found if name not in allowed and name not in further and not ignored.search(name)]
+    wanted = [*(name for bundle in bundles for name in bundle.sources), *(n for each in numbers for n in each.names)]
+    missing = [name for name in wanted if name not in found]
+    known = {*allowed, *further, *(name for name in found if name.endswith(FACTOR))}
+    extra = [name for name in found if name not in known and not ignored.search(name)]
     if missing:
         raise _missing(missing, extra, architecture, config, len(allowed))
     packed = {name for bundle in bundles if bundle.quantized for name in bundle.sources}

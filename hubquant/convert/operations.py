@@ -130,13 +130,18 @@ class Transpose(Each):
 
 @dataclass(frozen=True)
 class AddOne(Each):
-    """A norm's weight as the factor that it stands for, in float32; back, the last bits of small float32 are lost."""
+    """A norm's weight as the factor that it stands for, in float32; back, the last bits of small float32 are lost.
+
+    A ``part`` of one is added where the factor of a new model is that.
+    """
+
+    part: float = 1.0
 
     def there(self, x: torch.Tensor) -> torch.Tensor:
-        return x.float() + 1
+        return x.float() + self.part
 
     def back(self, x: torch.Tensor) -> torch.Tensor:
-        return x - 1
+        return x - self.part
 
 
 @dataclass(frozen=True)
@@ -263,6 +268,19 @@ class FirstLast(Each):
 
     def back(self, x: torch.Tensor) -> torch.Tensor:
         return x.roll(1, 0)
+
+
+@dataclass(frozen=True)
+class WithoutFirst(Each):
+    """x [n + 1, …] becomes [n, …]: the first row is left out. Back, it is zeros."""
+
+    def there(self, x: torch.Tensor) -> torch.Tensor:
+        return x[1:]
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.cat([torch.zeros_like(x[:1]), x])
 
 
 @dataclass(frozen=True)

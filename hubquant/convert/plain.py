@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.checkpoint.codings.floats4 import FACTOR
 from hubquant.checkpoint.codings.levels4 import flat, in_shape
 from hubquant.checkpoint.headers import listed
 from hubquant.checkpoint.modules import DENSE, POOLING
@@ -17,12 +18,14 @@ from hubquant.checkpoint.text_tower import TEXT_NAMES, as_alone, is_multimodal, 
 from hubquant.checkpoint.wrappers import without_wrappers
 from hubquant.convert.architectures import QUANTIZED
 from hubquant.convert.config import read_architecture
+from hubquant.convert.factored import ARCHITECTURES as FACTORED
+from hubquant.convert.rules.rule import Settings
 from hubquant.devices import Device
 from hubquant.errors import NotSupportedYet
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from hubquant.models.load import Placement
 
@@ -56,12 +59,23 @@ def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
         plain = replace(plain, config={**plain.config, "tie_word_embeddings": True}).noting(_NO_OUTPUT)
     if embedding not in plain.tensors and output in plain.tensors and config.tie_word_embeddings:
         plain = plain.renamed([(f"^{re.escape(output)}$", embedding)])  # the one that is stored is both
+    plain = replace(plain, config=_by_known_type(plain.config, config))
     plain = replace(plain, tensors=architecture.with_single_experts(config, plain.tensors))
+    if architecture.name not in FACTORED:
+        plain = replace(plain, tensors={k: info for k, info in plain.tensors.items() if not k.endswith(FACTOR)})
     if not flat(plain.tensors):
         return plain
     bundles = architecture.reading(plain.tensors, config).bundles(config)
     shapes = {name: shape for bundle in bundles for name, shape in bundle.source_shapes().items()}
     return replace(plain, tensors=in_shape(plain.tensors, shapes))
+
+
+def _by_known_type(settings: Settings, config: PreTrainedConfig) -> Settings:
+    """``settings`` with a model type of ``config`` where transformers does not know their own."""
+    from transformers import CONFIG_MAPPING
+
+    known = settings.get("model_type") in CONFIG_MAPPING
+    return settings if known else {**settings, "model_type": config.model_type}
 
 
 def checkpoint_ahead(checkpoint: Checkpoint) -> Checkpoint:

@@ -16,8 +16,9 @@ from hubquant.convert.ahead import without_further
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import of_gguf
 from hubquant.convert.config import make_config
+from hubquant.convert.factored import UNUSED, weights_alone
 from hubquant.convert.rules.rope import FREQS, apply_freqs
-from hubquant.convert.rules.rule import rule_keys
+from hubquant.convert.rules.rule import is_number, rule_keys
 from hubquant.convert.tables import Bundle
 from hubquant.errors import CheckpointError, GGUFError
 from hubquant.gguf_file.reader import GGUFFile
@@ -70,7 +71,20 @@ def read_state_dict(
     for bundle in (architecture if ahead else replace(architecture, further=())).bundles(config):
         if bundle.sources:
             restored = bundle.inverse([read(gguf, name) for name in bundle.targets])
-            yield from ((name, x.contiguous()) for name, x in restored.items())
+            yield from ((name, x.contiguous()) for name, x in weights_alone(restored).items())
+    yield from read_numbers(gguf, architecture, config).items()
+
+
+def read_numbers(gguf: GGUFFile, architecture: Architecture, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """The checkpoint's tensors that are values in the metadata. Raises ``GGUFError`` where they are not there."""
+    found: dict[str, torch.Tensor] = {}
+    for key, numbers in architecture.numbers(config).items():
+        values = _value(gguf, key)
+        if not (isinstance(values, tuple) and len(values) == len(numbers.names) and all(map(is_number, values))):
+            raise GGUFError(f"{key} is no list of {counted(len(numbers.names), 'number')}")
+        tensors = (torch.tensor(value, dtype=torch.float32).reshape(numbers.shape) for value in values)
+        found |= zip(numbers.names, tensors, strict=True)
+    return found
 
 
 def read_config(gguf: GGUFFile) -> tuple[Architecture, PreTrainedConfig]:
@@ -146,7 +160,7 @@ def check_tensors(gguf: GGUFFile, bundles: Iterable[Bundle]) -> None:
     """Raises ``GGUFError`` where tensors are missing, unknown, or of other shapes than the ``bundles`` have."""
     shapes = {name: shape for bundle in bundles for name, shape in bundle.targets.items()}
     missing = [name for name in shapes if name not in gguf.tensors]
-    unknown = [name for name in gguf.tensors if name not in shapes and name != FREQS]
+    unknown = [name for name in gguf.tensors if name not in shapes and name != FREQS and not name.endswith(UNUSED)]
     if missing or unknown:
         what = {"missing": missing, "unknown": unknown}
         why = "; ".join(

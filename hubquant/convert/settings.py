@@ -94,7 +94,7 @@ def setting_notes(architecture: Architecture, config: PreTrainedConfig, given: S
         yield "sentence-transformers makes a score of two of its logits: the file is a language model, and no reranker"
     if "auto_map" not in given:
         return
-    names = (*architecture.reads(config), *MODULE_SETTINGS, *(each.name for each in fields(config)))
+    names = (*architecture.reads(config), *MODULE_SETTINGS, *WITHOUT_EFFECT, *(each.name for each in fields(config)))
     known = {canonical(config, name) for name in names}
     unknown = [
         name

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.headers import TensorInfo
+from hubquant.convert.factored import Factored
 from hubquant.convert.head_order import ALONG_AN_AXIS, MOVES_ROWS
 from hubquant.convert.operations import Operation, Stack
 from hubquant.convert.plain import plain_checkpoint
@@ -18,15 +19,21 @@ if TYPE_CHECKING:
     from hubquant.convert.conversion import Conversion
 
 
+NVFP4 = "NVFP4"
+
+
 def exact_types(bundles: Iterable[Bundle], tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """The types of GGUF whose blocks may hold what the checkpoint has in codes, by the tensors of the file; ``tensors``
     are those of a plain checkpoint."""
     found: dict[str, str] = {}
     for bundle in bundles:
-        infos = [tensors.get(source) for source in bundle.sources]
+        beside = _factored(bundle)
+        sources, operations = _whole(bundle)
+        infos = [tensors.get(source) for source in sources]
         types = {info.coding.type if info and info.coding else None for info in infos}
-        if len(types) == 1 and (type := types.pop()) and all(map(_moves_rows, bundle.operations)):
-            found |= dict.fromkeys(bundle.targets, type)
+        moved = len(types) == 1 and all(map(_moves_rows, operations))
+        if moved and (type := types.pop()) and (type == NVFP4) == (beside is not None):
+            found |= dict.fromkeys(list(bundle.targets)[: 1 if beside else None], type)
     return found
 
 
@@ -49,12 +56,24 @@ def stored_blocks(conversion: Conversion, checkpoint: Checkpoint) -> Callable[[s
 
 def _targets(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, torch.Tensor] | None:
     sources = []
-    for source in bundle.sources:
+    for source in _whole(bundle)[0]:
         rows = checkpoint.read_blocks(source)
         if rows is None:
             return None
         sources.append(rows)
+    if beside := _factored(bundle):
+        return dict(zip(bundle.targets, beside.made(sources), strict=False))
     return bundle.forward(sources)
+
+
+def _factored(bundle: Bundle) -> Factored | None:
+    return next((operation for operation in bundle.operations if isinstance(operation, Factored)), None)
+
+
+def _whole(bundle: Bundle) -> tuple[tuple[str, ...], tuple[Operation, ...]]:
+    """The sources that are weights, and what is done to them, without factors beside them."""
+    beside = _factored(bundle)
+    return (bundle.sources[: beside.n], beside.operations) if beside else (bundle.sources, bundle.operations)
 
 
 def _moves_rows(operation: Operation) -> bool:

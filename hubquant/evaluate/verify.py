@@ -20,7 +20,7 @@ from hubquant.evaluate.bands import VERIFIED, ErrorSums, Rounding
 from hubquant.gguf_file import GGUFFile
 from hubquant.quants import dequantize
 
-FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}
+STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32, "I64": torch.int64}
 _SLICE = 1 << 18  # weights of one job: enough that calls cost little, and few enough for the processor's cache
 NOT_FINITE = "it holds NaN or infinite values"
 AGAIN = "delete the file and quantize again; if it happens again, report it with the names of the model and the tensor"
@@ -123,7 +123,7 @@ def _submit(
         raise _failure(path, name, "the file lacks this tensor")
     if entry.shape != tuple(tensor.shape):
         raise _failure(path, name, f"its shape is {list(entry.shape)}, the source's {list(tensor.shape)}")
-    if entry.type not in FLOATS and entry.type not in VERIFIED:
+    if entry.type not in STORED and entry.type not in VERIFIED:
         raise _failure(path, name, f"tensors of type {entry.type} are not verified")
     n_in = entry.shape[-1]
     step = max(1, _SLICE // n_in)
@@ -134,11 +134,11 @@ def _submit(
 def _compare(path: Path, name: str, type: str, x: Tensor, stored: Tensor, mode: Rounding) -> ErrorSums:
     """Some rows of the source [rows, n_in] with the file's bytes uint8 [rows, row_bytes]."""
     sums = ErrorSums(type, mode)
-    if floats := FLOATS.get(type):
-        y = stored.view(floats)
+    if dtype := STORED.get(type):
+        y = stored.view(dtype)
         if not torch.stack(y.aminmax()).isfinite().all():
             raise _failure(path, name, NOT_FINITE)
-        if not torch.equal(y, x.to(floats)):
+        if not torch.equal(y, x.to(dtype)):
             raise _failure(path, name, f"it is not the source rounded to {type}")
     else:
         sums.add(x.float(), dequantize(stored, type, x.shape[1]), stored)

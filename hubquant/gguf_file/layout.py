@@ -59,6 +59,11 @@ class Layout:
     offsets: Mapping[str, int] = field(repr=False)
     size: int
 
+    def with_values(self, old: Metadata, new: Metadata) -> Layout:
+        """The same with ``new`` values, as large as the ``old`` ones, under the keys that have these."""
+        found = {key: kv for key, kv in new.items() if self.metadata.get(key) == old[key]}
+        return plan_layout(self.metadata | found, self.tensors.values()) if found else self
+
     def fits(self, path: Path) -> bool:
         """Whether ``path`` is a file of this size with this header."""
         if not path.is_file() or path.stat().st_size != self.size:

@@ -39,6 +39,7 @@ METADATA = re.compile(
     config\.json | (pre)?processor_config\.json | generation_config\.json | model_index\.json | adapter_config\.json
     | tokenizer\.json | tokenizer\.model | tokenizer_config\.json | special_tokens_map\.json | added_tokens\.json
     | vocab\.json | vocab\.txt | merges\.txt | spiece\.model | sentencepiece\.bpe\.model | tekken\.json
+    | tiktoken\.model | tokenizer\.jsonl | rwkv_vocab_v20230424\.txt
     | chat_template\.jinja | chat_template\.json | additional_chat_templates/[\w.-]+\.jinja
     | [\w.-]+\.safetensors\.index\.json | pytorch_model\.bin\.index\.json | README\.md
     | modules\.json | \d+_\w+/config\.json

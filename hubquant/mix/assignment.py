@@ -46,7 +46,8 @@ def assign(
     """
     target = file_type(ftype)
     if target.name == "NVFP4":
-        raise NotSupportedYet("files of type NVFP4", hint="use MXFP4_MOE or Q4_K_M")
+        hint = "use MXFP4_MOE or Q4_K_M; weights that a checkpoint has in NVFP4 stay so with --tensor-type blk=NVFP4"
+        raise NotSupportedYet("files of type NVFP4", hint=hint)
     user_rules = [(pattern(rule.match), tensor_type(rule.type)) for rule in rules]
     if architecture in DENOISERS:
         return assign_denoiser(

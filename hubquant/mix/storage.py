@@ -59,15 +59,10 @@ def kept(name: str, shape: tuple[int, ...]) -> bool:
     )
 
 
-def holds_ids(name: str) -> bool:
-    """Whether the tensor is of whole numbers, which stay I32."""
-    return name.endswith("ffn_gate_tid2eid.weight")
-
-
 def storage_type(name: str, shape: tuple[int, ...], float_type: str) -> str:
     """The type in which the converter writes a tensor that is not quantized: F32, or ``float_type`` if it can be; whole
     numbers are I32."""
-    if holds_ids(name):
+    if name.endswith("ffn_gate_tid2eid.weight"):
         return "I32"
     if FLOAT16_NAMES.search(name) and n_dims(shape) > 1 and float_type == "BF16":
         return "F16"

@@ -133,7 +133,9 @@ def _class_and_task(config: Mapping[str, Any], supported: Collection[str]) -> tu
     found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
     if not isinstance(found, type):
         brings_code = "auto_map" in config
-        newer = name in supported and not brings_code
+        if brings_code and isinstance(name, str) and name in supported:  # its weights are those of another class
+            return name, SUPPORTED_TASK
+        newer = name in supported
         raise NotSupportedYet(
             f"the model class {name or config['model_type']}",
             why="its code is in its repository, and hubquant never runs remote code"

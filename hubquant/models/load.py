@@ -195,7 +195,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     tokenizer.json is taken as it stands: ``AutoTokenizer`` puts the steps of the model's usual tokenizer in the place
     of some, such as the way to split numbers. A folder with only tokenizer.model gives SentencePiece's ids, one with
-    tekken.json Mistral's, one with tiktoken.model those of its ranks.
+    tekken.json Mistral's, one with tiktoken.model those of its ranks; RWKV and PLaMo have files of their own, too.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubquant.backends.gguf.feedback import MomentsSource
+from hubquant.backends.gguf.feedback import FACTOR_COPIES, MomentsSource
 from hubquant.devices import Device
 from hubquant.engine.task import FP32_BYTES, Context
 from hubquant.errors import CalibrationError, NotSupportedYet
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from hubquant.observe.moments import WeightMoments
 
 LEAST_CHUNKS = 2
-FACTOR_COPIES = 6
-"""Of a moment in memory while its factor is made of it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,6 +40,7 @@ from hubquant.pipeline.without_code import (
     ImatrixInLlamaCpp,
     RunInLlamaCpp,
     check_predicts_next,
+    check_ways,
     floats_of,
     how_to_run,
     runs_in_llamacpp,
@@ -75,7 +76,8 @@ def prepare(
     if component.denoises:
         return prepare_drawing(recipe, component, backend, progress, device)
     hint = "add --set imatrix.skip=true --set evaluate.skip=true"
-    alone = runs_in_llamacpp(component)
+    if alone := runs_in_llamacpp(component):
+        check_ways(recipe.imatrix.offload, recipe.evaluate.way)
     if collects(recipe):
         if not alone:
             component.check_runs("calibrating or evaluating", how_to_run(component) + hint)

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from hubquant.backends.gguf.writing import Mode, matrices
 from hubquant.convert.conversion import stream
+from hubquant.convert.factored import weights_alone
 from hubquant.convert.tables import Bundle
 from hubquant.devices import Device
 from hubquant.engine.store import Store
@@ -328,7 +329,7 @@ class _Put:
         there = {**self.tensors, self.name: other}
         made: dict[str, torch.Tensor] = {}
         for bundle in self.group:
-            made |= bundle.inverse([there[name].float() for name in bundle.targets])
+            made |= weights_alone(bundle.inverse([there[name].float() for name in bundle.targets]))
         return {name: x.contiguous() for name, x in made.items()}
 
 

@@ -12,7 +12,7 @@ from hubquant.backends.gguf.task import QuantizedFile
 from hubquant.devices import Device
 from hubquant.engine.progress import Progress
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Task
-from hubquant.errors import NotSupportedYet
+from hubquant.errors import NotSupportedYet, UserError
 from hubquant.llamacpp.process import HOW_TO_ADD, installed_version, is_installed
 from hubquant.observe import collected_names
 from hubquant.pipeline.costs import HALF_BYTES, LIBRARIES_BYTES, LOGIT_COPIES
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FLOATS = "F16"
 COLLECTED_WITH = "collected_with"
 """The key of a matrix's provenance that tells of another way than through transformers."""
-NOTE = f"transformers lacks the model's code: llama.cpp runs its {FLOATS} file in its place"
+NOTE = f"transformers lacks the model's code: llama.cpp runs its {FLOATS} file in its place, on the CPU"
 _SETTINGS_OF_FLOATS = Quantize(types=(FLOATS,), allow_requantize=True)
 _INSTEAD = "do without a matrix and measurements: --set imatrix.skip=true --set evaluate.skip=true"
 
@@ -36,6 +36,19 @@ _INSTEAD = "do without a matrix and measurements: --set imatrix.skip=true --set 
 def runs_in_llamacpp(component: Component) -> bool:
     """Whether llama.cpp runs the model, and only that can."""
     return component.conversion.lacks_code and not component.embeds and is_installed()
+
+
+def check_ways(offload: str, way: str) -> None:
+    """Raises ``UserError`` where a model that llama.cpp runs is to be loaded or streamed in one of transformers'
+    ways."""
+    asked = {"imatrix.offload": (offload, ("auto", "none")), "evaluate.way": (way, ("auto", "stored"))}
+    for field, (value, possible) in asked.items():
+        if value not in possible:
+            raise UserError(
+                f"{field}: {value} is not for this model",
+                why=f"{NOTE}, and reads that from the disk as it needs it",
+                hint=f"leave {field} out",
+            )
 
 
 def check_predicts_next(component: Component) -> None:

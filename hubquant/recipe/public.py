@@ -52,7 +52,7 @@ def _with_paths(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
         found = {field: getattr(settings, field) for field in fields}
         return settings.model_copy(update={field: change(path) for field, path in found.items() if path})
 
-    bases = ("merge",) if recipe.model.merge and is_local(recipe.model.merge) else ()
+    bases = [name for name in ("merge", "target") if (base := getattr(recipe.model, name)) and is_local(base)]
     changed: dict[str, Any] = {"model": of(recipe.model, "folder", "file", *bases)}
     for part in ("calibration", "evaluate"):
         settings = getattr(recipe, part)
@@ -89,8 +89,8 @@ def needed_files(recipe: Recipe) -> tuple[str, ...]:
     matrices = [name for name in recipe.imatrix.given if not name.startswith(HUB_PREFIX)]
     drawn = [*recipe.calibration.pictures.prompts, *recipe.evaluate.pictures.prompts]
     prompts = [source.file for source in drawn]
-    base = recipe.model.merge if recipe.model.merge and is_local(recipe.model.merge) else None
-    named = [recipe.model.folder, recipe.model.file, base, *texts, *prompts, *matrices]
+    bases = [base for base in (recipe.model.merge, recipe.model.target) if base and is_local(base)]
+    named = [recipe.model.folder, recipe.model.file, *bases, *texts, *prompts, *matrices]
     return tuple(dict.fromkeys(name for name in named if name))
 
 

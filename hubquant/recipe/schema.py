@@ -45,6 +45,9 @@ class ModelReference(Frozen):
     merge: Annotated[str, Field(min_length=1)] | None = None
     """Where ``id`` or ``folder`` is a LoRA adapter: its base, a Hub id (with @revision) or a folder, whose weights the
     adapter changes while they are read."""
+    target: Annotated[str, Field(min_length=1)] | None = None
+    """Where ``id`` or ``folder`` is a drafter: the model that it drafts for, a Hub id (with @revision) or a folder, of
+    which config and tokenizer are read."""
     allow_pickle: bool = False
     """Weights in pytorch_model.bin where there are no safetensors, or a denoiser in a pickled ``file``: tensors are
     read and no code is run."""
@@ -60,6 +63,8 @@ class ModelReference(Frozen):
             raise ValueError("a revision is that of a repository on the Hub, and the model is none")
         if self.merge and not (self.id or self.folder):
             raise ValueError("what is merged into a base is an adapter in a repository or a folder")
+        if self.target and (self.merge or not (self.id or self.folder)):
+            raise ValueError("what has a target is a drafter in a repository or a folder")
         return exactly_one(self, ("id", "folder", "file", "bundled"))
 
     @property

@@ -43,6 +43,7 @@ def _reaches(recipe: Recipe) -> Iterator[tuple[str, object]]:
         "model.folder": model.folder,
         "model.file": model.file,
         "model.merge": model.merge if model.merge and is_local(model.merge) else None,
+        "model.target": model.target if model.target and is_local(model.target) else None,
         "model.allow_pickle": model.allow_pickle,
         "publish.to": publish.to,
         "publish.private": publish.private,

@@ -25,6 +25,7 @@ from hubquant.sources.denoiser import (
     open_pipeline,
     open_single_file,
 )
+from hubquant.sources.drafter import drafter
 from hubquant.sources.gguf_denoiser import open_gguf_model
 from hubquant.sources.merged import merge
 from hubquant.sources.pipeline import is_pipeline, is_text_encoder
@@ -84,6 +85,9 @@ def _open(reference: ModelReference, token: Token) -> SourceModel:
         )
     if reference.merge is not None:
         return _open_merged(reference, reference.merge, token)
+    if reference.target is not None:
+        target = ModelReference.model_validate(model_reference(reference.target))
+        return drafter(_open(reference.model_copy(update={"target": None}), token), _open(target, token))
     if reference.id is not None:
         from hubquant.hub.pull import resolve
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.conversion import Conversion
 from hubquant.convert.projectors.conversion import plan_projector, projector_of, tower
+from hubquant.convert.projectors.otherwise import OTHERWISE
 from hubquant.convert.projectors.projector import Projector
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, string
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 MMPROJ = "mmproj"
 """What llama.cpp calls it: the component's name, and how those of its files begin."""
+_WITHOUT = "convert its language model without one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,11 @@ class ProjectorSource(SourceModel):
 
 
 def projector_source(source: SourceModel) -> ProjectorSource | None:
-    """The projector of a multimodal ``source``; None where it has none that can be converted."""
+    """The projector of a multimodal ``source``; None where it has none that can be converted. Raises
+    ``NotSupportedYet`` where llama.cpp would compute otherwise, whatever the file says."""
+    names = source.checkpoint.config.get("architectures") or ()
+    if otherwise := next((OTHERWISE[name] for name in names if name in OTHERWISE), None):
+        raise NotSupportedYet(f"a projector of {source.name}", why=otherwise, hint=_WITHOUT)
     projector = projector_of(source.checkpoint.config)
     return None if projector is None else _part_of(source, projector)
 
@@ -76,5 +82,5 @@ def needed_projector(source: SourceModel) -> ProjectorSource:
     raise NotSupportedYet(
         f"a projector of {source.name}",
         why=f"it is {classes}, and projectors are converted of {', '.join(CLASSES)}",
-        hint="convert its language model without one",
+        hint=_WITHOUT,
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from hubquant.convert.rules.rule import XIELU
 from hubquant.convert.tables import Bundle
 from hubquant.errors import GGUFError
 from hubquant.gguf_file.metadata import KV, Metadata
@@ -44,6 +45,10 @@ def pruned(component: Component, layers: Sequence[int]) -> Component:
         conversion=replace(
             conversion,
             metadata=metadata,
+            numbers={
+                key: replace(each, names=tuple(each.names[layer] for layer in left))
+                for key, each in conversion.numbers.items()
+            },
             bundles=tuple(bundle for each in conversion.bundles if (bundle := _pruned(each, names)) is not None),
             notes=(*conversion.notes, *notes),
         ),
@@ -59,7 +64,7 @@ def pruned_metadata(
     llama-quantize keeps; ``n_ahead`` layers behind the last stay."""
     found, n_all = dict(metadata), n_layer + n_ahead
     for key, kv in metadata.items():
-        if not key.startswith(f"{architecture}."):
+        if not key.startswith((f"{architecture}.", XIELU)):
             continue
         if isinstance(kv.value, tuple) and len(kv.value) in (n_layer, n_all):
             found[key] = replace(kv, value=(*(kv.value[layer] for layer in left), *kv.value[n_layer:]))

@@ -10,7 +10,7 @@ from typing import Any
 
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.panics import tokenizer_errors
-from hubquant.vocab import spm, tiktoken, unigram
+from hubquant.vocab import plamo, rwkv, spm, tiktoken, unigram
 from hubquant.vocab.bpe import read_byte_level
 from hubquant.vocab.files import ROLES, Files, ModelFacts
 from hubquant.vocab.gemma4 import read_gemma4
@@ -40,9 +40,12 @@ def read_vocabulary(
     return replace(vocabulary, strips_as_phi3=strips_as_phi3(files.added_tokens))
 
 
+OWN_FILES = (TEKKEN, tiktoken.FILE, rwkv.FILE, plamo.FILE)
+
+
 def has_own_file(folder: Path) -> bool:
-    """Whether there is a file of SentencePiece, Mistral or tiktoken, from which a tokenizer can be made."""
-    return bool(sentencepiece_file(folder)) or any((folder / name).is_file() for name in (TEKKEN, tiktoken.FILE))
+    """Whether there is a file of SentencePiece or one of ``OWN_FILES``, from which a tokenizer can be made."""
+    return bool(sentencepiece_file(folder)) or any((folder / name).is_file() for name in OWN_FILES)
 
 
 def _read(files: Files, config: Mapping[str, Any], pre_tokenizer: str | None) -> Vocabulary:
@@ -56,6 +59,12 @@ def _read(files: Files, config: Mapping[str, Any], pre_tokenizer: str | None) ->
         if pieces.algorithm == UNIGRAM:
             return unigram.read_from_model(files, pieces)
         return spm.read_from_model(files, pieces)
+    if not files.tokenizer and (folder / rwkv.FILE).is_file():
+        _refuse_override(pre_tokenizer)
+        return rwkv.read_rwkv(files)
+    if not files.tokenizer and (folder / plamo.FILE).is_file():
+        _refuse_override(pre_tokenizer)
+        return plamo.read_plamo(files)
     if not files.tokenizer and (folder / tiktoken.FILE).is_file():
         pre_tokenizer = pre_tokenizer or tiktoken.pre_tokenizer_of(files)
         files = Files.read(folder, config, files.facts, tokenizer=tiktoken.tokenizer_json(files))

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from gguf import TokenType
 
 from hubquant.panics import tokenizer_errors
+from hubquant.vocab.letters import written
 from hubquant.vocab.pretokenizers import structure_of
+from hubquant.vocab.rwkv import END, unescaped
 from hubquant.vocab.spm import SPACE
 from hubquant.vocab.unigram import EDGES
 from hubquant.vocab.vocabulary import DEFAULT_TEMPLATE, Vocabulary
@@ -17,6 +19,9 @@ from hubquant.vocab.wordpiece import without_phantom_space
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+
+_COST_OF_BYTES = -1000.0
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
@@ -38,17 +43,19 @@ def _build(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     for special, types in ((True, control), (False, (TokenType.USER_DEFINED,))):
         found = [text for text, type in zip(texts, vocabulary.types, strict=True) if type in types]
         backend.add_tokens([AddedToken(text, special=special, normalized=False) for text in found])
-    before = [texts[specials["bos"]]] if vocabulary.add_bos and "bos" in specials else []
+    # A colon would part a name from a number there.
+    names = {role: role if ":" in texts[id] else texts[id] for role, id in specials.items()}
+    before = [names["bos"]] if vocabulary.add_bos and "bos" in specials else []
     last = "sep" if vocabulary.model == "bert" else "eos"
-    after = [texts[specials[last]]] if vocabulary.add_eos and last in specials else []
+    after = [names[last]] if vocabulary.add_eos and last in specials else []
     if before or after:
         one = [*before, "$A", *after]
         parted = after if vocabulary.add_sep else before
-        ids = {text: specials[role] for role, used in (("bos", before), (last, after)) for text in used}
+        ids = {name: specials[role] for role, used in (("bos", before), (last, after)) for name in used}
         backend.post_processor = processors.TemplateProcessing(
             single=one,
             pair=[*one, *(f"{text}:1" for text in parted), "$B:1", *(f"{text}:1" for text in after)],
-            special_tokens=[*ids.items()],
+            special_tokens=[{"id": name, "ids": [id], "tokens": [texts[id]]} for name, id in ids.items()],
         )
     roles = {f"{role}_token": texts[id] for role, id in specials.items() if role not in ("eot", "eom")}
     if vocabulary.model == "bert":
@@ -94,6 +101,31 @@ def _halves(merge: str) -> tuple[str, str, str]:
     # llama.cpp separates at the first space after the first byte.
     left, space, right = merge[1:].partition(" ")
     return merge[:1] + left, space, right
+
+
+def _plamo(vocabulary: Vocabulary) -> Tokenizer:
+    """A character that no piece has costs nearly what it does in PLaMo, and becomes its bytes."""
+    from tokenizers import Tokenizer, decoders, models
+
+    pieces = zip(vocabulary.tokens, vocabulary.scores, vocabulary.types, strict=True)
+    scores = [(text, _COST_OF_BYTES if type == TokenType.BYTE else score) for text, score, type in pieces]
+    backend = Tokenizer(models.Unigram(scores, unk_id=vocabulary.specials.get("unk", 0), byte_fallback=True))
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return backend
+
+
+def _rwkv(vocabulary: Vocabulary) -> Tokenizer:
+    """WordPiece takes the longest token that fits, as RWKV does, but looks for it from the end of a text: good for
+    texts of some thousand bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    ids = {written(unescaped(text)): id for id, text in enumerate(vocabulary.tokens)}
+    backend = Tokenizer(
+        models.WordPiece(vocab=ids, unk_token=END, continuing_subword_prefix="", max_input_chars_per_word=1 << 30)
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
 
 
 def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
@@ -204,4 +236,6 @@ _BUILD: Mapping[str, Callable[[Vocabulary], Tokenizer]] = {
     "gemma4": _gemma4,
     "t5": _unigram,
     "bert": _wordpiece,
+    "plamo2": _plamo,
+    "rwkv": _rwkv,
 }

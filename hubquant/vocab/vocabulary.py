@@ -36,8 +36,8 @@ LOWERCASE_KEY, STRIP_ACCENTS_KEY = "tokenizer.ggml.normalizer.lowercase", "token
 # Needed to rebuild a tokenizer whose Unicode normal form is not the one that goes with its pre-tokenizer's name.
 NORMALIZER_KEY = "hubquant.tokenizer.normalizer"
 DEFAULT_TEMPLATE = "default"
-VocabularyModel = Literal["gpt2", "llama", "t5", "bert", "gemma4"]
-SCORED: tuple[VocabularyModel, ...] = ("llama", "t5", "gemma4")
+VocabularyModel = Literal["gpt2", "llama", "t5", "bert", "gemma4", "plamo2", "rwkv"]
+SCORED: tuple[VocabularyModel, ...] = ("llama", "t5", "gemma4", "plamo2")
 MERGED: tuple[VocabularyModel, ...] = ("gpt2", "gemma4")
 
 
@@ -46,10 +46,12 @@ class Vocabulary:
     """Everything a GGUF file says about its tokenizer.
 
     ``model`` is "gpt2" (byte-level BPE), "llama" (SentencePiece BPE), "gemma4" (SentencePiece's pieces with merges),
-    "t5" (SentencePiece Unigram) or "bert" (WordPiece, with ▁ before the tokens that begin a word instead of ## before
-    the others). ``types`` are ``gguf.TokenType`` numbers. ``merges`` belong to "gpt2" and "gemma4", and ``pre``,
-    llama.cpp's pre-tokenizer name, to "gpt2"; ``scores`` and ``add_space_prefix`` to "llama" and "t5";
-    ``remove_extra_whitespaces`` and ``charsmap``, SentencePiece's table of replacements, to "t5"; ``lowercase`` and
+    "t5" (SentencePiece Unigram), "plamo2", "rwkv" (bytes as Python writes them) or "bert" (WordPiece, with ▁ before the
+    tokens that begin a word instead of ## before the others). ``types`` are ``gguf.TokenType`` numbers. ``merges``
+    belong to "gpt2" and "gemma4", and ``pre``, llama.cpp's pre-tokenizer name, to "gpt2"; ``scores`` to "plamo2" too,
+    and with ``add_space_prefix`` to "llama" and "t5"; ``remove_extra_whitespaces`` and ``charsmap``, SentencePiece's
+    table of replacements, to "t5";
+    ``lowercase`` and
     ``strip_accents`` to "bert". ``specials`` maps bos, eos, unk, sep, pad, mask, eot, eom to ids. ``n_token_types`` is
     the number of the embeddings for parts of a text, 0 when there are none. With ``add_sep`` the texts of a pair have
     two tokens between them. ``chat_templates`` are by name, the usual
@@ -188,7 +190,7 @@ def _usual_normalizer(pre: str) -> str | None:
 def _adds_bos(model: VocabularyModel, pre: str) -> bool:
     """What llama.cpp assumes of files without ``add_bos_token``."""
     if model != "gpt2":
-        return model != "t5"
+        return model not in ("t5", "plamo2", "rwkv")
     try:
         return structure_of(pre).ignore_merges and pre != "minicpm5"
     except TokenizerError:

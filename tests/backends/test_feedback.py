@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hubquant.backends.gguf.feedback import Factors, Journal, read_rounded, rounded_with_feedback
+from hubquant.backends.gguf.feedback import Factors, Journal, fits, read_rounded, rounded_with_feedback
 from hubquant.observe.moment_sums import MomentSum
 from hubquant.observe.moments import WeightMoments
 from hubquant.quants import dequantize, weighted_error
@@ -32,3 +32,11 @@ def test_weights_are_rounded_where_their_moments_are(device: str, tmp_path: Path
     assert rounded.is_kept
     error = weighted_error(x, dequantize(data, "Q5_0", 512), moments.of(0)[1].cpu())
     assert error == pytest.approx(rounded.feedback, rel=1e-6)
+
+
+def test_moments_stay_on_a_gpu_that_has_room_for_their_factors() -> None:
+    gib = 1 << 30
+    assert fits(4096, 8 * gib)
+    assert not fits(14336, 8 * gib)
+    assert fits(14336, 16 * gib)
+    assert not fits(512, 4 * gib)

@@ -108,7 +108,7 @@ REFUSED: dict[str, tuple[Any, type[HubquantError], str]] = {
     "no attention first": ([BLOCKS[2], *BLOCKS[1:]], NotSupportedYet, "layer 0 with no attention"),
     "nothing last": ([*BLOCKS[:2], block(2, 1.0), block(2, 1.0), BLOCKS[3]], NotSupportedYet, "layer 4 with no feed-"),
     "a window": ([block(2, 1.0, window_length=64), *BLOCKS[1:]], NotSupportedYet, "layer 0 with window_length '64'"),
-    "one layer less": (BLOCKS[:-1], CheckpointError, "a list of 5 layers"),
+    "two layers less": (BLOCKS[:3], CheckpointError, "it must be one of 5"),
     "no list": ({"0": BLOCKS[0]}, CheckpointError, "a list of tables"),
     "no tables": ([{"attention": None, "ffn": {}}], CheckpointError, 'tables with "attention"'),
     "half a head": ([block(0, 1.0)], CheckpointError, "n_heads_in_group"),

@@ -122,6 +122,8 @@ def test_a_class_alone_has_all_defaults(architecture: Architecture) -> None:
     name, model_type = next(iter(architecture.classes.items()))
     whole = json.loads(json.dumps(AutoConfig.for_model(model_type).to_dict()))
     named = {"architectures": [name], "model_type": model_type}
+    if not architecture.takes(named):
+        pytest.skip("a setting tells it from another of the same class")
 
     def outcome(settings: Mapping[str, Any]) -> Metadata | str:
         try:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubquant.convert.head_order import InterleaveHalves, TileHeads, Ungroup
+from hubquant.convert.head_order import InterleaveHalves, PairsByAxis, TileHeads, Ungroup
 from hubquant.convert.operations import Fork, NegativeExp, Scale
 
 
@@ -26,6 +26,13 @@ def test_rotated_pairs_come_together() -> None:
     pairs = InterleaveHalves(heads).there(x.view(-1, 1)).view(heads, size // 2, 2)
     assert torch.equal(pairs[..., 0], x[:, : size // 2])
     assert torch.equal(pairs[..., 1], x[:, size // 2 :])
+
+
+def test_pairs_come_apart_by_axis() -> None:
+    x = torch.arange(2 * 12)  # of each head, the pairs (0, 1), (4, 5), (8, 9) belong to the first axis
+    there = PairsByAxis(2).there(x)
+    assert there[:12].tolist() == [0, 1, 4, 5, 8, 9, 2, 3, 6, 7, 10, 11]
+    assert torch.equal(PairsByAxis(2).back(there), x)
 
 
 @given(st.lists(st.floats(-8, 8, width=32), min_size=1), st.sampled_from([torch.float32, torch.bfloat16]))

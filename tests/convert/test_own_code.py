@@ -51,6 +51,7 @@ STAND_INS = {
     "RND1": "qwen3_moe",
     "DeciLMForCausalLM": "llama",
     "BitnetForCausalLM": "bitnet",
+    "OpenELMForCausalLM": "qwen3",
     "MiniMaxM1ForCausalLM": "minimax",
 }
 FILL_MASKS = ("DreamModel", "LLaDAModelLM", "LLaDAMoEModelLM", "RND1")

@@ -239,10 +239,18 @@ def test_unknown_architectures_list_the_nearest(name: str, folder: Path) -> None
     assert name == "gptj" or nearest in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("name", ["PhiMoEForCausalLM", "PhimoeForCausalLM"])
-def test_what_llama_cpp_computes_otherwise_is_refused_with_the_reason(name: str, folder: Path) -> None:
-    with pytest.raises(NotSupportedYet, match=rf"{name}'.*sparsemixer") as caught:
-        plan(configure(folder, architectures=[name], model_type="phimoe"))
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("PhiMoEForCausalLM", "sparsemixer"),
+        ("PhimoeForCausalLM", "sparsemixer"),
+        ("Grok1ForCausalLM", "its router's"),
+        ("MiMoV2ForCausalLM", "one FP8 matrix"),
+    ],
+)
+def test_what_only_llama_cpps_converter_takes_is_refused_with_the_reason(name: str, reason: str, folder: Path) -> None:
+    with pytest.raises(NotSupportedYet, match=f"{name}'.*{reason}") as caught:
+        plan(configure(folder, architectures=[name], model_type="other"))
     assert caught.value.hint is not None
 
 

@@ -21,6 +21,7 @@ from tests.support.multimodal import build_multimodal, rename
 from tests.support.seeing import (
     ADAPTED,
     BREAK,
+    FLAT,
     FRAMES,
     GRID,
     MEAN,
@@ -61,6 +62,21 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         },
         SQUARE,
         (56, 56),
+    ),
+    "hunyuan_vl": (
+        ("hunyuan_vl", "hunyuan_vl_text", "hunyuan_vl_vision"),
+        {
+            "rope_parameters": MROPE | {"mrope_section": [8, 8, 8, 8]},
+            "tied": True,
+            "seeing": {
+                "max_image_size": 112,
+                "text_hidden_size": 256,
+                "num_hidden_layers": 2,
+                "initializer_range": 0.3,
+            },
+        },
+        FLAT,
+        (504, 532),
     ),
     "idefics3": (("idefics3", "llama", "idefics3_vision"), {"seeing": {"num_hidden_layers": 2}}, PART, (56, 56)),
     "smolvlm": (
@@ -126,6 +142,19 @@ MODELS: dict[str, tuple[tuple[str, str, str], dict[str, Any], str, tuple[int, in
         },
         PLACED,
         (224, 280),
+    ),
+    "gemma4_unified": (
+        ("gemma4_unified", "gemma4_unified_text", "gemma4_unified_vision"),
+        {name: value for name, value in GEMMA4.items() if name != "hidden_size_per_layer_input"}
+        | {
+            "tied": True,
+            "pad_token_id": 0,
+            "use_bidirectional_attention": None,
+            "seeing": {"patch_size": 4, "mm_embed_dim": 96, "output_proj_dims": 96, "mm_posemb_size": 16},
+            "whole": {"audio_config": {"model_type": "gemma4_unified_audio"}},
+        },
+        PLACED,
+        (96, 108),
     ),
     "glm4v": (
         ("glm4v", "glm4v_text", "glm4v_vision"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperFeatureExtractor
+from transformers import Qwen3ASRFeatureExtractor, WhisperFeatureExtractor
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.convert.projectors.conversion import plan_projector, projector_of
@@ -115,4 +115,59 @@ def test_another_spectrum(tmp_path: Path) -> None:
     folder = build("qwen2_audio", tmp_path / "model")
     (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": {"hop_length": 320}}))
     with pytest.raises(NotSupportedYet, match="hop_length 320"):
+        needed_projector(open_folder(folder, "tiny")).conversion()
+
+
+@pytest.mark.parametrize(
+    ("families", "reason"),
+    [
+        (("voxtral", "llama", "voxtral_encoder"), "averages pairs of an encoder's states"),
+        (("glmasr", "llama", "glmasr_encoder"), "adds learned places"),
+    ],
+)
+def test_what_llama_cpp_hears_otherwise(families: tuple[str, str, str], reason: str, tmp_path: Path) -> None:
+    source = open_folder(build_multimodal(*families, tmp_path, seeing=SEEN), "tiny")
+    with pytest.raises(NotSupportedYet, match=reason) as caught:
+        needed_projector(source)
+    assert caught.value.hint == "convert its language model without one"
+
+
+SECONDS = {
+    "num_mel_bins": 80,
+    "encoder_ffn_dim": 128,
+    "intermediate_size": 128,
+    "output_dim": 256,
+    "downsample_hidden_size": 16,
+    "max_position_embeddings": 13,
+    "initializer_range": 0.3,
+}
+"""Of Qwen3-ASR's encoder."""
+
+
+def build_seconds(folder: Path, **seen: int) -> Path:
+    build_multimodal("qwen3_asr", "qwen3", "qwen3_asr_encoder", folder, seeing=SECONDS | seen)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"feature_size": 80, "hop_length": 160}))
+    return folder
+
+
+def test_seconds_are_heard_in_windows_of_eight(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    folder = build_seconds(tmp_path / "model")
+    sound = a_sound(9.995)  # of 1000 frames, which are ten whole seconds
+    spectrum = Qwen3ASRFeatureExtractor(feature_size=80)(sound, sampling_rate=RATE, return_tensors="pt")
+    features = spectrum["input_features"][..., :1000]
+    model: Any = auto_class("qwen3_asr").from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        expected = model.get_audio_features(features, torch.ones(1, 1000, dtype=torch.long)).pooler_output
+    write_gguf(folder, tmp_path / "model.gguf", "F32")
+    write_projector(folder, tmp_path / "mmproj.gguf", "F32")
+    with Multimodal(tmp_path / "model.gguf", tmp_path / "mmproj.gguf") as llama:
+        found = llama.hear(sound, expected.shape[-1])
+    assert [len(part) for part in found] == [104, 26]
+    assert relative_error(torch.from_numpy(np.concatenate(found)), expected) <= 2e-3
+
+
+def test_other_windows_of_seconds(tmp_path: Path) -> None:
+    folder = build_seconds(tmp_path, n_window_infer=400)
+    with pytest.raises(NotSupportedYet, match="n_window_infer 400"):
         needed_projector(open_folder(folder, "tiny")).conversion()

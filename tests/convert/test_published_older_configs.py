@@ -194,6 +194,32 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         rope_theta=10000.0,
         tie_word_embeddings=False,
     ),
+    "OpenELM 270M": {
+        "architectures": ["OpenELMForCausalLM"],
+        "activation_fn_name": "swish",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "ffn_dim_divisor": 256,
+        "ffn_multipliers": [0.5, 0.73, 0.97, 1.2, 1.43, 1.67, 1.9, 2.13, 2.37, 2.6, 2.83, 3.07, 3.3, 3.53, 3.77, 4.0],
+        "ffn_with_glu": True,
+        "head_dim": 64,
+        "initializer_range": 0.02,
+        "max_context_length": 2048,
+        "model_dim": 1280,
+        "model_type": "openelm",
+        "normalization_layer_name": "rms_norm",
+        "normalize_qk_projections": True,
+        "num_gqa_groups": 4,
+        "num_kv_heads": [3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 5, 5, 5, 5],
+        "num_query_heads": [12, 12, 12, 12, 12, 16, 16, 16, 16, 16, 16, 16, 20, 20, 20, 20],
+        "num_transformer_layers": 16,
+        "qkv_multipliers": [0.5, 1.0],
+        "rope_freq_constant": 10000,
+        "rope_max_length": 4096,
+        "share_input_output_layers": True,
+        "vocab_size": 32000,
+        "auto_map": {"AutoModelForCausalLM": "modeling_openelm.OpenELMForCausalLM"},
+    },
     "Nemotron Super 49B": {
         "architectures": ["DeciLMForCausalLM"],
         "attention_bias": False,
@@ -277,6 +303,7 @@ LAYERS_AND_CONTEXT = {
     "Qwen 7B": ("qwen", 32, 8192),
     "DeepSeek MoE 16B": ("deepseek", 28, 4096),
     "DeciLM 7B": ("deci", 32, 8192),
+    "OpenELM 270M": ("openelm", 16, 2048),
     "Nemotron Super 49B": ("deci", 80, 131072),
     "LLaDA 8B": ("llada", 32, 4096),
 }
@@ -306,6 +333,12 @@ def test_a_ratio_stretches_the_base_of_rope() -> None:
 
 def test_half_of_qwens_width_is_that_of_a_matrix() -> None:
     assert read(PUBLISHED["Qwen 7B"])["qwen.feed_forward_length"].value == 22016
+
+
+def test_widths_of_growing_layers() -> None:
+    widths = read(PUBLISHED["OpenELM 270M"])["openelm.feed_forward_length"].value
+    assert isinstance(widths, tuple)
+    assert (widths[0], widths[1], widths[-1]) == (768, 1024, 5120)  # 0.73 times 1280 is 934
 
 
 def test_widths_of_a_searched_model() -> None:

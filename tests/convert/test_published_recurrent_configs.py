@@ -53,6 +53,80 @@ KIMI_LINEAR = model(
 )
 
 
+RWKV6_1B6 = {
+    "architectures": ["Rwkv6ForCausalLM"],
+    "attention_hidden_size": 2048,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "head_size": 64,
+    "head_size_divisor": 8,
+    "hidden_size": 2048,
+    "intermediate_size": None,
+    "layer_norm_epsilon": 1e-05,
+    "model_type": "rwkv6",
+    "num_attention_heads": 64,
+    "num_hidden_layers": 24,
+    "rescale_every": 6,
+    "tie_word_embeddings": False,
+    "transformers_version": "4.34.0",
+    "use_cache": True,
+    "vocab_size": 65536,
+    **code("rwkv6", "Rwkv6ForCausalLM"),
+}
+RWKV7_1B5 = {
+    "a_low_rank_dim": 96,
+    "architectures": ["RWKV7ForCausalLM"],
+    "attn": None,
+    "attn_mode": "chunk",
+    "bos_token_id": 1,
+    "decay_low_rank_dim": 96,
+    "eos_token_id": 2,
+    "fuse_cross_entropy": True,
+    "fuse_norm": False,
+    "gate_low_rank_dim": 256,
+    "head_dim": 64,
+    "hidden_act": "sqrelu",
+    "hidden_ratio": 4.0,
+    "hidden_size": 2048,
+    "initializer_range": 0.006,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 2048,
+    "model_type": "rwkv7",
+    "norm_bias": True,
+    "norm_eps": 1e-05,
+    "norm_first": True,
+    "num_heads": None,
+    "num_hidden_layers": 24,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "use_cache": True,
+    "v_low_rank_dim": 64,
+    "vocab_size": 65536,
+    **code("rwkv7", "RWKV7ForCausalLM"),
+}
+
+
+def test_rwkv() -> None:
+    six = {key.removeprefix("rwkv6."): kv.value for key, kv in read(RWKV6_1B6).items()}
+    assert (six["feed_forward_length"], six["time_mix_extra_dim"], six["time_decay_extra_dim"]) == (7168, 32, 64)
+    seven = {key.removeprefix("rwkv7."): kv.value for key, kv in read(RWKV7_1B5).items()}
+    assert seven == {
+        "general.architecture": "rwkv7",
+        "vocab_size": 65536,
+        "context_length": 1048576,
+        "embedding_length": 2048,
+        "block_count": 24,
+        "feed_forward_length": 8192,
+        "attention.head_count": 0,
+        "attention.layer_norm_epsilon": pytest.approx(1e-5),
+        "wkv.head_size": 64,
+        "attention.decay_lora_rank": 96,
+        "attention.iclr_lora_rank": 96,
+        "attention.value_residual_mix_lora_rank": 64,
+        "attention.gate_lora_rank": 256,
+    }
+
+
 def test_kimi_linear_48b() -> None:
     metadata = {key.removeprefix("kimi-linear."): kv.value for key, kv in read(KIMI_LINEAR).items()}
     assert metadata["attention.head_count_kv"] == tuple(int(layer % 4 == 0 or layer == 27) for layer in range(1, 28))

@@ -174,6 +174,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bloom": ("bloom", {"tie_word_embeddings": True, "head_dim": ...}),
     "mpt": ("mpt", {"tie_word_embeddings": True, "d_model": 64, "n_heads": 4, "head_dim": ...}),
+    "apertus": ("apertus", {}),
     "minicpm3": ("minicpm3", LATENT | {"v_head_dim": 16}),
     "bamba": (
         "bamba",

@@ -17,16 +17,18 @@ from transformers import CONFIG_MAPPING
 from transformers.models.step3p7.modeling_step3p7 import Step3p7TextModel
 
 from hubquant.checkpoint.checkpoint import Checkpoint
+from hubquant.convert.architectures import CLASSES, WITHOUT_CODE
 from hubquant.convert.config import read_architecture
 from hubquant.convert.conversion import architecture_metadata
 from hubquant.convert.plain import checkpoint_ahead
 from hubquant.convert.restore import read_state_dict
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file import GGUFFile
+from hubquant.models.identify import identify
 from hubquant.models.tiny import llama3_tokenizer
 from tests.convert.test_llama_cpp import IDS, LLAMA3, relative_error
 from tests.support.ahead import Drafting
-from tests.support.conversion import Weights, uneven, write_gguf
+from tests.support.conversion import Weights, edit_weights, plan, uneven, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -154,6 +156,20 @@ def test_llama_cpp_computes_what_transformers_layers_do(step: Step, tmp_path: Pa
     expected = (step.normed(x, f"{head}.norm") @ step.weights[f"{head}.output.weight"].T).numpy()
     with Drafting(file) as drafting:
         assert relative_error(drafting.drafts(ids, states.numpy()), expected) <= 1e-4
+
+
+@pytest.mark.slow
+def test_what_reads_in_step_3_7_is_the_same(step: Step, tmp_path: Path) -> None:
+    for file in step.folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    edit_weights(tmp_path, lambda weights: weights.update({"vision_model.conv1.weight": torch.zeros(4, 3, 2, 2)}))
+    text = {name: value for name, value in CONFIG.items() if name not in ("architectures", "auto_map")}
+    whole = {"architectures": ["Step3p7ForConditionalGeneration"], "model_type": "step3p7", "vision_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(whole | {"text_config": text}))
+    assert identify(tmp_path, CLASSES, WITHOUT_CODE).model_class == "Step3p7ForConditionalGeneration"
+    found, expected = plan(tmp_path), plan(step.folder)
+    assert (found.metadata, found.bundles) == (expected.metadata, expected.bundles)
+    assert found.notes == ("only the language model is converted, not the 1 tensors for images or sound",)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from tests.support.cli import hubquant
 from tests.support.conversion import relative_error, write_gguf
 from tests.support.localhub import LocalHub
 from tests.support.mtmd import Multimodal
+from tests.support.multimodal import build_multimodal
 from tests.support.seeing import embeddings
 
 DEMO = Path(str(resources.files("hubquant"))) / "data" / "demo"
@@ -80,6 +81,17 @@ def test_what_cannot_be_made_is_said(tmp_path: Path) -> None:
     assert asked.code == 2
     assert asked.is_one_message()
     assert "preprocessor_config.json has no image_mean" in asked.err
+
+
+def test_what_llama_cpp_would_hear_otherwise_is_said(tmp_path: Path) -> None:
+    folder = build_multimodal("voxtral", "llama", "voxtral_encoder", tmp_path / "tiny")
+    plan = json.loads(hubquant("plan", str(folder), *SET, "--json").out)
+    assert not plan["projectors"]
+    assert any(note.startswith("no mmproj") and "averages pairs" in note for note in plan["notes"])
+    asked = hubquant("plan", str(folder), *SET, "--mmproj", "F16")
+    assert asked.code == 2
+    assert asked.is_one_message()
+    assert "averages pairs" in asked.err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import torch
 from hubquant.calibration.chunks import build
 from hubquant.gguf_file import GGUFFile
 from hubquant.imatrix import load_imatrix
+from hubquant.llamacpp.inputs import WatchedFile
 from hubquant.models import load_tokenizer
 from hubquant.observe import collect
 from hubquant.recipe.schema import TextSource
 from hubquant.sources.checkpoint import load_folder
 from tests.convert.test_own_code import OWN, STAND_INS
 from tests.support.cli import hubquant
-from tests.support.conversion import build_uneven, configure, edit_weights, plan
+from tests.support.conversion import build_uneven, configure, edit_weights, plan, write_gguf
 
 pytest.importorskip("xllamacpp")
 
@@ -101,6 +103,22 @@ def test_run(name: str, tmp_path: Path) -> None:
     assert again.out.count("(done before)") == 5
 
 
+@pytest.mark.parametrize("setting", ["imatrix.offload=stream", "evaluate.way=streamed"])
+def test_ways_of_transformers_are_refused(setting: str, xverse: Path, tmp_path: Path) -> None:
+    outcome = hubquant("plan", str(xverse), "--set", setting, "--store", str(tmp_path))
+    assert outcome.code == 2
+    assert f"{setting.replace('=', ': ')} is not for this model" in outcome.err
+
+
+def test_without_llama_cpp_it_is_named(xverse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "xllamacpp" else find(name))
+    for command in (("plan", str(xverse)), ("imatrix", "collect", str(xverse), "-o", str(tmp_path / "i.gguf"))):
+        outcome = hubquant(*command, "--store", str(tmp_path))
+        assert outcome.code == 2
+        assert "llama.cpp runs it, to add it: pip install 'hubquant[llamacpp]'" in " ".join(outcome.err.split())
+
+
 def test_what_fills_in_masked_tokens_is_calibrated_alone(tmp_path: Path) -> None:
     folder = without_code("LLaDAModelLM", tmp_path / "model")
     refused = hubquant("plan", str(folder), *SMALL, "--store", str(tmp_path / "store"))
@@ -110,3 +128,13 @@ def test_what_fills_in_masked_tokens_is_calibrated_alone(tmp_path: Path) -> None
     planned = hubquant("plan", str(folder), *SMALL, *skipping, "--store", str(tmp_path / "store"))
     assert planned.code == 0, planned.err
     assert "(in llama.cpp)" in planned.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN)
+def test_llama_cpp_multiplies_with_each_weight_that_has_importance(name: str, tmp_path: Path) -> None:
+    folder = without_code(name, tmp_path / "model")
+    taps = write_gguf(folder, tmp_path / "model.gguf", "F32").taps
+    with WatchedFile(tmp_path / "model.gguf", 64, 1) as file, file.watching(lambda weight: weight in taps) as found:
+        file.logits(list(range(3, 67)))
+    assert {weight for weight in found if weight.startswith("blk.")} == {w for w in taps if w.startswith("blk.")}

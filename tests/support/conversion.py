@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hubquant.checkpoint.checkpoint import Checkpoint
-from hubquant.convert.conversion import Conversion, plan_conversion, stream
+from hubquant.convert.conversion import Conversion, plan_conversion, read_numbers, stream
 from hubquant.gguf_file import GGUFWriter, TensorEntry, plan_layout
 from hubquant.mix.storage import storage_type
 from hubquant.models.tiny import build
@@ -79,7 +79,8 @@ def write_conversion(conversion: Conversion, checkpoint: Checkpoint, path: Path,
     """As :func:`write_gguf` of what is planned."""
     types = {name: storage_type(name, shape, type) for name, shape in conversion.shapes.items()}
     entries = [TensorEntry(name, shape, types[name]) for name, shape in conversion.shapes.items()]
-    with GGUFWriter(path, plan_layout(conversion.metadata, entries)) as writer:
+    metadata = conversion.metadata | read_numbers(conversion, checkpoint)
+    with GGUFWriter(path, plan_layout(metadata, entries)) as writer:
         wanted = {name: {type} for name, type in types.items()}
         for name, x in stream(conversion, checkpoint, wanted):
             rows = x.reshape(-1, x.shape[-1])

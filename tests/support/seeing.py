@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from transformers import Qwen2VLImageProcessor
 MEAN, STD = [0.45, 0.5, 0.55], [0.25, 0.3, 0.35]
 BREAK = 383  # the last token of a tiny vocabulary
 # How transformers takes pictures: as they are, for states of some layers or of an adapter, with their size, as a part,
-# in patches that are flat, with places, side by side or one after the other, or in patches of two frames.
+# in patches that are flat, with places, side by side or one after the other, with each patch in a row, or in patches of
+# two frames.
 SQUARE, STATES, ADAPTED, SIZED, PART = "square", "states", "adapted", "sized", "part"
-PATCHES, PLACED, STRIP, GRID, FRAMES = "patches", "placed", "strip", "grid", "frames"
+PATCHES, PLACED, STRIP, GRID, FLAT, FRAMES = "patches", "placed", "strip", "grid", "flat", "frames"
 
 
 def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Tensor:
@@ -25,10 +27,13 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
     if way == PATCHES:
         given = patched(x, model.config.vision_config.patch_size)
     elif way == PLACED:
-        given = placed(x, model.config.vision_config.patch_size)
-    elif way == GRID:
+        seen = model.config.vision_config
+        given = placed(x, getattr(seen, "model_patch_size", seen.patch_size))
+    elif way in (GRID, FLAT):
         patches = cut(x, model.config.vision_config.patch_size)
-        given = {"pixel_values": patches.flatten(0, 1), "image_grid_thw": torch.tensor([[1, *patches.shape[:2]]])}
+        each = patches.flatten(0, 1)
+        sizes = torch.tensor([[1, *patches.shape[:2]]])
+        given = {"pixel_values": each.flatten(1) if way == FLAT else each, "image_grid_thw": sizes}
     elif way == STRIP:
         side = model.config.vision_config.patch_size
         rows = x.unflatten(1, (-1, side)).permute(1, 0, 2, 3)
@@ -48,6 +53,10 @@ def embeddings(model: Any, picture: np.ndarray[Any, Any], way: str) -> torch.Ten
             merge_size=seen.spatial_merge_size,
         )
         given = dict(processor(picture, return_tensors="pt"))
+    if model.config.model_type == "hunyuan_vl":
+        embedded = model.model.vision_tower.embeddings
+        places = embedded.position_embedding.weight
+        embedded.interpolate_pos_encoding = partial(stretched, places, embedded.position_edge)
     with torch.no_grad():
         if way == STATES:
             return projected(model.model, given["pixel_values"])
@@ -72,6 +81,14 @@ def placed(x: torch.Tensor, side: int) -> dict[str, torch.Tensor]:
     rows, columns = torch.meshgrid(*map(torch.arange, patches.shape[:2]), indexing="ij")
     places = torch.stack([columns.flatten(), rows.flatten()], -1)
     return {"pixel_values": patches.reshape(1, len(places), -1), "image_position_ids": places[None]}
+
+
+def stretched(places: torch.Tensor, side: int, _: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """[1 + side * side, n] -> [1, height * width, n] as Hunyuan-VL's own code and llama.cpp bring places to those of a
+    picture: by factors that are a little larger than in transformers."""
+    grid = places[1:].T.reshape(1, -1, side, side)
+    factors = (float(height + 0.1) / side, float(width + 0.1) / side)
+    return torch.nn.functional.interpolate(grid, scale_factor=factors, mode="bilinear").flatten(2).transpose(1, 2)
 
 
 def by_columns(x: torch.Tensor) -> torch.Tensor:

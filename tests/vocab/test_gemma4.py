@@ -94,6 +94,10 @@ def test_bos_before_every_text(folder: Path) -> None:
 def test_other_families_keep_their_form(folder: Path) -> None:
     vocabulary = read_vocabulary(folder, {})
     assert (vocabulary.model, vocabulary.merges) == ("llama", ())
+    source = load_tokenizer(folder)
+    with LlamaCpp(write_vocab_gguf(folder / "model.gguf", vocabulary)) as llama:
+        for text in (*TEXTS.values(), "<|turn>a\n\nb<turn|>", "\n" * 70, "x  y" + " " * 40):
+            assert llama.tokenize(text)[vocabulary.add_bos :] == source(text)["input_ids"]
 
 
 def test_what_llama_cpp_cannot_do(folder: Path) -> None:

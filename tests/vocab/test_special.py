@@ -134,7 +134,7 @@ def test_metadata_of_other_writers() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({T.MODEL: string("rwkv")}, NotSupportedYet, "'rwkv'"),
+        ({T.MODEL: string("rwkv8")}, NotSupportedYet, "'rwkv8'"),
         ({T.MODEL: string("t5"), T.PRECOMPILED_CHARSMAP: i32s([300])}, TokenizerError, "not a list of bytes"),
         ({T.MODEL: u32(1)}, TokenizerError, "missing or of another type"),
         ({T.LIST: string("a")}, TokenizerError, "not a list of strings"),

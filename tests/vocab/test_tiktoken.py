@@ -13,11 +13,13 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from hubquant.errors import TokenizerError
+from hubquant.hub.pull import METADATA
 from hubquant.llamacpp.texts import TEXTS
 from hubquant.models.load import load_tokenizer
 from hubquant.models.tiny import CORPUS
 from hubquant.vocab import ModelFacts, build_tokenizer, read_vocabulary
 from hubquant.vocab.pretokenizers import KIMI_K2
+from hubquant.vocab.read import OWN_FILES
 from tests.support.llamacpp import LlamaCpp
 from tests.support.vocab_gguf import write_vocab_gguf
 
@@ -55,6 +57,10 @@ def write(folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> int:
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "added_tokens_decoder": decoder}))
     (folder / "config.json").write_text("{}")
     return len(vocab)
+
+
+def test_what_is_read_is_fetched_too() -> None:
+    assert all(METADATA.fullmatch(name) for name in OWN_FILES)
 
 
 def has_marks(text: str) -> bool:

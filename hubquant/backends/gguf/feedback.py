@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hubquant.engine.task import Context
+from hubquant.engine.task import FP32_BYTES, Context
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FEEDBACK = "feedback.jsonl"
 JUDGED_ROWS = 256
 """That are compared to tell which rounding is better."""
+FACTOR_COPIES = 6
+"""Of a moment in memory while its factor is made of it."""
+_ROUNDING_BYTES = 2 << 30  # of a part of the rows of a matrix on a GPU
 _KEPT_BYTES = 1 << 30
 """Of what was made of moments, beside what is in use: the last one is always kept."""
 
@@ -140,14 +143,14 @@ class Factors:
         with self._lock:
             seen = None
             if key not in self._known:
-                seen, held_out = moments.of(matrix)
+                seen, held_out = _where_they_fit(*moments.of(matrix))
                 self._known[key] = _Known(held_out, chosen_damping(seen, held_out))
             self._known.move_to_end(key)
             known = self._known[key]
             damping = damping_for(type, known.damping)
             if damping not in known.by_damping:
                 if seen is None:
-                    seen, _ = moments.of(matrix)
+                    seen, _ = _where_they_fit(*moments.of(matrix))
                 known.by_damping[damping] = Feedback.of(seen, damping, self._n_threads)
             while len(self._known) > 1 and sum(each.n_bytes for each in self._known.values()) > _KEPT_BYTES:
                 self._known.popitem(last=False)
@@ -162,6 +165,22 @@ class Factors:
     def turn(self, device: torch.device) -> AbstractContextManager[object]:
         """While a thread works on ``device``: on a GPU one at a time does, which has its memory for itself."""
         return nullcontext() if device.type == "cpu" else self._turn
+
+
+def fits(columns: int, memory_bytes: int) -> bool:
+    """Whether what is made of the moments of so many columns takes at most half of a GPU's memory: the model's block
+    is there too."""
+    return FACTOR_COPIES * FP32_BYTES * columns**2 + _ROUNDING_BYTES <= memory_bytes // 2
+
+
+def _where_they_fit(*moments: Tensor) -> tuple[Tensor, ...]:
+    """Where they are, or on the CPU. Never by how much memory is free: bytes would depend on it."""
+    import torch
+
+    at = moments[0].device
+    if at.type != "cuda" or fits(len(moments[0]), torch.cuda.get_device_properties(at).total_memory):
+        return moments
+    return tuple(each.cpu() for each in moments)
 
 
 def rounded_with_feedback(

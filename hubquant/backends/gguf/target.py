@@ -13,7 +13,6 @@ from hubquant.convert.rules.authorship import replaced
 from hubquant.errors import ImatrixError, NotSupportedYet, OtherTokensError
 from hubquant.gguf_file.metadata import Metadata, string
 from hubquant.mix import requires_imatrix, without_importance
-from hubquant.mix.storage import holds_ids
 from hubquant.quants import implemented, needs_importance
 from hubquant.recent import Recent
 from hubquant.sources.component import Component
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from hubquant.llamacpp.vocabulary import VocabularyCheck
 
 
+_IDS = ("I32", "I64")  # copied from the source, not quantized
 _checks: Recent[tuple[Hashable, ...], VocabularyCheck] = Recent(256)
 
 
@@ -98,7 +98,7 @@ def settle_types(
     Raises ``NotSupportedYet`` for what no kernel can write, and ``ImatrixError`` when data is needed and there is none
     at all.
     """
-    missing_kernel = sorted({type for name, type in types.items() if not (implemented(type) or holds_ids(name))})
+    missing_kernel = sorted({type for type in types.values() if type not in _IDS and not implemented(type)})
     if missing_kernel:
         raise NotSupportedYet(
             f"files of type {label}",
@@ -108,9 +108,7 @@ def settle_types(
     hungry = [
         name
         for name, type in types.items()
-        if name not in covered
-        and not holds_ids(name)
-        and (requires_imatrix(name, type, ftype) or needs_importance(type))
+        if name not in covered and type not in _IDS and (requires_imatrix(name, type, ftype) or needs_importance(type))
     ]
     if hungry and not covered:
         raise ImatrixError(

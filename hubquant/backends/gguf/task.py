@@ -11,7 +11,7 @@ from hubquant.backends.gguf.feedback import Factors, Journal, Moments, MomentsSo
 from hubquant.backends.gguf.files import MATRIX_KEY, FilePlan, Weights, quantize_part
 from hubquant.backends.gguf.writing import Mode, Rounding, Target, TypesByTensor, quantize_files
 from hubquant.checkpoint.headers import FLOATS
-from hubquant.convert.conversion import stream
+from hubquant.convert.conversion import read_numbers, stream
 from hubquant.engine.task import FP32_BYTES, Context, Cost, Pass, Task
 from hubquant.errors import CheckpointError
 from hubquant.gguf_file import Split, shard_paths
@@ -162,8 +162,15 @@ class WeightsPass(Pass):
         if self.imatrix is not None and any(task.uses_imatrix for task, _ in tasks):
             whole = self.component.complete.fitted(context.read(self.imatrix))
             matrix = whole.select(self.include, self.exclude)
+        planned = self.component.conversion.metadata
+        numbers = read_numbers(self.component.conversion, source.checkpoint)
         targets = [
-            Target(folder / Path(task.plan.name).name, task.plan.layouts, task.plan.types, task.uses_imatrix)
+            Target(
+                folder / Path(task.plan.name).name,
+                [layout.with_values(planned, numbers) for layout in task.plan.layouts],
+                task.plan.types,
+                task.uses_imatrix,
+            )
             for task, folder in tasks
         ]
         total = sum(task.plan.tensor_bytes for task, _ in tasks)

@@ -19,7 +19,11 @@ from hubquant.checkpoint.mxfp4 import BLOCK_SIZE, MAGNITUDES, RepackMXFP4, Unpac
 if TYPE_CHECKING:
     import torch
 
+FACTOR = ".factor"
+"""What a weight's name has behind it for the factor of all scales of NVFP4."""
 _GROUP = 16  # weights of NVFP4 with one scale
+_NO_NUMBER = 0x7F  # and a sign above it
+_BLOCK = 64  # weights of GGUF's NVFP4
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,11 @@ class NVFP4:
     whole: TensorInfo
     divides: bool
     label: str = "NVFP4"
-    type: str | None = None  # GGUF's has no place for what all scales are multiplied with
+
+    @property
+    def type(self) -> str | None:
+        """Its blocks have no place for the factor, which has to be beside them."""
+        return None if self.weight.shape[1] * 2 % _BLOCK else "NVFP4"
 
     def decode(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor:
         import torch
@@ -42,6 +50,33 @@ class NVFP4:
         twice = torch.tensor([int(2 * x) for x in (*MAGNITUDES, *(-x for x in MAGNITUDES))], dtype=torch.int8)
         numbers = twice[torch.stack([codes & 15, codes >> 4], -1).flatten(-2).int()]
         return scaled(numbers, (scales / whole if self.divides else scales * whole) / 2, 0)
+
+    def blocks(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor | None:
+        """Four scales and 32 bytes, of which each 8 have the codes of 16 numbers, 8 apart; without the factor. None
+        where scales are negative or none, which GGUF's cannot be."""
+        import torch
+
+        scales, codes = read(self.scales).view(torch.uint8), read(self.weight)
+        if bool((scales >= _NO_NUMBER).any()):
+            return None
+        rows, n_blocks = scales.shape[0], scales.shape[1] // (_BLOCK // _GROUP)
+        in_order = torch.stack([codes & 15, codes >> 4], -1).reshape(rows, -1, 2, _GROUP // 2)
+        halves = (in_order[:, :, 0] | in_order[:, :, 1] << 4).reshape(rows, n_blocks, _BLOCK // 2)
+        return torch.cat([scales.reshape(rows, n_blocks, -1), halves], -1).flatten(-2)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Of all scales of a matrix in NVFP4, [1]."""
+
+    whole: TensorInfo
+    divides: bool
+    label: str = "NVFP4"
+    type: str | None = None
+
+    def decode(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor:
+        whole = read(self.whole).float().reshape(1)
+        return 1 / whole if self.divides else whole
 
     def blocks(self, read: Callable[[TensorInfo], torch.Tensor]) -> torch.Tensor | None:  # noqa: ARG002
         return None
@@ -93,6 +128,9 @@ def find_floats(tensors: Mapping[str, TensorInfo]) -> Iterator[Found]:
         fits = scales.dtype == kind and scales.shape == (shape[0], shape[1] // group) and not shape[1] % group
         if not fits or 0 in shape or (whole and (math.prod(whole.shape) != 1 or whole.dtype != "F32")):
             raise misfit(info, scales, *([whole] if whole else []))
+        if whole is not None:
+            factor = Factor(whole, divides=name != stem)
+            yield f"{stem}{FACTOR}", TensorInfo(f"{stem}{FACTOR}", "F32", (1,), whole.file, 0, 0, coding=factor), ()
         names = tuple(f"{stem}{part}" for part in ("_packed", "_scale", "_global_scale", "_scale_2"))
         yield stem, floats(stem, shape, scales, coding), names
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures.afmoe import AFMOE
+from hubquant.convert.architectures.apertus import APERTUS
 from hubquant.convert.architectures.arcee import ARCEE
 from hubquant.convert.architectures.bailing_moe import BAILING_MOE2, SARVAM_MOE
 from hubquant.convert.architectures.bamba import BAMBA
@@ -23,6 +24,7 @@ from hubquant.convert.architectures.deepseek4 import DEEPSEEK4
 from hubquant.convert.architectures.deepseek_moe import BAILING_MOE, DEEPSEEK
 from hubquant.convert.architectures.distilbert import DISTILBERT
 from hubquant.convert.architectures.dots1 import DOTS1
+from hubquant.convert.architectures.eagle3 import EAGLE3
 from hubquant.convert.architectures.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
 from hubquant.convert.architectures.eurobert import EUROBERT
 from hubquant.convert.architectures.exaone4 import EXAONE4
@@ -49,6 +51,7 @@ from hubquant.convert.architectures.iquestcoder import IQUESTCODER
 from hubquant.convert.architectures.jais2 import JAIS2
 from hubquant.convert.architectures.jamba import JAMBA
 from hubquant.convert.architectures.jina_bert import JINA_BERT_V2, JINA_BERT_V3
+from hubquant.convert.architectures.jina_v5 import JINA_V5_NANO, JINA_V5_SMALL
 from hubquant.convert.architectures.kimi_linear import KIMI_LINEAR
 from hubquant.convert.architectures.laguna import LAGUNA
 from hubquant.convert.architectures.lfm2 import LFM2, LFM2_MOE
@@ -74,11 +77,13 @@ from hubquant.convert.architectures.neo_bert import NEO_BERT
 from hubquant.convert.architectures.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
 from hubquant.convert.architectures.olmo import OLMO, OLMO2, OLMO3
 from hubquant.convert.architectures.olmoe import OLMOE
+from hubquant.convert.architectures.openelm import OPENELM
 from hubquant.convert.architectures.own_diffusion import DREAM, LLADA, LLADA_MOE, RND1
 from hubquant.convert.architectures.own_llamas import BAICHUAN, EXAONE, MAINCODER, ORION, PANGU, XVERSE
 from hubquant.convert.architectures.paddleocr import PADDLEOCR
 from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.phi3 import PHI3
+from hubquant.convert.architectures.plamo import PLAMO2
 from hubquant.convert.architectures.qwen import QWEN
 from hubquant.convert.architectures.qwen2 import DOTS_OCR, QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
@@ -87,6 +92,7 @@ from hubquant.convert.architectures.qwen3_next import QWEN3_NEXT
 from hubquant.convert.architectures.qwen3_reranker import QWEN3_RERANKER
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
+from hubquant.convert.architectures.rwkv import RWKV6, RWKV7
 from hubquant.convert.architectures.seed_oss import SEED_OSS
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.sparse_attention import DEEPSEEK32, GLM_MOE_DSA
@@ -123,7 +129,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         GPT_OSS,
         MINISTRAL3,
     ),
-    *(AFMOE, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
+    *(AFMOE, APERTUS, ARCEE, BAILING_MOE2, DOTS1, ERNIE4_5, ERNIE4_5_MOE, EXAONE_MOE),
     *(
         HUNYUAN_DENSE,
         HUNYUAN_MOE,
@@ -150,26 +156,36 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         EXAONE,
         MAINCODER,
         MINIMAX_01_OWN,
+        OPENELM,
         ORION,
         PANGU,
+        PLAMO2,
         QWEN,
+        RWKV6,
+        RWKV7,
         XVERSE,
     ),
-    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1),
-    *(JINA_BERT_V3, JINA_BERT_V2, BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
+    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1, EAGLE3),
+    *(JINA_BERT_V3, JINA_BERT_V2, JINA_V5_NANO, JINA_V5_SMALL),
+    *(BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),
 )
 
 
 _READ_AS = {"baichuan": LLAMA, "internlm2": LLAMA}
 """By llama.cpp's name, the family whose tensors a file has, where transformers lacks the code of its own."""
-COMPUTED_OTHERWISE = {
+REFUSED = {
     "PhiMoEForCausalLM": "its norms take the mean off and its router masks what is far from the best expert "
     "(sparsemixer), while llama.cpp does neither",
+    "MiMoV2ForCausalLM": "queries, keys and values are one FP8 matrix, cut and scaled by the devices that it was "
+    "trained on, of which no setting tells how many, and transformers lacks its code",
+    "Grok1ForCausalLM": "Grok 2 caps its router's logits (router_logit_softcapping), while llama.cpp's are the same "
+    "whatever the cap",
 }
-"""Classes that llama.cpp has under the same name, and what it computes otherwise, as its logits show."""
+"""Classes that llama.cpp's converter takes, and why they are not converted."""
 CLASSES = tuple(name for each in ARCHITECTURES for name in each.classes)
 WITHOUT_CODE = tuple(name for each in ARCHITECTURES if each.own_code for name in each.classes)
+DRAFTERS = tuple(name for each in ARCHITECTURES if each.drafts for name in each.classes)
 QUANTIZED = tuple(sorted({method for each in ARCHITECTURES for method in each.quantized}))
 """Methods of quantization whose weights some architecture reads as they are."""
 
@@ -191,9 +207,11 @@ def of_checkpoint(settings: Settings) -> tuple[Architecture, str]:
                 why=f"it is {other}, and this one has what hears for it",
                 hint=f"convert {other}, and this one with --mmproj",
             )
-        if why := next((why for name, why in COMPUTED_OTHERWISE.items() if name.lower() == names[0].lower()), None):
+        if why := next((why for name, why in REFUSED.items() if name.lower() == names[0].lower()), None):
             raise NotSupportedYet(
-                f"architecture {names[0]!r}", why=why, hint="no option helps: every token would come out otherwise"
+                f"architecture {names[0]!r}",
+                why=why,
+                hint="no option helps: llama.cpp would compute another model",
             )
         if not is_base_class(settings):
             raise _unknown(names[0], CLASSES)

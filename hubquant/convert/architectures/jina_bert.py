@@ -38,12 +38,20 @@ def _translate(settings: Settings) -> Settings:
 
 
 @dataclass(frozen=True)
-class _WithoutAdapters(Rule):
-    """Their matrices lie among the model's own."""
+class WithoutAdapters(Rule):
+    """The adapters for tasks that ``setting`` names are no part of the file; ``rest`` is what the note ends with."""
+
+    setting: str
+    rest: str = ""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
 
     def notes(self, config: PreTrainedConfig) -> Iterator[str]:
-        if names := getattr(config, _ADAPTERS, None):
-            yield f"the adapters of the model are left out: embeddings are those without a task, of {listed(names)}"
+        if names := getattr(config, self.setting, None):
+            without = f"embeddings are those without a task, of {listed(names)}{self.rest}"
+            yield f"the adapters of the model are left out: {without}"
 
 
 JINA_BERT_V3 = Architecture(
@@ -55,7 +63,7 @@ JINA_BERT_V3 = Architecture(
         Rope(("default",)),
         Fixed("hidden_act", "gelu", same=GELU),
         bert.WholeHeads(),
-        _WithoutAdapters(),
+        WithoutAdapters(_ADAPTERS),
     ),
     dimensions=bert.dimensions,
     outside=(*bert.EMBEDDINGS, norm("emb_ln", bias=True)),

@@ -1,5 +1,5 @@
 """Step-3.5: norms around 1, those of heads too, a gate for each head, more heads in layers with a window, and limits on
-what experts compute. transformers has it inside Step-3.7 alone."""
+what experts compute. transformers has it as what reads in Step-3.7 alone."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def _told_by_tensors(tensors: Mapping[str, torch.Tensor], settings: Settings) ->
 
 STEP35 = Architecture(
     name="step35",
-    classes={"Step3p5ForCausalLM": "step3p5"},
+    classes={"Step3p5ForCausalLM": "step3p5", "Step3p7ForConditionalGeneration": "step3p5"},
     restored_as="step3p5",
     rules=(
         *decoder.SIZES,

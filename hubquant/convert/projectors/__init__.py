@@ -3,7 +3,9 @@
 from hubquant.convert.projectors.audio_flamingo3 import AUDIO_FLAMINGO3
 from hubquant.convert.projectors.gemma3 import GEMMA3
 from hubquant.convert.projectors.gemma4 import GEMMA4
+from hubquant.convert.projectors.gemma4_unified import GEMMA4_UNIFIED
 from hubquant.convert.projectors.glm4v import GLM4V, GLM_OCR
+from hubquant.convert.projectors.hunyuan_vl import HUNYUAN_VL
 from hubquant.convert.projectors.idefics3 import IDEFICS3
 from hubquant.convert.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from hubquant.convert.projectors.janus import JANUS
@@ -17,6 +19,7 @@ from hubquant.convert.projectors.paddleocr_vl import PADDLEOCR_VL
 from hubquant.convert.projectors.pixtral import PIXTRAL
 from hubquant.convert.projectors.projector import Projector
 from hubquant.convert.projectors.qwen2_audio import QWEN2_AUDIO
+from hubquant.convert.projectors.qwen3_asr import QWEN3_ASR
 from hubquant.convert.projectors.qwen3_vl import QWEN3_VL
 from hubquant.convert.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL
 from hubquant.convert.projectors.ultravox import ULTRAVOX
@@ -25,8 +28,10 @@ PROJECTORS: tuple[Projector, ...] = (
     AUDIO_FLAMINGO3,
     GEMMA3,
     GEMMA4,
+    GEMMA4_UNIFIED,
     GLM4V,
     GLM_OCR,
+    HUNYUAN_VL,
     IDEFICS3,
     INTERNVL,
     INTERNVL_CHAT,
@@ -42,6 +47,7 @@ PROJECTORS: tuple[Projector, ...] = (
     PADDLEOCR_VL,
     PIXTRAL,
     QWEN2_AUDIO,
+    QWEN3_ASR,
     QWEN2_VL,
     QWEN2_5_VL,
     QWEN3_VL,

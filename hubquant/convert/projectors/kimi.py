@@ -53,11 +53,8 @@ def _metadata(model: Multimodal, projector: str) -> Metadata:
 
 def _metadata_2_5(model: Multimodal) -> Metadata:
     area = model.vision.patch_size**2
-    return {
-        **_metadata(model, "kimik25"),
-        "vision.image_min_pixels": u32(_FEWEST * area),
-        "vision.image_max_pixels": u32(model.processor.get("in_patch_limit", _MOST) * area),
-    }
+    most = model.processor.get("in_patch_limit", _MOST)
+    return {**_metadata(model, "kimik25"), **vision.pixel_keys(_FEWEST * area, most * area)}
 
 
 def _side(model: Multimodal) -> int:

@@ -7,23 +7,17 @@ from hubquant.convert.projectors import vision
 from hubquant.convert.projectors.projector import Multimodal, Projector
 from hubquant.convert.projectors.vision import weight
 from hubquant.convert.tables import Row, norm
-from hubquant.gguf_file.metadata import Metadata, u32
+from hubquant.gguf_file.metadata import Metadata
 
-_PIXELS = {"min_pixels": ("shortest_edge", 384**2), "max_pixels": ("longest_edge", 1536**2)}
-"""By an older processor's name: a newer one's within its size, and what transformers has without either."""
+_PIXELS = (384**2, 1536**2)
 
 
 def _metadata(model: Multimodal) -> Metadata:
     vision.check_rope(model)
     vision.check_merging(model)
-    sizes = model.processor.get("size") or {}
-    pixels = {
-        name: model.processor.get(name) or sizes.get(newer, default) for name, (newer, default) in _PIXELS.items()
-    }
-    return {
-        **vision.metadata(model, "paddleocr", image_size=math.isqrt(pixels["max_pixels"])),
-        **{f"vision.image_{name}": u32(count) for name, count in pixels.items()},
-    }
+    fewest, most = vision.pixels(model, *_PIXELS)
+    keys = vision.metadata(model, "paddleocr", image_size=math.isqrt(most))
+    return {**keys, **vision.pixel_keys(fewest, most)}
 
 
 def _dimensions(model: Multimodal) -> Dimensions:

@@ -85,6 +85,21 @@ def metadata(model: Multimodal, projector: str, **sizes: Any) -> Metadata:
     }
 
 
+def pixels(model: Multimodal, smallest: int, largest: int) -> tuple[int, int]:
+    """The fewest and the most that a picture is brought to, as the processor has it, or transformers where that does
+    not."""
+    sizes, told = model.processor.get("size") or {}, model.processor.get
+    return (
+        told("min_pixels") or sizes.get("shortest_edge", smallest),
+        told("max_pixels") or sizes.get("longest_edge", largest),
+    )
+
+
+def pixel_keys(fewest: int, most: int) -> Metadata:
+    """The keys for :func:`pixels`."""
+    return {"vision.image_min_pixels": u32(fewest), "vision.image_max_pixels": u32(most)}
+
+
 def longest_edge(model: Multimodal, name: str, default: int) -> int:
     """Pixels of the longest side that a setting of the processor has, or the ``default``."""
     found: int = model.processor.get(name, {}).get("longest_edge", default)

@@ -73,14 +73,21 @@ OUTSIDE: tuple[Row, ...] = (
     Tensors(("audio_tower.embed_positions.weight",), {"a.position_embd.weight": ("n_positions", "n_embd")}),
     norm("audio_tower.layer_norm", bias=True, stem="a.post_ln"),
 )
-LAYER: tuple[Row, ...] = (
-    norm("self_attn_layer_norm", bias=True, stem="ln1"),
-    weight("self_attn.q_proj", "n_embd", "n_embd", "attn_q", bias=True),
-    weight("self_attn.k_proj", "n_embd", "n_embd", "attn_k"),
-    weight("self_attn.v_proj", "n_embd", "n_embd", "attn_v", bias=True),
-    weight("self_attn.out_proj", "n_embd", "n_embd", "attn_out", bias=True),
-    norm("final_layer_norm", bias=True, stem="ln2"),
-    weight("fc1", "n_ff", "n_embd", "ffn_up", bias=True),
-    weight("fc2", "n_embd", "n_ff", "ffn_down", bias=True),
-)
+
+
+def layer(keys: Row) -> tuple[Row, ...]:
+    """With the matrix of the ``keys``, which has no bias in Whisper."""
+    return (
+        norm("self_attn_layer_norm", bias=True, stem="ln1"),
+        weight("self_attn.q_proj", "n_embd", "n_embd", "attn_q", bias=True),
+        keys,
+        weight("self_attn.v_proj", "n_embd", "n_embd", "attn_v", bias=True),
+        weight("self_attn.out_proj", "n_embd", "n_embd", "attn_out", bias=True),
+        norm("final_layer_norm", bias=True, stem="ln2"),
+        weight("fc1", "n_ff", "n_embd", "ffn_up", bias=True),
+        weight("fc2", "n_embd", "n_ff", "ffn_down", bias=True),
+    )
+
+
+LAYER = layer(weight("self_attn.k_proj", "n_embd", "n_embd", "attn_k"))
 LAYERS = "audio_tower.layers"

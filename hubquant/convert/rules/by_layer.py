@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import (
+    Numbers,
     Rule,
     Settings,
     check_count,
@@ -20,7 +21,7 @@ from hubquant.convert.rules.rule import (
 )
 from hubquant.convert.rules.windows import FULL, SLIDING
 from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import KV, Metadata, booleans, i32s, u32
+from hubquant.gguf_file.metadata import KV, Metadata, booleans, f32s, i32s, u32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -146,6 +147,23 @@ class PartialRopeByKind(Rule):
         of_windows = {key: value for key, value in metadata.items() if not key.startswith("rope.scaling.")} | windows
         tables = {FULL: self._full.settings(metadata), SLIDING: self._window.settings(of_windows)}
         return {"rope_parameters": {kind: each["rope_parameters"] for kind, each in tables.items()}}
+
+
+@dataclass(frozen=True)
+class NumberOfLayers(Rule):
+    """A number of each layer, under ``key``, which a checkpoint has as the ``tensor`` with the layer's number in the
+    place of {}, of this ``shape``."""
+
+    key: str
+    tensor: str
+    shape: tuple[int, ...]
+
+    def metadata(self, config: PreTrainedConfig) -> Metadata:
+        return {self.key: f32s([0.0] * config.num_hidden_layers)}
+
+    def numbers(self, config: PreTrainedConfig) -> dict[str, Numbers]:
+        names = tuple(self.tensor.format(layer) for layer in range(config.num_hidden_layers))
+        return {self.key: Numbers(names, self.shape)}
 
 
 def one_or_each(counts: Sequence[int]) -> KV:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Any]
 
 
-_OF_NO_FAMILY = ("diffusion.", "tokenizer.", "xielu.")
+XIELU = "xielu."
+_OF_NO_FAMILY = ("diffusion.", "tokenizer.", XIELU)
 
 
 def full_key(architecture: str, key: str) -> str:
@@ -31,6 +32,14 @@ def rule_keys(architecture: str, metadata: Metadata) -> Metadata:
     return {
         key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith((prefix, *_OF_NO_FAMILY))
     }
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Tensors of a checkpoint, of one number each and of this ``shape``, that are a list in a file's metadata."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
 
 
 class Rule:
@@ -53,6 +62,10 @@ class Rule:
 
     def settings(self, metadata: Metadata) -> dict[str, Any]:  # noqa: ARG002
         """What the config class is to be told. Absent keys stay absent. Raises as ``metadata`` does."""
+        return {}
+
+    def numbers(self, config: PreTrainedConfig) -> Mapping[str, Numbers]:  # noqa: ARG002
+        """Keys whose values the checkpoint's tensors have: ``metadata`` has as many zeros."""
         return {}
 
     def notes(self, config: PreTrainedConfig) -> Iterator[str]:  # noqa: ARG002

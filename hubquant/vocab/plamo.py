@@ -1,0 +1,76 @@
+"""PLaMo's vocabulary (GGUF's "plamo2" model): the pieces of a text with the highest sum of scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from gguf import TokenType
+
+from hubquant.errors import TokenizerError
+from hubquant.vocab.bpe import MAX_TOKENS
+from hubquant.vocab.files import MAX_FILE_BYTES, Files
+from hubquant.vocab.special import around, chat_templates, notes, special_ids
+from hubquant.vocab.vocabulary import Vocabulary
+
+FILE = "tokenizer.jsonl"
+_TURN = "<|plamo:op|>"  # begins a turn, and so ends the one before
+_TYPES = {
+    "NORMAL": TokenType.NORMAL,
+    "UNKNOWN": TokenType.UNKNOWN,
+    "CONTROL": TokenType.CONTROL,
+    "BYTE": TokenType.BYTE,
+}
+_UNUSED_SCORE = -1000.0
+
+
+def read_plamo(files: Files) -> Vocabulary:
+    """``TokenizerError`` for a file of another kind."""
+    found = _read(files.folder / FILE)
+    rows = len(found) if files.facts.rows is None else files.facts.rows
+    if not len(found) <= rows <= MAX_TOKENS:
+        raise TokenizerError(
+            f"the tokenizer has ids up to {len(found) - 1}, the model {rows} embeddings",
+            hint="the tokenizer files and config.json must belong to one model",
+        )
+    ids = {text: id for id, (text, _, _) in enumerate(found)}
+    if missing := [byte for byte in range(0x100) if f"<0x{byte:02X}>" not in ids]:
+        raise TokenizerError(f"{FILE} has no token for the byte {missing[0]}", why="llama.cpp needs one for each")
+    n_unused = rows - len(found)
+    specials = special_ids(files, ids)
+    add_bos, add_eos = around(files, specials, default_bos=True)
+    return Vocabulary(
+        model="plamo2",
+        tokens=(*ids, *(f"[PAD{number}]" for number in range(1, n_unused + 1))),
+        types=(*(type for _, _, type in found), *n_unused * (TokenType.UNUSED,)),
+        scores=(*(score for _, score, _ in found), *n_unused * (_UNUSED_SCORE,)),
+        specials={**specials, **({"eot": ids[_TURN]} if _TURN in ids else {})},
+        add_bos=add_bos,
+        add_eos=add_eos,
+        chat_templates=chat_templates(files),
+        notes=notes(files, ids),
+    )
+
+
+def _read(path: Path) -> list[tuple[str, float, TokenType]]:
+    """Lines of a text, its score and its type."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise TokenizerError(f"{path.name} is too large", why=f"it has more than {MAX_FILE_BYTES:,} bytes")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        found = [_piece(line) for line in lines if line.strip()]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise TokenizerError(f"{path.name} cannot be read", why=str(error).splitlines()[0]) from error
+    if len({text for text, _, _ in found}) != len(found):
+        raise TokenizerError(f"two lines of {path.name} have the same text", why="llama.cpp refuses such a file")
+    return found
+
+
+def _piece(line: str) -> tuple[str, float, TokenType]:
+    text, score, kind, *_ = json.loads(line)
+    if not isinstance(text, str):
+        raise ValueError(f"{line[:60]!r} is no piece")
+    type = _TYPES[kind]
+    if type == TokenType.NORMAL and text.startswith("<|plamo:") and text.endswith("|>"):
+        type = TokenType.CONTROL
+    return text, float(score), type
