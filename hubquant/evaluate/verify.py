@@ -20,13 +20,7 @@ from hubquant.evaluate.bands import VERIFIED, ErrorSums, Rounding
 from hubquant.gguf_file import GGUFFile
 from hubquant.quants import dequantize
 
-STORED = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-}
+STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32, "I64": torch.int64}
 _SLICE = 1 << 18  # weights of one job: enough that calls cost little, and few enough for the processor's cache
 NOT_FINITE = "it holds NaN or infinite values"
 AGAIN = "delete the file and quantize again; if it happens again, report it with the names of the model and the tensor"
