@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from hubquant.convert.architecture import Architecture
     from hubquant.models.load import Placement
 
 _NO_OUTPUT = "there is no output layer: the file is good for embeddings"
@@ -59,7 +60,7 @@ def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
         plain = replace(plain, config={**plain.config, "tie_word_embeddings": True}).noting(_NO_OUTPUT)
     if embedding not in plain.tensors and output in plain.tensors and config.tie_word_embeddings:
         plain = plain.renamed([(f"^{re.escape(output)}$", embedding)])  # the one that is stored is both
-    plain = replace(plain, config=_by_known_type(plain.config, config))
+    plain = replace(plain, config=_as_known(plain.config, architecture, config))
     plain = replace(plain, tensors=architecture.with_single_experts(config, plain.tensors))
     if architecture.name not in FACTORED:
         plain = replace(plain, tensors={k: info for k, info in plain.tensors.items() if not k.endswith(FACTOR)})
@@ -70,12 +71,14 @@ def plain_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     return replace(plain, tensors=in_shape(plain.tensors, shapes))
 
 
-def _by_known_type(settings: Settings, config: PreTrainedConfig) -> Settings:
-    """``settings`` with a model type of ``config`` where transformers does not know their own."""
+def _as_known(settings: Settings, architecture: Architecture, config: PreTrainedConfig) -> Settings:
+    """``settings`` as transformers runs the model by them, with a model type of ``config`` where it does not know their
+    own."""
     from transformers import CONFIG_MAPPING
 
+    translated = settings if architecture.own_code else architecture.translate(settings)
     known = settings.get("model_type") in CONFIG_MAPPING
-    return settings if known else {**settings, "model_type": config.model_type}
+    return translated if known else {**translated, "model_type": config.model_type}
 
 
 def checkpoint_ahead(checkpoint: Checkpoint) -> Checkpoint:

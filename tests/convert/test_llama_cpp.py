@@ -253,6 +253,14 @@ DENSE_LATENT: dict[str, Any] = {
 }
 SINKS = {"num_hidden_layers": 5, "sliding_window": 32, "layer_rope_theta": [0, *4 * [10000.0]]}
 MPT = {"num_key_value_heads": ..., "head_dim": ..., "n_heads": 6, "d_model": 192, "attn_config": {"clip_qkv": 2.0}}
+DBRX: dict[str, Any] = {
+    "d_model": 256,
+    "head_dim": ...,
+    "intermediate_size": ...,
+    "attn_config": {"kv_n_heads": 2, "clip_qkv": 2.0, "rope_theta": 500000.0},
+    "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+}
 BAMBA: dict[str, Any] = {
     "num_hidden_layers": 3,
     "head_dim": ...,
@@ -505,6 +513,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bloom": ("bloom", TIED | {"num_key_value_heads": ..., "head_dim": ..., "n_head": 6, "hidden_size": 192}),
     "mpt": ("mpt", TIED | MPT),
+    "dbrx": ("dbrx", DBRX),
     "minicpm3": ("minicpm3", TIED | DENSE_LATENT | {"v_head_dim": 64}),
     "minicpm3 in a long context": (
         "minicpm3",

@@ -174,6 +174,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bloom": ("bloom", {"tie_word_embeddings": True, "head_dim": ...}),
     "mpt": ("mpt", {"tie_word_embeddings": True, "d_model": 64, "n_heads": 4, "head_dim": ...}),
+    "dbrx": (
+        "dbrx",
+        {"d_model": 64, "head_dim": ..., "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0}}
+        | {"ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2}},
+    ),
     "apertus": ("apertus", {}),
     "minicpm3": ("minicpm3", LATENT | {"v_head_dim": 16}),
     "bamba": (

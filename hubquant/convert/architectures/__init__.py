@@ -18,6 +18,7 @@ from hubquant.convert.architectures.chatglm import CHATGLM_OWN
 from hubquant.convert.architectures.codeshell import CODESHELL
 from hubquant.convert.architectures.cohere import COHERE, COHERE2
 from hubquant.convert.architectures.cohere2_moe import COHERE2_MOE
+from hubquant.convert.architectures.dbrx import DBRX
 from hubquant.convert.architectures.deci import DECI
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from hubquant.convert.architectures.deepseek4 import DEEPSEEK4
@@ -114,7 +115,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4),
     *(GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED, GRANITE_4, GRANITE_HYBRID, BAMBA, GRANITE_SWA, GRANITE_MOE_SWA),
     *(OLMO, OLMO2, OLMO3, OLMOE),
-    *(BITNET, BLOOM, FALCON, GPT2, GPTNEOX, MPT),
+    *(BITNET, BLOOM, DBRX, FALCON, GPT2, GPTNEOX, MPT),
     *(
         DEEPSEEK2,
         DEEPSEEK3,

@@ -94,13 +94,13 @@ _EXPERTS: tuple[Row, ...] = (
             "ffn_up_exps.weight": ("n_expert", "n_ff_exp", "n_embd"),
         },
         (always(Transpose()), split("n_ff_exp", "n_ff_exp", axis=1)),
-        taps=2 * (moe.given_to("feed_forward.experts", spread=True),),
+        taps=2 * (moe.given_to("feed_forward.experts", way="spread"),),
     ),
     Tensors(
         ("feed_forward.experts.down_proj",),
         {"ffn_down_exps.weight": ("n_expert", "n_embd", "n_ff_exp")},
         (always(Transpose()),),
-        taps=(moe.computed_in("feed_forward.experts", spread=True),),
+        taps=(moe.computed_in("feed_forward.experts", way="spread"),),
     ),
     *moe.shared("feed_forward.shared_expert"),
 )

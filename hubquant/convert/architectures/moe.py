@@ -24,7 +24,7 @@ from hubquant.convert.rules.rule import (
 from hubquant.convert.tables import Experts, Module, Place, Row, TapFor, Tensors, inputs_of, linear
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
-from hubquant.models.taps.experts import ExpertHidden, ExpertInput
+from hubquant.models.taps.experts import ExpertHidden, ExpertInput, Way
 from hubquant.models.taps.tap import Tap
 
 if TYPE_CHECKING:
@@ -169,20 +169,20 @@ def with_shared_experts(config: PreTrainedConfig) -> Dimensions:
     return dimensions(config, config.num_experts, width, width * config.num_shared_experts)
 
 
-def given_to(experts: str, spread: bool = False) -> TapFor:
+def given_to(experts: str, way: Way = "registered") -> TapFor:
     """The tokens that each of the experts is given."""
 
     def tap(place: Place) -> Tap:
-        return ExpertInput(place.prefix + experts, spread)
+        return ExpertInput(place.prefix + experts, way)
 
     return tap
 
 
-def computed_in(experts: str, spread: bool = False) -> TapFor:
+def computed_in(experts: str, way: Way = "registered") -> TapFor:
     """What each of the experts computes for its last matrix."""
 
     def tap(place: Place) -> Tap:
-        return ExpertHidden(place.prefix + experts, spread)
+        return ExpertHidden(place.prefix + experts, way)
 
     return tap
 

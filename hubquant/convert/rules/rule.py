@@ -158,7 +158,7 @@ class Fixed(Rule):
     """A setting for which llama.cpp has one ``value``; GGUF does not mention it. ``same`` are other names for it."""
 
     setting: str
-    value: str | int | float | list[int] | None
+    value: str | int | float | list[int] | dict[str, str] | None
     same: tuple[str, ...] = ()
 
     def check(self, settings: Settings) -> None:
