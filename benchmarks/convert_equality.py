@@ -266,6 +266,11 @@ REASONS: tuple[Reason, ...] = (
         "the converter knows what stays F32 by the layer's number, which is another one in the checkpoint",
         models=f"^nemotron_h.*{AHEAD}",
     ),
+    Reason(
+        r"ffn_gate_inp\.weight type$",
+        "the converter has all of DBRX's matrices quantized, but llama-quantize leaves routers as they are",
+        models="^dbrx",
+    ),
     Reason(r"^tokenizer\.", "Llama 2's vocabulary, which the converter brings along for OpenELM", models="^OpenELM"),
     Reason(r"\.head_count_kv$", "one number where all layers have the same, which llama.cpp reads too", models="^Deci"),
     Reason(r"\.tensor_data_layout$", "llama.cpp reads it nowhere", ours=NONE),

@@ -9,7 +9,7 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, moe
 from hubquant.convert.operations import Dimensions, Transpose, always, reshape
 from hubquant.convert.rules.nested import Nested
-from hubquant.convert.rules.rope import Rope, raw_parameters
+from hubquant.convert.rules.rope import Rope, raw_parameters, rope_type
 from hubquant.convert.rules.rule import Constant, Count, Fixed, Heads, Number, Settings
 from hubquant.convert.tables import Embeddings, Tensors, linear, norm
 from hubquant.errors import CheckpointError, NotSupportedYet
@@ -38,12 +38,12 @@ def _translate(settings: Settings) -> Settings:
         raise CheckpointError(
             f"rope_theta in config.json is {str(bases[0])[:40]} in attn_config and {str(bases[-1])[:40]} outside of it",
             why="transformers 5 writes 10000 there for models with another base, and rotates by it",
-            hint="leave rope_parameters and rope_theta out, if attn_config has the base that the model was trained with",
+            hint="leave that of the outside out, if attn_config has the one that the model was trained with",
         )
     return {
         **{name: value for name, value in settings.items() if name not in ("rope_scaling", "rope_theta")},
         "attn_config": {**attention, "rope_theta": bases[0]},
-        "rope_parameters": {"rope_type": "default", **rope, "rope_theta": bases[0]},
+        "rope_parameters": {**rope, "rope_type": rope_type(rope), "rope_theta": bases[0]},
     }
 
 

@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.operations import Dimensions
-from hubquant.convert.rules.rule import Computed, Count, Epsilon, Fixed, Rule, is_number, number, out_of_range
+from hubquant.convert.rules.nested import Nested
+from hubquant.convert.rules.rule import Computed, Constant, Count, Epsilon, Fixed, Number
 from hubquant.convert.tables import Embeddings, linear, norm
-from hubquant.errors import NotSupportedYet
-from hubquant.gguf_file.metadata import Metadata, f32
+from hubquant.gguf_file.metadata import f32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _STEEPEST = 8
-
-
-class _Attention(Rule):
-    """Attention's own table of settings, of which only the clipping may be another than in the first MPT."""
-
-    reads = ("attn_config",)
-    fixed: Mapping[str, Any] = {
-        "attn_type": "multihead_attention",
-        "softmax_scale": None,
-        "prefix_lm": False,
-        "qk_ln": False,
-        "attn_uses_sequence_id": False,
-        "alibi": True,
-        "alibi_bias_max": _STEEPEST,
-    }
-
-    def metadata(self, config: PreTrainedConfig) -> Metadata:
-        attention = config.attn_config
-        for name, value in self.fixed.items():
-            if (found := getattr(attention, name)) != value:
-                raise NotSupportedYet(f"{name} {str(found)[:40]!r} in attn_config", why=f"transformers has {value!r}")
-        limit = attention.clip_qkv
-        if limit is not None and not (is_number(limit) and 0 < limit < 1e30):
-            raise out_of_range("clip_qkv", limit, "a number above 0")
-        clipped = {} if limit is None else {"attention.clamp_kqv": f32(limit)}
-        return {"attention.max_alibi_bias": f32(_STEEPEST), **clipped}
-
-    def settings(self, metadata: Metadata) -> dict[str, Any]:
-        return {"attn_config": {"clip_qkv": number(metadata, "attention.clamp_kqv")}}
 
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
@@ -73,7 +43,18 @@ MPT = Architecture(
         Computed("feed_forward_length", "", lambda config: 4 * config.d_model),
         Count("attention.head_count", "n_heads", most=1 << 16),
         Epsilon("attention.layer_norm_epsilon", "layer_norm_epsilon"),
-        _Attention(),
+        Constant("attention.max_alibi_bias", f32(_STEEPEST)),
+        Nested(
+            "attn_config",
+            (
+                Number("attention.clamp_kqv", "clip_qkv"),
+                Fixed("attn_type", "multihead_attention"),
+                Fixed("softmax_scale", None),
+                *(Fixed(name, False) for name in ("prefix_lm", "qk_ln", "attn_uses_sequence_id")),
+                Fixed("alibi", True),
+                Fixed("alibi_bias_max", _STEEPEST),
+            ),
+        ),
         Fixed("expansion_ratio", 4),
         Fixed("logit_scale", None),
         Fixed("no_bias", True),
