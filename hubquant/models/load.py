@@ -17,13 +17,17 @@ from hubquant.checkpoint.storage import QUANTIZATION
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.machine import free_memory_bytes
 from hubquant.environ import LOUD
-from hubquant.errors import CheckpointError
+from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.models.classes import model_class
 from hubquant.panics import tokenizer_errors
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+_READ_FROM_OUTSIDE = ("DbrxExpertGLU",)
+"""Modules whose weights transformers reads without calling them: accelerate loads none then."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ def load(
     Its weights are what conversion reads, from the same files and under the same names. On the CPU they are float32,
     matrices in half precision as :class:`Widened` tensors that lie in their files; on a GPU they keep the checkpoint's
     dtype. ``auto`` takes a GPU when there is one and, unless ``placement`` says otherwise, spreads the model over all
-    devices and main memory. Raises ``CheckpointError`` when weights are missing, broken, not finite or not safetensors.
+    devices and main memory. Raises ``CheckpointError`` when weights are missing, broken, not finite or not safetensors,
+    ``NotSupportedYet`` for a model that cannot be computed while parts of it are offloaded.
     """
     import torch
 
@@ -104,6 +109,12 @@ def load(
     for name, parameter in model.named_parameters():
         if not parameter.is_meta:  # what is offloaded comes back when it is used
             check_finite(name, parameter.stored if isinstance(parameter, Widened) else parameter)
+        elif type(model.get_submodule(name.rpartition(".")[0])).__name__ in _READ_FROM_OUTSIDE:
+            raise NotSupportedYet(
+                f"offloading parts of {type(model).__name__}",
+                why="transformers reads the weights of its experts where accelerate has not loaded them",
+                hint="stream it: leave imatrix.offload out, or set it to stream",
+            )
     loaded: PreTrainedModel = model.eval().requires_grad_(False)
     return loaded
 

@@ -11,6 +11,7 @@ import torch
 from hubquant.convert.config import read_architecture
 from hubquant.convert.conversion import architecture_metadata
 from hubquant.errors import CheckpointError, HubquantError, NotSupportedYet
+from hubquant.models.load import Placement
 from hubquant.models.tiny import build
 from hubquant.sources.checkpoint import load_folder
 from tests.convert.test_llama_cpp import DBRX
@@ -43,6 +44,12 @@ def test_the_model_rotates_by_it(tmp_path: Path) -> None:
     expected = load_folder(folder, "cpu")(ids).logits
     configure(folder, rope_parameters=...)
     assert torch.equal(load_folder(folder, "cpu")(ids).logits, expected)
+
+
+def test_its_experts_are_not_offloaded(tmp_path: Path) -> None:
+    folder = build("dbrx", tmp_path / "model", **DBRX)
+    with pytest.raises(NotSupportedYet, match="offloading parts of DbrxForCausalLM"):
+        load_folder(folder, "cpu", Placement(max_memory={"cpu": "100KB"}, disk=tmp_path / "disk"))
 
 
 REFUSED: dict[str, tuple[type[HubquantError], str, dict[str, Any]]] = {
