@@ -46,8 +46,9 @@ def convert(
     them. ``vocab_only`` writes the vocabulary alone. ``component`` is the part of a diffusers pipeline, such as
     text_encoder_2, and with ``mmproj`` it is what a multimodal model sees or hears with. With ``merge`` an adapter is
     read in this base, a Hub id or a folder, as one model. ``target`` is the model that a drafter drafts for. With
-    ``no_mtp`` layers that predict further tokens are left out. With ``allow_pickle`` weights may be in pytorch_model.bin, of which tensors are read and nothing is run. The
-    file is cut at ``split_max_size`` ("5G") and after ``split_max_tensors``.
+    ``no_mtp`` layers that predict further tokens are left out. With ``allow_pickle`` weights may be in
+    pytorch_model.bin, of which tensors are read and nothing is run. The file is cut at ``split_max_size`` ("5G") and
+    after ``split_max_tensors``.
 
     Returns its path, type and size in bytes. Raises ``HubquantError``.
     """
@@ -73,11 +74,8 @@ def convert(
         how = Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
         wanted = Converting(chosen, how, {**own, **named}, vocab_only, base, mmproj)
         placing = Placing(Path(out or ""), split=split)
-        [made] = carry_out(
-            prepare(reference(str(model), component, pickles=allow_pickle, merge=merge, target=target), wanted, placing, opened, seen),
-            opened,
-            seen,
-        )
+        named_model = reference(str(model), component, pickles=allow_pickle, merge=merge, target=target)
+        [made] = carry_out(prepare(named_model, wanted, placing, opened, seen), opened, seen)
     return made
 
 
