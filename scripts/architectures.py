@@ -37,13 +37,13 @@ from tests.convert import (
     test_names,
     test_own_code,
     test_own_encoders,
+    test_plamo,
     test_projectors,
     test_projectors_own_code,
     test_projectors_sound,
     test_restore,
     test_rwkv,
 )
-from tests.support import plamo
 from tests.support.multimodal import auto_class, describe
 from tests.support.seeing import MEAN, STD
 
@@ -358,7 +358,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
     ranked = {MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[family] for family in rerankers}
     written_out = {settings["architectures"][0] for settings, *_ in test_own_encoders.MODELS.values()}
     written_out |= {config["architectures"][0] for config, *_ in test_rwkv.MODELS.values()}
-    written_out.add(plamo.CONFIG["architectures"][0])
+    written_out |= {config["architectures"][0] for config, *_ in test_plamo.MODELS.values()}
     within = {text for (_, text, _), *_ in test_text_tower.MODELS.values()}
     for each in ARCHITECTURES:
         types = set(each.classes.values())

@@ -84,6 +84,8 @@ from hubquant.convert.architectures.paddleocr import PADDLEOCR
 from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.phi3 import PHI3
 from hubquant.convert.architectures.plamo import PLAMO2
+from hubquant.convert.architectures.plamo1 import PLAMO
+from hubquant.convert.architectures.plamo3 import PLAMO3
 from hubquant.convert.architectures.qwen import QWEN
 from hubquant.convert.architectures.qwen2 import DOTS_OCR, QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
@@ -159,7 +161,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         OPENELM,
         ORION,
         PANGU,
+        PLAMO,
         PLAMO2,
+        PLAMO3,
         QWEN,
         RWKV6,
         RWKV7,

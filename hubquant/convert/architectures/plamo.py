@@ -38,7 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
 }
-_BEHIND_MIXER, _BEHIND_FEED_FORWARD = 1 / 5, 1 / 5**1.5  # what the norms behind multiply by in a new model
+BEHIND_MIXER, BEHIND_FEED_FORWARD = 1 / 5, 1 / 5**1.5  # what the norms behind multiply by in a new model
 
 
 def _told(config: PreTrainedConfig, name: str) -> int:
@@ -99,9 +99,9 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
     return first_layer({**sizes, **states}, config)
 
 
-def _centered(name: str, target: str, part: float = 1.0) -> Row:
-    """A norm that is stored without what it multiplies by in a new model."""
-    return Tensors((f"{name}.weight",), {target: ("n_embd",)}, (always(AddOne(part)),))
+def centered(name: str, target: str, part: float = 1.0, size: str = "n_embd") -> Row:
+    """A norm [size] that is stored without what it multiplies by in a new model. ``size`` names a dimension."""
+    return Tensors((f"{name}.weight",), {target: (size,)}, (always(AddOne(part)),))
 
 
 def _one(source: str, target: str, shape: tuple[str, ...], operations: tuple[OperationFor, ...] = ()) -> Row:
@@ -136,13 +136,13 @@ _ATTENTION: tuple[Row, ...] = (
 
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
     return (
-        _centered("pre_mixer_norm", "attn_norm.weight"),
+        centered("pre_mixer_norm", "attn_norm.weight"),
         *(_ATTENTION if attends(config, layer) else _MIXER),
-        _centered("post_mixer_norm", "post_attention_norm", _BEHIND_MIXER),
-        _centered("pre_mlp_norm", "ffn_norm.weight"),
+        centered("post_mixer_norm", "post_attention_norm", BEHIND_MIXER),
+        centered("pre_mlp_norm", "ffn_norm.weight"),
         linear("mlp.gate_up_proj", "n_ff_2", "n_embd"),
         linear("mlp.down_proj", "n_embd", "n_ff"),
-        _centered("post_mlp_norm", "post_ffw_norm", _BEHIND_FEED_FORWARD),
+        centered("post_mlp_norm", "post_ffw_norm", BEHIND_FEED_FORWARD),
     )
 
 
