@@ -30,12 +30,14 @@ from tests.support.llamacpp import LlamaCpp
 pytest.importorskip("xllamacpp")
 
 SPECIALS = ["<|plamo:unk|>", "<|plamo:bos|>", "<|plamo:eos|>", "<|plamo:pad|>", "<|plamo:op|>"]
+LOCAL = {"rope_theta": 1e4, "rope_local_theta": 1e6, "full_attention_idx": []}
 YARN = {"rope_scaling_factor": 4.0, "initial_context_length": plamo.CONTEXT}
 PIECES = {"日本": -7.5, "日本語": -9.0, "語": -8.0, "the": -4.0, " the": -4.5, "he": -5.0, " ": -3.0, "\n": -5.0}
 PIECES |= {letter: -6.0 - i / 10 for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz日本")}
 MODELS: dict[str, tuple[dict[str, Any], Callable[[], Weights], Callable[[Weights, list[int]], torch.Tensor]]] = {
     "plamo": (plamo.CONFIG1, plamo.weights1, plamo.logits1),
     "plamo2": (plamo.CONFIG, plamo.weights2, plamo.logits2),
+    "plamo2 with a local base": (plamo.CONFIG | LOCAL, plamo.weights2, partial(plamo.logits2, theta=1e6)),
     "plamo3": (plamo.CONFIG3, plamo.weights3, plamo.logits3),
     "plamo3 with yarn": (plamo.CONFIG3 | YARN, plamo.weights3, partial(plamo.logits3, factor=4.0)),
 }
@@ -209,6 +211,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "heads in words": ("plamo2", {"mamba_num_heads": "many"}, "mamba_num_heads"),
     "no state": ("plamo2", {"mamba_d_state": None}, "mamba_d_state"),
     "another rank": ("plamo2", {"hidden_size": 2048, "num_attention_heads": 64}, "shape"),
+    "two bases": ("plamo2", {**LOCAL, "full_attention_idx": [1]}, "1000000.0 in others"),
+    "layers in words": ("plamo2", {"full_attention_idx": "all"}, "full_attention_idx"),
     "no window": ("plamo3", {"window_size": None}, "sliding_window"),
     "other windows": ("plamo3", {"interleaved_sliding_window": [24, None, 24, None]}, "interleaved_sliding_window"),
     "a period in words": ("plamo3", {"sliding_window_pattern": "8"}, "sliding_window_pattern"),

@@ -183,11 +183,13 @@ def logits1(weights: Weights, ids: list[int]) -> torch.Tensor:
     return _normed(x) * weights["model.norm.weight"] @ weights["lm_head.weight"].T
 
 
-def logits2(weights: Weights, ids: list[int]) -> torch.Tensor:
+def logits2(weights: Weights, ids: list[int], theta: float = 1e4) -> torch.Tensor:
     """[tokens, VOCABULARY]."""
 
     def mixer(layer: int, at: Callable[[str], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        return _attention(at, x, (at("q_weight"), at("k_weight"))) if layer % 2 else _mamba(at, x)
+        if layer % 2:
+            return _attention(at, x, (at("q_weight"), at("k_weight")), frequencies(theta))
+        return _mamba(at, x)
 
     return _logits(weights, ids, mixer)
 
@@ -238,12 +240,11 @@ def _attention(
     at: Callable[[str], torch.Tensor],
     x: torch.Tensor,
     norms: tuple[torch.Tensor, torch.Tensor],
-    rotation: torch.Tensor | None = None,
+    rotation: torch.Tensor,
     scale: float = 1.0,
     window: int | None = None,
 ) -> torch.Tensor:
     """``scale`` is that of rotated queries and keys; a token sees the last ``window`` tokens, itself among them."""
-    rotation = frequencies(LOCAL_THETA) if rotation is None else rotation
     sizes = [HEADS * SIZE, KV_HEADS * SIZE, KV_HEADS * SIZE]
     q, k, v = (part.unflatten(-1, (-1, SIZE)) for part in (x @ at("qkv_proj.weight").T).split(sizes, dim=-1))
     q, k = (scale * rotated(_normed(part) * norm, rotation) for part, norm in zip((q, k), norms, strict=True))
