@@ -44,6 +44,7 @@ from tests.convert import (
     test_restore,
     test_rwkv,
 )
+from tests.support import qrwkv
 from tests.support.multimodal import auto_class, describe
 from tests.support.seeing import MEAN, STD
 
@@ -359,6 +360,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
     written_out = {settings["architectures"][0] for settings, *_ in test_own_encoders.MODELS.values()}
     written_out |= {config["architectures"][0] for config, *_ in test_rwkv.MODELS.values()}
     written_out |= {config["architectures"][0] for config, *_ in test_plamo.MODELS.values()}
+    written_out.add(qrwkv.CONFIG["architectures"][0])
     within = {text for (_, text, _), *_ in test_text_tower.MODELS.values()}
     for each in ARCHITECTURES:
         types = set(each.classes.values())

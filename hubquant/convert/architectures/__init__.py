@@ -95,6 +95,7 @@ from hubquant.convert.architectures.qwen3_reranker import QWEN3_RERANKER
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from hubquant.convert.architectures.rwkv import RWKV6, RWKV7
+from hubquant.convert.architectures.rwkv6_qwen2 import RWKV6_QWEN2
 from hubquant.convert.architectures.seed_oss import SEED_OSS
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.sparse_attention import DEEPSEEK32, GLM_MOE_DSA
@@ -166,6 +167,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         PLAMO3,
         QWEN,
         RWKV6,
+        RWKV6_QWEN2,
         RWKV7,
         XVERSE,
     ),
