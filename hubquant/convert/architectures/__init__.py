@@ -34,6 +34,7 @@ from hubquant.convert.architectures.falcon_h1 import FALCON_H1
 from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.gemma3n import GEMMA3N
 from hubquant.convert.architectures.gemma4 import GEMMA4
+from hubquant.convert.architectures.gemma4_assistant import GEMMA4_ASSISTANT
 from hubquant.convert.architectures.gemma_embedding import GEMMA_EMBEDDING
 from hubquant.convert.architectures.glm4 import CHATGLM, GLM4, GLM4_V, GLM_OCR
 from hubquant.convert.architectures.glm4_moe import GLM4_MOE, GLM4_V_MOE, SOLAR_OPEN
@@ -165,7 +166,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         RWKV7,
         XVERSE,
     ),
-    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1, EAGLE3),
+    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1, EAGLE3, GEMMA4_ASSISTANT),
     *(JINA_BERT_V3, JINA_BERT_V2, JINA_V5_NANO, JINA_V5_SMALL),
     *(BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),

@@ -194,16 +194,14 @@ def beside(drafter: Checkpoint, target: Settings) -> Checkpoint:
     told: dict[str, Any] = {setting: name in tensors for setting, name in _OWN.items()}
     states = config.get("target_hidden_size") or width
     if states != width:
-        raise _other_target(f"it takes states of {states} numbers, and the target's have {width}")
+        raise other_target(f"it takes states of {states} numbers, and the target's have {width}")
     if not told["own_embedding"] and config.get("hidden_size") != width:
-        raise _other_target(f"it has no embedding of its own, and the target's has {width} numbers for a token")
+        raise other_target(f"it has no embedding of its own, and the target's has {width} numbers for a token")
     if type(config.get("vocab_size")) is int and config["vocab_size"] != target.get("vocab_size"):
-        raise _other_target(f"it knows {config['vocab_size']:,} tokens, and the target {target.get('vocab_size')}")
+        raise other_target(f"it knows {config['vocab_size']:,} tokens, and the target {target.get('vocab_size')}")
     layers = told[_LAYERS] = config.get(_LAYERS) or [2, n_layer // 2, n_layer - 3]
     if isinstance(layers, list) and any(type(each) is int and each > n_layer for each in layers):
-        raise _other_target(
-            f"it takes the states of layers {', '.join(map(str, layers))}, and the target has {n_layer}"
-        )
+        raise other_target(f"it takes the states of layers {', '.join(map(str, layers))}, and the target has {n_layer}")
     ids = {name: target[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in target}
     switches = {name: bool(config.get(name)) for name in ("norm_before_residual", "norm_before_fc")}
     found = {**drafter.config, **switches, **told, **ids, "target_hidden_size": states}
@@ -219,7 +217,7 @@ def _in_bytes(info: Any) -> Any:
     return replace(info, dtype="U8", shape=(*info.shape, _ID_BYTES))
 
 
-def _other_target(why: str) -> CheckpointError:
+def other_target(why: str) -> CheckpointError:
     return CheckpointError(
         "the drafter is not for this target", why=why, hint="name the model that it was trained for with --target"
     )
