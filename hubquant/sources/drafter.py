@@ -6,8 +6,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.text_tower import is_multimodal, text_settings
 from hubquant.convert.architectures import DRAFTERS, eagle3, gemma4_assistant
+from hubquant.convert.config import read_architecture
+from hubquant.convert.rules.rule import Settings
 from hubquant.errors import UserError
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.source import SourceModel
@@ -15,9 +18,18 @@ from hubquant.sources.source import SourceModel
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
+def _assistant(drafter: Checkpoint, target: Settings) -> Checkpoint:
+    """``drafter``, whose file tells nothing of its ``target``."""
+    _, own = read_architecture(drafter.config)
+    architecture, config = read_architecture(target)
+    gemma4_assistant.check_target(own, architecture.name, config)
+    return drafter
+
+
 _BESIDE = {
     **dict.fromkeys(eagle3.EAGLE3.classes, eagle3.beside),
-    **dict.fromkeys(gemma4_assistant.GEMMA4_ASSISTANT.classes, gemma4_assistant.beside),
+    **dict.fromkeys(gemma4_assistant.GEMMA4_ASSISTANT.classes, _assistant),
 }
 
 

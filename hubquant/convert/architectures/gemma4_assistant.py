@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.text_tower import text_settings
 from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, gemma4
@@ -127,17 +126,13 @@ GEMMA4_ASSISTANT = Architecture(
 )
 
 
-def beside(drafter: Checkpoint, target: Settings) -> Checkpoint:
-    """``drafter``, whose file tells nothing of ``target``, the config.json of its language model.
+def check_target(own: PreTrainedConfig, name: str, config: PreTrainedConfig) -> None:
+    """``name`` is llama.cpp's of the target, ``config`` its language model's, and ``own`` the assistant's.
 
-    Raises ``CheckpointError`` for a target whose states, tokens, keys or values it cannot be given.
+    Raises ``CheckpointError`` for a target whose states, tokens, keys or values the assistant cannot be given.
     """
-    from hubquant.convert.config import read_architecture
-
-    _, own = read_architecture(drafter.config)
-    architecture, config = read_architecture(target)
-    if architecture.name != gemma4.GEMMA4.name:
-        raise other_target(f"it is the assistant of a Gemma 4, and the target is a {architecture.name}")
+    if name != gemma4.GEMMA4.name:
+        raise other_target(f"it is the assistant of a Gemma 4, and the target is a {name}")
     if getattr(own, _STATES) != config.hidden_size:
         raise other_target(
             f"it takes states of {getattr(own, _STATES)} numbers, and the target's have {config.hidden_size}"
@@ -148,4 +143,3 @@ def beside(drafter: Checkpoint, target: Settings) -> Checkpoint:
         raise other_target("llama.cpp gives it the keys and values of the last two layers: one with a window, then one")
     if any(of_kind(own, kind) != of_kind(config, kind) for kind in (SLIDING, FULL)):
         raise other_target("keys and values of its layers have other heads than those of the target's")
-    return drafter
