@@ -180,12 +180,15 @@ importance and is not measured: it computes from the states of its target. What 
 * EAGLE-3 drafts by its formula, to 10⁻⁴. A file without an embedding or an output layer of its own takes the target's.
   The table of its tokens (`d2t`) stays as it is in files of every type. Refused are more than one layer, states of
   other than three layers, and settings of `eagle_config`, which llama.cpp does not read.
+* DFlash fills a block of masked tokens by its formula, to 10⁻⁴, causally and with windows too. It takes the target's
+  embedding and output layer as EAGLE-3 does. A window counts back from each token, as llama.cpp has it. Settings of
+  `dflash_config` other than its layers, masked token, block and direction are refused.
 * Gemma 4's assistants bring their tokenizer, so that `--target` only checks that they fit. Four tokens in a row are
   those of transformers' code, to 10⁻³, with two differences that the plan notes: in a full window llama.cpp sees two
   tokens less, and where embeddings are ordered (`masked_embedding`), it scores all tokens instead of those in the
   likeliest groups. An assistant as wide as its target is refused, for llama.cpp does not load it.
 
-DFlash and DSpark are not converted.
+DFlash 2 (`DFlash2DraftModel`, with convolutions and a selector) and DSpark are not converted.
 
 ## What is left out
 

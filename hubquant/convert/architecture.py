@@ -253,6 +253,7 @@ _NAMED_LIKE = {
     "cohere2moe": "exaone-moe",
     "deepseek32": "glm-dsa",
     "deepseek4": "glm-dsa",
+    "dflash": "qwen3",
     "eagle3": "llama",
     "gemma4-assistant": "gemma4",
     "granite_swa": "granite",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.text_tower import is_multimodal, text_settings
-from hubquant.convert.architectures import DRAFTERS, eagle3, gemma4_assistant
+from hubquant.convert.architectures import DRAFTERS, dflash, eagle3, gemma4_assistant
 from hubquant.convert.config import read_architecture
 from hubquant.convert.rules.rule import Settings
 from hubquant.errors import UserError
@@ -28,6 +28,7 @@ def _assistant(drafter: Checkpoint, target: Settings) -> Checkpoint:
 
 
 _BESIDE = {
+    **dict.fromkeys(dflash.DFLASH.classes, dflash.beside),
     **dict.fromkeys(eagle3.EAGLE3.classes, eagle3.beside),
     **dict.fromkeys(gemma4_assistant.GEMMA4_ASSISTANT.classes, _assistant),
 }
