@@ -12,16 +12,10 @@ import torch
 
 from hubquant.gguf_file import GGUFFile
 from tests.convert.test_llama_cpp import GEMMA4, GEMMA4_SMALL
+from tests.support.assistants import Assisting, assistant_by_transformers, build_assistant
 from tests.support.cli import hubquant
 from tests.support.conversion import Weights, build_uneven, configure, edit_weights, write_gguf
-from tests.support.drafters import (
-    Assisting,
-    assert_server_drafts,
-    assistant_by_transformers,
-    build_assistant,
-    converted,
-    refusal,
-)
+from tests.support.drafters import assert_server_drafts, converted, refusal
 
 pytest.importorskip("xllamacpp")
 
