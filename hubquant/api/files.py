@@ -29,6 +29,7 @@ def convert(
     component: str | None = None,
     mmproj: bool = False,
     merge: str | None = None,
+    target: str | None = None,
     allow_pickle: bool = False,
     split_max_size: str | None = None,
     split_max_tensors: int | None = None,
@@ -44,9 +45,10 @@ def convert(
     ``model_name`` is general.name, and ``metadata`` further keys, such as {"general.author": "me"}, or a JSON file of
     them. ``vocab_only`` writes the vocabulary alone. ``component`` is the part of a diffusers pipeline, such as
     text_encoder_2, and with ``mmproj`` it is what a multimodal model sees or hears with. With ``merge`` an adapter is
-    read in this base, a Hub id or a folder, as one model. With ``no_mtp`` layers that predict further tokens are left
-    out. With ``allow_pickle`` weights may be in pytorch_model.bin, of which tensors are read and nothing is run. The
-    file is cut at ``split_max_size`` ("5G") and after ``split_max_tensors``.
+    read in this base, a Hub id or a folder, as one model. ``target`` is the model that a drafter drafts for. With
+    ``no_mtp`` layers that predict further tokens are left out. With ``allow_pickle`` weights may be in
+    pytorch_model.bin, of which tensors are read and nothing is run. The file is cut at ``split_max_size`` ("5G") and
+    after ``split_max_tensors``.
 
     Returns its path, type and size in bytes. Raises ``HubquantError``.
     """
@@ -72,11 +74,8 @@ def convert(
         how = Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
         wanted = Converting(chosen, how, {**own, **named}, vocab_only, base, mmproj)
         placing = Placing(Path(out or ""), split=split)
-        [made] = carry_out(
-            prepare(reference(str(model), component, pickles=allow_pickle, merge=merge), wanted, placing, opened, seen),
-            opened,
-            seen,
-        )
+        named_model = reference(str(model), component, pickles=allow_pickle, merge=merge, target=target)
+        [made] = carry_out(prepare(named_model, wanted, placing, opened, seen), opened, seen)
     return made
 
 
@@ -104,6 +103,7 @@ def quantize(
     allow_fork_types: bool = False,
     allow_requantize: bool = False,
     merge: str | None = None,
+    target: str | None = None,
     allow_pickle: bool = False,
     pre_tokenizer: str | None = None,
     no_mtp: bool = False,
@@ -120,7 +120,7 @@ def quantize(
     expression for names of tensors; the first that matches wins. ``pure`` gives every tensor the type's own,
     ``leave_output_tensor`` leaves output.weight as it is, ``prune_layers`` some layers out. ``override_kv`` is
     metadata, as "KEY=TYPE:VALUE" with int, float, bool or str. With ``no_mtp`` layers that predict further tokens are
-    left out. Files are cut at ``split_max_size`` ("5G") and after
+    left out. ``target`` is the model that a drafter drafts for. Files are cut at ``split_max_size`` ("5G") and after
     ``split_max_tensors``, or with ``keep_split`` as the source is.
 
     Returns the path, type and size in bytes of each file. Raises ``HubquantError``.
@@ -158,7 +158,7 @@ def quantize(
         from hubquant.recipe.schema import Convert
 
         placing, how = Placing(Path(out), name, split, keep_split), Convert(pre_tokenizer=pre_tokenizer, no_mtp=no_mtp)
-        references = models(str(model), listed(component), pickles=allow_pickle, merge=merge)
+        references = models(str(model), listed(component), pickles=allow_pickle, merge=merge, target=target)
         job = prepare(references, settings, matrix, how, placing, opened, seen)
         return carry_out(job, opened, seen)
 
