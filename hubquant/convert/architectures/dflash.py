@@ -97,7 +97,7 @@ def _translate(settings: Settings) -> dict[str, Any]:
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
     sizes = decoder.dimensions(config)
-    return {**sizes, "n_states": len(getattr(config, _LAYERS) or ()) * sizes["n_embd"]}
+    return {**sizes, "n_states": len(getattr(config, _LAYERS, None) or ()) * sizes["n_embd"]}
 
 
 DFLASH = Architecture(

@@ -76,13 +76,13 @@ class _Notes(Rule):
 def _translate(settings: Settings) -> dict[str, Any]:
     if not isinstance(settings.get("text_config"), dict):
         raise CheckpointError("config.json has no text_config, which tells of an assistant's layers")
-    own = {name: settings.get(name) for name in ("use_ordered_embeddings", "num_centroids")}
     defaults = {"tie_word_embeddings": True, _STATES: 1536}  # of the class, whatever stands in text_config
-    return {**text_settings(settings), **own, **{name: settings.get(name, x) for name, x in defaults.items()}}
+    ordered = {name: settings.get(name) for name in _Notes.reads}
+    return {**text_settings(settings), **ordered, **{name: settings.get(name, x) for name, x in defaults.items()}}
 
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
-    states: int = getattr(config, _STATES)
+    states: int = getattr(config, _STATES, 0)
     return {**gemma4.dimensions(config), "n_states": states, "n_states_2": 2 * states}
 
 
@@ -118,7 +118,7 @@ GEMMA4_ASSISTANT = Architecture(
     translate=_translate,
     # of a head over states that the target caps, and of tables and experts that no assistant has
     without_effect=(
-        *("final_logit_softcapping", "vocab_size_per_layer_input", "attention_k_eq_v", "num_centroids"),
+        *("final_logit_softcapping", "vocab_size_per_layer_input", "attention_k_eq_v"),
         *("num_experts", "top_k_experts", "moe_intermediate_size"),
     ),
     own_code=True,
