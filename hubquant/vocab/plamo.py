@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from gguf import TokenType
@@ -10,11 +11,12 @@ from gguf import TokenType
 from hubquant.errors import TokenizerError
 from hubquant.vocab.bpe import MAX_TOKENS
 from hubquant.vocab.files import MAX_FILE_BYTES, Files
-from hubquant.vocab.special import around, chat_templates, notes, special_ids
+from hubquant.vocab.special import around, chat_templates, listed, notes, special_ids
 from hubquant.vocab.vocabulary import Vocabulary
 
 FILE = "tokenizer.jsonl"
 _TURN = "<|plamo:op|>"  # begins a turn, and so ends the one before
+_BREAKS = ("break_around_repeated_chars_threshold", "break_around_consecutive_spaces_threshold")
 _TYPES = {
     "NORMAL": TokenType.NORMAL,
     "UNKNOWN": TokenType.UNKNOWN,
@@ -38,7 +40,7 @@ def read_plamo(files: Files) -> Vocabulary:
         raise TokenizerError(f"{FILE} has no token for the byte {missing[0]}", why="llama.cpp needs one for each")
     n_unused = rows - len(found)
     specials = special_ids(files, ids)
-    add_bos, add_eos = around(files, specials, default_bos=True)
+    add_bos, add_eos = around(files, specials, default_bos=False)  # as PLaMo's own tokenizers have it
     return Vocabulary(
         model="plamo2",
         tokens=(*ids, *(f"[PAD{number}]" for number in range(1, n_unused + 1))),
@@ -48,8 +50,18 @@ def read_plamo(files: Files) -> Vocabulary:
         add_bos=add_bos,
         add_eos=add_eos,
         chat_templates=chat_templates(files),
-        notes=notes(files, ids),
+        notes=(*notes(files, ids), *_breaks(files)),
     )
+
+
+def _breaks(files: Files) -> Iterator[str]:
+    """Of PLaMo 3."""
+    told = files.tokenizer_config.model_extra or {}
+    if named := [name for name in _BREAKS if told.get(name)]:
+        yield (
+            f"llama.cpp cuts a text with many equal characters in a row otherwise than the tokenizer, which sets "
+            f"{listed(named)}"
+        )
 
 
 def _read(path: Path) -> list[tuple[str, float, TokenType]]:

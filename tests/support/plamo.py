@@ -1,8 +1,9 @@
-"""Tiny PLaMo 2 with random weights, and its logits as the model's code computes them."""
+"""Tiny models of PLaMo with random weights, and their logits as the models' code computes them."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,48 @@ CONFIG: dict[str, Any] = {
 }
 
 
+HEADS1 = 6
+CONFIG1: dict[str, Any] = {
+    "architectures": ["PlamoForCausalLM"],
+    "hidden_size": HEADS1 * SIZE,
+    "intermediate_size": FORWARD,
+    "max_position_embeddings": 4096,
+    "model_type": "plamo",
+    "n_shared_head": HEADS1 // KV_HEADS,
+    "num_attention_heads": HEADS1,
+    "num_hidden_layers": LAYERS,
+    "num_key_value_heads": HEADS1,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "vocab_size": VOCABULARY,
+}
+WINDOW, PERIOD, CONTEXT = 24, 3, 64
+THETA, LOCAL_THETA = 1e6, 1e4
+CONFIG3: dict[str, Any] = {
+    "architectures": ["Plamo3ForCausalLM"],
+    "attention_bias": False,
+    "head_dim": SIZE,
+    "hidden_activation": "swiglu",
+    "hidden_size": WIDTH,
+    "initial_context_length": None,
+    "interleaved_sliding_window": [WINDOW, WINDOW, None, WINDOW],
+    "intermediate_size": FORWARD,
+    "max_position_embeddings": 2048,
+    "model_type": "plamo3",
+    "num_attention_heads": HEADS,
+    "num_hidden_layers": LAYERS,
+    "num_key_value_heads": KV_HEADS,
+    "rms_norm_eps": 1e-6,
+    "rope_local_theta": LOCAL_THETA,
+    "rope_scaling_factor": 1,
+    "rope_theta": THETA,
+    "sliding_window_pattern": PERIOD,
+    "tie_word_embeddings": True,
+    "vocab_size": VOCABULARY,
+    "window_size": WINDOW,
+}
+
+
 def write(folder: Path, config: dict[str, Any], weights: Weights) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
@@ -45,12 +88,34 @@ def write(folder: Path, config: dict[str, Any], weights: Weights) -> Path:
     return folder
 
 
-def weights2() -> Weights:
+def _randomly() -> Callable[..., torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int, scale: float = 0.1) -> torch.Tensor:
         return scale * torch.randn(shape, generator=generator)
 
+    return random
+
+
+def weights1() -> Weights:
+    random, width = _randomly(), HEADS1 * SIZE
+    found = {"model.embed_tokens.weight": random(VOCABULARY, width, scale=1), "model.norm.weight": 1 + random(width)}
+    found["lm_head.weight"] = random(VOCABULARY, width)
+    for layer in range(LAYERS):
+        block = f"model.layers.layers.{layer}"
+        found[f"{block}.norm.weight"] = 1 + random(width)
+        for name, heads in (("q", HEADS1), ("k", KV_HEADS), ("v", KV_HEADS)):
+            found[f"{block}.self_attn.{name}_proj.weight"] = random(heads * SIZE, width)
+        found[f"{block}.self_attn.o_proj.weight"] = random(width, width)
+        found[f"{block}.self_attn.rotary_emb.inv_freq"] = frequencies(LOCAL_THETA)
+        found[f"{block}.mlp.gate_proj.weight"] = random(FORWARD, width)
+        found[f"{block}.mlp.up_proj.weight"] = random(FORWARD, width)
+        found[f"{block}.mlp.down_proj.weight"] = random(width, FORWARD)
+    return found
+
+
+def weights2() -> Weights:
+    random = _randomly()
     found = {"model.embed_tokens.weight": random(VOCABULARY, WIDTH, scale=1), "model.norm.weight": random(WIDTH)}
     for layer in range(LAYERS):
         block = f"model.layers.layers.{layer}"
@@ -78,12 +143,83 @@ def weights2() -> Weights:
     return found
 
 
+def weights3() -> Weights:
+    random = _randomly()
+    found = {"model.embed_tokens.weight": random(VOCABULARY, WIDTH, scale=1), "model.norm.weight": random(WIDTH)}
+    for layer in range(LAYERS):
+        block = f"model.layers.layers.{layer}"
+        for name in ("pre_mixer", "post_mixer", "pre_mlp", "post_mlp"):
+            found[f"{block}.{name}_norm.weight"] = random(WIDTH)
+        found[f"{block}.mlp.gate_up_proj.weight"] = random(2 * FORWARD, WIDTH)
+        found[f"{block}.mlp.down_proj.weight"] = random(WIDTH, FORWARD)
+        found[f"{block}.mixer.qkv_proj.weight"] = random((HEADS + 2 * KV_HEADS) * SIZE, WIDTH)
+        found[f"{block}.mixer.q_norm.weight"] = 1 + random(SIZE)
+        found[f"{block}.mixer.k_norm.weight"] = 1 + random(SIZE)
+        found[f"{block}.mixer.o_proj.weight"] = random(WIDTH, HEADS * SIZE)
+    return found
+
+
 def _normed(x: torch.Tensor) -> torch.Tensor:
     return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6)
 
 
-def logits2(weights: Weights, ids: list[int]) -> torch.Tensor:
+Mixer = Callable[[int, Callable[[str], torch.Tensor], torch.Tensor], torch.Tensor]
+
+
+def logits1(weights: Weights, ids: list[int]) -> torch.Tensor:
+    """[tokens, VOCABULARY]. Head h of queries attends with keys and values of head h modulo their number."""
+    x = weights["model.embed_tokens.weight"][ids]
+    for layer in range(LAYERS):
+
+        def at(name: str, layer: int = layer) -> torch.Tensor:
+            return weights[f"model.layers.layers.{layer}.{name}.weight"]
+
+        normed = _normed(x) * at("norm")
+        q, k, v = ((normed @ at(f"self_attn.{name}_proj").T).unflatten(-1, (-1, SIZE)) for name in "qkv")
+        q, k = rotated(q, frequencies(LOCAL_THETA)), rotated(k, frequencies(LOCAL_THETA))
+        k, v = (part.repeat(1, HEADS1 // KV_HEADS, 1) for part in (k, v))
+        gated = silu(normed @ at("mlp.gate_proj").T) * (normed @ at("mlp.up_proj").T)
+        x = x + attended(q, k, v).flatten(1) @ at("self_attn.o_proj").T + gated @ at("mlp.down_proj").T
+    return _normed(x) * weights["model.norm.weight"] @ weights["lm_head.weight"].T
+
+
+def logits2(weights: Weights, ids: list[int], theta: float = 1e4) -> torch.Tensor:
     """[tokens, VOCABULARY]."""
+
+    def mixer(layer: int, at: Callable[[str], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        if layer % 2:
+            return _attention(at, x, (at("q_weight"), at("k_weight")), frequencies(theta))
+        return _mamba(at, x)
+
+    return _logits(weights, ids, mixer)
+
+
+def logits3(weights: Weights, ids: list[int], factor: float = 1.0) -> torch.Tensor:
+    """[tokens, VOCABULARY], with yarn of this ``factor``, whose range of frequencies is rounded as in llama.cpp."""
+
+    def mixer(layer: int, at: Callable[[str], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        norms = (1 + at("q_norm.weight"), 1 + at("k_norm.weight"))
+        if (layer + 1) % PERIOD:
+            return _attention(at, x, norms, frequencies(LOCAL_THETA), window=WINDOW)
+        return _attention(at, x, norms, _yarn(factor), scale=1 + 0.1 * math.log(factor))
+
+    return _logits(weights, ids, mixer)
+
+
+def frequencies(theta: float) -> torch.Tensor:
+    """[SIZE / 2]."""
+    return theta ** -(torch.arange(0, SIZE, 2) / SIZE)
+
+
+def _yarn(factor: float) -> torch.Tensor:
+    """[SIZE / 2]."""
+    low, high = (SIZE * math.log(CONTEXT / (turns * math.tau)) / (2 * math.log(THETA)) for turns in (32, 1))
+    first, last = max(math.floor(low), 0), min(math.ceil(high), SIZE - 1)
+    stretched = ((torch.arange(SIZE // 2) - first) / (last - first)).clamp(0, 1)
+    return frequencies(THETA) * (1 - stretched + stretched / factor)
+
+
+def _logits(weights: Weights, ids: list[int], mixer: Mixer) -> torch.Tensor:
     x = weights["model.embed_tokens.weight"][ids]
     for layer in range(LAYERS):
 
@@ -93,26 +229,40 @@ def logits2(weights: Weights, ids: list[int]) -> torch.Tensor:
         def norm(name: str, x: torch.Tensor, offset: float, at: Callable[[str], torch.Tensor] = at) -> torch.Tensor:
             return _normed(x) * (at(f"{name}_norm.weight") + offset)
 
-        mix = _attention if layer % 2 else _mamba
-        mixed = mix(lambda name, at=at: at(f"mixer.{name}"), norm("pre_mixer", x, 1))
+        mixed = mixer(layer, lambda name, at=at: at(f"mixer.{name}"), norm("pre_mixer", x, 1))
         x = x + norm("post_mixer", mixed, 1 / 5)
         gate, up = (norm("pre_mlp", x, 1) @ at("mlp.gate_up_proj.weight").T).chunk(2, dim=-1)
         x = x + norm("post_mlp", silu(gate) * up @ at("mlp.down_proj.weight").T, 1 / 5**1.5)
     return _normed(x) * (weights["model.norm.weight"] + 1) @ weights["model.embed_tokens.weight"].T
 
 
-def _attention(at: Callable[[str], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def _attention(
+    at: Callable[[str], torch.Tensor],
+    x: torch.Tensor,
+    norms: tuple[torch.Tensor, torch.Tensor],
+    rotation: torch.Tensor,
+    scale: float = 1.0,
+    window: int | None = None,
+) -> torch.Tensor:
+    """``scale`` is that of rotated queries and keys; a token sees the last ``window`` tokens, itself among them."""
     sizes = [HEADS * SIZE, KV_HEADS * SIZE, KV_HEADS * SIZE]
     q, k, v = (part.unflatten(-1, (-1, SIZE)) for part in (x @ at("qkv_proj.weight").T).split(sizes, dim=-1))
-    q, k = _rotated(_normed(q) * at("q_weight")), _rotated(_normed(k) * at("k_weight"))
+    q, k = (scale * rotated(_normed(part) * norm, rotation) for part, norm in zip((q, k), norms, strict=True))
     k, v = (part.repeat_interleave(HEADS // KV_HEADS, dim=1) for part in (k, v))
+    return attended(q, k, v, window).flatten(1) @ at("o_proj.weight").T
+
+
+def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None = None) -> torch.Tensor:
+    """[tokens, heads, SIZE] of all three."""
     scores = torch.einsum("qhd,khd->hqk", q, k) / SIZE**0.5
-    scores = scores.masked_fill(torch.ones(scores.shape[1:], dtype=torch.bool).triu(1), -torch.inf)
-    return torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).flatten(1) @ at("o_proj.weight").T
+    seen = torch.ones(scores.shape[1:], dtype=torch.bool).tril()
+    seen = seen if window is None else seen.triu(1 - window)
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
 
 
-def _rotated(x: torch.Tensor) -> torch.Tensor:
-    angles = torch.arange(len(x))[:, None] * 10000.0 ** -(torch.arange(0, SIZE, 2) / SIZE)
+def rotated(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """[tokens, heads, SIZE], by ``rotation`` [SIZE / 2] a token."""
+    angles = torch.arange(len(x))[:, None] * rotation
     cos, sin = (torch.cat([each, each], dim=-1)[:, None] for each in (angles.cos(), angles.sin()))
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin

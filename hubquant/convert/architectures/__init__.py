@@ -86,6 +86,8 @@ from hubquant.convert.architectures.paddleocr import PADDLEOCR
 from hubquant.convert.architectures.phi2 import PHI2
 from hubquant.convert.architectures.phi3 import PHI3
 from hubquant.convert.architectures.plamo import PLAMO2
+from hubquant.convert.architectures.plamo1 import PLAMO
+from hubquant.convert.architectures.plamo3 import PLAMO3
 from hubquant.convert.architectures.qwen import QWEN
 from hubquant.convert.architectures.qwen2 import DOTS_OCR, QWEN2
 from hubquant.convert.architectures.qwen3 import QWEN3
@@ -95,6 +97,7 @@ from hubquant.convert.architectures.qwen3_reranker import QWEN3_RERANKER
 from hubquant.convert.architectures.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from hubquant.convert.architectures.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from hubquant.convert.architectures.rwkv import RWKV6, RWKV7
+from hubquant.convert.architectures.rwkv6_qwen2 import RWKV6_QWEN2
 from hubquant.convert.architectures.seed_oss import SEED_OSS
 from hubquant.convert.architectures.smollm3 import SMOLLM3
 from hubquant.convert.architectures.sparse_attention import DEEPSEEK32, GLM_MOE_DSA
@@ -161,9 +164,12 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         OPENELM,
         ORION,
         PANGU,
+        PLAMO,
         PLAMO2,
+        PLAMO3,
         QWEN,
         RWKV6,
+        RWKV6_QWEN2,
         RWKV7,
         XVERSE,
     ),

@@ -9,19 +9,21 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder
 from hubquant.convert.operations import AddOne, Dimensions, NegativeExp, OperationFor, always, reshape
 from hubquant.convert.rules.heads_by_layer import FULL, LINEAR, HeadsByLayer, attends, first_layer
-from hubquant.convert.rules.rope import Rope
+from hubquant.convert.rules.rope import Rope, raw_parameters
 from hubquant.convert.rules.rule import (
     Epsilon,
     Fixed,
     Rule,
     Settings,
     check_count,
+    check_list,
     integer,
     out_of_range,
     plain_setting,
 )
 from hubquant.convert.rules.windows import DroppedWindow
 from hubquant.convert.tables import Embeddings, Module, Row, Tensors, linear
+from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ _DEFAULTS: dict[str, Any] = {
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
 }
-_BEHIND_MIXER, _BEHIND_FEED_FORWARD = 1 / 5, 1 / 5**1.5  # what the norms behind multiply by in a new model
+BEHIND_MIXER, BEHIND_FEED_FORWARD = 1 / 5, 1 / 5**1.5  # what the norms behind multiply by in a new model
 
 
 def _told(config: PreTrainedConfig, name: str) -> int:
@@ -75,7 +77,24 @@ def _translated(settings: Settings) -> dict[str, Any]:
     step, n_layer = named.get("mamba_step") or 2, named.get("num_hidden_layers") or 32
     attention = {n_layer - 1} if n_layer <= step // 2 else {*range(step // 2, n_layer, step)}
     layers = [FULL if layer in attention else LINEAR for layer in range(n_layer)]
-    return {**_DEFAULTS, **named, "num_hidden_layers": n_layer, "layer_types": layers}
+    rope = {"rope_parameters": _rope(named, sorted(attention))}
+    return {**_DEFAULTS, **named, **rope, "num_hidden_layers": n_layer, "layer_types": layers}
+
+
+def _rope(settings: Settings, attention: list[int]) -> dict[str, Any]:
+    """rope_theta is the base of the layers ``full_attention_idx``, rope_local_theta that of the other ones with
+    attention (plamo-translate-cli, servers/mlx/model.py)."""
+    check_list(settings, "full_attention_idx")
+    parameters = {"rope_type": "default", "rope_theta": _DEFAULTS["rope_theta"], **raw_parameters(settings)}
+    local, full = settings.get("rope_local_theta"), settings.get("full_attention_idx") or ()
+    whole = parameters["rope_theta"]
+    bases = [whole if local is None or layer in full else local for layer in attention]
+    if any(base != bases[0] for base in bases):
+        raise NotSupportedYet(
+            f"rope_theta {str(whole)[:40]} in some layers and {str(local)[:40]} in others",
+            why="llama.cpp has one base for all layers here",
+        )
+    return {**parameters, "rope_theta": bases[0]}
 
 
 def _dimensions(config: PreTrainedConfig) -> Dimensions:
@@ -99,9 +118,9 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
     return first_layer({**sizes, **states}, config)
 
 
-def _centered(name: str, target: str, part: float = 1.0) -> Row:
-    """A norm that is stored without what it multiplies by in a new model."""
-    return Tensors((f"{name}.weight",), {target: ("n_embd",)}, (always(AddOne(part)),))
+def centered(name: str, target: str, part: float = 1.0, size: str = "n_embd") -> Row:
+    """A norm [size] that is stored without what it multiplies by in a new model. ``size`` names a dimension."""
+    return Tensors((f"{name}.weight",), {target: (size,)}, (always(AddOne(part)),))
 
 
 def _one(source: str, target: str, shape: tuple[str, ...], operations: tuple[OperationFor, ...] = ()) -> Row:
@@ -136,13 +155,13 @@ _ATTENTION: tuple[Row, ...] = (
 
 def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
     return (
-        _centered("pre_mixer_norm", "attn_norm.weight"),
+        centered("pre_mixer_norm", "attn_norm.weight"),
         *(_ATTENTION if attends(config, layer) else _MIXER),
-        _centered("post_mixer_norm", "post_attention_norm", _BEHIND_MIXER),
-        _centered("pre_mlp_norm", "ffn_norm.weight"),
+        centered("post_mixer_norm", "post_attention_norm", BEHIND_MIXER),
+        centered("pre_mlp_norm", "ffn_norm.weight"),
         linear("mlp.gate_up_proj", "n_ff_2", "n_embd"),
         linear("mlp.down_proj", "n_embd", "n_ff"),
-        _centered("post_mlp_norm", "post_ffw_norm", _BEHIND_FEED_FORWARD),
+        centered("post_mlp_norm", "post_ffw_norm", BEHIND_FEED_FORWARD),
     )
 
 
@@ -166,7 +185,7 @@ PLAMO2 = Architecture(
     block=_block,
     blocks="model.layers.layers",
     translate=_translated,
-    translated=(*_NAMES, "mamba_step", "mamba_chunk_size"),
+    translated=(*_NAMES, "mamba_step", "mamba_chunk_size", "full_attention_idx", "rope_local_theta"),
     without_effect=("hidden_act",),
     own_code=True,
 )

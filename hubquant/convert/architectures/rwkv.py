@@ -107,12 +107,12 @@ _RULES: tuple[Rule, ...] = (
 )
 
 
-def _vector(source: str, target: str) -> Row:
+def vector(source: str, target: str) -> Row:
     """[1, 1, n_embd] as [n_embd]."""
     return Tensors((source,), {target: ("n_embd",)}, (reshape(("one", "one", "n_embd"), ("n_embd",)),))
 
 
-def _mixed(prefix: str, parts: str, count: str) -> Row:
+def mixed(prefix: str, parts: str, count: str) -> Row:
     """How much of the token before goes into each of what is computed."""
     target = {"time_mix_lerp_fused.weight": (count, "one", "one", "n_embd")}
     return Tensors(tuple(prefix + part for part in parts), target, (always(Stack()),))
@@ -148,10 +148,10 @@ def _as_rwkv6(settings: Settings) -> Settings:
 
 
 def _turned(name: str, shape: tuple[str, ...]) -> Row:
-    return Tensors((f"attention.time_{name}",), {_NAMES6[name]: shape}, (always(Transpose()),))
+    return Tensors((f"attention.time_{name}",), {NAMES6[name]: shape}, (always(Transpose()),))
 
 
-_NAMES6 = {
+NAMES6 = {
     "maa_w1": "time_mix_w1.weight",
     "maa_w2": "time_mix_w2.weight",
     "decay_w1": "time_mix_decay_w1.weight",
@@ -164,20 +164,20 @@ def _block6(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
     halved = (always(Scale((0.5 ** (layer // every if every else 0),))),)
     return (
         norm("ln1", bias=True, stem="attn_norm"),
-        _vector("attention.time_maa_x", "time_mix_lerp_x.weight"),
-        _mixed("attention.time_maa_", "wkvrg", "five"),
+        vector("attention.time_maa_x", "time_mix_lerp_x.weight"),
+        mixed("attention.time_maa_", "wkvrg", "five"),
         _turned("maa_w1", ("n_mixes", "n_embd")),
         _turned("maa_w2", ("five", "n_embd", "n_mix")),
         Tensors(("attention.time_faaaa",), {"time_mix_first.weight": ("n_heads", "n_head_size")}),
-        _vector("attention.time_decay", "time_mix_decay.weight"),
+        vector("attention.time_decay", "time_mix_decay.weight"),
         _turned("decay_w1", ("n_decay", "n_embd")),
         _turned("decay_w2", ("n_embd", "n_decay")),
         *(_square(f"attention.{name}", f"time_mix_{name}") for name in ("key", "value", "receptance", "gate")),
         _square("attention.output", "time_mix_output", halved),
         norm("attention.ln_x", bias=True, stem="time_mix_ln"),
         norm("ln2", bias=True, stem="attn_norm_2"),
-        _vector("feed_forward.time_maa_k", "channel_mix_lerp_k.weight"),
-        _vector("feed_forward.time_maa_r", "channel_mix_lerp_r.weight"),
+        vector("feed_forward.time_maa_k", "channel_mix_lerp_k.weight"),
+        vector("feed_forward.time_maa_r", "channel_mix_lerp_r.weight"),
         linear("feed_forward.key", "n_ff", "n_embd", stem="channel_mix_key"),
         linear("feed_forward.value", "n_embd", "n_ff", operations=halved, stem="channel_mix_value"),
         _square("feed_forward.receptance", "channel_mix_receptance"),
@@ -248,13 +248,13 @@ def _low_rank(module: str, letter: str, size: str, bias: bool = True, also: str 
     return (*vector, row(f"{module}.0.weight", 1, (size, "n_embd")), row(f"{module}.2.weight", 2, ("n_embd", size)))
 
 
-def _layers7(mixed: Row) -> Block:
+def _layers7(lerps: Row) -> Block:
     def block(_config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
         values = _low_rank("attn.v_lora.lora", "v", "n_v") if layer else ()
         flat = (reshape(("n_heads", "n_head_size"), ("n_embd",)),)
         return (
             norm("attn_norm", bias=True, stem="attn_norm"),
-            mixed,
+            lerps,
             *_low_rank("attn.w_lora.lora", "w", "n_d"),
             *_low_rank("attn.a_lora.lora", "a", "n_a", also="" if layer else "v"),
             *values,
@@ -299,7 +299,7 @@ RWKV7 = replace(
         norm("model.layers.0.pre_norm", bias=True, stem="token_embd_norm"),
         norm("model.norm", bias=True, stem="output_norm"),
     ),
-    block=_layers7(_mixed("attn.x_", "rwkvag", "six")),
+    block=_layers7(mixed("attn.x_", "rwkvag", "six")),
     otherwise=("model.layers.0.attn.x_x", _layers7(_TOGETHER)),
     blocks="model.layers",
     ignored=(r"^model\.layers\.0\.attn\.v_lora\.",),  # which some have, and nothing computes with
