@@ -174,12 +174,22 @@ are neither.
 
 ## Drafters
 
-`hubquant convert DRAFTER --target MODEL` (and `quantize`) converts an EAGLE-3 drafter ({drafters}) for the model that
-it drafts for, of which config and tokenizer alone are read; llama.cpp takes the file as `--model-draft`. What it drafts
-there equals its formula to 10⁻⁴. A file without an embedding or an output layer of its own takes the target's. The
-table of its tokens (`d2t`) stays as it is in files of every type. A drafter has no importance and is not measured: it
-computes from the states of its target. Refused are more than one layer, states of other than three layers, and settings
-of `eagle_config`, which llama.cpp does not read. DFlash, DSpark and Gemma 4's assistants are not converted.
+`hubquant convert DRAFTER --target MODEL` (and `quantize`) converts a drafter ({drafters}) for the model that it drafts
+for, of which config and tokenizer alone are read; llama.cpp takes the file as `--model-draft`. A drafter has no
+importance and is not measured: it computes from the states of its target. What each drafts in llama.cpp was compared.
+
+* EAGLE-3 drafts by its formula, to 10⁻⁴. A file without an embedding or an output layer of its own takes the target's.
+  The table of its tokens (`d2t`) stays as it is in files of every type. Refused are more than one layer, states of
+  other than three layers, and settings of `eagle_config`, which llama.cpp does not read.
+* DFlash fills a block of masked tokens by its formula, to 10⁻⁴, causally and with windows too. It takes the target's
+  embedding and output layer as EAGLE-3 does. A window counts back from each token, as llama.cpp has it. Settings of
+  `dflash_config` other than its layers, masked token, block and direction are refused.
+* Gemma 4's assistants bring their tokenizer, so that `--target` only checks that they fit. Four tokens in a row are
+  those of transformers' code, to 10⁻³, with two differences that the plan notes: in a full window llama.cpp sees two
+  tokens less, and where embeddings are ordered (`masked_embedding`), it scores all tokens instead of those in the
+  likeliest groups. An assistant as wide as its target is refused, for llama.cpp does not load it.
+
+DFlash 2 (`DFlash2DraftModel`, with convolutions and a selector) and DSpark are not converted.
 
 ## What is left out
 
@@ -223,7 +233,7 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   transformers model, which is read back from the same file. "written out": the same, and llama.cpp's states of all
   tokens are, to 2·10⁻³, or its logits, to 10⁻³, those that the test computes as the model's code does (the tensors of
   RWKV and PLaMo are read back, too).
-  "drafts": llama.cpp's of 40 tokens and random states are, to 10⁻⁴, those of the paper's formula.
+  "drafts": llama.cpp's are those of the formula, or of transformers' code (see Drafters).
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
   those that it does not run.

@@ -52,6 +52,8 @@ _NOT_ALONE: Mapping[str, str] = MappingProxyType({"step3p7": "step3p5"})
 """Models whose language model transformers has in them alone, known by their class, and its type."""
 _TYPES = {"minimax_m3_vl": "minimax_m3_vl_text"}
 """Of language models that published multimodal ones do not name the type of."""
+_ASSISTANTS = ("gemma4_assistant", "gemma4_unified_assistant")
+"""Drafters, whose text_config tells of their own layers."""
 _OF_THE_WHOLE = (*QUANTIZATION, *MODULE_SETTINGS)
 _SECTIONS, _DEEPSTACK = "mrope_section", "deepstack_visual_indexes"
 _OF_IMAGES = (_SECTIONS, "mrope_interleaved", "type")
@@ -59,6 +61,8 @@ _OF_IMAGES = (_SECTIONS, "mrope_interleaved", "type")
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:
     """Whether config.json describes a language model beside other towers."""
+    if config.get("model_type") in _ASSISTANTS:
+        return False
     return config.get("model_type") in _SEEING or any(isinstance(config.get(part), dict) for part in TEXT_PARTS)
 
 

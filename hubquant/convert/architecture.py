@@ -76,7 +76,8 @@ class Architecture:
     ``takes`` tells by config.json which of several architectures with the same class it is for; the first counts.
     ``beside`` are the factors of weights that a checkpoint or file has.
     ``generates`` is False for encoders, which predict no next token; ``own_code`` is True where transformers lacks
-    the model's code; ``drafts`` is True for models that llama.cpp runs only beside a target.
+    the model's code, or runs it beside another alone; ``drafts`` is True for models that llama.cpp runs only beside a
+    target.
     """
 
     name: str
@@ -252,7 +253,9 @@ _NAMED_LIKE = {
     "cohere2moe": "exaone-moe",
     "deepseek32": "glm-dsa",
     "deepseek4": "glm-dsa",
+    "dflash": "qwen3",
     "eagle3": "llama",
+    "gemma4-assistant": "gemma4",
     "granite_swa": "granite",
     "hy_v3": "exaone-moe",
     "laguna": "exaone-moe",

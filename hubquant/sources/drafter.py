@@ -6,15 +6,32 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.text_tower import is_multimodal, text_settings
-from hubquant.convert.architectures import DRAFTERS
-from hubquant.convert.architectures.eagle3 import beside
+from hubquant.convert.architectures import DRAFTERS, dflash, eagle3, gemma4_assistant
+from hubquant.convert.config import read_architecture
+from hubquant.convert.rules.rule import Settings
 from hubquant.errors import UserError
 from hubquant.recipe.schema import ModelReference
 from hubquant.sources.source import SourceModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+def _assistant(drafter: Checkpoint, target: Settings) -> Checkpoint:
+    """``drafter``, whose file tells nothing of its ``target``."""
+    _, own = read_architecture(drafter.config)
+    architecture, config = read_architecture(target)
+    gemma4_assistant.check_target(own, architecture.name, config)
+    return drafter
+
+
+_BESIDE = {
+    **dict.fromkeys(dflash.DFLASH.classes, dflash.beside),
+    **dict.fromkeys(eagle3.EAGLE3.classes, eagle3.beside),
+    **dict.fromkeys(gemma4_assistant.GEMMA4_ASSISTANT.classes, _assistant),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +63,8 @@ class DrafterSource(SourceModel):
 def drafter(source: SourceModel, target: SourceModel) -> DrafterSource:
     """Raises ``CheckpointError`` where ``source`` does not draft for ``target``, ``UserError`` where it is no
     drafter."""
-    if (source.checkpoint.config.get("architectures") or [None])[0] not in DRAFTERS:
+    beside = _BESIDE.get((source.checkpoint.config.get("architectures") or [None])[0])
+    if beside is None:
         raise UserError(
             f"{source.name} is no drafter",
             why=f"a target is that of {', '.join(DRAFTERS)}",

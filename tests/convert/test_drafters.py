@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,15 @@ from hubquant.recipe.schema import ModelReference
 from hubquant.sources.open import open_source
 from tests.support.cli import hubquant
 from tests.support.conversion import build_uneven, configure, edit_weights, write_gguf
-from tests.support.drafters import N_DRAFT, DraftingBeside, build_eagle3, drafts_by_formula
+from tests.support.drafters import (
+    N_DRAFT,
+    DraftingBeside,
+    assert_server_drafts,
+    build_eagle3,
+    converted,
+    drafts_by_formula,
+    refusal,
+)
 from tests.support.localhub import LocalHub
 
 pytest.importorskip("xllamacpp")
@@ -33,13 +39,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_uneven("llama", tmp_path_factory.mktemp("target") / "target", num_hidden_layers=6)
 
 
-def converted(folder: Path, target: Path, file: Path, type: str = "F32") -> GGUFFile:
-    made = hubquant(
-        *("convert", str(folder), "--target", str(target), "--type", type, "-o", str(file)),
-        *("--store", str(file.parent / "store")),
-    )
-    assert made.code == 0, made.err
-    return GGUFFile.open(file)
+def converted_for(target: Path, folder: Path, file: Path) -> GGUFFile:
+    return converted(folder, file, "--target", str(target))
 
 
 def states() -> torch.Tensor:
@@ -62,7 +63,7 @@ def assert_drafts(folder: Path, file: Path) -> None:
 )
 def test_llama_cpp_drafts_by_the_formula(config: dict[str, Any], target: Path, tmp_path: Path) -> None:
     folder = build_eagle3(tmp_path / "drafter", target, **config)
-    file = converted(folder, target, tmp_path / "m.gguf")
+    file = converted_for(target, folder, tmp_path / "m.gguf")
     assert_drafts(folder, tmp_path / "m.gguf")
     metadata = file.metadata
     assert metadata["eagle3.target_layers"].value == (2, 3, 3)
@@ -77,7 +78,7 @@ def test_llama_cpp_drafts_by_the_formula(config: dict[str, Any], target: Path, t
 
 def test_a_drafter_takes_what_it_lacks_of_its_target(target: Path, tmp_path: Path) -> None:
     folder = build_eagle3(tmp_path / "drafter", target, own=False)
-    file = converted(folder, target, tmp_path / "m.gguf")
+    file = converted_for(target, folder, tmp_path / "m.gguf")
     assert not {"d2t", "output.weight", "token_embd.weight"} & file.tensors.keys()
     write_gguf(target, tmp_path / "target.gguf", "F32")
     theirs, weights = load_file(target / "model.safetensors"), load_file(folder / "model.safetensors")
@@ -99,7 +100,7 @@ def test_a_speculators_checkpoint(target: Path, tmp_path: Path) -> None:
     own |= {"architectures": ["Eagle3Speculator"], "transformer_layer_config": config, "model_type": "speculator"}
     own |= {"eagle_aux_hidden_state_layer_ids": [1, 2, 4]}
     (folder / "config.json").write_text(json.dumps(own))
-    file = converted(folder, target, tmp_path / "m.gguf")
+    file = converted_for(target, folder, tmp_path / "m.gguf")
     assert file.metadata["eagle3.target_layers"].value == (1, 2, 4)
     assert_drafts(plain, tmp_path / "m.gguf")
 
@@ -127,7 +128,7 @@ def test_pickled_drafters(target: Path, tmp_path: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     other = build_eagle3(tmp_path / "other", target)
     (folder / "model.safetensors").unlink()
-    converted(other, target, tmp_path / "m.gguf")
+    converted_for(target, other, tmp_path / "m.gguf")
     made = hubquant(
         *("convert", str(folder), "--target", str(target), "--type", "F32", "-o", str(tmp_path / "p.gguf")),
         *("--allow-pickle", "--store", str(tmp_path / "store")),
@@ -141,35 +142,29 @@ def test_what_cannot_be_is_refused(target: Path, tmp_path: Path) -> None:
     folder = build_eagle3(tmp_path / "drafter", target)
     weights = load_file(folder / "model.safetensors")
 
-    def refusal(*options: str, model: Path = folder) -> str:
-        out = ("-o", str(tmp_path / "m.gguf"), "--store", str(tmp_path / "store"))
-        outcome = hubquant("convert", str(model), *options, *out)
-        assert outcome.code != 0
-        return " ".join(outcome.err.split())
-
     beside = ("--target", str(target))
-    assert "name it: hubquant convert DRAFTER --target MODEL" in refusal()
-    assert "is no drafter" in refusal(*beside, model=target)
-    assert "LlamaForCausalLMEagle3" in refusal(*beside, model=target)
+    assert "name it: hubquant convert DRAFTER --target MODEL" in refusal(folder)
+    assert "is no drafter" in refusal(target, *beside)
+    assert "LlamaForCausalLMEagle3" in refusal(target, *beside)
     configure(folder, eagle_config={"use_mtp_layernorm": True})
-    assert "eagle_config" in refusal(*beside)
+    assert "eagle_config" in refusal(folder, *beside)
     configure(folder, eagle_config=..., num_hidden_layers=2)
-    assert "EAGLE-3 with 2 layers" in refusal(*beside)
+    assert "EAGLE-3 with 2 layers" in refusal(folder, *beside)
     configure(folder, num_hidden_layers=1, eagle_aux_hidden_state_layer_ids=[1, 2])
-    assert "EAGLE-3 with the states of 2 layers" in refusal(*beside)
+    assert "EAGLE-3 with the states of 2 layers" in refusal(folder, *beside)
     configure(folder, eagle_aux_hidden_state_layer_ids=[1, 2, 9])
-    assert "the target has 6" in refusal(*beside)
+    assert "the target has 6" in refusal(folder, *beside)
     configure(folder, eagle_aux_hidden_state_layer_ids=..., target_hidden_size=512)
-    assert "it takes states of 512 numbers, and the target's have 256" in refusal(*beside)
+    assert "it takes states of 512 numbers, and the target's have 256" in refusal(folder, *beside)
     configure(folder, target_hidden_size=..., vocab_size=500)
-    assert "it knows 500 tokens" in refusal(*beside)
+    assert "it knows 500 tokens" in refusal(folder, *beside)
     configure(folder, vocab_size=json.loads((target / "config.json").read_text())["vocab_size"])
     edit_weights(folder, lambda tensors: tensors.update(d2t=weights["d2t"] - 10_000))
-    assert "d2t is no table of the target's tokens" in refusal(*beside)
+    assert "d2t is no table of the target's tokens" in refusal(folder, *beside)
     edit_weights(folder, lambda tensors: tensors.update(d2t=-torch.arange(N_DRAFT)))
-    assert "99 come twice" in refusal(*beside)
+    assert "99 come twice" in refusal(folder, *beside)
     save_file({**weights, "layers.1.mlp.up_proj.weight": torch.zeros(2, 2)}, folder / "model.safetensors")
-    assert "has no place for them" in refusal(*beside)
+    assert "has no place for them" in refusal(folder, *beside)
     save_file({k: x for k, x in weights.items() if k != "lm_head.weight"}, folder / "model.safetensors")
 
 
@@ -193,32 +188,13 @@ def test_both_on_the_hub(target: Path, hub: LocalHub, tmp_path: Path) -> None:
     assert_drafts(folder, tmp_path / "m.gguf")
 
 
-SERVER = """
-import json, sys, xllamacpp
-from hubquant.llamacpp.probe import post
-target, drafter = sys.argv[1:]
-params = xllamacpp.CommonParams()
-params.model.path, params.n_ctx, params.n_parallel, params.warmup, params.n_gpu_layers = target, 256, 1, False, 0
-params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3]
-params.speculative.draft.mparams.path, params.speculative.draft.p_min = drafter, 0.0
-server = xllamacpp.Server(params)
-body = {"prompt": [3, 4, 5, 6, 7], "n_predict": 16, "temperature": 0, "ignore_eos": True}
-print(json.dumps(post(server, "/completion", body)["timings"]))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("own", [True, False])
 def test_llama_cpps_server_drafts_beside_the_target(own: bool, target: Path, tmp_path: Path) -> None:
     folder = build_eagle3(tmp_path / "drafter", target, own=own)
-    converted(folder, target, tmp_path / "drafter.gguf")
+    converted_for(target, folder, tmp_path / "drafter.gguf")
     write_gguf(target, tmp_path / "target.gguf", "F32")
-    files = (str(tmp_path / "target.gguf"), str(tmp_path / "drafter.gguf"))
-    done = subprocess.run([sys.executable, "-c", SERVER, *files], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    timings = json.loads(done.stdout.splitlines()[-1])
-    assert timings["predicted_n"] == 16
-    assert timings["draft_n"] > 0
+    assert_server_drafts("EAGLE3", tmp_path / "target.gguf", tmp_path / "drafter.gguf")
 
 
 def test_a_drafter_is_not_calibrated(target: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from hubquant.convert.architectures.deci import DECI
 from hubquant.convert.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from hubquant.convert.architectures.deepseek4 import DEEPSEEK4
 from hubquant.convert.architectures.deepseek_moe import BAILING_MOE, DEEPSEEK
+from hubquant.convert.architectures.dflash import DFLASH
 from hubquant.convert.architectures.distilbert import DISTILBERT
 from hubquant.convert.architectures.dots1 import DOTS1
 from hubquant.convert.architectures.eagle3 import EAGLE3
@@ -35,6 +36,7 @@ from hubquant.convert.architectures.falcon_h1 import FALCON_H1
 from hubquant.convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from hubquant.convert.architectures.gemma3n import GEMMA3N
 from hubquant.convert.architectures.gemma4 import GEMMA4
+from hubquant.convert.architectures.gemma4_assistant import GEMMA4_ASSISTANT
 from hubquant.convert.architectures.gemma_embedding import GEMMA_EMBEDDING
 from hubquant.convert.architectures.glm4 import CHATGLM, GLM4, GLM4_V, GLM_OCR
 from hubquant.convert.architectures.glm4_moe import GLM4_MOE, GLM4_V_MOE, SOLAR_OPEN
@@ -172,7 +174,20 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         RWKV7,
         XVERSE,
     ),
-    *(BAILING_MOE, DEEPSEEK, SARVAM_MOE, STEP35, DOTS_OCR, DREAM, LLADA, LLADA_MOE, RND1, EAGLE3),
+    *(
+        BAILING_MOE,
+        DEEPSEEK,
+        SARVAM_MOE,
+        STEP35,
+        DOTS_OCR,
+        DREAM,
+        LLADA,
+        LLADA_MOE,
+        RND1,
+        DFLASH,
+        EAGLE3,
+        GEMMA4_ASSISTANT,
+    ),
     *(JINA_BERT_V3, JINA_BERT_V2, JINA_V5_NANO, JINA_V5_SMALL),
     *(BERT, BERT_RERANKER, DISTILBERT, EUROBERT, GEMMA_EMBEDDING),
     *(MODERN_BERT, MODERN_BERT_RERANKER, NEO_BERT, NOMIC_BERT_MOE, NOMIC_BERT, T5, UMT5),

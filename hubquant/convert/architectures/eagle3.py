@@ -32,6 +32,7 @@ _N_LAYERS = 3
 _NESTED = "transformer_layer_config"
 _OWN = {"own_embedding": "embed_tokens.weight", "own_output": "lm_head.weight", "own_tokens": "d2t"}
 _ID_BYTES = 8
+OF_THE_TARGET = ("bos_token_id", "eos_token_id", "pad_token_id")
 _NOT_OF_THE_LAYER = ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version")
 _RENAMES = ((r"^midlayer\.", "layers.0."), (r"^model\.", ""))
 
@@ -44,11 +45,7 @@ class _TargetLayers(Rule):
     def metadata(self, config: PreTrainedConfig) -> Metadata:
         layers = getattr(config, _LAYERS, None)
         if layers is None:
-            raise CheckpointError(
-                "this is a drafter, which is converted for the model that it drafts for",
-                why="its file has that model's vocabulary, and tells which of its layers the states are from",
-                hint="name it: hubquant convert DRAFTER --target MODEL",
-            )
+            raise needs_target()
         if not (isinstance(layers, Sequence) and all(type(each) is int and each >= 0 for each in layers)):
             raise CheckpointError(f"{_LAYERS} is {str(layers)[:80]}", why="it must be a list of layers")
         if len(layers) != _N_LAYERS:
@@ -194,17 +191,15 @@ def beside(drafter: Checkpoint, target: Settings) -> Checkpoint:
     told: dict[str, Any] = {setting: name in tensors for setting, name in _OWN.items()}
     states = config.get("target_hidden_size") or width
     if states != width:
-        raise _other_target(f"it takes states of {states} numbers, and the target's have {width}")
+        raise other_target(f"it takes states of {states} numbers, and the target's have {width}")
     if not told["own_embedding"] and config.get("hidden_size") != width:
-        raise _other_target(f"it has no embedding of its own, and the target's has {width} numbers for a token")
+        raise other_target(f"it has no embedding of its own, and the target's has {width} numbers for a token")
     if type(config.get("vocab_size")) is int and config["vocab_size"] != target.get("vocab_size"):
-        raise _other_target(f"it knows {config['vocab_size']:,} tokens, and the target {target.get('vocab_size')}")
+        raise other_target(f"it knows {config['vocab_size']:,} tokens, and the target {target.get('vocab_size')}")
     layers = told[_LAYERS] = config.get(_LAYERS) or [2, n_layer // 2, n_layer - 3]
     if isinstance(layers, list) and any(type(each) is int and each > n_layer for each in layers):
-        raise _other_target(
-            f"it takes the states of layers {', '.join(map(str, layers))}, and the target has {n_layer}"
-        )
-    ids = {name: target[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in target}
+        raise other_target(f"it takes the states of layers {', '.join(map(str, layers))}, and the target has {n_layer}")
+    ids = {name: target[name] for name in OF_THE_TARGET if name in target}
     switches = {name: bool(config.get(name)) for name in ("norm_before_residual", "norm_before_fc")}
     found = {**drafter.config, **switches, **told, **ids, "target_hidden_size": states}
     if _NESTED in drafter.config:
@@ -219,7 +214,15 @@ def _in_bytes(info: Any) -> Any:
     return replace(info, dtype="U8", shape=(*info.shape, _ID_BYTES))
 
 
-def _other_target(why: str) -> CheckpointError:
+def needs_target() -> CheckpointError:
+    return CheckpointError(
+        "this is a drafter, which is converted for the model that it drafts for",
+        why="its file has that model's vocabulary, and tells which of its layers the states are from",
+        hint="name it: hubquant convert DRAFTER --target MODEL",
+    )
+
+
+def other_target(why: str) -> CheckpointError:
     return CheckpointError(
         "the drafter is not for this target", why=why, hint="name the model that it was trained for with --target"
     )

@@ -195,7 +195,7 @@ _EXPERTS: tuple[Row, ...] = (
 )
 
 
-def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
+def block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
     whole, shared = sees_all(config, layer), layer >= _first_shared(config)
     kind = "_full" if whole else ""
     keys: tuple[Row, ...] = (
@@ -224,7 +224,7 @@ def _block(config: PreTrainedConfig, layer: int) -> tuple[Row, ...]:
     )
 
 
-def _dimensions(config: PreTrainedConfig) -> Dimensions:
+def dimensions(config: PreTrainedConfig) -> Dimensions:
     heads = config.num_attention_heads
     (size, kv_heads), (wide, wide_kv_heads) = of_kind(config, SLIDING), of_kind(config, FULL)
     experts = config.num_experts if config.enable_moe_block else 0
@@ -276,9 +276,9 @@ GEMMA4 = Architecture(
     classes={"Gemma4ForCausalLM": "gemma4_text"},
     restored_as="gemma4_text",
     rules=_RULES,
-    dimensions=_dimensions,
+    dimensions=dimensions,
     outside=_OUTSIDE,
-    block=_block,
+    block=block,
     constants=frequency_divisors,
     told_by_tensors=_told_by_tensors,
     unused=_unused,
