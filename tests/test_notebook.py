@@ -33,7 +33,10 @@ def outputs(folder: Path) -> dict[str, list[Any]]:
     """Of each cell, by its id."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(BAR, id="bar"))
-    NotebookClient(notebook, timeout=300, iopub_timeout=60, resources={"metadata": {"path": str(folder)}}).execute()
+    client = NotebookClient(notebook, timeout=300, iopub_timeout=60, resources={"metadata": {"path": str(folder)}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TQDM_DISABLE", raising=False)  # of a command that another test called in this process
+        client.execute()
     return {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -121,7 +122,7 @@ def _without_images(config: Mapping[str, Any]) -> dict[str, Any]:
 
     kind: Any = CONFIG_MAPPING[config["model_type"]]
     try:
-        whole = kind.from_dict(dict(config))
+        whole = kind.from_dict(deepcopy(dict(config)))
     except Exception as error:  # transformers raises almost anything for values it did not expect
         raise CheckpointError(
             f"config.json is no {config['model_type']} configuration", why=" ".join(str(error).split())[:200]

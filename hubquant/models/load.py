@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from logging import CRITICAL, getLogger
 from pathlib import Path
@@ -188,8 +189,8 @@ def bytes_of_weight(checkpoint: Checkpoint) -> float:
 def _config(settings: Mapping[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING
 
-    # What is quantized is read as floats.
-    floats = {name: value for name, value in settings.items() if name not in QUANTIZATION}
+    # What is quantized is read as floats. transformers fills in the tables that it is given.
+    floats = {name: deepcopy(value) for name, value in settings.items() if name not in QUANTIZATION}
     try:
         kind: Any = CONFIG_MAPPING[settings["model_type"]]
         return kind.from_dict(floats)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def build(family: str, folder: Path, **config: Any) -> Path:
     dtype = config.pop("dtype", torch.float32)
     torch.manual_seed(config.pop("seed", 0))
     given = {name: value for name, value in (settings | config).items() if value is not ...}
-    made = AutoConfig.for_model(family, **given)
+    made = AutoConfig.for_model(family, **deepcopy(given))  # it fills in tables that it was given
     embeds = family in ENCODERS or getattr(made, "use_bidirectional_attention", False)
     model = model_class(made, not embeds)._from_config(made)
     model.to(dtype).save_pretrained(folder)

@@ -28,9 +28,9 @@ def build_uneven(family: str, folder: Path, **config: Any) -> Path:
 def uneven(weights: Weights) -> None:
     generator = torch.Generator().manual_seed(1)
     for name, x in weights.items():
-        if not x.is_floating_point():  # experts that tokens choose, of which there are four at least
+        if not x.is_floating_point() and x.dim() == 2:  # experts that tokens choose, of which there are four at least
             weights[name] = (torch.arange(len(x))[:, None] + torch.arange(x.shape[1])) % 4
-        elif x.dim() == 1 or name.endswith(".ape"):
+        elif x.is_floating_point() and (x.dim() == 1 or name.endswith(".ape")):
             weights[name] = x + 0.3 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def _read(projector: Projector, config: Mapping[str, Any], folder: Path, tensors
     from transformers import CONFIG_MAPPING
 
     try:
-        settings = dict(projector.as_transformers(config))
+        settings = deepcopy(dict(projector.as_transformers(config)))
         kind: Any = CONFIG_MAPPING[str(settings["model_type"])]
         whole = kind.from_dict(settings)
     except HubquantError:
