@@ -33,6 +33,7 @@ from tests.checkpoint import test_float8, test_text_tower
 from tests.convert import (
     test_encoders,
     test_gemma3n,
+    test_grok,
     test_llama_cpp,
     test_names,
     test_own_code,
@@ -232,7 +233,7 @@ has (windows, soft caps, several kinds of layers), and the cases named in the ta
   of the model read back. "stand-in": transformers lacks the model's code; llama.cpp's logits equal those of the named
   transformers model, which is read back from the same file. "written out": the same, and llama.cpp's states of all
   tokens are, to 2·10⁻³, or its logits, to 10⁻³, those that the test computes as the model's code does (the tensors of
-  RWKV and PLaMo are read back, too).
+  RWKV, PLaMo and Grok are read back, too).
   "drafts": llama.cpp's are those of the formula, or of transformers' code (see Drafters).
 * **llama.cpp's drafts** of layers that predict further tokens: its logits of 16 tokens and random states differ by at
   most 10⁻⁴ from those that transformers' layers compute with the same weights, in one model of each llama.cpp name but
@@ -370,6 +371,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
     written_out = {settings["architectures"][0] for settings, *_ in test_own_encoders.MODELS.values()}
     written_out |= {config["architectures"][0] for config, *_ in test_rwkv.MODELS.values()}
     written_out |= {config["architectures"][0] for config, *_ in test_plamo.MODELS.values()}
+    written_out |= {*test_grok.CONFIG["architectures"]}
     written_out.add(qrwkv.CONFIG["architectures"][0])
     within = {text for (_, text, _), *_ in test_text_tower.MODELS.values()}
     for each in ARCHITECTURES:

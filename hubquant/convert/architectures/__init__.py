@@ -46,6 +46,7 @@ from hubquant.convert.architectures.gptneox import GPTNEOX
 from hubquant.convert.architectures.granite import GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED
 from hubquant.convert.architectures.granite_hybrid import GRANITE_4, GRANITE_HYBRID
 from hubquant.convert.architectures.granite_swa import GRANITE_MOE_SWA, GRANITE_SWA
+from hubquant.convert.architectures.grok import GROK
 from hubquant.convert.architectures.hunyuan import HUNYUAN_DENSE, HUNYUAN_MOE, HUNYUAN_VL
 from hubquant.convert.architectures.hy_v3 import HY_V3
 from hubquant.convert.architectures.internlm2 import INTERNLM2
@@ -160,6 +161,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         CODESHELL,
         DECI,
         EXAONE,
+        GROK,
         MAINCODER,
         MINIMAX_01_OWN,
         OPENELM,
