@@ -129,10 +129,7 @@ class PartialRopeByKind(Rule):
         def of(rule: Rope, kind: str) -> Metadata:
             parameters = {"partial_rotary_factor": self.share, **config.rope_parameters[kind]}
             given = SimpleNamespace(rope_parameters=parameters, head_dim=config.head_dim)
-            keys = rule.metadata(cast("PreTrainedConfig", given))
-            if (count := integer(keys, "rope.dimension_count") or 0) % 2:
-                raise NotSupportedYet(f"{count} rotated numbers of each head", why="llama.cpp rotates pairs")
-            return keys
+            return rule.metadata(cast("PreTrainedConfig", given))
 
         result = of(self._full, FULL)
         if SLIDING not in config.layer_types:

@@ -83,9 +83,11 @@ class Rope(Rule):
             raise NotSupportedYet("rope of its own for each kind of layer", why="llama.cpp has one for all layers here")
         if parameters["rope_theta"] is None:
             raise out_of_range("rope_theta", None, "a number above 0")
-        share = parameters.get("partial_rotary_factor") or 1
+        rotated = int(head_size(config) * (parameters.get("partial_rotary_factor") or 1))
+        if rotated % 2:
+            raise NotSupportedYet(f"{rotated} rotated numbers of each head", why="llama.cpp rotates pairs")
         result = {
-            "rope.dimension_count": u32(int(head_size(config) * share)),
+            "rope.dimension_count": u32(rotated),
             "rope.freq_base": f32(parameters["rope_theta"]),
         }
         if kind in ("linear", "yarn"):
