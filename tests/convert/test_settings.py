@@ -129,6 +129,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
         "MiMoV2FlashForCausalLM",
         {"head_dim": 64, "rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
     ),
+    "21 rotated numbers": ("StableLmForCausalLM", {"rope_parameters": ROPE | {"partial_rotary_factor": 0.27}}),
     "routed_scaling_factor": ("MiMoV2FlashForCausalLM", {"routed_scaling_factor": 2.5}),
     "rotary_scaling_factor": ("NomicBertModel", {"n_embd": 768, "n_head": 12, "rotary_scaling_factor": 2.0}),
 }
