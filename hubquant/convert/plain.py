@@ -76,7 +76,7 @@ def _as_known(settings: Settings, architecture: Architecture, config: PreTrained
     own."""
     from transformers import CONFIG_MAPPING
 
-    translated = settings if architecture.own_code else architecture.translate(settings)
+    translated = settings if architecture.own_code else {**settings, **architecture.translate(settings)}
     known = settings.get("model_type") in CONFIG_MAPPING
     return translated if known else {**translated, "model_type": config.model_type}
 
