@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.text_tower import is_multimodal, text_settings
@@ -72,9 +72,8 @@ def drafter(source: SourceModel, target: SourceModel) -> DrafterSource:
         )
     config = target.checkpoint.config
     config = {**config, **text_settings(config)} if is_multimodal(config) else config
-    given: dict[str, Any] = {each.name: getattr(source, each.name) for each in fields(SourceModel)}
     own = {
         "checkpoint": beside(source.checkpoint, config),
         "identity": {name: f"{value}+{target.identity['model']}" for name, value in source.identity.items()},
     }
-    return DrafterSource(**{**given, **own}, target=replace(target, remote=None))
+    return DrafterSource(**{**source.given(), **own}, target=replace(target, remote=None))

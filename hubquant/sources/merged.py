@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hubquant.convert.merging import MergedCheckpoint, plan_changes
@@ -65,7 +65,6 @@ def merge(base: SourceModel, adapter: Adapter) -> MergedSource:
         f"{counted(len(changes), 'weight')} of {base.full_name} {'is' if len(changes) == 1 else 'are'} changed by the "
         f"adapter {adapter.full_name}, as peft merges it"
     )
-    given = {each.name: getattr(base, each.name) for each in fields(SourceModel)}
     checkpoint = MergedCheckpoint.of(base.checkpoint, adapter.checkpoint, changes, note)
     changed: dict[str, Any] = {
         "name": adapter.name,
@@ -76,7 +75,7 @@ def merge(base: SourceModel, adapter: Adapter) -> MergedSource:
         "identity": _identity(base, adapter),
         "download_bytes": base.download_bytes + adapter.download_bytes,
     }
-    return MergedSource(**{**given, **changed}, base=base, adapter=adapter)
+    return MergedSource(**{**base.given(), **changed}, base=base, adapter=adapter)
 
 
 def _card(base: SourceModel, adapter: Adapter) -> Mapping[str, Any]:

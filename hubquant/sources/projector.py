@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hubquant.convert.conversion import Conversion
 from hubquant.convert.projectors.conversion import plan_projector, projector_of, tower
@@ -63,13 +63,12 @@ def projector_source(source: SourceModel) -> ProjectorSource | None:
 
 
 def _part_of(whole: SourceModel, projector: Projector) -> ProjectorSource:
-    given: dict[str, Any] = {each.name: getattr(whole, each.name) for each in fields(SourceModel)}
     own = {
         "name": f"{MMPROJ}-{whole.name}",
         "checkpoint": tower(projector, whole.checkpoint),
         "component": MMPROJ,
     }
-    return ProjectorSource(**{**given, **own}, whole=whole, projector=projector)
+    return ProjectorSource(**{**whole.given(), **own}, whole=whole, projector=projector)
 
 
 def needed_projector(source: SourceModel) -> ProjectorSource:

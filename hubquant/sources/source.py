@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,10 @@ class SourceModel:
 
         place = snapshot_folder(self.remote.id, self.remote.revision)
         return replace(self, folder=place, checkpoint=self.checkpoint.with_folder(place), remote=None)
+
+    def given(self) -> dict[str, Any]:
+        """What a source of another kind that is made of this one is given, but for what differs."""
+        return {each.name: getattr(self, each.name) for each in fields(SourceModel)}
 
     def reference(self, component: str | None) -> ModelReference | None:
         """What names exactly this model on the Hub, if it is there."""
