@@ -10,7 +10,7 @@ from gguf import TokenType
 
 from hubquant.errors import NotSupportedYet, TokenizerError
 from hubquant.panics import tokenizer_errors
-from hubquant.vocab.files import Files
+from hubquant.vocab.files import Files, of_another_model
 from hubquant.vocab.pretokenizers import recognise, structure_of
 from hubquant.vocab.special import around, chat_templates, notes, parts_twice, special_ids
 from hubquant.vocab.structure import read_structure
@@ -84,10 +84,7 @@ def lay_out(ids: Mapping[str, int], files: Files) -> tuple[list[str], list[int]]
     size = max((id for text, id in ids.items() if text not in added), default=-1) + 1
     rows = max(ids.values(), default=-1) + 1 if files.facts.rows is None else files.facts.rows
     if not 0 < size <= rows <= MAX_TOKENS:
-        raise TokenizerError(
-            f"the tokenizer has ids up to {size - 1}, the model {rows} embeddings",
-            hint="the tokenizer files and config.json must belong to one model",
-        )
+        raise of_another_model(size, rows)
     tokens = [f"[PAD{id}]" for id in range(rows)]
     types = [int(TokenType.UNUSED)] * rows
     kept = {text: id for text, id in ids.items() if id < rows}

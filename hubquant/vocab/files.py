@@ -270,12 +270,25 @@ class Files:
         return ids
 
 
+def check_size(path: Path) -> None:
+    """Raises ``TokenizerError`` for a file that is too large to be read."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise TokenizerError(f"{path.name} is too large", why=f"it has more than {MAX_FILE_BYTES:,} bytes")
+
+
+def of_another_model(n_ids: int, rows: int) -> TokenizerError:
+    """Of ids that do not fit the ``rows`` of the embedding."""
+    return TokenizerError(
+        f"the tokenizer has ids up to {n_ids - 1}, the model {rows} embeddings",
+        hint="the tokenizer files and config.json must belong to one model",
+    )
+
+
 def load_json(path: Path) -> dict[str, Any]:
     """The object in ``path``, or {} when there is no such file. Raises ``TokenizerError`` for anything else."""
     if not path.is_file():
         return {}
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise TokenizerError(f"{path.name} is too large", why=f"it has more than {MAX_FILE_BYTES:,} bytes")
+    check_size(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ from gguf import TokenType
 
 from hubquant.errors import TokenizerError
 from hubquant.vocab.bpe import MAX_TOKENS
-from hubquant.vocab.files import MAX_FILE_BYTES, Files
+from hubquant.vocab.files import Files, check_size, of_another_model
 from hubquant.vocab.special import around, chat_templates, listed, notes, special_ids
 from hubquant.vocab.vocabulary import Vocabulary
 
@@ -31,10 +31,7 @@ def read_plamo(files: Files) -> Vocabulary:
     found = _read(files.folder / FILE)
     rows = len(found) if files.facts.rows is None else files.facts.rows
     if not len(found) <= rows <= MAX_TOKENS:
-        raise TokenizerError(
-            f"the tokenizer has ids up to {len(found) - 1}, the model {rows} embeddings",
-            hint="the tokenizer files and config.json must belong to one model",
-        )
+        raise of_another_model(len(found), rows)
     ids = {text: id for id, (text, _, _) in enumerate(found)}
     if missing := [byte for byte in range(0x100) if f"<0x{byte:02X}>" not in ids]:
         raise TokenizerError(f"{FILE} has no token for the byte {missing[0]}", why="llama.cpp needs one for each")
@@ -66,8 +63,7 @@ def _breaks(files: Files) -> Iterator[str]:
 
 def _read(path: Path) -> list[tuple[str, float, TokenType]]:
     """Lines of a text, its score and its type."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise TokenizerError(f"{path.name} is too large", why=f"it has more than {MAX_FILE_BYTES:,} bytes")
+    check_size(path)
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
         found = [_piece(line) for line in lines if line.strip()]

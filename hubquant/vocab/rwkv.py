@@ -10,7 +10,7 @@ from gguf import TokenType
 
 from hubquant.errors import TokenizerError
 from hubquant.vocab.bpe import MAX_TOKENS
-from hubquant.vocab.files import MAX_FILE_BYTES, Files
+from hubquant.vocab.files import Files, check_size, of_another_model
 from hubquant.vocab.special import chat_templates
 from hubquant.vocab.vocabulary import Vocabulary
 
@@ -26,10 +26,7 @@ def read_rwkv(files: Files) -> Vocabulary:
     found = _read(files.folder / FILE)
     rows = len(found) + 1 if files.facts.rows is None else files.facts.rows
     if not len(found) < rows <= MAX_TOKENS:
-        raise TokenizerError(
-            f"the tokenizer has ids up to {len(found)}, the model {rows} embeddings",
-            hint="the tokenizer files and config.json must belong to one model",
-        )
+        raise of_another_model(len(found) + 1, rows)
     if missing := [byte for byte in range(0x100) if bytes([byte]) not in found]:
         raise TokenizerError(f"{FILE} has no token for the byte {missing[0]}", why="every text has to have tokens")
     n_unused = rows - len(found) - 1
@@ -53,8 +50,7 @@ def unescaped(text: str) -> bytes:
 
 def _read(path: Path) -> list[bytes]:
     """Lines of a number from 1 on, a Python literal of text or bytes, and how many bytes these are."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise TokenizerError(f"{path.name} is too large", why=f"it has more than {MAX_FILE_BYTES:,} bytes")
+    check_size(path)
     try:
         return [_token(id, line) for id, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1) if line]
     except (OSError, ValueError, SyntaxError, MemoryError, RecursionError) as error:

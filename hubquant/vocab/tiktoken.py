@@ -11,7 +11,7 @@ from typing import Any
 
 from hubquant.errors import TokenizerError
 from hubquant.vocab.bpe import MAX_TOKENS
-from hubquant.vocab.files import MAX_FILE_BYTES, Files
+from hubquant.vocab.files import Files, check_size
 from hubquant.vocab.letters import written
 
 FILE = "tiktoken.model"
@@ -50,8 +50,7 @@ def tokenizer_json(files: Files) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[bytes, int]:
     """Rank by byte sequence, from lines of base64 and a number. ``TokenizerError`` for any other file."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise TokenizerError(f"{path.name} is too large", why=f"it has more than {MAX_FILE_BYTES:,} bytes")
+    check_size(path)
     try:
         lines = [line.split() for line in path.read_bytes().splitlines() if line]
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
