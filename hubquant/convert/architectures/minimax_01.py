@@ -14,6 +14,7 @@ from hubquant.convert.architecture import Architecture
 from hubquant.convert.architectures import decoder, mixtral
 from hubquant.convert.architectures.latent import LatentEpsilon
 from hubquant.convert.operations import Dimensions
+from hubquant.convert.rules.by_layer import MOST_LAYERS
 from hubquant.convert.rules.heads_by_layer import FULL, LINEAR, attends
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import (
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 _ALPHAS = ("full_attn_alpha_factor", "linear_attn_alpha_factor", "mlp_alpha_factor")
 _BETAS = tuple(name.replace("alpha", "beta") for name in _ALPHAS)
 _PERIOD = 8  # of layers with attention where a file does not tell them
-_MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _LinearLayers(Rule):
         found = metadata[self.key].value if self.key in metadata else None
         if not isinstance(found, tuple):
             period = integer(metadata, "full_attention_interval") or _PERIOD
-            n_layer = min(integer(metadata, "block_count") or 0, _MOST_LAYERS)
+            n_layer = min(integer(metadata, "block_count") or 0, MOST_LAYERS)
             found = tuple((layer + 1) % period != 0 for layer in range(n_layer))
         return {"layer_types": [LINEAR if linear else FULL for linear in found]}
 

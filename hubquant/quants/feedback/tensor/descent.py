@@ -31,6 +31,13 @@ class Change:
         """Where a change lowers the error."""
         return change * (2 * self.slope + change * self.curve) < 0
 
+    def take(self, kept: Tensor, other: Tensor, moved: Tensor, products: Tensor, gradient: Tensor) -> None:
+        """Put ``other`` in the place of what is ``kept`` where that gains, which changes the values by ``moved`` times
+        u; ``products`` are H u, and ``gradient`` is kept up to date."""
+        better = self.gains(moved)
+        kept.copy_(torch.where(better, other, kept))
+        gradient.addcmul_(products, torch.where(better, moved, 0))
+
 
 def descend(
     columns: Columns, weights: Tensor, moment: Tensor, numbers: list[Numbers], levels: Tensor, values: Tensor
@@ -81,19 +88,13 @@ class _Descent:
         products = own @ levels
         change = Change((levels * gradient).sum(0), (levels * products).sum(0))
         other = steps.fit(grid, d, step + change.least)
-        moved = steps.step(d, other) - step
-        better = change.gains(moved)
-        scale.copy_(torch.where(better, other, scale))
-        gradient.addcmul_(products, torch.where(better, moved, 0))
+        change.take(scale, other, steps.step(d, other) - step, products, gradient)
         step = steps.step(d, scale)
         if grid.has_minima:
             products = -own.sum(1, keepdim=True)
             change = Change(-gradient.sum(0), own.sum())
             other = steps.fit_low(grid, dmin, low + change.least)
-            moved = steps.low(dmin, other) - low
-            better = change.gains(moved)
-            minimum.copy_(torch.where(better, other, minimum))
-            gradient.addcmul_(products, torch.where(better, moved, 0))
+            change.take(minimum, other, steps.low(dmin, other) - low, products, gradient)
             low = steps.low(dmin, minimum)
         self._renew(levels, values, step, low)
         difference = values - before
@@ -121,9 +122,7 @@ class _Descent:
         change = Change((direction * self.gradient).sum(0), (direction * products).sum(0))
         old = numbers.supers[which]
         other = to_half(old + change.least)
-        better = change.gains(other - old)
-        self.gradient.addcmul_(products, torch.where(better, other - old, 0))
-        old.copy_(torch.where(better, other, old))
+        change.take(old, other, other - old, products, self.gradient)
         d, dmin = numbers.supers
         step, low = steps.step(d, numbers.scales), steps.low(dmin, numbers.minima)
         self._renew(self.levels, self.values, step.repeat_interleave(size, 0), low.repeat_interleave(size, 0))
