@@ -20,10 +20,11 @@ from tests.convert.test_published_configs import model as model_config
 from tests.convert.test_published_older_configs import read
 from tests.support.conversion import Weights, configure, plan, relative_error, write_gguf
 from tests.support.llamacpp import LlamaCpp
+from tests.support.plamo import SIZE, frequencies, rotated
 
 pytest.importorskip("xllamacpp")
 
-WIDTH, SIZE, HEADS, KV_HEADS, FORWARD, LAYERS, VOCABULARY, EXPERTS, USED = 128, 32, 4, 2, 64, 2, 384, 4, 2
+WIDTH, HEADS, KV_HEADS, FORWARD, LAYERS, VOCABULARY, EXPERTS, USED = 128, 4, 2, 64, 2, 384, 4, 2
 EPSILON, CAP = 1e-5, 2.0
 CONFIG: dict[str, Any] = {
     "architectures": ["GrokForCausalLM"],
@@ -65,13 +66,6 @@ def made() -> Weights:
     return {f"transformer.{name}.weight": x for name, x in weights.items()}
 
 
-def rotated(x: torch.Tensor) -> torch.Tensor:
-    """x [heads, tokens, SIZE], by halves."""
-    angles = torch.arange(x.shape[1])[:, None] * 10000.0 ** (-torch.arange(0, SIZE, 2) / SIZE)
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()], -1)
-
-
 def logits(weights: Weights, ids: list[int]) -> torch.Tensor:
     """As the model's code has it: the weights of the chosen experts keep the sum that the softmax over all gave."""
 
@@ -87,10 +81,11 @@ def logits(weights: Weights, ids: list[int]) -> torch.Tensor:
         at = f"decoder_layer.{layer}"
         y = normed(x, f"{at}.rms_norm")
         q, k, v = (
-            (y @ w(f"{at}.multi_head_attention.{name}").T).view(len(ids), -1, SIZE).transpose(0, 1)
+            (y @ w(f"{at}.multi_head_attention.{name}").T).view(len(ids), -1, SIZE)
             for name in ("query", "key", "value")
         )
-        q, k, v = rotated(q), *(each.repeat_interleave(HEADS // KV_HEADS, 0) for each in (rotated(k), v))
+        q, k = (rotated(each, frequencies(10000.0)) for each in (q, k))
+        q, k, v = (each.repeat_interleave(HEADS // each.shape[1], 1).transpose(0, 1) for each in (q, k, v))
         scores = CAP * torch.tanh(CONFIG["attn_output_multiplier"] / CAP * (q @ k.mT)) + future
         seen = (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
         x = x + normed(seen @ w(f"{at}.multi_head_attention.linear").T, f"{at}.rms_norm_1")

@@ -14,16 +14,14 @@ import torch
 from hubquant.convert.restore import read_state_dict
 from hubquant.errors import HubquantError
 from hubquant.gguf_file import GGUFFile
-from hubquant.imatrix import load_imatrix
 from hubquant.models.load import load_tokenizer
 from hubquant.models.tiny import build
-from hubquant.observe.collection import collected_names
 from hubquant.vocab import Vocabulary, build_tokenizer
 from tests.convert.test_published_configs import code
 from tests.convert.test_published_configs import model as model_config
 from tests.convert.test_published_older_configs import read
 from tests.support import plamo
-from tests.support.cli import hubquant
+from tests.support.collecting import assert_llama_cpp_collects
 from tests.support.conversion import Weights, configure, plan, relative_error, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
@@ -145,20 +143,7 @@ def test_cuts_that_llama_cpp_does_not_make_are_told(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["plamo", "plamo2", "plamo3"])
 def test_llama_cpp_collects_what_flows_into_its_matrices(name: str, tmp_path: Path) -> None:
-    folder, out = model(name, tmp_path / "model"), tmp_path / "imatrix.gguf"
-    args = (
-        "--chunks",
-        "2",
-        "--chunk-size",
-        "64",
-        "--process-output",
-        "-o",
-        str(out),
-        "--store",
-        str(tmp_path / "store"),
-    )
-    assert hubquant("imatrix", "collect", str(folder), *args).code == 0
-    assert load_imatrix(out).entries.keys() == {*collected_names(plan(folder).taps, process_output=True)}
+    assert_llama_cpp_collects(model(name, tmp_path / "model"), tmp_path)
 
 
 def test_a_window_that_llama_cpp_has_not_is_told(tmp_path: Path) -> None:

@@ -13,11 +13,9 @@ from safetensors.torch import save_file
 from hubquant.convert.restore import read_state_dict
 from hubquant.errors import HubquantError
 from hubquant.gguf_file import GGUFFile
-from hubquant.imatrix import load_imatrix
 from hubquant.models.tiny import build
-from hubquant.observe.collection import collected_names
 from tests.support import qrwkv
-from tests.support.cli import hubquant
+from tests.support.collecting import assert_llama_cpp_collects
 from tests.support.conversion import Weights, assert_same, configure, edit_weights, plan, relative_error, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
@@ -50,11 +48,7 @@ def test_logits_and_what_is_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_llama_cpp_collects_what_flows_into_its_matrices(tmp_path: Path) -> None:
-    folder, out = model(tmp_path / "model"), tmp_path / "imatrix.gguf"
-    sizes = ("--chunks", "2", "--chunk-size", "64")
-    where = ("-o", str(out), "--store", str(tmp_path / "store"))
-    assert hubquant("imatrix", "collect", str(folder), *sizes, "--process-output", *where).code == 0
-    assert load_imatrix(out).entries.keys() == {*collected_names(plan(folder).taps, process_output=True)}
+    assert_llama_cpp_collects(model(tmp_path / "model"), tmp_path)
 
 
 def test_ranks_that_are_left_out(tmp_path: Path) -> None:

@@ -14,12 +14,10 @@ from hypothesis import strategies as st
 from hubquant.convert.restore import read_state_dict
 from hubquant.errors import HubquantError
 from hubquant.gguf_file import GGUFFile
-from hubquant.imatrix import load_imatrix
 from hubquant.models.load import load_tokenizer
-from hubquant.observe.collection import collected_names
 from hubquant.vocab import Vocabulary, build_tokenizer
 from tests.support import rwkv
-from tests.support.cli import hubquant
+from tests.support.collecting import assert_llama_cpp_collects
 from tests.support.conversion import Weights, assert_same, configure, edit_weights, plan, relative_error, write_gguf
 from tests.support.llamacpp import LlamaCpp
 
@@ -54,20 +52,7 @@ def test_the_longest_token_is_taken(tokenizer: Any, parts: list[bytes]) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_llama_cpp_collects_what_flows_into_its_matrices(name: str, tmp_path: Path) -> None:
     config, make, _ = MODELS[name]
-    folder, out = rwkv.write(tmp_path / "model", config, make()), tmp_path / "imatrix.gguf"
-    args = (
-        "--chunks",
-        "2",
-        "--chunk-size",
-        "64",
-        "--process-output",
-        "-o",
-        str(out),
-        "--store",
-        str(tmp_path / "store"),
-    )
-    assert hubquant("imatrix", "collect", str(folder), *args).code == 0
-    assert load_imatrix(out).entries.keys() == {*collected_names(plan(folder).taps, process_output=True)}
+    assert_llama_cpp_collects(rwkv.write(tmp_path / "model", config, make()), tmp_path)
 
 
 def together(weights: Weights) -> None:

@@ -114,15 +114,26 @@ def weights1() -> Weights:
     return found
 
 
+def _outside(random: Callable[..., torch.Tensor]) -> Weights:
+    """Of PLaMo 2 and 3."""
+    return {"model.embed_tokens.weight": random(VOCABULARY, WIDTH, scale=1), "model.norm.weight": random(WIDTH)}
+
+
+def _around_mixer(random: Callable[..., torch.Tensor], block: str) -> Weights:
+    """Of PLaMo 2 and 3: norms, and the feed-forward layer."""
+    names = ("pre_mixer", "post_mixer", "pre_mlp", "post_mlp")
+    return {f"{block}.{name}_norm.weight": random(WIDTH) for name in names} | {
+        f"{block}.mlp.gate_up_proj.weight": random(2 * FORWARD, WIDTH),
+        f"{block}.mlp.down_proj.weight": random(WIDTH, FORWARD),
+    }
+
+
 def weights2() -> Weights:
     random = _randomly()
-    found = {"model.embed_tokens.weight": random(VOCABULARY, WIDTH, scale=1), "model.norm.weight": random(WIDTH)}
+    found = _outside(random)
     for layer in range(LAYERS):
         block = f"model.layers.layers.{layer}"
-        for name in ("pre_mixer", "post_mixer", "pre_mlp", "post_mlp"):
-            found[f"{block}.{name}_norm.weight"] = random(WIDTH)
-        found[f"{block}.mlp.gate_up_proj.weight"] = random(2 * FORWARD, WIDTH)
-        found[f"{block}.mlp.down_proj.weight"] = random(WIDTH, FORWARD)
+        found |= _around_mixer(random, block)
         mixer = f"{block}.mixer"
         if layer % 2:
             found[f"{mixer}.qkv_proj.weight"] = random((HEADS + 2 * KV_HEADS) * SIZE, WIDTH)
@@ -145,13 +156,10 @@ def weights2() -> Weights:
 
 def weights3() -> Weights:
     random = _randomly()
-    found = {"model.embed_tokens.weight": random(VOCABULARY, WIDTH, scale=1), "model.norm.weight": random(WIDTH)}
+    found = _outside(random)
     for layer in range(LAYERS):
         block = f"model.layers.layers.{layer}"
-        for name in ("pre_mixer", "post_mixer", "pre_mlp", "post_mlp"):
-            found[f"{block}.{name}_norm.weight"] = random(WIDTH)
-        found[f"{block}.mlp.gate_up_proj.weight"] = random(2 * FORWARD, WIDTH)
-        found[f"{block}.mlp.down_proj.weight"] = random(WIDTH, FORWARD)
+        found |= _around_mixer(random, block)
         found[f"{block}.mixer.qkv_proj.weight"] = random((HEADS + 2 * KV_HEADS) * SIZE, WIDTH)
         found[f"{block}.mixer.q_norm.weight"] = 1 + random(SIZE)
         found[f"{block}.mixer.k_norm.weight"] = 1 + random(SIZE)
