@@ -296,10 +296,11 @@ def linear(
     bias: bool | str = False,
     operations: tuple[OperationFor, ...] = (),
     stem: str | None = None,
+    computing: str | None = None,
 ) -> Module:
-    """A weight [rows, columns] that multiplies what its own module is called with. ``rows`` and ``columns`` name
-    dimensions; the rest is as in :class:`Module`."""
-    return Module(name, (rows, columns), bias, inputs_of(name), operations, stem)
+    """A weight [rows, columns] that multiplies what its own module is called with, or the one ``computing`` where
+    transformers calls it otherwise. ``rows`` and ``columns`` name dimensions; the rest is as in :class:`Module`."""
+    return Module(name, (rows, columns), bias, inputs_of(computing or name), operations, stem)
 
 
 def norm(name: str, size: str = "n_embd", bias: bool | str = False, stem: str | None = None) -> Module:

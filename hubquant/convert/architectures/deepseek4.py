@@ -30,7 +30,7 @@ from hubquant.convert.rules.rule import (
     number,
     out_of_range,
 )
-from hubquant.convert.tables import Embeddings, Module, Place, Row, TapFor, Tensors, inputs_of, norm
+from hubquant.convert.tables import Embeddings, Place, Row, TapFor, Tensors, linear, norm
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean, f32, f32s, i32s, u32
 from hubquant.models.taps.tap import ModuleOutput, Tap
@@ -226,16 +226,11 @@ def _mixing(part: str) -> tuple[Row, ...]:
     )
 
 
-def _module(name: str, rows: str, columns: str, computing: str, stem: str) -> Row:
-    """A matrix whose inputs are those of the module ``computing`` of transformers."""
-    return Module(name, (rows, columns), tap=inputs_of(computing), stem=stem)
-
-
 def _compressor(module: str, computing: str, stem: str, size: str, width: str, ratio: int) -> tuple[Row, ...]:
     """What makes entries of ``size`` of tokens, in two series (``width``) where they overlap."""
     return (
-        _module(f"{module}.wkv", width, "n_embd", f"{computing}.kv_proj", f"{stem}_kv"),
-        _module(f"{module}.wgate", width, "n_embd", f"{computing}.gate_proj", f"{stem}_gate"),
+        linear(f"{module}.wkv", width, "n_embd", computing=f"{computing}.kv_proj", stem=f"{stem}_kv"),
+        linear(f"{module}.wgate", width, "n_embd", computing=f"{computing}.gate_proj", stem=f"{stem}_gate"),
         Tensors((f"{module}.ape",), {f"{stem}_ape.weight": (f"n_{ratio}", width)}),
         norm(f"{module}.norm", size, stem=f"{stem}_norm"),
     )
@@ -245,13 +240,13 @@ _ATTENTION: tuple[Row, ...] = (
     *_mixing("attn"),
     norm("attn_norm", stem="attn_norm"),
     Tensors(("attn.attn_sink",), {"attn_sinks.weight": ("n_head",)}),
-    _module("attn.wq_a", "n_lora_q", "n_embd", "self_attn.q_a_proj", "attn_q_a"),
+    linear("attn.wq_a", "n_lora_q", "n_embd", computing="self_attn.q_a_proj", stem="attn_q_a"),
     norm("attn.q_norm", "n_lora_q", stem="attn_q_a_norm"),
-    _module("attn.wq_b", "n_embd_q", "n_lora_q", "self_attn.q_b_proj", "attn_q_b"),
-    _module("attn.wkv", "n_embd_head", "n_embd", "self_attn.kv_proj", "attn_kv"),
+    linear("attn.wq_b", "n_embd_q", "n_lora_q", computing="self_attn.q_b_proj", stem="attn_q_b"),
+    linear("attn.wkv", "n_embd_head", "n_embd", computing="self_attn.kv_proj", stem="attn_kv"),
     norm("attn.kv_norm", "n_embd_head", stem="attn_kv_a_norm"),
-    _module("attn.wo_a", "n_lora_o", "n_group", "self_attn.o_a_proj", "attn_output_a"),
-    _module("attn.wo_b", "n_embd", "n_lora_o", "self_attn.o_b_proj", "attn_output_b"),
+    linear("attn.wo_a", "n_lora_o", "n_group", computing="self_attn.o_a_proj", stem="attn_output_a"),
+    linear("attn.wo_b", "n_embd", "n_lora_o", computing="self_attn.o_b_proj", stem="attn_output_b"),
 )
 _IN_MEMORY = "self_attn.compressor"
 _BEYOND: Mapping[int, tuple[Row, ...]] = {
@@ -266,15 +261,19 @@ _BEYOND: Mapping[int, tuple[Row, ...]] = {
             "n_index_key_2",
             4,
         ),
-        _module(
-            "attn.indexer.wq_b", "n_index_queries", "n_lora_q", f"{_IN_MEMORY}.indexer.q_b_proj", "indexer.attn_q_b"
+        linear(
+            "attn.indexer.wq_b",
+            "n_index_queries",
+            "n_lora_q",
+            computing=f"{_IN_MEMORY}.indexer.q_b_proj",
+            stem="indexer.attn_q_b",
         ),
-        _module(
+        linear(
             "attn.indexer.weights_proj",
             "n_index_head",
             "n_embd",
-            f"{_IN_MEMORY}.indexer.scorer.weights_proj",
-            "indexer.proj",
+            computing=f"{_IN_MEMORY}.indexer.scorer.weights_proj",
+            stem="indexer.proj",
         ),
     ),
     128: _compressor("attn.compressor", _IN_MEMORY, "attn_compressor", "n_embd_head", "n_embd_head", 128),
@@ -283,11 +282,11 @@ _SHARED = "ffn.shared_experts"
 _EXPERTS: tuple[Row, ...] = (
     *_mixing("ffn"),
     norm("ffn_norm", stem="ffn_norm"),
-    _module("ffn.gate", "n_expert", "n_embd", "mlp.gate", "ffn_gate_inp"),
+    linear("ffn.gate", "n_expert", "n_embd", computing="mlp.gate", stem="ffn_gate_inp"),
     *moe.routed("ffn.gate", "ffn.experts", ("w1", "w3", "w2"), ("mlp.gate", "mlp.experts"))[1:],
-    _module(f"{_SHARED}.w1", "n_ff_shexp", "n_embd", "mlp.shared_experts.gate_proj", "ffn_gate_shexp"),
-    _module(f"{_SHARED}.w3", "n_ff_shexp", "n_embd", "mlp.shared_experts.up_proj", "ffn_up_shexp"),
-    _module(f"{_SHARED}.w2", "n_embd", "n_ff_shexp", "mlp.shared_experts.down_proj", "ffn_down_shexp"),
+    linear(f"{_SHARED}.w1", "n_ff_shexp", "n_embd", computing="mlp.shared_experts.gate_proj", stem="ffn_gate_shexp"),
+    linear(f"{_SHARED}.w3", "n_ff_shexp", "n_embd", computing="mlp.shared_experts.up_proj", stem="ffn_up_shexp"),
+    linear(f"{_SHARED}.w2", "n_embd", "n_ff_shexp", computing="mlp.shared_experts.down_proj", stem="ffn_down_shexp"),
 )
 _BIAS = Tensors(("ffn.gate.bias",), moe.BIAS.targets)
 _IDS = Tensors(

@@ -10,7 +10,7 @@ from hubquant.convert.architectures import decoder, llama, mixtral, moe
 from hubquant.convert.operations import Dimensions, split
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Count, Number, Rule, integer
-from hubquant.convert.tables import Module, Row, Tensors, inputs_of
+from hubquant.convert.tables import Row, Tensors, inputs_of, linear
 from hubquant.gguf_file.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -37,11 +37,8 @@ class PlainAttentionScale(Rule):
 
 
 EXPERTS: tuple[Row, ...] = (
-    Module(
-        "block_sparse_moe.router.layer",
-        ("n_expert", "n_embd"),
-        tap=inputs_of("block_sparse_moe.router"),
-        stem="ffn_gate_inp",
+    linear(
+        "block_sparse_moe.router.layer", "n_expert", "n_embd", computing="block_sparse_moe.router", stem="ffn_gate_inp"
     ),
     Tensors(
         ("block_sparse_moe.input_linear.weight",),

@@ -11,7 +11,7 @@ from hubquant.convert.architectures import decoder, granite, llama, mixtral, moe
 from hubquant.convert.operations import Dimensions
 from hubquant.convert.rules.by_layer import RopeOrNone, WindowsByLayer
 from hubquant.convert.rules.rule import Count
-from hubquant.convert.tables import Module, Row, Tensors, inputs_of
+from hubquant.convert.tables import Row, Tensors, inputs_of, linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -27,12 +27,7 @@ _SHARED: tuple[Row, ...] = (
 )
 """llama.cpp keeps gate and up in one matrix here."""
 _EXPERTS: tuple[Row, ...] = (
-    Module(
-        "block_sparse_moe.router",
-        ("n_expert", "n_embd"),
-        tap=inputs_of("block_sparse_moe.router"),
-        stem="ffn_gate_inp",
-    ),
+    linear("block_sparse_moe.router", "n_expert", "n_embd", stem="ffn_gate_inp"),
     *moe.stacked("block_sparse_moe.experts"),
 )
 

@@ -13,7 +13,7 @@ from hubquant.convert.architecture import Architecture, every_layer
 from hubquant.convert.architectures import decoder, mixtral, moe
 from hubquant.convert.rules.rope import Rope
 from hubquant.convert.rules.rule import Epsilon, Fixed, Heads, Number, Settings, check_count
-from hubquant.convert.tables import Embeddings, Experts, Module, inputs_of, linear, norm
+from hubquant.convert.tables import Embeddings, Experts, linear, norm
 
 _SCALES = {
     "embedding_scale": "embedding_multiplier_scale",
@@ -63,7 +63,7 @@ GROK = Architecture(
         linear("multi_head_attention.linear", "n_embd", "n_embd_q", stem="attn_output"),
         norm("rms_norm_1", stem="attn_output_norm"),
         norm("rms_norm_2", stem="ffn_norm"),
-        Module("router", ("n_expert", "n_embd"), tap=inputs_of("router"), stem="ffn_gate_inp"),
+        linear("router", "n_expert", "n_embd", stem="ffn_gate_inp"),
         Experts("moe.{}.linear", "n_ff_exp", "n_embd", moe.given_to("moe"), stem="ffn_gate_exps"),
         Experts("moe.{}.linear_v", "n_ff_exp", "n_embd", moe.given_to("moe"), stem="ffn_up_exps"),
         Experts("moe.{}.linear_1", "n_embd", "n_ff_exp", moe.computed_in("moe"), stem="ffn_down_exps"),

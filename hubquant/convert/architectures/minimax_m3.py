@@ -25,7 +25,7 @@ from hubquant.convert.rules.rule import (
     integer,
     out_of_range,
 )
-from hubquant.convert.tables import Embeddings, Module, Row, inputs_of
+from hubquant.convert.tables import Embeddings, Row, linear
 from hubquant.errors import CheckpointError, NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, boolean, u32
 
@@ -129,18 +129,13 @@ def _dimensions(config: PreTrainedConfig) -> Dimensions:
     }
 
 
-def _module(name: str, rows: str, columns: str, computing: str, stem: str | None = None) -> Row:
-    """A matrix whose inputs are those of the module ``computing`` of transformers."""
-    return Module(name, (rows, columns), tap=inputs_of(computing), stem=stem)
-
-
 def _gated(module: str, computing: str, width: str) -> tuple[Row, ...]:
     """The matrices of a feed-forward network, of which transformers has the first two as one."""
     gate, up, down = (f"{module}.{name}" for name in decoder.GATED)
     return (
-        _module(gate, width, "n_embd", f"{computing}.gate_up_proj"),
-        _module(up, width, "n_embd", f"{computing}.gate_up_proj"),
-        _module(down, "n_embd", width, f"{computing}.down_proj"),
+        linear(gate, width, "n_embd", computing=f"{computing}.gate_up_proj"),
+        linear(up, width, "n_embd", computing=f"{computing}.gate_up_proj"),
+        linear(down, "n_embd", width, computing=f"{computing}.down_proj"),
     )
 
 
@@ -152,8 +147,16 @@ _ATTENTION: tuple[Row, ...] = (
     gemma.norm("post_attention_layernorm"),
 )
 _INDEXER: tuple[Row, ...] = (
-    _module("self_attn.index_q_proj", "n_index_queries", "n_embd", "self_attn.indexer.q_proj", "indexer.q_proj"),
-    _module("self_attn.index_k_proj", "n_index_key", "n_embd", "self_attn.indexer.k_proj", "indexer.k_proj"),
+    linear(
+        "self_attn.index_q_proj",
+        "n_index_queries",
+        "n_embd",
+        computing="self_attn.indexer.q_proj",
+        stem="indexer.q_proj",
+    ),
+    linear(
+        "self_attn.index_k_proj", "n_index_key", "n_embd", computing="self_attn.indexer.k_proj", stem="indexer.k_proj"
+    ),
     gemma.norm("self_attn.index_q_norm", "n_index_key", "indexer.q_norm"),
     gemma.norm("self_attn.index_k_norm", "n_index_key", "indexer.k_norm"),
 )

@@ -21,7 +21,7 @@ from hubquant.convert.rules.rule import (
     integer,
     out_of_range,
 )
-from hubquant.convert.tables import Experts, Module, Place, Row, TapFor, Tensors, inputs_of, linear
+from hubquant.convert.tables import Experts, Module, Place, Row, TapFor, Tensors, linear
 from hubquant.errors import NotSupportedYet
 from hubquant.gguf_file.metadata import Metadata, u32
 from hubquant.models.taps.experts import ExpertHidden, ExpertInput, Way
@@ -201,7 +201,7 @@ def routed(
     routing, computing = modules or (router, experts)
     first, last = f"{computing}.gate_up_proj", f"{computing}.down_proj"
     return (
-        Module(router, ("n_expert", "n_embd"), tap=inputs_of(routing)),
+        linear(router, "n_expert", "n_embd", computing=routing),
         Experts(gate, "n_ff_exp", "n_embd", given_to(computing), stem="ffn_gate_exps", stack=(first, "first")),
         Experts(up, "n_ff_exp", "n_embd", given_to(computing), stem="ffn_up_exps", stack=(first, "second")),
         Experts(
@@ -243,7 +243,7 @@ def shared(module: str, computing: str | None = None) -> tuple[Row, ...]:
     otherwise."""
 
     def matrix(name: str, rows: str, columns: str) -> Module:
-        return Module(f"{module}.{name}", (rows, columns), tap=inputs_of(f"{computing or module}.{name}"))
+        return linear(f"{module}.{name}", rows, columns, computing=f"{computing or module}.{name}")
 
     gate, up, down = decoder.GATED
     return (
