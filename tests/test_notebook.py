@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 pytestmark = pytest.mark.slow
 
-# What is written is kept in the kernel: a client may lose what a kernel tells in a thread of its own.
+# Into a file, so that no client's timing decides what is seen of it.
 BAR = """
 import sys
 from hubquant.bars import shown
