@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from hubquant.checkpoint.headers import TensorInfo
 from hubquant.checkpoint.modules import MODULE_SETTINGS
 from hubquant.checkpoint.storage import QUANTIZATION, TEXT_PARTS
+from hubquant.checkpoint.transformers_config import config_of
 from hubquant.errors import CheckpointError
 
 # What the names of a multimodal checkpoint become: those that the same language model has alone.
@@ -117,12 +117,10 @@ def text_settings(config: Mapping[str, Any], tensors: Collection[str] | None = N
 
 def _without_images(config: Mapping[str, Any]) -> dict[str, Any]:
     """The language model of one that sees, from a flat config.json or a nested one, with its own defaults."""
-    from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
-    kind: Any = CONFIG_MAPPING[config["model_type"]]
     try:
-        whole = kind.from_dict(deepcopy(dict(config)))
+        whole = config_of(config["model_type"], config)
     except Exception as error:  # transformers raises almost anything for values it did not expect
         raise CheckpointError(
             f"config.json is no {config['model_type']} configuration", why=" ".join(str(error).split())[:200]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from hubquant.checkpoint.modules import POOLING
@@ -47,7 +48,7 @@ def make_config(model_type: str, settings: Settings, rules: Collection[Rule]) ->
         for rule in rules:
             rule.check(settings)
     try:
-        config: PreTrainedConfig = CONFIG_MAPPING[model_type](**settings)
+        config: PreTrainedConfig = CONFIG_MAPPING[model_type](**deepcopy(dict(settings)))  # it fills tables in
     except Exception as error:  # transformers raises almost anything for values it did not expect
         raise CheckpointError(
             f"config.json is no {model_type} configuration",

@@ -6,7 +6,6 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from logging import CRITICAL, getLogger
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.links import check_links
 from hubquant.checkpoint.storage import QUANTIZATION
+from hubquant.checkpoint.transformers_config import config_of
 from hubquant.devices import Device, chosen_device
 from hubquant.engine.machine import free_memory_bytes
 from hubquant.environ import LOUD
@@ -187,13 +187,10 @@ def bytes_of_weight(checkpoint: Checkpoint) -> float:
 
 
 def _config(settings: Mapping[str, Any]) -> Any:
-    from transformers import CONFIG_MAPPING
-
-    # What is quantized is read as floats. transformers fills in the tables that it is given.
-    floats = {name: deepcopy(value) for name, value in settings.items() if name not in QUANTIZATION}
+    # What is quantized is read as floats.
+    floats = {name: value for name, value in settings.items() if name not in QUANTIZATION}
     try:
-        kind: Any = CONFIG_MAPPING[settings["model_type"]]
-        return kind.from_dict(floats)
+        return config_of(settings["model_type"], floats)
     except Exception as error:  # transformers raises almost anything for values it did not expect
         raise CheckpointError(
             "config.json is no configuration that transformers can use",

@@ -262,3 +262,9 @@ def test_the_code_asks_for_nothing_else(architecture: Architecture) -> None:
     known = {name for kind in kinds for name in (*dir(kind()), *kind.attribute_map)} | {"summary_last_dropout"}
     read = {canonical(config, name) for name in architecture.reads(config)} | WITHOUT_EFFECT
     assert {name for name in read_by_code(module) if canonical(config, name) not in read} - known == set()
+
+
+def test_config_json_stays_as_it_was_read() -> None:
+    given = {"architectures": ["StableLmForCausalLM"], "rope_parameters": dict(ROPE)}
+    read_architecture(given)
+    assert given["rope_parameters"] == ROPE

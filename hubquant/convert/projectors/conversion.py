@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from hubquant.checkpoint.checkpoint import Checkpoint
 from hubquant.checkpoint.json_files import read_table
 from hubquant.checkpoint.text_tower import is_text
+from hubquant.checkpoint.transformers_config import config_of
 from hubquant.checkpoint.weight_files import PARAMS
 from hubquant.checkpoint.wrappers import without_wrappers
 from hubquant.convert.conversion import Conversion
@@ -81,12 +81,9 @@ def _check(projector: Projector, bundles: Iterable[Bundle], checkpoint: Checkpoi
 
 
 def _read(projector: Projector, config: Mapping[str, Any], folder: Path, tensors: Checkpoint) -> Multimodal:
-    from transformers import CONFIG_MAPPING
-
     try:
-        settings = deepcopy(dict(projector.as_transformers(config)))
-        kind: Any = CONFIG_MAPPING[str(settings["model_type"])]
-        whole = kind.from_dict(settings)
+        settings = projector.as_transformers(config)
+        whole = config_of(str(settings["model_type"]), settings)
     except HubquantError:
         raise
     except Exception as error:  # transformers raises almost anything for values it did not expect
